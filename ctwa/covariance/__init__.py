@@ -1,0 +1,3 @@
+from ctwa.covariance.weights import ClipRange
+
+__all__ = ["ClipRange"]

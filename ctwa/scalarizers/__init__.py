@@ -1,0 +1,3 @@
+from ctwa.scalarizers.base import ClipRange, Estimate, Requirements, Rollout, Scalarizer, Update
+
+__all__ = ["ClipRange", "Estimate", "Requirements", "Rollout", "Scalarizer", "Update"]

@@ -1,0 +1,151 @@
+"""The seam between the engine and a method: what the engine hands over, and what a method answers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from ctwa.covariance.weights import ClipRange
+from ctwa.errors import CtwaError
+from ctwa.objectives.matrix import RewardMatrix
+
+__all__ = ["ClipRange", "Estimate", "Requirements", "Rollout", "Scalarizer", "Update", "weighted_scores"]
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One batch of completions and their rewards.
+
+    Attributes:
+        rewards: the rewards of the N completions.
+        group_N: int64, the prompt each completion belongs to; equal numbers are completions of one prompt.
+        mask_NT: 1 (or True) on response tokens that the loss sees, end of sequence included.
+    """
+
+    rewards: RewardMatrix
+    group_N: Tensor
+    mask_NT: Tensor
+
+
+class Estimate(Protocol):
+    """The engine's advantage estimator (GRPO, REINFORCE++, RLOO, ...), bound to the current batch."""
+
+    @property
+    def scale_invariant(self) -> bool:
+        """True where ``estimate(alpha * scores_N)`` equals ``estimate(scores_N)`` for every alpha > 0."""
+        ...
+
+    def __call__(self, scores_N: Tensor) -> Tensor:
+        """Turn one score a completion, float64 (N,), into advantages (N, T)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one policy update did to the completions it was computed on.
+
+    Attributes:
+        rollout: the batch.
+        advantages_NT: the advantages the loss used.
+        log_probs_old_NT: under the policy that sampled the completions (the behaviour policy).
+        log_probs_new_NT: under the policy after the update, or as seen during it: see ``Requirements.log_probs``.
+        clip: the clipping of the loss.
+    """
+
+    rollout: Rollout
+    advantages_NT: Tensor
+    log_probs_old_NT: Tensor
+    log_probs_new_NT: Tensor
+    clip: ClipRange
+
+
+@dataclass(frozen=True)
+class Requirements:
+    """What a method asks of the engine; the engine pays for nothing else.
+
+    Attributes:
+        log_probs: where ``Update.log_probs_new_NT`` comes from. ``none``: the method does not look at it.
+            ``post_update``: one more pass of the whole batch through the updated policy. ``in_update``: the
+            log-probabilities that the update's own forward passes computed, at no extra cost.
+    """
+
+    log_probs: Literal["none", "post_update", "in_update"] = "none"
+
+
+class Scalarizer(ABC):
+    """A method that turns M rewards a completion into the advantages of one policy update.
+
+    Args:
+        weights: the initial weight of every objective, by name.
+
+    Raises:
+        CtwaError: there is no objective, a weight is negative or not finite, or all of them are 0.
+    """
+
+    method: ClassVar[str]
+    requirements: Requirements = Requirements()
+
+    def __init__(self, weights: Mapping[str, float]) -> None:
+        for name, weight in weights.items():
+            if not 0 <= weight < float("inf"):
+                raise CtwaError(f"objective '{name}' has the weight {weight}; write a finite number, 0 or more")
+        if not any(weights.values()):
+            raise CtwaError(f"no objective among {list(weights)} has a weight above 0; give at least one of them one")
+        self.initial_weights = dict(weights)
+
+    @property
+    @abstractmethod
+    def weights(self) -> dict[str, float]:
+        """The weight of every objective in the next rollout's score, by name."""
+
+    @abstractmethod
+    def advantages(self, rollout: Rollout, estimate: Estimate) -> Tensor:
+        """The advantages (N, T) of this rollout."""
+
+    @abstractmethod
+    def observe(self, update: Update) -> dict[str, float]:
+        """Learn from what the update did; return metrics. A method with nothing to learn returns none."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a restart needs: plain Python values, keyed by objective name."""
+        return {"version": 1, "method": self.method, "objectives": sorted(self.initial_weights)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what ``state_dict`` gave.
+
+        Raises:
+            CtwaError: the state is another method's, another version's, or of other objectives.
+        """
+        expected = Scalarizer.state_dict(self)
+        for key, value in expected.items():
+            if state.get(key) != value:
+                raise CtwaError(
+                    f"the checkpoint's state has {key} {state.get(key)!r} where this run has {value!r}; "
+                    "resume with the config the checkpoint was made with, or start a new run"
+                )
+
+
+def weighted_scores(rollout: Rollout, weights: Mapping[str, float]) -> Tensor:
+    """The weighted sum of the rewards, float64 (N,).
+
+    Entries that were not scored are neutral (``RewardMatrix.filled_NM``). The sum runs in alphabetical order of the
+    names, so that the order of the objectives in the config does not change the last bit.
+
+    Raises:
+        CtwaError: the rewards and the weights do not name the same objectives.
+    """
+    names = sorted(weights)
+    if names != sorted(rollout.rewards.names):
+        raise CtwaError(
+            f"the rewards are of {sorted(rollout.rewards.names)} but the weights of {names}; name the same objectives"
+        )
+    rewards_NM = rollout.rewards.select(names).filled_NM(rollout.group_N)
+    scores_N = torch.zeros(len(rewards_NM), dtype=torch.float64)
+    for column, name in enumerate(names):
+        scores_N = scores_N + weights[name] * rewards_NM[:, column]
+    return scores_N
