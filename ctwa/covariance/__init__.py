@@ -1,3 +1,34 @@
-from ctwa.covariance.weights import ClipRange
+"""The covariance law of policy-gradient updates: statistics, feasibility, clipping, and the examples that show it."""
 
-__all__ = ["ClipRange"]
+from ctwa.covariance.diagnostics import diagnostics
+from ctwa.covariance.distortion import Distortion, clipping_distortion, covariance_bound, safe_distortion
+from ctwa.covariance.feasibility import Feasibility, reward_covariance, target_feasibility, weighted_covariance
+from ctwa.covariance.weights import (
+    ClipRange,
+    CompletionWeights,
+    TokenWeights,
+    clip_indicator,
+    completion_weights,
+    token_weights,
+)
+from ctwa.covariance.within_prompt import WithinPrompt, within_prompt_covariance
+
+__all__ = [
+    "ClipRange",
+    "CompletionWeights",
+    "Distortion",
+    "Feasibility",
+    "TokenWeights",
+    "WithinPrompt",
+    "clip_indicator",
+    "clipping_distortion",
+    "completion_weights",
+    "covariance_bound",
+    "diagnostics",
+    "reward_covariance",
+    "safe_distortion",
+    "target_feasibility",
+    "token_weights",
+    "weighted_covariance",
+    "within_prompt_covariance",
+]

@@ -7,6 +7,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+LengthNormalization = Literal["mean", "sum", "max_length", "mean_unclipped"]
+
+_MAX_LOG_RATIO = 20.0
 
 
 @dataclass(frozen=True)
@@ -26,3 +34,79 @@ class ClipRange:
     def none(cls) -> ClipRange:
         """No clipping at all."""
         return cls(low=math.inf, high=math.inf, dual=None)
+
+
+@dataclass(frozen=True)
+class TokenWeights:
+    """The weight of every token in the policy gradient.
+
+    Attributes:
+        weight_NT: float64, advantage x ratio where the clipped loss has a gradient, 0 elsewhere (Eq. 7).
+        kept_NT: bool, response tokens whose gradient the clipping left in place.
+        mask_NT: bool, response tokens.
+    """
+
+    weight_NT: Tensor
+    kept_NT: Tensor
+    mask_NT: Tensor
+
+
+@dataclass(frozen=True)
+class CompletionWeights:
+    """One weight a completion.
+
+    Attributes:
+        weight_N: float64; 0 where a completion has no weight.
+        valid_N: bool, False for a completion without a single response token: it takes part in no covariance.
+    """
+
+    weight_N: Tensor
+    valid_N: Tensor
+
+
+def clip_indicator(ratio_NT: Tensor, advantages_NT: Tensor, clip: ClipRange) -> Tensor:
+    """Where the clipped loss has a gradient, bool (N, T) (Eq. 6, and the dual clip where the loss has one).
+
+    A token loses its gradient when the ratio has already moved past the bound in the direction its advantage asks
+    for; with a dual clip, also when the advantage is negative and the ratio is above ``clip.dual``.
+    """
+    negative_NT = advantages_NT < 0
+    kept_NT = torch.where(negative_NT, ratio_NT >= 1 - clip.low, ratio_NT <= 1 + clip.high)
+    if clip.dual is not None:
+        kept_NT = kept_NT & ~(negative_NT & (ratio_NT > clip.dual))
+    return kept_NT
+
+
+def token_weights(
+    log_probs_new_NT: Tensor, log_probs_old_NT: Tensor, advantages_NT: Tensor, mask_NT: Tensor, clip: ClipRange
+) -> TokenWeights:
+    """The weights W of Eq. 7, in float64, with the log-ratio clamped to +-20.
+
+    Advantages may differ from token to token. What stands in the padding, NaN included, has no influence.
+    """
+    mask_NT = mask_NT.bool()
+    log_ratio_NT = torch.where(mask_NT, log_probs_new_NT.double() - log_probs_old_NT.double(), 0.0)
+    advantages_NT = torch.where(mask_NT, advantages_NT.double(), 0.0)
+    ratio_NT = log_ratio_NT.clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO).exp()
+    kept_NT = mask_NT & clip_indicator(ratio_NT, advantages_NT, clip)
+    return TokenWeights(torch.where(kept_NT, advantages_NT * ratio_NT, 0.0), kept_NT, mask_NT)
+
+
+def completion_weights(tokens: TokenWeights, length: LengthNormalization = "mean") -> CompletionWeights:
+    """One weight a completion: the sum of its token weights over a length.
+
+    Args:
+        tokens: the token weights.
+        length: ``mean`` divides by the completion's own number of response tokens, so that an on-policy, unclipped
+            completion weighs exactly its advantage. ``sum`` does not divide, and ``max_length`` divides by the padded
+            length T: with both, the covariance of any reward that goes with length is biased. ``mean_unclipped``
+            divides by the tokens that were not clipped, which hides the clipping.
+    """
+    num_tokens_N = tokens.mask_NT.sum(1)
+    length_N = {
+        "mean": num_tokens_N,
+        "sum": torch.ones_like(num_tokens_N),
+        "max_length": torch.full_like(num_tokens_N, tokens.mask_NT.shape[1]),
+        "mean_unclipped": tokens.kept_NT.sum(1),
+    }[length]
+    return CompletionWeights(tokens.weight_NT.sum(1) / length_N.clamp(min=1), num_tokens_N > 0)

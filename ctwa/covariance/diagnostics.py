@@ -1,0 +1,84 @@
+"""The covariance diagnostics of one update, for any method: they show what the weighing did to each objective."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from ctwa.covariance.distortion import clipping_distortion
+from ctwa.covariance.weights import ClipRange, completion_weights, token_weights
+from ctwa.covariance.within_prompt import within_prompt_covariance
+
+
+class _Rewards(Protocol):
+    @property
+    def names(self) -> tuple[str, ...]: ...
+    @property
+    def rewards_NM(self) -> Tensor: ...
+    @property
+    def scored_NM(self) -> Tensor: ...
+
+
+class _Rollout(Protocol):
+    @property
+    def rewards(self) -> _Rewards: ...
+    @property
+    def group_N(self) -> Tensor: ...
+    @property
+    def mask_NT(self) -> Tensor: ...
+
+
+class _Update(Protocol):
+    @property
+    def rollout(self) -> _Rollout: ...
+    @property
+    def advantages_NT(self) -> Tensor: ...
+    @property
+    def log_probs_old_NT(self) -> Tensor: ...
+    @property
+    def log_probs_new_NT(self) -> Tensor: ...
+    @property
+    def clip(self) -> ClipRange: ...
+
+
+def finite(metrics: dict[str, float]) -> dict[str, float]:
+    """The metrics without those that were not observed (NaN): a curve then has a gap, and JSON stays JSON."""
+    return {name: value for name, value in metrics.items() if value - value == 0}
+
+
+def diagnostics(update: _Update) -> dict[str, float]:
+    """Covariances and clipping of one update, as the paper defines them whatever the method's own options.
+
+    Args:
+        update: a ``ctwa.scalarizers.Update``.
+
+    Returns:
+        ``ctwa/covariance/<name>``: the covariance of the reward with the completion weight; positive where the update
+        raises the objective. ``ctwa/usable_groups``: the share of prompt groups it was measured on.
+        ``clip/fraction``, ``clip/mass``, ``clip/distortion``, ``clip/bound/<name>``: see ``Distortion``.
+        What was not observed is left out.
+    """
+    rollout = update.rollout
+    # In alphabetical order, so that the order of the objectives does not change the last bit of a sum.
+    names = sorted(rollout.rewards.names)
+    order_M = [rollout.rewards.names.index(name) for name in names]
+    rewards_NM, scored_NM = rollout.rewards.rewards_NM[:, order_M], rollout.rewards.scored_NM[:, order_M]
+    log_probs = (update.log_probs_new_NT, update.log_probs_old_NT)
+    clipped = token_weights(*log_probs, update.advantages_NT, rollout.mask_NT, update.clip)
+    unclipped = token_weights(*log_probs, update.advantages_NT, rollout.mask_NT, ClipRange.none())
+    completions = completion_weights(clipped)
+    covariance = within_prompt_covariance(
+        rewards_NM, completions.weight_N[:, None], scored_NM & completions.valid_N[:, None], rollout.group_N
+    )
+    distortion = clipping_distortion(unclipped, clipped, rewards_NM, scored_NM, rollout.group_N)
+    metrics = {
+        "ctwa/usable_groups": covariance.usable_fraction,
+        "clip/fraction": distortion.fraction,
+        "clip/mass": distortion.mass,
+        "clip/distortion": distortion.std,
+    }
+    for column, name in enumerate(names):
+        metrics[f"ctwa/covariance/{name}"] = float(covariance.mean_D[column])
+        metrics[f"clip/bound/{name}"] = float(distortion.bound_M[column])
+    return finite(metrics)
