@@ -1,0 +1,169 @@
+"""Make a testbed: data and base model in one folder, once."""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from ctwa.errors import CtwaError
+from ctwa.testbed.data import held_out_rows, train_rows, write_parquet
+from ctwa.testbed.evaluate import sample_scores
+from ctwa.testbed.presets import Preset, get_preset
+from ctwa.testbed.sft import SftConfig, train_base
+from ctwa.testbed.tokenizer import build_tokenizer
+
+FORMAT = 1
+RECORD = "testbed.json"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A testbed on disk. ``base_scores`` are the base model's sampled means on the held-out problems."""
+
+    preset: Preset
+    root: Path
+    base_scores: dict[str, float]
+
+    @property
+    def model(self) -> Path:
+        """Folder of model and tokenizer, as plain ``transformers`` loads them."""
+        return self.root / "model"
+
+    @property
+    def train(self) -> Path:
+        """Training problems, verl's parquet format."""
+        return self.root / "train.parquet"
+
+    @property
+    def held_out(self) -> Path:
+        """Held-out problems, verl's parquet format."""
+        return self.root / "held_out.parquet"
+
+
+def prepare(
+    preset: str | Preset,
+    out_dir: Path,
+    *,
+    seed: int | None = None,
+    data_seed: int = 0,
+    num_threads: int = 1,
+    console: Console | None = None,
+) -> Prepared:
+    """Make the testbed ``preset`` in ``out_dir``, or reuse it where it was made with the same settings.
+
+    ``seed`` replaces the preset's seed of the base model's weights and demonstrations; ``data_seed`` draws the training
+    and held-out problems. The folder appears complete or not at all: it is built beside its place and then renamed.
+    Base model bits depend on the machine and on ``num_threads`` as well, which are therefore recorded, not compared.
+
+    Raises:
+        CtwaError: the preset is unknown, or ``out_dir`` holds something else.
+    """
+    preset = get_preset(preset) if isinstance(preset, str) else preset
+    if seed is not None:
+        preset = replace(preset, sft_seed=seed)
+    out_dir = Path(out_dir)
+    console = console or Console()
+    # Through JSON, so that what is compared is what was written.
+    settings = json.loads(json.dumps({"format": FORMAT, "data_seed": data_seed, "preset": asdict(preset)}))
+
+    record = _read_record(out_dir)
+    if record is not None:
+        if record["settings"] != settings:
+            raise CtwaError(
+                f"{out_dir} holds a testbed made with other settings ({_difference(record['settings'], settings)}): "
+                f"write another folder, or delete this one to make it anew"
+            )
+        console.print(f"Testbed {preset.name}: reusing {out_dir}", highlight=False)
+        return Prepared(preset, out_dir, record["base_scores"])
+
+    with _replaced_when_complete(out_dir) as partial:
+        base_scores = _make(Prepared(preset, partial, {}), settings, data_seed, num_threads, console)
+    console.print(f"Testbed {preset.name}: base model and data are in {out_dir}", highlight=False)
+    return Prepared(preset, out_dir, base_scores)
+
+
+def _make(
+    place: Prepared, settings: dict[str, Any], data_seed: int, num_threads: int, console: Console
+) -> dict[str, float]:
+    preset, started = place.preset, time.perf_counter()
+    held_out = held_out_rows(preset, data_seed)
+    write_parquet(train_rows(preset, data_seed), place.train)
+    write_parquet(held_out, place.held_out)
+
+    config = SftConfig(num_steps=preset.num_sft_steps, seed=preset.sft_seed, mixture=preset.mixture)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.3f}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(f"Base model of testbed {preset.name}", total=config.num_steps, loss=float("nan"))
+        model = train_base(
+            config,
+            num_threads=num_threads,
+            on_step=lambda step, loss: progress.update(task, completed=step, loss=loss),
+        )
+        final_loss = progress.tasks[0].fields["loss"]
+    tokenizer = build_tokenizer()
+    model.save_pretrained(place.model)
+    tokenizer.save_pretrained(place.model)
+
+    base_scores = sample_scores(model, tokenizer, held_out, max_new_tokens=preset.rl.max_response_tokens)
+    console.print(
+        f"Base model on {len(held_out)} held-out problems, sampled: "
+        + ", ".join(f"{name} {value:.3g}" for name, value in base_scores.items()),
+        highlight=False,
+    )
+    record = {
+        "settings": settings,
+        "base_scores": base_scores,
+        "final_loss": final_loss,
+        "seconds": round(time.perf_counter() - started, 1),
+        "made_with": {"torch": torch.__version__, "transformers": transformers.__version__, "num_threads": num_threads},
+    }
+    (place.root / RECORD).write_text(json.dumps(record, indent=2) + "\n")
+    return base_scores
+
+
+def _read_record(out_dir: Path) -> dict[str, Any] | None:
+    """The record of a finished testbed, None where there is nothing yet."""
+    if (out_dir / RECORD).is_file():
+        return json.loads((out_dir / RECORD).read_text())
+    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
+        raise CtwaError(f"{out_dir} exists and is not a testbed: write a folder that is new or empty")
+    return None
+
+
+def _difference(found: dict[str, Any], wanted: dict[str, Any], prefix: str = "") -> str:
+    parts = []
+    for key in sorted(found.keys() | wanted.keys()):
+        old, new = found.get(key), wanted.get(key)
+        if isinstance(old, dict) and isinstance(new, dict) and old != new:
+            parts.append(_difference(old, new, f"{prefix}{key}."))
+        elif old != new:
+            parts.append(f"{prefix}{key} is {old!r} there and {new!r} here")
+    return "; ".join(parts)
+
+
+@contextmanager
+def _replaced_when_complete(out_dir: Path) -> Iterator[Path]:
+    partial = out_dir.parent / f".{out_dir.name}.partial-{os.getpid()}"
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        os.replace(partial, out_dir)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
