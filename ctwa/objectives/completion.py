@@ -1,0 +1,81 @@
+"""One completion, as the reward functions see it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ctwa.errors import CtwaError
+
+# The columns of verl's data format that have a name of their own; whatever else a row has is `row`.
+_NAMED_COLUMNS = ("prompt", "data_source", "reward_model", "extra_info")
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One completion of a prompt, with what a reward function may ask for.
+
+    Attributes:
+        response: the decoded completion without special tokens.
+        prompt: the text of the prompt.
+        ground_truth: the data set's ``reward_model.ground_truth``.
+        data_source: the data set's ``data_source``.
+        extra_info: the data set's ``extra_info``.
+        response_tokens: number of tokens of the completion, its end-of-sequence token included.
+        reference_tokens: the length conciseness is measured against, in tokens; None where there is none.
+        finished: the completion ended by itself, not at the length limit.
+        row: the data set's other columns.
+    """
+
+    response: str
+    prompt: str
+    ground_truth: Any
+    data_source: str
+    extra_info: dict[str, Any]
+    response_tokens: int
+    reference_tokens: float | None
+    finished: bool
+    row: dict[str, Any]
+
+    @classmethod
+    def from_row(
+        cls,
+        row: Mapping[str, Any],
+        *,
+        response: str,
+        response_tokens: int,
+        reference_tokens: float | None = None,
+        finished: bool = True,
+    ) -> Completion:
+        """A completion of a row of a data set in verl's format.
+
+        Raises:
+            CtwaError: the row has no prompt or no ``reward_model.ground_truth``.
+        """
+        reward_model = row.get("reward_model")
+        if not isinstance(reward_model, Mapping) or "ground_truth" not in reward_model:
+            raise CtwaError(
+                f"the data has no reward_model.ground_truth (its columns are {sorted(row)}); "
+                "write rows in verl's format: prompt, data_source, reward_model={'ground_truth': ...}, extra_info"
+            )
+        if "prompt" not in row:
+            raise CtwaError(f"the data has no column 'prompt', only {sorted(row)}; write rows in verl's format")
+        return cls(
+            response=response,
+            prompt=prompt_text(row["prompt"]),
+            ground_truth=reward_model["ground_truth"],
+            data_source=row.get("data_source") or "",
+            extra_info=row.get("extra_info") or {},
+            response_tokens=response_tokens,
+            reference_tokens=reference_tokens,
+            finished=finished,
+            row={column: value for column, value in row.items() if column not in _NAMED_COLUMNS},
+        )
+
+
+def prompt_text(prompt: Any) -> str:
+    """The text of a prompt: of a list of ``{role, content}`` messages the contents, one a line."""
+    if isinstance(prompt, str):
+        return prompt
+    return "\n".join(str(message["content"]) for message in prompt)

@@ -1,0 +1,128 @@
+"""From ``package.module:function`` or ``path/file.py:function`` to the function."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ctwa.errors import CtwaError
+
+# In a clone of the repository this is its root, so `reward_fns/accuracy.py:accuracy` works from any directory.
+_PACKAGE_PARENT = Path(__file__).resolve().parents[2]
+
+
+def split_spec(spec: str) -> tuple[str, str]:
+    """``(module or file, function)`` of a spec. Raises CtwaError where it is neither form."""
+    where, colon, name = spec.rpartition(":")
+    if not colon or not where.strip() or not name.isidentifier():
+        raise CtwaError(
+            f"reward function '{spec}' is not of the form 'path/file.py:function' or 'package.module:function'"
+        )
+    return where, name
+
+
+def resolve_spec(spec: str) -> str:
+    """The spec with an absolute path, so that it means the same file in a process with another current directory.
+
+    A relative path is looked for from the current directory, then from the folder that holds the package ``ctwa``.
+
+    Raises:
+        CtwaError: there is no such file.
+    """
+    where, name = split_spec(spec)
+    if not _is_file(where):
+        return spec
+    path = Path(where).expanduser()
+    candidates = list(dict.fromkeys(root / path for root in (Path.cwd(), _PACKAGE_PARENT)))
+    if path.is_absolute():
+        candidates = [path]
+    for candidate in candidates:
+        if candidate.is_file():
+            return f"{candidate.resolve()}:{name}"
+    raise CtwaError(
+        f"reward function '{spec}': there is no file {' nor '.join(str(candidate) for candidate in candidates)}"
+    )
+
+
+def load_function(spec: str) -> Callable[..., Any]:
+    """Import the function a resolved spec names.
+
+    Raises:
+        CtwaError: the module cannot be imported, or has no such function.
+    """
+    where, name = split_spec(spec)
+    try:
+        module = _import_file(Path(where)) if _is_file(where) else _import_module(where)
+    except CtwaError:
+        raise
+    except BaseException as error:  # the user's file may raise anything, SystemExit included
+        raise CtwaError(f"reward function '{spec}': importing {where} failed with {describe_error(error)}") from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        there = [
+            key
+            for key, value in vars(module).items()
+            if inspect.isfunction(value) and value.__module__ == module.__name__ and not key.startswith("_")
+        ]
+        raise CtwaError(
+            f"reward function '{spec}': {where} has no function '{name}', "
+            f"it has {', '.join(repr(key) for key in there) or 'none'}"
+        )
+    return function
+
+
+def describe_error(error: BaseException) -> str:
+    """Type and message of an exception, and where in the reward function's own file it arose."""
+    message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    ours = (Path(__file__).parent, Path(importlib.__file__).parent)
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if Path(frame.filename).parent not in ours and not frame.filename.startswith("<")
+    ]
+    if isinstance(error, SyntaxError) or not frames:
+        return message
+    line = [frame.lineno for frame in frames if frame.filename == frames[0].filename][-1]
+    return f"{message} ({Path(frames[0].filename).name}, line {line})"
+
+
+def _is_file(where: str) -> bool:
+    return where.endswith(".py") or "/" in where
+
+
+def _import_file(path: Path) -> ModuleType:
+    # A name of its own for every path, so that two files called reward.py live side by side.
+    name = f"ctwa_reward_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    module_spec = importlib.util.spec_from_file_location(name, path)
+    if module_spec is None or module_spec.loader is None:
+        raise CtwaError(f"reward function file {path} is not a Python file; write it as a .py file")
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[name] = module  # before the code runs: dataclasses and pickle look the module up
+    try:
+        module_spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _import_module(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (name == error.name or name.startswith(error.name + ".")):
+            raise  # the module is there, what it imports is not
+        raise CtwaError(
+            f"there is no module '{name}'; install it, run from the directory that holds it, "
+            "or name the file: 'path/file.py:function'"
+        ) from error

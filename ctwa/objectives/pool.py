@@ -1,0 +1,301 @@
+"""Worker processes for reward calls, each call under a deadline after which its process is killed.
+
+Why our own and not a library: concurrent.futures cannot kill a call; pebble can, but starts its workers through
+multiprocessing (which runs the parent's ``__main__`` again), sends one call a message, or one deadline for a whole
+chunk, and is LGPL. Here a chunk is sent at once, every result comes back by itself, and so each call has its own
+deadline at a tenth of a call's cost in pebble.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any, Literal
+
+from ctwa.errors import CtwaError
+from ctwa.objectives.contract import Contract, Outcome
+from ctwa.objectives.messages import Decoder, Done, Function, Ready, Stepping, Work, encode
+from ctwa.objectives.worker import USERS_PYTHONPATH
+
+START_TIMEOUT = 180.0  # s: a reward function that imports torch on a busy machine
+# s: async calls time themselves out; a worker that is this much later has a call that blocks its event loop.
+ASYNC_GRACE = 1.0
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a function (its index): the pickled arguments, and the completions (rows) whose values it gives."""
+
+    function: int
+    arguments: bytes
+    rows: tuple[int, ...]
+
+
+@dataclass
+class Chunk:
+    """Calls of one function that go to a worker together; ``seconds`` is how long workers were busy with them."""
+
+    function: int
+    timeout: float
+    is_async: bool
+    calls: list[Call]
+    seconds: float = field(default=0.0, init=False)
+
+
+Ended = tuple[Call, list[Outcome]]  # a call that came to an end, with an outcome for each of its rows
+
+
+class WorkerPool:
+    """``num_workers`` processes with the same functions loaded, started once and replaced when killed.
+
+    Not to be used by two threads at a time; any one thread may.
+
+    Raises:
+        CtwaError: a function cannot be loaded, or not be called as the contract says.
+    """
+
+    def __init__(self, functions: Sequence[Function], num_workers: int) -> None:
+        if num_workers < 1:
+            raise CtwaError(f"num_workers is {num_workers}; give at least 1 process for the reward functions")
+        self._functions = list(functions)
+        self._selector = selectors.DefaultSelector()
+        self._waiting: deque[Chunk] = deque()
+        self._workers: list[_Worker] = []
+        try:
+            for _ in range(num_workers):
+                self._workers.append(self._start())
+            while any(worker.contracts is None for worker in self._workers):
+                for _ in self._wait():
+                    pass
+        except BaseException:
+            self.close()
+            raise
+        self.contracts: list[Contract] = self._workers[0].contracts or []
+
+    def run(self, chunks: Sequence[Chunk]) -> Generator[Ended, None, None]:
+        """Run the calls of all chunks; yield each with its outcomes, one a row, in the order they come to an end.
+
+        A caller may stop early: what still runs then is killed.
+        """
+        self._waiting = deque(chunks)
+        try:
+            while True:
+                for worker in self._workers:
+                    if self._waiting and worker.contracts is not None and worker.chunk is None:
+                        worker.assign(self._waiting.popleft())
+                        self._flush(worker)
+                if not self._waiting and all(worker.chunk is None for worker in self._workers):
+                    return
+                yield from self._wait()
+        finally:
+            for worker in list(self._workers):
+                if worker.chunk is not None:
+                    self._replace(worker)
+
+    def close(self) -> None:
+        """Kill the workers."""
+        for worker in self._workers:
+            worker.kill()
+        self._workers = []
+        self._selector.close()
+
+    def _start(self) -> _Worker:
+        worker = _Worker(self._functions)
+        self._selector.register(worker.channel, selectors.EVENT_READ, worker)
+        self._flush(worker)
+        return worker
+
+    def _replace(self, worker: _Worker) -> int:
+        """Kill a worker and start another in its place; return the exit status of the killed one."""
+        self._selector.unregister(worker.channel)
+        status = worker.kill()
+        self._workers[self._workers.index(worker)] = self._start()
+        return status
+
+    def _flush(self, worker: _Worker) -> None:
+        is_empty = worker.flush()
+        events = selectors.EVENT_READ if is_empty else selectors.EVENT_READ | selectors.EVENT_WRITE
+        self._selector.modify(worker.channel, events, worker)
+
+    def _wait(self) -> Iterator[Ended]:
+        """Wait until a worker says something or is overdue; yield the calls that came to an end."""
+        next_deadline = min(worker.deadline for worker in self._workers)
+        timeout = None if next_deadline == math.inf else max(0.0, next_deadline - monotonic())
+        events = [(key.data, mask) for key, mask in self._selector.select(timeout)]
+        now = monotonic()
+        heard = {id(worker) for worker, _ in events}
+        overdue = [worker for worker in self._workers if worker.deadline <= now and id(worker) not in heard]
+        for worker, mask in events:
+            if mask & selectors.EVENT_WRITE:
+                self._flush(worker)
+            if mask & selectors.EVENT_READ:
+                messages = worker.receive()
+                if messages is None:
+                    yield from self._break_off(worker, "crashed")
+                else:
+                    for message in messages:
+                        yield from worker.take(message)
+        for worker in overdue:
+            yield from self._break_off(worker, "timeout")
+
+    def _break_off(self, worker: _Worker, reason: Literal["timeout", "crashed"]) -> Iterator[Ended]:
+        """Kill and replace a worker; yield the call that was to blame, and put the others back in the queue."""
+        chunk = worker.chunk
+        status = _status_text(self._replace(worker))
+        if worker.contracts is None:
+            how = (
+                f"did not load within {START_TIMEOUT:g} s" if reason == "timeout" else f"ended their process ({status})"
+            )
+            raise CtwaError(
+                f"the reward functions {', '.join(function.spec for function in self._functions)} {how}; "
+                "import one after the other with `ctwa check-reward` to see which"
+            )
+        if chunk is None:  # it died between two chunks: nobody's call
+            return
+        chunk.seconds += monotonic() - worker.assigned
+        blamed = worker.running()
+        if reason == "crashed":
+            text = f"the call ended its process ({status})"
+        elif chunk.is_async and len(blamed) == 1:
+            text = f"no value within {chunk.timeout:g} s: it blocks the event loop; await, or write it as a plain def"
+        elif chunk.is_async:
+            text = f"no value within {chunk.timeout:g} s: one of the calls that ran together blocked the event loop"
+        else:
+            text = f"no value within {chunk.timeout:g} s"
+        seconds = monotonic() - worker.since
+        ended = [chunk.calls[index] for index in blamed]
+        chunk.calls = [
+            call for index, call in enumerate(chunk.calls) if index not in worker.finished and index not in blamed
+        ]
+        if chunk.calls:
+            self._waiting.appendleft(chunk)
+        for call in ended:
+            yield call, [Outcome(None, reason, text, seconds)] * len(call.rows)
+
+
+class _Worker:
+    """The parent's end of one worker process."""
+
+    def __init__(self, functions: list[Function]) -> None:
+        self.channel, theirs = socket.socketpair()
+        lifeline, ours = os.pipe()
+        self._lifeline = os.fdopen(ours, "wb", buffering=0)
+        with theirs:
+            fds = (theirs.fileno(), lifeline)
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "ctwa.objectives.worker", *map(str, fds)],
+                pass_fds=fds,
+                stdin=subprocess.DEVNULL,
+                stdout=2,  # what a reward function prints goes where the log goes
+                start_new_session=True,  # out of reach of Ctrl-C, and one process group to kill
+                env=_environment(),
+            )
+        os.close(lifeline)
+        self.channel.setblocking(False)
+        self._decoder = Decoder()
+        self._outgoing = encode(functions)
+        self.contracts: list[Contract] | None = None
+        self.chunk: Chunk | None = None
+        self.finished: set[int] = set()
+        self._stepping: int | None = None
+        self.assigned = self.since = monotonic()
+
+    @property
+    def deadline(self) -> float:
+        """When the worker is to be killed if it has said nothing until then."""
+        if self.contracts is None:
+            return self.since + START_TIMEOUT
+        if self.chunk is None:
+            return math.inf
+        return self.since + self.chunk.timeout + (ASYNC_GRACE if self.chunk.is_async else 0.0)
+
+    def assign(self, chunk: Chunk) -> None:
+        calls = [(call.arguments, len(call.rows)) for call in chunk.calls]
+        self._outgoing += encode(Work(chunk.function, chunk.timeout, calls))
+        self.chunk, self.finished, self._stepping = chunk, set(), None
+        self.assigned = self.since = monotonic()
+
+    def flush(self) -> bool:
+        """Send what the socket takes now; whether that was everything."""
+        try:
+            self._outgoing = self._outgoing[self.channel.send(self._outgoing) :] if self._outgoing else b""
+        except BlockingIOError:
+            pass
+        except ConnectionError:  # it died, as the next read will show
+            self._outgoing = b""
+        return not self._outgoing
+
+    def receive(self) -> list[Any] | None:
+        """The messages that have come in; None where the process is gone."""
+        try:
+            data = self.channel.recv(1 << 18)
+        except BlockingIOError:
+            return []
+        except ConnectionError:
+            return None
+        return list(self._decoder.feed(data)) if data else None
+
+    def take(self, message: Any) -> Iterator[Ended]:
+        """Note what the worker said; yield the call that is done, if it was that."""
+        match message:
+            case Ready(contracts, error):
+                if error is not None:
+                    raise CtwaError(error)
+                self.contracts = contracts
+            case Stepping(stepping):
+                self._stepping = stepping
+            case Done(index, outcomes) if self.chunk is not None:
+                call = self.chunk.calls[index]
+                self.finished.add(index)
+                now = monotonic()
+                if not self.chunk.is_async:
+                    self.since = now
+                if len(self.finished) == len(self.chunk.calls):
+                    self.chunk.seconds += now - self.assigned
+                    self.chunk = None
+                yield call, outcomes
+
+    def running(self) -> list[int]:
+        """The calls of the chunk that run now: the next one in turn; of an async chunk the one that holds the loop.
+
+        Where none holds it, something a call started does, and every unfinished call may be the one.
+        """
+        assert self.chunk is not None
+        unfinished = [index for index in range(len(self.chunk.calls)) if index not in self.finished]
+        if not self.chunk.is_async:
+            return unfinished[:1]
+        return unfinished if self._stepping is None else [self._stepping]
+
+    def kill(self) -> int:
+        """End the process and what it started; return its exit status."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self.channel.close()
+        self._lifeline.close()
+        return self._process.wait()
+
+
+def _environment() -> dict[str, str]:
+    """The worker's environment: the parent's, less what ties it to Ray and the accelerators."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment[USERS_PYTHONPATH] = environment.get("PYTHONPATH", "")
+    # The current directory last: an installed console script does not have it, and a user's own package may lie there.
+    environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path or os.getcwd() for path in [*sys.path, ""]))
+    environment["CUDA_VISIBLE_DEVICES"] = ""
+    environment.setdefault("OMP_NUM_THREADS", "1")
+    environment.setdefault("PYTHONHASHSEED", "0")  # sets iterate in the same order in every run
+    return environment
+
+
+def _status_text(status: int) -> str:
+    return f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"

@@ -1,0 +1,55 @@
+from typing import Any
+
+import pytest
+
+from ctwa.errors import CtwaError
+from ctwa.objectives import ObjectiveConfig, parse_objectives
+from ctwa.objectives.config import check_objectives
+
+
+def objective(**fields: Any) -> dict[str, Any]:
+    return {"reward_fn": "r.py:f", **fields}
+
+
+def test_defaults_and_order() -> None:
+    objectives = parse_objectives({"b": objective(weight=0), "a": objective()})
+    assert list(objectives) == ["b", "a"]
+    assert objectives["a"] == ObjectiveConfig(
+        reward_fn="r.py:f", weight=1.0, kwargs={}, timeout=10.0, on_failure="mask"
+    )
+
+
+@pytest.mark.parametrize("name", ["clarity", "two words", "[red]markup", "größe", "a.b:c"])
+def test_names_may_hold_anything_a_metric_can(name: str) -> None:
+    assert list(parse_objectives({name: objective()})) == [name]
+
+
+@pytest.mark.parametrize("name", ["", " ", " a", "a ", "a/b", "[/red]", "a\nb", "a\x1bb", "a\u2028b"])
+def test_names_that_cannot_be_shown_are_refused(name: str) -> None:
+    with pytest.raises(CtwaError) as error:
+        parse_objectives({name: objective()})
+    assert repr(name) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("objectives", "message"),
+    [
+        ({}, "objectives: there is no objective; give at least one"),
+        ({"a": objective(weight=0)}, r"every objective \(a\) has weight 0; give at least one a positive weight"),
+        ({"a": objective(weight=-1)}, "objectives.a.weight: Input should be greater than or equal to 0"),
+        ({"a": objective(weight=float("nan"))}, "objectives.a.weight: Input should be a finite number"),
+        ({"a": objective(timeout=0)}, "objectives.a.timeout: Input should be greater than 0"),
+        ({"a": objective(wieght=1)}, "objectives.a.wieght: Extra inputs are not permitted"),
+        ({"a": objective(on_failure="zero")}, "objectives.a.on_failure: Input should be 'mask' or 'stop'"),
+        ({"a": {}}, "objectives.a.reward_fn: Field required"),
+        ({"a": {"reward_fn": "accuracy"}}, "objectives.a.reward_fn: reward function 'accuracy' is not of the form"),
+    ],
+)
+def test_mistakes_are_named_by_objective_and_field(objectives: dict[str, Any], message: str) -> None:
+    with pytest.raises(CtwaError, match=message):
+        parse_objectives(objectives)
+
+
+def test_check_objectives_returns_what_it_was_given() -> None:
+    objectives = {"a": ObjectiveConfig(reward_fn="r.py:f")}
+    assert check_objectives(objectives) is objectives

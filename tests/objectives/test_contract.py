@@ -1,0 +1,190 @@
+import math
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ctwa.errors import CtwaError
+from ctwa.objectives import Completion
+from ctwa.objectives.contract import OFFERED, read_contract, to_group_outcomes, to_outcome
+
+
+def contract_of(function: Callable[..., Any], **kwargs: Any) -> Any:
+    return read_contract(function, "r.py:f", kwargs)
+
+
+def test_a_function_gets_what_it_names(completions: Callable[..., list[Completion]]) -> None:
+    def f(response: str, response_tokens: int, reference_tokens: float, finished: bool, row: dict) -> float: ...
+
+    assert contract_of(f).collect(completions(1, reference_tokens=9.5)) == {
+        "response": "response 0",
+        "response_tokens": 10,
+        "reference_tokens": 9.5,
+        "finished": True,
+        "row": {"level": 2},
+    }
+
+
+def test_verls_signature_works_unchanged(completions: Callable[..., list[Completion]]) -> None:
+    def compute_score(data_source, solution_str, ground_truth, extra_info=None, **kwargs): ...
+
+    contract = contract_of(compute_score, strict=True)
+    assert contract.collect(completions(1)) == {
+        "data_source": "test",
+        "solution_str": "response 0",
+        "ground_truth": "7",
+        "extra_info": {"index": 0},
+    }
+    assert not contract.is_async
+    assert not contract.is_group
+
+
+def test_a_group_function_gets_lists_of_completions_and_single_prompt_values(
+    completions: Callable[..., list[Completion]],
+) -> None:
+    def f(group_response: list, group_response_tokens: list, group_finished: list, ground_truth: str) -> list: ...
+
+    contract = contract_of(f)
+    assert contract.is_group
+    assert contract.collect(completions(2)) == {
+        "group_response": ["response 0", "response 1"],
+        "group_response_tokens": [10, 11],
+        "group_finished": [True, True],
+        "ground_truth": "7",
+    }
+
+
+def test_async_functions_and_callable_objects() -> None:
+    async def f(response: str) -> float: ...
+
+    class Judge:
+        async def __call__(self, response: str) -> float: ...
+
+    class Length:
+        def __call__(self, response_tokens: int) -> float: ...
+
+    assert contract_of(f).is_async
+    assert contract_of(Judge()).is_async
+    assert contract_of(Length()).arguments == ("response_tokens",)
+    assert not contract_of(Length()).is_async
+
+
+def test_optional_arguments_that_are_not_offered_keep_their_defaults() -> None:
+    def f(response: str, threshold: float = 0.5) -> float: ...
+
+    assert contract_of(f).arguments == ("response",)
+    assert contract_of(f, threshold=0.7).arguments == ("response",)
+
+
+def test_an_unknown_required_argument_is_named_with_what_is_offered() -> None:
+    def f(respnse: str) -> float: ...
+
+    with pytest.raises(CtwaError) as error:
+        contract_of(f)
+    assert str(error.value) == (
+        "reward function 'r.py:f' requires 'respnse', which is not offered; it may name "
+        f"{', '.join(OFFERED)}, or take the value from the objective's kwargs"
+    )
+
+
+def test_kwargs_the_function_does_not_take_are_refused() -> None:
+    def f(response: str, threshold: float) -> float: ...
+
+    with pytest.raises(
+        CtwaError, match="kwargs give 'treshold', which reward function 'r.py:f' does not take; it takes"
+    ):
+        contract_of(f, treshold=1)
+
+
+def test_kwargs_cannot_replace_what_a_completion_gives() -> None:
+    def f(response: str) -> float: ...
+
+    with pytest.raises(
+        CtwaError, match="kwargs of reward function 'r.py:f' give 'response', which every call fills in"
+    ):
+        contract_of(f, response="x")
+
+
+def test_one_completions_arguments_do_not_mix_with_the_groups() -> None:
+    def f(solution_str: str, group_finished: list) -> list: ...
+
+    with pytest.raises(CtwaError, match="takes 'solution_str' of one completion .* write 'group_response' instead"):
+        contract_of(f)
+
+
+def test_positional_only_arguments_are_refused() -> None:
+    def f(response: str, /) -> float: ...
+
+    with pytest.raises(CtwaError, match="takes 'response' by position only; remove the '/'"):
+        contract_of(f)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (1, 1.0),
+        (True, 1.0),
+        (0.25, 0.25),
+        (Fraction(1, 4), 0.25),
+        (np.float32(0.5), 0.5),
+        (np.int64(3), 3.0),
+        (np.bool_(True), 1.0),
+        (np.array(2.0), 2.0),
+        (torch.tensor(0.5), 0.5),
+    ],
+)
+def test_finite_numbers_count(value: Any, expected: float) -> None:
+    outcome = to_outcome(value, 0.0)
+    assert (outcome.value, outcome.reason) == (expected, None)
+    assert type(outcome.value) is float
+
+
+@pytest.mark.parametrize(
+    ("value", "reason", "text"),
+    [
+        (None, "none", "the function returned None"),
+        (math.nan, "not_finite", "returned nan; return a finite number, or None"),
+        (-math.inf, "not_finite", "returned -inf; return a finite number, or None"),
+        (10**400, "not_finite", "returned inf; return a finite number, or None"),
+        (np.float64("nan"), "not_finite", "returned nan; return a finite number, or None"),
+        ("1.0", "wrong_type", "returned the str '1.0'; return one number, or None"),
+        ([1.0], "wrong_type", "returned the list [1.0]; return one number, or None"),
+        ({"score": 1.0}, "wrong_type", "returned the dict {'score': 1.0}; return one number, or None"),
+        (1j, "wrong_type", "returned the complex 1j; return one number, or None"),
+        (np.array([1.0]), "wrong_type", "returned the ndarray array([1.]); return one number, or None"),
+        (np.str_("1"), "wrong_type", "returned the str '1'; return one number, or None"),
+    ],
+)
+def test_everything_else_is_unscored_with_a_reason(value: Any, reason: str, text: str) -> None:
+    outcome = to_outcome(value, 0.0)
+    assert (outcome.value, outcome.reason, outcome.text) == (None, reason, text)
+
+
+@pytest.mark.parametrize("values", [[1, 0.5], (1, 0.5), np.array([1, 0.5]), torch.tensor([1, 0.5])])
+def test_a_group_function_returns_one_value_a_completion(values: Any) -> None:
+    assert [outcome.value for outcome in to_group_outcomes(values, 2, 0.0)] == [1.0, 0.5]
+
+
+def test_each_value_of_a_group_is_judged_by_itself() -> None:
+    assert [outcome.reason for outcome in to_group_outcomes([1.0, None, math.nan, "1"], 4, 0.0)] == [
+        None,
+        "none",
+        "not_finite",
+        "wrong_type",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "reason", "text"),
+    [
+        ([1.0], "wrong_type", "returned 1 values for a group of 3 completions; return one a completion"),
+        (1.0, "wrong_type", "returned the float 1.0 for a group; return a list of 3 numbers"),
+        (np.float64(1.0), "wrong_type", "returned the float 1.0 for a group; return a list of 3 numbers"),
+        (None, "none", "the function returned None"),
+    ],
+)
+def test_a_group_that_cannot_be_read_is_unscored(values: Any, reason: str, text: str) -> None:
+    assert {(o.value, o.reason, o.text) for o in to_group_outcomes(values, 3, 0.0)} == {(None, reason, text)}

@@ -1,0 +1,114 @@
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ctwa.errors import CtwaError
+from ctwa.objectives import loading
+from ctwa.objectives.loading import load_function, resolve_spec
+
+
+def test_a_function_of_a_file(reward_file: Callable[..., str]) -> None:
+    path = reward_file("def f(response): return len(response)")
+    assert load_function(resolve_spec(f"{path}:f"))("abc") == 3
+
+
+def test_a_function_of_a_module() -> None:
+    assert load_function(resolve_spec("math:sqrt"))(9.0) == 3.0
+
+
+def test_two_files_of_the_same_name_live_side_by_side(reward_file: Callable[..., str]) -> None:
+    first = reward_file("def f(response): return 1", "a/reward.py")
+    second = reward_file("def f(response): return 2", "b/reward.py")
+    assert [load_function(f"{path}:f")("") for path in (first, second, first)] == [1, 2, 1]
+
+
+def test_a_file_may_use_dataclasses_and_pickle(reward_file: Callable[..., str]) -> None:
+    path = reward_file("""
+        from __future__ import annotations
+        import dataclasses, pickle
+        @dataclasses.dataclass
+        class Box: value: int
+        def f(response): return pickle.loads(pickle.dumps(Box(4))).value
+    """)
+    assert load_function(f"{path}:f")("") == 4
+
+
+def test_a_relative_path_is_looked_for_in_the_current_directory_first(
+    reward_file: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, here = tmp_path / "root", tmp_path / "here"
+    reward_file("", "root/reward_fns/both.py")
+    reward_file("", "root/reward_fns/root_only.py")
+    reward_file("", "here/reward_fns/both.py")
+    monkeypatch.setattr(loading, "_PACKAGE_PARENT", root)
+    monkeypatch.chdir(here)
+    assert resolve_spec("reward_fns/both.py:f") == f"{here}/reward_fns/both.py:f"
+    assert resolve_spec("reward_fns/root_only.py:f") == f"{root}/reward_fns/root_only.py:f"
+
+
+def test_the_repositorys_reward_functions_are_found_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_function(resolve_spec("reward_fns/clarity.py:clarity"))("") == 0.0
+
+
+def test_a_missing_file_says_where_it_was_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "_PACKAGE_PARENT", tmp_path / "root")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CtwaError) as error:
+        resolve_spec("no/such.py:f")
+    assert str(error.value) == (
+        f"reward function 'no/such.py:f': there is no file {tmp_path}/no/such.py nor {tmp_path}/root/no/such.py"
+    )
+    with pytest.raises(CtwaError, match=f"there is no file {tmp_path}/such.py$"):
+        resolve_spec(f"{tmp_path}/such.py:f")
+
+
+def test_a_missing_function_says_which_there_are(reward_file: Callable[..., str]) -> None:
+    path = reward_file("""
+        from math import sqrt
+        def accuracy(response): ...
+        def clarity(response): ...
+        def _helper(): ...
+    """)
+    with pytest.raises(CtwaError) as error:
+        load_function(f"{path}:acuracy")
+    assert str(error.value) == (
+        f"reward function '{path}:acuracy': {path} has no function 'acuracy', it has 'accuracy', 'clarity'"
+    )
+
+
+def test_a_missing_module_is_told_from_a_module_that_imports_a_missing_one(
+    reward_file: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    reward_file("import no_such_dependency", "needs_more.py")
+    with pytest.raises(CtwaError, match="there is no module 'no_such.module'; install it, run from the directory"):
+        load_function("no_such.module:f")
+    with pytest.raises(CtwaError, match=r"importing needs_more failed with ModuleNotFoundError: .*no_such_dependency"):
+        load_function("needs_more:f")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("x = 1\nraise RuntimeError('no licence')", r"RuntimeError: no licence \(rewards.py, line 2\)$"),
+        ("def f(:", "SyntaxError: invalid syntax"),
+        ("import sys; sys.exit(3)", r"SystemExit: 3 \(rewards.py, line 1\)$"),
+    ],
+)
+def test_a_file_that_cannot_be_imported(reward_file: Callable[..., str], source: str, message: str) -> None:
+    path = reward_file(source)
+    before = set(sys.modules)
+    with pytest.raises(CtwaError, match=f"importing .*rewards.py failed with {message}"):
+        load_function(f"{path}:f")
+    assert not [name for name in set(sys.modules) - before if name.startswith("ctwa_reward_")]
+
+
+@pytest.mark.parametrize("spec", ["accuracy", "file.py", "file.py:", ":f", "file.py:not a name", ""])
+def test_a_spec_of_another_form_is_refused(spec: str) -> None:
+    with pytest.raises(CtwaError, match="is not of the form 'path/file.py:function' or 'package.module:function'"):
+        resolve_spec(spec)
