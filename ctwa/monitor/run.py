@@ -1,0 +1,133 @@
+"""The folder of a run: where everything is that a run leaves."""
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ctwa.errors import CtwaError
+from ctwa.monitor.jsonl import SCHEMA, write_atomically
+
+
+class ObjectiveInfo(BaseModel):
+    """What a reader of the trace needs to know of an objective: its first weight and, if it has one, its target."""
+
+    model_config = ConfigDict(frozen=True)
+
+    weight: float
+    target: float | None = None
+
+
+class RunInfo(BaseModel):
+    """What runs, in the words of the methods and not of a configuration file; kept in run.json."""
+
+    model_config = ConfigDict(frozen=True)
+
+    schema_: int = Field(default=SCHEMA, alias="schema")
+    method: str
+    objectives: dict[str, ObjectiveInfo]
+    num_steps: int
+    engine: str = ""
+    model: str = ""
+    seed: int | None = None
+    versions: dict[str, str] = {}
+    created: float = Field(default_factory=time.time)  # s since 1970
+
+
+class RunFolder:
+    """The layout of a run's folder. Making one of these touches no disk; see `create` and `open`."""
+
+    def __init__(self, path: Path | str):
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.info = self.path / "run.json"
+        self.metrics = self.path / "metrics.jsonl"
+        self.events = self.path / "events.jsonl"
+        self.samples = self.path / "samples.jsonl"
+        self.summary = self.path / "summary.json"
+        self.engine_log = self.path / "engine.log"
+        self.tensorboard = self.path / "tensorboard"
+        self.checkpoints = self.path / "checkpoints"
+
+    @classmethod
+    def create(
+        cls,
+        path: Path | str,
+        config: Mapping[str, Any],
+        info: RunInfo,
+        *,
+        resume: bool = False,
+        how_to_resume: str = "resume=true",
+    ) -> Self:
+        """Makes the folder and writes config.yaml and run.json.
+
+        Args:
+            path: the folder; its parents are made too.
+            config: the resolved configuration, of plain dicts, lists, strings and numbers.
+            info: what runs.
+            resume: continue the run the folder holds; with none in it, start one. A configuration that differs from
+                the one there is written, and the earlier one kept as config.1.yaml, config.2.yaml, ...
+            how_to_resume: what the user writes to resume, for the message.
+
+        Raises:
+            CtwaError: the folder holds a run and `resume` is False, or the path is a file.
+        """
+        run = cls(path)
+        if run.path.exists() and not run.path.is_dir():
+            raise CtwaError(f"{run.path} is a file: give a folder for the run")
+        if run.holds_run() and not resume:
+            raise CtwaError(
+                f"{run.path} already holds a run: write {how_to_resume} to continue it, or give another folder"
+            )
+        run.checkpoints.mkdir(parents=True, exist_ok=True)
+        run.tensorboard.mkdir(exist_ok=True)
+        text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True).encode()
+        if run.config.exists() and run.config.read_bytes() != text:
+            run.config.rename(run._earlier_config())
+        write_atomically(run.config, text)
+        if run.info.exists():
+            info = info.model_copy(update={"created": run.read_info().created})
+        write_atomically(run.info, (info.model_dump_json(by_alias=True, indent=2) + "\n").encode())
+        return run
+
+    @classmethod
+    def open(cls, path: Path | str) -> Self:
+        """The folder of a run that was begun, for reading.
+
+        Raises:
+            CtwaError: no run is there.
+        """
+        run = cls(path)
+        if not run.metrics.is_file():
+            raise CtwaError(
+                f"{run.path} holds no run (no metrics.jsonl in it): give the folder of a run that has begun"
+            )
+        return run
+
+    def holds_run(self) -> bool:
+        """Whether a run was begun here, however far it came."""
+        begun = self.config.exists() or self.info.exists() or self.metrics.exists()
+        return begun or (self.checkpoints.is_dir() and any(self.checkpoints.iterdir()))
+
+    def read_info(self) -> RunInfo:
+        """What run.json says.
+
+        Raises:
+            CtwaError: the file is missing or is not one of ctwa's.
+        """
+        if not self.info.is_file():
+            raise CtwaError(f"{self.info} does not exist: give the folder of a run that ctwa made")
+        try:
+            return RunInfo.model_validate(json.loads(self.info.read_bytes()))
+        except (ValueError, ValidationError) as error:
+            raise CtwaError(f"{self.info} cannot be read ({error}): restore it, or give another run") from error
+
+    def _earlier_config(self) -> Path:
+        number = 1
+        while (path := self.path / f"config.{number}.yaml").exists():
+            number += 1
+        return path
