@@ -4,6 +4,7 @@ With an advantage that is the score's z-score within the prompt, on-policy, the 
 are ``c(lam) = C lam / sqrt(lam' C lam)``, where C is the within-prompt covariance of the rewards. The reachable set is
 the part of the ellipsoid ``c' C^-1 c = 1`` whose ``C^-1 c`` is not negative, so targets ``c*`` can be met by some
 ``lam >= 0`` exactly when ``v* = min {c' C^-1 c : c >= c*} <= 1``. The multipliers of that minimum are the weights.
+With a negative target among them, ``v* > 1`` still proves that they cannot be met, but ``v* <= 1`` proves nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class Feasibility:
     """What is known about targets.
 
     Attributes:
-        value: v*; the targets can be met when it is at most 1. NaN where C was not observed.
+        value: v*; above 1 no weights meet the targets. NaN where C was not observed.
         weights_M: a direction of weights that meets them when they can be met, summing to 1; all 0 when no target is
             above 0, for then any weights do; NaN where C was not observed.
     """
@@ -33,7 +34,7 @@ class Feasibility:
 
     @property
     def feasible(self) -> bool:
-        """Whether some weights meet all targets."""
+        """Whether v* allows the targets; exact where none is negative."""
         return self.value <= 1
 
 
