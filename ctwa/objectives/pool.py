@@ -193,7 +193,7 @@ class _Worker:
         with theirs:
             fds = (theirs.fileno(), lifeline)
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "ctwa.objectives.worker", *map(str, fds)],
+                [sys.executable, "-u", "-P", "-m", "ctwa.objectives.worker", *map(str, fds)],
                 pass_fds=fds,
                 stdin=subprocess.DEVNULL,
                 stdout=2,  # what a reward function prints goes where the log goes

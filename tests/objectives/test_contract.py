@@ -94,7 +94,7 @@ def test_kwargs_the_function_does_not_take_are_refused() -> None:
     def f(response: str, threshold: float) -> float: ...
 
     with pytest.raises(
-        CtwaError, match="kwargs give 'treshold', which reward function 'r.py:f' does not take; it takes"
+        CtwaError, match=r"kwargs give 'treshold', which reward function 'r.py:f' does not take; it takes"
     ):
         contract_of(f, treshold=1)
 
@@ -103,7 +103,7 @@ def test_kwargs_cannot_replace_what_a_completion_gives() -> None:
     def f(response: str) -> float: ...
 
     with pytest.raises(
-        CtwaError, match="kwargs of reward function 'r.py:f' give 'response', which every call fills in"
+        CtwaError, match=r"kwargs of reward function 'r.py:f' give 'response', which every call fills in"
     ):
         contract_of(f, response="x")
 
@@ -111,7 +111,7 @@ def test_kwargs_cannot_replace_what_a_completion_gives() -> None:
 def test_one_completions_arguments_do_not_mix_with_the_groups() -> None:
     def f(solution_str: str, group_finished: list) -> list: ...
 
-    with pytest.raises(CtwaError, match="takes 'solution_str' of one completion .* write 'group_response' instead"):
+    with pytest.raises(CtwaError, match=r"takes 'solution_str' of one completion .* write 'group_response' instead"):
         contract_of(f)
 
 

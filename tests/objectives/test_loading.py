@@ -86,7 +86,7 @@ def test_a_missing_module_is_told_from_a_module_that_imports_a_missing_one(
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     reward_file("import no_such_dependency", "needs_more.py")
-    with pytest.raises(CtwaError, match="there is no module 'no_such.module'; install it, run from the directory"):
+    with pytest.raises(CtwaError, match=r"there is no module 'no_such.module'; install it, run from the directory"):
         load_function("no_such.module:f")
     with pytest.raises(CtwaError, match=r"importing needs_more failed with ModuleNotFoundError: .*no_such_dependency"):
         load_function("needs_more:f")
@@ -110,5 +110,5 @@ def test_a_file_that_cannot_be_imported(reward_file: Callable[..., str], source:
 
 @pytest.mark.parametrize("spec", ["accuracy", "file.py", "file.py:", ":f", "file.py:not a name", ""])
 def test_a_spec_of_another_form_is_refused(spec: str) -> None:
-    with pytest.raises(CtwaError, match="is not of the form 'path/file.py:function' or 'package.module:function'"):
+    with pytest.raises(CtwaError, match=r"is not of the form 'path/file.py:function' or 'package.module:function'"):
         resolve_spec(spec)

@@ -29,7 +29,7 @@ def test_fixed_by_the_base_models_validation_is_set_once() -> None:
 
 def test_fixed_without_a_number_or_a_validation_is_an_error() -> None:
     with pytest.raises(
-        CtwaError, match="'fixed' without a number.* validate before training, or give tokens: <number>"
+        CtwaError, match=r"'fixed' without a number.* validate before training, or give tokens: <number>"
     ):
         build(type="fixed").reference([10], [0])
 
@@ -91,7 +91,7 @@ def test_a_number_in_the_configuration_outranks_the_checkpoints() -> None:
 
 def test_another_strategys_state_is_refused() -> None:
     with pytest.raises(
-        CtwaError, match="checkpoint's reference length is of type 'group' .* configuration's is 'running'"
+        CtwaError, match=r"checkpoint's reference length is of type 'group' .* configuration's is 'running'"
     ):
         build(type="running").load_state_dict(build(type="group").state_dict())
 
