@@ -88,6 +88,9 @@ def _curves(runs: Sequence[RunTrace], width: int) -> list[str]:
     lines = []
     for name in _objectives(runs):
         curves = {run.label: run.results(name) for run in runs if run.results(name)}
+        if not curves:
+            lines += [f"{clean(name)}: no result of any run", ""]
+            continue
         low, high = _scale([value for points in curves.values() for _, value in points])
         steps = _step_range(curves.values())
         panels = [[fit(label, each), *panel(points, low, high, steps, each)] for label, points in curves.items()]

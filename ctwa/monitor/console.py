@@ -19,6 +19,8 @@ Cell = tuple[str, int, str]  # text, how many of an objective's three columns it
 PLAIN_WIDTH = 100  # where the output is not a terminal
 _RECENT_STEPS = 20  # whose median time makes the ETA
 _HEADING_EVERY = 20  # lines of steps
+_HEADING = " elapsed     eta s/step"
+_OBJECTIVE = " │  mean    cov weight"
 
 
 class ConsoleReporter:
@@ -50,13 +52,13 @@ class ConsoleReporter:
         self.every = every
         self._started = clock()
         self._step_seconds: deque[float] = deque(maxlen=_RECENT_STEPS)
-        self._previous: tuple[int, float] | None = None  # step and time of the last record
+        self._reached = self._started  # the time of the last record
         self._start: dict[str, float] = {}  # each objective's first validation
         self._until_heading = 0
         self._width = console.width if console.is_terminal else PLAIN_WIDTH
         self._step_width = max(2 * len(str(info.num_steps)) + 1, len("step"))
-        self._prefix_width = self._step_width + len("  elapsed      eta s/step")
-        self._wide = self._prefix_width + 23 * len(info.objectives) <= self._width
+        self._prefix_width = self._step_width + len(_HEADING)
+        self._wide = self._prefix_width + len(_OBJECTIVE) * len(info.objectives) <= self._width
         self._name_width = self._width - self._prefix_width - len("  ") - 3 * 9
 
     def header(self) -> None:
@@ -77,7 +79,6 @@ class ConsoleReporter:
         """Takes note, without a word, of a record from before this process: a resumed run's earlier steps."""
         for name, value in self._validation(record["metrics"]).items():
             self._start.setdefault(name, value)
-        self._previous = record["step"], record["time"]
 
     def record(self, record: Record) -> None:
         """Prints a record, if it is due."""
@@ -91,6 +92,7 @@ class ConsoleReporter:
         if validation:
             self._print_validation(step, validation)
         self.past(record)
+        self._reached = record["time"]
 
     def event(self, event: Event) -> None:
         """Prints an event with the time since the start."""
@@ -98,10 +100,7 @@ class ConsoleReporter:
 
     def _seconds(self, record: Record) -> float:
         measured = record["metrics"].get("time/step")
-        if measured is not None:
-            return measured
-        before = self._previous[1] if self._previous else self._started
-        return record["time"] - before
+        return record["time"] - self._reached if measured is None else measured
 
     def _validation(self, metrics: Metrics) -> dict[str, float]:
         found = {name: metrics.get(f"val/{name}") for name in self.info.objectives}
@@ -111,8 +110,8 @@ class ConsoleReporter:
         step, metrics = record["step"], record["metrics"]
         per_step = median(self._step_seconds)
         prefix = (
-            f"{self._of_total(step)} {duration(record['time'] - self._started):>8}"
-            f" {duration((self.info.num_steps - step) * per_step):>8} {number(self._step_seconds[-1]):>6}"
+            f"{self._of_total(step)} {duration(record['time'] - self._started):>7}"
+            f" {duration((self.info.num_steps - step) * per_step):>7} {number(self._step_seconds[-1]):>6}"
         )
         cells = {}
         for name, objective in self.info.objectives.items():
@@ -142,13 +141,13 @@ class ConsoleReporter:
         for index, (name, columns) in enumerate(cells.items()):
             if self._wide:
                 line.append(" │")
-                for text, span, style in columns:
-                    line.append(f"{text:>{7 * span}}", style)
+                for at, (text, span, style) in enumerate(columns):
+                    line.append(text.rjust(7 * span - (at == 0)), style)
             else:
                 line = line if index == 0 else Text(" " * self._prefix_width)
                 line.append("  " + fit(name, self._name_width))
                 for text, span, style in columns:
-                    line.append(f"{text:>{9 * span}}", style)
+                    line.append(text.rjust(9 * span), style)
                 self._print(line)
         if self._wide:
             self._print(line)
@@ -158,12 +157,12 @@ class ConsoleReporter:
         if self._until_heading > 0:
             return
         self._until_heading = _HEADING_EVERY
-        prefix = f"{'step':>{self._step_width}}  elapsed      eta s/step"
+        prefix = f"{'step':>{self._step_width}}{_HEADING}"
         self._print("")
         if self._wide:
-            names = "".join(" │ " + fit(name, 20) for name in self.info.objectives)
+            names = "".join(" │ " + fit(name, len(_OBJECTIVE) - 3) for name in self.info.objectives)
             self._print(" " * self._prefix_width + names, "bold")
-            self._print(prefix + " │   mean    cov weight" * len(self.info.objectives), "bold")
+            self._print(prefix + _OBJECTIVE * len(self.info.objectives), "bold")
         else:
             self._print(f"{prefix}  {fit('objective', self._name_width)}     mean      cov   weight", "bold")
 
