@@ -71,10 +71,11 @@ def clip_indicator(ratio_NT: Tensor, advantages_NT: Tensor, clip: ClipRange) -> 
     for; with a dual clip, also when the advantage is negative and the ratio is above ``clip.dual``.
     """
     negative_NT = advantages_NT < 0
-    kept_NT = torch.where(negative_NT, ratio_NT >= 1 - clip.low, ratio_NT <= 1 + clip.high)
+    # Asked the other way round, so that a ratio that is not a number is kept and shows in the result.
+    clipped_NT = torch.where(negative_NT, ratio_NT < 1 - clip.low, ratio_NT > 1 + clip.high)
     if clip.dual is not None:
-        kept_NT = kept_NT & ~(negative_NT & (ratio_NT > clip.dual))
-    return kept_NT
+        clipped_NT = clipped_NT | (negative_NT & (ratio_NT > clip.dual))
+    return ~clipped_NT
 
 
 def token_weights(

@@ -102,9 +102,7 @@ def test_golden_interference(goldens):
     traces = {}
     for method, eta in {"linear": 0.0, "ctwa": golden["eta_lambda"]}.items():
         controller = WeightController(tensor(golden["lam0"]), targets_M, eta=eta, tau=golden["tau"])
-        trace = train_bandit(
-            p_A, rewards_AM, targets_M, controller, step_size=golden["eta"], num_steps=golden["T"] + 1
-        )
+        trace = train_bandit(p_A, rewards_AM, targets_M, controller, step_size=golden["eta"], num_steps=golden["T"] + 1)
         traces[method] = trace
         expected_SM = trace.expected_SM[[10, 50, 200, golden["T"]]]
         torch.testing.assert_close(expected_SM, tensor(golden[f"{method}_E"]), rtol=0, atol=1e-9)

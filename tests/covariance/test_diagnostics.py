@@ -7,8 +7,10 @@ from ctwa.covariance import ClipRange, diagnostics
 from ctwa.objectives.matrix import RewardMatrix
 from ctwa.scalarizers.base import Rollout, Update
 
+CLIP = ClipRange(0.2, 0.2)
 
-def update_of(columns: dict, clip: ClipRange = ClipRange(0.2, 0.2)) -> Update:
+
+def update_of(columns: dict, clip: ClipRange = CLIP) -> Update:
     """Two prompts of three completions of two tokens, with ratios from 0.7 to 1.4."""
     old_NT = torch.zeros(6, 2, dtype=torch.float64)
     new_NT = torch.linspace(0.7, 1.4, 12, dtype=torch.float64).reshape(6, 2).log()
@@ -18,7 +20,11 @@ def update_of(columns: dict, clip: ClipRange = ClipRange(0.2, 0.2)) -> Update:
     return Update(Rollout(RewardMatrix.from_columns(columns), group_N, mask_NT), advantages_NT, old_NT, new_NT, clip)
 
 
-COLUMNS = {"b": [1.0, 0.0, 0.0, 1.0, 0.0, 1.0], "a": [0.2, 0.4, None, 0.1, 0.9, 0.3], "c": [0.3, 0.1, 0.1, 0.8, 0.6, 0.1]}
+COLUMNS = {
+    "b": [1.0, 0.0, 0.0, 1.0, 0.0, 1.0],
+    "a": [0.2, 0.4, None, 0.1, 0.9, 0.3],
+    "c": [0.3, 0.1, 0.1, 0.8, 0.6, 0.1],
+}
 
 
 def test_metrics_by_name():

@@ -122,6 +122,11 @@ def test_padding_has_no_influence(batch, padding):
     assert torch.equal(clean.weight_N, dirty.weight_N)
 
 
+def test_a_token_that_is_not_a_number_is_not_taken_for_a_clipped_one():
+    tokens = token_weights(tensor([[math.nan, 0.0]]), torch.zeros(1, 2), torch.ones(1, 2), torch.ones(1, 2), CLIP)
+    assert completion_weights(tokens).weight_N.isnan().all()
+
+
 @pytest.mark.parametrize("length", ["mean", "sum", "max_length", "mean_unclipped"])
 def test_a_completion_without_tokens_is_invalid(length):
     completions = completion_weights(weights_of([[1.0, 1.0]] * 2, [1.0, 1.0], [[0, 0], [1, 0]], CLIP), length)

@@ -24,7 +24,7 @@ def test_column_and_select_go_by_name():
     swapped = matrix.select(["b", "a"])
     assert swapped.names == ("b", "a")
     assert swapped.rewards_NM.tolist() == [[2, 1], [3, 0]]
-    with pytest.raises(CtwaError, match="no objective 'c'.*write one of"):
+    with pytest.raises(CtwaError, match=r"no objective 'c'.*write one of"):
         matrix.column("c")
 
 
@@ -39,9 +39,7 @@ def test_unscored_entries_are_filled_with_the_mean_of_prompt_then_batch_then_zer
 
 
 def test_garbage_in_unscored_entries_is_gone():
-    matrix = RewardMatrix(
-        ("a",), torch.tensor([[NAN], [2.0]], dtype=torch.float64), torch.tensor([[False], [True]])
-    )
+    matrix = RewardMatrix(("a",), torch.tensor([[NAN], [2.0]], dtype=torch.float64), torch.tensor([[False], [True]]))
     assert matrix.rewards_NM.tolist() == [[0], [2]]
 
 

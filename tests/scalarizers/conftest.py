@@ -1,9 +1,77 @@
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
+
+from ctwa.objectives.matrix import RewardMatrix
+from ctwa.scalarizers import ClipRange, Rollout, Scalarizer, Update
 
 
 @pytest.fixture(scope="session")
 def goldens() -> dict:
     return json.loads((Path(__file__).parents[1] / "goldens" / "methods.json").read_text())
+
+
+@dataclass(frozen=True)
+class GroupEstimate:
+    """Score minus the prompt's mean, over the prompt's standard deviation (GRPO) or not; the same on every token."""
+
+    group_N: Tensor
+    num_tokens: int
+    scale_invariant: bool
+
+    def __call__(self, scores_N: Tensor) -> Tensor:
+        advantages_N = torch.empty_like(scores_N)
+        for group in self.group_N.unique():
+            scores = scores_N[self.group_N == group]
+            spread = scores.std() + 1e-6 if self.scale_invariant else 1.0
+            advantages_N[self.group_N == group] = (scores - scores.mean()) / spread
+        return advantages_N[:, None].expand(-1, self.num_tokens)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Eight prompts of four completions with the rewards of named objectives, and an update with noisy ratios."""
+
+    rollout: Rollout
+    log_ratio_NT: Tensor
+
+    def estimate(self, *, scale_invariant: bool = True) -> GroupEstimate:
+        return GroupEstimate(self.rollout.group_N, self.log_ratio_NT.shape[1], scale_invariant)
+
+    def update(self, advantages_NT: Tensor) -> Update:
+        old_NT = torch.zeros_like(self.log_ratio_NT)
+        return Update(self.rollout, advantages_NT, old_NT, self.log_ratio_NT, ClipRange(0.2, 0.2))
+
+    def step(self, scalarizer: Scalarizer, *, scale_invariant: bool = True) -> dict[str, float]:
+        """One whole step: advantages, update, observation."""
+        advantages_NT = scalarizer.advantages(self.rollout, self.estimate(scale_invariant=scale_invariant))
+        return scalarizer.observe(self.update(advantages_NT))
+
+    def in_order(self, names: list[str]) -> "Batch":
+        rollout = self.rollout
+        return Batch(Rollout(rollout.rewards.select(names), rollout.group_N, rollout.mask_NT), self.log_ratio_NT)
+
+    def with_rows(self, order_N: Tensor) -> "Batch":
+        rewards = self.rollout.rewards
+        rewards = RewardMatrix(rewards.names, rewards.rewards_NM[order_N], rewards.scored_NM[order_N])
+        rollout = Rollout(rewards, self.rollout.group_N[order_N], self.rollout.mask_NT[order_N])
+        return Batch(rollout, self.log_ratio_NT[order_N])
+
+
+@pytest.fixture
+def make_batch() -> Callable[..., Batch]:
+    def make(names: list[str], *, seed: int = 0, unscored: float = 0.0) -> Batch:
+        generator = torch.Generator().manual_seed(seed)
+        rewards_NM = torch.rand(32, len(names), dtype=torch.float64, generator=generator)
+        scored_NM = torch.rand(32, len(names), generator=generator) >= unscored
+        mask_NT = torch.arange(6) < torch.randint(1, 7, (32, 1), generator=generator)
+        log_ratio_NT = 0.2 * torch.randn(32, 6, dtype=torch.float64, generator=generator)
+        rollout = Rollout(RewardMatrix(tuple(names), rewards_NM, scored_NM), torch.arange(32) // 4, mask_NT)
+        return Batch(rollout, log_ratio_NT)
+
+    return make

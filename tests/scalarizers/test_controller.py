@@ -21,9 +21,7 @@ def controller_of(initial=LAM_0, targets=(0.15, 0.08, 0.08), **options) -> Weigh
 @pytest.mark.parametrize("ema_init", ["first", "zero"])
 def test_golden_steps(goldens, ema_init):
     golden = goldens[f"C7_controller_{ema_init}"]
-    controller = controller_of(
-        targets=golden["c_star"], eta=golden["eta_lambda"], tau=golden["tau"], ema_init=ema_init
-    )
+    controller = controller_of(targets=golden["c_star"], eta=golden["eta_lambda"], tau=golden["tau"], ema_init=ema_init)
     for step, covariance_M in enumerate(golden["c_seq"]):
         deficit_M = controller.step(tensor(covariance_M))
         for values_M, key in (
