@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 from torch import Tensor
@@ -44,7 +45,7 @@ class _Update(Protocol):
 
 def finite(metrics: dict[str, float]) -> dict[str, float]:
     """The metrics without those that were not observed (NaN): a curve then has a gap, and JSON stays JSON."""
-    return {name: value for name, value in metrics.items() if value - value == 0}
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
 def diagnostics(update: _Update) -> dict[str, float]:

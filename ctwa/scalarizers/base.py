@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
-import torch
 from torch import Tensor
 
 from ctwa.covariance.weights import ClipRange
@@ -47,7 +46,7 @@ class Estimate(Protocol):
 
 @dataclass(frozen=True)
 class Update:
-    """What one policy update did to the completions it was computed on.
+    """What one policy update did to the completions it was computed on; all tensors on the CPU.
 
     Attributes:
         rollout: the batch.
@@ -145,7 +144,7 @@ def weighted_scores(rollout: Rollout, weights: Mapping[str, float]) -> Tensor:
             f"the rewards are of {sorted(rollout.rewards.names)} but the weights of {names}; name the same objectives"
         )
     rewards_NM = rollout.rewards.select(names).filled_NM(rollout.group_N)
-    scores_N = torch.zeros(len(rewards_NM), dtype=torch.float64)
+    scores_N = rewards_NM.new_zeros(len(rewards_NM))
     for column, name in enumerate(names):
         scores_N = scores_N + weights[name] * rewards_NM[:, column]
     return scores_N

@@ -1,4 +1,5 @@
 import doctest
+from pathlib import Path
 
 import pytest
 import torch
@@ -123,7 +124,8 @@ def test_golden_feasibility_of_the_first_step(goldens):
     assert value == pytest.approx(golden["v_star_first"], abs=1e-9)
 
 
-def test_examples_in_the_docstrings_hold():
-    results = doctest.testmod(bandit)
-    assert results.attempted > 0
-    assert results.failed == 0
+def test_examples_in_docstrings_and_documentation_hold():
+    methods = Path(__file__).parents[2] / "docs" / "methods.md"
+    for results in (doctest.testmod(bandit), doctest.testfile(str(methods), module_relative=False)):
+        assert results.attempted > 0
+        assert results.failed == 0
