@@ -1,0 +1,271 @@
+"""``ctwa check-reward``: try a reward function on a data set's rows before any training."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ctwa.errors import CtwaError
+from ctwa.objectives.completion import Completion
+from ctwa.objectives.config import parse_objectives
+from ctwa.objectives.contract import Outcome, shortened
+from ctwa.objectives.evaluation import plan
+from ctwa.objectives.loading import resolve_spec, split_spec
+from ctwa.objectives.messages import Function
+from ctwa.objectives.pool import WorkerPool
+
+MAX_UNSCORED = 0.05  # the default of a run
+NUM_SHOWN = 12  # completions whose values are listed
+
+
+@dataclass(frozen=True)
+class Checked:
+    """One completion and what the function gave for it.
+
+    Attributes:
+        row: index of the row of the data set.
+        kind: ``response``, or which probe it is.
+        completion: what the function was given.
+        outcome: its value or why there is none, and the seconds the call took.
+    """
+
+    row: int
+    kind: str
+    completion: Completion
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What a reward function gave on a data set.
+
+    Attributes:
+        spec: the function, with its absolute path.
+        checked: one entry a completion, in the order of the rows.
+        notes: where the completions and their lengths came from.
+    """
+
+    spec: str
+    checked: tuple[Checked, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def unscored_frac(self) -> float:
+        """The share of completions without a value."""
+        return sum(item.outcome.value is None for item in self.checked) / len(self.checked)
+
+
+def check_reward(
+    spec: str,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    responses: Sequence[str | Sequence[str]] | None = None,
+    source: str = "the responses are the ones given",
+    kwargs: Mapping[str, Any] | None = None,
+    timeout: float = 10.0,
+    reference_tokens: float | None = None,
+) -> CheckResult:
+    r"""Run a reward function on rows of a data set, as a run would.
+
+    Args:
+        spec: ``path/file.py:function`` or ``package.module:function``.
+        rows: rows in verl's format.
+        responses: one response a row, or a list of them. Without it, the rows' column ``response``; without that,
+            three probes a row: the ground truth in a ``\boxed{}``, a wrong answer in one, and an empty response.
+        source: where ``responses`` came from, for the notes.
+        kwargs: the objective's further arguments.
+        timeout: seconds a call may take.
+        reference_tokens: the reference length; without it, the mean length of the responses.
+
+    Raises:
+        CtwaError: the function cannot be loaded or called, or the rows are not in verl's format.
+    """
+    if not rows:
+        raise CtwaError("there is no row to check the reward function on; give a data set that has some")
+    if responses is None and "response" in rows[0]:
+        responses = [row["response"] for row in rows]
+        source = "the responses are the data's column 'response'"
+    elif responses is None:
+        source = "the data has no responses: probed are the ground truth in \\boxed{}, another row's, and an empty text"
+    if responses is not None and len(responses) != len(rows):
+        raise CtwaError(
+            f"there are {len(responses)} responses for {len(rows)} rows; give one, or one list, for each row"
+        )
+
+    samples = _probes(rows) if responses is None else _given(responses)
+    lengths = [len(response.split()) + 1 for _, _, response in samples]
+    notes = [source, "response_tokens counts words, and one for the end: no tokenizer is asked"]
+    if reference_tokens is None:
+        reference_tokens = fmean(lengths)
+        notes.append(f"reference_tokens is the mean of these, {reference_tokens:.1f}")
+    completions = [
+        Completion.from_row(rows[row], response=response, response_tokens=length, reference_tokens=reference_tokens)
+        for (row, _, response), length in zip(samples, lengths, strict=True)
+    ]
+    prompts = list(dict.fromkeys(completion.prompt for completion in completions))
+    group_N = [prompts.index(completion.prompt) for completion in completions]
+
+    resolved = resolve_spec(spec)
+    _, name = split_spec(spec)
+    objectives = parse_objectives({name: {"reward_fn": spec, "kwargs": dict(kwargs or {}), "timeout": timeout}})
+    outcomes: dict[int, Outcome] = {}
+    with closing(WorkerPool([Function(resolved, objectives[name].kwargs)], num_workers=1)) as pool:
+        for call, call_outcomes in pool.run(plan(objectives, pool.contracts, completions, group_N, num_workers=1)):
+            outcomes.update(zip(call.rows, call_outcomes, strict=True))
+    checked = tuple(
+        Checked(row, kind, completions[index], outcomes[index]) for index, (row, kind, _) in enumerate(samples)
+    )
+    return CheckResult(resolved, checked, tuple(notes))
+
+
+def render(result: CheckResult) -> RenderableType:
+    """The result as tables: by kind of response, then completion by completion, failures first."""
+    summary = Table(title=Text(result.spec), title_justify="left")
+    summary.add_column("response", no_wrap=True)
+    for column in ("n", "scored", "mean", "min", "max", "ms", "max ms"):
+        summary.add_column(column, justify="right", no_wrap=True)
+    summary.add_column("not scored")
+    for kind in dict.fromkeys(item.kind for item in result.checked):
+        outcomes = [item.outcome for item in result.checked if item.kind == kind]
+        values = [outcome.value for outcome in outcomes if outcome.value is not None]
+        milliseconds = [1000 * outcome.seconds for outcome in outcomes]
+        counts = Counter(outcome.reason for outcome in outcomes if outcome.reason is not None)
+        summary.add_row(
+            kind,
+            str(len(outcomes)),
+            str(len(values)),
+            *(f"{f(values):.4g}" if values else "-" for f in (fmean, min, max)),
+            f"{median(milliseconds):.2f}",
+            f"{max(milliseconds):.2f}",
+            ", ".join(f"{reason} {count}" for reason, count in counts.most_common()) or "-",
+        )
+
+    listing = Table("row", "response", "its text", "ground truth", "value")
+    failures_first = sorted(result.checked, key=lambda item: item.outcome.reason is None)
+    for item in failures_first[:NUM_SHOWN]:
+        outcome = item.outcome
+        listing.add_row(
+            str(item.row),
+            item.kind,
+            Text(shortened(" ".join(item.completion.response.split()), 60)),
+            Text(shortened(str(item.completion.ground_truth), 30)),
+            Text(f"{outcome.value:g}" if outcome.value is not None else f"{outcome.reason}: {outcome.text}"),
+        )
+    notes = [*result.notes, "ms is the median time of a call"]
+    if len(result.checked) > NUM_SHOWN:
+        notes.append(f"{len(result.checked) - NUM_SHOWN} more completions are not listed")
+    if result.unscored_frac > MAX_UNSCORED:
+        notes.append(
+            f"{result.unscored_frac:.0%} could not be scored: with max_unscored={MAX_UNSCORED:g} a run would stop here"
+        )
+    return Group(summary, listing, *(Text(f"- {note}") for note in notes))
+
+
+def main(
+    spec: str,
+    data: Path,
+    *,
+    responses: str | None = None,
+    limit: int = 20,
+    kwargs: Mapping[str, Any] | None = None,
+    timeout: float = 10.0,
+    reference_tokens: float | None = None,
+    console: Console | None = None,
+) -> int:
+    """The command: read, check, show.
+
+    Args:
+        spec: the reward function.
+        data: a parquet file in verl's format.
+        responses: a column of it, or a ``.jsonl`` file with a line a row: a string, a list of them, or an object with
+            such a ``response``.
+        limit: how many rows, from the first.
+        kwargs: as in ``check_reward``.
+        timeout: as in ``check_reward``.
+        reference_tokens: as in ``check_reward``.
+        console: where to show the tables.
+
+    Returns:
+        The exit status: 1 where so little could be scored that a run would stop, else 0.
+    """
+    if limit < 1:
+        raise CtwaError(f"limit is {limit}; give the number of rows to check, at least 1")
+    rows = _read_rows(data, limit)
+    chosen = None if responses is None else _read_responses(responses, rows, data)
+    result = check_reward(
+        spec,
+        rows,
+        responses=chosen,
+        source=f"the responses are {responses}",
+        kwargs=kwargs,
+        timeout=timeout,
+        reference_tokens=reference_tokens,
+    )
+    (console or Console()).print(render(result))
+    return int(result.unscored_frac > MAX_UNSCORED)
+
+
+def _given(responses: Sequence[str | Sequence[str]]) -> list[tuple[int, str, str]]:
+    return [
+        (row, "response", response)
+        for row, of_row in enumerate(responses)
+        for response in ([of_row] if isinstance(of_row, str) else of_row)
+    ]
+
+
+def _probes(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, str, str]]:
+    golds = [Completion.from_row(row, response="", response_tokens=0).ground_truth for row in rows]
+    samples = []
+    for row, gold in enumerate(golds):
+        others = (other for other in golds[row + 1 :] + golds[:row] if str(other) != str(gold))
+        wrong = next(others, "1" if str(gold) == "0" else "0")
+        samples += [
+            (row, "ground truth", f"\\boxed{{{gold}}}"),
+            (row, "wrong answer", f"\\boxed{{{wrong}}}"),
+            (row, "empty", ""),
+        ]
+    return samples
+
+
+def _read_rows(data: Path, limit: int) -> list[dict[str, Any]]:
+    try:
+        from pyarrow import ArrowInvalid, parquet
+    except ImportError as error:
+        raise CtwaError("reading parquet needs pyarrow; install ctwa[cpu] or ctwa[gpu]") from error
+    if not data.is_file():
+        raise CtwaError(f"there is no data file {data}; give a parquet file in verl's format")
+    try:
+        batches = parquet.ParquetFile(data).iter_batches(batch_size=limit)
+    except ArrowInvalid as error:
+        raise CtwaError(f"{data} is not a parquet file ({error})") from error
+    return next(batches).to_pylist()
+
+
+def _read_responses(responses: str, rows: Sequence[Mapping[str, Any]], data: Path) -> list[str | list[str]]:
+    if responses in rows[0]:
+        return [row[responses] for row in rows]
+    path = Path(responses)
+    if not path.is_file():
+        raise CtwaError(
+            f"responses '{responses}' is neither a column of {data} ({', '.join(rows[0])}) nor a .jsonl file"
+        )
+    chosen = []
+    for number, line in enumerate(path.read_text().splitlines()[: len(rows)], start=1):
+        try:
+            entry = json.loads(line)
+            chosen.append(entry["response"] if isinstance(entry, dict) else entry)
+        except (json.JSONDecodeError, KeyError) as error:
+            raise CtwaError(
+                f"{path}, line {number}: {error!r}; write a JSON string, or an object with 'response', in each line"
+            ) from error
+    return chosen

@@ -1,0 +1,183 @@
+import json
+import math
+from collections.abc import Callable
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from ctwa.errors import CtwaError
+from ctwa.objectives import check_reward
+from ctwa.objectives.check import main, render
+
+RewardFile = Callable[..., str]
+
+
+def rows(num_rows: int, **columns: Any) -> list[dict[str, Any]]:
+    return [
+        {
+            "prompt": [{"role": "user", "content": f"What is {i} + 1?"}],
+            "data_source": "sums",
+            "reward_model": {"style": "rule", "ground_truth": str(i + 1)},
+            "extra_info": {"index": i},
+            "level": i,
+            **{name: values[i] for name, values in columns.items()},
+        }
+        for i in range(num_rows)
+    ]
+
+
+def shown(result: Any) -> str:
+    console = Console(file=StringIO(), width=200)
+    console.print(render(result))
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def run_main(*arguments: Any, **options: Any) -> tuple[int, str]:
+    console = Console(file=StringIO(), width=200)
+    status = main(*arguments, console=console, **options)
+    return status, console.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Callable[[list[dict[str, Any]]], Path]:
+    def write(rows: list[dict[str, Any]]) -> Path:
+        path = tmp_path / "data.parquet"
+        pq.write_table(pa.Table.from_pylist(rows), path)
+        return path
+
+    return write
+
+
+def test_rows_without_responses_are_probed_and_that_is_said(reward_file: RewardFile) -> None:
+    path = reward_file("""
+        def f(response, ground_truth, prompt, data_source, extra_info, row):
+            assert prompt == f"What is {extra_info['index']} + 1?" and data_source == "sums"
+            assert row == {"level": extra_info["index"]}
+            return None if response == "" else response == f"\\\\boxed{{{ground_truth}}}"
+    """)
+    result = check_reward(f"{path}:f", rows(2))
+    assert [(item.row, item.kind, item.completion.response, item.outcome.value) for item in result.checked] == [
+        (0, "ground truth", "\\boxed{1}", 1.0),
+        (0, "wrong answer", "\\boxed{2}", 0.0),
+        (0, "empty", "", None),
+        (1, "ground truth", "\\boxed{2}", 1.0),
+        (1, "wrong answer", "\\boxed{1}", 0.0),
+        (1, "empty", "", None),
+    ]
+    text = shown(result)
+    assert (
+        "the data has no responses: probed are the ground truth in \\boxed{}, another row's, and an empty text" in text
+    )
+    assert "none 2" in text
+    assert "33% could not be scored: with max_unscored=0.05 a run would stop here" in text
+
+
+def test_a_single_row_has_a_wrong_answer_too(reward_file: RewardFile) -> None:
+    path = reward_file("def f(response): return 1")
+    assert [item.completion.response for item in check_reward(f"{path}:f", rows(1)).checked] == [
+        "\\boxed{1}",
+        "\\boxed{0}",
+        "",
+    ]
+
+
+def test_the_column_response_is_used_where_there_is_one(reward_file: RewardFile) -> None:
+    path = reward_file("def f(response, response_tokens, reference_tokens): return response_tokens / reference_tokens")
+    result = check_reward(f"{path}:f", rows(2, response=["a b c", "a b c d e f g"]))
+    assert [item.outcome.value for item in result.checked] == [4 / 6, 8 / 6]
+    text = shown(result)
+    assert "the responses are the data's column 'response'" in text
+    assert "response_tokens counts words, and one for the end: no tokenizer is asked" in text
+    assert "reference_tokens is the mean of these, 6.0" in text
+    assert check_reward(f"{path}:f", rows(1, response=["a"]), reference_tokens=4).checked[0].outcome.value == 0.5
+
+
+def test_several_responses_of_a_row_are_a_group(reward_file: RewardFile) -> None:
+    path = reward_file("def f(group_response, ground_truth): return [len(group_response)] * len(group_response)")
+    result = check_reward(f"{path}:f", rows(2), responses=[["a", "b", "c"], ["d"]])
+    assert [(item.row, item.outcome.value) for item in result.checked] == [(0, 3), (0, 3), (0, 3), (1, 1)]
+
+
+def test_failures_are_shown_first_with_what_went_wrong(reward_file: RewardFile) -> None:
+    path = reward_file("""
+        import time
+        def f(response):
+            if response == "hang": time.sleep(3600)
+            if response == "raise": raise ValueError("[/bold] no number")
+            return float(response)
+    """)
+    result = check_reward(f"{path}:f", rows(4, response=["1", "hang", "raise", "nan"]), timeout=0.5)
+    text = shown(result)
+    for expected in (
+        "timeout: no value within 0.5 s",
+        "exception: ValueError: [/bold] no number (rewards.py, line 5)",
+        "not_finite: returned nan; return a finite number, or None",
+        "timeout 1, exception 1, not_finite 1",
+    ):
+        assert expected in text
+    assert result.unscored_frac == 0.75
+    assert math.isclose(result.checked[1].outcome.seconds, 0.5, rel_tol=0.9)
+
+
+def test_the_command_reads_parquet_and_gives_an_exit_status(
+    reward_file: RewardFile, data: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = reward_file("def f(response, bonus=0): return bonus if response.strip() else None")
+    file = data(rows(5, answer=["a", "b", "", "d", "e"]))
+    status, text = run_main(f"{path}:f", file, responses="answer", limit=2, kwargs={"bonus": 3})
+    assert status == 0
+    assert "the responses are answer" in text
+    assert "bonus" not in text
+    assert run_main(f"{path}:f", file, responses="answer")[0] == 1
+
+    lines = tmp_path / "responses.jsonl"
+    lines.write_text("\n".join(json.dumps(x) for x in ("a", {"response": "b", "step": 1}, ["c", "d"], "e", "f")))
+    status, text = run_main(f"{path}:f", file, responses=str(lines))
+    assert status == 0
+    assert f"the responses are {lines}" in text
+
+
+def test_the_repositorys_accuracy_on_probes(data: Callable[..., Path]) -> None:
+    status, _ = run_main("reward_fns/accuracy.py:accuracy", data(rows(3)))
+    assert status == 0
+
+
+def test_mistakes_of_the_command(reward_file: RewardFile, data: Callable[..., Path], tmp_path: Path) -> None:
+    spec = reward_file("def f(response): return 1") + ":f"
+    file = data(rows(2))
+    with pytest.raises(CtwaError, match=r"there is no data file .*none.parquet; give a parquet file in verl's format"):
+        main(spec, tmp_path / "none.parquet")
+    with pytest.raises(CtwaError, match=r"rewards.py is not a parquet file"):
+        main(spec, Path(spec.removesuffix(":f")))
+    with pytest.raises(CtwaError, match=r"responses 'x' is neither a column of .* \(prompt, data_source, .*\) nor a"):
+        main(spec, file, responses="x")
+    with pytest.raises(CtwaError, match="limit is 0; give the number of rows to check, at least 1"):
+        main(spec, file, limit=0)
+    (tmp_path / "bad.jsonl").write_text('"a"\n{"text": "b"}\n')
+    with pytest.raises(
+        CtwaError, match=r"bad.jsonl, line 2: KeyError\('response'\); write a JSON string, or an object"
+    ):
+        main(spec, file, responses=str(tmp_path / "bad.jsonl"))
+    (tmp_path / "short.jsonl").write_text('"a"\n')
+    with pytest.raises(CtwaError, match="there are 1 responses for 2 rows; give one, or one list, for each row"):
+        main(spec, file, responses=str(tmp_path / "short.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"question": "?"}, r"the data has no reward_model.ground_truth \(its columns are \['question'\]\)"),
+        ({"reward_model": {"ground_truth": "7"}}, "the data has no column 'prompt', only"),
+    ],
+)
+def test_rows_of_another_format(reward_file: RewardFile, row: dict[str, Any], message: str) -> None:
+    path = reward_file("def f(response): return 1")
+    with pytest.raises(CtwaError, match=message):
+        check_reward(f"{path}:f", [row])
+    with pytest.raises(CtwaError, match="there is no row to check"):
+        check_reward(f"{path}:f", [])
