@@ -1,9 +1,9 @@
 """Worker processes for reward calls, each call under a deadline after which its process is killed.
 
-Why our own and not a library: concurrent.futures cannot kill a call; pebble can, but starts its workers through
-multiprocessing (which runs the parent's ``__main__`` again), sends one call a message, or one deadline for a whole
-chunk, and is LGPL. Here a chunk is sent at once, every result comes back by itself, and so each call has its own
-deadline at a tenth of a call's cost in pebble.
+Why our own and not a library: concurrent.futures cannot kill a call. pebble can, but it is LGPL, starts its workers
+through multiprocessing (which runs the parent's ``__main__`` again), and gives a deadline to each message: to a call
+sent alone, at 0.13 ms a call where this takes 0.04, or to a whole chunk, of which a timeout then loses every value.
+Here a chunk is sent at once and every result comes back by itself, so that each call has its own deadline.
 """
 
 from __future__ import annotations

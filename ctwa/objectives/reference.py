@@ -28,11 +28,27 @@ class FixedReferenceConfig(_Config):
     type: Literal["fixed"] = "fixed"
     tokens: float | None = Field(default=None, gt=0)
 
+    @property
+    def needs_validation(self) -> bool:
+        """Whether a length is taken from the validation before the first step."""
+        return self.tokens is None
+
 
 class GroupReferenceConfig(_Config):
-    """The mean length of the completions of the same prompt."""
+    """The mean length of the completions of the same prompt.
+
+    Attributes:
+        alone: the length for a completion that is alone, as in a validation with one completion a prompt; without it,
+            the mean length in the validation at step 0.
+    """
 
     type: Literal["group"] = "group"
+    alone: float | None = Field(default=None, gt=0)
+
+    @property
+    def needs_validation(self) -> bool:
+        """Whether a length is taken from the validation before the first step."""
+        return self.alone is None
 
 
 class RunningReferenceConfig(_Config):
@@ -46,6 +62,11 @@ class RunningReferenceConfig(_Config):
     type: Literal["running"] = "running"
     initial: float | None = Field(default=None, gt=0)
     window: int | None = Field(default=None, ge=1)
+
+    @property
+    def needs_validation(self) -> bool:
+        """Whether a length is taken from the validation before the first step."""
+        return self.initial is None
 
 
 ReferenceConfig = Annotated[
@@ -84,7 +105,11 @@ class ReferenceLength(ABC):
         return {"version": 1, "type": self.type, **self._state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore a state. Raises CtwaError where it is of another strategy."""
+        """Restore a state into a newly built strategy; a number that the configuration gives outranks the state's.
+
+        Raises:
+            CtwaError: the state is of another strategy.
+        """
         if state.get("version") != 1 or state.get("type") != self.type:
             raise CtwaError(
                 f"the checkpoint's reference length is of type '{state.get('type')}' (version {state.get('version')}), "
@@ -114,7 +139,6 @@ class FixedReference(ReferenceLength):
     type = "fixed"
 
     def __init__(self, config: FixedReferenceConfig) -> None:
-        self._given = config.tokens
         self._tokens = config.tokens
 
     def _start(self, mean_length: float) -> None:
@@ -133,28 +157,40 @@ class FixedReference(ReferenceLength):
         return {"tokens": self._tokens}
 
     def _load_state(self, state: Mapping[str, Any]) -> None:
-        self._tokens = state["tokens"] if self._given is None else self._given
+        self._tokens = state["tokens"] if self._tokens is None else self._tokens
 
 
 class GroupReference(ReferenceLength):
     """See GroupReferenceConfig.
 
     The mean is over all K completions of the prompt. To be shorter than it is the same as to be shorter than the mean
-    of the other K - 1, so leaving the completion itself out would change no 0/1 reward. A completion that is alone
-    has no reference.
+    of the other K - 1, so leaving the completion itself out would change no 0/1 reward.
     """
 
     type = "group"
+
+    def __init__(self, config: GroupReferenceConfig) -> None:
+        self._alone = config.alone
+
+    def _start(self, mean_length: float) -> None:
+        if self._alone is None:
+            self._alone = mean_length
 
     def _reference(self, lengths: list[int], groups: list[int]) -> list[float | None]:
         lengths_by_group: dict[int, list[int]] = {}
         for length, group in zip(lengths, groups, strict=True):
             lengths_by_group.setdefault(group, []).append(length)
         means = {
-            group: sum(members) / len(members) if len(members) > 1 else None
+            group: sum(members) / len(members) if len(members) > 1 else self._alone
             for group, members in lengths_by_group.items()
         }
         return [means[group] for group in groups]
+
+    def _state(self) -> dict[str, Any]:
+        return {"alone": self._alone}
+
+    def _load_state(self, state: Mapping[str, Any]) -> None:
+        self._alone = state["alone"] if self._alone is None else self._alone
 
 
 class RunningReference(ReferenceLength):
@@ -194,7 +230,7 @@ class RunningReference(ReferenceLength):
         return {"initial": self._initial, "batches": [list(batch) for batch in self._batches]}
 
     def _load_state(self, state: Mapping[str, Any]) -> None:
-        self._initial = state["initial"]
+        self._initial = state["initial"] if self._initial is None else self._initial
         self._batches = [(total, count) for total, count in state["batches"]]
 
 
@@ -204,6 +240,6 @@ def build_reference(config: ReferenceConfig) -> ReferenceLength:
         case FixedReferenceConfig():
             return FixedReference(config)
         case GroupReferenceConfig():
-            return GroupReference()
+            return GroupReference(config)
         case RunningReferenceConfig():
             return RunningReference(config)

@@ -38,6 +38,13 @@ def test_group_is_the_mean_of_the_prompts_completions_whatever_their_order() -> 
     assert build(type="group").reference([10, 1, 20, 3, 7], [4, 2, 4, 2, 9]) == [15, 2, 15, 2, None]
 
 
+def test_a_lone_completion_is_measured_against_the_base_models_validation() -> None:
+    reference = build(type="group")
+    reference.start([30, 34])
+    assert reference.reference([10, 1, 3], [4, 2, 2]) == [32, 2, 2]
+    assert build(type="group", alone=40).reference([10], [0]) == [40]
+
+
 def test_running_is_the_mean_over_previous_batches_without_the_current_one() -> None:
     reference = build(type="running", initial=40)
     assert reference.reference([1000], [0]) == [40]
@@ -79,7 +86,7 @@ def test_a_restored_state_gives_the_same_references_to_the_last_bit(config: dict
         for batch in batches[1:]:
             reference.update(batch)
     assert after.state_dict() == straight.state_dict()
-    assert after.reference([5, 6], [0, 0]) == straight.reference([5, 6], [0, 0])
+    assert after.reference([5, 6, 7], [0, 0, 1]) == straight.reference([5, 6, 7], [0, 0, 1])
 
 
 def test_a_number_in_the_configuration_outranks_the_checkpoints() -> None:
@@ -109,3 +116,10 @@ def test_another_strategys_state_is_refused() -> None:
 def test_mistakes_in_the_configuration_are_refused(config: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         build(**config)
+
+
+@pytest.mark.parametrize(("strategy", "field"), [("fixed", "tokens"), ("group", "alone"), ("running", "initial")])
+def test_a_configuration_says_whether_it_needs_the_validation(strategy: str, field: str) -> None:
+    read = TypeAdapter(ReferenceConfig).validate_python
+    assert read({"type": strategy}).needs_validation
+    assert not read({"type": strategy, field: 32}).needs_validation
