@@ -26,6 +26,12 @@ def held_out_rows(preset: Preset, seed: int) -> list[dict[str, Any]]:
     return to_rows(problems, "held_out", preset)
 
 
+def check_rows(preset: Preset) -> list[dict[str, Any]]:
+    """The training problems on which the base model's accuracy is checked while it is made; the same for every seed."""
+    problems = draw_distinct(random.Random("check"), preset.num_check_problems, test=False)
+    return to_rows(problems, "check", preset)
+
+
 def to_rows(problems: Sequence[Problem], split: str, preset: Preset) -> list[dict[str, Any]]:
     """One row a problem; ``extra_info`` carries the token ``budget`` that the conciseness reward reads."""
     return [

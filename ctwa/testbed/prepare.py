@@ -13,10 +13,12 @@ from typing import Any
 import torch
 import transformers
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from transformers import PreTrainedTokenizerBase, Qwen2ForCausalLM
+from transformers.utils import logging as hf_logging
 
 from ctwa.errors import CtwaError
-from ctwa.testbed.data import held_out_rows, train_rows, write_parquet
+from ctwa.testbed.data import check_rows, held_out_rows, train_rows, write_parquet
 from ctwa.testbed.evaluate import sample_scores
 from ctwa.testbed.presets import Preset, get_preset
 from ctwa.testbed.sft import SftConfig, train_base
@@ -73,8 +75,8 @@ def prepare(
         preset = replace(preset, sft_seed=seed)
     out_dir = Path(out_dir)
     console = console or Console()
-    # Through JSON, so that what is compared is what was written.
-    settings = json.loads(json.dumps({"format": FORMAT, "data_seed": data_seed, "preset": asdict(preset)}))
+    sft = SftConfig(num_steps=preset.max_sft_steps, seed=preset.sft_seed, mixture=preset.mixture)
+    settings = _settings(preset, sft, data_seed)
 
     record = _read_record(out_dir)
     if record is not None:
@@ -87,55 +89,94 @@ def prepare(
         return Prepared(preset, out_dir, record["base_scores"])
 
     with _replaced_when_complete(out_dir) as partial:
-        base_scores = _make(Prepared(preset, partial, {}), settings, data_seed, num_threads, console)
+        base_scores = _make(Prepared(preset, partial, {}), sft, settings, num_threads, console)
     console.print(f"Testbed {preset.name}: base model and data are in {out_dir}", highlight=False)
     return Prepared(preset, out_dir, base_scores)
 
 
+def _settings(preset: Preset, sft: SftConfig, data_seed: int) -> dict[str, Any]:
+    """What shapes the folder's content, as JSON reads it back; the settings of later runs are not among it."""
+    settings = {
+        "format": FORMAT,
+        "preset": preset.name,
+        "sft": asdict(sft),
+        "base_accuracy": preset.base_accuracy,
+        "first_check": preset.first_check,
+        "check_every": preset.check_every,
+        "num_check_problems": preset.num_check_problems,
+        "data_seed": data_seed,
+        "num_train": preset.num_train,
+        "num_held_out": preset.rl.num_held_out,
+        "budget_base": preset.budget_base,
+        "budget_per_operation": preset.budget_per_operation,
+    }
+    return json.loads(json.dumps(settings))
+
+
 def _make(
-    place: Prepared, settings: dict[str, Any], data_seed: int, num_threads: int, console: Console
+    place: Prepared, sft: SftConfig, settings: dict[str, Any], num_threads: int, console: Console
 ) -> dict[str, float]:
     preset, started = place.preset, time.perf_counter()
-    held_out = held_out_rows(preset, data_seed)
-    write_parquet(train_rows(preset, data_seed), place.train)
+    held_out = held_out_rows(preset, settings["data_seed"])
+    write_parquet(train_rows(preset, settings["data_seed"]), place.train)
     write_parquet(held_out, place.held_out)
 
-    config = SftConfig(num_steps=preset.num_sft_steps, seed=preset.sft_seed, mixture=preset.mixture)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.3f}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task(f"Base model of testbed {preset.name}", total=config.num_steps, loss=float("nan"))
-        model = train_base(
-            config,
-            num_threads=num_threads,
-            on_step=lambda step, loss: progress.update(task, completed=step, loss=loss),
-        )
-        final_loss = progress.tasks[0].fields["loss"]
     tokenizer = build_tokenizer()
-    model.save_pretrained(place.model)
+    model, num_steps = _train(preset, sft, tokenizer, num_threads, console)
+    with _without_progress_bars():
+        model.save_pretrained(place.model)
     tokenizer.save_pretrained(place.model)
 
     base_scores = sample_scores(model, tokenizer, held_out, max_new_tokens=preset.rl.max_response_tokens)
     console.print(
-        f"Base model on {len(held_out)} held-out problems, sampled: "
+        f"Base model after {num_steps} steps, on {len(held_out)} held-out problems, sampled: "
         + ", ".join(f"{name} {value:.3g}" for name, value in base_scores.items()),
         highlight=False,
     )
     record = {
         "settings": settings,
         "base_scores": base_scores,
-        "final_loss": final_loss,
+        "num_sft_steps": num_steps,
         "seconds": round(time.perf_counter() - started, 1),
         "made_with": {"torch": torch.__version__, "transformers": transformers.__version__, "num_threads": num_threads},
     }
     (place.root / RECORD).write_text(json.dumps(record, indent=2) + "\n")
     return base_scores
+
+
+def _train(
+    preset: Preset, sft: SftConfig, tokenizer: PreTrainedTokenizerBase, num_threads: int, console: Console
+) -> tuple[Qwen2ForCausalLM, int]:
+    """Train until the preset's accuracy is reached, with a progress bar; also the number of steps it took."""
+    check = check_rows(preset)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("step {task.fields[step]}  loss {task.fields[loss]:.3f}  accuracy {task.fields[accuracy]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(
+            f"Base model of testbed {preset.name}",
+            total=preset.usual_sft_steps,
+            step=0,
+            loss=float("nan"),
+            accuracy="-",
+        )
+
+        def on_step(step: int, loss: float) -> None:
+            progress.update(task, completed=step, step=step, loss=loss)
+
+        def stop(step: int, model: Qwen2ForCausalLM) -> bool:
+            if step < preset.first_check or step % preset.check_every:
+                return False
+            accuracy = sample_scores(model, tokenizer, check)["accuracy"]
+            progress.update(task, accuracy=f"{accuracy:.2f} of {preset.base_accuracy:.2f}")
+            return accuracy >= preset.base_accuracy
+
+        model = train_base(sft, num_threads=num_threads, on_step=on_step, stop=stop)
+        num_steps = progress.tasks[0].fields["step"]
+    return model, num_steps
 
 
 def _read_record(out_dir: Path) -> dict[str, Any] | None:
@@ -147,15 +188,27 @@ def _read_record(out_dir: Path) -> dict[str, Any] | None:
     return None
 
 
-def _difference(found: dict[str, Any], wanted: dict[str, Any], prefix: str = "") -> str:
-    parts = []
-    for key in sorted(found.keys() | wanted.keys()):
-        old, new = found.get(key), wanted.get(key)
+def _difference(found: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """The first setting that differs, in the order of :func:`_settings`."""
+    for key, new in wanted.items():
+        old = found.get(key)
         if isinstance(old, dict) and isinstance(new, dict) and old != new:
-            parts.append(_difference(old, new, f"{prefix}{key}."))
-        elif old != new:
-            parts.append(f"{prefix}{key} is {old!r} there and {new!r} here")
-    return "; ".join(parts)
+            return f"{key}.{_difference(old, new)}"
+        if old != new:
+            return f"{key} is {old!r} there and {new!r} here"
+    return "format"
+
+
+@contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    """Keep transformers from drawing a bar of its own for writing one small file."""
+    enabled = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            hf_logging.enable_progress_bar()
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """The named testbeds A, C, D and F: which base model, which token budget, and the settings they were measured with."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ctwa.errors import CtwaError
 from ctwa.testbed.tasks import Problem
@@ -38,7 +38,12 @@ class RlSettings:
 
 @dataclass(frozen=True)
 class Preset:
-    """One testbed: the base model (mixture of response styles, where supervised training stops, seed), budget, RL.
+    """One testbed: the base model (mixture of response styles, seed, how strong), the conciseness budget, RL.
+
+    How strong the base is decides what can be seen. Accuracy rises by a tenth within some twenty steps of supervised
+    training, at a step that varies by a hundred with the seed and with the order in which a machine adds numbers; so
+    training stops at an accuracy, not at a step: as soon as ``base_accuracy`` is reached by completions sampled for
+    training problems, checked every ``check_every`` steps from ``first_check`` on.
 
     The conciseness budget of a problem is ``budget_base + budget_per_operation * num_operations`` tokens; a response
     is concise when it is shorter. 32 tokens for all leave no style that is correct by its own working, clear and
@@ -48,12 +53,17 @@ class Preset:
     name: str
     summary: str
     mixture: Mapping[str, float]
-    num_sft_steps: int
+    base_accuracy: float
     sft_seed: int
     rl: RlSettings
+    max_sft_steps: int = 800
+    first_check: int = 300
+    check_every: int = 10
+    num_check_problems: int = 512
+    usual_sft_steps: int = 400  # for the progress bar
     budget_base: float = 32.0
     budget_per_operation: float = 0.0
-    num_train: int = field(default=4096, kw_only=True)
+    num_train: int = 4096
 
     def budget(self, problem: Problem) -> float:
         """The number of tokens, ``<eos>`` included, that a concise response stays below."""
@@ -70,7 +80,7 @@ PRESETS: Mapping[str, Preset] = {
             name="A",
             summary="strong early interference that the paper's CTWA does not relieve: the negative case",
             mixture=MIXTURE_A,
-            num_sft_steps=400,
+            base_accuracy=0.47,
             sft_seed=0,
             rl=RlSettings(num_steps=60),
         ),
@@ -78,7 +88,7 @@ PRESETS: Mapping[str, Preset] = {
             name="C",
             summary="accuracy rises and then falls, as in the paper's figures; use eight seeds or more",
             mixture=MIXTURE_C,
-            num_sft_steps=400,
+            base_accuracy=0.61,
             sft_seed=1,
             rl=RlSettings(num_steps=150),
         ),
@@ -86,7 +96,7 @@ PRESETS: Mapping[str, Preset] = {
             name="D",
             summary="a weaker base of the mixture of C: equal weights lose accuracy at every seed; the quickstart's",
             mixture=MIXTURE_C,
-            num_sft_steps=350,
+            base_accuracy=0.53,
             sft_seed=1,
             rl=RlSettings(num_steps=60, num_held_out=400),
         ),
@@ -94,7 +104,7 @@ PRESETS: Mapping[str, Preset] = {
             name="F",
             summary="C with a budget that grows with the problem, so that the objectives agree: the control",
             mixture=MIXTURE_C,
-            num_sft_steps=400,
+            base_accuracy=0.61,
             sft_seed=1,
             rl=RlSettings(num_steps=80),
             budget_base=4.0,

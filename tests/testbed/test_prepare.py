@@ -16,7 +16,7 @@ from ctwa.testbed.prepare import prepare
 from ctwa.testbed.presets import PRESETS, get_preset
 from ctwa.testbed.tasks import Problem
 
-SMALL = replace(PRESETS["D"], num_sft_steps=2, num_train=64, rl=replace(PRESETS["D"].rl, num_held_out=16))
+SMALL = replace(PRESETS["D"], max_sft_steps=2, num_train=64, rl=replace(PRESETS["D"].rl, num_held_out=16))
 
 
 @pytest.fixture
@@ -80,11 +80,11 @@ def test_presets_share_their_held_out_problems():
 
 
 def test_presets_are_the_measured_testbeds():
-    assert {name: (p.num_sft_steps, p.sft_seed, p.rl.num_steps) for name, p in PRESETS.items()} == {
-        "A": (400, 0, 60),
-        "C": (400, 1, 150),
-        "D": (350, 1, 60),
-        "F": (400, 1, 80),
+    assert {name: (p.base_accuracy, p.sft_seed, p.rl.num_steps) for name, p in PRESETS.items()} == {
+        "A": (0.47, 0, 60),
+        "C": (0.61, 1, 150),
+        "D": (0.53, 1, 60),
+        "F": (0.61, 1, 80),
     }
 
 
@@ -113,9 +113,19 @@ def test_saved_weights_are_the_scored_ones(made):
 def test_console_shows_progress_and_scores(made):
     _, text = made
     assert "Base model of testbed D" in text
-    assert "2/2" in text
+    assert "step 2" in text
     assert "loss" in text
-    assert "Base model on 16 held-out problems, sampled: accuracy" in text
+    assert "Base model after 2 steps, on 16 held-out problems, sampled: accuracy" in text
+
+
+def test_training_stops_at_the_first_check_that_reaches_the_accuracy(tmp_path, monkeypatch, console):
+    accuracies = iter([0.1, 0.3, 0.6, 0.9])
+    preset = replace(SMALL, max_sft_steps=9, first_check=3, check_every=2, base_accuracy=0.5, num_check_problems=4)
+    monkeypatch.setattr(prepare_module, "sample_scores", lambda *_, **__: {"accuracy": next(accuracies)})
+    prepared = prepare(preset, tmp_path / "D", console=console)
+    # Checks at steps 4, 6 and 8; the fourth value is the score on held-out problems.
+    assert json.loads((prepared.root / "testbed.json").read_text())["num_sft_steps"] == 8
+    assert prepared.base_scores == {"accuracy": 0.9}
 
 
 def test_second_call_reuses(made, console):
@@ -129,10 +139,12 @@ def test_second_call_reuses(made, console):
 
 def test_other_settings_are_refused_by_name(made, console):
     prepared, _ = made
-    with pytest.raises(CtwaError, match=r"sft_seed is 1 there and 9 here.*write another folder"):
+    with pytest.raises(CtwaError, match=r"sft\.seed is 1 there and 9 here.*write another folder"):
         prepare(SMALL, prepared.root, seed=9, console=console)
     with pytest.raises(CtwaError, match="data_seed is 0 there and 4 here"):
         prepare(SMALL, prepared.root, data_seed=4, console=console)
+    with pytest.raises(CtwaError, match="preset is 'D' there and 'A' here"):
+        prepare("A", prepared.root, console=console)
 
 
 def test_a_folder_with_other_things_is_refused(tmp_path, console):
@@ -159,6 +171,6 @@ def test_a_failure_leaves_nothing(tmp_path, monkeypatch, console):
 def test_record_names_what_it_was_made_with(made):
     prepared, _ = made
     record = json.loads((prepared.root / "testbed.json").read_text())
-    assert record["settings"]["preset"]["mixture"] == dict(SMALL.mixture)
+    assert record["settings"]["sft"]["mixture"] == dict(SMALL.mixture)
     assert record["made_with"]["torch"] == torch.__version__
     assert record["base_scores"] == prepared.base_scores
