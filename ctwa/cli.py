@@ -1,0 +1,119 @@
+"""The command ``ctwa``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from ctwa.errors import CtwaError
+from ctwa.monitor.logs import RunFailed
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Multi-objective fine-tuning of language models: train on several rewards, see what each of them does.",
+)
+testbed_app = typer.Typer(no_args_is_help=True, help="The arithmetic testbed: a small base model and its problems.")
+app.add_typer(testbed_app, name="testbed")
+
+OVERRIDES = (
+    "Hydra overrides of the configuration, e.g. method=linear ctwa.run=runs/linear trainer.total_training_steps=60"
+)
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+def train(
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help=OVERRIDES)] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the resolved configuration and the plan; start nothing.")
+    ] = False,
+) -> None:
+    """Fine-tune a model on several objectives.
+
+    Groups: method={ctwa,linear}, task={testbed,math500,custom}, engine={cpu,gpu}, estimator={grpo,reinforce},
+    clipping={on,off}, generation={transformers,vllm_cpu,vllm}.
+    """
+    from ctwa.engine.launch import train
+
+    train(overrides or [], dry_run=dry_run)
+
+
+@app.command()
+def summary(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")],
+    figure: Annotated[Path | None, typer.Option(help="Draw the curves of the runs into this PNG, SVG or PDF.")] = None,
+) -> None:
+    """Sum up runs: one alone, or several side by side."""
+    from ctwa.monitor.comparison import compare
+    from ctwa.monitor.summary import summarize, summary_text
+
+    print(summary_text(summarize(runs[0])) if len(runs) == 1 else compare(runs))
+    if figure is not None:
+        from ctwa.monitor.figures import plot_runs
+
+        plot_runs(runs, figure)
+        print(f"figure: {figure}")
+
+
+@app.command("check-reward")
+def check_reward(
+    reward_fn: Annotated[str, typer.Argument(metavar="FILE:FUNCTION", help="The reward function.")],
+    data: Annotated[Path, typer.Option(help="A parquet file in verl's format.")],
+    responses: Annotated[str | None, typer.Option(help="A column with responses, or a .jsonl file of them.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Rows to run on.")] = 20,
+    kwargs: Annotated[str, typer.Option(help="Further arguments of the function, as JSON.")] = "{}",
+    timeout: Annotated[float, typer.Option(help="Seconds a call may take.")] = 10.0,
+    reference_tokens: Annotated[float | None, typer.Option(help="The reference length, where one is needed.")] = None,
+) -> None:
+    """Run a reward function on a data set's rows: its values, failures and time, before any training."""
+    from ctwa.objectives.check import main
+
+    try:
+        arguments = json.loads(kwargs)
+    except json.JSONDecodeError as error:
+        raise CtwaError(f"--kwargs is not JSON ({error}): write e.g. --kwargs '{{\"limit\": 100}}'") from error
+    sys.exit(
+        main(
+            reward_fn,
+            data,
+            responses=responses,
+            limit=limit,
+            kwargs=arguments,
+            timeout=timeout,
+            reference_tokens=reference_tokens,
+        )
+    )
+
+
+@testbed_app.command("make")
+def testbed_make(
+    out: Annotated[Path, typer.Option(help="The folder to make it in; an identical one is reused.")],
+    preset: Annotated[str, typer.Option(help="A, C, D or F: docs/testbed.md.")] = "D",
+    seed: Annotated[int | None, typer.Option(help="Seed of the base model, instead of the preset's.")] = None,
+) -> None:
+    """Make a testbed's base model and problems (about two minutes)."""
+    from ctwa.testbed.prepare import prepare
+
+    prepare(preset, out, seed=seed)
+
+
+def main() -> None:
+    """Run the command; a user's mistake ends in one sentence."""
+    try:
+        app()
+    except CtwaError as error:
+        Console(stderr=True).print(Text(f"error: {error}", "bold red"), soft_wrap=True)
+        sys.exit(2)
+    except RunFailed:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

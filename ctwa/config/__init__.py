@@ -1,0 +1,1 @@
+"""The Hydra configuration of `ctwa train`, composed over verl's own."""

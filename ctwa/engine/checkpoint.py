@@ -1,0 +1,81 @@
+"""A checkpoint that is either whole or not there.
+
+verl writes a checkpoint's files in place and names the newest one in a marker it writes in place too: a crash leaves a
+half-written folder or an empty marker. Here a step's folder counts only with a seal: the list of its files and their
+sizes, written last and atomically. Resuming takes the newest folder whose seal holds; verl's marker is not read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ctwa.errors import CtwaError
+
+STATE_FILE = "ctwa_state.json"
+SEAL_FILE = "complete.json"
+STATE_VERSION = 1
+
+
+def step_folder(checkpoints: Path, step: int) -> Path:
+    """The folder that verl gives a step."""
+    return checkpoints / f"global_step_{step}"
+
+
+def write_state(folder: Path, state: Mapping[str, Any]) -> None:
+    """Save what adapts beside the policy, and break the folder's seal, should one be left from an earlier try."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / SEAL_FILE).unlink(missing_ok=True)
+    _write_atomically(folder / STATE_FILE, {"version": STATE_VERSION, **state})
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """What :func:`write_state` saved.
+
+    Raises:
+        CtwaError: there is none, or it is of another version.
+    """
+    path = folder / STATE_FILE
+    if not path.is_file():
+        raise CtwaError(f"{folder} has no {STATE_FILE}: resume from a checkpoint that ctwa made, or start a new run")
+    state = json.loads(path.read_text())
+    if state.pop("version") != STATE_VERSION:
+        raise CtwaError(f"{path} is of another version of ctwa: resume with that version, or start a new run")
+    return state
+
+
+def seal(folder: Path) -> None:
+    """Declare a step's folder complete: to be called when nothing will be written to it any more."""
+    sizes = {str(path.relative_to(folder)): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()}
+    _write_atomically(folder / SEAL_FILE, {"files": sizes})
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether the folder has a seal and every file of it, at its size (verl prunes old folders file by file)."""
+    try:
+        files = json.loads((folder / SEAL_FILE).read_text())["files"]
+    except (FileNotFoundError, json.JSONDecodeError):
+        return False
+    return all((folder / name).is_file() and (folder / name).stat().st_size == size for name, size in files.items())
+
+
+def newest_complete(checkpoints: Path) -> Path | None:
+    """The folder to resume from; None where no step was completed."""
+    steps = {
+        int(number): folder
+        for folder in checkpoints.glob("global_step_*")
+        if (number := folder.name.removeprefix("global_step_")).isdigit()
+    }
+    return next((steps[step] for step in sorted(steps, reverse=True) if is_complete(steps[step])), None)
+
+
+def _write_atomically(path: Path, content: Mapping[str, Any]) -> None:
+    temporary = path.with_name(f".{path.name}.writing")
+    with temporary.open("w") as file:
+        json.dump(content, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

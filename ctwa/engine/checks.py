@@ -1,0 +1,146 @@
+"""What is checked before anything expensive starts, and the plan of a run."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from ctwa.engine.settings import Settings, read_settings
+from ctwa.errors import CtwaError
+
+
+def check_config(config: DictConfig) -> Settings:
+    """Check all that can be known from the config and the disk.
+
+    Raises:
+        CtwaError: what is wrong, where, and what to write instead.
+    """
+    settings = read_settings(config)
+    settings.build_scalarizer()  # names in weights and targets, estimator against method
+    _check_files(config)
+    _check_batches(config)
+    _check_engine(config)
+    reference = settings.reference_length
+    if reference is not None and reference.needs_validation and not config.trainer.val_before_train:
+        raise CtwaError(
+            "ctwa.reference_length takes its length from the validation before the first step, which is off: write "
+            "trainer.val_before_train=true, or give the length as a number"
+        )
+    return settings
+
+
+def _check_files(config: DictConfig) -> None:
+    for key in ("train_files", "val_files"):
+        for path in config.data[key]:
+            if not Path(path).is_file():
+                raise CtwaError(f"data.{key}: {path} does not exist; give a parquet file in verl's format")
+    model = config.actor_rollout_ref.model.path
+    looks_local = model.startswith(("/", ".", "~")) or model.count("/") > 1
+    if looks_local and not Path(model).is_dir():
+        raise CtwaError(
+            f"actor_rollout_ref.model.path: {model} does not exist; give a model folder or a model's name on a hub"
+        )
+
+
+def _check_batches(config: DictConfig) -> None:
+    actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
+    num_ranks = config.trainer.nnodes * config.trainer.n_gpus_per_node
+    prompts, mini = config.data.train_batch_size, actor.ppo_mini_batch_size
+    if prompts % mini:
+        raise CtwaError(
+            f"data.train_batch_size={prompts} is not a multiple of actor_rollout_ref.actor.ppo_mini_batch_size={mini}: "
+            f"write {mini * math.ceil(prompts / mini)} or another multiple"
+        )
+    if (mini * rollout.n) % num_ranks:
+        raise CtwaError(
+            f"a mini-batch of {mini} prompts x {rollout.n} completions does not divide over {num_ranks} ranks: "
+            "change ppo_mini_batch_size, rollout.n or trainer.n_gpus_per_node"
+        )
+    if not actor.use_dynamic_bsz:
+        per_rank, micro = mini * rollout.n // num_ranks, actor.ppo_micro_batch_size_per_gpu
+        if micro is not None and micro < per_rank and per_rank % micro:
+            raise CtwaError(
+                f"a rank's {per_rank} rows of a mini-batch are not a multiple of ppo_micro_batch_size_per_gpu={micro}: "
+                f"write a divisor of {per_rank}"
+            )
+    if rollout.n < 2:
+        raise CtwaError(
+            f"actor_rollout_ref.rollout.n={rollout.n}: covariances within a prompt need at least 2 completions of it; "
+            "write 2 or more"
+        )
+
+
+def _check_engine(config: DictConfig) -> None:
+    if config.trainer.v1.trainer_mode != "sync":
+        raise CtwaError(
+            f"trainer.v1.trainer_mode={config.trainer.v1.trainer_mode!r}: the multi-objective trainer is synchronous; "
+            "write sync"
+        )
+    if config.algorithm.use_kl_in_reward:
+        raise CtwaError(
+            "algorithm.use_kl_in_reward=true would count the KL penalty once for each objective: "
+            "write actor_rollout_ref.actor.use_kl_loss=true instead"
+        )
+    if config.algorithm.filter_groups.enable:
+        raise CtwaError("algorithm.filter_groups.enable=true needs a scalar reward while sampling: write false")
+    if config.reward.reward_model.enable:
+        raise CtwaError(
+            "reward.reward_model.enable=true is verl's single reward model: write false, and call the model from a "
+            "reward function"
+        )
+    rollout = config.actor_rollout_ref.rollout
+    if config.trainer.device != "cpu" and rollout.name == "transformers":
+        raise CtwaError("generation=transformers is for the CPU: write generation=vllm")
+
+
+def check_resources(config: DictConfig) -> None:
+    """Compare what the run will ask of Ray with what Ray has: verl waits for ever for what is missing.
+
+    Raises:
+        CtwaError: the resource, how much is there, how much is needed.
+    """
+    import ray  # not needed, and slow to import, where only the config is checked
+
+    resources = ray.cluster_resources()
+    num_ranks = config.trainer.nnodes * config.trainer.n_gpus_per_node
+    # verl's placement groups take three CPUs a rank; then come a server a rank, agent loops, the transfer queue.
+    num_cpus = 4 * num_ranks + config.actor_rollout_ref.rollout.agent.num_workers + 4
+    needed = {"GPU": num_ranks, "CPU": num_cpus}
+    for name, amount in needed.items():
+        available = resources.get(name, 0)
+        if available < amount:
+            hint = "num_cpus" if name == "CPU" else "num_gpus, or trainer.n_gpus_per_node"
+            raise CtwaError(
+                f"Ray has {available:g} {name} but the run needs {amount:g}: change ray_kwargs.ray_init.{hint}"
+            )
+
+
+def plan_text(config: DictConfig, settings: Settings) -> str:
+    """What a run would do: steps, tokens, passes a step."""
+    actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
+    scalarizer = settings.build_scalarizer()
+    rows = config.data.train_batch_size * rollout.n
+    num_updates = config.data.train_batch_size // actor.ppo_mini_batch_size * actor.ppo_epochs
+    source = settings.log_probs_source(scalarizer.requirements)
+    passes = ["old log-probs (1 forward)"]
+    passes += ["reference log-probs (1 forward)"] * bool(actor.use_kl_loss)
+    passes += [f"update ({num_updates} optimizer steps, 1 forward and 1 backward of the batch an epoch)"]
+    passes += ["statistic after the update (1 forward)"] * (source == "post_update")
+    steps = config.trainer.total_training_steps
+    lines = [
+        "plan:",
+        f"  method       {settings.method.type}, log-probs of the statistic: {source}",
+        f"  objectives   {', '.join(f'{name} ({weight:g})' for name, weight in scalarizer.weights.items())}",
+        f"  engine       {config.trainer.device}, {config.trainer.nnodes * config.trainer.n_gpus_per_node} ranks, "
+        f"{actor.strategy}, rollout on {rollout.name}",
+        f"  model        {config.actor_rollout_ref.model.path}",
+        f"  steps        {steps if steps is not None else f'{config.trainer.total_epochs} epochs'}",
+        f"  a step       {config.data.train_batch_size} prompts x {rollout.n} completions = {rows} completions, "
+        f"at most {rows * (config.data.max_prompt_length + config.data.max_response_length):,} tokens",
+        f"  passes       {'; '.join(passes)}",
+        f"  validation   every {config.trainer.test_freq} steps; checkpoint every {config.trainer.save_freq} steps",
+        f"  run folder   {settings.run}",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,48 @@
+"""verl's advantage estimators, handed to the methods as a function of one score a completion."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+from verl.protocol import DataProto
+from verl.trainer.ppo.ray_trainer import compute_advantage
+
+from ctwa.engine.settings import is_scale_invariant
+
+
+class VerlEstimate:
+    """One batch's advantage estimator (``algorithm.adv_estimator``): (N,) scores -> (N, T) advantages.
+
+    A score is paid on the completion's last token, as verl pays outcome rewards.
+
+    Args:
+        algorithm: verl's ``algorithm`` config.
+        mask_NT: response mask; every row has at least one token.
+        group_N: the prompt of each row.
+    """
+
+    def __init__(self, algorithm: DictConfig, mask_NT: torch.Tensor, group_N: torch.Tensor) -> None:
+        self._algorithm = algorithm
+        self._mask_NT = mask_NT
+        self._group_N = np.array([str(group) for group in group_N.tolist()], dtype=object)
+        self.scale_invariant = is_scale_invariant(algorithm)
+
+    def __call__(self, scores_N: torch.Tensor) -> torch.Tensor:
+        """Advantages, float32 (N, T), of scores (N,)."""
+        rewards_NT = torch.zeros(self._mask_NT.shape, dtype=torch.float32)
+        last_N = (self._mask_NT.shape[1] - 1) - self._mask_NT.long().flip(1).argmax(dim=1)
+        rewards_NT[torch.arange(len(scores_N)), last_N] = scores_N.float()
+        data = DataProto.from_dict(
+            tensors={"token_level_rewards": rewards_NT, "response_mask": self._mask_NT},
+            non_tensors={"uid": self._group_N},
+        )
+        data = compute_advantage(
+            data,
+            adv_estimator=self._algorithm.adv_estimator,
+            gamma=self._algorithm.gamma,
+            lam=self._algorithm.lam,
+            norm_adv_by_std_in_grpo=self._algorithm.norm_adv_by_std_in_grpo,
+            config=self._algorithm,
+        )
+        return data.batch["advantages"]

@@ -1,0 +1,202 @@
+"""From a command line to a finished run: compose, check, start Ray, train, sum up.
+
+verl reads its platform and its plug-ins from the environment while it is imported, so nothing here imports it before
+the environment is set, and nothing expensive starts before the checks have passed.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra import compose, initialize_config_module
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+
+import ctwa.config
+from ctwa.errors import CtwaError
+from ctwa.monitor.console import ConsoleReporter
+from ctwa.monitor.follow import following
+from ctwa.monitor.logs import quiet
+from ctwa.monitor.run import ObjectiveInfo, RunFolder, RunInfo
+from ctwa.monitor.summary import summary_text, write_summary
+
+if TYPE_CHECKING:
+    from ctwa.engine.settings import Settings
+
+# Composing the config imports verl already (its YAML lies in its package), which is when it looks for plug-ins.
+os.environ["VERL_USE_EXTERNAL_MODULES"] = PLUGIN = "ctwa.engine.plugin"
+OmegaConf.register_new_resolver("ctwa_config_dir", lambda: str(Path(ctwa.config.__file__).parent), replace=True)
+
+
+def compose_config(overrides: Sequence[str], *, name: str = "train") -> DictConfig:
+    """The resolved configuration of ``ctwa train`` with these overrides (Hydra's syntax).
+
+    Raises:
+        CtwaError: an override that names no key, or a value that is missing.
+    """
+    try:
+        with initialize_config_module("ctwa.config", version_base=None):
+            config = compose(name, overrides=list(overrides))
+        OmegaConf.resolve(config)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise CtwaError(f"the configuration cannot be composed: {_first_lines(error)}") from error
+    if missing := sorted(OmegaConf.missing_keys(config.ctwa)):
+        raise CtwaError("give a value for " + ", ".join(f"ctwa.{key}" for key in missing))
+    _make_absolute(config)
+    return config
+
+
+def _first_lines(error: Exception) -> str:
+    return " ".join(line.strip() for line in str(error).splitlines()[:3])
+
+
+def _make_absolute(config: DictConfig) -> None:
+    """Worker processes may have another working directory."""
+    config.ctwa.run = str(Path(config.ctwa.run).expanduser().absolute())
+    config.trainer.default_local_dir = str(Path(config.ctwa.run) / "checkpoints")
+    for key in ("train_files", "val_files"):
+        files = config.data[key]
+        config.data[key] = [
+            str(Path(f).expanduser().absolute()) for f in ([files] if isinstance(files, str) else files)
+        ]
+    model = Path(config.actor_rollout_ref.model.path).expanduser()
+    if model.exists():
+        config.actor_rollout_ref.model.path = str(model.absolute())
+
+
+def set_environment(config: DictConfig) -> None:
+    """Tell verl and ray, here and in every process of the run, what they read from the environment.
+
+    Raises:
+        CtwaError: verl was imported before under another platform.
+    """
+    environment = {
+        "VERL_USE_EXTERNAL_MODULES": PLUGIN,
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "TOKENIZERS_PARALLELISM": "false",
+        "TENSORBOARD_DIR": str(Path(config.ctwa.run) / "tensorboard"),
+    }
+    if config.trainer.device == "cpu":
+        environment |= {
+            "VERL_PLATFORM": "cpu",
+            # Two threads of one process beside another busy process spin on each other's barriers.
+            "OMP_NUM_THREADS": "1",
+            # Ray would start as many idle Python processes as it was told there are CPUs.
+            "RAY_prestart_worker_first_driver": "0",
+            "TQ_NUM_THREADS": "1",
+            "VLLM_CPU_KVCACHE_SPACE": "1",
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        }
+    os.environ.update(environment)
+    OmegaConf.update(config, "ray_kwargs.ray_init.runtime_env.env_vars", environment, force_add=True)
+
+
+def train(overrides: Sequence[str], *, dry_run: bool = False, console: Console | None = None) -> None:
+    """Run ``ctwa train``.
+
+    Args:
+        overrides: Hydra overrides.
+        dry_run: print the resolved config and the plan, and start nothing.
+        console: where to print.
+
+    Raises:
+        CtwaError: a mistake that was found before anything started.
+        RunFailed: the run ended by an error, which the user has been told of.
+    """
+    config = compose_config(overrides)
+    set_environment(config)
+    # verl speaks while it is imported: only errors of ours may reach the terminal.
+    from ctwa.engine.checks import check_config, plan_text
+
+    settings = check_config(config)
+    if dry_run:
+        console = console or Console()
+        console.print(OmegaConf.to_yaml(config), markup=False, highlight=False)
+        console.print(plan_text(config, settings), markup=False, highlight=False)
+        return
+    run = RunFolder.create(
+        settings.run,
+        OmegaConf.to_container(config, resolve=True),
+        _run_info(config, settings),
+        resume=settings.resume,
+        how_to_resume="ctwa.resume=true",
+    )
+    with quiet(run.engine_log) as terminal:
+        reporter = ConsoleReporter(run.read_info(), terminal, folder=run.path, every=settings.print_every)
+        with following(run, reporter):
+            reporter.header()
+            _run(config, settings, run)
+        terminal.print(summary_text(write_summary(run)), markup=False, highlight=False)
+
+
+def _run_info(config: DictConfig, settings: Settings) -> RunInfo:
+    targets: dict[str, float] = getattr(settings.method, "targets", {})
+    return RunInfo(
+        method=settings.method.type,
+        objectives={
+            name: ObjectiveInfo(weight=objective.weight, target=targets.get(name))
+            for name, objective in settings.objectives.items()
+        },
+        num_steps=config.trainer.total_training_steps or 0,
+        engine=f"{config.trainer.device}, {config.trainer.nnodes * config.trainer.n_gpus_per_node} ranks, "
+        f"{config.actor_rollout_ref.rollout.name}",
+        model=config.actor_rollout_ref.model.path,
+        seed=settings.seed,
+        versions={package: version(package) for package in ("ctwa", "verl", "torch", "transformers", "ray")},
+    )
+
+
+def _run(config: DictConfig, settings: Settings, run: RunFolder) -> None:
+    import ray
+    import transfer_queue
+    from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
+    from verl.trainer.ppo.v1 import AgentLoopManagerTQ
+
+    from ctwa.engine.checks import check_resources
+    from ctwa.engine.recorder import Recorder
+    from ctwa.engine.trainer import MultiObjectiveTrainer
+    from ctwa.objectives.evaluation import RewardEvaluator
+
+    began = time.monotonic()
+    scalarizer = settings.build_scalarizer()
+    recorder = Recorder(run, resume=settings.resume, num_samples=settings.num_samples, seed=settings.seed)
+    config.transfer_queue.enable = True
+    if recorder.resume_from is not None:
+        config.trainer.val_before_train = False
+    with RewardEvaluator(
+        settings.objectives, num_workers=settings.rewards.num_workers, max_unscored=settings.rewards.max_unscored
+    ) as evaluator:
+        ray_init: dict[str, Any] = OmegaConf.to_container(
+            OmegaConf.merge({"runtime_env": get_ppo_ray_runtime_env(config)}, config.ray_kwargs.ray_init)
+        )
+        ray_init["runtime_env"]["env_vars"]["TRANSFER_QUEUE_ENABLE"] = "1"
+        ray.init(**ray_init)
+        try:
+            check_resources(config)
+            transfer_queue.init(config.transfer_queue)
+            try:
+                trainer = MultiObjectiveTrainer(
+                    config, settings=settings, scalarizer=scalarizer, evaluator=evaluator, recorder=recorder
+                )
+                trainer.init()
+                agent_loops = AgentLoopManagerTQ.create(
+                    config=config,
+                    llm_client=trainer.get_llm_client(),
+                    teacher_client=None,
+                    reward_loop_worker_handles=None,
+                )
+                recorder.event("start", f"the engine is up after {time.monotonic() - began:.0f} s")
+                trainer.fit(agent_loops)
+                trainer.logger.finish()
+            finally:
+                transfer_queue.close()
+        finally:
+            ray.shutdown()
+            recorder.close()

@@ -1,0 +1,1 @@
+"""Rollout backends of our own beside verl's."""

@@ -1,0 +1,142 @@
+"""Our part of the configuration, validated before anything starts."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+from omegaconf import DictConfig, OmegaConf
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ctwa.covariance.weights import ClipRange
+from ctwa.errors import CtwaError
+from ctwa.objectives.config import Objectives
+from ctwa.objectives.reference import ReferenceConfig, ReferenceLength, build_reference
+from ctwa.scalarizers.base import Requirements, Scalarizer
+from ctwa.scalarizers.registry import MethodConfig, build_scalarizer
+
+NO_CLIP = 1e6
+"""A clip range from here on never binds (log-ratios are clamped to 20): the loss is unclipped."""
+
+
+class RewardSettings(BaseModel):
+    """How reward functions are run: processes beside the trainer, and how many entries may stay unscored."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    num_workers: Annotated[int, Field(ge=1)] = 2
+    max_unscored: Annotated[float, Field(ge=0, le=1)] = 0.05
+
+
+class DiagnosticSettings(BaseModel):
+    """What is measured beyond what the method needs.
+
+    Attributes:
+        covariance: the log-probs behind the covariance trace where the method itself asks for none; ``in_update`` costs
+            no pass.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    covariance: Literal["none", "in_update", "post_update"] = "in_update"
+
+
+class Settings(BaseModel):
+    """The ``ctwa`` node of the config."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
+
+    run: str
+    resume: bool = False
+    seed: int = 0
+    task_dir: str | None = None
+    objectives: Objectives
+    covariance_targets: dict[str, float] = Field(default_factory=dict)
+    method: MethodConfig
+    reference_length: ReferenceConfig | None = None
+    rewards: RewardSettings = Field(default_factory=RewardSettings)
+    diagnostics: DiagnosticSettings = Field(default_factory=DiagnosticSettings)
+    num_samples: Annotated[int, Field(ge=0)] = 4
+    print_every: Annotated[int, Field(ge=1)] = 1
+    poll_interval: Annotated[float, Field(gt=0)] = 0.05
+    clip: ClipRange = Field(exclude=True)
+    scale_invariant: bool = Field(exclude=True)
+
+    def build_scalarizer(self) -> Scalarizer:
+        """The method, at its initial weights.
+
+        Raises:
+            CtwaError: names that do not agree, or a method that the estimator does not allow.
+        """
+        weights = {name: objective.weight for name, objective in self.objectives.items()}
+        return build_scalarizer(self.method, weights, scale_invariant=self.scale_invariant)
+
+    def build_reference_length(self) -> ReferenceLength | None:
+        """The length that conciseness is measured against, where one is configured."""
+        return None if self.reference_length is None else build_reference(self.reference_length)
+
+    def log_probs_source(self, requirements: Requirements) -> Literal["none", "in_update", "post_update"]:
+        """Where the log-probs behind the statistic of an update come from: the method's wish, else the diagnostics'."""
+        return self.diagnostics.covariance if requirements.log_probs == "none" else requirements.log_probs
+
+
+def read_settings(config: DictConfig) -> Settings:
+    """Validate our part of a resolved config.
+
+    Raises:
+        CtwaError: every mistake of the node in one message, each with its key.
+    """
+    node = OmegaConf.to_container(config.ctwa, resolve=True)
+    assert isinstance(node, dict)
+    try:
+        return Settings(
+            **node,
+            clip=clip_range(config.actor_rollout_ref.actor),
+            scale_invariant=is_scale_invariant(config.algorithm),
+        )
+    except ValidationError as error:
+        lines = [f"ctwa.{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
+        raise CtwaError("the configuration is not valid:\n  " + "\n  ".join(lines)) from None
+
+
+def clip_range(actor: DictConfig) -> ClipRange:
+    """The clipping of verl's vanilla loss, as it will be differentiated.
+
+    Raises:
+        CtwaError: another loss, whose clipping the covariance statistic would not mirror.
+    """
+    mode = actor.policy_loss.get("loss_mode", "vanilla")
+    if mode != "vanilla":
+        raise CtwaError(
+            f"actor_rollout_ref.actor.policy_loss.loss_mode is {mode!r}: the covariance statistic mirrors the clipping "
+            "of the loss 'vanilla' only; write loss_mode: vanilla"
+        )
+    low = actor.clip_ratio if actor.clip_ratio_low is None else actor.clip_ratio_low
+    high = actor.clip_ratio if actor.clip_ratio_high is None else actor.clip_ratio_high
+    dual = actor.get("clip_ratio_c", 3.0)
+    return ClipRange(
+        low=math.inf if low >= NO_CLIP else low,
+        high=math.inf if high >= NO_CLIP else high,
+        dual=None if dual >= NO_CLIP else dual,
+    )
+
+
+def is_scale_invariant(algorithm: DictConfig) -> bool:
+    """Whether scores times a positive number give the same advantages: a fixed table, for it decides what is safe.
+
+    Raises:
+        CtwaError: an estimator that needs a critic, or one this table does not know.
+    """
+    known = {
+        "grpo": bool(algorithm.norm_adv_by_std_in_grpo),
+        "reinforce_plus_plus": True,
+        "reinforce_plus_plus_baseline": True,
+        "rloo": False,
+        "opo": False,
+    }
+    if algorithm.adv_estimator not in known:
+        raise CtwaError(
+            f"algorithm.adv_estimator is {algorithm.adv_estimator!r}: write one of {', '.join(known)} "
+            "(estimators with a critic or of verl's own multi-reward kind do not see the objectives)"
+        )
+    return known[algorithm.adv_estimator]

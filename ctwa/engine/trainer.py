@@ -1,0 +1,424 @@
+"""The multi-objective trainer: verl's synchronous trainer with a reward vector where it has a reward.
+
+It fetches the completions of a step in an order of its own (prompt, then completion), evaluates the objectives, lets
+the scalarizer turn their rewards into advantages, and shows it afterwards what the update did. It knows no method by
+name: a scalarizer says what it needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+import transfer_queue as tq
+from omegaconf import DictConfig, open_dict
+from tensordict import TensorDict
+from verl.protocol import DataProto
+from verl.trainer.ppo.padding_utils import upsample_batch_to_divisible_size
+from verl.trainer.ppo.rollout_corr_helper import compute_rollout_correction_and_add_to_batch
+from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
+from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+from verl.utils import tensordict_utils as tu
+from verl.utils.debug import marked_timer
+from verl.utils.seqlen_balancing import calculate_workload, get_seqlen_balanced_partitions
+from verl.utils.transferqueue_utils import KVBatchMeta
+from verl.workers.utils.padding import response_from_nested, response_to_nested
+
+from ctwa.covariance.diagnostics import diagnostics
+from ctwa.engine import checkpoint
+from ctwa.engine.agent_loop import SEED_FIELD, WAVE_FIELD
+from ctwa.engine.estimate import VerlEstimate
+from ctwa.engine.recorder import Recorder
+from ctwa.engine.settings import Settings
+from ctwa.engine.workers import ROW_FIELD, MultiObjectiveWorker
+from ctwa.errors import CtwaError
+from ctwa.objectives.completion import Completion
+from ctwa.objectives.evaluation import Evaluation, RewardEvaluator
+from ctwa.scalarizers.base import Rollout, Scalarizer, Update
+
+POLICY_FIELDS = (
+    *("input_ids", "position_ids", "loss_mask", "response_mask", "prompts", "responses", "multi_modal_inputs"),
+    *("old_log_probs", "ref_log_prob", "advantages", "rollout_is_weights", ROW_FIELD),
+)
+"""What the policy's workers read of a row; without the list verl sends them every column of the data, at every call."""
+SAMPLED_FIELDS = POLICY_FIELDS[:7]
+
+
+class NoRewardLoop:
+    """Stands where verl keeps its reward workers: rewards are computed on the driver, a whole step at once."""
+
+    reward_loop_worker_handles = None
+
+
+class MultiObjectiveTrainer(PPOTrainerSync):
+    """verl's synchronous trainer over several objectives.
+
+    Args:
+        config: the resolved config, verl's and ours.
+        settings: our part of it, validated.
+        scalarizer: the method.
+        evaluator: the reward functions.
+        recorder: writes the run folder.
+    """
+
+    def __init__(
+        self,
+        config: DictConfig,
+        *,
+        settings: Settings,
+        scalarizer: Scalarizer,
+        evaluator: RewardEvaluator,
+        recorder: Recorder,
+    ) -> None:
+        self.settings = settings
+        self.scalarizer = scalarizer
+        self.evaluator = evaluator
+        self.recorder = recorder
+        self.reference_length = settings.build_reference_length()
+        self.train_dataloader_it: Iterator[dict[str, Any]] | None = None
+        self._prompt_rows: dict[str, dict[str, Any]] = {}
+        self._step_keys: list[str] = []
+        self._rollout: Rollout | None = None
+        super().__init__(config)
+
+    # -- set-up ---------------------------------------------------------------------------------------------------
+
+    def _build_replay_buffer(self) -> ReplayBuffer:
+        replay_buffer = super()._build_replay_buffer()
+        # verl polls every 2 s, so each step waits for whole multiples of it.
+        replay_buffer.poll_interval = self.settings.poll_interval
+        return replay_buffer
+
+    def _init_resource_pool_mgr(self) -> None:
+        super()._init_resource_pool_mgr()
+        policy_roles = [role for role, cls in self.role_worker_mapping.items() if "Critic" not in str(role)]
+        for role in policy_roles:
+            self.role_worker_mapping[role] = ray.remote(MultiObjectiveWorker)
+
+    def _setup(self) -> None:
+        super()._setup()
+        self.reward_loop_manager = NoRewardLoop()
+        missing = {
+            name for known in self.actor_rollout_wg.registrations() for name, there in known.items() if not there
+        }
+        if missing:
+            raise CtwaError(
+                f"a worker process does not know {sorted(missing)}: set VERL_USE_EXTERNAL_MODULES=ctwa.engine.plugin "
+                "on every node"
+            )
+
+    def get_reward_handles(self) -> None:
+        """No reward workers: see :class:`NoRewardLoop`."""
+        return
+
+    # -- prompts --------------------------------------------------------------------------------------------------
+
+    def _fetch_one_gen_batch(self) -> TensorDict:
+        if self.train_dataloader_it is None:
+            self.train_dataloader_it = iter(self.train_dataloader)
+        batch_dict = next(self.train_dataloader_it, None)
+        if batch_dict is None:  # the next epoch
+            self.train_dataloader_it = iter(self.train_dataloader)
+            batch_dict = next(self.train_dataloader_it)
+        return tu.get_tensordict(self._name_prompts(batch_dict, "train", f"train/{self.global_steps}"))
+
+    def _name_prompts(self, batch_dict: dict[str, Any], split: str, seed_name: str) -> dict[str, Any]:
+        """Give each prompt a name and a seed that depend on its place alone; remember its row for the rewards."""
+        first = len(self._prompt_rows)
+        places = range(first, first + len(batch_dict["raw_prompt"]))
+        names = [f"{split}{self.global_steps:06d}-{place:05d}" for place in places]
+        # A dict of columns -> a dict a row; verl reads the prompt's messages under the name raw_prompt.
+        columns = {("prompt" if key == "raw_prompt" else key): values for key, values in batch_dict.items()}
+        for index, name in enumerate(names):
+            self._prompt_rows[name] = {key: values[index] for key, values in columns.items()}
+        seeds = [f"{self.settings.seed}/{seed_name}/{place}" for place in places]
+        return {**batch_dict, "uid": np.array(names, dtype=object), SEED_FIELD: np.array(seeds, dtype=object)}
+
+    def _next_train_batch(self, num_prompts: int | None = None) -> TensorDict:
+        self._prompt_rows.clear()
+        batch = super()._next_train_batch(num_prompts)
+        return self._with_wave_size(batch, self.config.actor_rollout_ref.rollout.n)
+
+    def _with_wave_size(self, batch: TensorDict, completions: int) -> TensorDict:
+        """Tell the rollout how many requests each of its servers will get in this wave."""
+        num_servers = len(self.llm_server_manager.get_replicas())
+        tu.assign_non_tensor_data(batch, WAVE_FIELD, max(1, len(batch) * completions // num_servers))
+        return batch
+
+    # -- rewards --------------------------------------------------------------------------------------------------
+
+    def _compute_reward_colocate(self, batch: KVBatchMeta, metrics: dict | None = None) -> KVBatchMeta:
+        """Evaluate the objectives on the step's completions (verl calls this between sampling and balancing)."""
+        assert metrics is not None
+        self._step_keys = sorted(batch.keys, key=_place)
+        evaluation, rollout, completions = self._evaluate(self._step_keys, batch.partition_id)
+        self._rollout = rollout
+        lengths_N = [completion.response_tokens for completion in completions]
+        if self.reference_length is not None:
+            self.reference_length.update(lengths_N)
+        metrics.update(evaluation.metrics())
+        metrics["response_length/mean"] = float(np.mean(lengths_N))
+        metrics["response_length/finished_frac"] = float(np.mean([completion.finished for completion in completions]))
+        self.recorder.samples(self.global_steps, completions, evaluation, split="train")
+        return batch
+
+    def _evaluate(self, keys: Sequence[str], partition: str) -> tuple[Evaluation, Rollout, list[Completion]]:
+        data = tq.kv_batch_get(keys=list(keys), partition_id=partition, select_fields=["responses", "response_mask"])
+        responses = [row.tolist() for row in data["responses"].unbind()]
+        texts = self.tokenizer.batch_decode(responses, skip_special_tokens=True)
+        names = [_prompt_name(key) for key in keys]
+        places = {name: place for place, name in enumerate(dict.fromkeys(names))}
+        group_N = torch.tensor([places[name] for name in names])
+        lengths_N = [len(response) for response in responses]
+        references_N: Sequence[float | None] = [None] * len(keys)
+        if self.reference_length is not None:
+            references_N = self.reference_length.reference(lengths_N, group_N.tolist())
+        completions = [
+            Completion.from_row(
+                self._prompt_rows[name],
+                response=text,
+                response_tokens=length,
+                reference_tokens=reference,
+                finished=response[-1] in self._eos_ids if response else False,
+            )
+            for name, text, response, length, reference in zip(
+                names, texts, responses, lengths_N, references_N, strict=True
+            )
+        ]
+        evaluation = self.evaluator.evaluate(completions, group_N.tolist())
+        mask_NT = data["response_mask"].to_padded_tensor(0)
+        return evaluation, Rollout(evaluation.matrix, group_N, mask_NT), completions
+
+    @property
+    def _eos_ids(self) -> set[int]:
+        return {self.tokenizer.eos_token_id}
+
+    # -- the update -----------------------------------------------------------------------------------------------
+
+    def _balance_batch(
+        self, batch: KVBatchMeta, metrics: dict, logging_prefix: str = "global_seqlen", keep_minibatch: bool = True
+    ) -> KVBatchMeta:
+        """Deal the rows out to the ranks so that every mini-batch is the same prompts whatever the number of ranks.
+
+        verl balances the whole batch by length, which scatters prompts over mini-batches differently for each world
+        size. Here a mini-batch is whole prompts in the step's order, balanced by length within itself.
+        """
+        del metrics, logging_prefix, keep_minibatch  # of verl's signature: its statistics of the balance are not ours
+        actor = self.config.actor_rollout_ref
+        num_ranks = max(self.actor_rollout_wg._query_dispatch_info("actor")) + 1
+        tags = dict(zip(batch.keys, batch.tags, strict=True))
+        batch.keys[:], batch.tags[:] = self._step_keys, [tags[key] for key in self._step_keys]
+        batch = upsample_batch_to_divisible_size(
+            batch, self._get_required_batch_multiple(num_ranks), self.tokenizer.eos_token_id
+        )
+        rows_per_minibatch = actor.actor.ppo_mini_batch_size * actor.rollout.n
+        workloads_N = calculate_workload(torch.tensor([tag["seq_len"] for tag in batch.tags], dtype=torch.int64))
+        rows_of_rank: list[list[int]] = [[] for _ in range(num_ranks)]
+        for start in range(0, len(batch), rows_per_minibatch):
+            rows = range(start, min(start + rows_per_minibatch, len(batch)))
+            parts = get_seqlen_balanced_partitions(workloads_N[rows.start : rows.stop], num_ranks, equal_size=True)
+            for rank, part in enumerate(parts):
+                rows_of_rank[rank].extend(sorted(start + row for row in part))
+        batch.reorder([row for rows in rows_of_rank for row in rows])
+        batch.fields = list(SAMPLED_FIELDS)
+        return batch
+
+    def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
+        """Let the scalarizer turn the rewards into advantages, and hand them to the workers."""
+        assert self._rollout is not None
+        rollout = self._rollout
+        keys = self._step_keys
+        estimate = VerlEstimate(self.config.algorithm, rollout.mask_NT, rollout.group_N)
+        advantages_NT = self.scalarizer.advantages(rollout, estimate).float() * rollout.mask_NT
+        self._advantages_NT = advantages_NT
+        weights = self.scalarizer.weights
+
+        data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=["response_mask"])
+        response_mask = data["response_mask"]
+        scores_NT = torch.zeros_like(advantages_NT)
+        columns = torch.tensor([weights[name] for name in rollout.rewards.names], dtype=torch.float64)
+        lengths_N = response_mask.offsets().diff()
+        scores_NT[torch.arange(len(keys)), lengths_N - 1] = (
+            (rollout.rewards.filled_NM(rollout.group_N) * columns).sum(dim=1).float()
+        )
+        fields: dict[str, torch.Tensor] = {
+            "advantages": response_to_nested(advantages_NT, response_mask),
+            "returns": response_to_nested(advantages_NT, response_mask),
+            "rm_scores": response_to_nested(scores_NT, response_mask),
+            ROW_FIELD: torch.arange(len(keys)),
+        }
+        fields.update(self._rollout_correction(batch, response_mask, metrics))
+        written = tq.kv_batch_put(
+            keys=keys, partition_id=batch.partition_id, fields=TensorDict(fields, batch_size=len(keys))
+        )
+        self._neutralise_padding(batch, metrics)
+        batch.fields = [field for field in written.fields if field in POLICY_FIELDS]
+        return batch
+
+    def _rollout_correction(
+        self, batch: KVBatchMeta, response_mask: torch.Tensor, metrics: dict
+    ) -> dict[str, torch.Tensor]:
+        """Correct for a rollout whose probabilities differ from the trainer's, where the config asks for it."""
+        correction = self.config.algorithm.get("rollout_correction")
+        if correction is None or not (correction.get("rollout_is") or correction.get("rollout_rs")):
+            return {}
+        fields = ["response_mask", "rollout_log_probs", "old_log_probs"]
+        data = tq.kv_batch_get(keys=self._step_keys, partition_id=batch.partition_id, select_fields=fields)
+        proto, correction_metrics = compute_rollout_correction_and_add_to_batch(
+            DataProto(batch=data.to_padded_tensor()), correction
+        )
+        metrics.update(correction_metrics)
+        kept = ["response_mask"] + ["rollout_is_weights"] * ("rollout_is_weights" in proto.batch)
+        return {field: response_to_nested(proto.batch[field], response_mask) for field in kept}
+
+    def _neutralise_padding(self, batch: KVBatchMeta, metrics: dict) -> None:
+        """Rows that verl adds to fill a batch up (a prompt whose rollout failed is missing) carry no advantage."""
+        padding = [key for key in batch.keys if key not in set(self._step_keys)]
+        metrics["rollout/missing_rows"] = len(padding)
+        if not padding:
+            return
+        data = tq.kv_batch_get(keys=padding, partition_id=batch.partition_id, select_fields=["response_mask"])
+        zeros = torch.nested.nested_tensor_from_jagged(
+            torch.zeros_like(data["response_mask"].values(), dtype=torch.float32), data["response_mask"].offsets()
+        )
+        fields = {"advantages": zeros, "returns": zeros.clone(), "rm_scores": zeros.clone()}
+        fields[ROW_FIELD] = torch.full((len(padding),), -1)
+        tq.kv_batch_put(
+            keys=padding, partition_id=batch.partition_id, fields=TensorDict(fields, batch_size=len(padding))
+        )
+
+    def _update_actor(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
+        """Update the policy, then show the scalarizer what the update did."""
+        source = self.settings.log_probs_source(self.scalarizer.requirements)
+        if source == "in_update":
+            self.actor_rollout_wg.record_update()
+        batch = super()._update_actor(batch, metrics)
+        if source != "none":
+            with marked_timer("statistic", self.timing_raw):
+                after = source == "post_update"
+                update = self._update(
+                    batch, self._post_update_log_probs(batch) if after else self._in_update_log_probs()
+                )
+                metrics.update(diagnostics(update))
+                metrics.update(self.scalarizer.observe(update))
+        # The weights of the next step, as the method left them.
+        metrics.update({f"ctwa/weight/{name}": weight for name, weight in self.scalarizer.weights.items()})
+        return batch
+
+    def _update(self, batch: KVBatchMeta, log_probs_new_NT: torch.Tensor) -> Update:
+        assert self._rollout is not None
+        data = tq.kv_batch_get(keys=self._step_keys, partition_id=batch.partition_id, select_fields=["old_log_probs"])
+        return Update(
+            rollout=self._rollout,
+            advantages_NT=self._advantages_NT,
+            log_probs_old_NT=data["old_log_probs"].to_padded_tensor(0.0),
+            log_probs_new_NT=log_probs_new_NT,
+            clip=self.settings.clip,
+        )
+
+    def _post_update_log_probs(self, batch: KVBatchMeta) -> torch.Tensor:
+        """(N, T) log-probs under the policy after the update: one more forward pass over the batch."""
+        batch.extra_info.update(calculate_entropy=False, compute_loss=False)
+        self.actor_rollout_wg.compute_log_prob(batch)
+        data = tq.kv_batch_get(
+            keys=self._step_keys, partition_id=batch.partition_id, select_fields=["log_probs", "response_mask"]
+        )
+        return response_from_nested(data["log_probs"], data["response_mask"]).to_padded_tensor(0.0)
+
+    def _in_update_log_probs(self) -> torch.Tensor:
+        """(N, T) log-probs that the update computed on its way, each row's under the policy its mini-batch met."""
+        assert self._rollout is not None
+        by_row: dict[int, torch.Tensor] = {}
+        for rows in self.actor_rollout_wg.take_update():
+            by_row.update(rows)
+        num_rows, width = self._rollout.mask_NT.shape
+        log_probs_NT = torch.zeros(num_rows, width)
+        for row in range(num_rows):
+            log_probs_T = by_row[row]
+            log_probs_NT[row, : len(log_probs_T)] = log_probs_T
+        return log_probs_NT
+
+    # -- validation -----------------------------------------------------------------------------------------------
+
+    def _validate(self) -> dict[str, float]:
+        """Complete and evaluate the held-out prompts: ``val/<objective>`` and its standard error."""
+        num_completions = self.config.actor_rollout_ref.rollout.val_kwargs.n
+        self._prompt_rows.clear()
+        keys: list[str] = []
+        for batch_dict in self.val_dataloader:
+            # The seed does not name the step: every validation draws with the same numbers.
+            batch = tu.get_tensordict(self._name_prompts(batch_dict, "val", "val"))
+            tu.assign_non_tensor_data(batch, "global_steps", self.global_steps)
+            tu.assign_non_tensor_data(batch, "validate", True)
+            self._with_wave_size(batch, num_completions)
+            tags = [{"is_prompt": True, "status": "pending", "global_steps": self.global_steps}] * len(batch)
+            tq.kv_batch_put(keys=list(batch["uid"]), partition_id="val", tags=tags)
+            self.agent_loop_manager.generate_sequences(batch)
+            sampled, _ = self.replay_buffer.sample(
+                global_steps=self.global_steps, partition_id="val", batch_size=len(batch)
+            )
+            keys.extend(sampled.keys)
+        keys.sort(key=_place)
+        if self.global_steps == 0 and self.reference_length is not None:
+            data = tq.kv_batch_get(keys=keys, partition_id="val", select_fields=["responses"])
+            self.reference_length.start(data["responses"].offsets().diff().tolist())
+        evaluation, _, completions = self._evaluate(keys, "val")
+        tq.kv_clear(keys=keys, partition_id="val")
+        self.recorder.samples(self.global_steps, completions, evaluation, split="held-out")
+        metrics = {"val/response_length": float(np.mean([completion.response_tokens for completion in completions]))}
+        for name in evaluation.matrix.names:
+            rewards_N, scored_N = evaluation.matrix.column(name)
+            values = rewards_N[scored_N]
+            metrics[f"val/{name}"] = float(values.mean())
+            metrics[f"val_standard_error/{name}"] = float(values.std() / len(values) ** 0.5)
+        if self.global_steps == 0:
+            self.recorder.step(0, metrics)
+        return metrics
+
+    # -- records and checkpoints ------------------------------------------------------------------------------------
+
+    def _compute_metrics(
+        self, batch: KVBatchMeta, metrics: dict, timing_raw: dict, global_steps: int, epoch: int
+    ) -> None:
+        super()._compute_metrics(batch, metrics, timing_raw, global_steps=global_steps, epoch=epoch)
+        metrics.update({f"time/{phase}": seconds for phase, seconds in timing_raw.items()})
+        self.recorder.step(global_steps, metrics)
+
+    def _save_checkpoint(self) -> None:
+        folder = checkpoint.step_folder(Path(self.config.trainer.default_local_dir), self.global_steps)
+        state = {
+            "step": self.global_steps,
+            "scalarizer": self.scalarizer.state_dict(),
+            "reference_length": self.reference_length.state_dict() if self.reference_length else None,
+        }
+        checkpoint.write_state(folder, state)
+        super()._save_checkpoint()
+        checkpoint.seal(folder)
+
+    def _load_checkpoint(self) -> None:
+        self.global_steps = 0
+        folder = self.recorder.resume_from
+        if folder is None:
+            return
+        with open_dict(self.config):
+            self.config.trainer.resume_mode, self.config.trainer.resume_from_path = "resume_path", str(folder)
+        super()._load_checkpoint()
+        state = checkpoint.read_state(folder)
+        self.scalarizer.load_state_dict(state["scalarizer"])
+        if self.reference_length is not None:
+            self.reference_length.load_state_dict(state["reference_length"])
+
+
+def _prompt_name(key: str) -> str:
+    """The prompt of a row: verl's keys are ``{prompt}_{session}_{output}``."""
+    return key.rsplit("_", 2)[0]
+
+
+def _place(key: str) -> tuple[str, int, int]:
+    """Where a row belongs in the step's order."""
+    name, session, output = key.rsplit("_", 2)
+    return name, int(session), int(output)
