@@ -88,6 +88,7 @@ def prepare(
         console.print(f"Testbed {preset.name}: reusing {out_dir}", highlight=False)
         return Prepared(preset, out_dir, record["base_scores"])
 
+    console.print(f"Testbed {preset.name}: training its base model, about two minutes on a quiet core", highlight=False)
     with _replaced_when_complete(out_dir) as partial:
         base_scores = _make(Prepared(preset, partial, {}), sft, settings, num_threads, console)
     console.print(f"Testbed {preset.name}: base model and data are in {out_dir}", highlight=False)
@@ -190,13 +191,16 @@ def _read_record(out_dir: Path) -> dict[str, Any] | None:
 
 def _difference(found: dict[str, Any], wanted: dict[str, Any]) -> str:
     """The first setting that differs, in the order of :func:`_settings`."""
-    for key, new in wanted.items():
-        old = found.get(key)
-        if isinstance(old, dict) and isinstance(new, dict) and old != new:
-            return f"{key}.{_difference(old, new)}"
-        if old != new:
-            return f"{key} is {old!r} there and {new!r} here"
-    return "format"
+    old, new = _flat(found), _flat(wanted)
+    key = next(key for key in new | old if old.get(key) != new.get(key))
+    return f"{key} is {old.get(key)!r} there and {new.get(key)!r} here"
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
 
 
 @contextmanager
@@ -214,6 +218,7 @@ def _without_progress_bars() -> Iterator[None]:
 @contextmanager
 def _replaced_when_complete(out_dir: Path) -> Iterator[Path]:
     partial = out_dir.parent / f".{out_dir.name}.partial-{os.getpid()}"
+    shutil.rmtree(partial, ignore_errors=True)  # a killed process may have had the same number
     partial.mkdir(parents=True)
     try:
         yield partial
