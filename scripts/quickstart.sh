@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# From nothing to two fine-tuned models: makes a small base model that writes sums out, fine-tunes it on accuracy,
+# conciseness and clarity, once with fixed (linear) weights and once with CTWA, and shows the two side by side.
+#
+# Needs Python 3.11 or 3.12 and no GPU. Safe to run twice: the environment and the base model are reused, and every
+# call writes run folders of its own under runs/. Arguments are settings of both runs, for example
+# trainer.total_training_steps=20.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/lib.sh
+
+testbed=runs/testbed-D
+runs="runs/quickstart-$(date +%Y%m%d-%H%M%S)"
+
+ctwa_setup
+export PATH="$CTWA_VENV/bin:$PATH"
+
+say "Making the base model and its problems in $testbed (about two minutes; at once if it is there)."
+ctwa testbed make --preset D --out "$testbed"
+
+say "Fine-tuning with linear weights: $runs/linear"
+bash recipes/testbed/linear.sh ctwa.task_dir="$testbed" ctwa.run="$runs/linear" "$@"
+
+say "Fine-tuning with CTWA: $runs/ctwa"
+bash recipes/testbed/ctwa.sh ctwa.task_dir="$testbed" ctwa.run="$runs/ctwa" "$@"
+
+say "Both runs side by side:"
+ctwa summary "$runs/linear" "$runs/ctwa" --figure "$runs/curves.png"

@@ -1,0 +1,135 @@
+"""Imports run one way, and nothing but the engine and the command knows verl or ray."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "ctwa"
+
+# What each part may import of the others. A part that is not named here may import `errors` alone.
+ALLOWED = {
+    "errors": set(),
+    "covariance": {"errors"},
+    "objectives": {"errors", "covariance"},
+    "scalarizers": {"errors", "covariance", "objectives"},
+    "aggregators": {"errors", "covariance"},
+    "preference": {"errors", "covariance", "aggregators", "objectives"},
+    "monitor": {"errors", "covariance"},
+    "testbed": {"errors", "covariance", "objectives"},
+    "config": {"errors"},
+    "engine": {
+        *(
+            "errors",
+            "covariance",
+            "objectives",
+            "scalarizers",
+            "aggregators",
+            "preference",
+            "monitor",
+            "testbed",
+            "config",
+        )
+    },
+    "cli": {
+        *(
+            "errors",
+            "covariance",
+            "objectives",
+            "scalarizers",
+            "aggregators",
+            "preference",
+            "monitor",
+            "testbed",
+            "config",
+        ),
+        "engine",
+    },
+}
+KNOWS_THE_ENGINE = {"engine", "cli"}
+ENGINE_LIBRARIES = {"verl", "ray", "vllm", "transfer_queue", "tensordict"}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """Every module a file imports, wherever in the file, except what only type checkers see."""
+    yield from _imports(ast.parse(path.read_text()))
+
+
+def _imports(node: ast.AST) -> Iterator[str]:
+    for child in ast.iter_child_nodes(node):
+        match child:
+            case ast.If(test=ast.Name(id="TYPE_CHECKING")):
+                continue
+            case ast.Import(names=names):
+                yield from (alias.name for alias in names)
+            case ast.ImportFrom(module=str(module), names=names, level=0):
+                # `from ctwa import covariance` imports a part too.
+                yield from (f"{module}.{alias.name}" for alias in names)
+        yield from _imports(child)
+
+
+def part_of(path: Path) -> str:
+    """The part of the house a file belongs to: ctwa/covariance/weights.py -> covariance."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_run_one_way(path: Path) -> None:
+    part = part_of(path)
+    imported = {name.split(".")[1] for name in imports_of(path) if name.startswith("ctwa.")}
+
+    assert imported - {part} <= ALLOWED.get(part, {"errors"})
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_only_the_engine_names_the_engine_libraries(path: Path) -> None:
+    imported = {name.split(".")[0] for name in imports_of(path)}
+
+    assert part_of(path) in KNOWS_THE_ENGINE or not imported & ENGINE_LIBRARIES
+
+
+def test_the_scalarizers_know_only_the_reward_matrix_of_the_objectives() -> None:
+    imported = {
+        name
+        for path in (PACKAGE / "scalarizers").rglob("*.py")
+        for name in imports_of(path)
+        if "ctwa.objectives" in name
+    }
+
+    assert all(name.startswith("ctwa.objectives.matrix.") for name in imported)
+
+
+def test_the_core_loads_without_the_engine_libraries() -> None:
+    """Imports every module outside the engine in a fresh process and looks at what came along."""
+    modules = sorted(
+        "ctwa." + ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+        for path in FILES
+        if part_of(path) not in {*KNOWS_THE_ENGINE, "__init__", "__main__"}
+    )
+    program = f"""
+import importlib, sys
+for module in {modules!r}:
+    importlib.import_module(module)
+print(*sorted({ENGINE_LIBRARIES!r} & set(sys.modules)))
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == []
+
+
+def test_the_methods_load_with_the_core_dependencies_alone() -> None:
+    program = """
+import sys
+import ctwa, ctwa.covariance, ctwa.objectives, ctwa.scalarizers
+print(*sorted({"transformers", "matplotlib", "pandas", "pyarrow", "hydra", "omegaconf"} & set(sys.modules)))
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert result.stdout.split() == []
