@@ -149,7 +149,12 @@ class TestSetUp:
 
     def test_a_current_stamp_skips_the_installation(self, tmp_path: Path) -> None:
         result = self.bash(
-            'ctwa_install() { echo installing; }; mkdir "$CTWA_VENV"; ctwa_digest >"$_/.ctwa-stamp"; ctwa_setup',
+            """
+            ctwa_install() { echo installing; }
+            mkdir "$CTWA_VENV"
+            ctwa_digest >"$CTWA_VENV/.ctwa-stamp"
+            ctwa_setup
+            """,
             CTWA_VENV=str(tmp_path / "venv"),
         )
 
@@ -158,7 +163,12 @@ class TestSetUp:
 
     def test_an_outdated_stamp_installs(self, tmp_path: Path) -> None:
         result = self.bash(
-            'ctwa_install() { echo "installing $1"; }; mkdir "$CTWA_VENV"; echo >"$CTWA_VENV/.ctwa-stamp"; ctwa_setup',
+            """
+            ctwa_install() { echo "installing $1"; }
+            mkdir "$CTWA_VENV"
+            echo of an older project >"$CTWA_VENV/.ctwa-stamp"
+            ctwa_setup
+            """,
             CTWA_VENV=str(tmp_path / "venv"),
         )
 
