@@ -1,33 +1,13 @@
-"""verl's single-turn agent loop with a sampling seed for each completion.
-
-The seed is made from the run's seed, the step, the prompt's place in the batch and the completion's index, so a
-completion does not depend on the order in which requests reach a server, and a resumed run samples what the
-uninterrupted one would have.
-"""
+"""The single-turn agent loop of verl with a sampling seed for each completion, for rollouts behind agent loops."""
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput
 from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
 
-from ctwa.engine.registry import TRANSFORMERS_ROLLOUT
-
-SEED_FIELD = "sampling_seed"
-WAVE_FIELD = "wave_size"
-
-
-def completion_seed(prompt_seed: str, index: int) -> int:
-    """A seed of 63 bits for one completion.
-
-    Args:
-        prompt_seed: what names the prompt within the run, e.g. ``"0/train/12/3"`` (run seed, split, step, prompt).
-        index: which of the prompt's completions.
-    """
-    digest = hashlib.blake2b(f"{prompt_seed}/{index}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
+from ctwa.engine.seeds import SEED_FIELD, completion_seed
 
 
 class SeededSingleTurnAgentLoop(SingleTurnAgentLoop):
@@ -40,8 +20,6 @@ class SeededSingleTurnAgentLoop(SingleTurnAgentLoop):
         super().__init__(*args, hf_model_type=family, processor=processor, **kwargs)
 
     async def run(self, sampling_params: dict[str, Any], priority: int = 0, **kwargs: Any) -> AgentLoopOutput:
-        """Complete one prompt; ``kwargs`` are the columns of its row, the seed and the wave's size among them."""
-        sampling_params = dict(sampling_params, seed=completion_seed(kwargs[SEED_FIELD], kwargs["session_id"]))
-        if self.rollout_config.name == TRANSFORMERS_ROLLOUT:
-            sampling_params["wave_size"] = kwargs[WAVE_FIELD]
-        return await super().run(sampling_params, priority=priority, **kwargs)
+        """Complete one prompt; ``kwargs`` are the columns of its row, the prompt's seed among them."""
+        seed = completion_seed(kwargs[SEED_FIELD], kwargs["session_id"])
+        return await super().run(dict(sampling_params, seed=seed), priority=priority, **kwargs)

@@ -82,6 +82,8 @@ def set_environment(config: DictConfig) -> None:
         "RAY_USAGE_STATS_ENABLED": "0",
         "TOKENIZERS_PARALLELISM": "false",
         "TENSORBOARD_DIR": str(Path(config.ctwa.run) / "tensorboard"),
+        # Every process would warn of the engines that are not installed.
+        "PYTHONWARNINGS": "ignore::UserWarning:verl.workers.engine",
     }
     if config.trainer.device == "cpu":
         environment |= {
@@ -157,10 +159,10 @@ def _run(config: DictConfig, settings: Settings, run: RunFolder) -> None:
     import ray
     import transfer_queue
     from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
-    from verl.trainer.ppo.v1 import AgentLoopManagerTQ
 
     from ctwa.engine.checks import check_resources
     from ctwa.engine.recorder import Recorder
+    from ctwa.engine.registry import build_generation
     from ctwa.engine.trainer import MultiObjectiveTrainer
     from ctwa.objectives.evaluation import RewardEvaluator
 
@@ -186,14 +188,9 @@ def _run(config: DictConfig, settings: Settings, run: RunFolder) -> None:
                     config, settings=settings, scalarizer=scalarizer, evaluator=evaluator, recorder=recorder
                 )
                 trainer.init()
-                agent_loops = AgentLoopManagerTQ.create(
-                    config=config,
-                    llm_client=trainer.get_llm_client(),
-                    teacher_client=None,
-                    reward_loop_worker_handles=None,
-                )
+                generation = build_generation(config, trainer)
                 recorder.event("start", f"the engine is up after {time.monotonic() - began:.0f} s")
-                trainer.fit(agent_loops)
+                trainer.fit(generation)
                 trainer.logger.finish()
             finally:
                 transfer_queue.close()

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from ctwa.engine.trainer import MultiObjectiveTrainer
+
 TRANSFORMERS_ROLLOUT = "transformers"
 
 
@@ -27,3 +34,17 @@ def _load_transformers_replica() -> type:
     from ctwa.engine.rollout.transformers_rollout import TransformersReplica
 
     return TransformersReplica
+
+
+def build_generation(config: DictConfig, trainer: MultiObjectiveTrainer) -> Any:
+    """What completes prompts: batches on the transformers servers, or verl's agent loops for every other rollout."""
+    if config.actor_rollout_ref.rollout.name == TRANSFORMERS_ROLLOUT:
+        from ctwa.engine.rollout.batches import BatchGeneration
+
+        servers = [replica.server_handle for replica in trainer.llm_server_manager.get_replicas()]
+        return BatchGeneration(config, trainer.tokenizer, servers)
+    from verl.trainer.ppo.v1 import AgentLoopManagerTQ
+
+    return AgentLoopManagerTQ.create(
+        config=config, llm_client=trainer.get_llm_client(), teacher_client=None, reward_loop_worker_handles=None
+    )

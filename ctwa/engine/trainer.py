@@ -30,9 +30,9 @@ from verl.workers.utils.padding import response_from_nested, response_to_nested
 
 from ctwa.covariance.diagnostics import diagnostics
 from ctwa.engine import checkpoint
-from ctwa.engine.agent_loop import SEED_FIELD, WAVE_FIELD
 from ctwa.engine.estimate import VerlEstimate
 from ctwa.engine.recorder import Recorder
+from ctwa.engine.seeds import SEED_FIELD
 from ctwa.engine.settings import Settings
 from ctwa.engine.workers import ROW_FIELD, MultiObjectiveWorker
 from ctwa.errors import CtwaError
@@ -140,14 +140,12 @@ class MultiObjectiveTrainer(PPOTrainerSync):
 
     def _next_train_batch(self, num_prompts: int | None = None) -> TensorDict:
         self._prompt_rows.clear()
-        batch = super()._next_train_batch(num_prompts)
-        return self._with_wave_size(batch, self.config.actor_rollout_ref.rollout.n)
+        return super()._next_train_batch(num_prompts)
 
-    def _with_wave_size(self, batch: TensorDict, completions: int) -> TensorDict:
-        """Tell the rollout how many requests each of its servers will get in this wave."""
-        num_servers = len(self.llm_server_manager.get_replicas())
-        tu.assign_non_tensor_data(batch, WAVE_FIELD, max(1, len(batch) * completions // num_servers))
-        return batch
+    def prepare_step(self) -> dict:
+        """Send out the step's prompts; the time is generation's, where the rollout answers before it returns."""
+        with marked_timer("gen", self.timing_raw):
+            return super().prepare_step()
 
     # -- rewards --------------------------------------------------------------------------------------------------
 
@@ -346,7 +344,6 @@ class MultiObjectiveTrainer(PPOTrainerSync):
 
     def _validate(self) -> dict[str, float]:
         """Complete and evaluate the held-out prompts: ``val/<objective>`` and its standard error."""
-        num_completions = self.config.actor_rollout_ref.rollout.val_kwargs.n
         self._prompt_rows.clear()
         keys: list[str] = []
         for batch_dict in self.val_dataloader:
@@ -354,7 +351,6 @@ class MultiObjectiveTrainer(PPOTrainerSync):
             batch = tu.get_tensordict(self._name_prompts(batch_dict, "val", "val"))
             tu.assign_non_tensor_data(batch, "global_steps", self.global_steps)
             tu.assign_non_tensor_data(batch, "validate", True)
-            self._with_wave_size(batch, num_completions)
             tags = [{"is_prompt": True, "status": "pending", "global_steps": self.global_steps}] * len(batch)
             tq.kv_batch_put(keys=list(batch["uid"]), partition_id="val", tags=tags)
             self.agent_loop_manager.generate_sequences(batch)
@@ -385,7 +381,9 @@ class MultiObjectiveTrainer(PPOTrainerSync):
         self, batch: KVBatchMeta, metrics: dict, timing_raw: dict, global_steps: int, epoch: int
     ) -> None:
         super()._compute_metrics(batch, metrics, timing_raw, global_steps=global_steps, epoch=epoch)
-        metrics.update({f"time/{phase}": seconds for phase, seconds in timing_raw.items()})
+        # verl times the whole of `_update_actor`, the statistic with it: each phase is to stand for itself.
+        phases = {**timing_raw, "update_actor": timing_raw["update_actor"] - timing_raw.get("statistic", 0.0)}
+        metrics.update({f"time/{phase}": seconds for phase, seconds in phases.items()})
         self.recorder.step(global_steps, metrics)
 
     def _save_checkpoint(self) -> None:

@@ -26,17 +26,12 @@ class TransformersReplica(RolloutReplica):
         config = self.config
         server = (
             ray.remote(TransformersServer)
-            .options(
-                name=_server_name(self.replica_rank),
-                max_concurrency=self.max_concurrency,
-                num_cpus=1,
-                runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}},
-            )
+            .options(name=_server_name(self.replica_rank), runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})
             .remote(
                 model_path=self.model_config.path,
                 dtype=config.dtype,
-                response_length=config.response_length,
                 max_length=config.max_model_len or config.prompt_length + config.response_length,
+                max_rows=config.max_num_seqs,
                 trust_remote_code=self.model_config.trust_remote_code,
             )
         )
@@ -63,7 +58,6 @@ class WeightSender(BaseRollout):
         weights: Generator[tuple[str, torch.Tensor], None, None],
         wire_format: str = "named_tensors",
         *,
-        global_steps: int | None = None,
         peft_config: Any = None,
         **_: Any,
     ) -> None:
@@ -82,4 +76,4 @@ class WeightSender(BaseRollout):
         if self._server is None:
             self._server = ray.get_actor(_server_name(int(os.environ["RANK"])))
         tensors = {name: tensor.detach().contiguous() for name, tensor in weights}
-        await self._server.load_weights.remote(tensors, global_steps or 0)
+        await self._server.load_weights.remote(tensors)

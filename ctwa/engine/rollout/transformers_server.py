@@ -1,15 +1,12 @@
-"""Generation with plain transformers: small to install, quick to start, and reproducible to the bit on one replica.
+"""Generation with plain transformers: small to install, quick to start, and reproducible to the bit.
 
-A synchronous trainer sends all requests of a step at once (a wave). The server waits for the whole wave, puts it into
-an order that depends on the seeds alone, and generates it in one batch, each completion from its own seed. The order of
-arrival cannot matter. This module imports neither verl nor ray: a server starts as quickly as torch and transformers.
+Every completion is drawn from a seed of its own, so what a row becomes depends on its batch only through the last bit
+of a matrix product. This module imports neither verl nor ray: a server starts as quickly as torch and transformers do.
 """
 
 from __future__ import annotations
 
-import asyncio
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from transformers import (
@@ -21,38 +18,23 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-QUIET_SECONDS = 0.5
-"""A wave that stays incomplete (a request failed before it was sent) is served after this long without another one."""
 
-
-@dataclass
+@dataclass(frozen=True)
 class Generated:
-    """One completion, in the fields that verl's client reads of a server's answer."""
+    """One completion: its tokens, the end-of-sequence token included, and their log-probs."""
 
     token_ids: list[int]
-    log_probs: list[float] | None
-    stop_reason: str
-    extra_fields: dict[str, Any] = field(default_factory=dict)
-    num_preempted: int | None = None
-    routed_experts: None = None
+    log_probs: list[float]
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a request's tokens are drawn; requests that share it can be generated in one batch."""
+    """How tokens are drawn, as verl's rollout config says it; ``max_tokens`` bounds a completion."""
 
     temperature: float
     top_p: float
     top_k: int
     max_tokens: int
-
-
-@dataclass
-class _Request:
-    prompt_ids: list[int]
-    sampling: Sampling
-    seed: int
-    future: asyncio.Future
 
 
 class SeededSampler(LogitsProcessor):
@@ -87,7 +69,7 @@ class SeededSampler(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter_(1, tokens_N1, 0.0)
 
 
-def generate_wave(
+def generate_batch(
     model: torch.nn.Module,
     prompts: list[list[int]],
     sampling: Sampling,
@@ -144,16 +126,22 @@ def generate_wave(
 def _cut(tokens: list[int], log_probs: list[float], eos_ids: set[int]) -> Generated:
     for position, token in enumerate(tokens):
         if token in eos_ids:
-            return Generated(tokens[: position + 1], log_probs[: position + 1], stop_reason="completed")
-    return Generated(tokens, log_probs, stop_reason="length")
+            return Generated(tokens[: position + 1], log_probs[: position + 1])
+    return Generated(tokens, log_probs)
 
 
 class TransformersServer:
-    """The Ray actor behind one replica: gathers waves of requests and generates them."""
+    """The Ray actor behind one replica: a copy of the policy that generates batches.
 
-    def __init__(
-        self, model_path: str, dtype: str, response_length: int, max_length: int, trust_remote_code: bool
-    ) -> None:
+    Args:
+        model_path: a folder or name that transformers loads.
+        dtype: of the weights, e.g. ``float32``.
+        max_length: longest sequence, prompt included, in tokens.
+        max_rows: completions generated at once; a longer batch is cut into pieces of this size.
+        trust_remote_code: as transformers has it.
+    """
+
+    def __init__(self, model_path: str, dtype: str, max_length: int, max_rows: int, trust_remote_code: bool) -> None:
         torch.set_num_threads(1)
         self._model = AutoModelForCausalLM.from_pretrained(
             model_path, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code
@@ -163,122 +151,48 @@ class TransformersServer:
         eos = generation.eos_token_id if generation.eos_token_id is not None else self._model.config.eos_token_id
         self._eos_ids = set(eos if isinstance(eos, list) else [eos])
         self._pad_id = generation.pad_token_id if generation.pad_token_id is not None else min(self._eos_ids)
-        self._response_length = response_length
         self._max_length = max_length
-        self._version = 0
-        self._waiting: list[_Request] = []
-        self._arrival = asyncio.Event()
-        self._loop_task: asyncio.Task | None = None
-        self._wave_size = 0
+        self._max_rows = max_rows
 
-    async def generate(
-        self, request_id: str, prompt_ids: list[int], sampling_params: dict[str, Any], **_: Any
-    ) -> Generated:
-        """Complete one prompt; returns when its wave has been generated.
+    def generate(self, prompts: list[list[int]], seeds: list[int], sampling: Sampling) -> list[Generated]:
+        """Complete every prompt, one seed each, in the order given.
 
         Raises:
-            ValueError: the prompt fills the context.
+            ValueError: a prompt fills the context.
         """
-        del request_id  # verl's name for the request; the seed is what tells requests apart here
-        room = min(self._response_length, self._max_length - len(prompt_ids))
+        longest = max(map(len, prompts))
+        room = min(sampling.max_tokens, self._max_length - longest)
         if room < 1:
-            raise ValueError(f"a prompt of {len(prompt_ids)} tokens leaves no room in a context of {self._max_length}")
-        if self._loop_task is None:
-            self._loop_task = asyncio.get_running_loop().create_task(self._serve())
-        sampling = Sampling(
-            temperature=float(sampling_params.get("temperature", 1.0)),
-            top_p=float(sampling_params.get("top_p", 1.0)),
-            top_k=int(sampling_params.get("top_k", -1)),
-            max_tokens=min(room, int(sampling_params.get("max_tokens", room))),
-        )
-        request = _Request(
-            list(prompt_ids), sampling, int(sampling_params["seed"]), asyncio.get_running_loop().create_future()
-        )
-        self._wave_size = int(sampling_params.get("wave_size", 1))
-        self._waiting.append(request)
-        self._arrival.set()
-        return await request.future
-
-    async def _serve(self) -> None:
-        while True:
-            while not self._waiting or len(self._waiting) < self._wave_size:
-                self._arrival.clear()
-                timeout = QUIET_SECONDS if self._waiting else None
-                try:
-                    await asyncio.wait_for(self._arrival.wait(), timeout)
-                except TimeoutError:
-                    break
-            wave, self._waiting = self._waiting, []
-            groups: dict[Sampling, list[_Request]] = {}
-            for request in sorted(wave, key=lambda request: (len(request.prompt_ids), request.seed)):
-                groups.setdefault(request.sampling, []).append(request)
-            for sampling, requests in groups.items():
-                await self._generate(sampling, requests)
-
-    async def _generate(self, sampling: Sampling, requests: list[_Request]) -> None:
-        try:
-            completions = await asyncio.to_thread(
-                generate_wave,
+            raise ValueError(f"a prompt of {longest} tokens leaves no room in a context of {self._max_length}")
+        completions = []
+        for start in range(0, len(prompts), self._max_rows):
+            rows = slice(start, start + self._max_rows)
+            completions += generate_batch(
                 self._model,
-                [request.prompt_ids for request in requests],
-                sampling,
-                [request.seed for request in requests],
+                prompts[rows],
+                replace(sampling, max_tokens=room),
+                seeds[rows],
                 self._eos_ids,
                 self._pad_id,
             )
-        except Exception as error:  # noqa: BLE001 - the request's caller is the one to hear of it
-            for request in requests:
-                request.future.set_exception(error)
-            return
-        for request, completion in zip(requests, completions, strict=True):
-            completion.extra_fields["global_steps"] = self._version
-            request.future.set_result(completion)
+        return completions
 
-    async def load_weights(self, weights: dict[str, torch.Tensor], global_steps: int) -> None:
+    def load_weights(self, weights: dict[str, torch.Tensor]) -> None:
         """Replace the model's weights in place.
 
         Raises:
             KeyError: a name the model does not have, or one of its own that is missing.
         """
-        missing = self._parameters.keys() - weights.keys()
-        tied = {id(self._parameters[name]) for name in weights}
-        missing = {name for name in missing if id(self._parameters[name]) not in tied}
+        sent = {id(self._parameters[name]) for name in weights}
+        missing = sorted(name for name, parameter in self._parameters.items() if id(parameter) not in sent)
         if missing:
-            raise KeyError(f"the trainer sent no weights for {sorted(missing)}")
+            raise KeyError(f"the trainer sent no weights for {missing}")
         with torch.no_grad():
             for name, tensor in weights.items():
                 self._parameters[name].copy_(tensor)
-        self._version = global_steps
 
-    async def wake_up(self) -> None:
+    def wake_up(self) -> None:
         """Weights and caches stay in main memory: nothing to restore."""
 
-    async def sleep(self) -> None:
+    def sleep(self) -> None:
         """Nothing to release."""
-
-    async def clear_kv_cache(self) -> None:
-        """The cache lives as long as one wave."""
-
-    async def release_kv_cache(self) -> None:
-        """See :meth:`clear_kv_cache`."""
-
-    async def resume_kv_cache(self) -> None:
-        """See :meth:`clear_kv_cache`."""
-
-    async def abort_all_requests(self, reject_request: bool = False) -> None:
-        """Answer the requests that wait with nothing generated."""
-        del reject_request  # a request that arrives later is served like any other
-        waiting, self._waiting = self._waiting, []
-        for request in waiting:
-            request.future.set_result(
-                Generated([], [], stop_reason="aborted", extra_fields={"global_steps": self._version})
-            )
-
-    async def resume_generation(self) -> None:
-        """New requests are always taken."""
-
-    async def start_profile(self, **_: Any) -> None:
-        """Not profiled."""
-
-    async def stop_profile(self) -> None:
-        """Not profiled."""
