@@ -69,10 +69,13 @@ ctwa_with_lock() {
     ) 9>"$CTWA_VENV.lock"
 }
 
-# A hash of all that decides what is installed.
+# A hash of all that decides what is installed: of pyproject.toml, what comes before the settings of the tools.
 ctwa_digest() {
-    { cat "$CTWA_ROOT/pyproject.toml" "$CTWA_CONSTRAINTS" "$CTWA_ROOT/scripts/lib.sh" && printf '%s\n' "$CTWA_ROOT" "$@"; } |
-        sha256sum | cut -d' ' -f1
+    {
+        sed '/^\[tool\./,$d' "$CTWA_ROOT/pyproject.toml"
+        cat "$CTWA_CONSTRAINTS" "$CTWA_ROOT/scripts/lib.sh"
+        printf '%s\n' "$CTWA_ROOT" "$@"
+    } | sha256sum | cut -d' ' -f1
 }
 
 ctwa_is_current() { # stamp, digest

@@ -134,6 +134,22 @@ def test_packaged_configuration_is_yaml_and_not_ignored_by_git(path: Path) -> No
     assert ignored != 0
 
 
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "CHANGELOG.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+    ROOT / "reward_fns/README.md",
+]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_between_documents_lead_somewhere(document: Path) -> None:
+    text = re.sub(r"```.*?```", "", document.read_text(), flags=re.DOTALL)
+    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
+
+    assert [link for link in links if not (document.parent / link).exists()] == []
+
+
 class TestSetUp:
     """scripts/lib.sh, without installing anything."""
 
