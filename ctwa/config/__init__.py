@@ -13,7 +13,7 @@ def _sum(*numbers: int) -> int:
 
 
 def _required(what: str, *, _node_: Any) -> None:
-    """``${ctwa_required:a parquet file}``: for a key of verl's that has a default of verl's, which ??? does not undo."""
+    """``${ctwa_required:a parquet file}``: for a key that has a default of verl's, which ??? would not undo."""
     raise CtwaError(f"{_node_._get_full_key(None)} is missing: give {what}")
 
 

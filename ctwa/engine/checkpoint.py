@@ -8,12 +8,12 @@ sizes, written last and atomically. Resuming takes the newest folder whose seal 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ctwa.errors import CtwaError
+from ctwa.monitor.jsonl import write_atomically
 
 STATE_FILE = "ctwa_state.json"
 SEAL_FILE = "complete.json"
@@ -29,7 +29,7 @@ def write_state(folder: Path, state: Mapping[str, Any]) -> None:
     """Save what adapts beside the policy, and break the folder's seal, should one be left from an earlier try."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SEAL_FILE).unlink(missing_ok=True)
-    _write_atomically(folder / STATE_FILE, {"version": STATE_VERSION, **state})
+    _write(folder / STATE_FILE, {"version": STATE_VERSION, **state})
 
 
 def read_state(folder: Path) -> dict[str, Any]:
@@ -49,8 +49,10 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 def seal(folder: Path) -> None:
     """Declare a step's folder complete: to be called when nothing will be written to it any more."""
-    sizes = {str(path.relative_to(folder)): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()}
-    _write_atomically(folder / SEAL_FILE, {"files": sizes})
+    # A seal that a crash left half-written beside the files (complete.json.tmp) is none of them.
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(SEAL_FILE)]
+    sizes = {str(path.relative_to(folder)): path.stat().st_size for path in sorted(files)}
+    _write(folder / SEAL_FILE, {"files": sizes})
 
 
 def is_complete(folder: Path) -> bool:
@@ -72,10 +74,5 @@ def newest_complete(checkpoints: Path) -> Path | None:
     return next((steps[step] for step in sorted(steps, reverse=True) if is_complete(steps[step])), None)
 
 
-def _write_atomically(path: Path, content: Mapping[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.writing")
-    with temporary.open("w") as file:
-        json.dump(content, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    write_atomically(path, json.dumps(content, indent=1).encode())

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import math
 from pathlib import Path
+from typing import Any
 
+from hydra.errors import HydraException
 from omegaconf import DictConfig
+from pyarrow import ArrowInvalid, parquet
 
 from ctwa.engine.settings import Settings, read_settings
 from ctwa.errors import CtwaError
+from ctwa.objectives.loading import resolve_spec
 
 
 def check_config(config: DictConfig) -> Settings:
@@ -19,7 +25,10 @@ def check_config(config: DictConfig) -> Settings:
     """
     settings = read_settings(config)
     settings.build_scalarizer()  # names in weights and targets, estimator against method
+    for objective in settings.objectives.values():
+        resolve_spec(objective.reward_fn)  # the file is there; whether the function is, its worker says
     _check_files(config)
+    _check_steps(config)
     _check_batches(config)
     _check_engine(config)
     reference = settings.reference_length
@@ -32,10 +41,24 @@ def check_config(config: DictConfig) -> Settings:
 
 
 def _check_files(config: DictConfig) -> None:
+    task_dir = config.ctwa.get("task_dir")
+    if task_dir is not None and not Path(task_dir).expanduser().is_dir():
+        raise CtwaError(
+            f"ctwa.task_dir: {task_dir} does not exist; make it (`ctwa testbed make`, scripts/prepare_math500.py) or "
+            "give the folder of the task's files"
+        )
     for key in ("train_files", "val_files"):
+        if not config.data[key]:
+            raise CtwaError(f"data.{key} names no file; give a parquet file in verl's format")
         for path in config.data[key]:
             if not Path(path).is_file():
                 raise CtwaError(f"data.{key}: {path} does not exist; give a parquet file in verl's format")
+            columns = _parquet(path).schema.to_arrow_schema().names  # .names would be those of nested fields
+            if (column := config.data.prompt_key) not in columns:
+                raise CtwaError(
+                    f"data.{key}: {path} has no column {column!r} (it has {', '.join(columns)}); give a file in verl's "
+                    "format, or the column's name as data.prompt_key"
+                )
     model = config.actor_rollout_ref.model.path
     looks_local = model.startswith(("/", ".", "~")) or model.count("/") > 1
     if looks_local and not Path(model).is_dir():
@@ -44,10 +67,52 @@ def _check_files(config: DictConfig) -> None:
         )
 
 
+def _parquet(path: str) -> Any:
+    try:
+        return parquet.ParquetFile(path).metadata
+    except ArrowInvalid as error:
+        raise CtwaError(f"{path} is not a parquet file ({error}); give one in verl's format") from error
+
+
+def num_steps(config: DictConfig) -> int:
+    """The steps of the run: as configured, else what the epochs make (fewer where overlong prompts are left out)."""
+    steps: int | None = config.trainer.total_training_steps
+    return _steps_of_epochs(config) if steps is None else steps
+
+
+def _steps_of_epochs(config: DictConfig) -> int:
+    return _num_rows(config) // config.data.train_batch_size * config.trainer.total_epochs
+
+
+def _num_rows(config: DictConfig) -> int:
+    rows: int = sum(_parquet(path).num_rows for path in config.data.train_files)
+    return min(rows, config.data.train_max_samples) if config.data.train_max_samples > 0 else rows
+
+
+def _check_steps(config: DictConfig) -> None:
+    rows, prompts, epochs = _num_rows(config), config.data.train_batch_size, config.trainer.total_epochs
+    if rows < prompts:
+        raise CtwaError(
+            f"data.train_files have {rows} rows, less than one step's data.train_batch_size={prompts}: "
+            f"write at most {rows}"
+        )
+    if num_steps(config) > _steps_of_epochs(config):
+        raise CtwaError(
+            f"trainer.total_training_steps={num_steps(config)}, but trainer.total_epochs={epochs} of {rows} rows in "
+            f"batches of {prompts} end after {_steps_of_epochs(config)}: write "
+            f"trainer.total_epochs={math.ceil(num_steps(config) / (rows // prompts))}"
+        )
+
+
 def _check_batches(config: DictConfig) -> None:
     actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
     num_ranks = config.trainer.nnodes * config.trainer.n_gpus_per_node
     prompts, mini = config.data.train_batch_size, actor.ppo_mini_batch_size
+    if rollout.n < 2:
+        raise CtwaError(
+            f"actor_rollout_ref.rollout.n={rollout.n}: covariances within a prompt need at least 2 completions of it; "
+            "write 2 or more"
+        )
     if prompts % mini:
         raise CtwaError(
             f"data.train_batch_size={prompts} is not a multiple of actor_rollout_ref.actor.ppo_mini_batch_size={mini}: "
@@ -65,11 +130,6 @@ def _check_batches(config: DictConfig) -> None:
                 f"a rank's {per_rank} rows of a mini-batch are not a multiple of ppo_micro_batch_size_per_gpu={micro}: "
                 f"write a divisor of {per_rank}"
             )
-    if rollout.n < 2:
-        raise CtwaError(
-            f"actor_rollout_ref.rollout.n={rollout.n}: covariances within a prompt need at least 2 completions of it; "
-            "write 2 or more"
-        )
 
 
 def _check_engine(config: DictConfig) -> None:
@@ -93,6 +153,30 @@ def _check_engine(config: DictConfig) -> None:
     rollout = config.actor_rollout_ref.rollout
     if config.trainer.device != "cpu" and rollout.name == "transformers":
         raise CtwaError("generation=transformers is for the CPU: write generation=vllm")
+    longest = config.data.max_prompt_length + config.data.max_response_length
+    if rollout.max_model_len is not None and rollout.max_model_len < longest:
+        raise CtwaError(
+            f"actor_rollout_ref.rollout.max_model_len={rollout.max_model_len} is less than data.max_prompt_length + "
+            f"data.max_response_length = {longest}: write {longest} or more"
+        )
+
+
+def check_with_verl(config: DictConfig) -> None:
+    """Let verl check its own part of the config, as its trainer and workers will (its import takes seconds).
+
+    Raises:
+        CtwaError: what verl says.
+    """
+    from verl.utils.config import omega_conf_to_dataclass, validate_config
+
+    actor_rollout_ref = config.actor_rollout_ref
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            validate_config(config, use_reference_policy=actor_rollout_ref.actor.use_kl_loss, use_critic=False)
+        for node in (actor_rollout_ref.rollout, config.algorithm):
+            omega_conf_to_dataclass(node)
+    except (AssertionError, ValueError, NotImplementedError, HydraException) as error:
+        raise CtwaError(f"verl does not accept the configuration: {error}") from error
 
 
 def check_resources(config: DictConfig) -> None:
@@ -128,7 +212,6 @@ def plan_text(config: DictConfig, settings: Settings) -> str:
     passes += ["reference log-probs (1 forward)"] * bool(actor.use_kl_loss)
     passes += [f"update ({num_updates} optimizer steps, 1 forward and 1 backward of the batch an epoch)"]
     passes += ["statistic after the update (1 forward)"] * (source == "post_update")
-    steps = config.trainer.total_training_steps
     lines = [
         "plan:",
         f"  method       {settings.method.type}, log-probs of the statistic: {source}",
@@ -136,7 +219,7 @@ def plan_text(config: DictConfig, settings: Settings) -> str:
         f"  engine       {config.trainer.device}, {config.trainer.nnodes * config.trainer.n_gpus_per_node} ranks, "
         f"{actor.strategy}, rollout on {rollout.name}",
         f"  model        {config.actor_rollout_ref.model.path}",
-        f"  steps        {steps if steps is not None else f'{config.trainer.total_epochs} epochs'}",
+        f"  steps        {num_steps(config)}",
         f"  a step       {config.data.train_batch_size} prompts x {rollout.n} completions = {rows} completions, "
         f"at most {rows * (config.data.max_prompt_length + config.data.max_response_length):,} tokens",
         f"  passes       {'; '.join(passes)}",

@@ -68,6 +68,11 @@ class Settings(BaseModel):
         Raises:
             CtwaError: names that do not agree, or a method that the estimator does not allow.
         """
+        if unknown := sorted(self.covariance_targets.keys() - self.objectives.keys()):
+            raise CtwaError(
+                f"ctwa.covariance_targets names {unknown}, which are not objectives; write some of "
+                f"{list(self.objectives)}"
+            )
         weights = {name: objective.weight for name, objective in self.objectives.items()}
         return build_scalarizer(self.method, weights, scale_invariant=self.scale_invariant)
 

@@ -1,0 +1,265 @@
+"""Each mistake that can be seen before a run starts, and the sentence that is said about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from omegaconf import DictConfig
+
+from ctwa.engine import checks
+from ctwa.engine.checks import check_config, check_resources, check_with_verl, num_steps, plan_text
+from ctwa.errors import CtwaError
+
+Changed = Callable[[dict[str, Any]], DictConfig]
+
+ACTOR, ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
+
+
+def test_the_testbed_as_it_stands_passes(testbed_config: DictConfig) -> None:
+    settings = check_config(testbed_config)
+
+    assert list(settings.objectives) == ["accuracy", "conciseness", "clarity"]
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"ctwa.rewards.max_unscored": 2}, r"ctwa\.rewards\.max_unscored: Input should be less than or equal to 1"),
+        ({"ctwa.num_sample": 4}, r"ctwa\.num_sample: Extra inputs are not permitted"),
+        ({"ctwa.method.etta": 0.1}, r"ctwa\.method\.ctwa\.etta: Extra inputs are not permitted"),
+        ({"ctwa.method.type": "pama"}, r"ctwa\.method: Input tag 'pama' .* does not match .*'linear', 'ctwa'"),
+        ({"ctwa.method.eta": float("nan")}, r"ctwa\.method\.ctwa\.eta: Input should be a finite number"),
+        (
+            {"ctwa.objectives.accuracy.weight": float("inf")},
+            r"ctwa\.objectives\.accuracy\.weight: Input should be a finite number",
+        ),
+        (
+            {"ctwa.covariance_targets.accuracy": float("nan"), "ctwa.method": {"type": "linear"}},
+            r"ctwa\.covariance_targets\.accuracy: Input should be a finite number",
+        ),
+        ({"ctwa.objectives.accuracy.weight": -1}, r"ctwa\.objectives\.accuracy\.weight: .*greater than or equal to 0"),
+        ({"ctwa.objectives": {}}, r"ctwa\.objectives: .*there is no objective; give at least one"),
+        ({"ctwa.objectives.accuracy.reward_fn": "accuracy"}, r"reward function 'accuracy' is not of the form"),
+        ({"ctwa.objectives.accuracy.reward_fn": "no/such.py:accuracy"}, r"'no/such\.py:accuracy': there is no file"),
+        ({"ctwa.reference_length": {"type": "median"}}, r"ctwa\.reference_length: Input tag 'median' .*'fixed'"),
+        (
+            {"ctwa.method.targets": {"accuracy": 0.1, "conciseness": 0.1, "clearness": 0.1}},
+            r"targets name \['accuracy', 'clearness', 'conciseness'\] but the objectives are \['accuracy', 'clarity', ",
+        ),
+        (
+            {"ctwa.covariance_targets.clearness": 0.1, "ctwa.method": {"type": "linear"}},
+            r"ctwa\.covariance_targets names \['clearness'\], which are not objectives; write some of \['accuracy', ",
+        ),
+        ({"ctwa.objectives.accuracy.weight": 0}, r"\['accuracy'\] have the weight 0, which CTWA can never raise"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_our_part_of_the_configuration(changed: Changed, values: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(CtwaError, match=sentence):
+        check_config(changed(values))
+
+
+def test_all_mistakes_of_our_part_are_told_at_once(changed: Changed) -> None:
+    with pytest.raises(CtwaError) as error:
+        check_config(changed({"ctwa.print_every": 0, "ctwa.sed": 1}))
+
+    assert "ctwa.print_every:" in str(error.value)
+    assert "ctwa.sed:" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"algorithm.adv_estimator": "gae"}, r"adv_estimator is 'gae': write one of grpo, reinforce_plus_plus, "),
+        (
+            {f"{ACTOR}.policy_loss.loss_mode": "gspo"},
+            r"policy_loss\.loss_mode is 'gspo': the covariance statistic mirrors .* write loss_mode: vanilla",
+        ),
+        ({"trainer.v1.trainer_mode": "colocate_async"}, r"trainer_mode='colocate_async': .* write sync"),
+        ({"algorithm.use_kl_in_reward": True}, r"use_kl_in_reward=true .* write .*use_kl_loss=true instead"),
+        ({"algorithm.filter_groups.enable": True}, r"filter_groups\.enable=true .* write false"),
+        ({"reward.reward_model.enable": True}, r"reward_model\.enable=true .* call the model from a reward function"),
+        ({"trainer.device": "cuda"}, r"generation=transformers is for the CPU: write generation=vllm"),
+        (
+            {f"{ROLLOUT}.max_model_len": 90},
+            r"max_model_len=90 is less than data\.max_prompt_length \+ data\.max_response_length = 96: write 96",
+        ),
+        (
+            {"ctwa.reference_length": {"type": "fixed"}, "trainer.val_before_train": False},
+            r"ctwa\.reference_length takes its length from the validation .* trainer\.val_before_train=true",
+        ),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_settings_of_the_engine_that_a_multi_objective_run_does_not_have(
+    changed: Changed, values: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(CtwaError, match=sentence):
+        check_config(changed(values))
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({f"{ACTOR}.ppo_mini_batch_size": 6}, r"train_batch_size=16 is not a multiple of .*=6: write 18 or another"),
+        ({f"{ROLLOUT}.n": 1}, r"rollout\.n=1: covariances within a prompt need at least 2 completions"),
+        (
+            {f"{ACTOR}.ppo_mini_batch_size": 1, f"{ROLLOUT}.n": 3},
+            r"a mini-batch of 1 prompts x 3 completions does not divide over 2 ranks",
+        ),
+        (
+            {f"{ACTOR}.use_dynamic_bsz": False, f"{ACTOR}.ppo_micro_batch_size_per_gpu": 5},
+            r"a rank's 32 rows of a mini-batch are not a multiple of ppo_micro_batch_size_per_gpu=5: write a divisor",
+        ),
+        (
+            {"data.train_batch_size": 304},
+            r"have 300 rows, less than one step's data\.train_batch_size=304: write at most",
+        ),
+        ({"data.train_max_samples": 8}, r"have 8 rows, less than one step's"),
+        (
+            {"trainer.total_epochs": 2},
+            r"total_training_steps=60, but trainer\.total_epochs=2 of 300 rows in batches of 16 end after 36: write "
+            r"trainer\.total_epochs=4$",
+        ),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
+)
+def test_batches_and_steps_that_do_not_come_out_even(changed: Changed, values: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(CtwaError, match=sentence):
+        check_config(changed(values))
+
+
+class TestFiles:
+    def test_a_task_folder_that_was_not_made(self, changed: Changed) -> None:
+        with pytest.raises(
+            CtwaError, match=r"^ctwa\.task_dir: nowhere/D does not exist; make it \(`ctwa testbed make`"
+        ):
+            check_config(changed({"ctwa.task_dir": "nowhere/D"}))
+
+    @pytest.mark.parametrize("key", ["train_files", "val_files"])
+    def test_data_that_is_not_there(self, changed: Changed, key: str, tmp_path: Path) -> None:
+        with pytest.raises(CtwaError, match=f"^data.{key}: {tmp_path}/a.parquet does not exist; give a parquet file"):
+            check_config(changed({f"data.{key}": [f"{tmp_path}/a.parquet"]}))
+        with pytest.raises(CtwaError, match=f"^data.{key} names no file"):
+            check_config(changed({f"data.{key}": []}))
+
+    def test_data_that_is_not_parquet(self, changed: Changed, tmp_path: Path) -> None:
+        (tmp_path / "a.parquet").write_text("prompt,answer\n1,2\n")
+
+        with pytest.raises(CtwaError, match=r"a\.parquet is not a parquet file .*; give one in verl's format"):
+            check_config(changed({"data.train_files": [f"{tmp_path}/a.parquet"]}))
+
+    def test_data_in_another_format(self, changed: Changed, tmp_path: Path) -> None:
+        pq.write_table(pa.table({"problem": ["1 + 1"], "answer": ["2"]}), tmp_path / "a.parquet")
+
+        with pytest.raises(CtwaError, match=r"a\.parquet has no column 'prompt' \(it has problem, answer\)"):
+            check_config(changed({"data.val_files": [f"{tmp_path}/a.parquet"]}))
+
+    @pytest.mark.parametrize("path", ["/nowhere/model", "./model", "~/model", "runs/testbed-D/model"])
+    def test_a_model_folder_that_is_not_there(self, changed: Changed, path: str) -> None:
+        with pytest.raises(
+            CtwaError, match=f"^actor_rollout_ref.model.path: {path} does not exist; give a model folder"
+        ):
+            check_config(changed({"actor_rollout_ref.model.path": path}))
+
+    def test_a_name_on_a_hub_is_not_looked_for_on_the_disk(self, changed: Changed) -> None:
+        check_config(changed({"actor_rollout_ref.model.path": "Qwen/Qwen2.5-1.5B"}))
+
+
+class TestVerl:
+    def test_what_verl_refuses_is_said_as_verl_says_it(self, changed: Changed) -> None:
+        config = changed({f"{ACTOR}.loss_agg_mode": "mean"})
+
+        with pytest.raises(
+            CtwaError, match=r"^verl does not accept the configuration: (?s:.*)Invalid loss_agg_mode: mean"
+        ):
+            check_with_verl(config)
+
+    def test_a_rollout_setting_that_only_a_worker_would_meet(self, changed: Changed) -> None:
+        config = changed({f"{ROLLOUT}.name": "vllm", f"{ROLLOUT}.pipeline_model_parallel_size": 2})
+
+        with pytest.raises(CtwaError, match=r"^verl does not accept the configuration: (?s:.*)pipeline_model_parallel"):
+            check_with_verl(config)
+
+    def test_verls_own_remarks_stay_off_the_terminal(
+        self, testbed_config: DictConfig, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        check_with_verl(testbed_config)
+
+        assert capfd.readouterr().out == ""
+
+
+class TestResources:
+    def has(self, monkeypatch: pytest.MonkeyPatch, **resources: float) -> None:
+        import ray
+
+        monkeypatch.setattr(ray, "cluster_resources", lambda: resources)
+
+    def test_enough(self, testbed_config: DictConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.has(monkeypatch, CPU=64, GPU=2)
+
+        check_resources(testbed_config)
+
+    def test_too_few_logical_cpus_would_wait_for_ever(
+        self, testbed_config: DictConfig, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.has(monkeypatch, CPU=2, GPU=2)
+
+        with pytest.raises(
+            CtwaError, match=r"Ray has 2 CPU but the run needs 13: change ray_kwargs\.ray_init\.num_cpus"
+        ):
+            check_resources(testbed_config)
+
+    def test_no_gpu(self, testbed_config: DictConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.has(monkeypatch, CPU=64)
+
+        with pytest.raises(CtwaError, match=r"Ray has 0 GPU but the run needs 2: .*trainer\.n_gpus_per_node"):
+            check_resources(testbed_config)
+
+
+class TestPlan:
+    def test_the_steps_are_those_of_the_epochs_where_none_are_given(self, changed: Changed) -> None:
+        config = changed({"trainer.total_training_steps": None, "trainer.total_epochs": 3})
+
+        assert num_steps(config) == 3 * (300 // 16)
+
+    def test_several_files_are_one_training_set(self, changed: Changed, testbed_config: DictConfig) -> None:
+        files = [*testbed_config.data.train_files, *testbed_config.data.train_files]
+        config = changed({"trainer.total_training_steps": None, "trainer.total_epochs": 1, "data.train_files": files})
+
+        assert num_steps(config) == 600 // 16
+
+    def test_it_says_what_a_run_would_do(self, testbed_config: DictConfig) -> None:
+        plan = plan_text(testbed_config, check_config(testbed_config))
+
+        assert "ctwa, log-probs of the statistic: post_update" in plan
+        assert "accuracy (0.333), conciseness (0.333), clarity (0.334)" in plan
+        assert "steps        60\n" in plan
+        assert "16 prompts x 8 completions = 128 completions, at most 12,288 tokens" in plan
+
+    @pytest.mark.parametrize(
+        ("values", "passes"),
+        [
+            ({}, ["old log-probs", "update (2 optimizer steps", "statistic after the update"]),
+            ({"ctwa.method.statistic": "in_update"}, ["old log-probs", "update (2 optimizer steps"]),
+            (
+                {f"{ACTOR}.use_kl_loss": True, "ctwa.method.statistic": "in_update", f"{ACTOR}.ppo_epochs": 3},
+                ["old log-probs", "reference log-probs", "update (6 optimizer steps"],
+            ),
+        ],
+    )
+    def test_it_counts_the_passes_a_step_costs(
+        self, changed: Changed, values: dict[str, Any], passes: list[str]
+    ) -> None:
+        config = changed(values)
+        plan = checks.plan_text(config, check_config(config))
+        line = next(line for line in plan.splitlines() if line.strip().startswith("passes"))
+
+        found = [part.strip() for part in line.split("passes", 1)[1].split(";")]
+        assert len(found) == len(passes)
+        assert all(part.startswith(start) for part, start in zip(found, passes, strict=True))

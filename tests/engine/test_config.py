@@ -1,0 +1,307 @@
+"""What the configuration groups and the recipes compose to."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from ctwa.engine.checks import check_config, check_with_verl, num_steps
+from ctwa.engine.launch import compose_config, set_environment
+from ctwa.engine.settings import read_settings
+from ctwa.errors import CtwaError
+
+ROOT = Path(__file__).parents[2]
+RECIPES = sorted((ROOT / "recipes").glob("*/*.sh"))
+
+Compose = Callable[..., DictConfig]
+
+CUSTOM = (
+    "+ctwa.objectives.accuracy.reward_fn=ctwa.testbed.rewards:accuracy",
+    "+ctwa.objectives.clarity.reward_fn=ctwa.testbed.rewards:clarity",
+    "+ctwa.covariance_targets={accuracy:0.15,clarity:0.08}",
+    "data.train_files=${ctwa.task_dir}/train.parquet",
+    "data.val_files=[${ctwa.task_dir}/val.parquet]",
+)
+
+
+def ref_as_its_worker_reads_it(ref: DictConfig) -> DictConfig:
+    """verl's worker renames keys of the reference policy before it reads them (ActorRolloutRefWorker.init_model)."""
+    prefix, values = "log_prob_", OmegaConf.to_container(ref)
+    renamed = {"max_token_len_per_gpu": "ppo_max_token_len_per_gpu", "use_dynamic_bsz": "use_dynamic_bsz"}
+    renamed |= {f"micro_batch_size{suffix}": f"ppo_micro_batch_size{suffix}" for suffix in ("", "_per_gpu")}
+    return OmegaConf.create({renamed.get(key.removeprefix(prefix), key): value for key, value in values.items()})
+
+
+def overrides_of_task(task: str) -> tuple[str, ...]:
+    return CUSTOM if task == "custom" else ()
+
+
+# Every choice of one group meets every choice of every other group in at least one row.
+@pytest.mark.parametrize(
+    ("generation", "task", "engine", "estimator", "clipping", "method"),
+    [
+        ("transformers", "testbed", "cpu", "reinforce", "off", "linear"),
+        ("transformers", "math500", "cpu", "grpo", "on", "ctwa"),
+        ("transformers", "custom", "gpu", "grpo", "off", "linear"),
+        ("vllm_cpu", "testbed", "gpu", "reinforce", "on", "ctwa"),
+        ("vllm_cpu", "math500", "cpu", "grpo", "on", "linear"),
+        ("vllm_cpu", "custom", "cpu", "grpo", "off", "linear"),
+        ("vllm", "testbed", "cpu", "grpo", "on", "linear"),
+        ("vllm", "math500", "gpu", "reinforce", "off", "ctwa"),
+        ("vllm", "custom", "gpu", "reinforce", "on", "ctwa"),
+    ],
+)
+def test_every_pair_of_choices_composes(
+    compose: Compose, generation: str, task: str, engine: str, estimator: str, clipping: str, method: str
+) -> None:
+    config = compose(
+        f"generation={generation}",
+        f"task={task}",
+        f"engine={engine}",
+        f"estimator={estimator}",
+        f"clipping={clipping}",
+        f"method={method}",
+        *overrides_of_task(task),
+    )
+    settings = read_settings(config)
+
+    assert settings.method.type == method
+    assert settings.build_scalarizer().weights == {n: o.weight for n, o in settings.objectives.items()}
+    assert config.trainer.device == {"cpu": "cpu", "gpu": "cuda"}[engine]
+    assert config.actor_rollout_ref.rollout.name == generation.removesuffix("_cpu")
+    assert config.algorithm.adv_estimator == {"grpo": "grpo", "reinforce": "reinforce_plus_plus"}[estimator]
+    assert (settings.clip.high < 1) == (clipping == "on")
+    assert (settings.clip.dual is not None) == (clipping == "on")
+
+
+@pytest.mark.parametrize("engine", ["cpu", "gpu"])
+@pytest.mark.parametrize("task", ["testbed", "math500", "custom"])
+def test_verl_accepts_every_task_on_every_engine(compose: Compose, task: str, engine: str) -> None:
+    from verl.utils.config import omega_conf_to_dataclass
+
+    config = compose(f"task={task}", f"engine={engine}", *overrides_of_task(task))
+    set_environment(config)
+
+    check_config(config)
+    check_with_verl(config)
+    assert omega_conf_to_dataclass(ref_as_its_worker_reads_it(config.actor_rollout_ref.ref)).engine.forward_only
+    # The model's own part reads the model from disk, as the trainer will.
+    assert omega_conf_to_dataclass(config.actor_rollout_ref.model).tokenizer.eos_token == "<eos>"
+
+
+def test_engine_gpu_brings_vllm_and_fits_its_context_to_the_task(compose: Compose) -> None:
+    rollout = compose("task=math500", "engine=gpu").actor_rollout_ref.rollout
+
+    assert rollout.name == "vllm"
+    assert rollout.max_model_len == 2048
+    assert rollout.free_cache_engine  # vLLM's memory is the trainer's while it trains
+    assert compose("task=math500", "engine=gpu", "data.max_response_length=512").actor_rollout_ref.rollout[
+        "max_model_len"
+    ] == (1024 + 512)
+
+
+def test_math500_has_the_hyperparameters_of_the_paper(compose: Compose) -> None:
+    config = compose("task=math500", "engine=gpu", "method=ctwa")
+    actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
+
+    assert config.data.train_batch_size == actor.ppo_mini_batch_size == 32
+    assert (rollout.n, rollout.temperature) == (16, 1.0)
+    assert (rollout.val_kwargs.temperature, rollout.val_kwargs.do_sample, rollout.val_kwargs.n) == (0, False, 1)
+    assert (config.data.max_prompt_length, config.data.max_response_length) == (1024, 1024)
+    assert (actor.optim.lr, actor.optim.lr_scheduler_type) == (1e-6, "constant")
+    assert (actor.use_kl_loss, actor.kl_loss_coef, actor.kl_loss_type) == (True, 0.001, "low_var_kl")
+    assert (actor.entropy_coeff, actor.clip_ratio_low, actor.clip_ratio_high) == (0, 0.2, 0.2)
+    assert config.trainer.total_epochs == 90
+    assert num_steps(config) == 810
+    settings = read_settings(config)
+    assert settings.build_scalarizer().weights == {"accuracy": 0.333, "conciseness": 0.333, "clarity": 0.334}
+    assert settings.method.targets == {"accuracy": 0.15, "conciseness": 0.08, "clarity": 0.08}
+    assert (settings.method.eta, settings.method.tau) == (0.05, 0.1)
+    assert settings.reference_length.needs_validation
+
+
+def test_the_reference_policy_of_the_kl_loss_runs_as_the_policy_does(compose: Compose) -> None:
+    config = compose("task=math500", "engine=cpu")
+    actor, ref = config.actor_rollout_ref.actor, config.actor_rollout_ref.ref
+
+    assert actor.use_kl_loss
+    assert (ref.strategy, ref.log_prob_use_dynamic_bsz) == ("fsdp2", True)
+    assert ref.log_prob_max_token_len_per_gpu == actor.ppo_max_token_len_per_gpu
+    assert ref.fsdp_config.mixed_precision == actor.fsdp_config.mixed_precision
+
+
+def test_one_seed_reaches_everything_that_draws(compose: Compose) -> None:
+    config = compose("ctwa.seed=7")
+
+    assert config.data.seed == 7
+    assert config.actor_rollout_ref.rollout.seed == 7
+    assert config.actor_rollout_ref.actor.fsdp_config.seed == 7
+
+
+def test_relative_paths_mean_the_users_current_directory(monkeypatch: pytest.MonkeyPatch, task_dir: Path) -> None:
+    monkeypatch.chdir(task_dir.parent)
+    config = compose_config(["ctwa.run=runs/a", f"ctwa.task_dir={task_dir.name}"])
+
+    assert config.ctwa.run == str(task_dir.parent / "runs/a")
+    assert config.data.train_files == [str(task_dir / "train.parquet")]
+    assert config.actor_rollout_ref.model.path == str(task_dir / "model")
+
+
+@pytest.mark.parametrize("task", ["testbed", "math500"])
+def test_a_task_without_its_folder_says_so(task: str) -> None:
+    with pytest.raises(CtwaError, match=r"^give a value for .*ctwa\.task_dir"):
+        compose_config(["ctwa.run=runs/a", f"task={task}"])
+
+
+@pytest.mark.parametrize("missing", ["data.train_files", "data.val_files", "actor_rollout_ref.model.path"])
+def test_a_custom_task_names_what_it_needs(missing: str) -> None:
+    given = {"data.train_files": "a.parquet", "data.val_files": "b.parquet", "actor_rollout_ref.model.path": "a/model"}
+    overrides = [f"{key}={value}" for key, value in given.items() if key != missing]
+
+    with pytest.raises(CtwaError, match=f"{missing} is missing: give a "):
+        compose_config(["ctwa.run=runs/a", "task=custom", *overrides])
+
+
+def test_a_key_that_does_not_exist_is_named() -> None:
+    with pytest.raises(CtwaError, match=r"Could not override 'actor_rollout_ref\.rolout\.n'"):
+        compose_config(["ctwa.run=runs/a", "actor_rollout_ref.rolout.n=4"])
+
+
+def test_a_task_file_of_the_users_own_composes(tmp_path: Path, compose: Compose) -> None:
+    (tmp_path / "task").mkdir()
+    own = (ROOT / "ctwa/config/task/testbed.yaml").read_text().replace("train_batch_size: 16", "train_batch_size: 8")
+    (tmp_path / "task" / "mine.yaml").write_text(own)
+
+    config = compose(f"hydra.searchpath=[pkg://verl.trainer.config,file://{tmp_path}]", "task=mine")
+
+    assert config.data.train_batch_size == 8
+
+
+class TestRecipes:
+    @pytest.fixture
+    def arguments_of(self, tmp_path: Path) -> Callable[..., list[str]]:
+        """What a recipe hands to `ctwa`, by a `ctwa` that writes its arguments down."""
+        stub = tmp_path / "ctwa"
+        stub.write_text('#!/usr/bin/env bash\nprintf "%s\\0" "$@"\n')
+        stub.chmod(0o755)
+
+        def arguments(recipe: str | Path, *overrides: str, **environment: str) -> list[str]:
+            path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+            result = subprocess.run(
+                ["bash", ROOT / "recipes" / recipe, *overrides],
+                capture_output=True,
+                text=True,
+                check=True,
+                env={"PATH": path, **environment},
+            )
+            command, *rest = result.stdout.removesuffix("\0").split("\0")
+            assert command == "train"
+            return rest
+
+        return arguments
+
+    @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: f"{path.parent.name}/{path.name}")
+    def test_it_passes_the_checks(
+        self, recipe: Path, arguments_of: Callable[..., list[str]], task_dir: Path, tmp_path: Path
+    ) -> None:
+        overrides = arguments_of(
+            recipe,
+            f"ctwa.run={tmp_path / 'run'}",
+            f"ctwa.task_dir={task_dir}",
+            f"actor_rollout_ref.model.path={task_dir / 'model'}",
+        )
+        config = compose_config(overrides)
+        settings = check_config(config)
+
+        assert settings.method.type == ("ctwa" if recipe.stem == "ctwa" else "linear")
+        assert config.trainer.device == {"testbed": "cpu", "math500": "cuda"}[recipe.parent.name]
+
+    @pytest.mark.parametrize("folder", sorted({recipe.parent for recipe in RECIPES}), ids=lambda path: path.name)
+    def test_recipes_of_a_task_differ_in_their_method_line_alone(self, folder: Path) -> None:
+        texts = [path.read_text().splitlines() for path in sorted(folder.glob("*.sh"))]
+
+        assert len(texts) > 1
+        for lines in zip(*texts, strict=True):
+            assert len(set(lines)) == 1 or all("method=" in line for line in lines)
+
+    def test_the_static_baseline_raises_accuracy(self, arguments_of: Callable[..., list[str]], task_dir: Path) -> None:
+        config = compose_config(arguments_of("testbed/static.sh", f"ctwa.task_dir={task_dir}"))
+        weights = read_settings(config).build_scalarizer().weights
+
+        assert weights == {"accuracy": 0.375, "conciseness": 0.3125, "clarity": 0.3125}
+
+    def test_the_run_folder_is_named_by_task_recipe_and_seed(self, arguments_of: Callable[..., list[str]]) -> None:
+        assert "ctwa.run=runs/testbed-static-s0" in arguments_of("testbed/static.sh")
+        seeded = arguments_of("math500/ctwa.sh", SEED="3")
+        assert {"ctwa.run=runs/math500-ctwa-s3", "ctwa.seed=3", "ctwa.resume=false"} <= set(seeded)
+
+    def test_resume_is_asked_for_by_the_environment(self, arguments_of: Callable[..., list[str]]) -> None:
+        assert "ctwa.resume=true" in arguments_of("testbed/ctwa.sh", RESUME="1")
+
+    def test_the_users_settings_come_last(self, arguments_of: Callable[..., list[str]]) -> None:
+        overrides = arguments_of("testbed/linear.sh", "ctwa.run=elsewhere", "a.b=c d", "--dry-run")
+
+        assert overrides[-3:] == ["ctwa.run=elsewhere", "a.b=c d", "--dry-run"]
+
+    def test_reinforce_runs_without_clipping(self, arguments_of: Callable[..., list[str]], task_dir: Path) -> None:
+        overrides = arguments_of(
+            "math500/ctwa.sh", ESTIMATOR="reinforce", DATA=str(task_dir), MODEL="Qwen/Qwen3-1.7B-Base"
+        )
+        config = compose_config(overrides)
+
+        assert config.algorithm.adv_estimator == "reinforce_plus_plus"
+        assert read_settings(config).clip.high == float("inf")
+        assert config.actor_rollout_ref.model.path == "Qwen/Qwen3-1.7B-Base"
+        assert num_steps(config) == 810
+
+    def test_the_documented_two_steps_on_a_cpu_pass_the_checks(
+        self, arguments_of: Callable[..., list[str]], task_dir: Path
+    ) -> None:
+        """The command of docs/training.md, with this test's data and model in place of the reader's."""
+        lines = (ROOT / "docs/training.md").read_text().replace("\\\n", " ").splitlines()
+        words = shlex.split(next(line for line in lines if line.startswith("ENGINE=cpu")))
+        environment = dict(word.split("=", 1) for word in words[: words.index("recipes/math500/ctwa.sh")])
+        environment |= {"DATA": str(task_dir), "MODEL": str(task_dir / "model")}
+        overrides = words[words.index("recipes/math500/ctwa.sh") + 1 :]
+
+        config = compose_config(arguments_of("math500/ctwa.sh", *overrides, **environment))
+        check_config(config)
+
+        assert num_steps(config) == 2
+        assert config.trainer.device == "cpu"
+
+    def test_without_the_command_it_says_what_to_do(self) -> None:
+        result = subprocess.run(
+            ["bash", ROOT / "recipes/testbed/ctwa.sh"],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={"PATH": "/usr/bin:/bin"},
+        )
+
+        assert result.returncode == 127
+        assert result.stderr == (
+            "error: the command ctwa is not found: activate its environment first (source .venv/bin/activate).\n"
+        )
+
+
+def test_the_resolved_configuration_is_plain_data(testbed_config: DictConfig) -> None:
+    """It is written to config.yaml and read back by whoever looks at a run."""
+    text = OmegaConf.to_yaml(testbed_config)
+
+    assert "${" not in text
+    assert OmegaConf.create(text) == testbed_config
+
+
+def test_importing_the_configuration_does_not_import_the_engine() -> None:
+    program = "import sys, ctwa.config; print(*sorted({'verl', 'ray', 'torch'} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+
+    assert result.stdout.split() == []
