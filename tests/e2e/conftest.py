@@ -1,0 +1,138 @@
+"""Runs of the real engine, each in a process of its own, as a user starts them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from ctwa.testbed.prepare import prepare
+from ctwa.testbed.presets import get_preset
+
+SMALL = [
+    "data.train_batch_size=8",
+    "actor_rollout_ref.actor.ppo_mini_batch_size=4",
+    "actor_rollout_ref.rollout.n=4",
+    "data.val_max_samples=32",
+    "trainer.n_gpus_per_node=1",
+    "trainer.test_freq=-1",
+    "trainer.save_freq=-1",
+    "actor_rollout_ref.actor.optim.lr=3e-4",
+]
+"""One rank, small batches, a learning rate that moves the policy within a few steps."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run left and said."""
+
+    folder: Path
+    returncode: int
+    output: str
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """The metrics of the steps, in their order."""
+        return [json.loads(line)["metrics"] for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
+
+    @property
+    def log(self) -> str:
+        """What the engine said behind the user's back."""
+        return (self.folder / "engine.log").read_text(errors="replace")
+
+    def checked(self) -> Run:
+        """This run, if it ended well."""
+        assert self.returncode == 0, f"{self.output}\n--- engine.log ---\n{self.log[-5000:]}"
+        return self
+
+
+@pytest.fixture(scope="session")
+def testbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A testbed whose base model has learnt the form of the answers and little else: made in seconds."""
+    preset = replace(get_preset("D"), base_accuracy=0.0, first_check=100, num_check_problems=8, num_train=96)
+    return prepare(preset, tmp_path_factory.mktemp("testbed") / "D").root
+
+
+@pytest.fixture(scope="session")
+def command(testbed: Path) -> Callable[[Path, Sequence[str]], list[str]]:
+    """The command line of a small run in a folder."""
+
+    def build(folder: Path, overrides: Sequence[str]) -> list[str]:
+        own = [f"ctwa.run={folder}", f"ctwa.task_dir={testbed}"]
+        return [sys.executable, "-m", "ctwa.cli", "train", *own, *SMALL, *overrides]
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def train(command: Callable[[Path, Sequence[str]], list[str]]) -> Callable[..., Run]:
+    """Start a run, wait for its end."""
+
+    def start(folder: Path, *overrides: str) -> Run:
+        with process(command(folder, overrides)) as running:
+            output, _ = running.communicate(timeout=600)
+        return Run(folder, running.returncode, output)
+
+    return start
+
+
+class process:  # noqa: N801 - reads as a statement
+    """A command in a session of its own; all that it started is ended with it, Ray's processes too."""
+
+    def __init__(self, command: list[str]) -> None:
+        self._command = command
+
+    def __enter__(self) -> subprocess.Popen[str]:
+        self._running = subprocess.Popen(
+            self._command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            env={**os.environ, "COLUMNS": "100"},
+        )
+        return self._running
+
+    def __exit__(self, *_: object) -> None:
+        end_session(self._running.pid)
+        self._running.wait()
+
+
+def end_session(session: int) -> None:
+    """End every process of a session that this test started."""
+    for found in psutil.process_iter():
+        try:
+            if os.getsid(found.pid) == session:
+                found.send_signal(signal.SIGKILL)
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            continue
+
+
+@pytest.fixture(scope="session")
+def six_steps(train: Callable[..., Run], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The run that others are compared with: CTWA, one rank, six steps, the paper's statistic."""
+    folder = tmp_path_factory.mktemp("six") / "run"
+    return train(folder, "trainer.total_training_steps=6", "trainer.save_freq=3", "trainer.test_freq=6").checked()
+
+
+@pytest.fixture
+def watched_process(command: Callable[[Path, Sequence[str]], list[str]]) -> Iterator[Callable[..., Any]]:
+    """Start a run without waiting for it."""
+    started: list[process] = []
+
+    def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:
+        started.append(process(command(folder, overrides)))
+        return started[-1].__enter__()
+
+    yield start
+    for running in started:
+        running.__exit__()
