@@ -6,7 +6,6 @@ import contextlib
 import io
 import math
 from pathlib import Path
-from typing import Any
 
 from hydra.errors import HydraException
 from omegaconf import DictConfig
@@ -53,11 +52,11 @@ def _check_files(config: DictConfig) -> None:
         for path in config.data[key]:
             if not Path(path).is_file():
                 raise CtwaError(f"data.{key}: {path} does not exist; give a parquet file in verl's format")
-            columns = _parquet(path).schema.to_arrow_schema().names  # .names would be those of nested fields
-            if (column := config.data.prompt_key) not in columns:
+            columns = _parquet(path).schema_arrow.names
+            if missing := {config.data.prompt_key, "reward_model"} - set(columns):
                 raise CtwaError(
-                    f"data.{key}: {path} has no column {column!r} (it has {', '.join(columns)}); give a file in verl's "
-                    "format, or the column's name as data.prompt_key"
+                    f"data.{key}: {path} has no column {' and no column '.join(sorted(missing))} (it has "
+                    f"{', '.join(columns)}); give a file in verl's format"
                 )
     model = config.actor_rollout_ref.model.path
     looks_local = model.startswith(("/", ".", "~")) or model.count("/") > 1
@@ -67,9 +66,9 @@ def _check_files(config: DictConfig) -> None:
         )
 
 
-def _parquet(path: str) -> Any:
+def _parquet(path: str) -> parquet.ParquetFile:
     try:
-        return parquet.ParquetFile(path).metadata
+        return parquet.ParquetFile(path)
     except ArrowInvalid as error:
         raise CtwaError(f"{path} is not a parquet file ({error}); give one in verl's format") from error
 
@@ -85,7 +84,7 @@ def _steps_of_epochs(config: DictConfig) -> int:
 
 
 def _num_rows(config: DictConfig) -> int:
-    rows: int = sum(_parquet(path).num_rows for path in config.data.train_files)
+    rows: int = sum(_parquet(path).metadata.num_rows for path in config.data.train_files)
     return min(rows, config.data.train_max_samples) if config.data.train_max_samples > 0 else rows
 
 

@@ -157,7 +157,9 @@ class TestFiles:
     def test_data_in_another_format(self, changed: Changed, tmp_path: Path) -> None:
         pq.write_table(pa.table({"problem": ["1 + 1"], "answer": ["2"]}), tmp_path / "a.parquet")
 
-        with pytest.raises(CtwaError, match=r"a\.parquet has no column 'prompt' \(it has problem, answer\)"):
+        with pytest.raises(
+            CtwaError, match=r"has no column prompt and no column reward_model \(it has problem, answer\)"
+        ):
             check_config(changed({"data.val_files": [f"{tmp_path}/a.parquet"]}))
 
     @pytest.mark.parametrize("path", ["/nowhere/model", "./model", "~/model", "runs/testbed-D/model"])

@@ -1,0 +1,153 @@
+"""A checkpoint is whole or not there, whatever moment a run was killed at."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from ctwa.engine import checkpoint
+from ctwa.engine.checkpoint import SEAL_FILE, STATE_FILE, is_complete, newest_complete, read_state, seal, write_state
+from ctwa.errors import CtwaError
+
+STATE = {"step": 3, "scalarizer": {"growth": {"accuracy": 0.1 + 0.2}}, "reference_length": None}
+
+
+def save(checkpoints: Path, step: int, *, sealed: bool = True) -> Path:
+    """A step's folder as the trainer leaves it: our state, then verl's files, then the seal."""
+    folder = checkpoint.step_folder(checkpoints, step)
+    write_state(folder, STATE)
+    (folder / "actor").mkdir(exist_ok=True)
+    (folder / "actor" / "model_world_size_1_rank_0.pt").write_bytes(b"weights" * step)
+    (folder / "data.pt").write_bytes(b"position")
+    if sealed:
+        seal(folder)
+    return folder
+
+
+class TestState:
+    def test_it_comes_back_to_the_last_bit(self, tmp_path: Path) -> None:
+        write_state(tmp_path, STATE)
+
+        assert read_state(tmp_path) == STATE
+
+    def test_a_folder_of_another_program_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(CtwaError, match=r"has no ctwa_state\.json: resume from a checkpoint that ctwa made"):
+            read_state(tmp_path)
+
+    def test_another_version_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / STATE_FILE).write_text(json.dumps({"version": 99, **STATE}))
+
+        with pytest.raises(CtwaError, match="is of another version of ctwa"):
+            read_state(tmp_path)
+
+    def test_a_failed_write_leaves_the_state_that_was_there(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write_state(tmp_path, STATE)
+
+        def full(_: int) -> None:
+            raise OSError("No space left on device")
+
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            write_state(tmp_path, {**STATE, "step": 4})
+
+        assert read_state(tmp_path) == STATE
+
+    def test_a_state_that_cannot_be_written_as_json_leaves_no_file(self, tmp_path: Path) -> None:
+        with pytest.raises(TypeError):
+            write_state(tmp_path, {"scalarizer": object()})
+
+        assert list(tmp_path.iterdir()) == []
+
+
+class TestSeal:
+    def test_a_sealed_folder_is_complete(self, tmp_path: Path) -> None:
+        assert is_complete(save(tmp_path, 3))
+
+    def test_a_folder_without_a_seal_is_not(self, tmp_path: Path) -> None:
+        assert not is_complete(save(tmp_path, 3, sealed=False))
+        assert not is_complete(tmp_path / "global_step_9")
+
+    @pytest.mark.parametrize("content", [b"", b'{"files": {"data.'])
+    def test_a_torn_seal_is_none(self, tmp_path: Path, content: bytes) -> None:
+        folder = save(tmp_path, 3)
+        (folder / SEAL_FILE).write_bytes(content)
+
+        assert not is_complete(folder)
+
+    @pytest.mark.parametrize("name", ["data.pt", STATE_FILE, "actor/model_world_size_1_rank_0.pt"])
+    def test_a_file_that_is_gone_or_cut_short_breaks_it(self, tmp_path: Path, name: str) -> None:
+        cut = save(tmp_path, 3)
+        (cut / name).write_bytes((cut / name).read_bytes()[:-1])
+        gone = save(tmp_path, 4)
+        (gone / name).unlink()
+
+        assert not is_complete(cut)
+        assert not is_complete(gone)
+
+    def test_saving_the_same_step_again_breaks_the_old_seal_first(self, tmp_path: Path) -> None:
+        folder = save(tmp_path, 3)
+        write_state(folder, STATE)
+
+        assert not is_complete(folder)
+        seal(folder)
+        assert is_complete(folder)
+
+    def test_what_a_crash_left_of_an_earlier_seal_does_not_spoil_the_next(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        folder = save(tmp_path, 3, sealed=False)
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                seal(folder)
+        assert not is_complete(folder)
+
+        seal(save(tmp_path, 3, sealed=False))
+
+        assert is_complete(folder)
+
+    def test_sealing_twice_is_sealing_once(self, tmp_path: Path) -> None:
+        folder = save(tmp_path, 3)
+        seal(folder)
+
+        assert is_complete(folder)
+
+
+class TestNewestComplete:
+    def test_it_is_the_highest_step_and_not_the_last_name(self, tmp_path: Path) -> None:
+        for step in (9, 10, 2):
+            save(tmp_path, step)
+
+        assert newest_complete(tmp_path) == tmp_path / "global_step_10"
+
+    def test_it_falls_back_over_folders_that_are_not_whole(self, tmp_path: Path) -> None:
+        save(tmp_path, 10)
+        (save(tmp_path, 20) / "data.pt").unlink()
+        save(tmp_path, 30, sealed=False)
+
+        assert newest_complete(tmp_path) == tmp_path / "global_step_10"
+
+    def test_a_folder_that_verl_pruned_is_passed_over(self, tmp_path: Path) -> None:
+        """verl removes the actor's files of old steps and leaves the rest."""
+        pruned = save(tmp_path, 20)
+        (pruned / "actor" / "model_world_size_1_rank_0.pt").unlink()
+        (pruned / "actor").rmdir()
+
+        assert newest_complete(tmp_path) is None
+
+    def test_verls_own_marker_is_not_believed(self, tmp_path: Path) -> None:
+        save(tmp_path, 10)
+        save(tmp_path, 20, sealed=False)
+        (tmp_path / "latest_checkpointed_iteration.txt").write_text("20")
+        (tmp_path / "global_step_latest").mkdir()
+
+        assert newest_complete(tmp_path) == tmp_path / "global_step_10"
+
+    def test_nothing_was_saved(self, tmp_path: Path) -> None:
+        assert newest_complete(tmp_path) is None
+        assert newest_complete(tmp_path / "checkpoints") is None

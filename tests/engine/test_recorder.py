@@ -1,0 +1,178 @@
+"""What the trainer leaves in the run folder, and how a resumed run continues it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ctwa.engine import checkpoint
+from ctwa.engine.recorder import Recorder
+from ctwa.errors import CtwaError
+from ctwa.monitor.jsonl import read_jsonl
+from ctwa.monitor.run import ObjectiveInfo, RunFolder, RunInfo
+from ctwa.monitor.trace import read_trace
+from ctwa.objectives.completion import Completion
+from ctwa.objectives.evaluation import Evaluation
+from ctwa.objectives.matrix import RewardMatrix
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    info = RunInfo(method="linear", objectives={"accuracy": ObjectiveInfo(weight=1.0)}, num_steps=4)
+    return RunFolder.create(tmp_path / "run", {}, info)
+
+
+@pytest.fixture
+def recorder(run: RunFolder) -> Iterator[Recorder]:
+    recorder = Recorder(run, resume=False, num_samples=2, seed=0)
+    yield recorder
+    recorder.close()
+
+
+def steps(run: RunFolder) -> list[int]:
+    return [record["step"] for record in read_trace(run.metrics)]
+
+
+def save_checkpoint(run: RunFolder, step: int) -> None:
+    folder = checkpoint.step_folder(run.checkpoints, step)
+    checkpoint.write_state(folder, {"step": step})
+    checkpoint.seal(folder)
+
+
+def test_a_record_holds_the_numbers_and_nothing_else(run: RunFolder, recorder: Recorder) -> None:
+    recorder.step(
+        1,
+        {
+            "objective/accuracy/mean": 0.5,
+            "actor/grad_norm": np.float32(2.0),
+            "training/epoch": np.int64(3),
+            "text": "no number",
+            "list": [1.0],
+            "flag": True,
+        },
+    )
+
+    assert read_trace(run.metrics)[0]["metrics"] == {
+        "objective/accuracy/mean": 0.5,
+        "actor/grad_norm": 2.0,
+        "training/epoch": 3,
+    }
+
+
+def test_a_phase_has_its_time_once(run: RunFolder, recorder: Recorder) -> None:
+    recorder.step(
+        1,
+        {"time/gen": 1.5, "timing_s/gen": 1.5, "timing_per_token_ms/gen": 0.1, "perf/time_per_step": 2.0, "perf/x": 1},
+    )
+
+    assert read_trace(run.metrics)[0]["metrics"] == {"time/gen": 1.5, "perf/x": 1}
+
+
+def test_a_number_that_is_not_finite_is_named(run: RunFolder, recorder: Recorder) -> None:
+    recorder.step(1, {"actor/grad_norm": float("nan")})
+
+    assert read_trace(run.metrics)[0]["non_finite"] == ["actor/grad_norm"]
+
+
+def test_samples_keep_what_could_not_be_scored_apart(run: RunFolder, recorder: Recorder) -> None:
+    row = {"prompt": "1 + 1 ?", "reward_model": {"ground_truth": "2"}}
+    completions = [Completion.from_row(row, response=text, response_tokens=1) for text in ("2", "3")]
+    matrix = RewardMatrix(
+        ("accuracy", "clarity"),
+        torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64),
+        torch.tensor([[True, False], [True, True]]),
+    )
+
+    recorder.samples(1, completions, Evaluation(matrix, (), {}), split="train")
+
+    samples = read_jsonl(run.samples)
+    assert [sample["rewards"] for sample in samples] == [
+        {"accuracy": 1.0, "clarity": None},
+        {"accuracy": 0.0, "clarity": 1.0},
+    ]
+    assert [sample["response"] for sample in samples] == ["2", "3"]
+
+
+def test_events_are_told_in_words(run: RunFolder, recorder: Recorder) -> None:
+    recorder.event("start", "the engine is up after 20 s")
+
+    assert [(event["kind"], event["text"]) for event in read_jsonl(run.events)] == [
+        ("start", "the engine is up after 20 s")
+    ]
+
+
+def test_a_run_is_not_written_over(run: RunFolder, recorder: Recorder) -> None:
+    recorder.step(1, {"x": 1})
+    recorder.close()
+
+    with pytest.raises(CtwaError, match="already has records of a run"):
+        Recorder(run, resume=False, num_samples=2, seed=0)
+
+
+class TestResume:
+    def test_records_after_the_checkpoint_are_made_again(self, run: RunFolder, recorder: Recorder) -> None:
+        for step in (1, 2, 3):
+            recorder.step(step, {"x": step})
+        recorder.close()
+        save_checkpoint(run, 2)
+
+        resumed = Recorder(run, resume=True, num_samples=2, seed=0)
+
+        assert resumed.resume_from == run.checkpoints / "global_step_2"
+        assert steps(run) == [1, 2]
+        resumed.step(3, {"x": 30})
+        resumed.close()
+        assert [record["metrics"]["x"] for record in read_trace(run.metrics)] == [1, 2, 30]
+        assert [event["text"] for event in read_jsonl(run.events)] == ["continuing from global_step_2"]
+
+    def test_a_checkpoint_that_is_not_whole_is_passed_over(self, run: RunFolder, recorder: Recorder) -> None:
+        for step in (1, 2, 3, 4):
+            recorder.step(step, {"x": step})
+        recorder.close()
+        save_checkpoint(run, 2)
+        save_checkpoint(run, 4)
+        seal = run.checkpoints / "global_step_4" / checkpoint.SEAL_FILE
+        seal.write_text(seal.read_text()[:10])
+
+        resumed = Recorder(run, resume=True, num_samples=2, seed=0)
+        resumed.close()
+
+        assert resumed.resume_from == run.checkpoints / "global_step_2"
+        assert steps(run) == [1, 2]
+
+    def test_without_a_checkpoint_the_run_starts_over(self, run: RunFolder, recorder: Recorder) -> None:
+        recorder.step(0, {"val/accuracy": 0.1})
+        recorder.step(1, {"x": 1})
+        recorder.close()
+
+        resumed = Recorder(run, resume=True, num_samples=2, seed=0)
+        resumed.step(0, {"val/accuracy": 0.1})
+        resumed.close()
+
+        assert resumed.resume_from is None
+        assert steps(run) == [0]
+        dropped = run.metrics.with_suffix(".dropped.jsonl").read_text().splitlines()
+        assert [json.loads(line)["step"] for line in dropped] == [0, 1]
+
+    def test_the_checkpoints_own_step_is_not_recorded_twice(self, run: RunFolder, recorder: Recorder) -> None:
+        recorder.step(2, {"x": 2})
+        recorder.close()
+        save_checkpoint(run, 2)
+
+        resumed = Recorder(run, resume=True, num_samples=2, seed=0)
+        resumed.step(2, {"val/accuracy": 0.1})
+        resumed.close()
+
+        assert [record["metrics"] for record in read_trace(run.metrics)] == [{"x": 2}]
+
+    def test_resuming_a_run_that_never_began_begins_it(self, run: RunFolder) -> None:
+        resumed = Recorder(run, resume=True, num_samples=2, seed=0)
+        resumed.step(0, {"x": 0})
+        resumed.close()
+
+        assert steps(run) == [0]

@@ -1,0 +1,124 @@
+"""Our node of the configuration, and what it reads of verl's."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from ctwa.engine.settings import Settings, clip_range, is_scale_invariant, read_settings
+from ctwa.errors import CtwaError
+from ctwa.scalarizers.base import Requirements
+
+
+def actor(**values: Any) -> DictConfig:
+    defaults = {"policy_loss": {"loss_mode": "vanilla"}, "clip_ratio": 0.2, "clip_ratio_low": 0.2}
+    return OmegaConf.create({**defaults, "clip_ratio_high": 0.2, "clip_ratio_c": 3.0, **values})
+
+
+class TestClipRange:
+    def test_it_is_the_one_of_the_loss(self) -> None:
+        clip = clip_range(actor(clip_ratio_low=0.1, clip_ratio_high=0.28, clip_ratio_c=10.0))
+
+        assert (clip.low, clip.high, clip.dual) == (0.1, 0.28, 10.0)
+
+    def test_the_common_ratio_stands_in_for_a_side_that_is_not_given(self) -> None:
+        clip = clip_range(actor(clip_ratio=0.3, clip_ratio_low=None, clip_ratio_high=0.4))
+
+        assert (clip.low, clip.high) == (0.3, 0.4)
+
+    def test_clipping_off_is_no_clipping_at_all(self, testbed_config: DictConfig) -> None:
+        off = actor(clip_ratio=1e9, clip_ratio_low=1e9, clip_ratio_high=1e9, clip_ratio_c=1e9)
+        clip = clip_range(off)
+
+        assert (clip.low, clip.high, clip.dual) == (math.inf, math.inf, None)
+
+    def test_a_loss_with_another_clipping_is_refused(self) -> None:
+        with pytest.raises(CtwaError, match="loss_mode is 'clip_cov'"):
+            clip_range(actor(policy_loss={"loss_mode": "clip_cov"}))
+
+
+ESTIMATORS = [
+    ("grpo", True),
+    ("grpo", False),
+    ("reinforce_plus_plus", True),
+    ("reinforce_plus_plus_baseline", True),
+    ("rloo", True),
+    ("opo", True),
+]
+
+
+@pytest.mark.parametrize(("estimator", "by_std"), ESTIMATORS, ids=lambda value: str(value))
+def test_scale_invariance_is_what_verls_estimator_does(
+    estimator: str, by_std: bool, testbed_config: DictConfig
+) -> None:
+    """The table is compared with verl itself: A(7 s) against A(s) on random scores of whole groups."""
+    from ctwa.engine.estimate import VerlEstimate
+
+    algorithm = OmegaConf.merge(
+        testbed_config.algorithm, {"adv_estimator": estimator, "norm_adv_by_std_in_grpo": by_std}
+    )
+    generator = torch.Generator().manual_seed(0)
+    scores_N = torch.rand(24, generator=generator, dtype=torch.float64)
+    lengths_N = torch.randint(1, 9, (24,), generator=generator)
+    mask_NT = (torch.arange(9) < lengths_N[:, None]).long()
+    estimate = VerlEstimate(algorithm, mask_NT, torch.arange(24) // 4)
+
+    same = torch.allclose(estimate(7 * scores_N), estimate(scores_N), rtol=1e-3, atol=1e-4)
+
+    assert estimate.scale_invariant == is_scale_invariant(algorithm) == same
+
+
+@pytest.mark.parametrize("estimator", ["gae", "gdpo", "remax", "Grpo"])
+def test_estimators_that_do_not_see_the_objectives_are_refused(estimator: str) -> None:
+    with pytest.raises(CtwaError, match=f"adv_estimator is '{estimator}': write one of grpo, "):
+        is_scale_invariant(OmegaConf.create({"adv_estimator": estimator, "norm_adv_by_std_in_grpo": True}))
+
+
+class TestSettings:
+    def test_defaults_are_those_of_the_configuration(self, testbed_config: DictConfig) -> None:
+        """A key left out of a hand-written config means what the packaged one says."""
+        settings = read_settings(testbed_config)
+
+        for name in ("resume", "seed", "num_samples", "print_every", "poll_interval"):
+            assert getattr(settings, name) == Settings.model_fields[name].default
+        assert settings.rewards == Settings.model_fields["rewards"].get_default(call_default_factory=True)
+        assert settings.diagnostics == Settings.model_fields["diagnostics"].get_default(call_default_factory=True)
+
+    def test_no_key_of_the_node_is_unknown_to_the_configuration(self, testbed_config: DictConfig) -> None:
+        derived = {"clip", "scale_invariant"}
+
+        assert set(Settings.model_fields) - derived == set(testbed_config.ctwa)
+
+    @pytest.mark.parametrize(
+        ("wish", "diagnostics", "source"),
+        [
+            ("none", "in_update", "in_update"),
+            ("none", "none", "none"),
+            ("post_update", "in_update", "post_update"),
+            ("in_update", "post_update", "in_update"),
+        ],
+    )
+    def test_the_methods_wish_outranks_the_diagnostics(
+        self, changed: Any, wish: Any, diagnostics: str, source: str
+    ) -> None:
+        settings = read_settings(changed({"ctwa.diagnostics.covariance": diagnostics}))
+
+        assert settings.log_probs_source(Requirements(log_probs=wish)) == source
+
+    def test_the_reference_length_is_built_where_one_is_configured(self, changed: Any) -> None:
+        assert read_settings(changed({})).build_reference_length() is None
+        reference = read_settings(changed({"ctwa.reference_length": {"type": "fixed", "tokens": 40}}))
+        built = reference.build_reference_length()
+
+        assert built is not None
+        assert built.reference([10, 20], [0, 0]) == [40, 40]
+
+    def test_renormalisation_follows_the_estimator(self, changed: Any) -> None:
+        refused = changed({"algorithm.adv_estimator": "rloo", "ctwa.method.renormalize": False})
+
+        with pytest.raises(CtwaError, match="renormalize is off, but the advantage estimator is not scale invariant"):
+            read_settings(refused).build_scalarizer()
