@@ -1,0 +1,245 @@
+"""Generation with plain transformers, on an untrained model made on the spot: no verl, no Ray."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from ctwa.engine.rollout.transformers_server import Generated, Sampling, TransformersServer, generate_batch
+
+VOCABULARY, EOS, PAD = 23, 1, 0
+PROMPTS = [[2, 5, 7], [2, 9], [2, 5, 7, 11, 3], [2, 4], [2, 13, 6], [2, 8, 8]]
+SEEDS = [101, 102, 103, 104, 105, 106]
+SAMPLING = Sampling(temperature=1.0, top_p=1.0, top_k=-1, max_tokens=12)
+
+
+def build(seed: int = 0, *, tied: bool = True) -> Qwen2ForCausalLM:
+    config = Qwen2Config(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=128,
+        initializer_range=0.3,  # far from uniform, so that a wrong distribution shows
+        tie_word_embeddings=tied,
+        bos_token_id=2,
+        eos_token_id=EOS,
+        pad_token_id=PAD,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Qwen2ForCausalLM(config).eval()
+
+
+@pytest.fixture(scope="module")
+def model() -> Qwen2ForCausalLM:
+    return build()
+
+
+def generate(
+    model: Qwen2ForCausalLM,
+    prompts: list[list[int]] = PROMPTS,
+    seeds: list[int] = SEEDS,
+    *,
+    eos_ids: frozenset[int] = frozenset({EOS}),
+    **sampling: float,
+) -> list[Generated]:
+    settings = Sampling(**{**vars(SAMPLING), **sampling})
+    return generate_batch(model, prompts, settings, seeds, set(eos_ids), PAD)
+
+
+def log_probs_of(model: Qwen2ForCausalLM, prompt: list[int], tokens: list[int]) -> torch.Tensor:
+    """The model's own log-distributions (tokens, vocabulary) at each token, in one pass without padding."""
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt + tokens])).logits[0, len(prompt) - 1 : -1]
+    return logits.log_softmax(-1)
+
+
+class TestSampling:
+    def test_log_probs_are_the_models_own(self, model: Qwen2ForCausalLM) -> None:
+        """Beside prompts of other lengths, so that padding or positions that are off would show."""
+        for prompt, completion in zip(PROMPTS, generate(model), strict=True):
+            expected_TV = log_probs_of(model, prompt, completion.token_ids)
+            expected_T = expected_TV.gather(1, torch.tensor(completion.token_ids)[:, None])[:, 0]
+            torch.testing.assert_close(torch.tensor(completion.log_probs), expected_T, atol=1e-5, rtol=0)
+
+    def test_the_same_seeds_give_the_same_completions(self, model: Qwen2ForCausalLM) -> None:
+        assert generate(model) == generate(model)
+        assert generate(model) != generate(model, seeds=[seed + 1 for seed in SEEDS])
+
+    def test_the_global_random_state_has_no_say_and_is_left_alone(self, model: Qwen2ForCausalLM) -> None:
+        torch.manual_seed(1)
+        first = generate(model)
+        state = torch.get_rng_state()
+        torch.manual_seed(2)
+
+        assert generate(model) == first
+        torch.manual_seed(1)
+        assert torch.equal(torch.get_rng_state(), state)
+
+    def test_the_order_of_the_prompts_does_not_matter(self, model: Qwen2ForCausalLM) -> None:
+        order = [4, 2, 0, 5, 1, 3]
+        mixed = generate(model, [PROMPTS[i] for i in order], [SEEDS[i] for i in order])
+
+        assert mixed == [generate(model)[i] for i in order]
+
+    def test_a_completion_depends_on_its_own_seed_alone(self, model: Qwen2ForCausalLM) -> None:
+        others = generate(model, seeds=[SEEDS[0], *(seed + 50 for seed in SEEDS[1:])])
+
+        assert others[0].token_ids == generate(model)[0].token_ids
+
+    def test_draws_follow_the_models_distribution(self, model: Qwen2ForCausalLM) -> None:
+        num = 4000
+        drawn = generate(model, [PROMPTS[0]] * num, list(range(num)), max_tokens=1)
+        counts = torch.bincount(torch.tensor([completion.token_ids[0] for completion in drawn]), minlength=VOCABULARY)
+        probabilities = log_probs_of(model, PROMPTS[0], [0])[0].exp()
+
+        deviation = (counts / num - probabilities) / (probabilities * (1 - probabilities) / num).sqrt()
+        assert deviation.abs().max() < 4.5
+
+    def test_a_completion_ends_with_its_first_end_token(self, model: Qwen2ForCausalLM) -> None:
+        # Half of the vocabulary ends a completion, so that some do early and some late.
+        ends = frozenset(range(12, VOCABULARY))
+        completions = generate(model, PROMPTS * 4, list(range(24)), eos_ids=ends)
+
+        lengths = {len(completion.token_ids) for completion in completions}
+        assert len(lengths) > 1
+        for completion in completions:
+            *before, last = completion.token_ids
+            assert not ends & set(before)
+            assert last in ends or len(completion.token_ids) == SAMPLING.max_tokens
+            assert len(completion.log_probs) == len(completion.token_ids)
+
+
+class TestSettings:
+    def test_temperature_0_is_the_greedy_search_of_transformers(self, model: Qwen2ForCausalLM) -> None:
+        for prompt, completion in zip(PROMPTS, generate(model, temperature=0.0), strict=True):
+            with torch.no_grad():
+                output = model.generate(
+                    torch.tensor([prompt]),
+                    attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+                    max_new_tokens=SAMPLING.max_tokens,
+                    do_sample=False,
+                    pad_token_id=PAD,
+                )
+            assert completion.token_ids == output[0, len(prompt) :].tolist()
+
+    def test_greedy_log_probs_are_the_models_own(self, model: Qwen2ForCausalLM) -> None:
+        completion = generate(model, PROMPTS[:1], SEEDS[:1], temperature=0.0)[0]
+
+        expected_TV = log_probs_of(model, PROMPTS[0], completion.token_ids)
+        torch.testing.assert_close(torch.tensor(completion.log_probs), expected_TV.max(-1).values, atol=1e-5, rtol=0)
+
+    def test_log_probs_are_of_the_distribution_at_the_temperature(self, model: Qwen2ForCausalLM) -> None:
+        completion = generate(model, PROMPTS[:1], SEEDS[:1], temperature=0.5)[0]
+
+        tokens = torch.tensor(completion.token_ids)[:, None]
+        expected_TV = (log_probs_of(model, PROMPTS[0], completion.token_ids) / 0.5).log_softmax(-1)
+        torch.testing.assert_close(
+            torch.tensor(completion.log_probs), expected_TV.gather(1, tokens)[:, 0], atol=1e-5, rtol=0
+        )
+
+    def test_top_k_leaves_the_k_most_probable(self, model: Qwen2ForCausalLM) -> None:
+        likely = set(log_probs_of(model, PROMPTS[0], [0])[0].topk(3).indices.tolist())
+        completions = generate(model, [PROMPTS[0]] * 200, list(range(200)), top_k=3, max_tokens=1)
+
+        assert {completion.token_ids[0] for completion in completions} == likely
+
+    def test_top_p_leaves_the_smallest_set_of_that_mass(self, model: Qwen2ForCausalLM) -> None:
+        probabilities, tokens = log_probs_of(model, PROMPTS[0], [0])[0].exp().sort(descending=True)
+        num = int((probabilities.cumsum(0) < 0.6).sum()) + 1
+        completions = generate(model, [PROMPTS[0]] * 400, list(range(400)), top_p=0.6, max_tokens=1)
+
+        assert {completion.token_ids[0] for completion in completions} == set(tokens[:num].tolist())
+        log_probs = {completion.token_ids[0]: completion.log_probs[0] for completion in completions}
+        assert torch.tensor(list(log_probs.values())).exp().sum() == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
+def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Qwen2ForCausalLM]:
+    model = build(tied=request.param)
+    folder = tmp_path_factory.mktemp("model")
+    model.save_pretrained(folder)
+    return folder, model
+
+
+def serve(folder: Path, *, max_length: int = 32, max_rows: int = 64) -> TransformersServer:
+    return TransformersServer(str(folder), "float32", max_length, max_rows, trust_remote_code=False)
+
+
+class TestServer:
+    def test_it_generates_as_the_model_it_loaded(self, saved: tuple[Path, Qwen2ForCausalLM]) -> None:
+        folder, model = saved
+
+        assert serve(folder).generate(PROMPTS, SEEDS, SAMPLING) == generate(model)
+
+    def test_a_long_batch_is_cut_into_pieces(self, saved: tuple[Path, Qwen2ForCausalLM]) -> None:
+        folder, model = saved
+        pieces = serve(folder, max_rows=4).generate(PROMPTS, SEEDS, SAMPLING)
+
+        assert pieces == generate(model, PROMPTS[:4], SEEDS[:4]) + generate(model, PROMPTS[4:], SEEDS[4:])
+
+    def test_a_completion_stays_within_the_context(self, saved: tuple[Path, Qwen2ForCausalLM]) -> None:
+        completions = serve(saved[0], max_length=8).generate(PROMPTS, SEEDS, SAMPLING)
+
+        assert max(len(completion.token_ids) for completion in completions) == 8 - max(map(len, PROMPTS))
+
+    def test_a_prompt_that_fills_the_context_is_refused(self, saved: tuple[Path, Qwen2ForCausalLM]) -> None:
+        with pytest.raises(ValueError, match="a prompt of 5 tokens leaves no room in a context of 5"):
+            serve(saved[0], max_length=5).generate(PROMPTS, SEEDS, SAMPLING)
+
+    def test_new_weights_are_used_at_once(self, saved: tuple[Path, Qwen2ForCausalLM]) -> None:
+        folder, model = saved
+        updated = build(seed=1, tied=model.config.tie_word_embeddings)
+        server = serve(folder)
+        server.load_weights({name: tensor.detach() for name, tensor in updated.named_parameters()})
+
+        assert server.generate(PROMPTS, SEEDS, SAMPLING) == generate(updated)
+        assert server.generate(PROMPTS, SEEDS, SAMPLING) != generate(model)
+
+    def test_tied_weights_may_be_sent_under_both_names(self, saved: tuple[Path, Qwen2ForCausalLM]) -> None:
+        """verl sends a state dict, which has the shared tensor twice."""
+        folder, model = saved
+        updated = build(seed=1, tied=model.config.tie_word_embeddings)
+        server = serve(folder)
+        server.load_weights(dict(updated.state_dict()))
+
+        assert server.generate(PROMPTS, SEEDS, SAMPLING) == generate(updated)
+
+    def test_a_parameter_that_was_not_sent_is_named(self, saved: tuple[Path, Qwen2ForCausalLM]) -> None:
+        folder, model = saved
+        weights = dict(model.named_parameters())
+        del weights["model.norm.weight"]
+
+        with pytest.raises(KeyError, match=r"the trainer sent no weights for \['model\.norm\.weight'\]"):
+            serve(folder).load_weights(weights)
+
+    def test_a_parameter_the_model_does_not_have_is_named(self, saved: tuple[Path, Qwen2ForCausalLM]) -> None:
+        folder, model = saved
+
+        with pytest.raises(KeyError, match=r"model\.layers\.9\.norm"):
+            serve(folder).load_weights({**dict(model.named_parameters()), "model.layers.9.norm": torch.zeros(1)})
+
+    def test_a_parameter_of_another_shape_is_refused(self, saved: tuple[Path, Qwen2ForCausalLM]) -> None:
+        folder, model = saved
+
+        with pytest.raises(RuntimeError, match="size"):
+            serve(folder).load_weights({**dict(model.named_parameters()), "model.norm.weight": torch.zeros(7)})
+
+    @pytest.mark.xfail(reason="the server takes over the model's generation config, repetition penalty included")
+    def test_a_models_own_sampling_habits_do_not_bend_the_distribution(
+        self, saved: tuple[Path, Qwen2ForCausalLM]
+    ) -> None:
+        """Instruct models come with a repetition penalty, top-k and a temperature in their generation config."""
+        folder, model = saved
+        server = serve(folder)
+        habits = {"repetition_penalty": 1.5, "temperature": 0.3, "top_k": 2, "top_p": 0.5, "do_sample": True}
+        for name, value in habits.items():
+            setattr(server._model.generation_config, name, value)
+
+        assert server.generate(PROMPTS, SEEDS, SAMPLING) == generate(model)
