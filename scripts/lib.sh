@@ -62,7 +62,7 @@ ctwa_with_lock() {
     fi
     (
         if ! flock --nonblock 9; then
-            say "another set-up is at work in $CTWA_VENV; waiting for it."
+            say "Another set-up is at work in $CTWA_VENV; waiting for it."
             flock 9
         fi
         "$@" 9>&- # what the command starts must not inherit the lock
