@@ -34,7 +34,9 @@ def test_a_run_leaves_config_trace_events_samples_summary_and_a_model(six_steps:
         for name in OBJECTIVES:
             assert 0 <= metrics[f"objective/{name}/mean"] <= 1
             assert metrics[f"objective/{name}/scored_frac"] == 1
-            assert {f"ctwa/{what}/{name}" for what in ("covariance", "ema", "deficit", "weight", "target")} <= set(metrics)
+            assert {f"ctwa/{what}/{name}" for what in ("covariance", "ema", "deficit", "weight", "target")} <= set(
+                metrics
+            )
     assert {f"val/{name}" for name in OBJECTIVES} <= set(six_steps.records[0]) & set(six_steps.records[6])
     assert set(json.loads((folder / "summary.json").read_text())["objectives"]) == set(OBJECTIVES)
 
@@ -108,7 +110,7 @@ def test_ctwa_without_a_step_size_is_linear_to_the_last_bit(
     ctwa = train(
         tmp_path / "run",
         "ctwa.method.eta=0",
-        "+ctwa.method.statistic=in_update",
+        "ctwa.method.statistic=in_update",
         "trainer.total_training_steps=3",
         "trainer.save_freq=3",
     ).checked()

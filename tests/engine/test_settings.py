@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from ctwa.engine.settings import Settings, clip_range, is_scale_invariant, read_settings
+from ctwa.engine.settings import (
+    DiagnosticSettings,
+    RewardSettings,
+    Settings,
+    clip_range,
+    is_scale_invariant,
+    read_settings,
+)
 from ctwa.errors import CtwaError
 from ctwa.scalarizers.base import Requirements
+from ctwa.scalarizers.ctwa import CtwaConfig
 
 
 def actor(**values: Any) -> DictConfig:
@@ -88,10 +97,25 @@ class TestSettings:
         assert settings.rewards == Settings.model_fields["rewards"].get_default(call_default_factory=True)
         assert settings.diagnostics == Settings.model_fields["diagnostics"].get_default(call_default_factory=True)
 
+    def test_the_methods_file_has_every_option_at_its_default(self, testbed_config: DictConfig) -> None:
+        """So that each can be set without a plus, and none differs by accident."""
+        written = OmegaConf.to_container(testbed_config.ctwa.method)
+        targets = {"targets": written["targets"]}
+
+        assert written == CtwaConfig(**targets).model_dump()
+
     def test_no_key_of_the_node_is_unknown_to_the_configuration(self, testbed_config: DictConfig) -> None:
         derived = {"clip", "scale_invariant"}
 
         assert set(Settings.model_fields) - derived == set(testbed_config.ctwa)
+
+    def test_every_key_of_the_node_is_documented(self, testbed_config: DictConfig) -> None:
+        text = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+        nested = {"rewards": RewardSettings, "diagnostics": DiagnosticSettings}
+
+        for key in testbed_config.ctwa:
+            for name in [f"{key}.{part}" for part in nested[key].model_fields] if key in nested else [key]:
+                assert f"| `ctwa.{name}` |" in text
 
     @pytest.mark.parametrize(
         ("wish", "diagnostics", "source"),
