@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +18,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
+from rich.text import Text
 
 import ctwa.config
+from ctwa.engine.checks import check_config, check_resources, check_with_verl, num_steps, plan_text
 from ctwa.errors import CtwaError
 from ctwa.monitor.console import ConsoleReporter
 from ctwa.monitor.follow import following
@@ -29,6 +31,7 @@ from ctwa.monitor.summary import summary_text, write_summary
 
 if TYPE_CHECKING:
     from ctwa.engine.settings import Settings
+    from ctwa.engine.trainer import MultiObjectiveTrainer
 
 # Composing the config imports verl already (its YAML lies in its package), which is when it looks for plug-ins.
 os.environ["VERL_USE_EXTERNAL_MODULES"] = PLUGIN = "ctwa.engine.plugin"
@@ -114,15 +117,28 @@ def train(overrides: Sequence[str], *, dry_run: bool = False, console: Console |
     """
     config = compose_config(overrides)
     set_environment(config)
-    # verl speaks while it is imported: only errors of ours may reach the terminal.
-    from ctwa.engine.checks import check_config, plan_text
-
-    settings = check_config(config)
     if dry_run:
+        settings = check_config(config)
         console = console or Console()
-        console.print(OmegaConf.to_yaml(config), markup=False, highlight=False)
-        console.print(plan_text(config, settings), markup=False, highlight=False)
+        console.print(OmegaConf.to_yaml(config), markup=False, highlight=False, soft_wrap=True)
+        console.print(plan_text(config, settings), markup=False, highlight=False, soft_wrap=True)
         return
+    settings, run = prepare_run(config)
+    with quiet(run.engine_log) as terminal:
+        reporter = ConsoleReporter(run.read_info(), terminal, folder=run.path, every=settings.print_every)
+        with following(run, reporter):
+            reporter.header()
+            run_training(config, settings, run)
+        terminal.print(Text(summary_text(write_summary(run))), soft_wrap=True, highlight=False)
+
+
+def prepare_run(config: DictConfig) -> tuple[Settings, RunFolder]:
+    """Check the config and make the run's folder.
+
+    Raises:
+        CtwaError: a mistake in the config, or the folder holds another run.
+    """
+    settings = check_config(config)
     run = RunFolder.create(
         settings.run,
         OmegaConf.to_container(config, resolve=True),
@@ -130,12 +146,7 @@ def train(overrides: Sequence[str], *, dry_run: bool = False, console: Console |
         resume=settings.resume,
         how_to_resume="ctwa.resume=true",
     )
-    with quiet(run.engine_log) as terminal:
-        reporter = ConsoleReporter(run.read_info(), terminal, folder=run.path, every=settings.print_every)
-        with following(run, reporter):
-            reporter.header()
-            _run(config, settings, run)
-        terminal.print(summary_text(write_summary(run)), markup=False, highlight=False)
+    return settings, run
 
 
 def _run_info(config: DictConfig, settings: Settings) -> RunInfo:
@@ -146,7 +157,7 @@ def _run_info(config: DictConfig, settings: Settings) -> RunInfo:
             name: ObjectiveInfo(weight=objective.weight, target=targets.get(name))
             for name, objective in settings.objectives.items()
         },
-        num_steps=config.trainer.total_training_steps or 0,
+        num_steps=num_steps(config),
         engine=f"{config.trainer.device}, {config.trainer.nnodes * config.trainer.n_gpus_per_node} ranks, "
         f"{config.actor_rollout_ref.rollout.name}",
         model=config.actor_rollout_ref.model.path,
@@ -155,18 +166,31 @@ def _run_info(config: DictConfig, settings: Settings) -> RunInfo:
     )
 
 
-def _run(config: DictConfig, settings: Settings, run: RunFolder) -> None:
+def run_training(
+    config: DictConfig,
+    settings: Settings,
+    run: RunFolder,
+    make_trainer: Callable[..., MultiObjectiveTrainer] | None = None,
+) -> None:
+    """Start the engine, train, and end everything that was started.
+
+    Args:
+        config: the resolved config, checked.
+        settings: our part of it.
+        run: the run's folder.
+        make_trainer: what to train with, in place of ``MultiObjectiveTrainer``.
+    """
     import ray
     import transfer_queue
     from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
 
-    from ctwa.engine.checks import check_resources
     from ctwa.engine.recorder import Recorder
     from ctwa.engine.registry import build_generation
     from ctwa.engine.trainer import MultiObjectiveTrainer
     from ctwa.objectives.evaluation import RewardEvaluator
 
     began = time.monotonic()
+    check_with_verl(config)
     scalarizer = settings.build_scalarizer()
     recorder = Recorder(run, resume=settings.resume, num_samples=settings.num_samples, seed=settings.seed)
     config.transfer_queue.enable = True
@@ -184,7 +208,7 @@ def _run(config: DictConfig, settings: Settings, run: RunFolder) -> None:
             check_resources(config)
             transfer_queue.init(config.transfer_queue)
             try:
-                trainer = MultiObjectiveTrainer(
+                trainer = (make_trainer or MultiObjectiveTrainer)(
                     config, settings=settings, scalarizer=scalarizer, evaluator=evaluator, recorder=recorder
                 )
                 trainer.init()
