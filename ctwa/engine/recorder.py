@@ -42,11 +42,8 @@ class Recorder:
     def step(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Write a step's record: every number the engine and the methods know of it."""
         if step <= self._trace.last_step:
-            return  # the validation before a resumed run's first step: the checkpoint's step has its record
-        self._trace.write(
-            step,
-            {key: value for key, value in metrics.items() if _is_number(value) and not key.startswith(_DUPLICATES)},
-        )
+            return  # a resumed run offers its checkpoint's record, which is missing only where a crash came before it
+        self._trace.write(step, numbers(metrics))
 
     def samples(self, step: int, completions: Sequence[Completion], evaluation: Evaluation, *, split: str) -> None:
         """Keep a few of a step's completions."""
@@ -72,6 +69,15 @@ class Recorder:
         """Close the files."""
         for writer in (self._trace, self._samples, self._events):
             writer.close()
+
+
+def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics that are numbers, each once, as Python's own."""
+    return {
+        key: value.item() if isinstance(value, np.generic) else value
+        for key, value in metrics.items()
+        if _is_number(value) and not key.startswith(_DUPLICATES)
+    }
 
 
 def _is_number(value: Any) -> bool:

@@ -14,11 +14,13 @@ TRANSFORMERS_ROLLOUT = "transformers"
 
 def register_engines() -> None:
     """Offer verl's FSDP engine on the CPU (verl registers it for CUDA and NPU only)."""
-    from verl.workers.engine import EngineRegistry, FSDPEngineWithLMHead
+    from verl.workers.engine import EngineRegistry
+
+    from ctwa.engine.cpu_engine import CpuEngine
 
     for backend in ("fsdp", "fsdp2"):
         devices = EngineRegistry._engines["language_model"][backend]
-        devices.setdefault("cpu", FSDPEngineWithLMHead)
+        devices.setdefault("cpu", CpuEngine)
 
 
 def register_rollouts() -> None:

@@ -31,7 +31,7 @@ from verl.workers.utils.padding import response_from_nested, response_to_nested
 from ctwa.covariance.diagnostics import diagnostics
 from ctwa.engine import checkpoint
 from ctwa.engine.estimate import VerlEstimate
-from ctwa.engine.recorder import Recorder
+from ctwa.engine.recorder import Recorder, numbers
 from ctwa.engine.seeds import SEED_FIELD
 from ctwa.engine.settings import Settings
 from ctwa.engine.workers import ROW_FIELD, MultiObjectiveWorker
@@ -83,6 +83,7 @@ class MultiObjectiveTrainer(PPOTrainerSync):
         self._prompt_rows: dict[str, dict[str, Any]] = {}
         self._step_keys: list[str] = []
         self._rollout: Rollout | None = None
+        self._step_metrics: dict[str, Any] = {}
         super().__init__(config)
 
     # -- set-up ---------------------------------------------------------------------------------------------------
@@ -165,6 +166,8 @@ class MultiObjectiveTrainer(PPOTrainerSync):
         return batch
 
     def _evaluate(self, keys: Sequence[str], partition: str) -> tuple[Evaluation, Rollout, list[Completion]]:
+        if not keys:
+            raise CtwaError("the rollout completed no prompt of this step: its error is in the engine's log")
         data = tq.kv_batch_get(keys=list(keys), partition_id=partition, select_fields=["responses", "response_mask"])
         responses = [row.tolist() for row in data["responses"].unbind()]
         texts = self.tokenizer.batch_decode(responses, skip_special_tokens=True)
@@ -305,6 +308,7 @@ class MultiObjectiveTrainer(PPOTrainerSync):
                 metrics.update(self.scalarizer.observe(update))
         # The weights of the next step, as the method left them.
         metrics.update({f"ctwa/weight/{name}": weight for name, weight in self.scalarizer.weights.items()})
+        self._step_metrics = metrics
         return batch
 
     def _update(self, batch: KVBatchMeta, log_probs_new_NT: torch.Tensor) -> Update:
@@ -392,6 +396,8 @@ class MultiObjectiveTrainer(PPOTrainerSync):
             "step": self.global_steps,
             "scalarizer": self.scalarizer.state_dict(),
             "reference_length": self.reference_length.state_dict() if self.reference_length else None,
+            # verl saves before it measures: should the run die in between, the resumed one still has the step's record.
+            "metrics": numbers(self._step_metrics),
         }
         checkpoint.write_state(folder, state)
         super()._save_checkpoint()
@@ -409,6 +415,7 @@ class MultiObjectiveTrainer(PPOTrainerSync):
         self.scalarizer.load_state_dict(state["scalarizer"])
         if self.reference_length is not None:
             self.reference_length.load_state_dict(state["reference_length"])
+        self.recorder.step(state["step"], state["metrics"])
 
 
 def _prompt_name(key: str) -> str:

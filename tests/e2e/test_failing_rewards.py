@@ -11,7 +11,7 @@ from tests.e2e.conftest import Run
 
 pytestmark = pytest.mark.e2e
 
-REWARDS = '''
+REWARDS = """
 def raises(response):
     raise KeyError("no such thing")
 
@@ -30,7 +30,7 @@ def many(response):
 
 def sometimes(response):
     return None if len(response) % 2 else 1.0
-'''
+"""
 QUICK = ("trainer.total_training_steps=1", "trainer.val_before_train=false", "data.train_batch_size=4")
 
 

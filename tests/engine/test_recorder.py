@@ -176,3 +176,17 @@ class TestResume:
         resumed.close()
 
         assert steps(run) == [0]
+
+
+def test_a_crash_between_checkpoint_and_record_costs_no_record(run: RunFolder, recorder: Recorder) -> None:
+    """verl saves a step before it measures it; the checkpoint brings the record along."""
+    recorder.step(1, {"objective/accuracy/mean": 0.25})
+    save_checkpoint(run, 2)
+    recorder.close()
+
+    resumed = Recorder(run, resume=True, num_samples=2, seed=0)
+    resumed.step(2, {"objective/accuracy/mean": 0.5})
+    resumed.step(2, {"objective/accuracy/mean": 0.5})
+    resumed.close()
+
+    assert steps(run) == [1, 2]
