@@ -1,0 +1,76 @@
+"""The MATH-500 recipe as a user runs it, on a CPU: mathematical answers, the paper's REINFORCE setting, KL loss."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.e2e.conftest import Run, process
+
+pytestmark = pytest.mark.e2e
+
+ROOT = Path(__file__).parents[2]
+PROBLEMS = [
+    (r"What is $1 + 1$?", "2"),
+    (r"Simplify $\frac{2}{4}$.", r"\frac{1}{2}"),
+    (r"What is the smallest odd prime?", "3"),
+    (r"Compute $2^5$.", "32"),
+    (r"Give the interval of all $x$ with $3 < x \le 4$.", "(3,4]"),
+    (r"What is $\sqrt{49}$?", "7"),
+    (r"Factor $x^2 - 1$.", "(x-1)(x+1)"),
+    (r"What is the area of a circle of radius 2?", r"4\pi"),
+] * 4
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """The prepared data: the user's own where CTWA_MATH500 names it, else a few problems of that form."""
+    if own := os.environ.get("CTWA_MATH500"):
+        source = Path(own)
+    else:
+        source = tmp_path / "problems.parquet"
+        pd.DataFrame(
+            {
+                "problem": [f"{question} ({place})" for place, (question, _) in enumerate(PROBLEMS)],
+                "answer": [answer for _, answer in PROBLEMS],
+            }
+        ).to_parquet(source)
+    sizes = [] if os.environ.get("CTWA_MATH500") else ["--sizes", "16", "8", "8"]
+    script = [sys.executable, str(ROOT / "scripts/prepare_math500.py")]
+    subprocess.run([*script, "--from", source, "--out", tmp_path / "math500", *sizes], check=True, capture_output=True)
+    return tmp_path / "math500"
+
+
+def test_the_recipe_runs_two_steps_on_a_cpu(data: Path, testbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    for name, value in {
+        "ENGINE": "cpu",
+        "ESTIMATOR": "reinforce",
+        "MODEL": str(testbed / "model"),
+        "DATA": str(data),
+    }.items():
+        monkeypatch.setenv(name, value)
+    folder = tmp_path / "run"
+    recipe = [
+        *("bash", str(ROOT / "recipes/math500/ctwa.sh"), f"ctwa.run={folder}", "trainer.total_training_steps=2"),
+        *("data.train_batch_size=4", "actor_rollout_ref.actor.ppo_mini_batch_size=4", "actor_rollout_ref.rollout.n=4"),
+        *("data.max_prompt_length=256", "data.max_response_length=64", "data.val_max_samples=8"),
+        *("trainer.n_gpus_per_node=1", "trainer.save_freq=-1", "trainer.test_freq=2"),
+    ]
+    with process(recipe) as running:
+        output, _ = running.communicate(timeout=600)
+    records = Run(folder, running.returncode, output).checked().records
+
+    assert [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()] == [0, 1, 2]
+    for metrics in records[1:]:
+        for name in ("accuracy", "conciseness", "clarity"):
+            assert metrics[f"objective/{name}/scored_frac"] == 1
+        assert 0 < metrics["objective/conciseness/mean"] < 1  # against the base model's mean length, not a constant
+        assert metrics["clip/fraction"] == 0  # REINFORCE without clipping
+        assert metrics["actor/kl_coef"] == pytest.approx(0.001)
