@@ -49,15 +49,18 @@ def compose_config(overrides: Sequence[str], *, name: str = "train") -> DictConf
             config = compose(name, overrides=list(overrides))
         OmegaConf.resolve(config)
     except (HydraException, OmegaConfBaseException) as error:
+        if isinstance(error.__context__, CtwaError):  # of a resolver of ours: it says all there is to say
+            raise error.__context__ from None
         raise CtwaError(f"the configuration cannot be composed: {_first_lines(error)}") from error
     if missing := sorted(OmegaConf.missing_keys(config.ctwa)):
-        raise CtwaError("give a value for " + ", ".join(f"ctwa.{key}" for key in missing))
+        raise CtwaError("give a value for " + ", ".join(missing))
     _make_absolute(config)
     return config
 
 
 def _first_lines(error: Exception) -> str:
-    return " ".join(line.strip() for line in str(error).splitlines()[:3])
+    text = str(error) or str(error.__cause__)
+    return " ".join(line.strip() for line in text.splitlines()[:3])
 
 
 def _make_absolute(config: DictConfig) -> None:
@@ -98,6 +101,8 @@ def set_environment(config: DictConfig) -> None:
             "TQ_NUM_THREADS": "1",
             "VLLM_CPU_KVCACHE_SPACE": "1",
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            # vLLM compiles parts of its sampler at its first step, with a C++ compiler, even where it is to be eager.
+            "TORCH_COMPILE_DISABLE": str(int(config.actor_rollout_ref.rollout.enforce_eager)),
         }
     os.environ.update(environment)
     OmegaConf.update(config, "ray_kwargs.ray_init.runtime_env.env_vars", environment, force_add=True)
