@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+from importlib.util import find_spec
 from pathlib import Path
 
 from hydra.errors import HydraException
@@ -152,11 +153,27 @@ def _check_engine(config: DictConfig) -> None:
     rollout = config.actor_rollout_ref.rollout
     if config.trainer.device != "cpu" and rollout.name == "transformers":
         raise CtwaError("generation=transformers is for the CPU: write generation=vllm")
+    if rollout.name == "vllm":
+        _check_vllm(config)
     longest = config.data.max_prompt_length + config.data.max_response_length
     if rollout.max_model_len is not None and rollout.max_model_len < longest:
         raise CtwaError(
             f"actor_rollout_ref.rollout.max_model_len={rollout.max_model_len} is less than data.max_prompt_length + "
             f"data.max_response_length = {longest}: write {longest} or more"
+        )
+
+
+def _check_vllm(config: DictConfig) -> None:
+    on_cpu = config.trainer.device == "cpu"
+    worker = (config.actor_rollout_ref.rollout.engine_kwargs.get("vllm") or {}).get("worker_extension_cls")
+    if on_cpu and worker is None:
+        raise CtwaError("generation=vllm would lose the updates of the weights on a CPU: write generation=vllm_cpu")
+    if not on_cpu and worker == "ctwa.engine.rollout.vllm_cpu.LiveWeights":
+        raise CtwaError("generation=vllm_cpu is for the CPU: write generation=vllm")
+    if on_cpu and find_spec("vllm") is None:
+        raise CtwaError(
+            "generation=vllm_cpu needs vLLM, which is not installed: run scripts/install_vllm_cpu.sh, or write "
+            "generation=transformers"
         )
 
 

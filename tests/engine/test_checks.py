@@ -18,6 +18,7 @@ from ctwa.errors import CtwaError
 Changed = Callable[[dict[str, Any]], DictConfig]
 
 ACTOR, ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
+LIVE_WEIGHTS = {"worker_extension_cls": "ctwa.engine.rollout.vllm_cpu.LiveWeights"}
 
 
 def test_the_testbed_as_it_stands_passes(testbed_config: DictConfig) -> None:
@@ -85,6 +86,11 @@ def test_all_mistakes_of_our_part_are_told_at_once(changed: Changed) -> None:
         ({"algorithm.filter_groups.enable": True}, r"filter_groups\.enable=true .* write false"),
         ({"reward.reward_model.enable": True}, r"reward_model\.enable=true .* call the model from a reward function"),
         ({"trainer.device": "cuda"}, r"generation=transformers is for the CPU: write generation=vllm"),
+        ({f"{ROLLOUT}.name": "vllm"}, r"generation=vllm would lose the updates .* write generation=vllm_cpu"),
+        (
+            {f"{ROLLOUT}.name": "vllm", "trainer.device": "cuda", f"{ROLLOUT}.engine_kwargs.vllm": LIVE_WEIGHTS},
+            r"generation=vllm_cpu is for the CPU: write generation=vllm",
+        ),
         (
             {f"{ROLLOUT}.max_model_len": 90},
             r"max_model_len=90 is less than data\.max_prompt_length \+ data\.max_response_length = 96: write 96",
@@ -101,6 +107,13 @@ def test_settings_of_the_engine_that_a_multi_objective_run_does_not_have(
 ) -> None:
     with pytest.raises(CtwaError, match=sentence):
         check_config(changed(values))
+
+
+def test_vllm_on_the_cpu_is_asked_for_before_it_is_missed(changed: Changed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "find_spec", {}.get)
+
+    with pytest.raises(CtwaError, match=r"vLLM, which is not installed: run scripts/install_vllm_cpu\.sh"):
+        check_config(changed({f"{ROLLOUT}.name": "vllm", f"{ROLLOUT}.engine_kwargs.vllm": LIVE_WEIGHTS}))
 
 
 @pytest.mark.parametrize(
