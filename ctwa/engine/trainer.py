@@ -23,6 +23,7 @@ from verl.trainer.ppo.rollout_corr_helper import compute_rollout_correction_and_
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils import tensordict_utils as tu
+from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.debug import marked_timer
 from verl.utils.seqlen_balancing import calculate_workload, get_seqlen_balanced_partitions
 from verl.utils.transferqueue_utils import KVBatchMeta
@@ -194,9 +195,11 @@ class MultiObjectiveTrainer(PPOTrainerSync):
         mask_NT = data["response_mask"].to_padded_tensor(0)
         return evaluation, Rollout(evaluation.matrix, group_N, mask_NT), completions
 
-    @property
-    def _eos_ids(self) -> set[int]:
-        return {self.tokenizer.eos_token_id}
+    def _init_tokenizer(self) -> None:
+        super()._init_tokenizer()
+        generation = omega_conf_to_dataclass(self.config.actor_rollout_ref.model).generation_config
+        ends = [] if generation is None else generation.eos_token_id  # a chat model may have several
+        self._eos_ids = {self.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
 
     # -- the update -----------------------------------------------------------------------------------------------
 

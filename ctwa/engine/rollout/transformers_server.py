@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
     TemperatureLogitsWarper,
@@ -151,6 +152,8 @@ class TransformersServer:
         eos = generation.eos_token_id if generation.eos_token_id is not None else self._model.config.eos_token_id
         self._eos_ids = set(eos if isinstance(eos, list) else [eos])
         self._pad_id = generation.pad_token_id if generation.pad_token_id is not None else min(self._eos_ids)
+        # A model's own habits (a repetition penalty, a temperature) would bend the distribution that is trained on.
+        self._model.generation_config = GenerationConfig(eos_token_id=sorted(self._eos_ids), pad_token_id=self._pad_id)
         self._max_length = max_length
         self._max_rows = max_rows
 
