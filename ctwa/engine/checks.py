@@ -224,7 +224,7 @@ def plan_text(config: DictConfig, settings: Settings) -> str:
     rows = config.data.train_batch_size * rollout.n
     num_updates = config.data.train_batch_size // actor.ppo_mini_batch_size * actor.ppo_epochs
     source = settings.log_probs_source(scalarizer.requirements)
-    passes = ["old log-probs (1 forward)"]
+    passes = ["old log-probs (1 forward)"] * (not config.algorithm.rollout_correction.bypass_mode)
     passes += ["reference log-probs (1 forward)"] * bool(actor.use_kl_loss)
     passes += [f"update ({num_updates} optimizer steps, 1 forward and 1 backward of the batch an epoch)"]
     passes += ["statistic after the update (1 forward)"] * (source == "post_update")

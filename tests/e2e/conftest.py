@@ -27,8 +27,10 @@ SMALL = [
     "trainer.test_freq=-1",
     "trainer.save_freq=-1",
     "actor_rollout_ref.actor.optim.lr=3e-4",
+    "algorithm.rollout_correction.bypass_mode=false",
 ]
-"""One rank, small batches, a learning rate that moves the policy within a few steps."""
+"""One rank, small batches, a learning rate that moves the policy within a few steps. The trainer computes the old
+log-probs anew, and so measures how far the rollout's are from them."""
 
 
 @dataclass(frozen=True)

@@ -63,8 +63,7 @@ def test_a_saved_model_loads_with_plain_transformers(six_steps: Run, testbed: Pa
 def test_the_rollout_follows_the_trainer(six_steps: Run) -> None:
     """A stale or wrongly placed weight would show as a difference between the two's token probabilities."""
     for metrics in six_steps.records[1:]:
-        assert metrics["training/rollout_probs_diff_max"] < 1e-4
-        assert metrics["training/rollout_probs_diff_mean"] < 1e-5
+        assert metrics["training/rollout_probs_diff_max"] < 1e-5
     assert six_steps.records[-1]["actor/ppo_kl"] != 0  # and the policy did move
 
 

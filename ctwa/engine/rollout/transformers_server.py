@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from transformers import (
     AutoModelForCausalLM,
-    GenerationConfig,
-    LogitsProcessor,
+    DynamicCache,
     LogitsProcessorList,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
@@ -38,38 +37,46 @@ class Sampling:
     max_tokens: int
 
 
-class SeededSampler(LogitsProcessor):
-    """Draws each row's next token by the inverse of its distribution function at a number from the row's own generator.
+class SeededSampler:
+    """Draws each row's next token by the inverse of its distribution function at a number of the row's own generator.
 
-    ``generate`` then takes the only token left possible, so decoding stays transformers' own, and no row's draw depends
-    on its neighbours. A temperature of 0 is greedy.
+    No row's draw depends on its neighbours. A temperature of 0 is greedy.
+
+    Args:
+        seeds: one a row.
+        sampling: how tokens are drawn.
     """
 
-    def __init__(self, seeds: list[int], max_tokens: int, greedy: bool) -> None:
-        self._greedy = greedy
+    def __init__(self, seeds: list[int], sampling: Sampling) -> None:
+        self._greedy = sampling.temperature == 0
+        self._warpers = LogitsProcessorList()
+        if not self._greedy and sampling.temperature != 1:
+            self._warpers.append(TemperatureLogitsWarper(sampling.temperature))
+        if not self._greedy and sampling.top_k > 0:
+            self._warpers.append(TopKLogitsWarper(sampling.top_k))
+        if not self._greedy and sampling.top_p < 1:
+            self._warpers.append(TopPLogitsWarper(sampling.top_p))
         self._uniforms_NT = torch.stack(
             [
-                torch.rand(max_tokens, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+                torch.rand(sampling.max_tokens, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
                 for seed in seeds
             ]
         )
-        self.log_probs: list[torch.Tensor] = []
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
-        """Leave one token of each row possible: the one that was drawn."""
-        log_probs_NV = torch.log_softmax(scores.float(), dim=-1)
+    def draw(self, logits_LV: torch.Tensor, rows_L: torch.Tensor, position: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The tokens (L,) at a position of the completions of some rows, and their log-probs (L,)."""
+        log_probs_LV = torch.log_softmax(self._warpers(None, logits_LV.float()), dim=-1)
         if self._greedy:
-            tokens_N1 = log_probs_NV.argmax(dim=-1, keepdim=True)
+            tokens_L1 = log_probs_LV.argmax(dim=-1, keepdim=True)
         else:
-            cumulative_NV = log_probs_NV.double().exp().cumsum(dim=-1)
-            step = len(self.log_probs)
-            thresholds_N1 = self._uniforms_NT[:, step : step + 1] * cumulative_NV[:, -1:]
+            cumulative_LV = log_probs_LV.double().exp().cumsum(dim=-1)
+            thresholds_L1 = self._uniforms_NT[rows_L, position, None] * cumulative_LV[:, -1:]
             # right=True: a token of probability 0 cannot be drawn, even at a threshold of exactly 0.
-            tokens_N1 = torch.searchsorted(cumulative_NV, thresholds_N1, right=True).clamp_(max=scores.shape[1] - 1)
-        self.log_probs.append(log_probs_NV.gather(1, tokens_N1))
-        return torch.full_like(scores, -torch.inf).scatter_(1, tokens_N1, 0.0)
+            tokens_L1 = torch.searchsorted(cumulative_LV, thresholds_L1, right=True).clamp_(max=logits_LV.shape[1] - 1)
+        return tokens_L1.squeeze(1), log_probs_LV.gather(1, tokens_L1).squeeze(1)
 
 
+@torch.inference_mode()
 def generate_batch(
     model: torch.nn.Module,
     prompts: list[list[int]],
@@ -79,6 +86,9 @@ def generate_batch(
     pad_id: int,
 ) -> list[Generated]:
     """Complete every prompt, one seed each.
+
+    A loop of its own over transformers' model and cache, because ``generate`` carries rows that have ended along to the
+    end of the longest. Here they leave the batch as soon as half of it has ended.
 
     Args:
         model: a causal language model of transformers.
@@ -92,43 +102,44 @@ def generate_batch(
         Completions in the order of ``prompts``; log-probs are of the distribution that was sampled from.
     """
     width = max(map(len, prompts))
-    input_ids_NP = torch.full((len(prompts), width), pad_id, dtype=torch.long)
-    mask_NP = torch.zeros_like(input_ids_NP)
-    for row, prompt in enumerate(prompts):
-        input_ids_NP[row, width - len(prompt) :] = torch.tensor(prompt)
-        mask_NP[row, width - len(prompt) :] = 1
-    greedy = sampling.temperature == 0
-    processors = LogitsProcessorList()
-    if not greedy and sampling.temperature != 1:
-        processors.append(TemperatureLogitsWarper(sampling.temperature))
-    if not greedy and sampling.top_k > 0:
-        processors.append(TopKLogitsWarper(sampling.top_k))
-    if not greedy and sampling.top_p < 1:
-        processors.append(TopPLogitsWarper(sampling.top_p))
-    sampler = SeededSampler(seeds, sampling.max_tokens, greedy)
-    processors.append(sampler)
-    with torch.inference_mode():
-        output_NT = model.generate(  # type: ignore[operator]
-            input_ids_NP,
-            attention_mask=mask_NP,
-            max_new_tokens=sampling.max_tokens,
-            do_sample=False,
-            logits_processor=processors,
-            eos_token_id=sorted(eos_ids),
-            pad_token_id=pad_id,
-        )
-    log_probs_NT = torch.cat(sampler.log_probs, dim=1).tolist()
+    ids_LP = torch.tensor([[pad_id] * (width - len(prompt)) + prompt for prompt in prompts])
+    mask_LP = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    positions_LP = (mask_LP.cumsum(dim=1) - 1).clamp_(min=0)
+    ends_E = torch.tensor(sorted(eos_ids))
+    num_rows = len(prompts)
+    tokens_NT = torch.full((num_rows, sampling.max_tokens), pad_id)
+    log_probs_NT = torch.zeros(num_rows, sampling.max_tokens)
+    lengths_N = torch.full((num_rows,), sampling.max_tokens)
+
+    sampler, cache, rows_L = SeededSampler(seeds, sampling), DynamicCache(config=model.config), torch.arange(num_rows)
+    alive_L = torch.ones(num_rows, dtype=torch.bool)
+    for position in range(sampling.max_tokens):
+        logits_LV = model(
+            input_ids=ids_LP,
+            attention_mask=mask_LP,
+            position_ids=positions_LP,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        tokens_L, log_probs_L = sampler.draw(logits_LV, rows_L, position)
+        tokens_NT[rows_L, position], log_probs_NT[rows_L, position] = tokens_L, log_probs_L
+        ended_L = alive_L & torch.isin(tokens_L, ends_E)
+        lengths_N[rows_L[ended_L]] = position + 1
+        alive_L &= ~ended_L
+        num_alive = int(alive_L.sum())
+        if num_alive == 0:
+            break
+        ids_LP, positions_LP = tokens_L[:, None], positions_LP[:, -1:] + 1
+        mask_LP = torch.cat([mask_LP, mask_LP.new_ones(len(rows_L), 1)], dim=1)
+        if num_alive <= len(rows_L) // 2:
+            cache.batch_select_indices(alive_L.nonzero().squeeze(1))
+            ids_LP, positions_LP, mask_LP, rows_L = (x[alive_L] for x in (ids_LP, positions_LP, mask_LP, rows_L))
+            alive_L = alive_L[alive_L]
     return [
-        _cut(tokens, log_probs, eos_ids)
-        for tokens, log_probs in zip(output_NT[:, width:].tolist(), log_probs_NT, strict=True)
+        Generated(tokens[:length], log_probs[:length])
+        for tokens, log_probs, length in zip(tokens_NT.tolist(), log_probs_NT.tolist(), lengths_N.tolist(), strict=True)
     ]
-
-
-def _cut(tokens: list[int], log_probs: list[float], eos_ids: set[int]) -> Generated:
-    for position, token in enumerate(tokens):
-        if token in eos_ids:
-            return Generated(tokens[: position + 1], log_probs[: position + 1])
-    return Generated(tokens, log_probs)
 
 
 class TransformersServer:
@@ -152,8 +163,6 @@ class TransformersServer:
         eos = generation.eos_token_id if generation.eos_token_id is not None else self._model.config.eos_token_id
         self._eos_ids = set(eos if isinstance(eos, list) else [eos])
         self._pad_id = generation.pad_token_id if generation.pad_token_id is not None else min(self._eos_ids)
-        # A model's own habits (a repetition penalty, a temperature) would bend the distribution that is trained on.
-        self._model.generation_config = GenerationConfig(eos_token_id=sorted(self._eos_ids), pad_token_id=self._pad_id)
         self._max_length = max_length
         self._max_rows = max_rows
 
