@@ -107,6 +107,8 @@ class process:  # noqa: N801 - reads as a statement
     def __exit__(self, *_: object) -> None:
         end_session(self._running.pid)
         self._running.wait()
+        if self._running.stdout:
+            self._running.stdout.close()
 
 
 def end_session(session: int) -> None:

@@ -60,7 +60,7 @@ def test_the_recipe_runs_two_steps_on_a_cpu(data: Path, testbed: Path, tmp_path:
     recipe = [
         *("bash", str(ROOT / "recipes/math500/ctwa.sh"), f"ctwa.run={folder}", "trainer.total_training_steps=2"),
         *("data.train_batch_size=4", "actor_rollout_ref.actor.ppo_mini_batch_size=4", "actor_rollout_ref.rollout.n=4"),
-        *("data.max_prompt_length=256", "data.max_response_length=64", "data.val_max_samples=8"),
+        *("data.max_prompt_length=256", "data.max_response_length=128", "data.val_max_samples=8"),
         *("trainer.n_gpus_per_node=1", "trainer.save_freq=-1", "trainer.test_freq=2"),
     ]
     with process(recipe) as running:
@@ -71,6 +71,9 @@ def test_the_recipe_runs_two_steps_on_a_cpu(data: Path, testbed: Path, tmp_path:
     for metrics in records[1:]:
         for name in ("accuracy", "conciseness", "clarity"):
             assert metrics[f"objective/{name}/scored_frac"] == 1
-        assert 0 < metrics["objective/conciseness/mean"] < 1  # against the base model's mean length, not a constant
+        # The testbed's model cannot do these problems: its validation answers run to the limit, so the fixed reference
+        # is near the limit, and only a completion that ended by itself can be shorter.
+        assert metrics["objective/conciseness/mean"] <= metrics["response_length/finished_frac"]
         assert metrics["clip/fraction"] == 0  # REINFORCE without clipping
         assert metrics["actor/kl_coef"] == pytest.approx(0.001)
+    assert any(metrics["objective/conciseness/mean"] > 0 for metrics in records[1:])
