@@ -23,6 +23,7 @@ ALLOWED = {
     "monitor": {"errors", "covariance"},
     "testbed": {"errors", "covariance", "objectives"},
     "config": {"errors"},
+    "generation": {"errors"},
     "engine": {
         *(
             "errors",
@@ -34,6 +35,7 @@ ALLOWED = {
             "monitor",
             "testbed",
             "config",
+            "generation",
         )
     },
     "cli": {
@@ -47,6 +49,7 @@ ALLOWED = {
             "monitor",
             "testbed",
             "config",
+            "generation",
         ),
         "engine",
     },

@@ -7,7 +7,8 @@ from typing import Any
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput
 from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
 
-from ctwa.engine.seeds import SEED_FIELD, completion_seed
+from ctwa.engine.seeds import SEED_FIELD
+from ctwa.generation.seeds import completion_seed
 
 
 class SeededSingleTurnAgentLoop(SingleTurnAgentLoop):

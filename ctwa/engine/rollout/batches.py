@@ -18,9 +18,10 @@ from tensordict import NonTensorStack, TensorDict
 from verl.utils import normalize_token_ids
 from verl.utils import tensordict_utils as tu
 
-from ctwa.engine.rollout.transformers_server import Generated, Sampling
-from ctwa.engine.seeds import SEED_FIELD, completion_seed
+from ctwa.engine.seeds import SEED_FIELD
 from ctwa.errors import CtwaError
+from ctwa.generation.decoding import Generated, Sampling
+from ctwa.generation.seeds import completion_seed
 
 
 class BatchGeneration:

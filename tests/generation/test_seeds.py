@@ -6,7 +6,7 @@ import itertools
 
 import torch
 
-from ctwa.engine.seeds import completion_seed
+from ctwa.generation.seeds import completion_seed
 
 
 def test_seeds_are_the_same_in_every_process_and_version() -> None:

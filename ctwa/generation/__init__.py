@@ -1,0 +1,1 @@
+"""Completions of plain transformers models: the decode loop and the seeds, for rollouts and for evaluation."""
