@@ -26,7 +26,6 @@ from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils import tensordict_utils as tu
 from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.debug import marked_timer
-from verl.utils.seqlen_balancing import calculate_workload, get_seqlen_balanced_partitions
 from verl.utils.transferqueue_utils import KVBatchMeta
 from verl.workers.utils.padding import response_from_nested, response_to_nested
 
@@ -43,7 +42,7 @@ from ctwa.engine.gradients import (
 )
 from ctwa.engine.probe import ProbeMeter
 from ctwa.engine.recorder import Recorder, numbers
-from ctwa.engine.seeds import SEED_FIELD
+from ctwa.engine.rows import Prompts, deal_rows, place_of, prompt_name
 from ctwa.engine.settings import Settings
 from ctwa.engine.workers import ROW_FIELD, MultiObjectiveWorker
 from ctwa.errors import CtwaError
@@ -97,7 +96,7 @@ class MultiObjectiveTrainer(PPOTrainerSync):
             num_held_out=settings.diagnostics.held_out_prompts,
         )
         self.train_dataloader_it: Iterator[dict[str, Any]] | None = None
-        self._prompt_rows: dict[str, dict[str, Any]] = {}
+        self._prompts = Prompts(settings.seed)
         self._step_keys: list[str] = []
         self._rollout: Rollout | None = None
         self._gradient_plan: GradientPlan | None = None
@@ -143,22 +142,11 @@ class MultiObjectiveTrainer(PPOTrainerSync):
         if batch_dict is None:  # the next epoch
             self.train_dataloader_it = iter(self.train_dataloader)
             batch_dict = next(self.train_dataloader_it)
-        return tu.get_tensordict(self._name_prompts(batch_dict, "train", f"train/{self.global_steps}"))
-
-    def _name_prompts(self, batch_dict: dict[str, Any], split: str, seed_name: str) -> dict[str, Any]:
-        """Give each prompt a name and a seed that depend on its place alone; remember its row for the rewards."""
-        first = len(self._prompt_rows)
-        places = range(first, first + len(batch_dict["raw_prompt"]))
-        names = [f"{split}{self.global_steps:06d}-{place:05d}" for place in places]
-        # A dict of columns -> a dict a row; verl reads the prompt's messages under the name raw_prompt.
-        columns = {("prompt" if key == "raw_prompt" else key): values for key, values in batch_dict.items()}
-        for index, name in enumerate(names):
-            self._prompt_rows[name] = {key: values[index] for key, values in columns.items()}
-        seeds = [f"{self.settings.seed}/{seed_name}/{place}" for place in places]
-        return {**batch_dict, "uid": np.array(names, dtype=object), SEED_FIELD: np.array(seeds, dtype=object)}
+        step = self.global_steps
+        return tu.get_tensordict(self._prompts.name(batch_dict, "train", step, f"train/{step}"))
 
     def _next_train_batch(self, num_prompts: int | None = None) -> TensorDict:
-        self._prompt_rows.clear()
+        self._prompts.clear()
         return super()._next_train_batch(num_prompts)
 
     def prepare_step(self) -> dict:
@@ -171,7 +159,7 @@ class MultiObjectiveTrainer(PPOTrainerSync):
     def _compute_reward_colocate(self, batch: KVBatchMeta, metrics: dict | None = None) -> KVBatchMeta:
         """Evaluate the objectives on the step's completions (verl calls this between sampling and balancing)."""
         assert metrics is not None
-        self._step_keys = sorted(batch.keys, key=_place)
+        self._step_keys = sorted(batch.keys, key=place_of)
         evaluation, rollout, completions = self._evaluate(self._step_keys, batch.partition_id)
         self._rollout = rollout
         lengths_N = [completion.response_tokens for completion in completions]
@@ -189,7 +177,7 @@ class MultiObjectiveTrainer(PPOTrainerSync):
         data = tq.kv_batch_get(keys=list(keys), partition_id=partition, select_fields=["responses", "response_mask"])
         responses = [row.tolist() for row in data["responses"].unbind()]
         texts = self.tokenizer.batch_decode(responses, skip_special_tokens=True)
-        names = [_prompt_name(key) for key in keys]
+        names = [prompt_name(key) for key in keys]
         places = {name: place for place, name in enumerate(dict.fromkeys(names))}
         group_N = torch.tensor([places[name] for name in names])
         lengths_N = [len(response) for response in responses]
@@ -198,7 +186,7 @@ class MultiObjectiveTrainer(PPOTrainerSync):
             references_N = self.reference_length.reference(lengths_N, group_N.tolist())
         completions = [
             Completion.from_row(
-                self._prompt_rows[name],
+                self._prompts.rows[name],
                 response=text,
                 response_tokens=length,
                 reference_tokens=reference,
@@ -223,11 +211,7 @@ class MultiObjectiveTrainer(PPOTrainerSync):
     def _balance_batch(
         self, batch: KVBatchMeta, metrics: dict, logging_prefix: str = "global_seqlen", keep_minibatch: bool = True
     ) -> KVBatchMeta:
-        """Deal the rows out to the ranks so that every mini-batch is the same prompts whatever the number of ranks.
-
-        verl balances the whole batch by length, which scatters prompts over mini-batches differently for each world
-        size. Here a mini-batch is whole prompts in the step's order, balanced by length within itself.
-        """
+        """Deal whole mini-batches of prompts, in the step's order, out to the ranks: see :func:`deal_rows`."""
         del metrics, logging_prefix, keep_minibatch  # of verl's signature: its statistics of the balance are not ours
         actor = self.config.actor_rollout_ref
         num_ranks = max(self.actor_rollout_wg._query_dispatch_info("actor")) + 1
@@ -237,13 +221,8 @@ class MultiObjectiveTrainer(PPOTrainerSync):
             batch, self._get_required_batch_multiple(num_ranks), self.tokenizer.eos_token_id
         )
         rows_per_minibatch = actor.actor.ppo_mini_batch_size * actor.rollout.n
-        workloads_N = calculate_workload(torch.tensor([tag["seq_len"] for tag in batch.tags], dtype=torch.int64))
-        rows_of_rank: list[list[int]] = [[] for _ in range(num_ranks)]
-        for start in range(0, len(batch), rows_per_minibatch):
-            rows = range(start, min(start + rows_per_minibatch, len(batch)))
-            parts = get_seqlen_balanced_partitions(workloads_N[rows.start : rows.stop], num_ranks, equal_size=True)
-            for rank, part in enumerate(parts):
-                rows_of_rank[rank].extend(sorted(start + row for row in part))
+        seq_lens_N = [tag["seq_len"] for tag in batch.tags]
+        rows_of_rank = deal_rows(seq_lens_N, rows_per_minibatch=rows_per_minibatch, num_ranks=num_ranks)
         batch.reorder([row for rows in rows_of_rank for row in rows])
         batch.fields = list(SAMPLED_FIELDS)
         return batch
@@ -417,11 +396,11 @@ class MultiObjectiveTrainer(PPOTrainerSync):
 
     def _validate(self) -> dict[str, float]:
         """Complete and evaluate the held-out prompts: ``val/<objective>`` and its standard error."""
-        self._prompt_rows.clear()
+        self._prompts.clear()
         keys: list[str] = []
         for batch_dict in self.val_dataloader:
             # The seed does not name the step: every validation draws with the same numbers.
-            batch = tu.get_tensordict(self._name_prompts(batch_dict, "val", "val"))
+            batch = tu.get_tensordict(self._prompts.name(batch_dict, "val", self.global_steps, "val"))
             tu.assign_non_tensor_data(batch, "global_steps", self.global_steps)
             tu.assign_non_tensor_data(batch, "validate", True)
             tags = [{"is_prompt": True, "status": "pending", "global_steps": self.global_steps}] * len(batch)
@@ -431,7 +410,7 @@ class MultiObjectiveTrainer(PPOTrainerSync):
                 global_steps=self.global_steps, partition_id="val", batch_size=len(batch)
             )
             keys.extend(sampled.keys)
-        keys.sort(key=_place)
+        keys.sort(key=place_of)
         if self.global_steps == 0 and self.reference_length is not None:
             data = tq.kv_batch_get(keys=keys, partition_id="val", select_fields=["responses"])
             self.reference_length.start(data["responses"].offsets().diff().tolist())
@@ -488,14 +467,3 @@ class MultiObjectiveTrainer(PPOTrainerSync):
         if self.reference_length is not None:
             self.reference_length.load_state_dict(state["reference_length"])
         self.recorder.step(state["step"], state["metrics"])
-
-
-def _prompt_name(key: str) -> str:
-    """The prompt of a row: verl's keys are ``{prompt}_{session}_{output}``."""
-    return key.rsplit("_", 2)[0]
-
-
-def _place(key: str) -> tuple[str, int, int]:
-    """Where a row belongs in the step's order."""
-    name, session, output = key.rsplit("_", 2)
-    return name, int(session), int(output)
