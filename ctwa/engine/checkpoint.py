@@ -15,16 +15,23 @@ from typing import Any
 from safetensors import safe_open
 
 from ctwa.errors import CtwaError
+from ctwa.monitor.checkpoints import SEAL_FILE, is_complete, newest_complete, step_folder
 from ctwa.monitor.jsonl import write_atomically
 
+__all__ = [
+    "SEAL_FILE",
+    "STATE_FILE",
+    "declare_dtype",
+    "is_complete",
+    "newest_complete",
+    "read_state",
+    "seal",
+    "step_folder",
+    "write_state",
+]
+
 STATE_FILE = "ctwa_state.json"
-SEAL_FILE = "complete.json"
 STATE_VERSION = 1
-
-
-def step_folder(checkpoints: Path, step: int) -> Path:
-    """The folder that verl gives a step."""
-    return checkpoints / f"global_step_{step}"
 
 
 def write_state(folder: Path, state: Mapping[str, Any]) -> None:
@@ -69,25 +76,6 @@ def seal(folder: Path) -> None:
     files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(SEAL_FILE)]
     sizes = {str(path.relative_to(folder)): path.stat().st_size for path in sorted(files)}
     _write(folder / SEAL_FILE, {"files": sizes})
-
-
-def is_complete(folder: Path) -> bool:
-    """Whether the folder has a seal and every file of it, at its size (verl prunes old folders file by file)."""
-    try:
-        files = json.loads((folder / SEAL_FILE).read_text())["files"]
-    except (FileNotFoundError, json.JSONDecodeError):
-        return False
-    return all((folder / name).is_file() and (folder / name).stat().st_size == size for name, size in files.items())
-
-
-def newest_complete(checkpoints: Path) -> Path | None:
-    """The folder to resume from; None where no step was completed."""
-    steps = {
-        int(number): folder
-        for folder in checkpoints.glob("global_step_*")
-        if (number := folder.name.removeprefix("global_step_")).isdigit()
-    }
-    return next((steps[step] for step in sorted(steps, reverse=True) if is_complete(steps[step])), None)
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:

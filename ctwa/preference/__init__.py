@@ -1,6 +1,7 @@
 """Preference losses, preference data and the reference's log-probabilities, for M objectives."""
 
 from ctwa.preference.data import Pair, PairSet, PreferenceSource, load_preferences, split_pairs
+from ctwa.preference.log_probs import continuation_log_probs, response_log_probs
 from ctwa.preference.losses import (
     CpoLoss,
     DpoLoss,
@@ -36,6 +37,7 @@ __all__ = [
     "TokenSet",
     "cached_reference",
     "collate",
+    "continuation_log_probs",
     "fingerprint",
     "load_preferences",
     "model_fingerprint",
@@ -43,6 +45,7 @@ __all__ = [
     "objective_means",
     "pair_losses",
     "preference_metrics",
+    "response_log_probs",
     "soft_losses",
     "split_pairs",
     "sum_log_probs",
