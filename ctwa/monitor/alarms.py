@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from ctwa.monitor.text import number
 from ctwa.monitor.trace import Record
@@ -145,6 +147,10 @@ class AlarmMonitor:
                 alarm = self._follow(rule, finding, record["step"])
                 raised += [alarm] if alarm else []
         return raised
+
+    def peek(self, record: Record) -> list[Alarm]:
+        """The alarms that feeding this record would raise; nothing is learnt from it."""
+        return deepcopy(self).feed(record)
 
     def _follow(self, rule: Rule, finding: Finding, step: int) -> Alarm | None:
         key = (rule.kind, finding.objective)
@@ -325,6 +331,17 @@ RULES = (
 
 #: what `--stop-on` can name
 KINDS: tuple[str, ...] = tuple(rule.kind for rule in RULES)
+
+
+def _known(kind: str) -> str:
+    if kind not in KINDS:
+        words = {"kind": repr(kind), "known": ", ".join(KINDS)}
+        raise PydanticCustomError("alarm", "{kind} is no alarm; write some of {known}", words)
+    return kind
+
+
+#: in a pydantic model: the name of an alarm, one of KINDS
+AlarmKind = Annotated[str, AfterValidator(_known)]
 
 
 def alarm_event(alarm: Alarm) -> dict[str, Any]:

@@ -19,6 +19,7 @@ Cell = tuple[str, int, str]  # text, how many of an objective's three columns it
 PLAIN_WIDTH = 100  # where the output is not a terminal
 _RECENT_STEPS = 20  # whose median time makes the ETA
 _HEADING_EVERY = 20  # lines of steps
+_EVENT_STYLES = {"alarm": "bold red", "stop": "bold red"}  # the others are dim
 _HEADING = " elapsed     eta s/step"
 _OBJECTIVE = " │  mean    cov weight"
 
@@ -73,7 +74,7 @@ class ConsoleReporter:
         rows = [(name, number(each.weight), number(each.target)) for name, each in info.objectives.items()]
         for line in table(("objective", "weight", "target"), rows):
             self._print("  " + line)
-        self._print("held-out lines: mean reward on held-out problems (and its change since the start)")
+        self._print(f"held-out lines: {info.result} (and its change since the start)")
 
     def past(self, record: Record) -> None:
         """Takes note, without a word, of a record from before this process: a resumed run's earlier steps."""
@@ -95,8 +96,10 @@ class ConsoleReporter:
         self._reached = record["time"]
 
     def event(self, event: Event) -> None:
-        """Prints an event with the time since the start."""
-        self._print(f"{duration(event['time'] - self._started)}  {event['text']}", "dim")
+        """Prints an event with the time since the start; an alarm stands out, and says what to try."""
+        mark = "alarm: " * (event["kind"] == "alarm")
+        style = _EVENT_STYLES.get(event["kind"], "dim")
+        self._print(f"{duration(event['time'] - self._started)}  {mark}{event['text']}", style)
 
     def _seconds(self, record: Record) -> float:
         measured = record["metrics"].get("time/step")

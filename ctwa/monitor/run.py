@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ctwa.errors import CtwaError
+from ctwa.monitor.alarms import AlarmLimits, AlarmMonitor
 from ctwa.monitor.jsonl import SCHEMA, write_atomically
 
 
@@ -34,8 +35,15 @@ class RunInfo(BaseModel):
     engine: str = ""
     model: str = ""
     seed: int | None = None
+    result: str = "mean reward on held-out problems"  # what a validation measures
     versions: dict[str, str] = {}
+    alarms: AlarmLimits = AlarmLimits()
     created: float = Field(default_factory=time.time)  # s since 1970
+
+
+def alarm_monitor(info: RunInfo | None) -> AlarmMonitor:
+    """Raises a run's alarms: with its own limits, or the default ones where there is no run.json."""
+    return AlarmMonitor(list(info.objectives), info.alarms) if info else AlarmMonitor()
 
 
 class RunFolder:

@@ -7,7 +7,7 @@ import multiprocessing
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from math import nan
 from pathlib import Path
@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctwa.errors import CtwaError
-from ctwa.monitor.jsonl import SCHEMA, iterate_jsonl, write_atomically
-from ctwa.monitor.run import RunFolder, RunInfo
+from ctwa.monitor.alarms import Episode
+from ctwa.monitor.jsonl import SCHEMA, iterate_jsonl, read_jsonl, write_atomically
+from ctwa.monitor.run import RunFolder, RunInfo, alarm_monitor
 from ctwa.monitor.text import Points, clean, duration, number, table
 from ctwa.monitor.trace import Record
 
@@ -59,6 +60,8 @@ class RunSummary:
     num_steps: int  # steps that were trained
     train_seconds: float | None  # their sum
     step_seconds: float | None  # their median
+    alarms: tuple[Episode, ...] = ()
+    stopped: str | None = None  # why it ended before its last step: what its last event says, if an alarm stopped it
 
 
 @dataclass(frozen=True)
@@ -235,8 +238,16 @@ def summarize(run: RunFolder | Path | str) -> RunSummary:
         CtwaError: no run is there, or no step of it has measured an objective.
     """
     path = run.path if isinstance(run, RunFolder) else run
-    [trace] = read_runs([path])
-    return summarize_trace(trace)
+    [trace] = read_runs([path], visitor=alarm_monitor)
+    return replace(
+        summarize_trace(trace), alarms=tuple(trace.visitor.episodes), stopped=_stopped(trace.folder, trace.last_step)
+    )
+
+
+def _stopped(folder: RunFolder, last_step: int) -> str | None:
+    events = read_jsonl(folder.events) if folder.events.exists() else []
+    # A run that was stopped, resumed and went on was not stopped where it is now.
+    return next((each["text"] for each in events if each["kind"] == "stop" and each["step"] == last_step), None)
 
 
 def write_summary(run: RunFolder | Path | str) -> RunSummary:
@@ -251,8 +262,17 @@ def summary_text(summary: RunSummary) -> str:
     """The summary as a table for a terminal or a README."""
     rows = [(name, *cells(objective)) for name, objective in summary.objectives.items()]
     title = f"{clean(summary.method)}, {summary.num_steps} steps: mean reward on {summary.source} problems"
-    lines = [title, *table(("objective", *COLUMNS), rows), _pace(summary)]
+    lines = [title, *table(("objective", *COLUMNS), rows), _pace(summary), *_alarms(summary)]
     return "\n".join(lines)
+
+
+def _alarms(summary: RunSummary) -> list[str]:
+    """Why the run was stopped, the alarms that hold at its end, and how many were over before."""
+    lines = [clean(summary.stopped)] if summary.stopped else []
+    holding = [episode.alarm for episode in summary.alarms if not episode.over]
+    lines += [f"alarm: {alarm.kind}, since step {alarm.since}: {clean(alarm.text)}" for alarm in holding]
+    over = len(summary.alarms) - len(holding)
+    return lines + ([f"alarms that were over before the end: {over}"] if over else [])
 
 
 COLUMNS = ("start", "best", "at step", "end", "change", "worst drop", "at step")

@@ -49,6 +49,25 @@ def series(records: Sequence[Record], key: str) -> list[tuple[int, float]]:
     return [(step, value) for step, value in found if value is not None]
 
 
+def make_record(step: int, metrics: Mapping[str, Any], *, clock: Callable[[], float] = time.time) -> Record:
+    """The record of a step; numbers of numpy and torch are taken like Python's.
+
+    Raises:
+        TypeError: a metric is not a number.
+    """
+    numbers = {key: _number(key, value) for key, value in metrics.items()}
+    non_finite = [key for key, value in numbers.items() if not math.isfinite(value)]
+    record: Record = {
+        "schema": SCHEMA,
+        "step": step,
+        "time": clock(),
+        "metrics": {key: value if math.isfinite(value) else None for key, value in numbers.items()},
+    }
+    if non_finite:
+        record["non_finite"] = non_finite
+    return record
+
+
 class TraceWriter(JsonLinesWriter):
     """Writes metrics.jsonl: one record a step, on disk before `write` returns.
 
@@ -70,7 +89,7 @@ class TraceWriter(JsonLinesWriter):
         self.last_step: int = self._kept[-1]["step"] if self._kept else -1
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> Record:
-        """Appends the record of a step; numbers of numpy and torch are taken like Python's.
+        """Appends the record of a step, as `make_record` makes it.
 
         Raises:
             ValueError: the step is not after the last one, so that it would be there twice.
@@ -78,16 +97,7 @@ class TraceWriter(JsonLinesWriter):
         """
         if step <= self.last_step:
             raise ValueError(f"step {step} has a record already (the last is {self.last_step})")
-        numbers = {key: _number(key, value) for key, value in metrics.items()}
-        non_finite = [key for key, value in numbers.items() if not math.isfinite(value)]
-        record: Record = {
-            "schema": SCHEMA,
-            "step": step,
-            "time": self._clock(),
-            "metrics": {key: value if math.isfinite(value) else None for key, value in numbers.items()},
-        }
-        if non_finite:
-            record["non_finite"] = non_finite
+        record = make_record(step, metrics, clock=self._clock)
         self._append(record)  # type: ignore[arg-type]
         self.last_step = step
         return record

@@ -1,8 +1,8 @@
 import pytest
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from ctwa.monitor.alarms import KINDS, AlarmLimits, AlarmMonitor, alarm_event
-from ctwa.monitor.trace import EventWriter
+from ctwa.monitor.alarms import KINDS, AlarmKind, AlarmLimits, AlarmMonitor, alarm_event
+from ctwa.monitor.trace import EventWriter, make_record
 
 LIMITS = AlarmLimits(
     drop=0.2,
@@ -145,6 +145,18 @@ def test_feeding_in_two_parts_is_feeding_at_once():
     assert first + second == together
 
 
+def test_peeking_raises_what_feeding_will_and_changes_nothing():
+    steps = curve("ctwa/covariance/clarity", -0.1, -0.1, -0.1, 0.1, -0.1)
+    monitor, untouched = (AlarmMonitor(["accuracy", "clarity"], LIMITS) for _ in range(2))
+    for step, metrics in enumerate(steps, start=1):
+        record = make_record(step, metrics)
+        peeked = monitor.peek(record)
+        assert peeked == monitor.peek(record) == monitor.feed(record)
+        untouched.feed(record)
+        assert monitor.episodes == untouched.episodes
+    assert [episode.alarm.step for episode in monitor.episodes] == [3]
+
+
 def test_every_kind_has_been_seen_and_reads_well():
     wrong = {
         "val/accuracy": 0.1,
@@ -177,3 +189,13 @@ def test_an_alarm_goes_into_the_events(tmp_path):
 def test_limits_that_make_no_sense_are_refused(wrong):
     with pytest.raises(ValidationError):
         AlarmLimits(**wrong)
+
+
+def test_a_name_that_is_no_alarm_is_answered_with_those_that_are():
+    kinds = TypeAdapter(list[AlarmKind])
+    assert kinds.validate_python(list(KINDS)) == list(KINDS)
+    with pytest.raises(ValidationError) as refused:
+        kinds.validate_python(["drop", "{dorp}"])
+    [error] = refused.value.errors()
+    assert error["loc"] == (1,)
+    assert error["msg"].startswith("'{dorp}' is no alarm; write some of drop, negative-covariance, ")

@@ -175,6 +175,17 @@ def test_an_event_is_a_line_with_its_time():
     assert screen.lines() == ["0:00:31  the engine is up"]
 
 
+@pytest.mark.parametrize(("kind", "mark"), [("alarm", "alarm: "), ("stop", "")])
+def test_alarms_stand_out(kind, mark):
+    event = {"schema": 1, "time": 131.0, "step": 4, "kind": kind, "text": "drop: [a] has fallen. Raise its weight."}
+    screen = Screen(info())
+    screen.reporter.event(event)
+    assert screen.lines() == [f"0:00:31  {mark}drop: [a] has fallen. Raise its weight."]
+    coloured = Screen(info(), terminal=True, width=100)
+    coloured.reporter.event(event)
+    assert coloured.lines()[0].startswith("\x1b[1;31m0:00:31")
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [

@@ -5,8 +5,10 @@ import pytest
 
 from ctwa.errors import CtwaError
 from ctwa.monitor import compare, summarize, summary_text, write_summary
+from ctwa.monitor.alarms import AlarmLimits
 from ctwa.monitor.summary import ObjectiveSummary, read_runs
 from ctwa.monitor.text import bars, panel, resample, sparkline, table
+from ctwa.monitor.trace import EventWriter
 from tests.monitor.runs import info, step_metrics
 
 
@@ -59,6 +61,40 @@ def test_the_summary_is_written_and_printed(make_run):
         "clarity    0.250  0.750        2  0.625  +0.375      -0.125        4",
         "trained 0:00:18, 3.500 s a step (median)",
     ]
+
+
+UNSCORED = {"objective/clarity/scored_frac": 0.5}
+
+
+def test_alarms_and_what_stopped_the_run_are_in_the_summary(make_run):
+    run = make_run("run", {1: step_metrics(accuracy=0.5) | UNSCORED, 2: step_metrics(accuracy=0.5)})
+    assert summary_text(write_summary(run)).splitlines()[3:] == [
+        "trained 0:00:04, 2.000 s a step (median)",
+        "alarm: unscored, since step 1: 50% of the completions could not be scored for clarity.",
+    ]
+    written = json.loads(run.summary.read_text())
+    assert [(each["alarm"]["kind"], each["last"], each["over"]) for each in written["alarms"]] == [
+        ("unscored", 1, False)
+    ]
+    assert written["stopped"] is None
+    with EventWriter(run.events) as events:
+        events.write("stop", "stopped by an [alarm]", step=2)
+    assert summarize(run).stopped == "stopped by an [alarm]"
+    assert "stopped by an [alarm]" in summary_text(summarize(run)).splitlines()
+
+
+def test_a_run_that_went_on_after_an_alarm_was_not_stopped(make_run):
+    scored = {"objective/clarity/scored_frac": 1.0}
+    run = make_run("run", {1: step_metrics(clarity=0.5) | UNSCORED, 2: step_metrics(clarity=0.5) | scored})
+    with EventWriter(run.events) as events:
+        events.write("stop", "stopped", step=1)
+    assert summarize(run).stopped is None
+    assert summary_text(summarize(run)).splitlines()[-1] == "alarms that were over before the end: 1"
+
+
+def test_alarms_are_raised_with_the_runs_own_limits(make_run):
+    limits = AlarmLimits(unscored=0.6)
+    assert summarize(make_run("run", {1: step_metrics(clarity=0.5) | UNSCORED}, info(alarms=limits))).alarms == ()
 
 
 def test_a_run_without_validation_is_summed_up_over_training_problems(make_run):

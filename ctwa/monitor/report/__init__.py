@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ctwa.errors import CtwaError
-from ctwa.monitor.alarms import AlarmMonitor
 from ctwa.monitor.groups import group_runs
 from ctwa.monitor.jsonl import write_atomically
 from ctwa.monitor.paired import compare_groups
 from ctwa.monitor.report.page import Report, page
 from ctwa.monitor.report.sections import Sections
-from ctwa.monitor.run import RunFolder, RunInfo
+from ctwa.monitor.run import RunFolder, alarm_monitor
 from ctwa.monitor.summary import read_runs, summarize_trace
 
 __all__ = ["Report", "make_report", "page", "write_report"]
@@ -58,7 +57,7 @@ def make_report(paths: Sequence[Path | str], *, num_processes: int = 1) -> Repor
     """
     num_bytes = sum(RunFolder.open(path).metrics.stat().st_size for path in paths)
     num_processes = num_processes if num_bytes > _LARGE else 1
-    runs = read_runs(paths, wanted=_shown, visitor=_alarms, num_processes=num_processes)
+    runs = read_runs(paths, wanted=_shown, visitor=alarm_monitor, num_processes=num_processes)
     for run in runs:
         summarize_trace(run)  # says so where nothing has been measured yet
     groups = group_runs(runs)
@@ -68,10 +67,6 @@ def make_report(paths: Sequence[Path | str], *, num_processes: int = 1) -> Repor
         comparison = None
     alarms = {run.label: run.visitor for run in runs}
     return Report(groups, Sections(groups).all(comparison), comparison, alarms)
-
-
-def _alarms(info: RunInfo | None) -> AlarmMonitor:
-    return AlarmMonitor(list(info.objectives) if info else None)
 
 
 def _shown(key: str) -> bool:

@@ -12,9 +12,8 @@ from statistics import median
 from typing import Any, Literal
 
 from ctwa.errors import CtwaError
-from ctwa.monitor.alarms import AlarmMonitor
 from ctwa.monitor.jsonl import SCHEMA, JsonLinesTail
-from ctwa.monitor.run import RunFolder, RunInfo
+from ctwa.monitor.run import RunFolder, RunInfo, alarm_monitor
 from ctwa.monitor.text import duration
 from ctwa.monitor.trace import Event, Record
 from ctwa.monitor.watch.writer import WriterSearch
@@ -100,7 +99,12 @@ class WatchedRun:
         self.event: Event | None = None
         self._step_seconds: deque[float] = deque(maxlen=_RECENT_STEPS)
         self._gaps: deque[float] = deque(maxlen=_RECENT_STEPS)
-        self.alarms = AlarmMonitor(list(self.info.objectives) if self.info else None)
+        self.alarms = alarm_monitor(self.info)
+
+    def _restart(self) -> None:
+        event = self.event
+        self._begin()
+        self.event = event
 
     def poll(self) -> None:
         """Takes in what was written since the last poll.
@@ -121,8 +125,9 @@ class WatchedRun:
         if changed != self._info_changed:
             self._info_changed = changed
             before, self.info = self.info, self.folder.read_info()
-            if before is None or before.objectives.keys() != self.info.objectives.keys():
-                self.alarms = AlarmMonitor(list(self.info.objectives))
+            if before is None or (before.objectives, before.alarms) != (self.info.objectives, self.info.alarms):
+                self._records = JsonLinesTail(self.folder.metrics)  # from its start, with these names and limits
+                self._restart()
 
     def _new(self, tail: JsonLinesTail) -> list[dict[str, Any]]:
         try:
@@ -138,9 +143,7 @@ class WatchedRun:
     def _add(self, record: Record) -> None:
         step, metrics, at = record["step"], record["metrics"], record["time"]
         if step <= self.step:  # a resumed run has rewound its trace, which is read from its start again
-            event = self.event
-            self._begin()
-            self.event = event
+            self._restart()
         self.alarms.feed(record)
         seconds = metrics.get("time/step")
         if seconds is None and self.reached is not None and step > 0:
@@ -208,6 +211,8 @@ class WatchedRun:
         at = f"at step {max(self.step, 0)}" + (f" of {self.num_steps}" if self.num_steps else "")
         done = self.num_steps is not None and self.step >= self.num_steps
         is_written = not done and self._writer.found()
+        if not is_written and self.event is not None and self.event["kind"] == "stop":
+            return Status("ended", self.event["text"])
         if done or (not is_written and self._is_summed_up()):
             return Status("finished", f"finished {at}")
         silence = self._silence()
