@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ctwa.errors import CtwaError
+from ctwa.monitor.alarms import KINDS
 from ctwa.monitor.logs import RunFailed
 
 app = typer.Typer(
@@ -27,6 +28,12 @@ app.add_typer(testbed_app, name="testbed")
 OVERRIDES = (
     "Hydra overrides of the configuration, e.g. method=linear ctwa.run=runs/linear trainer.total_training_steps=60"
 )
+STOP_ON = (
+    "End the run, with a checkpoint and exit status 3, when this alarm is raised. May be given several times: "
+    + ", ".join(KINDS)
+)
+STOPPED = 3
+"""Exit status of a run that an alarm ended; 1 is a run that failed, 2 a mistake in what the user wrote."""
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
@@ -35,6 +42,7 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved configuration and the plan; start nothing.")
     ] = False,
+    stop_on: Annotated[list[str] | None, typer.Option(metavar="ALARM", help=STOP_ON)] = None,
 ) -> None:
     """Fine-tune a model on several objectives.
 
@@ -44,7 +52,8 @@ def train(
     """
     from ctwa.engine.launch import train
 
-    train(overrides or [], dry_run=dry_run)
+    if train(overrides or [], stop_on=stop_on or [], dry_run=dry_run) is not None:
+        sys.exit(STOPPED)
 
 
 @app.command()

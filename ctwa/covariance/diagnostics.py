@@ -48,6 +48,19 @@ def finite(metrics: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
+def sampled_entropy(log_probs_NT: Tensor, mask_NT: Tensor) -> float:
+    """The policy's entropy at the tokens of its own completions, in nats: the mean of ``-log p`` of what was sampled.
+
+    Unbiased where the log-probs are those of the distribution that was sampled from; it needs no look at the others.
+
+    Args:
+        log_probs_NT: of the sampled tokens.
+        mask_NT: 1 at the tokens that count, at least one.
+    """
+    mask_NT = mask_NT.bool()
+    return -float(log_probs_NT.masked_fill(~mask_NT, 0.0).double().sum() / mask_NT.sum())
+
+
 def diagnostics(update: _Update) -> dict[str, float]:
     """Covariances and clipping of one update, as the paper defines them whatever the method's own options.
 

@@ -32,6 +32,7 @@ from ctwa.monitor.summary import summary_text, write_summary
 if TYPE_CHECKING:
     from ctwa.engine.settings import Settings
     from ctwa.engine.trainer import MultiObjectiveTrainer
+    from ctwa.monitor.alarms import Alarm
 
 # Composing the config imports verl already (its YAML lies in its package), which is when it looks for plug-ins.
 os.environ["VERL_USE_EXTERNAL_MODULES"] = PLUGIN = "ctwa.engine.plugin"
@@ -108,33 +109,41 @@ def set_environment(config: DictConfig) -> None:
     OmegaConf.update(config, "ray_kwargs.ray_init.runtime_env.env_vars", environment, force_add=True)
 
 
-def train(overrides: Sequence[str], *, dry_run: bool = False, console: Console | None = None) -> None:
+def train(
+    overrides: Sequence[str], *, stop_on: Sequence[str] = (), dry_run: bool = False, console: Console | None = None
+) -> Alarm | None:
     """Run ``ctwa train``.
 
     Args:
         overrides: Hydra overrides.
+        stop_on: alarms that end the run, beside those of the key ``ctwa.stop_on``.
         dry_run: print the resolved config and the plan, and start nothing.
         console: where to print.
+
+    Returns:
+        The alarm that ended the run, if one did.
 
     Raises:
         CtwaError: a mistake that was found before anything started.
         RunFailed: the run ended by an error, which the user has been told of.
     """
     config = compose_config(overrides)
+    config.ctwa.stop_on = list(dict.fromkeys([*config.ctwa.stop_on, *stop_on]))
     set_environment(config)
     if dry_run:
         settings = check_config(config)
         console = console or Console()
         console.print(OmegaConf.to_yaml(config), markup=False, highlight=False, soft_wrap=True)
         console.print(plan_text(config, settings), markup=False, highlight=False, soft_wrap=True)
-        return
+        return None
     settings, run = prepare_run(config)
     with quiet(run.engine_log) as terminal:
         reporter = ConsoleReporter(run.read_info(), terminal, folder=run.path, every=settings.print_every)
         with following(run, reporter):
             reporter.header()
-            run_training(config, settings, run)
+            stopped_by = run_training(config, settings, run)
         terminal.print(Text(summary_text(write_summary(run))), soft_wrap=True, highlight=False)
+    return stopped_by
 
 
 def prepare_run(config: DictConfig) -> tuple[Settings, RunFolder]:
@@ -167,6 +176,7 @@ def _run_info(config: DictConfig, settings: Settings) -> RunInfo:
         f"{config.actor_rollout_ref.rollout.name}",
         model=config.actor_rollout_ref.model.path,
         seed=settings.seed,
+        alarms=settings.alarms,
         versions={package: version(package) for package in ("ctwa", "verl", "torch", "transformers", "ray")},
     )
 
@@ -176,7 +186,7 @@ def run_training(
     settings: Settings,
     run: RunFolder,
     make_trainer: Callable[..., MultiObjectiveTrainer] | None = None,
-) -> None:
+) -> Alarm | None:
     """Start the engine, train, and end everything that was started.
 
     Args:
@@ -184,6 +194,9 @@ def run_training(
         settings: our part of it.
         run: the run's folder.
         make_trainer: what to train with, in place of ``MultiObjectiveTrainer``.
+
+    Returns:
+        The alarm that ended the run, if one did.
     """
     import ray
     import transfer_queue
@@ -197,7 +210,13 @@ def run_training(
     began = time.monotonic()
     check_with_verl(config)
     scalarizer = settings.build_scalarizer()
-    recorder = Recorder(run, resume=settings.resume, num_samples=settings.num_samples, seed=settings.seed)
+    recorder = Recorder(
+        run,
+        resume=settings.resume,
+        num_samples=settings.num_samples,
+        seed=settings.seed,
+        stop_on=settings.stop_on,
+    )
     config.transfer_queue.enable = True
     if recorder.resume_from is not None:
         config.trainer.val_before_train = False
@@ -226,3 +245,4 @@ def run_training(
         finally:
             ray.shutdown()
             recorder.close()
+    return recorder.stopped_by

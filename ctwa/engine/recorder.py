@@ -1,16 +1,18 @@
-"""What the trainer leaves in the run folder while it runs."""
+"""What a trainer leaves in the run folder while it runs, and the alarms that its records raise."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ctwa.engine.checkpoint import newest_complete
-from ctwa.monitor.run import RunFolder
-from ctwa.monitor.trace import EventWriter, SampleWriter, TraceWriter
+from ctwa.monitor.alarms import Alarm, alarm_event
+from ctwa.monitor.jsonl import iterate_jsonl
+from ctwa.monitor.run import RunFolder, alarm_monitor
+from ctwa.monitor.trace import EventWriter, SampleWriter, TraceWriter, make_record
 from ctwa.objectives.completion import Completion
 from ctwa.objectives.evaluation import Evaluation
 
@@ -20,14 +22,21 @@ _DUPLICATES = ("timing_s/", "timing_per_token_ms/", "perf/time_per_step")  # in 
 class Recorder:
     """The run's trace, samples and events, continued where a checkpoint left them.
 
+    Every record is shown to the alarms (those of run.json's objectives and limits), on resuming the records that are
+    kept first. An alarm is raised once while its reason holds, so one that was raised before goes unsaid, and ends no
+    run, until it is over and comes again.
+
     Args:
         run: the run folder.
         resume: whether an earlier part of the run is continued.
         num_samples: completions kept a step.
         seed: chooses which.
+        stop_on: the kinds of alarms that end the run: see `stopping`.
     """
 
-    def __init__(self, run: RunFolder, *, resume: bool, num_samples: int, seed: int) -> None:
+    def __init__(
+        self, run: RunFolder, *, resume: bool, num_samples: int, seed: int, stop_on: Collection[str] = ()
+    ) -> None:
         self.run = run
         self.resume_from: Path | None = newest_complete(run.checkpoints) if resume else None
         resume_after: int | None = None
@@ -36,14 +45,45 @@ class Recorder:
         self._trace = TraceWriter(run.metrics, resume_after=resume_after)
         self._samples = SampleWriter(run.samples, num_samples=num_samples, seed=seed, resume_after=resume_after)
         self._events = EventWriter(run.events)
+        #: the alarm that ended the run, if one did
+        self.stopped_by: Alarm | None = None
+        self._stop_on = frozenset(stop_on)
+        self._alarms = alarm_monitor(run.read_info())
+        for record in iterate_jsonl(run.metrics):
+            self._alarms.feed(record)  # type: ignore[arg-type]
         if self.resume_from is not None:
-            self.event("resume", f"continuing from {self.resume_from.name}", step=resume_after)
+            self.event("resume", f"continuing from {self.resume_from.name}" + self._still_holding(), step=resume_after)
+
+    def _still_holding(self) -> str:
+        """What the user should know of the alarms that would have ended the run, had they not been raised before."""
+        kinds = sorted({alarm.kind for alarm in self._alarms.active} & self._stop_on)
+        if not kinds:
+            return ""
+        return f"; {', '.join(kinds)} was raised before and holds: it ends the run only if it is over and comes again"
 
     def step(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Write a step's record: every number the engine and the methods know of it."""
+        """Write a step's record, every number the engine and the methods know of it, and tell the alarms it raises."""
         if step <= self._trace.last_step:
             return  # a resumed run offers its checkpoint's record, which is missing only where a crash came before it
-        self._trace.write(step, numbers(metrics))
+        for alarm in self._alarms.feed(self._trace.write(step, numbers(metrics))):
+            self._events.write(**alarm_event(alarm))
+
+    def stopping(self, step: int, metrics: Mapping[str, Any]) -> Alarm | None:
+        """The alarm that a step's record would raise and that is to end the run; asked before the record is written.
+
+        A trainer that is told of one adds a last validation to the metrics, writes the record (`step`), saves a
+        checkpoint, says so (`stop`) and ends.
+        """
+        if not self._stop_on:
+            return None
+        raised = self._alarms.peek(make_record(step, numbers(metrics)))
+        return next((alarm for alarm in raised if alarm.kind in self._stop_on), None)
+
+    def stop(self, alarm: Alarm) -> None:
+        """Note that the alarm has ended the run, whose checkpoint is saved."""
+        self.stopped_by = alarm
+        text = f"stopped by the alarm {alarm.kind} after step {alarm.step}, whose checkpoint is saved"
+        self.event("stop", text, step=alarm.step)
 
     def samples(self, step: int, completions: Sequence[Completion], evaluation: Evaluation, *, split: str) -> None:
         """Keep a few of a step's completions."""

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ctwa.covariance.weights import ClipRange
 from ctwa.errors import CtwaError
+from ctwa.monitor.alarms import AlarmKind, AlarmLimits
 from ctwa.objectives.config import Objectives
 from ctwa.objectives.reference import ReferenceConfig, ReferenceLength, build_reference
 from ctwa.scalarizers.base import Requirements, Scalarizer
@@ -86,6 +87,8 @@ class Settings(BaseModel):
     rewards: RewardSettings = Field(default_factory=RewardSettings)
     gradients: GradientSettings = Field(default_factory=GradientSettings)
     diagnostics: DiagnosticSettings = Field(default_factory=DiagnosticSettings)
+    alarms: AlarmLimits = Field(default_factory=AlarmLimits)
+    stop_on: list[AlarmKind] = Field(default_factory=list)
     num_samples: Annotated[int, Field(ge=0)] = 4
     print_every: Annotated[int, Field(ge=1)] = 1
     poll_interval: Annotated[float, Field(gt=0)] = 0.05

@@ -29,7 +29,7 @@ from verl.utils.debug import marked_timer
 from verl.utils.transferqueue_utils import KVBatchMeta
 from verl.workers.utils.padding import response_from_nested, response_to_nested
 
-from ctwa.covariance.diagnostics import diagnostics
+from ctwa.covariance.diagnostics import diagnostics, sampled_entropy
 from ctwa.covariance.probe import Progress
 from ctwa.engine import checkpoint
 from ctwa.engine.estimate import VerlEstimate
@@ -46,6 +46,7 @@ from ctwa.engine.rows import Prompts, deal_rows, place_of, prompt_name
 from ctwa.engine.settings import Settings
 from ctwa.engine.workers import ROW_FIELD, MultiObjectiveWorker
 from ctwa.errors import CtwaError
+from ctwa.monitor.alarms import Alarm
 from ctwa.objectives.completion import Completion
 from ctwa.objectives.evaluation import Evaluation, RewardEvaluator
 from ctwa.scalarizers.base import Rollout, Scalarizer, Update
@@ -346,6 +347,8 @@ class MultiObjectiveTrainer(PPOTrainerSync):
             metrics.update(self._take_gradients())
         with marked_timer("statistic", self.timing_raw):
             update = self._update(batch, recorded=source != "none")
+            # verl computes the entropy with the old log-probs; where they are the rollout's, they give an estimate.
+            metrics.setdefault("actor/entropy", sampled_entropy(update.log_probs_old_NT, update.rollout.mask_NT))
             if source != "none":
                 metrics.update(diagnostics(update))
             metrics.update(self.scalarizer.observe(update))
@@ -434,13 +437,32 @@ class MultiObjectiveTrainer(PPOTrainerSync):
         self, batch: KVBatchMeta, metrics: dict, timing_raw: dict, global_steps: int, epoch: int
     ) -> None:
         super()._compute_metrics(batch, metrics, timing_raw, global_steps=global_steps, epoch=epoch)
+        alarm = None if global_steps >= self.total_training_steps else self.recorder.stopping(global_steps, metrics)
+        if alarm is not None and self.config.trainer.test_freq > 0 and "testing" not in timing_raw:
+            with marked_timer("testing", timing_raw):
+                self.on_validate_begin()
+                metrics.update(self._validate())
+                self.on_validate_end()
         # verl times the whole of `_update_actor`, the statistic with it: each phase is to stand for itself.
         phases = {**timing_raw, "update_actor": timing_raw["update_actor"] - timing_raw.get("statistic", 0.0)}
         metrics.update({f"time/{phase}": seconds for phase, seconds in phases.items()})
         self.recorder.step(global_steps, metrics)
+        if alarm is not None:
+            self._end_run(alarm)
+
+    def _end_run(self, alarm: Alarm) -> None:
+        """Let this step be the last, with a checkpoint of it."""
+        if not checkpoint.is_complete(self._checkpoint_folder()):
+            self.checkpoint_manager.sleep_replicas()  # verl saves before it wakes them, when there is room
+            self._save_checkpoint()
+        self.recorder.stop(alarm)
+        self.total_training_steps = self.global_steps
+
+    def _checkpoint_folder(self) -> Path:
+        return checkpoint.step_folder(Path(self.config.trainer.default_local_dir), self.global_steps)
 
     def _save_checkpoint(self) -> None:
-        folder = checkpoint.step_folder(Path(self.config.trainer.default_local_dir), self.global_steps)
+        folder = self._checkpoint_folder()
         state = {
             "step": self.global_steps,
             "scalarizer": self.scalarizer.state_dict(),

@@ -1,14 +1,18 @@
-"""A reward function that fails: what the user reads, and what the run makes of it."""
+"""A reward function that fails: what the user reads, and what the run makes of it: an alarm that can end it, too."""
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import Run
+from ctwa.engine.checkpoint import is_complete
+from tests.e2e.conftest import CTWA_TRAIN, Run
 
 pytestmark = pytest.mark.e2e
 
@@ -76,18 +80,68 @@ def test_a_reward_function_that_hangs_stops_the_run_early(
     assert "Traceback" not in run.output
 
 
-def test_entries_that_could_not_be_scored_are_counted_and_left_out(
-    rewards: Path, train: Callable[..., Run], tmp_path: Path
-) -> None:
-    run = train(
-        tmp_path / "run",
+@pytest.fixture(scope="module")
+def stopped(train: Callable[..., Run], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run in which clarity cannot score half of the completions, told to end when that raises an alarm."""
+    folder = tmp_path_factory.mktemp("stopped")
+    (folder / "rewards.py").write_text(REWARDS)
+    return train(folder / "run", *unscored(folder), program=STOP_ON_UNSCORED)
+
+
+STOP_ON_UNSCORED = (*CTWA_TRAIN, "--stop-on", "unscored")
+
+
+def unscored(folder: Path) -> list[str]:
+    return [
         *QUICK,
-        f"ctwa.objectives.clarity.reward_fn={rewards}:sometimes",
+        f"ctwa.objectives.clarity.reward_fn={folder / 'rewards.py'}:sometimes",
         "ctwa.rewards.max_unscored=1",
-    ).checked()
-    (metrics,) = run.records
+        "trainer.total_training_steps=3",
+        "trainer.test_freq=3",
+        "data.val_max_samples=8",
+    ]
+
+
+def events_of(run: Run) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run.folder / "events.jsonl").read_text().splitlines()]
+
+
+def test_entries_that_could_not_be_scored_are_counted_and_left_out(stopped: Run) -> None:
+    metrics = stopped.records[0]
     assert 0 < metrics["objective/clarity/scored_frac"] < 1
     assert metrics["objective/clarity/mean"] == 1
     assert metrics["objective/accuracy/scored_frac"] == 1
     # What was scored is constant: no covariance with anything.
     assert metrics["ctwa/covariance/clarity"] == pytest.approx(0, abs=1e-12)
+
+
+def test_an_alarm_ends_the_run_with_a_validation_and_a_checkpoint(stopped: Run) -> None:
+    assert stopped.returncode == 3, stopped.output
+    (metrics,) = stopped.records  # of three steps
+    assert "val/accuracy" in metrics
+    assert is_complete(stopped.folder / "checkpoints/global_step_1")
+    assert [event["kind"] for event in events_of(stopped)] == ["start", "alarm", "stop"]
+    summary = json.loads((stopped.folder / "summary.json").read_text())
+    assert [episode["alarm"]["kind"] for episode in summary["alarms"]] == ["unscored"]
+    said = "stopped by the alarm unscored after step 1, whose checkpoint is saved"
+    assert summary["stopped"] == said
+    assert stopped.output.count(said) == 2  # as it happened, and in the summary
+    assert "alarm: unscored: " in stopped.output
+    assert "try the reward function by itself" in stopped.output
+
+
+def test_a_run_that_an_alarm_ended_goes_on_when_it_is_resumed(
+    stopped: Run, train: Callable[..., Run], tmp_path: Path
+) -> None:
+    """The alarm still holds, and was raised before: it is not raised again, and ends nothing."""
+    folder = tmp_path / "run"
+    shutil.copytree(stopped.folder, folder)
+    settings = unscored(stopped.folder.parent)
+    resumed = train(folder, *settings, "ctwa.resume=true", program=STOP_ON_UNSCORED).checked()
+    steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3]
+    assert resumed.records[0] == stopped.records[0]
+    assert all(metrics["objective/clarity/scored_frac"] < 0.95 for metrics in resumed.records)
+    assert [event["kind"] for event in events_of(resumed)] == ["start", "alarm", "stop", "resume", "start"]
+    assert "unscored was raised before and holds" in resumed.output
+    assert json.loads((folder / "summary.json").read_text())["stopped"] is None

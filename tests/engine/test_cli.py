@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ctwa import cli
+from ctwa.monitor.alarms import Alarm
 
 ROOT = Path(__file__).parents[2]
 
@@ -89,6 +90,29 @@ class TestTrain:
         assert sentence in err.lower() or sentence in err
         assert "Traceback" not in out + err
         assert len(err.strip().splitlines()) == 1
+
+    def test_alarms_to_stop_on_are_those_of_the_option_and_of_the_key(
+        self, command: Command, run_overrides: list[str]
+    ) -> None:
+        stop = ["--stop-on", "drop", "ctwa.stop_on=[non-finite,drop]", "--stop-on", "unscored"]
+        code, out, _ = command("train", *run_overrides, *stop, "--dry-run")
+
+        assert code == 0
+        assert "  stop_on:\n  - non-finite\n  - drop\n  - unscored\n" in out
+
+    def test_an_alarm_to_stop_on_that_is_none_is_refused(self, command: Command, run_overrides: list[str]) -> None:
+        code, _, err = command("train", *run_overrides, "--stop-on", "entropy", "--dry-run")
+
+        assert code == 2
+        assert "ctwa.stop_on.0: 'entropy' is no alarm; write some of drop, negative-covariance, " in err
+
+    def test_a_run_that_an_alarm_ended_says_so_to_scripts(
+        self, command: Command, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        alarm = Alarm("drop", "accuracy", 1, 2, "It fell.", "Raise its weight.")
+        monkeypatch.setattr("ctwa.engine.launch.train", lambda *_, **__: alarm)
+
+        assert command("train")[0] == cli.STOPPED == 3
 
     def test_a_run_that_is_there_is_not_written_over(
         self, command: Command, run_overrides: list[str], tmp_path: Path

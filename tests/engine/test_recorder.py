@@ -13,6 +13,7 @@ import torch
 from ctwa.engine import checkpoint
 from ctwa.engine.recorder import Recorder
 from ctwa.errors import CtwaError
+from ctwa.monitor.alarms import AlarmLimits
 from ctwa.monitor.jsonl import read_jsonl
 from ctwa.monitor.run import ObjectiveInfo, RunFolder, RunInfo
 from ctwa.monitor.trace import read_trace
@@ -190,3 +191,97 @@ def test_a_crash_between_checkpoint_and_record_costs_no_record(run: RunFolder, r
     resumed.close()
 
     assert steps(run) == [1, 2]
+
+
+class TestAlarms:
+    """Of a run whose alarm `negative-covariance` needs three steps."""
+
+    LOW, FINE = {"ctwa/covariance/accuracy": -0.1}, {"ctwa/covariance/accuracy": 0.1}
+
+    @pytest.fixture
+    def run(self, tmp_path: Path) -> RunFolder:
+        objectives = {"accuracy": ObjectiveInfo(weight=1.0)}
+        limits = AlarmLimits(negative_covariance_steps=3)
+        info = RunInfo(method="linear", objectives=objectives, num_steps=9, alarms=limits)
+        return RunFolder.create(tmp_path / "run", {}, info)
+
+    @staticmethod
+    def record(run: RunFolder, *steps: int, low: bool = True, resume: bool = False) -> Recorder:
+        recorder = Recorder(run, resume=resume, num_samples=2, seed=0, stop_on=["negative-covariance"])
+        for step in steps:
+            recorder.step(step, TestAlarms.LOW if low else TestAlarms.FINE)
+        return recorder
+
+    @staticmethod
+    def told(run: RunFolder) -> list[tuple[str, int | None]]:
+        return [(event["kind"], event["step"]) for event in read_jsonl(run.events)]
+
+    def test_an_alarm_is_told_once_at_its_step_with_what_to_try(self, run: RunFolder) -> None:
+        self.record(run, 1, 2, 3, 4).close()
+
+        assert self.told(run) == [("alarm", 3)]
+        text = read_jsonl(run.events)[0]["text"]
+        assert text.startswith("negative-covariance: The updates have worked against accuracy for 3 steps")
+        assert text.endswith("or more weight.")
+
+    def test_the_alarm_that_ends_the_run_is_known_before_the_record(self, run: RunFolder) -> None:
+        recorder = self.record(run, 1, 2)
+
+        assert recorder.stopping(3, self.FINE) is None
+        alarm = recorder.stopping(3, self.LOW)
+        assert alarm is not None
+        assert (alarm.kind, alarm.step) == ("negative-covariance", 3)
+        assert (steps(run), self.told(run), recorder.stopped_by) == ([1, 2], [], None)
+        recorder.step(3, self.LOW | {"val/accuracy": 0.5})
+        recorder.stop(alarm)
+        recorder.close()
+        assert recorder.stopped_by is alarm
+        assert self.told(run) == [("alarm", 3), ("stop", 3)]
+        assert read_jsonl(run.events)[1]["text"] == (
+            "stopped by the alarm negative-covariance after step 3, whose checkpoint is saved"
+        )
+
+    def test_other_alarms_end_no_run(self, run: RunFolder) -> None:
+        recorder = self.record(run)
+
+        assert recorder.stopping(1, {"objective/accuracy/scored_frac": 0.5}) is None
+        recorder.step(1, {"objective/accuracy/scored_frac": 0.5})
+        recorder.close()
+        assert self.told(run) == [("alarm", 1)]
+
+    def test_a_resumed_run_remembers_what_it_kept(self, run: RunFolder) -> None:
+        """Two steps were wrong before; the third is the one that counts."""
+        self.record(run, 1, 2, 3).close()
+        save_checkpoint(run, 2)
+
+        recorder = self.record(run, resume=True)
+        assert recorder.stopping(3, self.FINE) is None
+        assert recorder.stopping(3, self.LOW) is not None
+        recorder.step(3, self.LOW)
+        recorder.close()
+        assert self.told(run) == [("alarm", 3), ("resume", 2), ("alarm", 3)]  # the step was run twice
+
+    def test_an_alarm_from_before_ends_a_resumed_run_only_when_it_comes_again(self, run: RunFolder) -> None:
+        self.record(run, 1, 2, 3).close()
+        save_checkpoint(run, 3)
+
+        recorder = self.record(run, 4, resume=True)
+        assert recorder.stopping(5, self.LOW) is None
+        recorder.step(5, self.FINE)
+        for step in (6, 7):
+            recorder.step(step, self.LOW)
+        assert recorder.stopping(8, self.LOW) is not None
+        recorder.close()
+        assert self.told(run) == [("alarm", 3), ("resume", 3)]
+        assert read_jsonl(run.events)[1]["text"] == (
+            "continuing from global_step_3; negative-covariance was raised before and holds: it ends the run only if "
+            "it is over and comes again"
+        )
+
+    def test_an_alarm_that_is_over_needs_no_word_on_resuming(self, run: RunFolder) -> None:
+        self.record(run, 1, 2, 3).close()
+        save_checkpoint(run, 4)
+        self.record(run, 4, low=False, resume=True).close()
+        self.record(run, resume=True).close()
+
+        assert read_jsonl(run.events)[-1]["text"] == "continuing from global_step_4"

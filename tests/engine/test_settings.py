@@ -20,6 +20,7 @@ from ctwa.engine.settings import (
     read_settings,
 )
 from ctwa.errors import CtwaError
+from ctwa.monitor.alarms import AlarmLimits
 from ctwa.scalarizers.base import Requirements
 from ctwa.scalarizers.ctwa import CtwaConfig
 
@@ -95,8 +96,8 @@ class TestSettings:
 
         for name in ("resume", "seed", "num_samples", "print_every", "poll_interval"):
             assert getattr(settings, name) == Settings.model_fields[name].default
-        assert settings.rewards == Settings.model_fields["rewards"].get_default(call_default_factory=True)
-        assert settings.diagnostics == Settings.model_fields["diagnostics"].get_default(call_default_factory=True)
+        for name in ("rewards", "diagnostics", "alarms", "stop_on"):
+            assert getattr(settings, name) == Settings.model_fields[name].get_default(call_default_factory=True)
 
     def test_the_methods_file_has_every_option_at_its_default(self, testbed_config: DictConfig) -> None:
         """So that each can be set without a plus, and none differs by accident."""
@@ -141,6 +142,22 @@ class TestSettings:
 
         assert built is not None
         assert built.reference([10, 20], [0, 0]) == [40, 40]
+
+    def test_a_stop_on_what_is_no_alarm_is_refused_with_those_there_are(self, changed: Any) -> None:
+        assert read_settings(changed({"ctwa.stop_on": ["drop", "non-finite"]})).stop_on == ["drop", "non-finite"]
+        with pytest.raises(CtwaError, match=r"ctwa\.stop_on\.1: 'dorp' is no alarm; write some of drop, negative-cov"):
+            read_settings(changed({"ctwa.stop_on": ["drop", "dorp"]}))
+
+    def test_every_limit_of_the_alarms_is_documented_with_its_default(self) -> None:
+        text = (Path(__file__).parents[2] / "docs" / "report.md").read_text()
+
+        for name, default in AlarmLimits().model_dump().items():
+            assert f"`{name}` ({default})" in text
+
+    def test_limits_of_alarms_are_checked(self, changed: Any) -> None:
+        assert read_settings(changed({"ctwa.alarms.drop_steps": 20})).alarms == AlarmLimits(drop_steps=20)
+        with pytest.raises(CtwaError, match=r"ctwa\.alarms\.drop: Input should be greater than 0"):
+            read_settings(changed({"ctwa.alarms.drop": -1}))
 
     def test_renormalisation_follows_the_estimator(self, changed: Any) -> None:
         refused = changed({"algorithm.adv_estimator": "rloo", "ctwa.method.renormalize": False})
