@@ -1,0 +1,55 @@
+"""``ctwa eval``: from the command line to tables and files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from ctwa.errors import CtwaError
+from ctwa.evaluation.config import read_config
+from ctwa.evaluation.evaluate import evaluate
+from ctwa.evaluation.results import results_text
+from ctwa.evaluation.runs import config_of
+
+
+def run(
+    targets: Sequence[str],
+    out: Path | None,
+    *,
+    task_dir: Path | None,
+    limit: int | None,
+    num_samples: int | None,
+    seed: int,
+    say: Callable[[str], None],
+) -> None:
+    """Evaluate, show, and say where the files are.
+
+    Raises:
+        CtwaError: as :func:`ctwa.evaluation.evaluate.evaluate`, and for a YAML file together with other targets.
+    """
+    first = Path(targets[0])
+    if first.suffix in (".yaml", ".yml"):
+        given = {"--task-dir": task_dir, "--limit": limit, "--num-samples": num_samples, "--seed": seed or None}
+        extra = [*targets[1:], *(option for option, value in given.items() if value is not None)]
+        if extra:
+            raise CtwaError(f"{first} says all of an evaluation, and {', '.join(extra)} came with it; write it there")
+        config = read_config(first)
+    else:
+        config = config_of(targets, task_dir=task_dir, limit=limit, num_samples=num_samples, seed=seed)
+    out = out or Path("runs") / f"eval-{first.absolute().stem if first.suffix else first.absolute().name}"
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def show(label: str, done: int, total: int) -> None:
+            if label not in tasks:
+                tasks[label] = bars.add_task(label, total=total)
+            bars.update(tasks[label], completed=done, total=total)
+
+        results = evaluate(config, out, show)
+    say(results_text(results))
+    files = ["results.json", *(name for name in ("samples.jsonl", "judgements.jsonl") if (out / name).is_file())]
+    say(f"\n{', '.join(files)}: in {out}")

@@ -1,0 +1,291 @@
+"""What `ctwa eval` evaluates, as one YAML file: models, and what to measure of them."""
+
+from __future__ import annotations
+
+import re
+import types
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from ctwa.errors import CtwaError
+from ctwa.objectives.config import Objectives
+from ctwa.objectives.reference import FixedReferenceConfig, GroupReferenceConfig
+from ctwa.preference.data import PreferenceSource
+from ctwa.preference.losses import DpoLoss, PreferenceLossConfig
+
+Count = Annotated[int, Field(ge=1)]
+
+TEMPLATE = """\
+Two assistants answered the same request. Decide which answer serves the one who asked better: correct first, then \
+helpful, clear, and no longer than it needs to be. The order of the answers and their names mean nothing, and length \
+is no merit.
+
+[Request]
+{prompt}
+
+[Answer A]
+{first}
+
+[Answer B]
+{second}
+
+Give your reasons in a few sentences. Then end with one line that holds your verdict alone: [[A]] if answer A is \
+better, [[B]] if answer B is better, [[tie]] if they are equally good."""
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class PreferencesConfig(_Config):
+    """Losses and implicit rewards on preference pairs.
+
+    Attributes:
+        objectives: where each objective's pairs are (docs/preference.md).
+        loss: which loss, with its options.
+        max_length: of prompt and response together, in tokens.
+        limit: only so many pairs of each data set, from the first.
+        template_kwargs: variables of the chat template.
+        batch_tokens: of a batch, padding included.
+    """
+
+    objectives: Annotated[dict[str, PreferenceSource], Field(min_length=1)]
+    loss: PreferenceLossConfig = Field(default_factory=DpoLoss)
+    max_length: Count = 1024
+    limit: Count | None = None
+    template_kwargs: dict[str, Any] = {}
+    batch_tokens: Count = 8192
+
+
+class PerplexityConfig(_Config):
+    """Perplexity on held-out text.
+
+    Attributes:
+        data: a `.jsonl` or `.parquet` file with a text a row, or any other file: one text.
+        column: which column the texts are.
+        window: how many tokens the model sees at once; a longer text is read in windows.
+        stride: by how much the windows move on; half a window by default. The last `stride` tokens of a window count.
+        limit: only so many texts, from the first.
+        batch_tokens: of a batch, padding included.
+    """
+
+    data: Path
+    column: str = "text"
+    window: Annotated[int, Field(ge=2)] = 1024
+    stride: Count | None = None
+    limit: Count | None = None
+    batch_tokens: Count = 8192
+
+    @model_validator(mode="after")
+    def _windows_overlap(self) -> PerplexityConfig:
+        if self.stride is not None and self.stride >= self.window:
+            raise ValueError(f"stride {self.stride} is not below window {self.window}; write half of it, or nothing")
+        return self
+
+
+class GenerationConfig(_Config):
+    """Completions of prompts, and what the objectives make of them.
+
+    Attributes:
+        data: a `.parquet` or `.jsonl` file in verl's format.
+        objectives: as in training (docs/rewards.md); None only to generate, for the judge.
+        limit: only so many prompts, from the first.
+        num_samples: completions of each prompt.
+        temperature, top_p, top_k: how tokens are drawn; temperature 0 is greedy, top_k below 1 is off.
+        max_tokens: of a completion.
+        seed: of the draws.
+        backend: what generates.
+        batch_size: completions at once (transformers).
+        template_kwargs: variables of the chat template.
+        reference_length: for rewards that ask for `reference_tokens`; `fixed` without a number is the mean length of
+            the first model's completions.
+        num_workers: processes for the reward functions.
+        max_unscored: the share of completions that an objective may fail to score.
+    """
+
+    data: Path
+    objectives: Objectives | None = None
+    limit: Count | None = None
+    num_samples: Count = 1
+    temperature: Annotated[float, Field(ge=0)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_k: int = -1
+    max_tokens: Count = 512
+    seed: int = 0
+    backend: Literal["transformers", "vllm"] = "transformers"
+    batch_size: Count = 64
+    template_kwargs: dict[str, Any] = {}
+    reference_length: Annotated[FixedReferenceConfig | GroupReferenceConfig, Field(discriminator="type")] | None = None
+    num_workers: Count = 2
+    max_unscored: Annotated[float, Field(ge=0, le=1)] = 0.05
+
+
+class JudgeConfig(_Config):
+    """A language model behind an OpenAI-compatible endpoint that compares completions.
+
+    Attributes:
+        base_url: what stands before `/chat/completions`.
+        model: its name there.
+        api_key_env: the NAME of the environment variable that holds the key; None where none is needed.
+        limit: only so many prompts, from the first.
+        system: a system message; none by default.
+        template: the message, with `{prompt}`, `{first}` and `{second}`; it asks for [[A]], [[B]] or [[tie]].
+        max_tokens: of an answer.
+        seed: sent with every request, beside temperature 0.
+        extra_body: further fields of every request; null leaves one of ours out.
+        concurrency: requests under way at once.
+        timeout: seconds a request may take.
+        max_attempts: how often a request is sent before the evaluation stops.
+    """
+
+    base_url: str
+    model: str
+    api_key_env: str | None = None
+    limit: Count | None = None
+    system: str | None = None
+    template: str = TEMPLATE
+    max_tokens: Count = 1024
+    seed: int = 0
+    extra_body: dict[str, Any] = {}
+    concurrency: Count = 8
+    timeout: Annotated[float, Field(gt=0)] = 60.0
+    max_attempts: Count = 8
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_plain_url(cls, url: str) -> str:
+        if not re.fullmatch(r"https?://[^\s/@?#]+(/[^\s@?#]*)?", url):
+            raise ValueError(
+                "write http:// or https://, a host and a path, and no user, password or query in it, e.g. "
+                "https://api.openai.com/v1"
+            )
+        return url.rstrip("/")
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _is_a_name(cls, name: str | None) -> str | None:
+        if name is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", name):  # and the message repeats no key
+            raise ValueError(
+                "write the NAME of an environment variable, in capitals, e.g. OPENAI_API_KEY, and not the key itself"
+            )
+        return name
+
+    @field_validator("template")
+    @classmethod
+    def _has_its_fields(cls, template: str) -> str:
+        needed = ("{prompt}", "{first}", "{second}", "[[A]]", "[[B]]")
+        if missing := [each for each in needed if each not in template]:
+            raise ValueError(f"the template lacks {', '.join(missing)}; write it where it belongs")
+        return template
+
+
+class EvalConfig(_Config):
+    """An evaluation.
+
+    Attributes:
+        models: name -> a folder that transformers loads, a run's folder (its newest complete checkpoint), a checkpoint
+            of one, or a name on the hub. The first is the baseline.
+        reference: the reference of DPO and IPO, likewise.
+        device: `auto` takes a GPU where there is one.
+        dtype: `auto` is that of the saved weights on a GPU and float32 on the CPU.
+        trust_remote_code: as transformers has it.
+        preferences, perplexity, generation, judge: what to measure.
+    """
+
+    models: Annotated[dict[str, str], Field(min_length=1)]
+    reference: str | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    trust_remote_code: bool = False
+    preferences: PreferencesConfig | None = None
+    perplexity: PerplexityConfig | None = None
+    generation: GenerationConfig | None = None
+    judge: JudgeConfig | None = None
+
+    @field_validator("models")
+    @classmethod
+    def _names_can_be_shown(cls, models: dict[str, str]) -> dict[str, str]:
+        for name in models:
+            if not name.strip() or not name.isprintable() or name == "reference":
+                raise ValueError(f"{name!r} cannot be a model's name; write another, such as base")
+        return models
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> EvalConfig:
+        if not (self.preferences or self.perplexity or self.generation):
+            raise ValueError("nothing is to be measured; write a section preferences, perplexity or generation")
+        if self.preferences and self.preferences.loss.needs_reference and self.reference is None:
+            raise ValueError(
+                f"the loss {self.preferences.loss.type} compares with a reference; write reference: <folder or name>, "
+                "or preferences.loss: {type: simpo}"
+            )
+        if self.judge and not self.generation:
+            raise ValueError("the judge has no completions to compare; write a section generation")
+        if self.judge and len(self.models) < 2:
+            raise ValueError("the judge compares models; write at least two under models")
+        return self
+
+
+def read_config(path: Path) -> EvalConfig:
+    """Read an evaluation's YAML file.
+
+    Raises:
+        CtwaError: it is missing, no YAML, or says what cannot be; every mistake with its key.
+    """
+    if not path.is_file():
+        raise CtwaError(f"there is no file {path}; give the YAML file of an evaluation")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CtwaError(f"{path} is not YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(content, dict):
+        raise CtwaError(f"{path} holds no keys; write models: and a section, as docs/eval.md shows")
+    return parse_config(content, str(path))
+
+
+def parse_config(content: Mapping[str, Any], where: str) -> EvalConfig:
+    """Validate an evaluation's content; `where` names it in messages. Raises CtwaError as :func:`read_config`."""
+    try:
+        return EvalConfig.model_validate(content)
+    except ValidationError as error:
+        lines = [_mistake(each["loc"], each["type"], each["msg"]) for each in error.errors()]
+        raise CtwaError(f"{where} is not valid:\n  " + "\n  ".join(lines)) from None
+
+
+def _mistake(loc: Sequence[str | int], kind: str, message: str) -> str:
+    key = ".".join(map(str, loc)) or "the whole"
+    if kind != "extra_forbidden":
+        return f"{key}: {message.removeprefix('Value error, ')}"
+    known = _keys_at(EvalConfig, loc[:-1])
+    close = get_close_matches(str(loc[-1]), known, n=1)
+    advice = f"did you mean {close[0]}?" if close else f"write one of {', '.join(known)}"
+    return f"{key}: there is no such key; {advice}"
+
+
+def _keys_at(annotation: Any, loc: Sequence[str | int]) -> list[str]:
+    """The keys that are known where an error is: along models, dicts and unions."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _keys_at(arguments[0], loc)
+    if origin in (Union, types.UnionType):
+        tagged = [each for each in arguments if loc and _tag(each) == loc[0]]
+        options, loc = (tagged, loc[1:]) if tagged else (arguments, loc)
+        return list(dict.fromkeys(key for each in options for key in _keys_at(each, loc)))
+    if origin is dict:
+        return _keys_at(arguments[1], loc[1:])
+    if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        return []
+    if not loc:
+        return list(annotation.model_fields)
+    field = annotation.model_fields.get(str(loc[0]))
+    return _keys_at(field.annotation, loc[1:]) if field else []
+
+
+def _tag(annotation: Any) -> str | None:
+    fields = getattr(annotation, "model_fields", {})
+    return fields["type"].default if "type" in fields else None

@@ -1,0 +1,312 @@
+"""An evaluation from its configuration to its results: everything is read and checked before a model is loaded."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from ctwa.errors import CtwaError
+from ctwa.evaluation import generation, judge, perplexity, preferences
+from ctwa.evaluation.config import EvalConfig, GenerationConfig, JudgeConfig, PerplexityConfig, PreferencesConfig
+from ctwa.evaluation.intervals import Measured, Ratio, measure
+from ctwa.evaluation.models import Model
+from ctwa.evaluation.results import Results, Section
+from ctwa.monitor.jsonl import write_atomically
+from ctwa.objectives.evaluation import RewardEvaluator
+from ctwa.objectives.reference import build_reference
+from ctwa.preference.reference import ReferenceLogProbs
+
+# Called with what is being done, how much of it is done, and how much there is.
+Progress = Callable[[str, int, int], None]
+_FILES = ("config.yaml", "results.json", "samples.jsonl", "judgements.jsonl")
+
+
+def evaluate(config: EvalConfig, out: Path, progress: Progress = lambda *_: None) -> Results:
+    """Evaluate, and write results.json, samples.jsonl and judgements.jsonl to `out`.
+
+    What was computed is kept in `out`/cache: the same evaluation goes on where it was broken off, and another one
+    in the same folder uses what it can. Its earlier results are then put aside, in `out`/earlier-1, -2, ...
+
+    Raises:
+        CtwaError: what the configuration names is not there or not usable, before a model is loaded; an objective
+            could not score its completions; the judge does not answer.
+    """
+    return _Evaluation(config, out, progress).run()
+
+
+class _Evaluation:
+    def __init__(self, config: EvalConfig, out: Path, progress: Progress) -> None:
+        self.config, self.out, self.cache, self._progress = config, out, out / "cache", progress
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        options: dict[str, Any] = {
+            "device": config.device,
+            "dtype": config.dtype,
+            "trust_remote_code": config.trust_remote_code,
+        }
+        self.models = [Model(name, source, **options) for name, source in config.models.items()]
+        self.names = [model.name for model in self.models]
+        self.reference: Model | None = None
+        if config.preferences and config.preferences.loss.needs_reference:
+            assert config.reference is not None
+            reference = Model("reference", config.reference, **options)
+            same = (model for model in self.models if model.location == reference.location)
+            self.reference = next(same, reference)  # which is then loaded once
+
+    def run(self) -> Results:
+        """Check everything, compute, write."""
+        config, sections = self.config, []
+        with ExitStack() as stack:
+            if config.judge:
+                judge.api_key(config.judge)
+            pairs = (
+                preferences.read_pairs(config.preferences, self.models, self.reference) if config.preferences else None
+            )
+            texts = perplexity.read_texts(config.perplexity) if config.perplexity else []
+            windows = {
+                model.name: perplexity.tokenize_texts(model, texts, config.perplexity)
+                for model in self.models
+                if config.perplexity
+            }
+            rows = generation.read_prompts(config.generation) if config.generation else []
+            prompts = {
+                model.name: generation.tokenize_prompts(model, rows, config.generation)
+                for model in self.models
+                if config.generation
+            }
+            evaluator = None
+            if config.generation and config.generation.objectives:
+                evaluator = stack.enter_context(
+                    RewardEvaluator(
+                        config.generation.objectives,
+                        num_workers=config.generation.num_workers,
+                        max_unscored=config.generation.max_unscored,
+                    )
+                )
+            self._prepare_folder()
+
+            log_probs: dict[str, list[ReferenceLogProbs]] = {}
+            perplexities: dict[str, dict[str, Ratio]] = {}
+            samples: dict[str, list[generation.Sample]] = {}
+            first = [self.reference] if self.reference and self.reference not in self.models else []
+            for model in [*first, *self.models]:
+                if config.preferences and pairs:
+                    log_probs[model.name] = self._log_probs(model, pairs, config.preferences)
+                if model.name in windows and config.perplexity:
+                    with self._timed("perplexity", model.name) as report:
+                        perplexities[model.name] = perplexity.perplexity(
+                            model,
+                            texts,
+                            windows[model.name],
+                            config.perplexity,
+                            self.cache,
+                            report(sum(map(len, windows[model.name]))),
+                        )
+                if model.name in prompts and config.generation:
+                    with self._timed("generation", model.name) as report:
+                        total = len(rows) * config.generation.num_samples
+                        samples[model.name] = generation.generate(
+                            model, prompts[model.name], config.generation, self.cache, report(total)
+                        )
+                model.release()
+
+            if config.preferences and pairs:
+                sections.append(self._preferences(config.preferences, pairs, log_probs))
+            if config.perplexity:
+                sections.append(self._perplexity(config.perplexity, windows, perplexities))
+            if config.generation:
+                sections.append(self._generation(config.generation, rows, samples, evaluator))
+        if config.judge:
+            sections.append(self._judge(config.judge, rows, samples))
+        results = Results(
+            models={model.name: self._about(model) for model in self.models},
+            sections=sections,
+            config=config.model_dump(mode="json"),
+            versions={name: version(name) for name in ("torch", "transformers", "numpy")},
+            seconds={name: round(seconds, 3) for name, seconds in self.seconds.items()},
+        )
+        results.write(self.out / "results.json")
+        return results
+
+    def _prepare_folder(self) -> None:
+        if self.out.exists() and not self.out.is_dir():
+            raise CtwaError(f"{self.out} is a file; give a folder for the results")
+        text = yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True).encode()
+        written = self.out / "config.yaml"
+        if written.is_file() and written.read_bytes() != text:
+            number = 1
+            while (aside := self.out / f"earlier-{number}").exists():
+                number += 1
+            aside.mkdir()
+            for name in _FILES:
+                if (self.out / name).exists():
+                    (self.out / name).rename(aside / name)
+        self.cache.mkdir(parents=True, exist_ok=True)
+        write_atomically(written, text)
+
+    @contextmanager
+    def _timed(self, what: str, whose: str = "") -> Iterator[Callable[[int], Callable[[int], None]]]:
+        """Times a part, and gives what makes its progress shown: from a total to what is called with what is done."""
+        started = time.perf_counter()
+        label = f"{what} {whose}".strip()
+        yield lambda total: lambda done: self._progress(label, done, total)
+        self.seconds[label] += time.perf_counter() - started
+
+    def _about(self, model: Model) -> dict[str, Any]:
+        return {
+            "source": model.source,
+            "location": str(model.location),
+            "fingerprint": model.fingerprint,
+            "dtype": model.dtype,
+            "device": model.device,
+        }
+
+    def _log_probs(self, model: Model, pairs: preferences.Pairs, config: PreferencesConfig) -> list[ReferenceLogProbs]:
+        with self._timed("preferences", model.name) as report:
+            return [
+                preferences.log_probs(model, token_set, config, self.cache, report(2 * len(token_set.pairs)))
+                for token_set in pairs.tokens[model.name]
+            ]
+
+    def _preferences(
+        self, config: PreferencesConfig, pairs: preferences.Pairs, log_probs: Mapping[str, list[ReferenceLogProbs]]
+    ) -> Section:
+        references = log_probs[self.reference.name] if self.reference else [None] * len(pairs.sources)
+        by_model: dict[str, dict[str, dict[str, Ratio]]] = {}
+        for name in self.names:
+            by_model[name] = {}
+            for token_set, policy, reference in zip(pairs.tokens[name], log_probs[name], references, strict=True):
+                by_model[name] |= preferences.ratios(config.loss, token_set, policy, reference)
+        metrics = {
+            f"preference/{objective}/{metric}": self._measured(
+                [by_model[name][objective][metric] for name in self.names]
+            )
+            for objective in config.objectives
+            for metric in by_model[self.names[0]][objective]
+        }
+        about = {
+            "loss": config.loss.model_dump(mode="json"),
+            "reference": self._about(self.reference) if self.reference else None,
+            "objectives": {
+                objective: {"data": token_set.source, "num_pairs": len(token_set.pairs), "num_skipped": dict(skipped)}
+                for token_set, skipped in zip(pairs.sources, pairs.num_skipped, strict=True)
+                for objective in token_set.objectives
+            },
+        }
+        against = f" against {self.config.reference}" if self.reference else ""
+        sources = ", ".join(f"{len(each.pairs)} pairs of {each.source}" for each in pairs.sources)
+        skipped = sum((Counter(each) for each in pairs.num_skipped), Counter[str]())
+        notes = [f"Left out: {', '.join(f'{count} {reason}' for reason, count in skipped.items())}."] if skipped else []
+        return Section("preferences", f"preferences: {sources}; {config.loss.type}{against}", about, metrics, notes)
+
+    def _perplexity(
+        self,
+        config: PerplexityConfig,
+        windows: Mapping[str, Sequence[Sequence[perplexity.Window]]],
+        found: Mapping[str, dict[str, Ratio]],
+    ) -> Section:
+        num_tokens = {
+            name: sum(len(scored) for of_text in windows[name] for _, scored in of_text) for name in self.names
+        }
+        num_texts = len(windows[self.names[0]])
+        metrics = {
+            metric: self._measured([found[name][metric] for name in self.names]) for metric in found[self.names[0]]
+        }
+        about = {"data": str(config.data), "num_texts": num_texts, "num_tokens": num_tokens}
+        notes = []
+        if len(set(num_tokens.values())) > 1:
+            notes.append("The models write the texts in different tokens: compare their bits_per_byte.")
+        if num_texts == 1:
+            notes.append("One text has no interval: intervals are over texts.")
+        title = f"perplexity: {_texts(num_texts)} of {config.data}, windows of {config.window} tokens"
+        return Section("perplexity", title, about, metrics, notes)
+
+    def _generation(
+        self,
+        config: GenerationConfig,
+        rows: Sequence[Mapping[str, Any]],
+        samples: Mapping[str, list[generation.Sample]],
+        evaluator: RewardEvaluator | None,
+    ) -> Section:
+        reference = None if config.reference_length is None else build_reference(config.reference_length)
+        if reference is not None:
+            reference.start([len(sample.token_ids) for sample in samples[self.names[0]]])
+        found, records, failures = {}, [], {}
+        for model in self.models:
+            of_model = samples[model.name]
+            evaluation = None
+            if evaluator is not None:
+                with self._timed("rewards", model.name):
+                    evaluation = generation.score(of_model, rows, evaluator, reference)
+                counts = Counter(f"{failure.objective}: {failure.reason}" for failure in evaluation.failures)
+                failures[model.name] = dict(counts)
+            found[model.name] = generation.ratios(of_model, evaluation, len(rows))
+            records += generation.sample_rows(model, of_model, rows, evaluation)
+        self._write_lines("samples.jsonl", records)
+        metrics = {
+            metric: self._measured([found[name][metric] for name in self.names]) for metric in found[self.names[0]]
+        }
+        about = {
+            "data": str(config.data),
+            "num_prompts": len(rows),
+            "num_samples": config.num_samples,
+            "failures": failures,
+            "reference_length": None if reference is None else reference.state_dict(),
+        }
+        how = "greedy" if config.temperature == 0 else f"temperature {config.temperature:g}"
+        each = "1 completion" if config.num_samples == 1 else f"{config.num_samples} completions"
+        notes = [
+            f"{name} could not be scored: {', '.join(f'{what} {count}' for what, count in counts.items())}."
+            for name, counts in failures.items()
+            if counts
+        ]
+        return Section(
+            "generation", f"generation: {len(rows)} prompts of {config.data}, {each} each, {how}", about, metrics, notes
+        )
+
+    def _judge(
+        self, config: JudgeConfig, rows: Sequence[Mapping[str, Any]], samples: Mapping[str, list[generation.Sample]]
+    ) -> Section:
+        baseline, *others = self.names
+        num = len(rows) if config.limit is None else min(config.limit, len(rows))
+        firsts = {name: [sample for sample in samples[name] if sample.index == 0][:num] for name in self.names}
+        measured, outcomes, records, notes = {}, {}, [], []
+        with judge.AnswerCache(self.cache / "judge.jsonl") as cache:
+            for name in others:
+                duels = [
+                    judge.Duel(ours.row, judge.prompt_of(rows[ours.row]), ours.response, theirs.response)
+                    for ours, theirs in zip(firsts[name], firsts[baseline], strict=True)
+                ]
+                with self._timed("judge", name) as report:
+                    judgements = judge.judge(duels, config, cache, report(num))
+                scores = [each.score for each in judgements]
+                ratio = Ratio(
+                    np.array([score or 0.0 for score in scores]), np.array([float(s is not None) for s in scores])
+                )
+                measured[name] = measure([ratio])[0]
+                outcomes[name] = dict(Counter(each.outcome for each in judgements))
+                records += [{"schema": 1, "model": name, "baseline": baseline, **vars(each)} for each in judgements]
+                notes += judge.notes(name, judgements)
+        self._write_lines("judgements.jsonl", records)
+        about = {"model": config.model, "base_url": config.base_url, "num_prompts": num, "outcomes": outcomes}
+        title = f"judge: {config.model}, {num} prompts in both orders; win rate over {baseline}, a tie counts half"
+        return Section("judge", title, about, {"judge/win_rate": measured}, notes)
+
+    def _measured(self, ratios: Sequence[Ratio]) -> dict[str, Measured]:
+        return dict(zip(self.names, measure(ratios), strict=True))
+
+    def _write_lines(self, name: str, records: Sequence[Mapping[str, Any]]) -> None:
+        lines = [json.dumps(record, allow_nan=False, default=str).encode() + b"\n" for record in records]
+        write_atomically(self.out / name, b"".join(lines))
+
+
+def _texts(num: int) -> str:
+    return "1 text" if num == 1 else f"{num} texts"

@@ -1,0 +1,307 @@
+"""A language model as judge, behind an OpenAI-compatible endpoint: which of two completions is better, both orders."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Literal
+
+import httpx
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from ctwa.errors import CtwaError
+from ctwa.evaluation.cache import digest
+from ctwa.evaluation.config import JudgeConfig
+from ctwa.monitor.jsonl import JsonLinesWriter
+
+Verdict = Literal["first", "second", "tie"]
+_VERDICT = re.compile(r"\[\[\s*(A|B|tie|C)\s*\]\]", re.IGNORECASE)
+_VERDICTS: Mapping[str, Verdict] = {"a": "first", "b": "second", "tie": "tie", "c": "tie"}
+OUTCOMES = ("win", "loss", "tie", "identical", "disagreement", "unparsed", "refused")
+_LONGEST_WAIT = 60.0  # s between two attempts
+_AGAIN = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS}
+# Answers that concern one request and not the whole evaluation: too long, or refused by a filter.
+_OF_ONE_REQUEST = {
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+}
+
+
+@dataclass(frozen=True)
+class Duel:
+    """Two completions of a prompt, `ours` of the model that is compared and `theirs` of the baseline."""
+
+    row: int
+    prompt: str
+    ours: str
+    theirs: str
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the judge made of a duel.
+
+    Attributes:
+        score: 1 where ours is better in both orders, 0 where theirs is, else .5: a tie, or orders that disagree. None
+            where an answer did not parse or the server refused a request.
+        outcome: `win`, `loss`, `tie`, `disagreement`, `unparsed`, `refused`, or `identical` (a tie that was not asked).
+        answers: of the judge: ours first, then theirs first.
+    """
+
+    row: int
+    score: float | None
+    outcome: str
+    answers: tuple[str, ...]
+
+
+class AnswerCache(JsonLinesWriter):
+    """Answers on disk by their request, each as soon as it is there; a broken-off evaluation asks for none twice."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        super().__init__(path, keep=lambda _: True)
+        self._answers: dict[str, str] = {record["request"]: record["answer"] for record in self._kept}
+
+    def get(self, key: str) -> str | None:
+        """The answer to a request; None where there is none yet."""
+        return self._answers.get(key)
+
+    def put(self, key: str, answer: str) -> None:
+        """Keep an answer."""
+        self._append({"schema": 1, "request": key, "answer": answer})
+        self._answers[key] = answer
+
+
+def api_key(config: JudgeConfig) -> str | None:
+    """The key from the environment.
+
+    Raises:
+        CtwaError: the variable is not set.
+    """
+    if config.api_key_env is None:
+        return None
+    key = os.environ.get(config.api_key_env, "").strip()
+    if not key:
+        raise CtwaError(
+            f"judge.api_key_env names {config.api_key_env}, which is not set; set it to the key, or leave api_key_env "
+            "out"
+        )
+    return key
+
+
+def judge(
+    duels: Sequence[Duel], config: JudgeConfig, cache: AnswerCache, progress: Callable[[int], None]
+) -> list[Judgement]:
+    """Judge every duel in both orders.
+
+    Raises:
+        CtwaError: the server cannot be asked, or refuses every request. Answers so far are kept.
+    """
+    return asyncio.run(_judge(duels, config, cache, progress))
+
+
+def parse(answer: str) -> Verdict | None:
+    """The last verdict in an answer; None where there is none."""
+    found = _VERDICT.findall(answer)
+    return _VERDICTS[found[-1].lower()] if found else None
+
+
+async def _judge(
+    duels: Sequence[Duel], config: JudgeConfig, cache: AnswerCache, progress: Callable[[int], None]
+) -> list[Judgement]:
+    done = 0
+
+    async def one(duel: Duel) -> Judgement:
+        nonlocal done
+        if duel.ours == duel.theirs:
+            judgement = Judgement(duel.row, 0.5, "identical", ())
+        else:
+            answers = await asyncio.gather(
+                client.answer(_request(config, duel.prompt, duel.ours, duel.theirs)),
+                client.answer(_request(config, duel.prompt, duel.theirs, duel.ours)),
+            )
+            judgement = _combine(duel, answers[0], answers[1])
+        done += 1
+        progress(done)
+        return judgement
+
+    async with Client(config, cache) as client:
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(one(duel)) for duel in duels]
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+    judgements = [task.result() for task in tasks]
+    refused = [judgement for judgement in judgements if judgement.outcome == "refused"]
+    if refused and len(refused) == sum(judgement.outcome != "identical" for judgement in judgements):
+        raise CtwaError(f"the judge refused every request, the first with: {refused[0].answers[0]}")
+    return judgements
+
+
+def _request(config: JudgeConfig, prompt: str, first: str, second: str) -> dict[str, Any]:
+    fields = {"{prompt}": prompt, "{first}": first, "{second}": second}
+    # In one pass: a completion that says "{second}" stays as it is.
+    text = re.sub(r"\{(?:prompt|first|second)\}", lambda field: fields[field.group()], config.template)
+    messages = [{"role": "user", "content": text}]
+    if config.system is not None:
+        messages.insert(0, {"role": "system", "content": config.system})
+    body = {
+        "model": config.model,
+        "messages": messages,
+        "temperature": 0,
+        "seed": config.seed,
+        "max_tokens": config.max_tokens,
+        **config.extra_body,
+    }
+    return {key: value for key, value in body.items() if value is not None}
+
+
+def _combine(duel: Duel, ours_first: Answer, theirs_first: Answer) -> Judgement:
+    texts = (ours_first.text, theirs_first.text)
+    if ours_first.refused or theirs_first.refused:
+        refusals = tuple(answer.text for answer in (ours_first, theirs_first) if answer.refused)
+        return Judgement(duel.row, None, "refused", refusals)
+    verdicts = parse(ours_first.text), parse(theirs_first.text)
+    if None in verdicts:
+        return Judgement(duel.row, None, "unparsed", texts)
+    outcomes = {("first", "second"): (1.0, "win"), ("second", "first"): (0.0, "loss"), ("tie", "tie"): (0.5, "tie")}
+    score, outcome = outcomes.get((str(verdicts[0]), str(verdicts[1])), (0.5, "disagreement"))
+    return Judgement(duel.row, score, outcome, texts)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back: the judge's text, or the server's reason for refusing this one request."""
+
+    text: str
+    refused: bool = False
+
+
+class _TryAgain(Exception):
+    """What may pass: the server is busy, broken, silent or says what no such server says."""
+
+    def __init__(self, text: str, wait: float | None = None) -> None:
+        super().__init__(text)
+        self.wait = wait  # s, by the server's own word
+
+
+class Client:
+    """Asks the judge, a few requests at a time, with attempts ever further apart; an async context manager."""
+
+    def __init__(self, config: JudgeConfig, cache: AnswerCache) -> None:
+        self._config = config
+        self._cache = cache
+        self._key = api_key(config)
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        self._http = httpx.AsyncClient(headers=headers, timeout=config.timeout)
+        self._slots = asyncio.Semaphore(config.concurrency)
+
+    async def __aenter__(self) -> Client:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._http.aclose()
+
+    async def answer(self, body: Mapping[str, Any]) -> Answer:
+        """The answer to a request, from the cache where it is there.
+
+        Raises:
+            CtwaError: the server does not answer after all attempts, or refuses us altogether.
+        """
+        key = digest([self._config.base_url, body])
+        known = self._cache.get(key)
+        if known is not None:
+            return Answer(known)
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(_TryAgain),
+            stop=stop_after_attempt(self._config.max_attempts),
+            wait=_wait,
+            reraise=True,
+        )
+        async with self._slots:
+            try:
+                answer: Answer = await retrying(self._ask, body)
+            except _TryAgain as error:
+                raise CtwaError(
+                    f"the judge at {self._config.base_url} did not answer in {self._config.max_attempts} attempts, at "
+                    f"last: {error}; the answers so far are kept: the same command goes on from there"
+                ) from None
+        if not answer.refused:
+            self._cache.put(key, answer.text)
+        return answer
+
+    async def _ask(self, body: Mapping[str, Any]) -> Answer:
+        try:
+            async with asyncio.timeout(self._config.timeout):  # of all of it: httpx's is of each piece
+                response = await self._http.post(f"{self._config.base_url}/chat/completions", json=dict(body))
+        except (TimeoutError, httpx.TimeoutException):
+            raise _TryAgain(f"no answer within {self._config.timeout:g} s") from None
+        except httpx.TransportError as error:
+            raise _TryAgain(self._without_key(f"{type(error).__name__}: {error}")) from None
+        text = self._without_key(" ".join(response.text.split())[:300])
+        status = response.status_code
+        if status in _AGAIN or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise _TryAgain(f"status {status}: {text}", _asked_to_wait(response))
+        if status in _OF_ONE_REQUEST:
+            return Answer(f"status {status}: {text}", refused=True)
+        if status != HTTPStatus.OK:
+            raise CtwaError(
+                f"the judge at {self._config.base_url} refuses: status {status}: {text}; check judge.base_url, "
+                "judge.model and judge.api_key_env"
+            )
+        try:
+            content = response.json()["choices"][0]["message"]["content"]
+        except (ValueError, LookupError, TypeError):
+            raise _TryAgain(f"what is no chat completion: {text}") from None
+        # None: a model that used up its tokens before it came to an answer. Counted as one that does not parse.
+        return Answer(self._without_key(content) if isinstance(content, str) else "")
+
+    def _without_key(self, text: str) -> str:
+        """Servers repeat a wrong key in their complaint."""
+        return text.replace(self._key, "[key]") if self._key else text
+
+
+def _wait(state: RetryCallState) -> float:
+    """What the server asked for, else ever longer and not all at once."""
+    error = state.outcome.exception() if state.outcome else None
+    if isinstance(error, _TryAgain) and error.wait is not None:
+        return min(error.wait, _LONGEST_WAIT)
+    return wait_random_exponential(multiplier=0.5, max=_LONGEST_WAIT)(state)
+
+
+def _asked_to_wait(response: httpx.Response) -> float | None:
+    try:
+        return max(0.0, float(response.headers["retry-after"]))
+    except (KeyError, ValueError):  # or a date, which is rare
+        return None
+
+
+def prompt_of(row: Mapping[str, Any]) -> str:
+    """A prompt as the judge reads it: text, or the messages with who says them where there are several."""
+    prompt = row["prompt"]
+    if isinstance(prompt, str):
+        return prompt
+    if len(prompt) == 1:
+        return str(prompt[0]["content"])
+    return "\n\n".join(f"{message['role']}: {message['content']}" for message in prompt)
+
+
+def notes(name: str, judgements: Sequence[Judgement]) -> list[str]:
+    """What a reader of a win rate has to know: how it came about, and what did not count."""
+    counts = Counter(judgement.outcome for judgement in judgements)
+    shown = ", ".join(f"{counts[outcome]} {outcome}" for outcome in OUTCOMES if counts[outcome])
+    lines = [f"{name}: {shown}."]
+    for judgement in judgements:
+        if judgement.outcome in ("unparsed", "refused"):
+            refused = judgement.outcome == "refused"
+            answers = [answer for answer in judgement.answers if refused or parse(answer) is None]
+            lines.append(f"{name}, row {judgement.row} does not count ({judgement.outcome}): {answers[0][:160]!r}")
+    most = 3
+    return lines if len(lines) <= most + 1 else [*lines[: most + 1], f"... and {len(lines) - most - 1} more."]

@@ -1,0 +1,153 @@
+"""The models of an evaluation: where they are, their tokenizers, and their weights once something needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as hf_logging
+
+from ctwa.errors import CtwaError
+from ctwa.monitor.checkpoints import is_complete, model_folder, newest_complete
+from ctwa.preference.reference import model_fingerprint
+
+_WEIGHTS = ("*.safetensors", "*.bin")
+
+
+def locate(name: str) -> Path | str:
+    """The folder that transformers loads, or the name on the hub.
+
+    Args:
+        name: a model's folder, a run's (its newest complete checkpoint), a checkpoint of one, a testbed's (its base
+            model), or `owner/name` on the hub.
+
+    Raises:
+        CtwaError: there is no such model, or the run has no complete checkpoint.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        folder = _within(path)
+        if not any(found for pattern in _WEIGHTS for found in folder.glob(pattern)):
+            raise CtwaError(f"{folder} has no weights (*.safetensors, *.bin); give the folder of a whole model")
+        return folder
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise CtwaError(
+            f"there is no model {name}; give the folder of a model or of a run, or a name on the hub (owner/name)"
+        )
+    return name
+
+
+def _within(path: Path) -> Path:
+    if (path / "config.json").is_file():
+        return path
+    if (path / "checkpoints").is_dir():
+        checkpoint = newest_complete(path / "checkpoints")
+        if checkpoint is None:
+            raise CtwaError(
+                f"the run {path} has no complete checkpoint; train with trainer.save_freq above 0, or give another run"
+            )
+        path = checkpoint
+    if (model_folder(path) / "config.json").is_file():
+        if not is_complete(path):
+            raise CtwaError(f"the checkpoint {path} is not complete; give another one")
+        return model_folder(path)
+    if (path / "model" / "config.json").is_file():
+        return path / "model"
+    raise CtwaError(f"{path} holds no model (no config.json) and no run; give a model's folder, a run's or a testbed's")
+
+
+class Model:
+    """A model of an evaluation; nothing is read before it is asked for.
+
+    Args:
+        name: what the evaluation calls it.
+        source: as :func:`locate` takes it.
+        device: `auto`, `cpu` or `cuda`.
+        dtype: `auto`, or a torch type's name.
+        trust_remote_code: as transformers has it.
+
+    Raises:
+        CtwaError: there is no such model.
+    """
+
+    def __init__(
+        self, name: str, source: str, *, device: str = "auto", dtype: str = "auto", trust_remote_code: bool = False
+    ) -> None:
+        self.name = name
+        self.source = source
+        self.location = locate(source)
+        if device == "cuda" and not torch.cuda.is_available():
+            raise CtwaError("device is cuda and there is no GPU that torch sees; write device: cpu")
+        self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        # Half precision is slow on most CPUs, and float32 holds every weight that it holds.
+        self.dtype = "float32" if dtype == "auto" and self.device == "cpu" else dtype
+        self.trust_remote_code = trust_remote_code
+        self._weights: Any = None
+
+    @cached_property
+    def config(self) -> Any:
+        """The model's config.
+
+        Raises:
+            CtwaError: it cannot be read, or the hub has no such model.
+        """
+        return self._load(AutoConfig, "config")
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer.
+
+        Raises:
+            CtwaError: it cannot be read.
+        """
+        return self._load(AutoTokenizer, "tokenizer")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A text that another model has not: of the files' content, or the hub's commit."""
+        if isinstance(self.location, Path):
+            return model_fingerprint(self.location)
+        return f"{self.location}@{self.config._commit_hash}"
+
+    @property
+    def context(self) -> int | None:
+        """The longest sequence, in tokens; None where the config does not say."""
+        return getattr(self.config.get_text_config(), "max_position_embeddings", None)
+
+    @property
+    def weights(self) -> Any:
+        """The model itself, on its device, to be evaluated."""
+        if self._weights is None:
+            with without_progress_bars():
+                self._weights = self._load(AutoModelForCausalLM, "weights", dtype=self.dtype).to(self.device).eval()
+        return self._weights
+
+    def release(self) -> None:
+        """Give its memory back."""
+        self._weights = None
+        if self.device == "cuda":
+            torch.cuda.empty_cache()
+
+    def _load(self, loader: Any, what: str, **options: Any) -> Any:
+        try:
+            return loader.from_pretrained(self.location, trust_remote_code=self.trust_remote_code, **options)
+        except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise CtwaError(f"the {what} of model '{self.name}' ({self.source}) cannot be loaded: {reason}") from error
+
+
+@contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """Transformers draws one for every loading."""
+    shown = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            hf_logging.enable_progress_bar()

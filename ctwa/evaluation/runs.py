@@ -1,0 +1,124 @@
+"""An evaluation without a file: models on the held-out problems of a run, or of a testbed, under its objectives."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ctwa.errors import CtwaError
+from ctwa.evaluation.config import EvalConfig, parse_config
+from ctwa.evaluation.models import locate
+from ctwa.testbed.prepare import RECORD
+from ctwa.testbed.presets import get_preset
+
+BASELINE = "base"
+
+
+def config_of(
+    targets: Sequence[str],
+    *,
+    task_dir: Path | None = None,
+    limit: int | None = None,
+    num_samples: int | None = None,
+    seed: int = 0,
+) -> EvalConfig:
+    """What a run's own validation measures, of the given models and of the model that training began with.
+
+    Args:
+        targets: runs, checkpoints, models.
+        task_dir: a testbed to evaluate on; by default the task of the first target, which then is a run.
+        limit: only so many prompts.
+        num_samples: completions of each prompt, where not those of the run's validation.
+        seed: of the completions.
+
+    Raises:
+        CtwaError: the task is no testbed, the first target no run, or its task is not described in full.
+    """
+    base, generation = _of_testbed(task_dir) if task_dir is not None else _of_run(Path(targets[0]))
+    generation = {**generation, "limit": limit or generation.get("limit"), "seed": seed}
+    if num_samples is not None:
+        generation["num_samples"] = num_samples
+    models = {BASELINE: base}
+    locations = [locate(base)]
+    for target in targets:
+        location = locate(target)
+        if location not in locations:  # the base model itself may be among them
+            locations.append(location)
+            models[_unused(_name(Path(target)), models)] = target
+    return parse_config({"models": models, "generation": generation}, "the evaluation")
+
+
+def _of_testbed(folder: Path) -> tuple[str, dict[str, Any]]:
+    if not (folder / RECORD).is_file():
+        raise CtwaError(f"{folder} is no testbed (no {RECORD}); give a folder that `ctwa testbed make` made")
+    names = ("accuracy", "conciseness", "clarity")
+    settings = get_preset(json.loads((folder / RECORD).read_text())["settings"]["preset"]).rl
+    return str(folder / "model"), {
+        "data": str(folder / "held_out.parquet"),
+        "objectives": {name: {"reward_fn": f"ctwa.testbed.rewards:{name}"} for name in names},
+        "max_tokens": settings.max_response_tokens,
+        "temperature": settings.temperature,
+        "batch_size": 256,
+    }
+
+
+def _of_run(run: Path) -> tuple[str, dict[str, Any]]:
+    """The validation of the run that a run's folder, or a checkpoint in it, belongs to."""
+    homes = [folder for folder in (run, *run.absolute().parents) if (folder / "run.json").is_file()]
+    if not homes:
+        raise CtwaError(
+            f"{run} is no folder of a run; give one first, or --task-dir <testbed>, or the YAML file of an evaluation"
+        )
+    path = homes[0] / "config.yaml"
+    if not path.is_file():
+        raise CtwaError(f"{path} does not exist; give a run's folder as `ctwa train` left it, or a YAML file")
+    config = yaml.safe_load(path.read_text())
+    try:
+        ours, data, rollout = config["ctwa"], config["data"], config["actor_rollout_ref"]["rollout"]
+        files, validation = data["val_files"], rollout["val_kwargs"]
+        if isinstance(files, list) and len(files) == 1:
+            files = files[0]
+        if not isinstance(files, str):
+            raise CtwaError(f"{path} validates on {files}; write an evaluation's YAML file, with one of these as data")
+        limit = data.get("val_max_samples", -1)
+        return config["actor_rollout_ref"]["model"]["path"], {
+            "data": files,
+            "objectives": ours["objectives"],
+            "reference_length": _reference_length(ours.get("reference_length")),
+            **{key: ours["rewards"][key] for key in ("num_workers", "max_unscored")},
+            "limit": limit if limit > 0 else None,
+            "num_samples": validation["n"],
+            "temperature": validation["temperature"] if validation["do_sample"] else 0.0,
+            "top_p": validation["top_p"],
+            "top_k": validation["top_k"],
+            "max_tokens": rollout["response_length"],
+            "template_kwargs": data.get("apply_chat_template_kwargs") or {},
+        }
+    except KeyError as error:
+        raise CtwaError(f"{path} lacks {error}; write an evaluation's YAML file instead") from error
+
+
+def _reference_length(written: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    if written is None or written["type"] != "running":
+        return written
+    return {"type": "fixed", "tokens": written.get("initial")}  # an evaluation is no sequence of batches
+
+
+def _name(target: Path) -> str:
+    """`runs/ctwa-s0` as ctwa-s0, its checkpoint global_step_20 as ctwa-s0@20, another folder by its own name."""
+    parts = target.absolute().parts
+    for index, part in enumerate(parts):
+        if part == "checkpoints" and index + 1 < len(parts):
+            return f"{parts[index - 1]}@{parts[index + 1].removeprefix('global_step_')}"
+    return target.name or str(target)
+
+
+def _unused(name: str, taken: Mapping[str, str]) -> str:
+    number, unused = 2, name
+    while unused in taken:
+        unused, number = f"{name}-{number}", number + 1
+    return unused
