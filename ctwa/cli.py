@@ -56,6 +56,23 @@ def train(
         sys.exit(STOPPED)
 
 
+@app.command(context_settings={"ignore_unknown_options": True})
+def prefer(
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help=OVERRIDES)] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the resolved configuration and the plan; start nothing.")
+    ] = False,
+) -> None:
+    """Align a model with several objectives' preference pairs, without a reward model (docs/preference.md).
+
+    Groups: method={raco,raco_unclipped,clamp,linear}, loss={dpo,ipo,cpo,simpo}, task={testbed,custom},
+    engine={cpu,gpu}.
+    """
+    from ctwa.engine.preference.launch import prefer
+
+    prefer(overrides or [], dry_run=dry_run)
+
+
 @app.command()
 def methods() -> None:
     """List the methods: what each combines, and what a step costs beyond one with fixed weights."""

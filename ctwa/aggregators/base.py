@@ -103,6 +103,11 @@ class Aggregator(ABC):
         self.last_weights_M = self.weights(gram_MM, losses_M, learning_rate)
         return Solution(self.last_weights_M.clone(), metrics=self.metrics)
 
+    @property
+    def has_fixed_weights(self) -> bool:
+        """Whether the weights are the preference whatever the gradients are: nothing then needs to be measured."""
+        return False
+
     @abstractmethod
     def weights(self, gram_MM: Tensor, losses_M: Tensor | None, learning_rate: float | None) -> Tensor:
         """The method itself, on a symmetric, finite Gram matrix of gradients not all zero: float64 (M,)."""

@@ -61,6 +61,11 @@ class CAGrad(Aggregator):
                 f"{len(self.names)}; choose upgrad or mgda"
             )
 
+    @property
+    def has_fixed_weights(self) -> bool:
+        """Without a radius the step is linear's, to the last bit."""
+        return bool(self.config.c == 0)
+
     def weights(self, gram_MM: Tensor, losses_M: Tensor | None, learning_rate: float | None) -> Tensor:
         """The preference plus the correction; the weights sum to more than 1."""
         del losses_M, learning_rate

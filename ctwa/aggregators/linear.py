@@ -20,6 +20,11 @@ class Linear(Aggregator):
 
     method: ClassVar[str] = "linear"
 
+    @property
+    def has_fixed_weights(self) -> bool:
+        """They are."""
+        return True
+
     def weights(self, gram_MM: Tensor, losses_M: Tensor | None, learning_rate: float | None) -> Tensor:
         """The preference."""
         del gram_MM, losses_M, learning_rate

@@ -37,7 +37,8 @@ class GradientPlan:
     Attributes:
         names: the objectives, in alphabetical order.
         aggregator: solves for the weights; None to measure only, and to descend along the loss of ``advantages``.
-        losses_M: a loss of each objective, 0 or more, for methods that look at it (GradNorm).
+        losses_M: a loss of each objective, 0 or more, for methods that look at it (GradNorm); None for those that are
+            differentiated.
         solve: False to descend along the weights of the last time without measuring anything.
         settings: how the gradients are taken.
         first_only: measure at the step's first mini-batch alone (diagnostics).
@@ -174,6 +175,7 @@ class GradientStore:
 
     def __init__(self, parameters: Iterable[torch.nn.Parameter], num_losses: int) -> None:
         self.parameters = list(parameters)
+        self._losses = torch.zeros(num_losses, dtype=torch.float64, device=self.parameters[0].device)
         self._gradients: list[list[Tensor | None]] = [[None] * len(self.parameters) for _ in range(num_losses)]
 
     def backward(self, index: int, loss: Tensor, *, retain_graph: bool) -> None:
@@ -184,6 +186,20 @@ class GradientStore:
         self._gradients[index] = [parameter.grad for parameter in self.parameters]
         for parameter in self.parameters:
             parameter.grad = None
+
+    def add_losses(self, losses: Sequence[Tensor | None]) -> None:
+        """Add the losses of a micro-batch, which verl's engine wants times the number of ranks, to the batch's."""
+        for index, loss in enumerate(losses):
+            if loss is not None:
+                self._losses[index] += loss.detach()
+
+    def losses(self, num_objectives: int) -> Tensor:
+        """The first M losses of the batch over all ranks, float64 (M,)."""
+        losses_M = self._losses[:num_objectives].clone()
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(losses_M)
+            losses_M /= torch.distributed.get_world_size()
+        return losses_M.cpu()
 
     def gram(self, num_objectives: int, only: Callable[[int], bool] = lambda _: True) -> Tensor:
         """Inner products of the first M gradients over all ranks, float64 (M, M).

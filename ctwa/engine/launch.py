@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hydra import compose, initialize_config_module
 from hydra.errors import HydraException
@@ -21,7 +21,8 @@ from rich.console import Console
 from rich.text import Text
 
 import ctwa.config
-from ctwa.engine.checks import check_config, check_resources, check_with_verl, num_steps, plan_text
+from ctwa.engine.checks import check_config, check_with_verl, num_steps, plan_text
+from ctwa.engine.ray_session import ray_session
 from ctwa.errors import CtwaError
 from ctwa.monitor.console import ConsoleReporter
 from ctwa.monitor.follow import following
@@ -39,14 +40,19 @@ os.environ["VERL_USE_EXTERNAL_MODULES"] = PLUGIN = "ctwa.engine.plugin"
 OmegaConf.register_new_resolver("ctwa_config_dir", lambda: str(Path(ctwa.config.__file__).parent), replace=True)
 
 
-def compose_config(overrides: Sequence[str], *, name: str = "train") -> DictConfig:
+def compose_config(overrides: Sequence[str], *, name: str = "train", module: str = "ctwa.config") -> DictConfig:
     """The resolved configuration of ``ctwa train`` with these overrides (Hydra's syntax).
+
+    Args:
+        overrides: Hydra's.
+        name: of the file that names the defaults; of another command, another one.
+        module: the package it is in.
 
     Raises:
         CtwaError: an override that names no key, or a value that is missing.
     """
     try:
-        with initialize_config_module("ctwa.config", version_base=None):
+        with initialize_config_module(module, version_base=None):
             config = compose(name, overrides=list(overrides))
         OmegaConf.resolve(config)
     except (HydraException, OmegaConfBaseException) as error:
@@ -198,10 +204,6 @@ def run_training(
     Returns:
         The alarm that ended the run, if one did.
     """
-    import ray
-    import transfer_queue
-    from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
-
     from ctwa.engine.recorder import Recorder
     from ctwa.engine.registry import build_generation
     from ctwa.engine.trainer import MultiObjectiveTrainer
@@ -217,21 +219,13 @@ def run_training(
         seed=settings.seed,
         stop_on=settings.stop_on,
     )
-    config.transfer_queue.enable = True
     if recorder.resume_from is not None:
         config.trainer.val_before_train = False
     with RewardEvaluator(
         settings.objectives, num_workers=settings.rewards.num_workers, max_unscored=settings.rewards.max_unscored
     ) as evaluator:
-        ray_init: dict[str, Any] = OmegaConf.to_container(
-            OmegaConf.merge({"runtime_env": get_ppo_ray_runtime_env(config)}, config.ray_kwargs.ray_init)
-        )
-        ray_init["runtime_env"]["env_vars"]["TRANSFER_QUEUE_ENABLE"] = "1"
-        ray.init(**ray_init)
         try:
-            check_resources(config)
-            transfer_queue.init(config.transfer_queue)
-            try:
+            with ray_session(config, transfer_queue=True):
                 trainer = (make_trainer or MultiObjectiveTrainer)(
                     config, settings=settings, scalarizer=scalarizer, evaluator=evaluator, recorder=recorder
                 )
@@ -240,9 +234,6 @@ def run_training(
                 recorder.event("start", f"the engine is up after {time.monotonic() - began:.0f} s")
                 trainer.fit(generation)
                 trainer.logger.finish()
-            finally:
-                transfer_queue.close()
         finally:
-            ray.shutdown()
             recorder.close()
     return recorder.stopped_by

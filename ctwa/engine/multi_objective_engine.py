@@ -22,11 +22,12 @@ class MultiObjectiveEngine(FSDPEngineWithLMHead):
 
     Attributes:
         plan: what to do with the objectives' gradients; None for verl's own update.
-        losses: where the loss function leaves the M losses and the shared one of a micro-batch while ``collects``.
+        losses: where the loss function leaves the M losses and the shared one of a micro-batch while ``collects``. None
+            is the loss of an objective that has no part in the micro-batch.
     """
 
     plan: GradientPlan | None = None
-    losses: tuple[list[Tensor], Tensor | None] = ([], None)
+    losses: tuple[list[Tensor | None], Tensor | None] = ([], None)
     _store: GradientStore | None = None
     _part: int | None = None
     _has_shared: bool = False
@@ -69,8 +70,11 @@ class MultiObjectiveEngine(FSDPEngineWithLMHead):
             plan.records.append(GradientRecord(gram_MM, None, False, {}))
             weights_M = torch.zeros(num_objectives)
         else:
+            losses_M = plan.losses_M
+            if losses_M is None and plan.aggregator.needs_losses:
+                losses_M = store.losses(num_objectives)
             solution = plan.aggregator.solve(
-                gram_MM, losses_M=plan.losses_M, learning_rate=self.optimizer.param_groups[0]["lr"]
+                gram_MM, losses_M=losses_M, learning_rate=self.optimizer.param_groups[0]["lr"]
             )
             plan.records.append(GradientRecord(gram_MM, solution.weights_M, solution.skipped, solution.metrics))
             weights_M = solution.weights_M
@@ -98,9 +102,13 @@ class MultiObjectiveEngine(FSDPEngineWithLMHead):
         losses, shared = self.losses
         self.losses, self._has_shared = ([], None), shared is not None
         if self._combined is not None:
-            total = sum(weight * each for weight, each in zip(self._combined.tolist(), losses, strict=True))
+            total = sum(
+                weight * each for weight, each in zip(self._combined.tolist(), losses, strict=True) if each is not None
+            )
             return total if shared is None else total + shared, output
         assert self._store is not None
+        if self._part in (None, 0):  # pass after pass, the losses are the same
+            self._store.add_losses(losses)
         return _Backward(self._store, [*losses, shared], self._part), output
 
     @contextmanager

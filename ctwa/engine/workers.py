@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from tensordict import TensorDict
 from verl.plugin.platform import get_platform
-from verl.single_controller.base.decorator import Dispatch, register
+from verl.single_controller.base.decorator import Dispatch, make_nd_compute_dataproto_dispatch_fn, register
 from verl.utils import tensordict_utils as tu
 from verl.utils.distributed import initialize_global_process_group_ray
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
@@ -21,6 +21,7 @@ from verl.workers.utils.padding import no_padding_2_padding
 
 from ctwa.engine.checkpoint import declare_dtype
 from ctwa.engine.gradients import GradientPlan, objective_losses
+from ctwa.engine.preference.objective import PreferenceObjective
 from ctwa.engine.probe import PreviousWeights
 from ctwa.engine.registry import register_engines, register_rollouts
 
@@ -44,6 +45,7 @@ class PolicyWorker(TrainingWorker):
         self._source: LogProbs | None = None
         self._log_probs: dict[int, torch.Tensor] = {}
         self._previous: PreviousWeights | None = None
+        self.loss_fn: Callable
         super().__init__(config=config)
 
     def set_loss_fn(self, loss_fn: Callable) -> None:
@@ -55,7 +57,7 @@ class PolicyWorker(TrainingWorker):
             if not getattr(self.engine, "collects", False):
                 return loss_fn(model_output=model_output, data=data, dp_group=dp_group)
             losses, shared, metrics = objective_losses(loss_fn, model_output, data, dp_group, self.engine.plan)
-            self.engine.losses = (losses, shared)
+            self.engine.losses = ([*losses], shared)
             return losses[0], metrics
 
         super().set_loss_fn(loss)
@@ -71,6 +73,48 @@ class PolicyWorker(TrainingWorker):
             tu.assign_non_tensor(again, calculate_entropy=False, compute_loss=False)
             self._record(self.infer_batch(again)["log_probs"], again)
         return output
+
+    def set_preference(self, objective: PreferenceObjective) -> None:
+        """Train on pairs, with a plan that says how the objectives' losses are combined."""
+        self._preference = objective
+
+        def loss(model_output: dict, data: TensorDict, dp_group: Any = None) -> tuple[torch.Tensor, dict]:
+            del dp_group
+            losses = objective.losses(model_output, data)
+            self.engine.losses = (losses, None)
+            return next(each for each in losses if each is not None), {}
+
+        super().set_loss_fn(loss)
+
+    def update_preferences(self, data: TensorDict) -> TensorDict | None:
+        """One optimizer step on a batch of pairs.
+
+        Returns:
+            The pairs of this rank, as :meth:`PreferenceObjective.take` gives them: their log-probabilities before the
+            step, and the update's ``metrics``.
+        """
+        return self._pairs(self.train_batch(data))
+
+    def preference_log_probs(self, data: TensorDict) -> TensorDict | None:
+        """The pairs of this rank with their log-probabilities, as :meth:`update_preferences` gives them."""
+
+        def only_record(model_output: dict, data: TensorDict, dp_group: Any = None) -> tuple[torch.Tensor, dict]:
+            del dp_group
+            self._preference.record(model_output, data)
+            return torch.zeros(()), {}
+
+        trained, self.loss_fn = self.loss_fn, only_record
+        try:
+            return self._pairs(self.infer_batch(data))
+        finally:
+            self.loss_fn = trained
+
+    def _pairs(self, output: TensorDict | None) -> TensorDict | None:
+        pairs = self._preference.take()
+        if output is None:
+            return None
+        tu.assign_non_tensor(pairs, metrics=tu.get(output, "metrics"))
+        return pairs
 
     def _record(self, log_probs: torch.Tensor, data: TensorDict) -> None:
         log_probs_NT = no_padding_2_padding(log_probs.detach(), data)
@@ -155,6 +199,21 @@ class MultiObjectiveWorker(ActorRolloutRefWorker):
         """What the update measured; it is the same on all ranks, so the first one's alone is sent."""
         plan = self.actor.take_gradients()
         return plan if self.rank == 0 else None
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def set_preference(self, objective: PreferenceObjective) -> None:
+        """Train on pairs from now on."""
+        self.actor.set_preference(objective)
+
+    @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="actor"))
+    def update_preferences(self, data: TensorDict) -> TensorDict | None:
+        """One optimizer step on a batch of pairs, which is dealt out to the ranks; the pairs come back."""
+        return self.actor.update_preferences(data)
+
+    @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="actor"))
+    def preference_log_probs(self, data: TensorDict) -> TensorDict | None:
+        """The log-probabilities of pairs, without a gradient."""
+        return self.actor.preference_log_probs(data)
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def keep_weights(self) -> None:

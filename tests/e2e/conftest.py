@@ -79,13 +79,23 @@ def command(testbed: Path) -> Callable[..., list[str]]:
 
 
 @pytest.fixture(scope="session")
-def train(command: Callable[..., list[str]]) -> Callable[..., Run]:
+def run_command() -> Callable[[Path, list[str]], Run]:
+    """Start Python with these arguments, which leave a run in a folder; wait for its end."""
+
+    def start(folder: Path, arguments: list[str]) -> Run:
+        with process([sys.executable, *arguments]) as running:
+            output, _ = running.communicate(timeout=600)
+        return Run(folder, running.returncode, output)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def train(command: Callable[..., list[str]], run_command: Callable[[Path, list[str]], Run]) -> Callable[..., Run]:
     """Start a run, wait for its end."""
 
     def start(folder: Path, *overrides: str, program: Sequence[str] = CTWA_TRAIN) -> Run:
-        with process(command(folder, overrides, program)) as running:
-            output, _ = running.communicate(timeout=600)
-        return Run(folder, running.returncode, output)
+        return run_command(folder, command(folder, overrides, program)[1:])
 
     return start
 

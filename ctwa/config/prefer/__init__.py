@@ -1,0 +1,1 @@
+"""What `ctwa prefer` composes."""

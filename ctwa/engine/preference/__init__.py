@@ -1,0 +1,1 @@
+"""Preference alignment on verl's training workers: `ctwa prefer` and `ctwa caid`."""

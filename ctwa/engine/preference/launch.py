@@ -1,0 +1,222 @@
+"""From the command line of `ctwa prefer` to a finished run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+from rich.console import Console
+from rich.text import Text
+from transformers import AutoTokenizer
+
+from ctwa.engine.launch import compose_config, set_environment
+from ctwa.engine.preference.settings import PreferenceSettings, read_preference_settings
+from ctwa.engine.ray_session import ray_session
+from ctwa.errors import CtwaError
+from ctwa.monitor.console import ConsoleReporter
+from ctwa.monitor.follow import following
+from ctwa.monitor.logs import quiet
+from ctwa.monitor.run import ObjectiveInfo, RunFolder, RunInfo
+from ctwa.monitor.summary import summary_text, write_summary
+from ctwa.preference.sampling import PairSampler
+
+if TYPE_CHECKING:
+    from ctwa.engine.preference.data import PreferenceData
+
+RESULT = "share of held-out pairs that the policy ranks as the objective prefers"
+
+
+def prefer(overrides: Sequence[str], *, dry_run: bool = False, console: Console | None = None) -> None:
+    """Run ``ctwa prefer``.
+
+    Args:
+        overrides: Hydra overrides.
+        dry_run: print the resolved config and the plan, and start nothing.
+        console: where to print.
+
+    Raises:
+        CtwaError: a mistake that was found before anything started.
+        RunFailed: the run ended by an error, which the user has been told of.
+    """
+    config = compose_config(overrides, name="prefer", module="ctwa.config.prefer")
+    set_environment(config)
+    settings = check_preference_config(config)
+    console = console or Console()
+    data, tokenizer, num_steps = prepare_data(config, settings)
+    if dry_run:
+        console.print(OmegaConf.to_yaml(config), markup=False, highlight=False, soft_wrap=True)
+        console.print(plan_text(config, settings, data, num_steps), markup=False, highlight=False, soft_wrap=True)
+        return
+    run = RunFolder.create(
+        settings.run,
+        OmegaConf.to_container(config, resolve=True),
+        _run_info(config, settings, num_steps),
+        resume=settings.resume,
+        how_to_resume="ctwa.resume=true",
+    )
+    with quiet(run.engine_log) as terminal:
+        reporter = ConsoleReporter(run.read_info(), terminal, folder=run.path, every=settings.print_every)
+        with following(run, reporter):
+            reporter.header()
+            run_preference(config, settings, run, data, tokenizer, num_steps)
+        terminal.print(Text(summary_text(write_summary(run))), soft_wrap=True, highlight=False)
+
+
+def check_preference_config(config: DictConfig) -> PreferenceSettings:
+    """Check all that can be known from the config alone.
+
+    Raises:
+        CtwaError: what is wrong, where, and what to write instead.
+    """
+    settings = read_preference_settings(config)
+    aggregator = settings.build_aggregator()
+    if settings.task_dir is not None and not Path(settings.task_dir).expanduser().is_dir():
+        raise CtwaError(f"ctwa.task_dir: {settings.task_dir} does not exist; make it, or give the folder of the task")
+    model = config.actor_rollout_ref.model.path
+    if model.startswith(("/", ".", "~")) and not Path(model).expanduser().is_dir():
+        raise CtwaError(
+            f"actor_rollout_ref.model.path: {model} does not exist; give a model folder or a model's name on a hub"
+        )
+    actor = config.actor_rollout_ref.actor
+    if actor.strategy != "fsdp2" and not aggregator.has_fixed_weights:
+        raise CtwaError(
+            f"actor_rollout_ref.actor.strategy={actor.strategy!r}: the objectives' gradients are taken on FSDP2's "
+            "shards; write fsdp2"
+        )
+    if config.data.train_batch_size is None or config.data.train_batch_size < 1:
+        raise CtwaError("data.train_batch_size: write the pairs of an optimizer step, 1 or more")
+    return settings
+
+
+def prepare_data(config: DictConfig, settings: PreferenceSettings) -> tuple[PreferenceData, object, int]:
+    """Read the pairs, and see that batches, micro-batches and ranks fit them.
+
+    Returns:
+        The pairs, the tokenizer, and the number of steps.
+
+    Raises:
+        CtwaError: what does not fit, and what to write.
+    """
+    from ctwa.engine.preference.data import read_data
+
+    tokenizer = AutoTokenizer.from_pretrained(config.actor_rollout_ref.model.path)
+    data = read_data(settings, tokenizer)
+    sampler = PairSampler(
+        [len(part.pairs) for part in data.train], batch_size=config.data.train_batch_size, seed=settings.seed
+    )
+    num_ranks = config.trainer.nnodes * config.trainer.n_gpus_per_node
+    if sampler.pairs_per_set % num_ranks:
+        raise CtwaError(
+            f"{sampler.pairs_per_set} pairs of a data set in a step do not divide over {num_ranks} ranks: write "
+            f"data.train_batch_size={num_ranks * len(data.train)} or a multiple of it"
+        )
+    actor = config.actor_rollout_ref.actor
+    per_rank, micro = config.data.train_batch_size // num_ranks, actor.ppo_micro_batch_size_per_gpu
+    if not actor.use_dynamic_bsz and (micro is None or per_rank % min(micro, per_rank)):
+        raise CtwaError(
+            f"a rank's {per_rank} pairs of a step are not a multiple of "
+            f"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu={micro}: write a divisor of {per_rank}"
+        )
+    with open_dict(config):
+        if not actor.use_dynamic_bsz:
+            actor.ppo_micro_batch_size_per_gpu = min(micro, per_rank)
+            config.actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu = min(micro, per_rank)
+    steps = config.trainer.total_training_steps
+    if steps is None:
+        steps = sampler.steps_per_epoch * config.trainer.total_epochs
+    if steps < 1:
+        raise CtwaError(f"trainer.total_training_steps={steps}: write 1 or more")
+    return data, tokenizer, steps
+
+
+def run_preference(
+    config: DictConfig,
+    settings: PreferenceSettings,
+    run: RunFolder,
+    data: PreferenceData,
+    tokenizer: object,
+    num_steps: int,
+) -> None:
+    """Start the engine, train, and end everything that was started."""
+    from ctwa.engine.preference.objective import PreferenceObjective
+    from ctwa.engine.preference.trainer import PreferenceTrainer
+    from ctwa.engine.preference.workers import PreferenceWorkers, start_workers
+    from ctwa.engine.recorder import Recorder
+
+    began = time.monotonic()
+    actor = config.actor_rollout_ref.actor
+    recorder = Recorder(run, resume=settings.resume, num_samples=0, seed=settings.seed)
+    with open_dict(config):
+        actor.optim.total_training_steps = num_steps
+    try:
+        with ray_session(config, transfer_queue=False):
+            workers = PreferenceWorkers(
+                start_workers(config),
+                PreferenceObjective(settings.loss, settings.names, skip_absent=not actor.use_dynamic_bsz),
+                pad_token_id=_pad_token_id(tokenizer),
+                micro_batch=1 if actor.use_dynamic_bsz else actor.ppo_micro_batch_size_per_gpu,
+            )
+            recorder.event("start", f"the engine is up after {time.monotonic() - began:.0f} s")
+            for source, reasons in data.skipped.items():
+                told = ", ".join(f"{number} {reason}" for reason, number in reasons.items())
+                recorder.event("skipped", f"rows left out of {source}: {told}")
+            if settings.needs_reference:
+                # The policy is the reference still: a checkpoint is loaded afterwards.
+                data.add_reference(settings, config.actor_rollout_ref.model.path, tokenizer, workers.log_probs)
+            PreferenceTrainer(
+                config, settings=settings, data=data, workers=workers, recorder=recorder, num_steps=num_steps
+            ).fit()
+    finally:
+        recorder.close()
+
+
+def plan_text(config: DictConfig, settings: PreferenceSettings, data: PreferenceData, num_steps: int) -> str:
+    """What a run would do: pairs, steps, passes a step."""
+    aggregator = settings.build_aggregator()
+    num = len(settings.objectives)
+    passes = f"1 forward and {1 if aggregator.has_fixed_weights else num} backward"
+    if not aggregator.has_fixed_weights and settings.gradients.passes == "sequential":
+        passes = f"{num} forward and {num} backward"
+    lines = ["plan:", f"  method       {settings.method.type}, loss {settings.loss.type}"]
+    lines.append(f"  objectives   {', '.join(f'{name} ({weight:g})' for name, weight in settings.weights.items())}")
+    for train, validation in zip(data.train, data.validation, strict=True):
+        lines.append(
+            f"  pairs        {len(train.pairs)} of {train.tokens.source} ({', '.join(train.tokens.objectives)}), "
+            f"{len(validation.pairs)} to validate"
+        )
+    lines += [
+        f"  engine       {_engine(config)}",
+        f"  model        {config.actor_rollout_ref.model.path}",
+        f"  steps        {num_steps}",
+        f"  a step       {config.data.train_batch_size} pairs, {passes}",
+        f"  validation   every {config.trainer.test_freq} steps; checkpoint every {config.trainer.save_freq} steps",
+        f"  run folder   {settings.run}",
+    ]
+    return "\n".join(lines)
+
+
+def _engine(config: DictConfig) -> str:
+    ranks = config.trainer.nnodes * config.trainer.n_gpus_per_node
+    return f"{config.trainer.device}, {ranks} ranks, {config.actor_rollout_ref.actor.strategy}"
+
+
+def _run_info(config: DictConfig, settings: PreferenceSettings, num_steps: int) -> RunInfo:
+    return RunInfo(
+        method=f"{settings.method.type}, {settings.loss.type}",
+        objectives={name: ObjectiveInfo(weight=weight) for name, weight in settings.weights.items()},
+        num_steps=num_steps,
+        engine=_engine(config),
+        model=config.actor_rollout_ref.model.path,
+        seed=settings.seed,
+        result=RESULT,
+        versions={package: version(package) for package in ("ctwa", "verl", "torch", "transformers", "ray")},
+    )
+
+
+def _pad_token_id(tokenizer: object) -> int:
+    pad = getattr(tokenizer, "pad_token_id", None)
+    return int(pad if pad is not None else tokenizer.eos_token_id)  # type: ignore[attr-defined]

@@ -1,0 +1,122 @@
+"""Our part of the configuration of `ctwa prefer`, validated before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+from omegaconf import DictConfig, OmegaConf
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ctwa.aggregators.base import Aggregator
+from ctwa.aggregators.registry import AggregatorConfig, build_aggregator
+from ctwa.engine.settings import GradientSettings
+from ctwa.errors import CtwaError
+from ctwa.preference.data import PreferenceSource
+from ctwa.preference.early_stopping import EarlyStoppingConfig
+from ctwa.preference.losses import PreferenceLossConfig
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class PreferenceObjective(PreferenceSource):
+    """An objective: its weight in the preference, its pairs, and those it is validated on.
+
+    Attributes:
+        weight: 0 or more; only the ratios matter.
+        validation: a file like ``data`` with the pairs to validate on; by default a share of ``data``.
+    """
+
+    weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    validation: str | None = None
+
+    def source(self, *, validation: bool = False) -> PreferenceSource:
+        """Where the pairs to train on are, or those of the validation."""
+        fields = self.model_dump(exclude={"weight", "validation"})
+        return PreferenceSource(**fields | ({"data": self.validation} if validation else {}))
+
+
+class PreferenceDiagnostics(BaseModel):
+    """What is measured beyond what the method needs.
+
+    Attributes:
+        gradients_every: norms and cosines of the objectives' gradients at every k-th step; 0 for the steps in which
+            the method looks at them itself.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    gradients_every: Annotated[int, Field(ge=0)] = 0
+
+
+class PreferenceSettings(BaseModel):
+    """The ``ctwa`` node of the config.
+
+    Attributes:
+        max_length: of prompt and response together, in tokens; longer pairs are unusable rows.
+        validation_share: of the prompts of a data set whose objectives name no ``validation``.
+        early_stopping: stop on the preference-weighted validation loss, and keep the best step; None to train to the
+            end.
+        reference_cache: the folder of the reference's log-probabilities; by default inside the run.
+    """
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    run: str
+    resume: bool = False
+    seed: Annotated[int, Field(ge=0)] = 0
+    task_dir: str | None = None
+    objectives: Annotated[dict[str, PreferenceObjective], Field(min_length=1)]
+    loss: PreferenceLossConfig
+    method: AggregatorConfig
+    max_length: Annotated[int, Field(ge=2)] = 512
+    validation_share: Share = 0.1
+    early_stopping: EarlyStoppingConfig | None = None
+    reference_cache: str | None = None
+    gradients: GradientSettings = Field(default_factory=GradientSettings)
+    diagnostics: PreferenceDiagnostics = Field(default_factory=PreferenceDiagnostics)
+    print_every: Annotated[int, Field(ge=1)] = 1
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The objectives in alphabetical order, as the methods see them."""
+        return tuple(sorted(self.objectives))
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The preference, by name."""
+        return {name: objective.weight for name, objective in self.objectives.items()}
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the reference's log-probabilities are wanted: by the loss, or by early stopping (on DPO's loss)."""
+        return self.loss.needs_reference or self.early_stopping is not None
+
+    @property
+    def cache(self) -> Path:
+        """Where the reference's log-probabilities are kept."""
+        return Path(self.reference_cache) if self.reference_cache else Path(self.run) / "reference"
+
+    def build_aggregator(self) -> Aggregator:
+        """The method, at its initial weights.
+
+        Raises:
+            CtwaError: the method does not fit the objectives.
+        """
+        return build_aggregator(self.method, self.weights)
+
+
+def read_preference_settings(config: DictConfig) -> PreferenceSettings:
+    """Validate our part of a resolved config.
+
+    Raises:
+        CtwaError: every mistake of the node in one message, each with its key.
+    """
+    node = OmegaConf.to_container(config.ctwa, resolve=True)
+    assert isinstance(node, Mapping)
+    try:
+        return PreferenceSettings(**node)
+    except ValidationError as error:
+        lines = [f"ctwa.{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
+        raise CtwaError("the configuration is not valid:\n  " + "\n  ".join(lines)) from None
