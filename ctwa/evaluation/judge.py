@@ -118,27 +118,33 @@ async def _judge(
 ) -> list[Judgement]:
     done = 0
 
-    async def one(duel: Duel) -> Judgement:
+    async def ask(prompt: str, first: str, second: str) -> Answer:
         nonlocal done
-        if duel.ours == duel.theirs:
-            judgement = Judgement(duel.row, 0.5, "identical", ())
-        else:
-            answers = await asyncio.gather(
-                client.answer(_request(config, duel.prompt, duel.ours, duel.theirs)),
-                client.answer(_request(config, duel.prompt, duel.theirs, duel.ours)),
-            )
-            judgement = _combine(duel, answers[0], answers[1])
+        answer = await client.answer(_request(config, prompt, first, second))
         done += 1
-        progress(done)
-        return judgement
+        progress(num_identical + done // 2)
+        return answer
 
+    asked = [duel for duel in duels if duel.ours != duel.theirs]
+    num_identical = len(duels) - len(asked)
     async with Client(config, cache) as client:
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(one(duel)) for duel in duels]
+                tasks = {
+                    duel.row: (
+                        group.create_task(ask(duel.prompt, duel.ours, duel.theirs)),
+                        group.create_task(ask(duel.prompt, duel.theirs, duel.ours)),
+                    )
+                    for duel in asked
+                }
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
-    judgements = [task.result() for task in tasks]
+    judgements = [
+        _combine(duel, *(task.result() for task in tasks[duel.row]))
+        if duel.row in tasks
+        else Judgement(duel.row, 0.5, "identical", ())
+        for duel in duels
+    ]
     refused = [judgement for judgement in judgements if judgement.outcome == "refused"]
     if refused and len(refused) == sum(judgement.outcome != "identical" for judgement in judgements):
         raise CtwaError(f"the judge refused every request, the first with: {refused[0].answers[0]}")

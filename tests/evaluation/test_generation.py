@@ -1,0 +1,143 @@
+"""Completions and their rewards."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ctwa.errors import CtwaError
+from ctwa.evaluation import generation
+from ctwa.evaluation.config import GenerationConfig
+from ctwa.evaluation.generation import generate, ratios, read_prompts, sample_rows, score, tokenize_prompts
+from ctwa.evaluation.models import Model
+from ctwa.objectives.config import parse_objectives
+from ctwa.objectives.evaluation import RewardEvaluator
+from ctwa.objectives.reference import FixedReferenceConfig, build_reference
+
+
+@pytest.fixture(scope="module")
+def model(places: SimpleNamespace) -> Model:
+    return Model("base", str(places.base), device="cpu")
+
+
+@pytest.fixture
+def config(places: SimpleNamespace) -> GenerationConfig:
+    return GenerationConfig(data=places.testbed / "held_out.parquet", num_samples=3, max_tokens=10, batch_size=8)
+
+
+def samples_of(model: Model, config: GenerationConfig, cache: Path) -> list[generation.Sample]:
+    rows = read_prompts(config)
+    return generate(model, tokenize_prompts(model, rows, config), config, cache, lambda _: None)
+
+
+class TestCompletions:
+    def test_a_seed_gives_the_same_completions_whatever_the_batches(self, model, config, tmp_path: Path) -> None:
+        first = samples_of(model, config, tmp_path / "a")
+        whole = samples_of(model, config.model_copy(update={"batch_size": 1000}), tmp_path / "b")
+        other = samples_of(model, config.model_copy(update={"seed": 1}), tmp_path / "c")
+
+        assert [(sample.row, sample.index) for sample in first] == [(n // 3, n % 3) for n in range(30)]
+        assert whole == first
+        assert other != first
+        assert len({tuple(sample.token_ids) for sample in first[:3]}) == 3
+
+    def test_a_prompts_completions_do_not_depend_on_the_others(self, model, config, tmp_path: Path) -> None:
+        few = samples_of(model, config.model_copy(update={"limit": 4}), tmp_path / "a")
+
+        assert few == samples_of(model, config, tmp_path / "b")[:12]
+
+    def test_greedy_ones_are_all_the_same(self, model, config, tmp_path: Path) -> None:
+        greedy = samples_of(model, config.model_copy(update={"temperature": 0.0}), tmp_path)
+
+        assert greedy[0].token_ids == greedy[1].token_ids == greedy[2].token_ids
+
+    def test_finished_ones_end_with_the_end_of_sequence(self, model, config, tmp_path: Path) -> None:
+        long = config.model_copy(update={"max_tokens": 80})
+        found = samples_of(model, long, tmp_path)
+
+        assert {sample.finished for sample in found} == {True, False}
+        for sample in found:
+            assert sample.finished == (sample.token_ids[-1] == model.tokenizer.eos_token_id)
+            assert len(sample.token_ids) == 80 or sample.finished
+            assert "<eos>" not in sample.response
+
+    def test_they_are_kept(self, model, config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        first = samples_of(model, config, tmp_path)
+        monkeypatch.setattr(generation, "with_transformers", lambda *_: pytest.fail("generated again"))
+
+        assert samples_of(model, config, tmp_path) == first
+
+    def test_vllm_that_is_not_installed_is_said(self, model, config, tmp_path: Path) -> None:
+        if importlib.util.find_spec("vllm"):
+            pytest.skip("vLLM is installed")
+        with pytest.raises(CtwaError, match="backend is vllm, which is not installed; write transformers"):
+            samples_of(model, config.model_copy(update={"backend": "vllm"}), tmp_path)
+
+
+class TestPrompts:
+    def test_messages_are_written_by_the_chat_template_and_text_as_it_stands(self, model, lines) -> None:
+        prompts = ["3 + 4 ?", [{"role": "user", "content": "3 + 4 ?"}]]
+        path = lines([{"prompt": prompt} for prompt in prompts])
+        config = GenerationConfig(data=path)
+        text, chat = tokenize_prompts(model, read_prompts(config), config)
+
+        assert model.tokenizer.decode(text) == "3 + 4 ?"
+        assert model.tokenizer.decode(chat) == "<bos> 3 + 4 ?"
+
+    @pytest.mark.parametrize("prompt", [None, "", [], 7])
+    def test_a_row_without_one(self, prompt: Any, lines) -> None:
+        with pytest.raises(CtwaError, match=r"row 1 \(from 0\) has no prompt"):
+            read_prompts(GenerationConfig(data=lines([{"prompt": "a"}, {"prompt": prompt}])))
+
+    def test_objectives_need_a_ground_truth(self, lines) -> None:
+        objectives = parse_objectives({"a": {"reward_fn": "ctwa.testbed.rewards:accuracy"}})
+
+        with pytest.raises(CtwaError, match=r"no reward_model\.ground_truth"):
+            read_prompts(GenerationConfig(data=lines([{"prompt": "a"}]), objectives=objectives))
+
+    def test_a_context_that_is_too_short(self, model, config) -> None:
+        long = config.model_copy(update={"max_tokens": 4090})
+
+        with pytest.raises(CtwaError, match=r"row 0 .* exceed the context of model 'base', 4096; write a smaller"):
+            tokenize_prompts(model, read_prompts(long), long)
+
+    def test_a_tokenizer_without_a_chat_template(self, config, places) -> None:
+        plain = Model("plain", str(places.base), device="cpu")
+        plain.tokenizer.chat_template = None
+
+        with pytest.raises(CtwaError, match="the tokenizer of model 'plain' no chat template"):
+            tokenize_prompts(plain, read_prompts(config), config)
+
+
+class TestRewards:
+    def test_means_are_over_prompts_and_what_could_not_be_scored_is_left_out(
+        self, model, config, tmp_path: Path
+    ) -> None:
+        (tmp_path / "mine.py").write_text(
+            "def short(response_tokens, reference_tokens): return float(response_tokens < reference_tokens)\n"
+            "def picky(response): return None if len(response) % 2 else float(len(response))\n"
+        )
+        objectives = parse_objectives(
+            {name: {"reward_fn": f"{tmp_path / 'mine.py'}:{name}"} for name in ("short", "picky")}
+        )
+        rows, samples = read_prompts(config), samples_of(model, config, tmp_path)
+        with RewardEvaluator(objectives, max_unscored=1.0) as evaluator:
+            evaluation = score(samples, rows, evaluator, build_reference(FixedReferenceConfig(tokens=10)))
+        found = ratios(samples, evaluation, len(rows))
+        even = [len(sample.response) for sample in samples if len(sample.response) % 2 == 0]
+        records = sample_rows(model, samples, rows, evaluation)
+
+        assert found["objective/picky/mean"].value == pytest.approx(sum(even) / len(even))
+        assert found["objective/picky/scored_frac"].value == pytest.approx(len(even) / len(samples))
+        assert found["objective/short/mean"].value == sum(len(sample.token_ids) < 10 for sample in samples) / len(
+            samples
+        )
+        assert found["response_tokens"].denominators_P.tolist() == [3.0] * len(rows)
+        assert records[0]["prompt"] == rows[0]["prompt"]
+        assert [record["rewards"]["picky"] is None for record in records] == [
+            len(sample.response) % 2 == 1 for sample in samples
+        ]
