@@ -165,6 +165,36 @@ def watch(
         serve(run, web, say=print)
 
 
+@app.command("eval")
+def evaluate(
+    targets: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="CONFIG.yaml | MODEL...",
+            help="An evaluation's YAML file (docs/eval.md); or runs, checkpoints and models.",
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="The folder for the results; default: runs/eval-<name of the first>.")
+    ] = None,
+    task_dir: Annotated[
+        Path | None, typer.Option(help="Evaluate models on this testbed; default: on the task of the first run.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many prompts (not with a YAML file).")] = None,
+    num_samples: Annotated[
+        int | None, typer.Option(min=1, help="Completions of each prompt (not with a YAML file).")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the completions (not with a YAML file).")] = 0,
+) -> None:
+    """Evaluate models: rewards of completions, preference losses, perplexity, an LLM judge, with intervals.
+
+    A run stands for its newest complete checkpoint, and is compared with the model its training began with.
+    """
+    from ctwa.evaluation.command import run
+
+    run(targets, out, task_dir=task_dir, limit=limit, num_samples=num_samples, seed=seed, say=print)
+
+
 @app.command("check-reward")
 def check_reward(
     reward_fn: Annotated[str, typer.Argument(metavar="FILE:FUNCTION", help="The reward function.")],
