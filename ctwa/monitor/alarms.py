@@ -7,7 +7,7 @@ records gives the same alarms, so a resumed run continues by being fed what its 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -87,11 +87,12 @@ class Watched:
 
     limits: AlarmLimits
     objectives: Sequence[str]
-    tracking: bool = False  # whether something is wrong already: else rules need not say what is not
+    tracked: Collection[str | None] = ()  # what was wrong by the rule that looks: else it need not say what is not
     validated: bool = False
     best: dict[str, float] = field(default_factory=dict)
     recent: dict[str, deque[float]] = field(default_factory=dict)
     first: dict[str, list[float]] = field(default_factory=dict)
+    start: dict[str, float] = field(default_factory=dict)  # the means of `first`
     keys: dict[tuple[str, ...], list[tuple[str, ...]]] = field(default_factory=dict)
 
     def keyed(self, *patterns: str) -> list[tuple[str, ...]]:
@@ -126,7 +127,7 @@ class AlarmMonitor:
         self.episodes: list[Episode] = []
         self._find_objectives = objectives is None
         self._watched = Watched(limits, list(objectives or ()))
-        self._since: dict[tuple[str, str | None], int] = {}
+        self._since: dict[str, dict[str | None, int]] = {rule.kind: {} for rule in RULES}
         self._open: dict[tuple[str, str | None], Episode] = {}
 
     @property
@@ -140,10 +141,10 @@ class AlarmMonitor:
             self._watched.objectives = list(
                 dict.fromkeys([*self._watched.objectives, *_objectives_in(record["metrics"])])
             )
-        self._watched.tracking = bool(self._since)
         raised = []
         for rule in RULES:
-            for finding in rule.look(self._watched, record):
+            self._watched.tracked = self._since[rule.kind]
+            for finding in tuple(rule.look(self._watched, record)):  # to follow one changes what is tracked
                 alarm = self._follow(rule, finding, record["step"])
                 raised += [alarm] if alarm else []
         return raised
@@ -155,14 +156,14 @@ class AlarmMonitor:
     def _follow(self, rule: Rule, finding: Finding, step: int) -> Alarm | None:
         key = (rule.kind, finding.objective)
         if not finding.wrong:
-            self._since.pop(key, None)
+            self._since[rule.kind].pop(finding.objective, None)
             if episode := self._open.pop(key, None):
                 episode.over = True
             return None
         if key in self._open:
             self._open[key].last = step
             return None
-        since = self._since.setdefault(key, step)
+        since = self._since[rule.kind].setdefault(finding.objective, step)
         if step - since + 1 < rule.steps(self.limits):
             return None
         values = [value if isinstance(value, str) else number(value) for value in finding.values]
@@ -196,19 +197,18 @@ def _drop(watched: Watched, record: Record) -> Iterator[Finding]:
     keyed = watched.keyed("val/{}", "val_standard_error/{}")
     watched.validated = watched.validated or any(validation in metrics for _, validation, _ in keyed)
     for name, validation, error in keyed:
-        noise = 0.0
         if watched.validated:
             value = metrics.get(validation)
-            noise = 2 * (metrics.get(error) or 0.0)
         else:
             mean = metrics.get(f"objective/{name}/mean")
             value = None if mean is None else watched.average(name, mean)
         if value is None:
             continue
+        noise = 2 * (metrics.get(error) or 0.0) if watched.validated else 0.0
         source = "held-out" if watched.validated else "training"
         best = watched.best[f"{source}/{name}"] = max(watched.best.get(f"{source}/{name}", value), value)
         wrong = best - value > max(limits.drop * abs(best), noise)
-        if wrong or watched.tracking:
+        if wrong or name in watched.tracked:
             yield Finding(name, wrong, (value, best, source))
 
 
@@ -216,13 +216,13 @@ def _negative_covariance(watched: Watched, record: Record) -> Iterator[Finding]:
     metrics = record["metrics"]
     for name, key in watched.keyed("ctwa/covariance/{}"):
         value = metrics.get(key)
-        if value is not None and (value < 0 or watched.tracking):
+        if value is not None and (value < 0 or name in watched.tracked):
             yield Finding(name, value < 0, (value,))
 
 
-def _infeasible(_: Watched, record: Record) -> Iterator[Finding]:
+def _infeasible(watched: Watched, record: Record) -> Iterator[Finding]:
     value = record["metrics"].get("ctwa/feasibility")
-    if value is not None:
+    if value is not None and (value > 1 or None in watched.tracked):
         yield Finding(None, value > 1, (value,))
 
 
@@ -234,18 +234,21 @@ def _clipping(watched: Watched, record: Record) -> Iterator[Finding]:
     """
     metrics = record["metrics"]
     for name, covariance_key, bound_key in watched.keyed("ctwa/covariance/{}", "clip/bound/{}"):
-        covariance, bound = metrics.get(covariance_key), metrics.get(bound_key)
-        if covariance is not None and bound is not None and (bound < 0 or watched.tracking):
+        bound = metrics.get(bound_key)
+        if bound is None or (bound >= 0 and name not in watched.tracked):
+            continue
+        covariance = metrics.get(covariance_key)
+        if covariance is not None:
             yield Finding(name, bound < 0 and covariance - bound > abs(covariance), (covariance, bound))
 
 
 def _unscored(watched: Watched, record: Record) -> Iterator[Finding]:
-    metrics = record["metrics"]
+    metrics, least = record["metrics"], 1 - watched.limits.unscored - 1e-9
     for name, key in watched.keyed("objective/{}/scored_frac"):
         scored = metrics.get(key)
-        if scored is not None and scored < 1 - watched.limits.unscored - 1e-9:
+        if scored is not None and scored < least:
             yield Finding(name, True, (f"{1 - scored:.0%}",))
-        elif scored is not None and watched.tracking:
+        elif scored is not None and name in watched.tracked:
             yield Finding(name, False)
 
 
@@ -257,16 +260,20 @@ def _collapse(key: str) -> Callable[[Watched, Record], Iterator[Finding]]:
         first = watched.first.setdefault(key, [])
         if len(first) < watched.limits.average_steps:
             first.append(value)
+            watched.start[key] = fmean(first)
             return
-        start = fmean(first)
-        yield Finding(None, start > 0 and value < watched.limits.collapse * start, (value, start))
+        start = watched.start[key]
+        wrong = start > 0 and value < watched.limits.collapse * start
+        if wrong or None in watched.tracked:
+            yield Finding(None, wrong, (value, start))
 
     return look
 
 
-def _non_finite(_: Watched, record: Record) -> Iterator[Finding]:
+def _non_finite(watched: Watched, record: Record) -> Iterator[Finding]:
     names = [name for name in record.get("non_finite", ()) if name.startswith(_UPDATE)]
-    yield Finding(None, bool(names), (", ".join(names[:3]) + (" and others" if len(names) > 3 else ""),))
+    if names or None in watched.tracked:
+        yield Finding(None, bool(names), (", ".join(names[:3]) + (" and others" if len(names) > 3 else ""),))
 
 
 RULES = (

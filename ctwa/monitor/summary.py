@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import struct
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from math import nan
 from pathlib import Path
@@ -194,10 +195,8 @@ def _read_run(
         keys = tuple(metrics)
         shape = shapes.get(keys)
         if shape is None:
-            shape = shapes[keys] = _Shape(array("q"), array("d"))
-        shape.rows.append(row)
-        values = metrics.values()
-        shape.values.extend([nan if value is None else value for value in values] if None in values else values)
+            shape = shapes[keys] = _Shape(struct.Struct(f"{len(keys)}d"))
+        shape.add(row, metrics.values())
     steps_R = np.array(steps, np.int64)
     columns = _columns(shapes, steps_R, wanted)
     return RunTrace(label, folder, info, columns, Column(steps_R, np.array(times, np.float64)), schema, shown)
@@ -207,8 +206,16 @@ def _read_run(
 class _Shape:
     """The records that have the same metrics: most of a run. Their numbers are taken over as a whole."""
 
-    rows: array[int]
-    values: array[float]
+    layout: struct.Struct  # packs a record's numbers twice as fast as an array takes them
+    rows: array[int] = field(default_factory=lambda: array("q"))
+    values: bytearray = field(default_factory=bytearray)
+
+    def add(self, row: int, values: Collection[float | None]) -> None:
+        try:
+            self.values.extend(self.layout.pack(*values))
+        except struct.error:  # what was not finite has no number
+            self.values.extend(self.layout.pack(*(nan if value is None else value for value in values)))
+        self.rows.append(row)
 
 
 def _columns(
@@ -217,7 +224,7 @@ def _columns(
     parts: dict[str, list[tuple[NDArray[np.int64], NDArray[np.float64]]]] = {}
     for keys, shape in shapes.items():
         rows = np.array(shape.rows, np.int64)
-        values = np.array(shape.values, np.float64).reshape(len(rows), len(keys))
+        values = np.frombuffer(shape.values, np.float64).reshape(len(rows), len(keys))
         for column, key in enumerate(keys):
             if wanted is None or wanted(key):
                 finite = np.isfinite(values[:, column])

@@ -113,10 +113,11 @@ def verdicts(group: Group) -> dict[str, Verdict]:
 def verdict_rows(groups: Sequence[Group]) -> list[dict[str, Any]]:
     """The rows of the first table: objectives, and under each the methods."""
     judged = [verdicts(group) for group in groups]
+    of_seeds = [[verdicts(Group(run.label, (run,))) for run in group.runs] for group in groups]
     rows = []
     for name in dict.fromkeys(name for each in judged for name in each):
         first = True
-        for group, each in zip(groups, judged, strict=True):
+        for group, each, seeds in zip(groups, judged, of_seeds, strict=True):
             if name not in each:
                 continue
             verdict = each[name]
@@ -136,7 +137,7 @@ def verdict_rows(groups: Sequence[Group]) -> list[dict[str, Any]]:
                     "word": verdict.word,
                     "mark": _MARKS[verdict.word],
                     "rest": verdict.text.removeprefix(verdict.word),
-                    "seeds": _of_seeds(group, name, verdict.word),
+                    "seeds": _of_seeds([seed[name].word for seed in seeds if name in seed], verdict.word, len(seeds)),
                 }
             )
             first = False
@@ -148,16 +149,14 @@ def unscored_table(runs: Sequence[RunTrace]) -> list[tuple[str, ...]]:
     rows = []
     for run in runs:
         for name in run.objectives:
-            shares = {
-                reason: [value for _, value in run.series(f"objective/{name}/{reason}_frac")]
-                for reason in ("scored", "timeout", "error")
-            }
-            if not shares["scored"] or min(shares["scored"]) == 1:
+            scored = run.columns.get(f"objective/{name}/scored_frac")
+            if scored is None or scored.values.min() == 1:
                 continue
-            unscored = 1 - fmean(shares["scored"])
-            timeout, error = (fmean(shares[reason]) if shares[reason] else 0.0 for reason in ("timeout", "error"))
+            unscored = 1 - fmean(scored.values)
+            shares = (run.series(f"objective/{name}/{reason}_frac") for reason in ("timeout", "error"))
+            timeout, error = (fmean(value for _, value in share) if share else 0.0 for share in shares)
             rest = max(unscored - timeout - error, 0.0)
-            worst = 1 - min(shares["scored"])
+            worst = 1 - float(scored.values.min())
             rows.append((run.label, name, *(f"{share:.2%}" for share in (unscored, timeout, error, rest, worst))))
     header = ("run", "objective", "not scored", "too slow", "failed", "no reward given", "in the worst step")
     return [header, *rows] if rows else []
@@ -173,12 +172,9 @@ def _key(group: Group, at: int) -> dict[str, Any]:
     }
 
 
-def _of_seeds(group: Group, name: str, word: str) -> str:
+def _of_seeds(words: Sequence[str], word: str, num_runs: int) -> str:
     """How many seeds agree, where there are several."""
-    if len(group.runs) == 1:
-        return ""
-    words = [verdict.word for run in group.runs if (verdict := verdicts(Group(run.label, (run,))).get(name))]
-    return f"so {words.count(word)} of {len(words)} seeds"
+    return f"so {words.count(word)} of {len(words)} seeds" if num_runs > 1 else ""
 
 
 def _alarm_rows(alarms: dict[str, AlarmMonitor]) -> dict[str, Any]:
