@@ -203,8 +203,14 @@ class _Evaluation:
         }
         against = f" against {self.config.reference}" if self.reference else ""
         sources = ", ".join(f"{len(each.pairs)} pairs of {each.source}" for each in pairs.sources)
-        skipped = sum((Counter(each) for each in pairs.num_skipped), Counter[str]())
-        notes = [f"Left out: {', '.join(f'{count} {reason}' for reason, count in skipped.items())}."] if skipped else []
+        first = self.names[0]
+        ties = {name: by_model[first][name]["tie_frac"].value or 0.0 for name in config.objectives}
+        notes = []
+        if any(ties.values()):
+            shares = ", ".join(f"{name} {share:.1%}" for name, share in ties.items())
+            notes.append(f"Ties, which have a loss and nothing else: {shares}.")
+        if skipped := sum((Counter(each) for each in pairs.num_skipped), Counter[str]()):
+            notes.append(f"Pairs left out: {', '.join(f'{count} {reason}' for reason, count in skipped.items())}.")
         return Section("preferences", f"preferences: {sources}; {config.loss.type}{against}", about, metrics, notes)
 
     def _perplexity(

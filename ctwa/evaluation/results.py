@@ -15,8 +15,6 @@ from ctwa.monitor.statistics import CONFIDENCE, Interval
 from ctwa.monitor.text import number, table
 
 SCHEMA = 1
-# Of the data rather than of the models; shown where they say something.
-_QUIET = {"scored_frac": 1.0, "tie_frac": 0.0}
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ def results_text(results: Results) -> str:
     compared = len(results.models) > 1
     header = ["metric", "model", "value", "error", f"{CONFIDENCE:.0%} interval"]
     if compared:
-        header += [f"over {results.baseline}", "prompts"]
+        header += [f"over {results.baseline}", "n"]
     lines: list[str] = []
     for section in results.sections:
         rows = []
@@ -104,8 +102,10 @@ def results_text(results: Results) -> str:
 
 
 def _is_quiet(metric: str, by_model: Mapping[str, Measured]) -> bool:
-    usual = _QUIET.get(metric.rpartition("/")[2])
-    return usual is not None and all(measured.value == usual for measured in by_model.values())
+    """Shares of the data rather than of the models: shown where they say something, and always in the JSON."""
+    last = metric.rpartition("/")[2]
+    values = [measured.value for measured in by_model.values()]
+    return (last == "scored_frac" and set(values) == {1.0}) or (last == "tie_frac" and len(set(values)) == 1)
 
 
 def _short(metric: str) -> str:
