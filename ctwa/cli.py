@@ -73,6 +73,23 @@ def prefer(
     prefer(overrides or [], dry_run=dry_run)
 
 
+@app.command(context_settings={"ignore_unknown_options": True})
+def caid(
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help=OVERRIDES)] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the resolved configuration and the plan; start nothing.")
+    ] = False,
+) -> None:
+    """Align a model under constraints by iterated dualization (docs/caid.md).
+
+    E.g. ctwa caid ctwa.run=runs/caid ctwa.task_dir=runs/testbed-D 'ctwa.caid.thresholds={accuracy:0.05}'.
+    Groups: task={testbed,math500,custom}, engine={cpu,gpu}, generation={transformers,vllm_cpu,vllm}.
+    """
+    from ctwa.engine.preference.caid_launch import caid
+
+    caid(overrides or [], dry_run=dry_run)
+
+
 @app.command()
 def methods() -> None:
     """List the methods: what each combines, and what a step costs beyond one with fixed weights."""

@@ -24,12 +24,22 @@ def check_config(config: DictConfig) -> Settings:
     Raises:
         CtwaError: what is wrong, where, and what to write instead.
     """
-    settings = read_settings(config)
+    settings: Settings = read_settings(config)
+    check_settings(config, settings)
+    _check_steps(config)
+    return settings
+
+
+def check_settings(config: DictConfig, settings: Settings) -> None:
+    """Check all of it that does not depend on how many steps there are.
+
+    Raises:
+        CtwaError: what is wrong, where, and what to write instead.
+    """
     settings.build_scalarizer()  # names in weights and targets, estimator against method
     for objective in settings.objectives.values():
         resolve_spec(objective.reward_fn)  # the file is there; whether the function is, its worker says
     _check_files(config)
-    _check_steps(config)
     _check_batches(config)
     _check_engine(config)
     _check_gradients(config, settings)
@@ -40,7 +50,6 @@ def check_config(config: DictConfig) -> Settings:
             "ctwa.reference_length takes its length from the validation before the first step, which is off: write "
             "trainer.val_before_train=true, or give the length as a number"
         )
-    return settings
 
 
 def _check_files(config: DictConfig) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -125,8 +125,15 @@ class Settings(BaseModel):
         return self.diagnostics.probe if requirements.probe == "none" else requirements.probe
 
 
-def read_settings(config: DictConfig) -> Settings:
+SettingsOf = TypeVar("SettingsOf", bound=Settings)
+
+
+def read_settings(config: DictConfig, of: type[SettingsOf] = Settings) -> SettingsOf:  # type: ignore[assignment]
     """Validate our part of a resolved config.
+
+    Args:
+        config: the resolved config.
+        of: the settings that the command has.
 
     Raises:
         CtwaError: every mistake of the node in one message, each with its key.
@@ -134,7 +141,7 @@ def read_settings(config: DictConfig) -> Settings:
     node = OmegaConf.to_container(config.ctwa, resolve=True)
     assert isinstance(node, dict)
     try:
-        return Settings(
+        return of(
             **node,
             clip=clip_range(config.actor_rollout_ref.actor),
             scale_invariant=is_scale_invariant(config.algorithm),

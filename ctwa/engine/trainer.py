@@ -399,24 +399,8 @@ class MultiObjectiveTrainer(PPOTrainerSync):
 
     def _validate(self) -> dict[str, float]:
         """Complete and evaluate the held-out prompts: ``val/<objective>`` and its standard error."""
-        self._prompts.clear()
-        keys: list[str] = []
-        for batch_dict in self.val_dataloader:
-            # The seed does not name the step: every validation draws with the same numbers.
-            batch = tu.get_tensordict(self._prompts.name(batch_dict, "val", self.global_steps, "val"))
-            tu.assign_non_tensor_data(batch, "global_steps", self.global_steps)
-            tu.assign_non_tensor_data(batch, "validate", True)
-            tags = [{"is_prompt": True, "status": "pending", "global_steps": self.global_steps}] * len(batch)
-            tq.kv_batch_put(keys=list(batch["uid"]), partition_id="val", tags=tags)
-            self.agent_loop_manager.generate_sequences(batch)
-            sampled, _ = self.replay_buffer.sample(
-                global_steps=self.global_steps, partition_id="val", batch_size=len(batch)
-            )
-            keys.extend(sampled.keys)
-        keys.sort(key=place_of)
-        if self.global_steps == 0 and self.reference_length is not None:
-            data = tq.kv_batch_get(keys=keys, partition_id="val", select_fields=["responses"])
-            self.reference_length.start(data["responses"].offsets().diff().tolist())
+        # The seed does not name the step: every validation draws with the same numbers.
+        keys = self._complete_held_out("val")
         evaluation, _, completions = self._evaluate(keys, "val")
         tq.kv_clear(keys=keys, partition_id="val")
         self.recorder.samples(self.global_steps, completions, evaluation, split="held-out")
@@ -430,6 +414,27 @@ class MultiObjectiveTrainer(PPOTrainerSync):
         if self.global_steps == 0:
             self.recorder.step(0, metrics)
         return metrics
+
+    def _complete_held_out(self, seed_name: str) -> list[str]:
+        """Complete the held-out prompts; the rows are in the partition ``val`` of the transfer queue, in this order."""
+        self._prompts.clear()
+        keys: list[str] = []
+        for batch_dict in self.val_dataloader:
+            batch = tu.get_tensordict(self._prompts.name(batch_dict, "val", self.global_steps, seed_name))
+            tu.assign_non_tensor_data(batch, "global_steps", self.global_steps)
+            tu.assign_non_tensor_data(batch, "validate", True)
+            tags = [{"is_prompt": True, "status": "pending", "global_steps": self.global_steps}] * len(batch)
+            tq.kv_batch_put(keys=list(batch["uid"]), partition_id="val", tags=tags)
+            self.agent_loop_manager.generate_sequences(batch)
+            sampled, _ = self.replay_buffer.sample(
+                global_steps=self.global_steps, partition_id="val", batch_size=len(batch)
+            )
+            keys.extend(sampled.keys)
+        keys.sort(key=place_of)
+        if self.global_steps == 0 and self.reference_length is not None:
+            data = tq.kv_batch_get(keys=keys, partition_id="val", select_fields=["responses"])
+            self.reference_length.start(data["responses"].offsets().diff().tolist())
+        return keys
 
     # -- records and checkpoints ------------------------------------------------------------------------------------
 

@@ -40,13 +40,17 @@ def test_help_lists_the_commands() -> None:
         assert name in result.stdout
 
 
-def test_the_help_of_train_names_every_group_that_exists() -> None:
-    text = " ".join(CliRunner().invoke(cli.app, ["train", "--help"]).stdout.split())
+@pytest.mark.parametrize(("name", "folder"), [("train", "config"), ("prefer", "config/prefer")])
+def test_the_help_names_every_group_that_exists(name: str, folder: str) -> None:
+    text = " ".join(CliRunner().invoke(cli.app, [name, "--help"]).stdout.split())
 
-    config = ROOT / "ctwa" / "config"
-    groups = {path.parent.name: set() for path in config.glob("*/*.yaml")}
-    for path in config.glob("*/*.yaml"):
-        groups[path.parent.name].add(path.stem)
+    choices_of = list((ROOT / "ctwa" / folder).glob("*/*.yaml"))
+    commands = {path.parent for path in (ROOT / "ctwa" / folder).glob("*/__init__.py")}  # what others compose
+    groups: dict[str, set[str]] = {path.parent.name: set() for path in choices_of if path.parent not in commands}
+    for path in choices_of:
+        if path.parent not in commands:
+            groups[path.parent.name].add(path.stem)
+    assert groups
     for group, choices in groups.items():
         named = text.split(f"{group}={{", 1)[1].split("}", 1)[0]
         assert set(named.replace(" ", "").split(",")) == choices

@@ -1,0 +1,1 @@
+"""What `ctwa caid` composes."""

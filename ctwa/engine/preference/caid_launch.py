@@ -1,0 +1,104 @@
+"""From the command line of `ctwa caid` to a finished run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+from rich.console import Console
+from rich.text import Text
+
+from ctwa.engine.launch import compose_config, run_training, set_environment
+from ctwa.engine.preference.caid_settings import CaidSettings, read_caid_settings
+from ctwa.monitor.console import ConsoleReporter
+from ctwa.monitor.follow import following
+from ctwa.monitor.logs import quiet
+from ctwa.monitor.run import ObjectiveInfo, RunFolder, RunInfo
+from ctwa.monitor.summary import summary_text, write_summary
+
+RESULT = "mean score of the policy's samples"
+
+
+def caid(overrides: Sequence[str], *, dry_run: bool = False, console: Console | None = None) -> None:
+    """Run ``ctwa caid``.
+
+    Args:
+        overrides: Hydra overrides.
+        dry_run: print the resolved config and the plan, and start nothing.
+        console: where to print.
+
+    Raises:
+        CtwaError: a mistake that was found before anything started.
+        RunFailed: the run ended by an error, which the user has been told of.
+    """
+    config = compose_config(overrides, name="caid", module="ctwa.config.caid")
+    set_environment(config)
+    settings = read_caid_settings(config)
+    num_steps = settings.caid.iterations * settings.steps_per_iteration
+    with open_dict(config):
+        config.trainer.total_training_steps = num_steps
+    if dry_run:
+        console = console or Console()
+        console.print(OmegaConf.to_yaml(config), markup=False, highlight=False, soft_wrap=True)
+        console.print(plan_text(config, settings), markup=False, highlight=False, soft_wrap=True)
+        return
+    run = RunFolder.create(
+        settings.run,
+        OmegaConf.to_container(config, resolve=True),
+        _run_info(config, settings, num_steps),
+        resume=settings.resume,
+        how_to_resume="ctwa.resume=true",
+    )
+    with quiet(run.engine_log) as terminal:
+        reporter = ConsoleReporter(run.read_info(), terminal, folder=run.path, every=settings.print_every)
+        with following(run, reporter):
+            from ctwa.engine.preference.caid_trainer import CaidTrainer
+
+            reporter.header()
+            run_training(config, settings, run, make_trainer=CaidTrainer)
+        terminal.print(Text(summary_text(write_summary(run))), soft_wrap=True, highlight=False)
+
+
+def plan_text(config: DictConfig, settings: CaidSettings) -> str:
+    """What a run would do: samples, policies, steps."""
+    rollout = config.actor_rollout_ref.rollout
+    prompts, samples = config.data.val_max_samples, rollout.val_kwargs.n
+    kind = "PeCAID" if settings.policies else "MoCAID"
+    reward = " + ".join(f"{weight:g} {name}" for name, weight in settings.reward_weights.items())
+    lines = [
+        "plan:",
+        f"  method       {kind}, labels {settings.labels}",
+        f"  reward       {reward}",
+        *(
+            f"  constraint   {name} at least {value:g} above the reference"
+            for name, value in settings.caid.thresholds.items()
+        ),
+        f"  engine       {_engine(config)}",
+        f"  model        {config.actor_rollout_ref.model.path}",
+        f"  samples      {prompts} prompts x {samples}, of the reference and of each policy",
+        f"  policies     at most {settings.caid.iterations}, {settings.steps_per_iteration} steps of "
+        f"{config.data.train_batch_size} pairs each",
+        f"  run folder   {settings.run}",
+    ]
+    return "\n".join(lines)
+
+
+def _engine(config: DictConfig) -> str:
+    ranks = config.trainer.nnodes * config.trainer.n_gpus_per_node
+    return f"{config.trainer.device}, {ranks} ranks, {config.actor_rollout_ref.rollout.name}"
+
+
+def _run_info(config: DictConfig, settings: CaidSettings, num_steps: int) -> RunInfo:
+    weights = settings.reward_weights
+    return RunInfo(
+        method="caid",
+        objectives={name: ObjectiveInfo(weight=weights.get(name, 0.0)) for name in settings.names},
+        num_steps=num_steps,
+        engine=_engine(config),
+        model=config.actor_rollout_ref.model.path,
+        seed=settings.seed,
+        result=RESULT,
+        alarms=settings.alarms,
+        versions={package: version(package) for package in ("ctwa", "verl", "torch", "transformers", "ray")},
+    )

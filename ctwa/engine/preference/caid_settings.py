@@ -1,0 +1,79 @@
+"""Our part of the configuration of `ctwa caid`, validated before anything starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from omegaconf import DictConfig
+from pydantic import BeforeValidator, Field
+
+from ctwa.engine.checks import check_settings
+from ctwa.engine.settings import Settings, read_settings
+from ctwa.errors import CtwaError
+from ctwa.preference.caid import CaidConfig
+
+
+class CaidSettings(Settings):
+    """The ``ctwa`` node of the config: that of ``ctwa train``, and what the iterations want.
+
+    The objectives that ``caid.thresholds`` names are constraints; the reward is the weighted sum of the others.
+
+    Attributes:
+        caid: thresholds, beta, iterations.
+        policies: by objective, a pre-aligned policy whose implicit reward it is (PeCAID), in place of its reward
+            function.
+        implicit_scale: of those rewards: with beta as in the paper, or without as in the published code.
+        pairs_per_prompt: pairs of samples that are compared.
+        steps_per_iteration: optimizer steps on them.
+        labels: ``soft`` trains on the probability that the first response is preferred, ``drawn`` on a label that is
+            drawn from it once an iteration.
+    """
+
+    caid: CaidConfig
+    policies: Annotated[dict[str, str], BeforeValidator(lambda value: value or {})] = Field(default_factory=dict)
+    implicit_scale: Literal["paper", "published-code"] = "paper"
+    pairs_per_prompt: Annotated[int, Field(ge=1)] = 4
+    steps_per_iteration: Annotated[int, Field(ge=1)] = 32
+    labels: Literal["soft", "drawn"] = "soft"
+
+    @property
+    def names(self) -> list[str]:
+        """Everything that scores a response: reward functions, and pre-aligned policies."""
+        return [*self.objectives, *(name for name in self.policies if name not in self.objectives)]
+
+    @property
+    def reward_weights(self) -> dict[str, float]:
+        """The weights of what makes up the reward: all but the constraints; 1 for a policy that is not an objective."""
+        weights = {name: self.objectives[name].weight if name in self.objectives else 1.0 for name in self.names}
+        return {name: weight for name, weight in weights.items() if name not in self.caid.thresholds}
+
+
+def read_caid_settings(config: DictConfig) -> CaidSettings:
+    """Validate our part of a resolved config, and all that can be known from the config and the disk.
+
+    Raises:
+        CtwaError: what is wrong, where, and what to write instead.
+    """
+    settings = read_settings(config, CaidSettings)
+    if unknown := sorted(settings.caid.thresholds.keys() - set(settings.names)):
+        raise CtwaError(f"ctwa.caid.thresholds names {unknown}, which score nothing; write some of {settings.names}")
+    if not any(settings.reward_weights.values()):
+        raise CtwaError(
+            f"ctwa.caid.thresholds names all of {settings.names} (or the others have no weight): leave one out, which "
+            "is the reward"
+        )
+    for name, model in settings.policies.items():
+        if model.startswith(("/", ".", "~")) and not Path(model).expanduser().is_dir():
+            raise CtwaError(f"ctwa.policies.{name}: {model} does not exist; give a model folder or a name on a hub")
+    num_samples = config.actor_rollout_ref.rollout.val_kwargs.n
+    possible = num_samples * (num_samples - 1) // 2
+    if settings.pairs_per_prompt > possible:
+        raise CtwaError(
+            f"ctwa.pairs_per_prompt={settings.pairs_per_prompt}, but {num_samples} samples of a prompt make "
+            f"{possible} pairs: write less, or more samples (actor_rollout_ref.rollout.val_kwargs.n)"
+        )
+    if not config.actor_rollout_ref.rollout.val_kwargs.do_sample:
+        raise CtwaError("actor_rollout_ref.rollout.val_kwargs.do_sample=false: samples of a prompt would be the same")
+    check_settings(config, settings)
+    return settings
