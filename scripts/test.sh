@@ -17,6 +17,23 @@ else
     ctwa_setup_vllm
 fi
 export PATH="$CTWA_VENV/bin:$PATH"
+# Tests of the report look at it in a browser: one on the PATH, else playwright's own, kept beside the environment.
+export PLAYWRIGHT_BROWSERS_PATH="$CTWA_VENV/browsers"
+if [[ -z "${CTWA_CHROMIUM:-}" ]] && ! command -v chromium chromium-browser google-chrome >/dev/null; then
+    log="$CTWA_VENV/browsers.log"
+    find_own() { find "$PLAYWRIGHT_BROWSERS_PATH" -type f -name chrome-headless-shell -print -quit 2>/dev/null || true; }
+    if [[ -z "$(find_own)" ]]; then
+        say "Fetching a Chromium for the tests of the report."
+        timeout 300 python -m playwright install --only-shell chromium >"$log" 2>&1 || true
+    fi
+    CTWA_CHROMIUM="$(find_own)"
+    if [[ -n "$CTWA_CHROMIUM" ]] && "$CTWA_CHROMIUM" --version >>"$log" 2>&1; then
+        export CTWA_CHROMIUM
+    else
+        unset CTWA_CHROMIUM
+        say "Note: no Chromium could be fetched or started ($log); tests in a browser are skipped. Install chromium to have them."
+    fi
+fi
 # Several processes share the cores: with more threads each they wait for one another.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 

@@ -1,21 +1,16 @@
 """The report in a headless Chromium; skipped where none is installed."""
 
-import shutil
-
 import pytest
 from playwright.sync_api import sync_playwright
 
 from ctwa.monitor.report import write_report
+from tests.monitor.browsers import CHROMIUM, needs_chromium
 from tests.monitor.test_report import make_full_run, paths
 
 __all__ = ["make_full_run", "paths"]
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the PATH: apt-get install chromium"),
-]
+pytestmark = [pytest.mark.browser, needs_chromium]
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import gzip
 import http.client
 import json
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -17,9 +16,8 @@ from ctwa.errors import CtwaError
 from ctwa.monitor import RunFolder, TraceWriter
 from ctwa.monitor.report import make_report, page
 from ctwa.monitor.watch.web import LiveReport, Server
+from tests.monitor.browsers import CHROMIUM, needs_chromium
 from tests.monitor.runs import info, step_metrics
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @pytest.fixture
@@ -151,7 +149,7 @@ def test_the_command_says_where_and_ends_with_ctrl_c(make_run):
 
 
 @pytest.mark.browser
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the PATH: apt-get install chromium")
+@needs_chromium
 def test_the_page_refreshes_itself_keeps_the_view_and_asks_nobody_else(make_run, serve):
     from playwright.sync_api import sync_playwright
 
