@@ -100,7 +100,8 @@ class GenerationConfig(_Config):
         max_tokens: of a completion.
         seed: of the draws.
         backend: what generates.
-        batch_size: completions at once (transformers).
+        gpu_memory_utilization: the share of the device's memory that vLLM takes; on a CPU, of main memory.
+        batch_size: completions at once.
         template_kwargs: variables of the chat template.
         reference_length: for rewards that ask for `reference_tokens`; `fixed` without a number is the mean length of
             the first model's completions.
@@ -118,6 +119,7 @@ class GenerationConfig(_Config):
     max_tokens: Count = 512
     seed: int = 0
     backend: Literal["transformers", "vllm"] = "transformers"
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
     batch_size: Count = 64
     template_kwargs: dict[str, Any] = {}
     reference_length: Annotated[FixedReferenceConfig | GroupReferenceConfig, Field(discriminator="type")] | None = None

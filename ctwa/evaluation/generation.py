@@ -106,7 +106,7 @@ def generate(
     backend = with_vllm if config.backend == "vllm" else with_transformers
     found = cached(
         cache / f"completions-{digest(wanted)}.json",
-        lambda: backend(model, rows, seeds, sampling, config.batch_size, progress),
+        lambda: backend(model, rows, seeds, sampling, config, progress),
     )
     texts = model.tokenizer.batch_decode([ids for ids, _ in found], skip_special_tokens=True)
     return [
@@ -120,15 +120,15 @@ def with_transformers(
     prompts: Sequence[list[int]],
     seeds: Sequence[int],
     sampling: Sampling,
-    batch_size: int,
+    config: GenerationConfig,
     progress: Progress,
 ) -> list[tuple[list[int], bool]]:
     """Completions (tokens, whether they ended by themselves) by our own decode loop, in batches of similar length."""
     eos_ids, pad_id = end_tokens(model.weights)
     order = sorted(range(len(prompts)), key=lambda n: -len(prompts[n]))
     found: dict[int, tuple[list[int], bool]] = {}
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
+    for start in range(0, len(order), config.batch_size):
+        batch = order[start : start + config.batch_size]
         completions = generate_batch(
             model.weights, [prompts[n] for n in batch], sampling, [seeds[n] for n in batch], eos_ids, pad_id
         )
@@ -143,7 +143,7 @@ def with_vllm(
     prompts: Sequence[list[int]],
     seeds: Sequence[int],
     sampling: Sampling,
-    batch_size: int,
+    config: GenerationConfig,
     progress: Progress,
 ) -> list[tuple[list[int], bool]]:
     """As :func:`with_transformers`, by vLLM's offline engine, which forms its batches itself.
@@ -169,7 +169,8 @@ def with_vllm(
             dtype=model.dtype,
             trust_remote_code=model.trust_remote_code,
             max_model_len=max(map(len, prompts)) + sampling.max_tokens,
-            max_num_seqs=batch_size,
+            max_num_seqs=config.batch_size,
+            gpu_memory_utilization=config.gpu_memory_utilization,
             generation_config="vllm",  # and not a model's own temperature and penalties
             seed=0,
         )

@@ -102,6 +102,12 @@ def perplexity(
             model.weights, rows, max_batch_tokens=config.batch_tokens, progress=progress
         ).tolist(),
     )
+    if not np.isfinite(sums_N).all():
+        row = int(text_N[~np.isfinite(sums_N)][0])
+        raise CtwaError(
+            f"model '{model.name}' gives {config.data}, row {row} (from 0), a log-probability that is not finite; "
+            "write dtype: float32, or give another model"
+        )
     nats_P = -np.bincount(text_N, weights=sums_N).astype(np.float64)
     tokens_P = np.bincount(text_N, weights=[len(scored) for _, scored in rows]).astype(np.float64)
     bytes_P = np.array([len(text.encode()) for text in texts], dtype=np.float64)

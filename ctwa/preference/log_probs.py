@@ -13,7 +13,8 @@ from ctwa.preference.tokenization import TokenSet
 
 Tokens = Sequence[int]
 MAX_BATCH_TOKENS = 8192
-_LOGITS_AT_ONCE = 2**25  # in float32: 128 MB
+_MAX_LOGITS = 2**29  # of a batch, as the model gives them: 2 GB in float32
+_LOGITS_AT_ONCE = 2**25  # converted to float32 together: 128 MB
 
 
 @torch.inference_mode()
@@ -31,7 +32,8 @@ def continuation_log_probs(
     Args:
         model: a causal language model of transformers, on any device.
         rows: what is given, one token at least, and the continuation, as token ids without padding.
-        max_batch_tokens: of a batch, padding included; a longer row is a batch of its own.
+        max_batch_tokens: of a batch, padding included; a longer row is a batch of its own. Fewer where the vocabulary
+            is so large that their logits would fill the memory.
         progress: called with the number of rows that are done.
 
     Returns:
@@ -40,6 +42,7 @@ def continuation_log_probs(
     if not all(given and continuation for given, continuation in rows):
         raise CtwaError("a text has no token, or nothing before its first one; leave out empty texts and prompts")
     lengths = [len(given) + len(continuation) for given, continuation in rows]
+    max_batch_tokens = min(max_batch_tokens, _MAX_LOGITS // model.config.get_text_config().vocab_size)
     order = sorted(range(len(rows)), key=lambda n: -lengths[n])  # the longest first: what does not fit, fails at once
     sums_N = torch.zeros(len(rows), dtype=torch.float64)
     done = 0

@@ -79,6 +79,14 @@ def test_it_is_not_computed_twice(model: Model, tmp_path: Path, monkeypatch: pyt
     assert np.array_equal(again["perplexity"].numerators_P, first["perplexity"].numerators_P)
 
 
+def test_a_model_that_gives_no_number_is_named(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing = torch.full((len(TEXTS),), float("nan"))
+    monkeypatch.setattr("ctwa.evaluation.perplexity.continuation_log_probs", lambda *_, **__: nothing)
+
+    with pytest.raises(CtwaError, match=r"model 'base' gives x.jsonl, row 0 .* not finite; write dtype: float32"):
+        measured(model, TEXTS, PerplexityConfig(data=Path("x.jsonl")), tmp_path)
+
+
 class TestData:
     def test_a_column_of_rows(self, lines) -> None:
         path = lines([{"body": text} for text in TEXTS])

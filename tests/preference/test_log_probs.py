@@ -48,6 +48,16 @@ def test_logits_in_parts_are_the_same(model, monkeypatch):
     assert torch.equal(continuation_log_probs(model, rows), whole)
 
 
+def test_a_large_vocabulary_makes_batches_smaller(model, monkeypatch):
+    rows = [(pair.prompt, pair.rejected) for pair in PAIRS]
+    sizes = []
+    monkeypatch.setattr(module, "_MAX_LOGITS", 8 * model.config.vocab_size)
+    found = continuation_log_probs(model, rows, progress=sizes.append)
+
+    assert sizes == [1, 2, 3]
+    assert found.tolist() == pytest.approx([by_hand(model, *row) for row in rows], abs=1e-5)
+
+
 def test_progress_ends_at_the_number_of_responses(model):
     seen = []
     response_log_probs(model, TokenSet("pairs", (), PAIRS, {}), max_batch_tokens=8, progress=seen.append)
