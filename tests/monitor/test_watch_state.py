@@ -8,7 +8,8 @@ from rich.cells import cell_len
 
 from ctwa.errors import CtwaError
 from ctwa.monitor import RunFolder, TraceWriter, read_trace
-from ctwa.monitor.alarms import AlarmMonitor
+from ctwa.monitor.alarms import AlarmLimits, AlarmMonitor
+from ctwa.monitor.trace import EventWriter
 from ctwa.monitor.watch.screen import draw
 from ctwa.monitor.watch.state import Curve, WatchedRun
 from ctwa.monitor.watch.writer import WriterSearch
@@ -55,6 +56,32 @@ def test_the_alarms_are_those_of_the_whole_trace(make_run):
     run = watched(folder)
     assert run.alarms.episodes == monitor.episodes
     assert "over: negative-covariance, steps 6 to 19" in text_of(run)
+
+
+def test_the_limits_of_alarms_are_the_runs_and_change_with_them(make_run):
+    steps = {step: step_metrics(accuracy=-0.5, clarity=0.5) for step in range(1, 4)}
+    folder = make_run("run", steps, info(alarms=AlarmLimits(negative_covariance_steps=3)))
+    run = watched(folder)
+    assert [(alarm.kind, alarm.step) for alarm in run.alarms.active] == [("negative-covariance", 3)]
+    resumed = info(alarms=AlarmLimits(negative_covariance_steps=2))
+    folder.info.write_text(resumed.model_dump_json(by_alias=True))
+    os.utime(folder.info, ns=(0, 1))
+    run.poll()
+    assert [alarm.step for alarm in run.alarms.active] == [2]
+    assert (run.step, run.trained) == (3, 6.0)
+
+
+def test_a_run_that_an_alarm_stopped_says_so_until_it_is_resumed(make_run):
+    folder = make_run("run", {1: step_metrics(accuracy=0.5)})
+    with EventWriter(folder.events, clock=lambda: 20.0) as events:
+        events.write("stop", "stopped by the alarm drop", step=1)
+        events.write("alarm", "drop: ...", step=1)
+        run = watched(folder, now=30.0)
+        status = run.status()
+        assert (status.word, status.text) == ("ended", "stopped by the alarm drop")
+        events.write("resume", "continuing from global_step_1", step=1)
+        run.poll()
+        assert run.status().word == "going on"
 
 
 def test_a_large_trace_is_read_in_parts(make_run, monkeypatch):
