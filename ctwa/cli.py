@@ -62,6 +62,7 @@ def prefer(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved configuration and the plan; start nothing.")
     ] = False,
+    stop_on: Annotated[list[str] | None, typer.Option(metavar="ALARM", help=STOP_ON)] = None,
 ) -> None:
     """Align a model with several objectives' preference pairs, without a reward model (docs/preference.md).
 
@@ -70,7 +71,8 @@ def prefer(
     """
     from ctwa.engine.preference.launch import prefer
 
-    prefer(overrides or [], dry_run=dry_run)
+    if prefer(overrides or [], stop_on=stop_on or [], dry_run=dry_run) is not None:
+        sys.exit(STOPPED)
 
 
 @app.command(context_settings={"ignore_unknown_options": True})

@@ -121,6 +121,12 @@ class MultiObjectiveEngine(FSDPEngineWithLMHead):
         ):
             yield
 
+    def _build_lora_module(self, module: nn.Module) -> nn.Module:
+        # peft draws an adapter's first weights from the global generator, whose state here depends on the ranks.
+        with torch.random.fork_rng():
+            torch.manual_seed(self.engine_config.seed)
+            return super()._build_lora_module(module)
+
     def trained(self) -> list[nn.Parameter]:
         """What the optimizer moves: this rank's shards."""
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]

@@ -19,6 +19,9 @@ from torch.nn.functional import logsigmoid
 
 from ctwa.errors import CtwaError
 
+ROUNDING = 1e-6
+"""Margins below it are the reference's own: its log-probabilities may come of other batches than the policy's."""
+
 Positive = Annotated[float, Field(gt=0)]
 
 
@@ -276,7 +279,7 @@ def preference_metrics(
                 other_P = torch.where(first_P, rejected_P, chosen_P)[decided_P]
                 margin_P = preferred_P - other_P
                 values |= {
-                    "accuracy": ((margin_P.sign() + 1) / 2).mean(),
+                    "accuracy": torch.where(margin_P.abs() < ROUNDING, 0.5, (margin_P > 0).to(margin_P)).mean(),
                     "margin": margin_P.mean(),
                     "reward_preferred": preferred_P.mean(),
                     "reward_dispreferred": other_P.mean(),

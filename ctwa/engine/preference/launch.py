@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
@@ -26,23 +26,32 @@ from ctwa.preference.sampling import PairSampler
 
 if TYPE_CHECKING:
     from ctwa.engine.preference.data import PreferenceData
+    from ctwa.engine.recorder import Recorder
+    from ctwa.monitor.alarms import Alarm
 
 RESULT = "share of held-out pairs that the policy ranks as the objective prefers"
 
 
-def prefer(overrides: Sequence[str], *, dry_run: bool = False, console: Console | None = None) -> None:
+def prefer(
+    overrides: Sequence[str], *, stop_on: Sequence[str] = (), dry_run: bool = False, console: Console | None = None
+) -> Alarm | None:
     """Run ``ctwa prefer``.
 
     Args:
         overrides: Hydra overrides.
+        stop_on: alarms that end the run, beside those of the key ``ctwa.stop_on``.
         dry_run: print the resolved config and the plan, and start nothing.
         console: where to print.
+
+    Returns:
+        The alarm that ended the run, if one did.
 
     Raises:
         CtwaError: a mistake that was found before anything started.
         RunFailed: the run ended by an error, which the user has been told of.
     """
     config = compose_config(overrides, name="prefer", module="ctwa.config.prefer")
+    config.ctwa.stop_on = list(dict.fromkeys([*config.ctwa.stop_on, *stop_on]))
     set_environment(config)
     settings = check_preference_config(config)
     console = console or Console()
@@ -50,11 +59,11 @@ def prefer(overrides: Sequence[str], *, dry_run: bool = False, console: Console 
     if dry_run:
         console.print(OmegaConf.to_yaml(config), markup=False, highlight=False, soft_wrap=True)
         console.print(plan_text(config, settings, data, num_steps), markup=False, highlight=False, soft_wrap=True)
-        return
+        return None
     run = RunFolder.create(
         settings.run,
         OmegaConf.to_container(config, resolve=True),
-        _run_info(config, settings, num_steps),
+        run_info(config, settings, num_steps),
         resume=settings.resume,
         how_to_resume="ctwa.resume=true",
     )
@@ -62,8 +71,9 @@ def prefer(overrides: Sequence[str], *, dry_run: bool = False, console: Console 
         reporter = ConsoleReporter(run.read_info(), terminal, folder=run.path, every=settings.print_every)
         with following(run, reporter):
             reporter.header()
-            run_preference(config, settings, run, data, tokenizer, num_steps)
+            stopped_by = run_preference(config, settings, run, data, tokenizer, num_steps)
         terminal.print(Text(summary_text(write_summary(run))), soft_wrap=True, highlight=False)
+    return stopped_by
 
 
 def check_preference_config(config: DictConfig) -> PreferenceSettings:
@@ -140,38 +150,55 @@ def run_preference(
     data: PreferenceData,
     tokenizer: object,
     num_steps: int,
-) -> None:
-    """Start the engine, train, and end everything that was started."""
-    from ctwa.engine.preference.objective import PreferenceObjective
-    from ctwa.engine.preference.trainer import PreferenceTrainer
-    from ctwa.engine.preference.workers import PreferenceWorkers, start_workers
+) -> Alarm | None:
+    """Start the engine, train, and end everything that was started; the alarm that ended the run, if one did."""
+    from ctwa.engine.preference.workers import start_workers
     from ctwa.engine.recorder import Recorder
 
     began = time.monotonic()
-    actor = config.actor_rollout_ref.actor
-    recorder = Recorder(run, resume=settings.resume, num_samples=0, seed=settings.seed)
+    recorder = Recorder(run, resume=settings.resume, num_samples=0, seed=settings.seed, stop_on=settings.stop_on)
     with open_dict(config):
-        actor.optim.total_training_steps = num_steps
+        config.actor_rollout_ref.actor.optim.total_training_steps = num_steps
     try:
         with ray_session(config, transfer_queue=False):
-            workers = PreferenceWorkers(
-                start_workers(config),
-                PreferenceObjective(settings.loss, settings.names, skip_absent=not actor.use_dynamic_bsz),
-                pad_token_id=_pad_token_id(tokenizer),
-                micro_batch=1 if actor.use_dynamic_bsz else actor.ppo_micro_batch_size_per_gpu,
-            )
+            group = start_workers(config)
             recorder.event("start", f"the engine is up after {time.monotonic() - began:.0f} s")
             for source, reasons in data.skipped.items():
                 told = ", ".join(f"{number} {reason}" for reason, number in reasons.items())
                 recorder.event("skipped", f"rows left out of {source}: {told}")
-            if settings.needs_reference:
-                # The policy is the reference still: a checkpoint is loaded afterwards.
-                data.add_reference(settings, config.actor_rollout_ref.model.path, tokenizer, workers.log_probs)
-            PreferenceTrainer(
-                config, settings=settings, data=data, workers=workers, recorder=recorder, num_steps=num_steps
-            ).fit()
+            train(group, config, settings, recorder, data, tokenizer, num_steps)
     finally:
         recorder.close()
+    return recorder.stopped_by
+
+
+def train(
+    group: Any,
+    config: DictConfig,
+    settings: PreferenceSettings,
+    recorder: Recorder,
+    data: PreferenceData,
+    tokenizer: object,
+    num_steps: int,
+) -> None:
+    """Train on workers that are up, and hold the model that is the reference."""
+    from ctwa.engine.preference.objective import PreferenceObjective
+    from ctwa.engine.preference.trainer import PreferenceTrainer
+    from ctwa.engine.preference.workers import PreferenceWorkers
+
+    actor = config.actor_rollout_ref.actor
+    workers = PreferenceWorkers(
+        group,
+        PreferenceObjective(settings.loss, settings.names, skip_absent=not actor.use_dynamic_bsz),
+        pad_token_id=_pad_token_id(tokenizer),
+        micro_batch=1 if actor.use_dynamic_bsz else actor.ppo_micro_batch_size_per_gpu,
+    )
+    if settings.needs_reference:
+        # The policy is the reference still: a checkpoint is loaded afterwards.
+        data.add_reference(settings, config.actor_rollout_ref.model.path, tokenizer, workers.log_probs)
+    PreferenceTrainer(
+        config, settings=settings, data=data, workers=workers, recorder=recorder, num_steps=num_steps
+    ).fit()
 
 
 def plan_text(config: DictConfig, settings: PreferenceSettings, data: PreferenceData, num_steps: int) -> str:
@@ -204,7 +231,8 @@ def _engine(config: DictConfig) -> str:
     return f"{config.trainer.device}, {ranks} ranks, {config.actor_rollout_ref.actor.strategy}"
 
 
-def _run_info(config: DictConfig, settings: PreferenceSettings, num_steps: int) -> RunInfo:
+def run_info(config: DictConfig, settings: PreferenceSettings, num_steps: int) -> RunInfo:
+    """What runs, for the readers of the run's folder."""
     return RunInfo(
         method=f"{settings.method.type}, {settings.loss.type}",
         objectives={name: ObjectiveInfo(weight=weight) for name, weight in settings.weights.items()},
@@ -213,6 +241,7 @@ def _run_info(config: DictConfig, settings: PreferenceSettings, num_steps: int) 
         model=config.actor_rollout_ref.model.path,
         seed=settings.seed,
         result=RESULT,
+        alarms=settings.alarms,
         versions={package: version(package) for package in ("ctwa", "verl", "torch", "transformers", "ray")},
     )
 

@@ -35,13 +35,13 @@ class PreferenceObjective:
         names: the objectives, in alphabetical order.
         skip_absent: give no loss for an objective that no pair of the micro-batch is labelled for, and so save its
             backward pass. Only where the micro-batches of all ranks are labelled for the same objectives.
-        seen: the log-probabilities of the pairs that were met: (index in the batch, chosen, rejected) each.
+        seen: the log-probabilities of the pairs that were met, by micro-batch: index in the batch, chosen, rejected.
     """
 
     loss: PreferenceLoss
     names: tuple[str, ...]
     skip_absent: bool = True
-    seen: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
+    seen: dict[int, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
 
     def losses(self, model_output: dict[str, Any], data: TensorDict) -> list[Tensor | None]:
         """M losses; None for an objective that has no part in the micro-batch."""
@@ -62,7 +62,9 @@ class PreferenceObjective:
         log_probs_NT, mask_NT = _padded(model_output["log_probs"])[:, :-1], _padded(data["loss_mask"])[:, 1:]
         sums_N, lengths_N = sum_log_probs(log_probs_NT, mask_NT)
         reference_N = data.get("reference", None)
-        self.seen.append((data["pair"][::2].cpu(), sums_N[::2].detach().cpu(), sums_N[1::2].detach().cpu()))
+        pair_P = data["pair"][::2].cpu()
+        # Where the objectives take a pass each, a micro-batch is met several times.
+        self.seen[int(pair_P[0])] = (pair_P, sums_N[::2].detach().cpu(), sums_N[1::2].detach().cpu())
         return PairLogProbs(
             sums_N[::2],
             sums_N[1::2],
@@ -74,8 +76,8 @@ class PreferenceObjective:
 
     def take(self) -> TensorDict:
         """What was seen, in the order it was met: ``pair``, ``chosen``, ``rejected``, (P,) each."""
-        pair_P, chosen_P, rejected_P = (torch.cat(parts) for parts in zip(*self.seen, strict=True))
-        self.seen = []
+        pair_P, chosen_P, rejected_P = (torch.cat(parts) for parts in zip(*self.seen.values(), strict=True))
+        self.seen = {}
         fields = {"pair": pair_P, "chosen": chosen_P.double(), "rejected": rejected_P.double()}
         return TensorDict(fields, batch_size=len(pair_P))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +12,7 @@ from ctwa.aggregators.base import Aggregator
 from ctwa.aggregators.registry import AggregatorConfig, build_aggregator
 from ctwa.engine.settings import GradientSettings
 from ctwa.errors import CtwaError
+from ctwa.monitor.alarms import AlarmKind, AlarmLimits
 from ctwa.preference.data import PreferenceSource
 from ctwa.preference.early_stopping import EarlyStoppingConfig
 from ctwa.preference.losses import PreferenceLossConfig
@@ -76,6 +76,8 @@ class PreferenceSettings(BaseModel):
     reference_cache: str | None = None
     gradients: GradientSettings = Field(default_factory=GradientSettings)
     diagnostics: PreferenceDiagnostics = Field(default_factory=PreferenceDiagnostics)
+    alarms: AlarmLimits = Field(default_factory=AlarmLimits)
+    stop_on: list[AlarmKind] = Field(default_factory=list)
     print_every: Annotated[int, Field(ge=1)] = 1
 
     @property
@@ -114,7 +116,8 @@ def read_preference_settings(config: DictConfig) -> PreferenceSettings:
         CtwaError: every mistake of the node in one message, each with its key.
     """
     node = OmegaConf.to_container(config.ctwa, resolve=True)
-    assert isinstance(node, Mapping)
+    assert isinstance(node, dict)
+    node.pop("rewards", None)  # engine=gpu says how many processes run reward functions: here there are none
     try:
         return PreferenceSettings(**node)
     except ValidationError as error:

@@ -102,22 +102,28 @@ class PreferenceTrainer:
         self._load()
         if self.step == 0:
             self._finish_step(self._validate(), save=False)
-        while self.step < self.num_steps and not (self.early_stopping and self.early_stopping.stop):
+        while self.step < self.num_steps and not self._is_over():
             began = time.perf_counter()
             self.step += 1
             metrics = self._update()
             metrics["time/update_actor"] = time.perf_counter() - began
-            last = self.step == self.num_steps
+            alarm = self.recorder.stopping(self.step, metrics)
+            last = self.step == self.num_steps or alarm is not None
             if last or self._is_due(self.config.trainer.test_freq):
                 metrics |= self._validate()
                 metrics["time/testing"] = time.perf_counter() - began - metrics["time/update_actor"]
-            stops = self.early_stopping is not None and self.early_stopping.stop
-            save = last or stops or self._is_due(self.config.trainer.save_freq) or self._is_best()
+            save = last or self._is_over() or self._is_due(self.config.trainer.save_freq) or self._is_best()
             metrics["time/step"] = time.perf_counter() - began
             self._finish_step(metrics, save=save)
+            if alarm is not None and self.step < self.num_steps:
+                self.recorder.stop(alarm)
         if self.early_stopping is not None:
             self._point_to_best()
         self._tracking.finish()
+
+    def _is_over(self) -> bool:
+        """Whether early stopping or an alarm has ended the run."""
+        return self.recorder.stopped_by is not None or (self.early_stopping is not None and self.early_stopping.stop)
 
     def _update(self) -> dict[str, Any]:
         batch = self._draw()
