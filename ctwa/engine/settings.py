@@ -147,7 +147,10 @@ def read_settings(config: DictConfig, of: type[SettingsOf] = Settings) -> Settin
             scale_invariant=is_scale_invariant(config.algorithm),
         )
     except ValidationError as error:
-        lines = [f"ctwa.{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
+        lines = [
+            f"ctwa.{'.'.join(map(str, item['loc']))}: {item['msg'].removeprefix('Value error, ')}"
+            for item in error.errors()
+        ]
         raise CtwaError("the configuration is not valid:\n  " + "\n  ".join(lines)) from None
 
 

@@ -14,7 +14,6 @@ from statistics import fmean
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
-from pydantic_core import PydanticCustomError
 
 from ctwa.monitor.text import number
 from ctwa.monitor.trace import Record
@@ -342,8 +341,7 @@ KINDS: tuple[str, ...] = tuple(rule.kind for rule in RULES)
 
 def _known(kind: str) -> str:
     if kind not in KINDS:
-        words = {"kind": repr(kind), "known": ", ".join(KINDS)}
-        raise PydanticCustomError("alarm", "{kind} is no alarm; write some of {known}", words)
+        raise ValueError(f"{kind!r} is no alarm; write some of {', '.join(KINDS)}")
     return kind
 
 

@@ -198,4 +198,4 @@ def test_a_name_that_is_no_alarm_is_answered_with_those_that_are():
         kinds.validate_python(["drop", "{dorp}"])
     [error] = refused.value.errors()
     assert error["loc"] == (1,)
-    assert error["msg"].startswith("'{dorp}' is no alarm; write some of drop, negative-covariance, ")
+    assert error["msg"].startswith("Value error, '{dorp}' is no alarm; write some of drop, negative-covariance, ")
