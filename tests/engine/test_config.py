@@ -19,7 +19,7 @@ from ctwa.errors import CtwaError
 from ctwa.scalarizers.registry import METHODS
 
 ROOT = Path(__file__).parents[2]
-RECIPES = sorted((ROOT / "recipes").glob("*/*.sh"))
+RECIPES = sorted(path for task in ("testbed", "math500") for path in (ROOT / "recipes" / task).glob("*.sh"))
 
 Compose = Callable[..., DictConfig]
 
