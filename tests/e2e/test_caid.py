@@ -1,0 +1,95 @@
+"""`ctwa caid` on the engine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from ctwa.engine.preference.caid_trainer import REFERENCE_FILE, Samples
+from ctwa.preference.dual import Dual
+from tests.e2e.conftest import Run
+
+pytestmark = pytest.mark.e2e
+
+SETTINGS = [
+    "ctwa.caid.thresholds={accuracy:0.02}",
+    "ctwa.caid.beta=0.5",
+    "ctwa.caid.iterations=2",
+    "ctwa.caid.stop_at=0",
+    "ctwa.steps_per_iteration=2",
+    "ctwa.pairs_per_prompt=3",
+    "data.train_batch_size=8",
+    "data.val_max_samples=16",
+    "actor_rollout_ref.rollout.val_kwargs.n=6",
+    "trainer.n_gpus_per_node=1",
+]
+Caid = Callable[..., Run]
+
+
+@pytest.fixture(scope="module")
+def caid(testbed: Path, run_command: Callable[[Path, list[str]], Run]) -> Caid:
+    """Start a run of `ctwa caid`, wait for its end."""
+
+    def start(folder: Path, *overrides: str) -> Run:
+        own = [f"ctwa.run={folder}", f"ctwa.task_dir={testbed}"]
+        return run_command(folder, ["-m", "ctwa.cli", "caid", *own, *SETTINGS, *overrides]).checked()
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def two_policies(caid: Caid, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return caid(tmp_path_factory.mktemp("caid") / "run")
+
+
+def test_the_multipliers_are_those_of_the_samples_and_move_against_the_slack(two_policies: Run) -> None:
+    samples = Samples.read(two_policies.folder / REFERENCE_FILE)
+    reward_PS = 0.333 * samples.scores_PS["conciseness"] + 0.334 * samples.scores_PS["clarity"]
+    solution = Dual(reward_PS, {"accuracy": samples.scores_PS["accuracy"]}, {"accuracy": 0.02}, beta=0.5).solve()
+    records = two_policies.records
+    assert records[0]["dual/multiplier/accuracy"] == pytest.approx(solution.multipliers["accuracy"])
+    assert records[0]["val/accuracy"] == pytest.approx(float(samples.scores_PS["accuracy"].mean()))
+    first = records[2]
+    assert records[1]["ctwa/weight/accuracy"] == pytest.approx(solution.multipliers["accuracy"])
+    assert first["caid/slack/accuracy"] == pytest.approx(first["val/accuracy"] - records[0]["val/accuracy"] - 0.02)
+    eta = 0.5 / solution.curvature["accuracy"]
+    moved = max(solution.multipliers["accuracy"] - eta * first["caid/slack/accuracy"], 0)
+    assert first["caid/multiplier/accuracy"] == pytest.approx(moved)
+    assert records[3]["ctwa/weight/accuracy"] == pytest.approx(moved)
+    assert [len(two_policies.records), max(record["caid/policies"] for record in records[2::2])] == [5, 2]
+
+
+def test_a_resumed_run_is_the_unbroken_one_to_the_bit(two_policies: Run, caid: Caid, tmp_path: Path) -> None:
+    """Broken off when the first policy was trained and not yet sampled, as a crash leaves it."""
+    folder = tmp_path / "run"
+    caid(folder, "ctwa.caid.iterations=1")
+    lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (folder / "metrics.jsonl").write_text("".join(lines[:2]))
+    resumed = caid(folder, "ctwa.resume=true")
+    for step, (one, other) in enumerate(zip(two_policies.records, resumed.records, strict=True)):
+        for key in one.keys() - {key for key in one if key.startswith("time/")}:
+            assert one[key] == other[key], (step, key)
+
+    def weights(run: Run) -> dict:
+        return load_file(run.folder / "checkpoints/global_step_4/actor/huggingface/model.safetensors")
+
+    ours, theirs = weights(two_policies), weights(resumed)
+    assert all((ours[name] == theirs[name]).all() for name in ours)
+
+
+def test_implicit_rewards_of_a_policy_that_is_the_reference_are_zero(caid: Caid, testbed: Path, tmp_path: Path) -> None:
+    """PeCAID: the policy stands in for a scorer; the reference itself prefers nothing."""
+    run = caid(
+        tmp_path / "run",
+        "ctwa.caid.iterations=1",
+        f"ctwa.policies={{style:{testbed / 'model'}}}",
+        "ctwa.labels=drawn",
+    )
+    samples = Samples.read(run.folder / REFERENCE_FILE)
+    assert samples.scores_PS["style"].abs().max() == 0
+    assert "style" in json.loads((run.folder / "run.json").read_text())["objectives"]
+    assert run.records[2]["val/style"] == 0
