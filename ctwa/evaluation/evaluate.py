@@ -185,13 +185,13 @@ class _Evaluation:
             by_model[name] = {}
             for token_set, policy, reference in zip(pairs.tokens[name], log_probs[name], references, strict=True):
                 by_model[name] |= preferences.ratios(config.loss, token_set, policy, reference)
-        metrics = {
-            f"preference/{objective}/{metric}": self._measured(
-                [by_model[name][objective][metric] for name in self.names]
-            )
-            for objective in config.objectives
-            for metric in by_model[self.names[0]][objective]
-        }
+        metrics = self._measured(
+            {
+                f"preference/{objective}/{metric}": [by_model[name][objective][metric] for name in self.names]
+                for objective in config.objectives
+                for metric in by_model[self.names[0]][objective]
+            }
+        )
         about = {
             "loss": config.loss.model_dump(mode="json"),
             "reference": self._about(self.reference) if self.reference else None,
@@ -223,9 +223,9 @@ class _Evaluation:
             name: sum(len(scored) for of_text in windows[name] for _, scored in of_text) for name in self.names
         }
         num_texts = len(windows[self.names[0]])
-        metrics = {
-            metric: self._measured([found[name][metric] for name in self.names]) for metric in found[self.names[0]]
-        }
+        metrics = self._measured(
+            {metric: [found[name][metric] for name in self.names] for metric in found[self.names[0]]}
+        )
         about = {"data": str(config.data), "num_texts": num_texts, "num_tokens": num_tokens}
         notes = []
         if len(set(num_tokens.values())) > 1:
@@ -257,9 +257,9 @@ class _Evaluation:
             found[model.name] = generation.ratios(of_model, evaluation, len(rows))
             records += generation.sample_rows(model, of_model, rows, evaluation)
         self._write_lines("samples.jsonl", records)
-        metrics = {
-            metric: self._measured([found[name][metric] for name in self.names]) for metric in found[self.names[0]]
-        }
+        metrics = self._measured(
+            {metric: [found[name][metric] for name in self.names] for metric in found[self.names[0]]}
+        )
         about = {
             "data": str(config.data),
             "num_prompts": len(rows),
@@ -297,7 +297,7 @@ class _Evaluation:
                 ratio = Ratio(
                     np.array([score or 0.0 for score in scores]), np.array([float(s is not None) for s in scores])
                 )
-                measured[name] = measure([ratio])[0]
+                measured[name] = measure({name: [ratio]})[name][0]
                 outcomes[name] = dict(Counter(each.outcome for each in judgements))
                 records += [{"schema": 1, "model": name, "baseline": baseline, **vars(each)} for each in judgements]
                 notes += judge.notes(name, judgements)
@@ -306,8 +306,9 @@ class _Evaluation:
         title = f"judge: {config.model}, {num} prompts in both orders; win rate over {baseline}, a tie counts half"
         return Section("judge", title, about, {"judge/win_rate": measured}, notes)
 
-    def _measured(self, ratios: Sequence[Ratio]) -> dict[str, Measured]:
-        return dict(zip(self.names, measure(ratios), strict=True))
+    def _measured(self, metrics: Mapping[str, Sequence[Ratio]]) -> dict[str, dict[str, Measured]]:
+        measured = measure(metrics)
+        return {metric: dict(zip(self.names, measured[metric], strict=True)) for metric in metrics}
 
     def _write_lines(self, name: str, records: Sequence[Mapping[str, Any]]) -> None:
         lines = [json.dumps(record, allow_nan=False, default=str).encode() + b"\n" for record in records]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,17 +67,32 @@ class Measured:
     difference: Interval | None
 
 
-def measure(ratios: Sequence[Ratio]) -> list[Measured]:
-    """The models' numbers with percentile bootstrap intervals over the P prompts, the first model's the baseline.
+def measure(metrics: Mapping[str, Sequence[Ratio]]) -> dict[str, list[Measured]]:
+    """Every metric's numbers with percentile bootstrap intervals, one a model, the first model's the baseline.
 
-    Every resample of prompts is the same for all models, and the same in every evaluation of P prompts.
+    Prompts are resampled in the same way for all models and metrics, and in every evaluation of as many prompts.
 
     Args:
-        ratios: one a model, over the same P prompts.
+        metrics: by name, one ratio a model, over the same prompts for all models. Metrics may differ in their prompts.
     """
-    columns_PC = np.stack([part for ratio in ratios for part in (ratio.numerators_P, ratio.denominators_P)], axis=1)
-    sums_DC = resampled_sums(columns_PC)
-    both_PR = columns_PC[:, 1::2] > 0
+    by_size: dict[int, list[str]] = {}
+    for name, ratios in metrics.items():
+        by_size.setdefault(len(ratios[0].numerators_P), []).append(name)
+    found = {}
+    for names in by_size.values():
+        parts = [
+            part for name in names for ratio in metrics[name] for part in (ratio.numerators_P, ratio.denominators_P)
+        ]
+        sums_DC = resampled_sums(np.stack(parts, axis=1))  # all at once: drawing the prompts is what takes the time
+        column = 0
+        for name in names:
+            width = 2 * len(metrics[name])
+            found[name] = _measure(metrics[name], sums_DC[:, column : column + width])
+            column += width
+    return {name: found[name] for name in metrics}
+
+
+def _measure(ratios: Sequence[Ratio], sums_DC: Floats) -> list[Measured]:
     draws, measured = [], []
     for index, ratio in enumerate(ratios):
         with np.errstate(invalid="ignore", divide="ignore"):  # a resample may have nothing to count
@@ -86,7 +101,7 @@ def measure(ratios: Sequence[Ratio]) -> list[Measured]:
         difference = None
         baseline = ratios[0].value
         if index and ratio.value is not None and baseline is not None:
-            num = int((both_PR[:, 0] & both_PR[:, index]).sum())
+            num = int(((ratio.denominators_P > 0) & (ratios[0].denominators_P > 0)).sum())
             from_, to = _interval(draws[index] - draws[0]) if num > 1 else (None, None)
             difference = Interval(ratio.value - baseline, from_, to, num)
         measured.append(Measured(ratio.value, ratio.standard_error, low, high, ratio.num, difference))
