@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -97,13 +98,18 @@ def methods() -> None:
     """List the methods: what each combines, and what a step costs beyond one with fixed weights."""
     from rich.table import Table
 
+    from ctwa.preference.catalogue import ALIGNMENT
     from ctwa.scalarizers.catalogue import CATALOGUE
 
-    table = Table("method", "level", "extra passes a step", "memory", "what it does", "source", box=None)
+    rewards = Table("method", "level", "extra passes a step", "memory", "what it does", "source", box=None)
     for name, info in CATALOGUE.items():
-        table.add_row(name, info.level, info.passes, info.memory, info.summary, info.source)
+        rewards.add_row(name, info.level, info.passes, info.memory, info.summary, info.source)
+    preferences = Table("method", "command", "extra passes a step", "what it does", "source", box=None)
+    for name, way in ALIGNMENT.items():
+        preferences.add_row(name, way.command, way.passes, way.summary, way.source)
     # One line each where the output goes to a file or a pipe, which have no width.
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    console.print("from rewards: ctwa train", rewards, "\nfrom preferences", preferences, sep="\n")
 
 
 @app.command()
@@ -182,6 +188,37 @@ def watch(
         from ctwa.monitor.watch.web import serve
 
         serve(run, web, say=print)
+
+
+@app.command()
+def merge(
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL=WEIGHT...", help="Folders of models, runs or LoRA adapters.")
+    ],
+    out: Annotated[Path, typer.Option(help="The folder of the merged model; it must not exist yet.")],
+) -> None:
+    """Merge models that began as the same one, by weights of which only the ratios matter: Rewarded Soups.
+
+    E.g. ctwa merge runs/helpful=0.3 runs/harmless=0.7 --out runs/soup. A run stands for its newest complete checkpoint.
+    """
+    from ctwa.evaluation.models import locate
+    from ctwa.preference.merging import ADAPTER_CONFIG, merge_folders
+
+    weights: dict[str, float] = {}
+    for each in models:
+        model, _, weight = each.rpartition("=")
+        try:
+            number = float(weight)
+        except ValueError:
+            number = math.nan
+        if not model or math.isnan(number):
+            raise CtwaError(f"{each} is no model with a weight; write e.g. runs/helpful=0.3")
+        if model in weights:
+            raise CtwaError(f"{model} is there twice; give each model once")
+        weights[model] = number
+    adapters = {model for model in weights if (Path(model) / ADAPTER_CONFIG).is_file()}
+    merge_folders({model: Path(model if model in adapters else locate(model)) for model in weights}, weights, out)
+    print(f"merged: {out}")
 
 
 @app.command("eval")
