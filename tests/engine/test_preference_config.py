@@ -13,9 +13,15 @@ from omegaconf import DictConfig
 from ctwa.engine.launch import compose_config
 from ctwa.engine.preference.caid_settings import read_caid_settings
 from ctwa.engine.preference.caid_trainer import Samples
+from ctwa.engine.preference.data import load_policy
 from ctwa.engine.preference.launch import check_preference_config, plan_text, prepare_data
 from ctwa.errors import CtwaError
+from ctwa.preference.log_probs import response_log_probs
+from ctwa.preference.losses import PairLogProbs, objective_losses
+from ctwa.preference.modpo import Modpo
+from ctwa.testbed.model import build_model
 from ctwa.testbed.preferences import make_preferences
+from ctwa.testbed.tokenizer import build_tokenizer
 
 Compose = Callable[..., DictConfig]
 
@@ -117,3 +123,60 @@ def test_samples_come_back_as_they_were_written(tmp_path: Path) -> None:
     assert (again.prompts, again.responses) == (samples.prompts, samples.responses)
     assert torch.equal(again.scores_PS["g h"], samples.scores_PS["g h"])
     assert pq.read_table(tmp_path / "samples.parquet").num_rows == 6
+
+
+def test_modpo_is_dpo_with_another_beta_and_another_reference(prefer: Compose, task_dir: Path, tmp_path: Path) -> None:
+    """Through the reference's file and the margin policy's, against MODPO's own formula."""
+    policy = tmp_path / "policy"
+    build_model(seed=5).save_pretrained(policy)
+    build_tokenizer().save_pretrained(policy)
+    config = prefer(
+        "method=linear",
+        "ctwa.objectives.accuracy.weight=0.8",
+        "ctwa.objectives.conciseness.weight=0.2",
+        f"ctwa.modpo={{objective: accuracy, policies: {{conciseness: {policy}}}}}",
+        f"ctwa.reference_cache={tmp_path / 'cache'}",
+    )
+    settings = check_preference_config(config)
+    data, tokenizer, _ = prepare_data(config, settings)
+    (part,) = data.train
+    generator = torch.Generator().manual_seed(0)
+    reference_2P, policy_2P = (-30 * torch.rand(2, 40, generator=generator, dtype=torch.float64) for _ in range(2))
+    data.add_reference(
+        settings,
+        str(task_dir / "model"),
+        tokenizer,
+        lambda pairs: tuple(reference_2P[:, : len(pairs)]),  # type: ignore[arg-type, return-value]
+    )
+    data.add_margins(settings, tokenizer)
+    margin_2P = torch.stack(response_log_probs(load_policy(str(policy)), part.tokens))
+    assert part.reference_P2 is not None
+
+    zeros = torch.zeros(40, dtype=torch.int64)
+    labels_PM = torch.tensor([[pair.labels["accuracy"]] for pair in part.pairs])
+    ours = objective_losses(
+        settings.training_loss, PairLogProbs(*policy_2P, zeros, zeros, *part.reference_P2.unbind(1)), labels_PM
+    )[:, 0]
+
+    def difference(log_probs_2P: torch.Tensor) -> torch.Tensor:
+        return labels_PM[:, 0] * (log_probs_2P[0] - log_probs_2P[1])
+
+    margin_P = 0.1 * (difference(policy_2P) - difference(reference_2P))
+    others = {"conciseness": 0.1 * (difference(margin_2P) - difference(reference_2P))}
+    assert settings.modpo is not None
+    torch.testing.assert_close(ours, Modpo(settings.modpo, settings.weights).losses(margin_P, others))
+    assert settings.trained == ("accuracy",)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["ctwa.modpo={objective: humour, policies: {}}"], "humour"),
+        (["ctwa.modpo={objective: accuracy, policies: {}}"], "conciseness"),
+        (["ctwa.modpo={objective: accuracy, policies: {conciseness: /nowhere/policy}}"], "/nowhere/policy"),
+        (["ctwa.modpo={objective: accuracy, policies: {conciseness: a/b}}", "loss=simpo"], "loss=dpo method=linear"),
+    ],
+)
+def test_a_mistake_of_modpo_is_named(prefer: Compose, overrides: list[str], told: str) -> None:
+    with pytest.raises(CtwaError, match=told):
+        check_preference_config(prefer("method=linear", *overrides))

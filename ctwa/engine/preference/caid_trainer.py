@@ -21,6 +21,7 @@ from ctwa.engine import checkpoint
 from ctwa.engine.gradients import GradientPlan
 from ctwa.engine.preference.batches import PairBatch
 from ctwa.engine.preference.caid_settings import CaidSettings
+from ctwa.engine.preference.data import load_policy
 from ctwa.engine.preference.objective import SOFT_LABEL, PreferenceObjective
 from ctwa.engine.preference.trainer import Scored
 from ctwa.engine.preference.workers import PreferenceWorkers
@@ -110,7 +111,7 @@ class CaidTrainer(MultiObjectiveTrainer):
             pad_token_id=self.tokenizer.pad_token_id,
             micro_batch=1 if actor.use_dynamic_bsz else actor.ppo_micro_batch_size_per_gpu,
         )
-        self._policies = {name: _load_policy(model) for name, model in settings.policies.items()}
+        self._policies = {name: load_policy(model) for name, model in settings.policies.items()}
         reference = self._reference_samples()
         self._draw_pairs(reference)
         self._reference_P2 = torch.stack(self._workers.log_probs(self._pairs), 1)
@@ -158,7 +159,7 @@ class CaidTrainer(MultiObjectiveTrainer):
     def _implicit_scores(self, rows: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> dict[str, Tensor]:
         """The rewards that pre-aligned policies stand for."""
         if not hasattr(self, "_reference_policy"):
-            self._reference_policy = _load_policy(self.config.actor_rollout_ref.model.path)
+            self._reference_policy = load_policy(self.config.actor_rollout_ref.model.path)
         reference_N = continuation_log_probs(self._reference_policy, rows)
         return {
             name: implicit_reward(
@@ -331,11 +332,3 @@ class CaidTrainer(MultiObjectiveTrainer):
             self.reference_length.load_state_dict(state["reference_length"])
         self._trained_metrics = state["metrics"]
         return True
-
-
-def _load_policy(model: str) -> Any:
-    """A policy of ``transformers``, on the driver's accelerator if it has one."""
-    from transformers import AutoModelForCausalLM
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return AutoModelForCausalLM.from_pretrained(model, dtype="auto").to(device).eval()

@@ -10,11 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from ctwa.engine.preference.settings import PreferenceSettings
 from ctwa.errors import CtwaError
 from ctwa.preference.data import PairSet, load_preferences, split_pairs
+from ctwa.preference.log_probs import response_log_probs
+from ctwa.preference.modpo import Modpo
 from ctwa.preference.reference import cached_reference, fingerprint, model_fingerprint
 from ctwa.preference.tokenization import PairTokens, TokenSet, tokenize_pairs
 
@@ -28,7 +30,8 @@ class Part:
     Attributes:
         tokens: the pairs.
         name: of the part, for its file.
-        reference_P2: the reference's log-probabilities, float64; None until they are known, or not needed.
+        reference_P2: the log-probabilities that the loss compares with, float64: the reference's, or what MODPO makes
+            of them; None until they are known, or not needed.
     """
 
     tokens: TokenSet
@@ -63,13 +66,48 @@ class PreferenceData:
         Raises:
             CtwaError: a file is of another model or of other pairs.
         """
-        model_digest = _model_digest(model)
         for part in (*self.train, *self.validation):
-            wanted = fingerprint(part.tokens, model=model_digest, tokenizer=tokenizer, max_length=settings.max_length)
-            found = cached_reference(
-                settings.cache / f"{part.name}.npz", wanted, len(part.pairs), partial(compute, part.pairs)
-            )
-            part.reference_P2 = torch.stack([found.chosen_P, found.rejected_P], 1)
+            part.reference_P2 = _cached(settings, part, part.name, model, tokenizer, partial(compute, part.pairs))
+
+    def add_margins(self, settings: PreferenceSettings, tokenizer: Any) -> None:
+        """Make the reference of the pairs that MODPO trains on the one under which DPO's loss is MODPO's.
+
+        ``z = (1 / w) (beta h - sum_k w_k (m_k(chosen) - m_k(rejected)))`` with ``m_k = beta log(pi_k / reference)`` is
+        the margin of DPO with ``beta / w`` over the reference ``log reference + sum_k w_k log(pi_k / reference)``.
+
+        Raises:
+            CtwaError: a file is of another model or of other pairs.
+        """
+        assert settings.modpo is not None
+        plain = [part.reference_P2 for part in self.train]
+        for name, share in Modpo(settings.modpo, settings.weights).others.items():
+            if share == 0:
+                continue
+            path = settings.modpo.policies[name]
+            policy = load_policy(path)
+            for part, plain_P2 in zip(self.train, plain, strict=True):
+                compute = partial(response_log_probs, policy, part.tokens)
+                policy_P2 = _cached(settings, part, f"{part.name}-{name}", path, tokenizer, compute)
+                part.reference_P2 = part.reference_P2 + share * (policy_P2 - plain_P2)  # type: ignore[operator]
+
+
+def load_policy(model: str) -> Any:
+    """A policy of ``transformers`` to be asked for log-probabilities, on the driver's accelerator if it has one."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return AutoModelForCausalLM.from_pretrained(model, dtype="auto").to(device).eval()
+
+
+def _cached(
+    settings: PreferenceSettings,
+    part: Part,
+    name: str,
+    model: str,
+    tokenizer: Any,
+    compute: Callable[[], tuple[Tensor, Tensor]],
+) -> Tensor:
+    wanted = fingerprint(part.tokens, model=_model_digest(model), tokenizer=tokenizer, max_length=settings.max_length)
+    found = cached_reference(settings.cache / f"{name}.npz", wanted, len(part.pairs), compute)
+    return torch.stack([found.chosen_P, found.rejected_P], 1)
 
 
 def read_data(settings: PreferenceSettings, tokenizer: Any) -> PreferenceData:

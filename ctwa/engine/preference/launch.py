@@ -189,13 +189,15 @@ def train(
     actor = config.actor_rollout_ref.actor
     workers = PreferenceWorkers(
         group,
-        PreferenceObjective(settings.loss, settings.names, skip_absent=not actor.use_dynamic_bsz),
+        PreferenceObjective(settings.training_loss, settings.trained, skip_absent=not actor.use_dynamic_bsz),
         pad_token_id=_pad_token_id(tokenizer),
         micro_batch=1 if actor.use_dynamic_bsz else actor.ppo_micro_batch_size_per_gpu,
     )
     if settings.needs_reference:
         # The policy is the reference still: a checkpoint is loaded afterwards.
         data.add_reference(settings, config.actor_rollout_ref.model.path, tokenizer, workers.log_probs)
+    if settings.modpo is not None:
+        data.add_margins(settings, tokenizer)
     PreferenceTrainer(
         config, settings=settings, data=data, workers=workers, recorder=recorder, num_steps=num_steps
     ).fit()

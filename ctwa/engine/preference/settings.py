@@ -9,13 +9,15 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ctwa.aggregators.base import Aggregator
+from ctwa.aggregators.linear import LinearConfig
 from ctwa.aggregators.registry import AggregatorConfig, build_aggregator
 from ctwa.engine.settings import GradientSettings
 from ctwa.errors import CtwaError
 from ctwa.monitor.alarms import AlarmKind, AlarmLimits
 from ctwa.preference.data import PreferenceSource
 from ctwa.preference.early_stopping import EarlyStoppingConfig
-from ctwa.preference.losses import PreferenceLossConfig
+from ctwa.preference.losses import DpoLoss, PreferenceLoss, PreferenceLossConfig
+from ctwa.preference.modpo import Modpo, ModpoConfig
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 
@@ -35,6 +37,16 @@ class PreferenceObjective(PreferenceSource):
         """Where the pairs to train on are, or those of the validation."""
         fields = self.model_dump(exclude={"weight", "validation"})
         return PreferenceSource(**fields | ({"data": self.validation} if validation else {}))
+
+
+class ModpoSettings(ModpoConfig):
+    """MODPO: train one objective's pairs, the others enter by the implicit rewards of policies aligned to each alone.
+
+    Attributes:
+        policies: by objective, for all others with a weight: a model folder, or a name on a hub.
+    """
+
+    policies: dict[str, str]
 
 
 class PreferenceDiagnostics(BaseModel):
@@ -58,6 +70,7 @@ class PreferenceSettings(BaseModel):
         validation_share: of the prompts of a data set whose objectives name no ``validation``.
         early_stopping: stop on the preference-weighted validation loss, and keep the best step; None to train to the
             end.
+        modpo: train one objective with margins, in place of all of them.
         reference_cache: the folder of the reference's log-probabilities; by default inside the run.
     """
 
@@ -73,6 +86,7 @@ class PreferenceSettings(BaseModel):
     max_length: Annotated[int, Field(ge=2)] = 512
     validation_share: Share = 0.1
     early_stopping: EarlyStoppingConfig | None = None
+    modpo: ModpoSettings | None = None
     reference_cache: str | None = None
     gradients: GradientSettings = Field(default_factory=GradientSettings)
     diagnostics: PreferenceDiagnostics = Field(default_factory=PreferenceDiagnostics)
@@ -91,6 +105,19 @@ class PreferenceSettings(BaseModel):
         return {name: objective.weight for name, objective in self.objectives.items()}
 
     @property
+    def trained(self) -> tuple[str, ...]:
+        """The objectives whose labels are trained on, in alphabetical order."""
+        return self.names if self.modpo is None else (self.modpo.objective,)
+
+    @property
+    def training_loss(self) -> PreferenceLoss:
+        """The loss that is trained with: MODPO's is DPO's with another beta, and another reference for each pair."""
+        if self.modpo is None:
+            return self.loss
+        assert isinstance(self.loss, DpoLoss)
+        return self.loss.model_copy(update={"beta": self.loss.beta * Modpo(self.modpo, self.weights).scale})
+
+    @property
     def needs_reference(self) -> bool:
         """Whether the reference's log-probabilities are wanted: by the loss, or by early stopping (on DPO's loss)."""
         return self.loss.needs_reference or self.early_stopping is not None
@@ -106,7 +133,7 @@ class PreferenceSettings(BaseModel):
         Raises:
             CtwaError: the method does not fit the objectives.
         """
-        return build_aggregator(self.method, self.weights)
+        return build_aggregator(self.method, self.weights if self.modpo is None else {self.modpo.objective: 1.0})
 
 
 def read_preference_settings(config: DictConfig) -> PreferenceSettings:
@@ -119,7 +146,21 @@ def read_preference_settings(config: DictConfig) -> PreferenceSettings:
     assert isinstance(node, dict)
     node.pop("rewards", None)  # engine=gpu says how many processes run reward functions: here there are none
     try:
-        return PreferenceSettings(**node)
+        settings = PreferenceSettings(**node)
     except ValidationError as error:
         lines = [f"ctwa.{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
         raise CtwaError("the configuration is not valid:\n  " + "\n  ".join(lines)) from None
+    if settings.modpo is not None:
+        _check_modpo(settings, settings.modpo)
+    return settings
+
+
+def _check_modpo(settings: PreferenceSettings, modpo: ModpoSettings) -> None:
+    others = {name for name, share in Modpo(modpo, settings.weights).others.items() if share > 0}
+    if missing := sorted(others - modpo.policies.keys()):
+        raise CtwaError(f"ctwa.modpo.policies has none for {missing}: give each a policy aligned to it alone")
+    if not isinstance(settings.loss, DpoLoss) or not isinstance(settings.method, LinearConfig):
+        raise CtwaError("ctwa.modpo trains with one loss, DPO's: write loss=dpo method=linear")
+    for name, model in modpo.policies.items():
+        if model.startswith(("/", ".", "~")) and not Path(model).expanduser().is_dir():
+            raise CtwaError(f"ctwa.modpo.policies.{name}: {model} does not exist; give a model folder or a hub's name")

@@ -80,7 +80,7 @@ class PreferenceTrainer:
         self.workers = workers
         self.recorder = recorder
         self.num_steps = num_steps
-        self.names = settings.names
+        self.names, self.trained = settings.names, settings.trained
         self.aggregator: Aggregator = settings.build_aggregator()
         self.sampler = PairSampler(
             [len(part.pairs) for part in data.train], batch_size=config.data.train_batch_size, seed=settings.seed
@@ -130,9 +130,9 @@ class PreferenceTrainer:
         log_probs_P2, verl_metrics, plan = self.workers.update(batch, self._plan())
         assert plan.aggregator is not None
         self.aggregator = plan.aggregator
-        scored = Scored.of(batch, log_probs_P2, self.names)
+        scored = Scored.of(batch, log_probs_P2, self.trained)
         found = preference_metrics(
-            self.settings.loss, scored.log_probs, scored.labels_PM, scored.labelled_PM, self.names
+            self.settings.training_loss, scored.log_probs, scored.labels_PM, scored.labelled_PM, self.trained
         )
         metrics = {
             "actor/loss": verl_metrics["loss"],
@@ -163,7 +163,7 @@ class PreferenceTrainer:
         every = self.settings.diagnostics.gradients_every
         due = (self.step - 1) % self.settings.gradients.refresh_every == 0
         solve = (due and not self.aggregator.has_fixed_weights) or bool(every and (self.step - 1) % every == 0)
-        return GradientPlan(self.names, self.aggregator, self.settings.gradients, solve=solve)
+        return GradientPlan(self.trained, self.aggregator, self.settings.gradients, solve=solve)
 
     def _validate(self) -> dict[str, Any]:
         """``val/<name>``, the share of validation pairs ranked as the objective prefers; its error, and the losses."""
