@@ -106,6 +106,7 @@ def test_every_run_of_a_recipe_passes_the_checks(recipe: str, calls_of: CallsOf)
         ("dpo_lw", "linear", "dpo"),
         ("amopo_static", "linear", "simpo"),
         ("pwg_modpo", "linear", "dpo"),
+        ("modpo", "linear", "dpo"),
         ("pku_raco", "cagrad_clip", "dpo"),
         ("pku_clamp", "clamp", "dpo"),
     ],
@@ -113,10 +114,11 @@ def test_every_run_of_a_recipe_passes_the_checks(recipe: str, calls_of: CallsOf)
 def test_a_recipe_trains_with_the_method_it_is_named_after(
     recipe: str, method: str, loss: str, calls_of: CallsOf
 ) -> None:
-    (call,) = calls_of(recipe)
+    (call,) = calls_of(recipe, "--dry-run")
     settings = checked(call)
 
     assert isinstance(settings, PreferenceSettings)
+    assert (settings.modpo is not None) == (recipe == "modpo")
     assert (settings.method.type, settings.loss.type) == (method, loss)
     assert (settings.early_stopping is not None) == ("clamp" in recipe)
     separate = len({objective.data for objective in settings.objectives.values()}) == 2
