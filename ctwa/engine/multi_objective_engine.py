@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -73,10 +74,12 @@ class MultiObjectiveEngine(FSDPEngineWithLMHead):
             losses_M = plan.losses_M
             if losses_M is None and plan.aggregator.needs_losses:
                 losses_M = store.losses(num_objectives)
+            began = time.perf_counter()
             solution = plan.aggregator.solve(
                 gram_MM, losses_M=losses_M, learning_rate=self.optimizer.param_groups[0]["lr"]
             )
-            plan.records.append(GradientRecord(gram_MM, solution.weights_M, solution.skipped, solution.metrics))
+            metrics = {**solution.metrics, "time/solver": time.perf_counter() - began}
+            plan.records.append(GradientRecord(gram_MM, solution.weights_M, solution.skipped, metrics))
             weights_M = solution.weights_M
             if solution.skipped:  # without a gradient the optimizer does not move
                 return outputs
@@ -128,8 +131,13 @@ class MultiObjectiveEngine(FSDPEngineWithLMHead):
             return super()._build_lora_module(module)
 
     def trained(self) -> list[nn.Parameter]:
-        """What the optimizer moves: this rank's shards."""
-        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        """What the optimizer moves: this rank's shards. With an adapter verl hands it the frozen weights too."""
+        return [
+            parameter
+            for group in self.optimizer.param_groups
+            for parameter in group["params"]
+            if parameter.requires_grad
+        ]
 
     @contextmanager
     def _last_layers(self, num_layers: int | None) -> Iterator[Callable[[int], bool]]:
