@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from ctwa.errors import CtwaError
 from ctwa.monitor.checkpoints import SEAL_FILE, is_complete, newest_complete, step_folder
@@ -23,6 +25,7 @@ __all__ = [
     "STATE_FILE",
     "declare_dtype",
     "is_complete",
+    "merge_adapter",
     "newest_complete",
     "read_state",
     "seal",
@@ -68,6 +71,40 @@ def declare_dtype(model: Path) -> None:
     config = json.loads(path.read_text())
     config.pop("torch_dtype", None)  # its name in transformers 4, which reads both
     _write(path, {**config, "dtype": str(dtype).removeprefix("torch.")})
+
+
+def merge_adapter(model: Path, *, scale: float) -> None:
+    """Turn a saved LoRA model into the plain one that ``transformers`` loads: every weight plus ``scale * B A``.
+
+    verl writes PEFT's names beside the config of the plain model. ``from_pretrained`` knows none of them, and would
+    make a model of random weights.
+
+    Args:
+        model: the folder with the ``*.safetensors`` files, one or several.
+        scale: ``lora_alpha / r``.
+    """
+    prefix, base, down, up = "base_model.model.", ".base_layer.", "lora_A.default.weight", "lora_B.default.weight"
+    files = sorted(model.glob("*.safetensors"))
+    with ExitStack() as stack:
+        opened = {path: stack.enter_context(safe_open(path, framework="pt")) for path in files}
+        home = {key: path for path, tensors in opened.items() for key in tensors.keys()}  # noqa: SIM118
+        weight_map: dict[str, str] = {}
+        for path, tensors in opened.items():
+            plain = {}
+            for key in (key for key, of in home.items() if of == path and ".lora_" not in key):
+                weight = tensors.get_tensor(key)
+                module = key.removesuffix("base_layer.weight")
+                if module + down in home:
+                    down_RI, up_OR = (opened[home[module + half]].get_tensor(module + half) for half in (down, up))
+                    weight = (weight.float() + scale * up_OR.float() @ down_RI.float()).to(weight.dtype)
+                plain[key.removeprefix(prefix).replace(base, ".")] = weight
+            weight_map |= dict.fromkeys(plain, path.name)
+            merged = path.with_suffix(".merged")
+            save_file(plain, merged, metadata={"format": "pt"})
+            merged.replace(path)
+    index = model / "model.safetensors.index.json"
+    if index.is_file():
+        _write(index, {**json.loads(index.read_text()), "weight_map": weight_map})
 
 
 def seal(folder: Path) -> None:

@@ -6,6 +6,7 @@ computed, at no extra pass, or those of the updated policy), and the gradients o
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +20,7 @@ from verl.utils.distributed import initialize_global_process_group_ray
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 from verl.workers.utils.padding import no_padding_2_padding
 
-from ctwa.engine.checkpoint import declare_dtype
+from ctwa.engine.checkpoint import declare_dtype, merge_adapter
 from ctwa.engine.gradients import GradientPlan, objective_losses
 from ctwa.engine.preference.objective import PreferenceObjective
 from ctwa.engine.probe import PreviousWeights
@@ -129,6 +130,10 @@ class PolicyWorker(TrainingWorker):
             torch.save(self._previous.copies, self._previous_file(local_path))
         model = Path(local_path) / "huggingface"
         if self.rank == 0 and any(model.glob("*.safetensors")):
+            adapter = Path(local_path) / "lora_train_meta.json"
+            if adapter.is_file():
+                lora = json.loads(adapter.read_text())
+                merge_adapter(model, scale=lora["lora_alpha"] / lora["r"])
             declare_dtype(model)
 
     def load_checkpoint(self, local_path: str, *arguments: Any, **options: Any) -> None:
