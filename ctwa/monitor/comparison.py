@@ -65,7 +65,7 @@ def _overview(runs: Sequence[RunTrace]) -> list[str]:
 def _results(runs: Sequence[RunTrace]) -> list[str]:
     steps = _common_steps(runs)
     if len(runs) == 1:
-        title = f"mean reward on {runs[0].source} problems"
+        title = runs[0].result
     elif steps:
         title = (
             f"mean reward at the steps that all runs have results of: {len(steps)}, from {min(steps)} to {max(steps)}"

@@ -57,6 +57,7 @@ class RunSummary:
 
     method: str
     source: str  # what the objectives' numbers are means over: "held-out" problems or, without any, "training" ones
+    result: str  # that, in words
     objectives: dict[str, ObjectiveSummary]
     num_steps: int  # steps that were trained
     train_seconds: float | None  # their sum
@@ -120,6 +121,13 @@ class RunTrace:
         """Whether the run's results are over held-out problems or, where none were validated, training ones."""
         validated = any(f"val/{name}" in self.columns for name in self.objectives)
         return "held-out" if validated else "training"
+
+    @property
+    def result(self) -> str:
+        """What the run's results are, in words."""
+        if self.info is not None and self.source == "held-out":
+            return self.info.result
+        return f"mean reward on {self.source} problems"
 
     def series(self, key: str) -> list[tuple[int, float]]:
         """One metric as (step, value), without the steps that did not measure it or where it was not finite."""
@@ -268,7 +276,7 @@ def write_summary(run: RunFolder | Path | str) -> RunSummary:
 def summary_text(summary: RunSummary) -> str:
     """The summary as a table for a terminal or a README."""
     rows = [(name, *cells(objective)) for name, objective in summary.objectives.items()]
-    title = f"{clean(summary.method)}, {summary.num_steps} steps: mean reward on {summary.source} problems"
+    title = f"{clean(summary.method)}, {summary.num_steps} steps: {clean(summary.result)}"
     lines = [title, *table(("objective", *COLUMNS), rows), _pace(summary), *_alarms(summary)]
     return "\n".join(lines)
 
@@ -315,6 +323,7 @@ def summarize_trace(run: RunTrace) -> RunSummary:
     return RunSummary(
         method=run.method,
         source=run.source,
+        result=run.result,
         objectives=measured,
         num_steps=run.last_step,
         train_seconds=sum(seconds) if seconds else None,

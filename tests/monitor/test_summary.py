@@ -6,9 +6,10 @@ import pytest
 from ctwa.errors import CtwaError
 from ctwa.monitor import compare, summarize, summary_text, write_summary
 from ctwa.monitor.alarms import AlarmLimits
+from ctwa.monitor.run import ObjectiveInfo, RunFolder, RunInfo
 from ctwa.monitor.summary import ObjectiveSummary, read_runs
 from ctwa.monitor.text import bars, panel, resample, sparkline, table
-from ctwa.monitor.trace import EventWriter
+from ctwa.monitor.trace import EventWriter, TraceWriter
 from tests.monitor.runs import info, step_metrics
 
 
@@ -257,3 +258,12 @@ def test_a_panel_says_its_scale_and_its_steps():
 
 def test_a_table_aligns_wide_characters():
     assert table(("name", "x"), [("日本", "1"), ("ab", "22")]) == ["name   x", "日本   1", "ab    22"]
+
+
+def test_a_run_says_itself_what_its_results_are(tmp_path):
+    info = RunInfo(method="raco", objectives={"a": ObjectiveInfo(weight=1.0)}, num_steps=1, result="share of pairs")
+    run = RunFolder.create(tmp_path / "run", {}, info)
+    with TraceWriter(run.metrics) as trace:
+        trace.write(0, {"val/a": 0.5})
+        trace.write(1, {"val/a": 0.75, "time/step": 1.0})
+    assert summary_text(summarize(run)).splitlines()[0] == "raco, 1 steps: share of pairs"
