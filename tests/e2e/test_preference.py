@@ -196,3 +196,7 @@ def test_clamp_trains_an_adapter_on_a_data_set_an_objective(prefer: Prefer, test
     # CLAMP at mu = 100 follows the larger weighted loss alone, and that is accuracy's: .7 log 2 against .3 log 2.
     assert one.records[1]["ctwa/weight/accuracy"] == pytest.approx(0.7, abs=1e-6)
     assert one.records[1]["ctwa/weight/conciseness"] == pytest.approx(0, abs=1e-6)
+    # What is saved for transformers is the plain model, the adapter merged.
+    plain = AutoModelForCausalLM.from_pretrained(testbed / "model").state_dict()
+    assert weights_of(two, 2).keys() <= plain.keys()
+    assert distance(weights_of(two, 2), plain) > 0
