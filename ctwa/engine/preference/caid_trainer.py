@@ -132,13 +132,16 @@ class CaidTrainer(MultiObjectiveTrainer):
         """Those of the run's folder, or new ones: the policy is the reference still."""
         path = self.recorder.run.path / REFERENCE_FILE
         if path.exists():
+            self.checkpoint_manager.sleep_replicas()
             return Samples.read(path)
         samples = self._sample("reference")
         samples.write(path)
         return samples
 
     def _sample(self, seed_name: str) -> Samples:
+        """Of the policy that the replicas have; they make room for training afterwards."""
         keys = self._complete_held_out(seed_name)
+        self.checkpoint_manager.sleep_replicas()
         evaluation, rollout, completions = self._evaluate(keys, "val")
         data = tq.kv_batch_get(keys=keys, partition_id="val", select_fields=["prompts", "responses"])
         prompts = [tuple(row.tolist()) for row in data["prompts"].unbind()]
@@ -275,7 +278,6 @@ class CaidTrainer(MultiObjectiveTrainer):
             for name, values in self.caid.history[-1].items()
         )
         self.recorder.event("caid", f"policy {len(self.caid.history)}: {told}", step=self.global_steps)
-        self.checkpoint_manager.sleep_replicas()
 
     def _means(self, samples: Samples) -> dict[str, float]:
         """``val/<objective>``: the mean score, and its standard error over prompts."""
