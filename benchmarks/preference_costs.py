@@ -24,7 +24,12 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
-from gradient_methods import build_engine, peak_memory, reset_peak_memory, save_model
+from gradient_methods import (  # type: ignore[import-not-found]  # a script beside this one
+    build_engine,
+    peak_memory,
+    reset_peak_memory,
+    save_model,
+)
 
 from ctwa.engine.launch import compose_config, set_environment
 

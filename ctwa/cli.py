@@ -82,6 +82,7 @@ def caid(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved configuration and the plan; start nothing.")
     ] = False,
+    stop_on: Annotated[list[str] | None, typer.Option(metavar="ALARM", help=STOP_ON)] = None,
 ) -> None:
     """Align a model under constraints by iterated dualization (docs/caid.md).
 
@@ -90,7 +91,8 @@ def caid(
     """
     from ctwa.engine.preference.caid_launch import caid
 
-    caid(overrides or [], dry_run=dry_run)
+    if caid(overrides or [], stop_on=stop_on or [], dry_run=dry_run) is not None:
+        sys.exit(STOPPED)
 
 
 @app.command()

@@ -83,7 +83,12 @@ class PolicyWorker(TrainingWorker):
             del dp_group
             losses = objective.losses(model_output, data)
             self.engine.losses = (losses, None)
-            return next(each for each in losses if each is not None), {}
+            # What verl reports; the engine differentiates the objectives' own.
+            weights = self.engine.plan.aggregator.preference_M.tolist()
+            return sum(
+                (w * each.detach() for w, each in zip(weights, losses, strict=True) if each is not None),
+                start=torch.zeros((), device=data["pair"].device),
+            ), {}
 
         super().set_loss_fn(loss)
 

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
 from ctwa.errors import CtwaError
-from ctwa.monitor.checkpoints import is_complete, model_folder, newest_complete
+from ctwa.monitor.checkpoints import BEST, is_complete, model_folder, newest_complete
 from ctwa.preference.reference import model_fingerprint
 
 _WEIGHTS = ("*.safetensors", "*.bin")
@@ -23,8 +23,8 @@ def locate(name: str) -> Path | str:
     """The folder that transformers loads, or the name on the hub.
 
     Args:
-        name: a model's folder, a run's (its newest complete checkpoint), a checkpoint of one, a testbed's (its base
-            model), or `owner/name` on the hub.
+        name: a model's folder, a run's (the checkpoint that early stopping kept, else the newest complete one), a
+            checkpoint of one, a testbed's (its base model), or `owner/name` on the hub.
 
     Raises:
         CtwaError: there is no such model, or the run has no complete checkpoint.
@@ -46,7 +46,8 @@ def _within(path: Path) -> Path:
     if (path / "config.json").is_file():
         return path
     if (path / "checkpoints").is_dir():
-        checkpoint = newest_complete(path / "checkpoints")
+        best = path / "checkpoints" / BEST
+        checkpoint = best if best.is_dir() else newest_complete(path / "checkpoints")
         if checkpoint is None:
             raise CtwaError(
                 f"the run {path} has no complete checkpoint; train with trainer.save_freq above 0, or give another run"

@@ -38,10 +38,15 @@ def config_of(
     Raises:
         CtwaError: the task is no testbed, the first target no run, or its task is not described in full.
     """
-    base, generation = _of_testbed(task_dir) if task_dir is not None else _of_run(Path(targets[0]))
-    generation = {**generation, "limit": limit or generation.get("limit"), "seed": seed}
-    if num_samples is not None:
-        generation["num_samples"] = num_samples
+    base, name, section = _of_testbed(task_dir) if task_dir is not None else _of_run(Path(targets[0]))
+    section["limit"] = limit or section.get("limit")
+    sections: dict[str, Any] = {name: section}
+    if name == "generation":
+        section["seed"] = seed
+        if num_samples is not None:
+            section["num_samples"] = num_samples
+    else:
+        sections["reference"] = base
     models = {BASELINE: base}
     locations = [locate(base)]
     for target in targets:
@@ -49,24 +54,28 @@ def config_of(
         if location not in locations:  # the base model itself may be among them
             locations.append(location)
             models[_unused(_name(Path(target)), models)] = target
-    return parse_config({"models": models, "generation": generation}, "the evaluation")
+    return parse_config({"models": models, **sections}, "the evaluation")
 
 
-def _of_testbed(folder: Path) -> tuple[str, dict[str, Any]]:
+def _of_testbed(folder: Path) -> tuple[str, str, dict[str, Any]]:
     if not (folder / RECORD).is_file():
         raise CtwaError(f"{folder} is no testbed (no {RECORD}); give a folder that `ctwa testbed make` made")
     names = ("accuracy", "conciseness", "clarity")
     settings = get_preset(json.loads((folder / RECORD).read_text())["settings"]["preset"]).rl
-    return str(folder / "model"), {
-        "data": str(folder / "held_out.parquet"),
-        "objectives": {name: {"reward_fn": f"ctwa.testbed.rewards:{name}"} for name in names},
-        "max_tokens": settings.max_response_tokens,
-        "temperature": settings.temperature,
-        "batch_size": 256,
-    }
+    return (
+        str(folder / "model"),
+        "generation",
+        {
+            "data": str(folder / "held_out.parquet"),
+            "objectives": {name: {"reward_fn": f"ctwa.testbed.rewards:{name}"} for name in names},
+            "max_tokens": settings.max_response_tokens,
+            "temperature": settings.temperature,
+            "batch_size": 256,
+        },
+    )
 
 
-def _of_run(run: Path) -> tuple[str, dict[str, Any]]:
+def _of_run(run: Path) -> tuple[str, str, dict[str, Any]]:
     """The validation of the run that a run's folder, or a checkpoint in it, belongs to."""
     homes = [folder for folder in (run, *run.absolute().parents) if (folder / "run.json").is_file()]
     if not homes:
@@ -79,27 +88,47 @@ def _of_run(run: Path) -> tuple[str, dict[str, Any]]:
     config = yaml.safe_load(path.read_text())
     try:
         ours, data, rollout = config["ctwa"], config["data"], config["actor_rollout_ref"]["rollout"]
+        if "loss" in ours:  # of `ctwa prefer`
+            return config["actor_rollout_ref"]["model"]["path"], "preferences", _pairs(ours, path)
         files, validation = data["val_files"], rollout["val_kwargs"]
         if isinstance(files, list) and len(files) == 1:
             files = files[0]
         if not isinstance(files, str):
             raise CtwaError(f"{path} validates on {files}; write an evaluation's YAML file, with one of these as data")
         limit = data.get("val_max_samples", -1)
-        return config["actor_rollout_ref"]["model"]["path"], {
-            "data": files,
-            "objectives": ours["objectives"],
-            "reference_length": _reference_length(ours.get("reference_length")),
-            **{key: ours["rewards"][key] for key in ("num_workers", "max_unscored")},
-            "limit": limit if limit > 0 else None,
-            "num_samples": validation["n"],
-            "temperature": validation["temperature"] if validation["do_sample"] else 0.0,
-            "top_p": validation["top_p"],
-            "top_k": validation["top_k"],
-            "max_tokens": rollout["response_length"],
-            "template_kwargs": data.get("apply_chat_template_kwargs") or {},
-        }
+        return (
+            config["actor_rollout_ref"]["model"]["path"],
+            "generation",
+            {
+                "data": files,
+                "objectives": ours["objectives"],
+                "reference_length": _reference_length(ours.get("reference_length")),
+                **{key: ours["rewards"][key] for key in ("num_workers", "max_unscored")},
+                "limit": limit if limit > 0 else None,
+                "num_samples": validation["n"],
+                "temperature": validation["temperature"] if validation["do_sample"] else 0.0,
+                "top_p": validation["top_p"],
+                "top_k": validation["top_k"],
+                "max_tokens": rollout["response_length"],
+                "template_kwargs": data.get("apply_chat_template_kwargs") or {},
+            },
+        )
     except KeyError as error:
         raise CtwaError(f"{path} lacks {error}; write an evaluation's YAML file instead") from error
+
+
+def _pairs(ours: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The validation pairs of a run that has a file of them."""
+    objectives = {}
+    for name, objective in ours["objectives"].items():
+        if objective.get("validation") is None:
+            raise CtwaError(
+                f"{path} names no validation pairs of '{name}': write an evaluation's YAML file with the pairs to "
+                "evaluate on (docs/eval.md)"
+            )
+        source = {key: value for key, value in objective.items() if key not in ("weight", "validation")}
+        objectives[name] = {**source, "data": objective["validation"]}
+    return {"objectives": objectives, "loss": ours["loss"], "max_length": ours["max_length"]}
 
 
 def _reference_length(written: Mapping[str, Any] | None) -> Mapping[str, Any] | None:

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 SEAL_FILE = "complete.json"
+BEST = "best"
+"""Points to the step that early stopping kept, beside the steps' folders."""
 
 
 def step_folder(checkpoints: Path, step: int) -> Path:

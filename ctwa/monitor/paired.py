@@ -15,7 +15,7 @@ from ctwa.monitor.groups import Group, group_runs, objectives_of
 from ctwa.monitor.jsonl import SCHEMA
 from ctwa.monitor.statistics import CONFIDENCE, Interval, bootstrap, hypervolume, on_front, reference_point
 from ctwa.monitor.summary import RunTrace, read_runs
-from ctwa.monitor.text import duration, number, table
+from ctwa.monitor.text import clean, duration, number, table
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Comparison:
 
     at: str  # "step 40", "600 s of training"
     source: str
+    result: str  # of the baseline's runs, in words
     objectives: tuple[str, ...]
     reference: dict[str, float]  # where hypervolumes are measured from
     methods: tuple[MethodResult, ...]
@@ -134,7 +135,7 @@ def compare_groups(
         for index, method in enumerate(methods)
     ]
     reference = dict(zip(names, reference_M.tolist(), strict=True))
-    return Comparison(at, runs[0].source, tuple(names), reference, tuple(methods))
+    return Comparison(at, runs[0].source, runs[0].result, tuple(names), reference, tuple(methods))
 
 
 def comparison_text(comparison: Comparison) -> str:
@@ -164,7 +165,7 @@ def comparison_text(comparison: Comparison) -> str:
                     "-" if gain is None else str(gain.num),
                 )
             )
-    title = f"mean reward on {comparison.source} problems at {comparison.at}"
+    title = f"{clean(comparison.result)} at {comparison.at}"
     against = f"gain over {comparison.baseline}"
     return "\n".join(
         [

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -287,3 +288,51 @@ class TestCommand:
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+class TestAPreferenceRun:
+    SOURCE = MappingProxyType({"data": "train.parquet", "format": "pairs", "label": "labels.a", "weight": 0.5})
+
+    @pytest.fixture
+    def write_run(self, places: SimpleNamespace, tmp_path: Path) -> Callable[[str | None], Path]:
+        """A run of `ctwa prefer` whose one objective has this validation."""
+
+        def write(validation: str | None) -> Path:
+            run = tmp_path / "raco"
+            shutil.copytree(places.run, run)
+            config = yaml.safe_load((run / "config.yaml").read_text())
+            objective = {**self.SOURCE, "validation": validation}
+            config["ctwa"] = {"objectives": {"a": objective}, "loss": {"type": "simpo"}, "max_length": 96}
+            (run / "config.yaml").write_text(yaml.safe_dump(config))
+            return run
+
+        return write
+
+    def test_is_evaluated_on_its_validation_pairs(
+        self, places: SimpleNamespace, write_run: Callable[[str | None], Path]
+    ) -> None:
+        config = config_of([str(write_run("validation.parquet"))], limit=5)
+
+        assert config.generation is None
+        assert config.preferences is not None
+        assert config.preferences.objectives["a"].data == "validation.parquet"
+        assert config.preferences.objectives["a"].label == "labels.a"
+        assert (config.preferences.loss.type, config.preferences.max_length, config.preferences.limit) == (
+            "simpo",
+            96,
+            5,
+        )
+        assert config.models["base"] == config.reference == str(places.base)
+
+    def test_without_a_file_of_them_asks_for_one(self, write_run: Callable[[str | None], Path]) -> None:
+        with pytest.raises(CtwaError, match="no validation pairs of 'a'"):
+            config_of([str(write_run(None))])
+
+    def test_the_step_that_early_stopping_kept_is_the_run_s_model(
+        self, places: SimpleNamespace, write_run: Callable[[str | None], Path]
+    ) -> None:
+        run = write_run("validation.parquet")
+        assert locate(str(run)) == run / "checkpoints/global_step_2/actor/huggingface"
+        shutil.copytree(run / "checkpoints/global_step_2", run / "checkpoints/global_step_1", dirs_exist_ok=True)
+        (run / "checkpoints/best").symlink_to("global_step_1")
+        assert Path(locate(str(run))).resolve() == run.resolve() / "checkpoints/global_step_1/actor/huggingface"

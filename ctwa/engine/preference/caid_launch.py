@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
@@ -17,22 +18,32 @@ from ctwa.monitor.logs import quiet
 from ctwa.monitor.run import ObjectiveInfo, RunFolder, RunInfo
 from ctwa.monitor.summary import summary_text, write_summary
 
+if TYPE_CHECKING:
+    from ctwa.monitor.alarms import Alarm
+
 RESULT = "mean score of the policy's samples"
 
 
-def caid(overrides: Sequence[str], *, dry_run: bool = False, console: Console | None = None) -> None:
+def caid(
+    overrides: Sequence[str], *, stop_on: Sequence[str] = (), dry_run: bool = False, console: Console | None = None
+) -> Alarm | None:
     """Run ``ctwa caid``.
 
     Args:
         overrides: Hydra overrides.
+        stop_on: alarms that end the run after the policy that raises them, beside those of the key ``ctwa.stop_on``.
         dry_run: print the resolved config and the plan, and start nothing.
         console: where to print.
+
+    Returns:
+        The alarm that ended the run, if one did.
 
     Raises:
         CtwaError: a mistake that was found before anything started.
         RunFailed: the run ended by an error, which the user has been told of.
     """
     config = compose_config(overrides, name="caid", module="ctwa.config.caid")
+    config.ctwa.stop_on = list(dict.fromkeys([*config.ctwa.stop_on, *stop_on]))
     set_environment(config)
     settings = read_caid_settings(config)
     num_steps = settings.caid.iterations * settings.steps_per_iteration
@@ -42,7 +53,7 @@ def caid(overrides: Sequence[str], *, dry_run: bool = False, console: Console | 
         console = console or Console()
         console.print(OmegaConf.to_yaml(config), markup=False, highlight=False, soft_wrap=True)
         console.print(plan_text(config, settings), markup=False, highlight=False, soft_wrap=True)
-        return
+        return None
     run = RunFolder.create(
         settings.run,
         OmegaConf.to_container(config, resolve=True),
@@ -56,8 +67,9 @@ def caid(overrides: Sequence[str], *, dry_run: bool = False, console: Console | 
             from ctwa.engine.preference.caid_trainer import CaidTrainer
 
             reporter.header()
-            run_training(config, settings, run, make_trainer=CaidTrainer)
+            stopped_by = run_training(config, settings, run, make_trainer=CaidTrainer)
         terminal.print(Text(summary_text(write_summary(run))), soft_wrap=True, highlight=False)
+    return stopped_by
 
 
 def plan_text(config: DictConfig, settings: CaidSettings) -> str:

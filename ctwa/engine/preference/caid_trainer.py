@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -54,22 +55,37 @@ class Samples:
     responses: list[list[tuple[int, ...]]]
     scores_PS: dict[str, Tensor]
 
-    def write(self, path: Path) -> None:
-        """Keep them: they cost more than anything else to make. The file appears complete or not at all."""
+    def write(self, path: Path, origin: str = "") -> None:
+        """Keep them: they cost more than anything else to make. The file appears complete or not at all.
+
+        Args:
+            path: the file.
+            origin: what they come of, in words that :meth:`read` compares.
+        """
         num_samples = len(self.responses[0])
         columns: dict[str, Any] = {
             "prompt": [list(prompt) for prompt in self.prompts for _ in range(num_samples)],
             "response": [list(response) for of_prompt in self.responses for response in of_prompt],
             **{f"score/{name}": values_PS.flatten().tolist() for name, values_PS in self.scores_PS.items()},
         }
+        metadata = {"samples_a_prompt": str(num_samples), "origin": origin}
         buffer = pa.BufferOutputStream()
-        pq.write_table(pa.table(columns).replace_schema_metadata({"samples_a_prompt": str(num_samples)}), buffer)
+        pq.write_table(pa.table(columns).replace_schema_metadata(metadata), buffer)
         write_atomically(path, buffer.getvalue().to_pybytes())
 
     @classmethod
-    def read(cls, path: Path) -> Samples:
-        """What :meth:`write` kept."""
+    def read(cls, path: Path, origin: str = "") -> Samples:
+        """What :meth:`write` kept.
+
+        Raises:
+            CtwaError: they come of something else.
+        """
         table = pq.read_table(path)
+        if origin and table.schema.metadata[b"origin"].decode() != origin:
+            raise CtwaError(
+                f"{path} holds samples of another model, other prompts, or other scorers than this configuration's: "
+                "resume with the configuration that the run began with, or delete the file to sample anew"
+            )
         num_samples = int(table.schema.metadata[b"samples_a_prompt"])
         responses = [tuple(response) for response in table["response"].to_pylist()]
         return cls(
@@ -119,7 +135,7 @@ class CaidTrainer(MultiObjectiveTrainer):
         trained = self._load()
         if self.caid.multipliers is None:
             self._start(reference)
-        while not self.caid.finished:
+        while not self.caid.finished and self.recorder.stopped_by is None:
             if not trained:
                 self._train(reference)
             trained = False
@@ -133,10 +149,27 @@ class CaidTrainer(MultiObjectiveTrainer):
         path = self.recorder.run.path / REFERENCE_FILE
         if path.exists():
             self.checkpoint_manager.sleep_replicas()
-            return Samples.read(path)
+            return Samples.read(path, self._origin())
         samples = self._sample("reference")
-        samples.write(path)
+        samples.write(path, self._origin())
         return samples
+
+    def _origin(self) -> str:
+        """All that the reference's samples and their scores depend on."""
+        rollout, data, settings = self.config.actor_rollout_ref.rollout, self.config.data, self.settings
+        scorers = settings.model_dump(mode="json", include={"objectives", "policies", "implicit_scale", "seed"})
+        return json.dumps(
+            {
+                **scorers,
+                "reference_length": settings.reference_length and settings.reference_length.model_dump(mode="json"),
+                "model": self.config.actor_rollout_ref.model.path,
+                "prompts": [OmegaConf.to_container(data.val_files), data.val_max_samples],
+                "sampling": [OmegaConf.to_container(rollout.val_kwargs), rollout.response_length, rollout.name],
+                "beta": settings.caid.beta if settings.policies else None,
+            },
+            sort_keys=True,
+            default=str,
+        )
 
     def _sample(self, seed_name: str) -> Samples:
         """Of the policy that the replicas have; they make room for training afterwards."""
@@ -271,6 +304,7 @@ class CaidTrainer(MultiObjectiveTrainer):
             **self.caid.observe(self._constraints(policy), self._constraints(reference)),
             "time/testing": time.perf_counter() - began,
         }
+        alarm = self.recorder.stopping(self.global_steps, metrics)
         self._record(self.global_steps, metrics)
         told = "; ".join(
             f"{name}: slack {values['slack']:+.4g} (standard error {values['standard_error']:.2g}) with the multiplier "
@@ -278,6 +312,8 @@ class CaidTrainer(MultiObjectiveTrainer):
             for name, values in self.caid.history[-1].items()
         )
         self.recorder.event("caid", f"policy {len(self.caid.history)}: {told}", step=self.global_steps)
+        if alarm is not None and not self.caid.finished:
+            self.recorder.stop(alarm)
 
     def _means(self, samples: Samples) -> dict[str, float]:
         """``val/<objective>``: the mean score, and its standard error over prompts."""
@@ -299,6 +335,8 @@ class CaidTrainer(MultiObjectiveTrainer):
 
     def _verdict(self) -> str:
         why = "every slack is within its standard errors" if self.caid.converged else "the last iteration is over"
+        if self.recorder.stopped_by is not None:
+            why = f"the alarm {self.recorder.stopped_by.kind}"
         return f"ended after {len(self.caid.history)} policies: {why}"
 
     # -- checkpoints: one an iteration, between its training and its measurement ------------------------------------

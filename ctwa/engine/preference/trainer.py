@@ -22,11 +22,10 @@ from ctwa.engine.preference.data import Part, PreferenceData
 from ctwa.engine.preference.settings import PreferenceSettings
 from ctwa.engine.preference.workers import PreferenceWorkers
 from ctwa.engine.recorder import Recorder, numbers
+from ctwa.monitor.checkpoints import BEST
 from ctwa.preference.early_stopping import EarlyStopping
 from ctwa.preference.losses import DpoLoss, PairLogProbs, PreferenceLoss, objective_losses, preference_metrics
 from ctwa.preference.sampling import PairSampler
-
-BEST = "best"
 
 
 @dataclass(frozen=True)

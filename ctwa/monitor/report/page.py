@@ -73,7 +73,7 @@ def page(report: Report) -> str:
         plotly=Markup(get_plotlyjs()),
         charts=Markup(script_json(charts)),
         groups=[_key(group, at) for at, group in enumerate(report.groups)],
-        source=" or ".join(sources),
+        result=" or ".join(dict.fromkeys(run.result for run in report.runs)),
         averaged=averaging_window(steps) if "training" in sources else 0,
         standard_errors=bool(seeds),
         verdicts=list(verdict_rows(report.groups)),
@@ -221,7 +221,7 @@ def _comparison(comparison: Comparison) -> dict[str, Any]:
         )
     reference = ", ".join(f"{name} {number(value)}" for name, value in comparison.reference.items())
     note = (
-        f"Mean reward on {comparison.source} problems at {comparison.at}, with {CONFIDENCE:.0%} bootstrap intervals"
+        f"At {comparison.at}: {comparison.result}, with {CONFIDENCE:.0%} bootstrap intervals"
         f" over seeds, too narrow for few of them; below it the gain over {comparison.baseline}, paired by seed. The"
         f" hypervolume is measured from {reference}. On the front: no other method is at least as good in every"
         " objective and better in one."

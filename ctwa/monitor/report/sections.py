@@ -216,7 +216,7 @@ class Sections:
         ]
         figures.append(Panel("hypervolume", "hypervolume of the results", "hypervolume", lines))
         text = (
-            f"Mean reward on {comparison.source} problems at {comparison.at}: large marks are methods with their"
+            f"At {comparison.at}, {comparison.result}: large marks are methods with their"
             " bootstrap intervals, small ones their runs, the dashed line the front of the plane."
         )
         if len(planes) > _MOST_PLANES:
