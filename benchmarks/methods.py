@@ -76,7 +76,7 @@ def table(folder: Path, methods: list[str]) -> str:
         "|---" * 9 + "|",
     ]
     for method in methods:
-        paths = sorted(path for path in folder.glob(f"{method}-s*") if (path / "summary.json").exists())
+        paths = sorted(path for path in folder.glob(f"{method}-s[0-9]*") if (path / "summary.json").exists())
         if paths:
             lines.append(line(method, [summarize(path) for path in paths]))
     return "\n".join(lines)
