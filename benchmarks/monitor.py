@@ -2,9 +2,9 @@
 
     python benchmarks/monitor.py [--runs 20] [--steps 10000] [--objectives 8] [--watch-seconds 60]
 
-The runs are made up: random walks under every metric that a run of CTWA writes. Prints the time of `ctwa report` and the
-size of its page; then lets a run grow by a step every two seconds, watches it in a terminal of 120 x 40 and prints the
-processor time of `ctwa watch` as a share of one core, which is the most by which it can slow a step.
+The runs are made up: random walks under every metric that a run of CTWA writes. Prints the time of `ctwa report` and
+the size of its page; then lets a run grow by a step every two seconds, watches it in a terminal of 120 x 40 and prints
+the processor time of `ctwa watch` as a share of one core, which is the most by which it can slow a step.
 """
 
 from __future__ import annotations

@@ -33,17 +33,20 @@ STOP_ON = (
     "End the run, with a checkpoint and exit status 3, when this alarm is raised. May be given several times: "
     + ", ".join(KINDS)
 )
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help=OVERRIDES)]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print the resolved configuration and the plan; start nothing.")
+]
+StopOn = Annotated[list[str] | None, typer.Option(metavar="ALARM", help=STOP_ON)]
 STOPPED = 3
 """Exit status of a run that an alarm ended; 1 is a run that failed, 2 a mistake in what the user wrote."""
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
 def train(
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help=OVERRIDES)] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the resolved configuration and the plan; start nothing.")
-    ] = False,
-    stop_on: Annotated[list[str] | None, typer.Option(metavar="ALARM", help=STOP_ON)] = None,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    stop_on: StopOn = None,
 ) -> None:
     """Fine-tune a model on several objectives.
 
@@ -59,11 +62,9 @@ def train(
 
 @app.command(context_settings={"ignore_unknown_options": True})
 def prefer(
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help=OVERRIDES)] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the resolved configuration and the plan; start nothing.")
-    ] = False,
-    stop_on: Annotated[list[str] | None, typer.Option(metavar="ALARM", help=STOP_ON)] = None,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    stop_on: StopOn = None,
 ) -> None:
     """Align a model with several objectives' preference pairs, without a reward model (docs/preference.md).
 
@@ -78,11 +79,9 @@ def prefer(
 
 @app.command(context_settings={"ignore_unknown_options": True})
 def caid(
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help=OVERRIDES)] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the resolved configuration and the plan; start nothing.")
-    ] = False,
-    stop_on: Annotated[list[str] | None, typer.Option(metavar="ALARM", help=STOP_ON)] = None,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    stop_on: StopOn = None,
 ) -> None:
     """Align a model under constraints by iterated dualization (docs/caid.md).
 

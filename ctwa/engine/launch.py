@@ -137,19 +137,17 @@ def train(
     config.ctwa.stop_on = list(dict.fromkeys([*config.ctwa.stop_on, *stop_on]))
     set_environment(config)
     if dry_run:
-        settings = check_config(config)
-        console = console or Console()
-        console.print(OmegaConf.to_yaml(config), markup=False, highlight=False, soft_wrap=True)
-        console.print(plan_text(config, settings), markup=False, highlight=False, soft_wrap=True)
+        print_plan(config, plan_text(config, check_config(config)), console)
         return None
     settings, run = prepare_run(config)
-    with quiet(run.engine_log) as terminal:
-        reporter = ConsoleReporter(run.read_info(), terminal, folder=run.path, every=settings.print_every)
-        with following(run, reporter):
-            reporter.header()
-            stopped_by = run_training(config, settings, run)
-        terminal.print(Text(summary_text(write_summary(run))), soft_wrap=True, highlight=False)
-    return stopped_by
+    return told(run, settings.print_every, lambda: run_training(config, settings, run))
+
+
+def print_plan(config: DictConfig, plan: str, console: Console | None = None) -> None:
+    """Print what a dry run shows: the resolved config, and what it would do."""
+    console = console or Console()
+    console.print(OmegaConf.to_yaml(config), markup=False, highlight=False, soft_wrap=True)
+    console.print(plan, markup=False, highlight=False, soft_wrap=True)
 
 
 def prepare_run(config: DictConfig) -> tuple[Settings, RunFolder]:
@@ -159,14 +157,42 @@ def prepare_run(config: DictConfig) -> tuple[Settings, RunFolder]:
         CtwaError: a mistake in the config, or the folder holds another run.
     """
     settings = check_config(config)
-    run = RunFolder.create(
-        settings.run,
+    return settings, make_folder(config, _run_info(config, settings))
+
+
+def make_folder(config: DictConfig, info: RunInfo) -> RunFolder:
+    """Make the folder of a run, or continue the one that is there.
+
+    Raises:
+        CtwaError: the folder holds another run.
+    """
+    return RunFolder.create(
+        config.ctwa.run,
         OmegaConf.to_container(config, resolve=True),
-        _run_info(config, settings),
-        resume=settings.resume,
+        info,
+        resume=config.ctwa.resume,
         how_to_resume="ctwa.resume=true",
     )
-    return settings, run
+
+
+def told(run: RunFolder, print_every: int, train: Callable[[], Alarm | None]) -> Alarm | None:
+    """Train, and tell the user on the terminal how it goes and what came of it; the engine's own words go to its log.
+
+    Args:
+        run: the run's folder.
+        print_every: tell every so many steps.
+        train: the run; gives the alarm that ended it, if one did.
+
+    Raises:
+        RunFailed: the run ended by an error, which the user has been told of.
+    """
+    with quiet(run.engine_log) as terminal:
+        reporter = ConsoleReporter(run.read_info(), terminal, folder=run.path, every=print_every)
+        with following(run, reporter):
+            reporter.header()
+            stopped_by = train()
+        terminal.print(Text(summary_text(write_summary(run))), soft_wrap=True, highlight=False)
+    return stopped_by
 
 
 def _run_info(config: DictConfig, settings: Settings) -> RunInfo:

@@ -6,17 +6,12 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 from rich.console import Console
-from rich.text import Text
 
-from ctwa.engine.launch import compose_config, run_training, set_environment
+from ctwa.engine.launch import compose_config, make_folder, print_plan, run_training, set_environment, told
 from ctwa.engine.preference.caid_settings import CaidSettings, read_caid_settings
-from ctwa.monitor.console import ConsoleReporter
-from ctwa.monitor.follow import following
-from ctwa.monitor.logs import quiet
 from ctwa.monitor.run import ObjectiveInfo, RunFolder, RunInfo
-from ctwa.monitor.summary import summary_text, write_summary
 
 if TYPE_CHECKING:
     from ctwa.monitor.alarms import Alarm
@@ -50,26 +45,16 @@ def caid(
     with open_dict(config):
         config.trainer.total_training_steps = num_steps
     if dry_run:
-        console = console or Console()
-        console.print(OmegaConf.to_yaml(config), markup=False, highlight=False, soft_wrap=True)
-        console.print(plan_text(config, settings), markup=False, highlight=False, soft_wrap=True)
+        print_plan(config, plan_text(config, settings), console)
         return None
-    run = RunFolder.create(
-        settings.run,
-        OmegaConf.to_container(config, resolve=True),
-        _run_info(config, settings, num_steps),
-        resume=settings.resume,
-        how_to_resume="ctwa.resume=true",
-    )
-    with quiet(run.engine_log) as terminal:
-        reporter = ConsoleReporter(run.read_info(), terminal, folder=run.path, every=settings.print_every)
-        with following(run, reporter):
-            from ctwa.engine.preference.caid_trainer import CaidTrainer
+    run = make_folder(config, _run_info(config, settings, num_steps))
+    return told(run, settings.print_every, lambda: _run(config, settings, run))
 
-            reporter.header()
-            stopped_by = run_training(config, settings, run, make_trainer=CaidTrainer)
-        terminal.print(Text(summary_text(write_summary(run))), soft_wrap=True, highlight=False)
-    return stopped_by
+
+def _run(config: DictConfig, settings: CaidSettings, run: RunFolder) -> Alarm | None:
+    from ctwa.engine.preference.caid_trainer import CaidTrainer  # verl's import takes seconds
+
+    return run_training(config, settings, run, make_trainer=CaidTrainer)
 
 
 def plan_text(config: DictConfig, settings: CaidSettings) -> str:

@@ -8,20 +8,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 from rich.console import Console
-from rich.text import Text
 from transformers import AutoTokenizer
 
-from ctwa.engine.launch import compose_config, set_environment
+from ctwa.engine.launch import compose_config, make_folder, print_plan, set_environment, told
 from ctwa.engine.preference.settings import PreferenceSettings, read_preference_settings
 from ctwa.engine.ray_session import ray_session
 from ctwa.errors import CtwaError
-from ctwa.monitor.console import ConsoleReporter
-from ctwa.monitor.follow import following
-from ctwa.monitor.logs import quiet
 from ctwa.monitor.run import ObjectiveInfo, RunFolder, RunInfo
-from ctwa.monitor.summary import summary_text, write_summary
 from ctwa.preference.sampling import PairSampler
 
 if TYPE_CHECKING:
@@ -54,26 +49,12 @@ def prefer(
     config.ctwa.stop_on = list(dict.fromkeys([*config.ctwa.stop_on, *stop_on]))
     set_environment(config)
     settings = check_preference_config(config)
-    console = console or Console()
     data, tokenizer, num_steps = prepare_data(config, settings)
     if dry_run:
-        console.print(OmegaConf.to_yaml(config), markup=False, highlight=False, soft_wrap=True)
-        console.print(plan_text(config, settings, data, num_steps), markup=False, highlight=False, soft_wrap=True)
+        print_plan(config, plan_text(config, settings, data, num_steps), console)
         return None
-    run = RunFolder.create(
-        settings.run,
-        OmegaConf.to_container(config, resolve=True),
-        run_info(config, settings, num_steps),
-        resume=settings.resume,
-        how_to_resume="ctwa.resume=true",
-    )
-    with quiet(run.engine_log) as terminal:
-        reporter = ConsoleReporter(run.read_info(), terminal, folder=run.path, every=settings.print_every)
-        with following(run, reporter):
-            reporter.header()
-            stopped_by = run_preference(config, settings, run, data, tokenizer, num_steps)
-        terminal.print(Text(summary_text(write_summary(run))), soft_wrap=True, highlight=False)
-    return stopped_by
+    run = make_folder(config, run_info(config, settings, num_steps))
+    return told(run, settings.print_every, lambda: run_preference(config, settings, run, data, tokenizer, num_steps))
 
 
 def check_preference_config(config: DictConfig) -> PreferenceSettings:
