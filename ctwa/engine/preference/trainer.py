@@ -88,7 +88,6 @@ class PreferenceTrainer:
             EarlyStopping(settings.early_stopping, settings.weights) if settings.early_stopping is not None else None
         )
         self.step = 0
-        self._saved: list[int] = []
         self._tracking = Tracking(
             project_name=config.trainer.project_name,
             experiment_name=config.trainer.experiment_name,
@@ -217,19 +216,19 @@ class PreferenceTrainer:
         checkpoint.write_state(folder, state)
         self.workers.group.save_checkpoint(str(folder / "actor"), None, self.step, max_ckpt_to_keep=None)
         checkpoint.seal(folder)
-        self._saved.append(self.step)
         self._prune()
 
     def _prune(self) -> None:
         """Keep the newest checkpoints, and the best one (verl prunes without knowing which that is)."""
         keep = self.config.trainer.max_actor_ckpt_to_keep
-        best = self.early_stopping.best_step if self.early_stopping else None
         if not keep:
             return
-        for step in self._saved[:-keep]:
+        checkpoints = self.recorder.run.checkpoints
+        saved = sorted(int(path.name.rsplit("_", 1)[1]) for path in checkpoints.glob("global_step_*"))
+        best = self.early_stopping.best_step if self.early_stopping else None
+        for step in saved[:-keep]:
             if step != best:
-                shutil.rmtree(checkpoint.step_folder(self.recorder.run.checkpoints, step), ignore_errors=True)
-        self._saved = [step for step in self._saved if step == best or step in self._saved[-keep:]]
+                shutil.rmtree(checkpoint.step_folder(checkpoints, step))
 
     def _point_to_best(self) -> None:
         assert self.early_stopping is not None
@@ -252,11 +251,6 @@ class PreferenceTrainer:
         self.aggregator.load_state_dict(state["aggregator"])
         if self.early_stopping is not None and state["early_stopping"] is not None:
             self.early_stopping.load_state_dict(state["early_stopping"])
-        self._saved = sorted(
-            int(path.name.rsplit("_", 1)[1])
-            for path in self.recorder.run.checkpoints.glob("global_step_*")
-            if checkpoint.is_complete(path)
-        )
         self.recorder.step(self.step, state["metrics"])
 
 
