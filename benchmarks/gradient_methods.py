@@ -13,7 +13,7 @@ machine does falls on all of them alike:
 
 Prints, for each variant, the median time of an update, its ratio to linear (median over rounds of the ratio within a
 round, with quartiles), what (1 + 2 M) / 3 would be (one forward and M backward passes, a backward pass being two
-forward ones), and how far the process's memory rose over where it was before the update.
+forward ones), and the most memory the allocator held during it, beyond what it held before.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -80,19 +81,19 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
     variants["refresh, M = 3"] = (3, partial(plan, 3, solve=False))
 
     seconds: dict[str, list[float]] = {name: [] for name in variants}
-    peaks: dict[str, list[float]] = {name: [] for name in variants}
+    peaks: dict[str, int] = {}
     with engine.train_mode():
-        for turn in range(arguments.rounds + 1):
+        for turn in range(arguments.rounds + 2):
             for name, (num, make_plan) in variants.items():
                 engine.plan = make_plan()
-                data = make_batch(num)
-                gc.collect()
-                before = reset_peak_memory()
+                update = partial(engine.train_batch, make_batch(num), loss_function=loss_fn)
+                if turn > arguments.rounds:  # watching the allocator costs time
+                    peaks[name] = peak_allocation(update)
+                    continue
                 began = time.perf_counter()
-                engine.train_batch(data, loss_function=loss_fn)
+                update()
                 if turn:  # the first turn warms up
                     seconds[name].append(time.perf_counter() - began)
-                    peaks[name].append(peak_memory() - before)
     report(variants, seconds, peaks, sum(p.numel() for p in engine.trained()))
 
 
@@ -209,26 +210,32 @@ def batch_of(arguments: argparse.Namespace, num_objectives: int) -> Any:
     return batch
 
 
-def reset_peak_memory() -> float:
-    """Let the kernel forget the process's peak; the memory it holds now, in MiB."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return _status("VmRSS")
+def peak_allocation(work: Callable[[], object]) -> int:
+    """The most bytes that torch's allocator held at once during the work, beyond what it held before."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        work()
+    events = profiler.profiler.kineto_results.events()
+    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
+    return max(accumulate((nbytes for _, nbytes in changes), initial=0))
 
 
-def peak_memory() -> float:
-    """The process's greatest resident memory since, in MiB."""
-    return _status("VmHWM")
+def held_by_tensors() -> int:
+    """The bytes of all tensors that are alive: weights, the optimizer's state."""
+    import torch
 
-
-def _status(key: str) -> float:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
-    return int(line.split()[1]) / 1024
+    gc.collect()
+    tensors = [each for each in gc.get_objects() if isinstance(each, torch.Tensor) and each.layout == torch.strided]
+    local = [each.to_local() if isinstance(each, torch.distributed.tensor.DTensor) else each for each in tensors]
+    storages = [each.untyped_storage() for each in local]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def report(
     variants: dict[str, tuple[int, Any]],
     seconds: dict[str, list[float]],
-    peaks: dict[str, list[float]],
+    peaks: dict[str, int],
     num_parameters: int,
 ) -> None:
     """The table."""
@@ -237,7 +244,7 @@ def report(
 
     gradient = num_parameters * 4 / 2**20
     table = Table(title=f"{num_parameters / 1e6:.1f} M parameters: one gradient is {gradient:.0f} MiB")
-    for column in ("update", "median s", "ratio to linear", "quartiles", "(1 + 2 M) / 3", "memory + MiB"):
+    for column in ("update", "median s", "ratio to linear", "quartiles", "(1 + 2 M) / 3", "peak MiB"):
         table.add_column(column, justify="left" if column == "update" else "right")
     for name, (num, _) in variants.items():
         ratios = [each / linear for each, linear in zip(seconds[name], seconds["linear"], strict=True)]
@@ -248,7 +255,7 @@ def report(
             f"{median(ratios):.2f}",
             f"{low:.2f} to {high:.2f}",
             f"{(1 + 2 * max(num, 1)) / 3:.2f}" if name == "linear" or name.startswith("shared") else "-",
-            f"{median(peaks[name]):.0f}",
+            f"{peaks[name] / 2**20:.1f}",
         )
     Console(width=110).print(table)
 
