@@ -202,7 +202,7 @@ def merge(
 
     E.g. ctwa merge runs/helpful=0.3 runs/harmless=0.7 --out runs/soup. A run stands for its newest complete checkpoint.
     """
-    from ctwa.evaluation.models import locate
+    from ctwa.monitor.checkpoints import locate
     from ctwa.preference.merging import ADAPTER_CONFIG, merge_folders
 
     weights: dict[str, float] = {}

@@ -105,12 +105,6 @@ make_pairs() { # folder in the testbed's, seed: preference pairs, where there ar
     ctwa testbed pairs --preset "$preset" --seed "$2" --out "$folder"
 }
 
-model_of() { # run folder: the model of its newest checkpoint
-    local seal
-    seal="$(printf '%s\n' "$1"/checkpoints/global_step_*/complete.json | sort -V | tail -1)"
-    echo "$(dirname "$seal")/actor/huggingface"
-}
-
 is_dry_run() { # the user's settings
     [[ " $* " == *" --dry-run "* ]]
 }

@@ -6,11 +6,12 @@ import math
 from typing import Annotated, Literal, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from ctwa.covariance.weights import ClipRange
 from ctwa.errors import CtwaError
 from ctwa.monitor.alarms import AlarmKind, AlarmLimits
+from ctwa.monitor.checkpoints import locate
 from ctwa.objectives.config import Objectives
 from ctwa.objectives.reference import ReferenceConfig, ReferenceLength, build_reference
 from ctwa.scalarizers.base import Requirements, Scalarizer
@@ -125,6 +126,9 @@ class Settings(BaseModel):
         return self.diagnostics.probe if requirements.probe == "none" else requirements.probe
 
 
+ModelSource = Annotated[str, AfterValidator(lambda name: str(locate(name)))]
+"""A model's folder, a run's, or a name on the hub; what it holds is the folder or name that transformers loads."""
+
 SettingsOf = TypeVar("SettingsOf", bound=Settings)
 
 
@@ -147,11 +151,16 @@ def read_settings(config: DictConfig, of: type[SettingsOf] = Settings) -> Settin
             scale_invariant=is_scale_invariant(config.algorithm),
         )
     except ValidationError as error:
-        lines = [
-            f"ctwa.{'.'.join(map(str, item['loc']))}: {item['msg'].removeprefix('Value error, ')}"
-            for item in error.errors()
-        ]
-        raise CtwaError("the configuration is not valid:\n  " + "\n  ".join(lines)) from None
+        raise invalid(error) from None
+
+
+def invalid(error: ValidationError) -> CtwaError:
+    """Every mistake of our node of the config in one message, each with its key."""
+    lines = [
+        f"ctwa.{'.'.join(map(str, item['loc']))}: {item['msg'].removeprefix('Value error, ')}"
+        for item in error.errors()
+    ]
+    return CtwaError("the configuration is not valid:\n  " + "\n  ".join(lines))
 
 
 def clip_range(actor: DictConfig) -> ClipRange:

@@ -13,53 +13,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
 from ctwa.errors import CtwaError
-from ctwa.monitor.checkpoints import BEST, is_complete, model_folder, newest_complete
+from ctwa.monitor.checkpoints import locate
 from ctwa.preference.reference import model_fingerprint
-
-_WEIGHTS = ("*.safetensors", "*.bin")
-
-
-def locate(name: str) -> Path | str:
-    """The folder that transformers loads, or the name on the hub.
-
-    Args:
-        name: a model's folder, a run's (the checkpoint that early stopping kept, else the newest complete one), a
-            checkpoint of one, a testbed's (its base model), or `owner/name` on the hub.
-
-    Raises:
-        CtwaError: there is no such model, or the run has no complete checkpoint.
-    """
-    path = Path(name).expanduser()
-    if path.is_dir():
-        folder = _within(path)
-        if not any(found for pattern in _WEIGHTS for found in folder.glob(pattern)):
-            raise CtwaError(f"{folder} has no weights (*.safetensors, *.bin); give the folder of a whole model")
-        return folder
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise CtwaError(
-            f"there is no model {name}; give the folder of a model or of a run, or a name on the hub (owner/name)"
-        )
-    return name
-
-
-def _within(path: Path) -> Path:
-    if (path / "config.json").is_file():
-        return path
-    if (path / "checkpoints").is_dir():
-        best = path / "checkpoints" / BEST
-        checkpoint = best if best.is_dir() else newest_complete(path / "checkpoints")
-        if checkpoint is None:
-            raise CtwaError(
-                f"the run {path} has no complete checkpoint; train with trainer.save_freq above 0, or give another run"
-            )
-        path = checkpoint
-    if (model_folder(path) / "config.json").is_file():
-        if not is_complete(path):
-            raise CtwaError(f"the checkpoint {path} is not complete; give another one")
-        return model_folder(path)
-    if (path / "model" / "config.json").is_file():
-        return path / "model"
-    raise CtwaError(f"{path} holds no model (no config.json) and no run; give a model's folder, a run's or a testbed's")
 
 
 class Model:

@@ -11,12 +11,10 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 
-run="$(run_folder "preference-$RECIPE-conciseness")"
-policy="$TESTBED/model" # in a dry run, in place of a policy that is not there yet
-if ! is_dry_run "$@"; then
-    if [[ ! -e "$run/summary.json" ]]; then
-        single_objective conciseness
-    fi
-    policy="$(model_of "$run")"
+policy="$(run_folder "preference-$RECIPE-conciseness")"
+if is_dry_run "$@"; then
+    policy="$TESTBED" # in place of a policy that is not there yet
+elif [[ ! -e "$policy/summary.json" ]]; then
+    single_objective conciseness
 fi
 prefer "$RECIPE" method=linear "ctwa.modpo={objective:accuracy,policies:{conciseness:'$policy'}}" "$@"

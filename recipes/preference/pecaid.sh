@@ -15,15 +15,13 @@ source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 
 policies=()
 for objective in accuracy conciseness; do
-    run="$(run_folder "preference-$RECIPE-$objective")"
+    policy="$(run_folder "preference-$RECIPE-$objective")"
     if is_dry_run "$@"; then
-        policies+=("$objective:'$TESTBED/model'") # in place of a policy that is not there yet
-        continue
-    fi
-    if [[ ! -e "$run/summary.json" ]]; then
+        policy="$TESTBED" # in place of a policy that is not there yet
+    elif [[ ! -e "$policy/summary.json" ]]; then
         single_objective "$objective"
     fi
-    policies+=("$objective:'$(model_of "$run")'")
+    policies+=("$objective:'$policy'")
 done
 caid "$RECIPE" "ctwa.policies={${policies[0]},${policies[1]}}" "ctwa.caid.thresholds={accuracy:${THRESHOLD:-0.1}}" \
     ctwa.objectives.conciseness.weight=1 ctwa.objectives.clarity.weight=0 "$@"

@@ -10,6 +10,7 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
+from ctwa.engine.checkpoint import seal
 from ctwa.engine.launch import compose_config
 from ctwa.engine.preference.caid_settings import read_caid_settings
 from ctwa.engine.preference.caid_trainer import Samples
@@ -105,6 +106,26 @@ def test_without_a_validation_file_a_share_of_the_prompts_is_kept_back(prefer: C
 def test_a_mistake_of_caid_is_named(caid: Compose, overrides: list[str], told: str) -> None:
     with pytest.raises(CtwaError, match=told):
         read_caid_settings(caid(*overrides))
+
+
+def test_a_policy_may_be_a_run(prefer: Compose, caid: Compose, tmp_path: Path) -> None:
+    """The run's newest complete checkpoint; nothing is started for a run that has none."""
+    run = tmp_path / "aligned"
+    (run / "checkpoints").mkdir(parents=True)
+    with pytest.raises(CtwaError, match=r"ctwa.policies.safety: the run .*aligned has no complete checkpoint"):
+        read_caid_settings(caid("ctwa.caid.thresholds={accuracy:0.1}", f"ctwa.policies={{safety:{run}}}"))
+    for step in (8, 64):
+        actor = run / "checkpoints" / f"global_step_{step}" / "actor"
+        build_model(seed=5).save_pretrained(actor / "huggingface")
+        seal(actor.parent)
+    newest = str(run / "checkpoints/global_step_64/actor/huggingface")
+
+    settings = read_caid_settings(caid("ctwa.caid.thresholds={accuracy:0.1}", f"ctwa.policies={{safety:{run}}}"))
+    assert settings.policies == {"safety": newest}
+    modpo = f"ctwa.modpo={{objective: accuracy, policies: {{conciseness: {run}}}}}"
+    preference = check_preference_config(prefer("method=linear", modpo))
+    assert preference.modpo is not None
+    assert preference.modpo.policies == {"conciseness": newest}
 
 
 def test_the_reward_is_made_of_what_is_no_constraint(caid: Compose) -> None:

@@ -149,19 +149,17 @@ def test_soups_are_merged_from_a_run_for_each_objective_and_evaluated(calls_of: 
     assert all(merge[-1] in evaluation for merge in merges)
 
 
-def test_the_policies_of_pecaid_are_the_newest_checkpoints_of_its_runs(calls_of: CallsOf, tmp_path: Path) -> None:
-    for objective in ("accuracy", "conciseness"):
-        for step in ("global_step_8", "global_step_64"):
-            folder = tmp_path / "runs" / f"preference-pecaid-{objective}-s0" / "checkpoints" / step
-            folder.mkdir(parents=True)
-            (folder / "complete.json").write_text("{}")
-    first, second, caid = calls_of("pecaid")
+def test_pecaid_trains_the_policies_that_are_not_there_yet(calls_of: CallsOf, tmp_path: Path) -> None:
+    done = tmp_path / "runs" / "preference-pecaid-accuracy-s0"
+    done.mkdir(parents=True)
+    (done / "summary.json").write_text("{}")
+    prefer, caid = calls_of("pecaid")
 
-    assert (first[0], second[0], caid[0]) == ("prefer", "prefer", "caid")
+    assert (prefer[0], caid[0]) == ("prefer", "caid")
+    assert "ctwa.run=runs/preference-pecaid-conciseness-s0" in prefer
     (policies,) = [each for each in caid if each.startswith("ctwa.policies=")]
     for objective in ("accuracy", "conciseness"):
-        run = f"runs/preference-pecaid-{objective}-s0"
-        assert f"{objective}:'{run}/checkpoints/global_step_64/actor/huggingface'" in policies
+        assert f"{objective}:'runs/preference-pecaid-{objective}-s0'" in policies
 
 
 def test_thresholds_and_targets_come_from_the_environment(calls_of: CallsOf) -> None:

@@ -19,9 +19,10 @@ from ctwa.evaluation import judge as judge_module
 from ctwa.evaluation import models as models_module
 from ctwa.evaluation.config import EvalConfig, parse_config
 from ctwa.evaluation.evaluate import evaluate
-from ctwa.evaluation.models import Model, locate
+from ctwa.evaluation.models import Model
 from ctwa.evaluation.results import results_text
 from ctwa.evaluation.runs import config_of
+from ctwa.monitor.checkpoints import locate
 from tests.evaluation.test_judge import KEY, Server
 
 Command = Callable[..., tuple[int, str, str]]

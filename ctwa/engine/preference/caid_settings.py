@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from omegaconf import DictConfig
 from pydantic import BeforeValidator, Field
 
 from ctwa.engine.checks import check_settings
-from ctwa.engine.settings import Settings, read_settings
+from ctwa.engine.settings import ModelSource, Settings, read_settings
 from ctwa.errors import CtwaError
 from ctwa.preference.caid import CaidConfig
 
@@ -22,7 +21,7 @@ class CaidSettings(Settings):
     Attributes:
         caid: thresholds, beta, iterations.
         policies: by objective, a pre-aligned policy whose implicit reward it is (PeCAID), in place of its reward
-            function.
+            function: a model folder, a run's, or a name on the hub.
         implicit_scale: of those rewards: with beta as in the paper, or without as in the published code.
         pairs_per_prompt: pairs of samples that are compared.
         steps_per_iteration: optimizer steps on them.
@@ -31,7 +30,9 @@ class CaidSettings(Settings):
     """
 
     caid: CaidConfig
-    policies: Annotated[dict[str, str], BeforeValidator(lambda value: value or {})] = Field(default_factory=dict)
+    policies: Annotated[dict[str, ModelSource], BeforeValidator(lambda given: given or {})] = Field(
+        default_factory=dict
+    )
     implicit_scale: Literal["paper", "published-code"] = "paper"
     pairs_per_prompt: Annotated[int, Field(ge=1)] = 4
     steps_per_iteration: Annotated[int, Field(ge=1)] = 32
@@ -63,9 +64,6 @@ def read_caid_settings(config: DictConfig) -> CaidSettings:
             f"ctwa.caid.thresholds names all of {settings.names} (or the others have no weight): leave one out, which "
             "is the reward"
         )
-    for name, model in settings.policies.items():
-        if model.startswith(("/", ".", "~")) and not Path(model).expanduser().is_dir():
-            raise CtwaError(f"ctwa.policies.{name}: {model} does not exist; give a model folder or a name on a hub")
     num_samples = config.actor_rollout_ref.rollout.val_kwargs.n
     possible = num_samples * (num_samples - 1) // 2
     if settings.pairs_per_prompt > possible:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ctwa.aggregators.base import Aggregator
 from ctwa.aggregators.linear import LinearConfig
 from ctwa.aggregators.registry import AggregatorConfig, build_aggregator
-from ctwa.engine.settings import GradientSettings
+from ctwa.engine.settings import GradientSettings, ModelSource, invalid
 from ctwa.errors import CtwaError
 from ctwa.monitor.alarms import AlarmKind, AlarmLimits
 from ctwa.preference.data import PreferenceSource
@@ -43,10 +43,10 @@ class ModpoSettings(ModpoConfig):
     """MODPO: train one objective's pairs, the others enter by the implicit rewards of policies aligned to each alone.
 
     Attributes:
-        policies: by objective, for all others with a weight: a model folder, or a name on a hub.
+        policies: by objective, for all others with a weight: a model folder, a run's, or a name on the hub.
     """
 
-    policies: dict[str, str]
+    policies: dict[str, ModelSource]
 
 
 class PreferenceDiagnostics(BaseModel):
@@ -148,8 +148,7 @@ def read_preference_settings(config: DictConfig) -> PreferenceSettings:
     try:
         settings = PreferenceSettings(**node)
     except ValidationError as error:
-        lines = [f"ctwa.{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
-        raise CtwaError("the configuration is not valid:\n  " + "\n  ".join(lines)) from None
+        raise invalid(error) from None
     if settings.modpo is not None:
         _check_modpo(settings, settings.modpo)
     return settings
@@ -161,6 +160,3 @@ def _check_modpo(settings: PreferenceSettings, modpo: ModpoSettings) -> None:
         raise CtwaError(f"ctwa.modpo.policies has none for {missing}: give each a policy aligned to it alone")
     if not isinstance(settings.loss, DpoLoss) or not isinstance(settings.method, LinearConfig):
         raise CtwaError("ctwa.modpo trains with one loss, DPO's: write loss=dpo method=linear")
-    for name, model in modpo.policies.items():
-        if model.startswith(("/", ".", "~")) and not Path(model).expanduser().is_dir():
-            raise CtwaError(f"ctwa.modpo.policies.{name}: {model} does not exist; give a model folder or a hub's name")
