@@ -1,12 +1,12 @@
 """All methods on one testbed: the same base model, budget and seeds, with static weights as controls; a table.
 
     python benchmarks/methods.py --testbed runs/testbed-D --out runs/study-D [--steps 60] [--seeds 0 1 2]
-        [--methods linear ctwa ...]
+        [--methods linear ctwa ...] [-- KEY=VALUE ...]
 
-Runs that are finished in --out are kept, so the study goes on where it stopped. At the end, and with --steps 0 at once,
-it prints a Markdown table of what is there: the mean reward of every objective on held-out problems at the end (with
-the standard deviation over seeds), how far each fell from its best on the way, the hypervolume of the end point over 0,
-and the seconds of a step.
+What comes after -- are settings of every run. Runs that are finished in --out are kept, so the study goes on where it
+stopped. At the end, and with --steps 0 at once, it prints a Markdown table of what is there: the mean reward of every
+objective on held-out problems at the end (with the standard deviation over seeds), how far each fell from its best on
+the way, the hypervolume of the end point over 0, and the seconds of a step.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     everything = [*CATALOGUE, *CONTROLS, "probe-slope"]
     parser.add_argument("--methods", nargs="+", default=everything, choices=everything, metavar="METHOD")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings of every run")
     arguments = parser.parse_args()
     for seed in arguments.seeds if arguments.steps else ():
         for method in arguments.methods:
@@ -65,6 +66,7 @@ def run(arguments: argparse.Namespace, method: str, seed: int) -> None:
     command = [sys.executable, "-m", "ctwa.cli", "train", f"ctwa.run={folder}", f"ctwa.task_dir={arguments.testbed}"]
     command += [f"ctwa.seed={seed}", f"trainer.total_training_steps={arguments.steps}", "trainer.save_freq=20"]
     command += [f"ctwa.resume={str(folder.exists()).lower()}", *settings_of(method, arguments.steps)]
+    command += arguments.overrides
     subprocess.run(command, check=True)
 
 
