@@ -50,13 +50,14 @@ def caid(task_dir: Path) -> Compose:
 
 def test_the_plan_says_what_a_step_costs(prefer: Compose) -> None:
     for method, passes in {"raco": "1 forward and 2 backward", "linear": "1 forward and 1 backward"}.items():
-        config = prefer(f"method={method}")
+        config = prefer(f"method={method}", "ctwa.early_stopping={patience:7}")
         settings = check_preference_config(config)
         data, _, num_steps = prepare_data(config, settings)
         text = plan_text(config, settings, data, num_steps)
         assert f"8 pairs, {passes}" in text
         assert "40 of" in text
         assert "10 to validate" in text
+        assert f"{num_steps}, fewer if 7 validations in a row are no better" in text
 
 
 @pytest.mark.parametrize(

@@ -198,10 +198,12 @@ def plan_text(config: DictConfig, settings: PreferenceSettings, data: Preference
             f"  pairs        {len(train.pairs)} of {train.tokens.source} ({', '.join(train.tokens.objectives)}), "
             f"{len(validation.pairs)} to validate"
         )
+    stopping = settings.early_stopping
+    fewer = "" if stopping is None else f", fewer if {stopping.patience} validations in a row are no better"
     lines += [
         f"  engine       {_engine(config)}",
         f"  model        {config.actor_rollout_ref.model.path}",
-        f"  steps        {num_steps}",
+        f"  steps        {num_steps}{fewer}",
         f"  a step       {config.data.train_batch_size} pairs, {passes}",
         f"  validation   every {config.trainer.test_freq} steps; checkpoint every {config.trainer.save_freq} steps",
         f"  run folder   {settings.run}",
