@@ -110,6 +110,12 @@ class Caid:
         """Whether the last policy measured is the result."""
         return self.converged or len(self.history) >= self.config.iterations
 
+    @property
+    def missed(self) -> dict[str, Slack]:
+        """The constraints that the last policy measured misses by more than its standard errors."""
+        slacks = {name: Slack(it["slack"], it["standard_error"]) for name, it in self.history[-1].items()}
+        return {name: it for name, it in slacks.items() if it.value < -self.config.stop_at * it.standard_error}
+
     def start(self, solution: DualSolution) -> None:
         """Take over the one-shot multipliers, and the step sizes of the iterations.
 

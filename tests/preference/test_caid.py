@@ -10,6 +10,7 @@ from ctwa.errors import CtwaError
 from ctwa.preference.caid import (
     Caid,
     CaidConfig,
+    Slack,
     composite_reward,
     draw_pairs,
     implicit_reward,
@@ -160,6 +161,12 @@ class TestIterations:
         violated.observe(*scores_with(1.0, 0.01))
         violated.observe(*scores_with(-0.5, 0.01))
         assert not violated.converged
+
+    @pytest.mark.parametrize(("slack", "missed"), [(0.5, False), (-0.19, False), (-0.21, True)])
+    def test_a_constraint_is_missed_by_more_than_its_standard_errors(self, started, slack, missed):
+        caid = started()
+        caid.observe(*scores_with(slack, 0.1))
+        assert caid.missed == ({"safety": Slack(near(slack), near(0.1))} if missed else {})
 
     def test_it_stops_after_so_many_policies_the_one_shot_one_among_them(self, started):
         caid = started(iterations=3)

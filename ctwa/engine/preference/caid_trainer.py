@@ -334,10 +334,23 @@ class CaidTrainer(MultiObjectiveTrainer):
         self.logger.log(data=numbers(metrics), step=step)
 
     def _verdict(self) -> str:
-        why = "every slack is within its standard errors" if self.caid.converged else "the last iteration is over"
+        caid = self.caid
+        ended = f"ended after {len(caid.history)} policies"
         if self.recorder.stopped_by is not None:
-            why = f"the alarm {self.recorder.stopped_by.kind}"
-        return f"ended after {len(self.caid.history)} policies: {why}"
+            return f"{ended}: the alarm {self.recorder.stopped_by.kind}"
+        if caid.converged:
+            return f"{ended}: every slack is within its standard errors"
+        if not caid.missed:
+            return f"{ended}: the last iteration is over"
+        missed = ", ".join(
+            f"{name} is below its threshold by {-slack.value:.3g} (standard error {slack.standard_error:.2g})"
+            for name, slack in caid.missed.items()
+        )
+        steps = ", ".join(f"{caid.step_sizes[name]:.2g} for {name}" for name in caid.missed)
+        return (
+            f"{ended}: {missed}. Go on with ctwa.resume=true ctwa.caid.iterations={2 * caid.config.iterations}, or "
+            f"begin again with larger steps of the multipliers: ctwa.caid.eta, here {steps}"
+        )
 
     # -- checkpoints: one an iteration, between its training and its measurement ------------------------------------
 
