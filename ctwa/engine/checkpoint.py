@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ctwa.errors import CtwaError
-from ctwa.monitor.checkpoints import SEAL_FILE, is_complete, newest_complete, step_folder
+from ctwa.monitor.checkpoints import SEAL_FILE, is_complete, newest_complete, step_folder, steps
 from ctwa.monitor.jsonl import write_atomically
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "read_state",
     "seal",
     "step_folder",
+    "steps",
     "write_state",
 ]
 

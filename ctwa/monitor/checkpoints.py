@@ -32,14 +32,16 @@ def is_complete(folder: Path) -> bool:
     return all((folder / name).is_file() and (folder / name).stat().st_size == size for name, size in files.items())
 
 
+def steps(checkpoints: Path) -> list[int]:
+    """The steps that have a folder, complete or not, in their order."""
+    numbers = (folder.name.removeprefix("global_step_") for folder in checkpoints.glob("global_step_*"))
+    return sorted(int(number) for number in numbers if number.isdigit())
+
+
 def newest_complete(checkpoints: Path) -> Path | None:
     """The folder to resume from; None where no step was completed."""
-    steps = {
-        int(number): folder
-        for folder in checkpoints.glob("global_step_*")
-        if (number := folder.name.removeprefix("global_step_")).isdigit()
-    }
-    return next((steps[step] for step in sorted(steps, reverse=True) if is_complete(steps[step])), None)
+    folders = (step_folder(checkpoints, step) for step in reversed(steps(checkpoints)))
+    return next((folder for folder in folders if is_complete(folder)), None)
 
 
 def locate(name: str) -> Path | str:
@@ -70,7 +72,7 @@ def _within(path: Path) -> Path:
         return path
     if (path / "checkpoints").is_dir():
         best = path / "checkpoints" / BEST
-        checkpoint = best if best.is_dir() else newest_complete(path / "checkpoints")
+        checkpoint = best.resolve() if best.is_dir() else newest_complete(path / "checkpoints")
         if checkpoint is None:
             raise CtwaError(
                 f"the run {path} has no complete checkpoint; train with trainer.save_freq above 0, or give another run"

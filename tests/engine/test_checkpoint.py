@@ -12,7 +12,16 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from ctwa.engine import checkpoint
-from ctwa.engine.checkpoint import SEAL_FILE, STATE_FILE, is_complete, newest_complete, read_state, seal, write_state
+from ctwa.engine.checkpoint import (
+    SEAL_FILE,
+    STATE_FILE,
+    is_complete,
+    newest_complete,
+    read_state,
+    seal,
+    steps,
+    write_state,
+)
 from ctwa.errors import CtwaError
 
 STATE = {"step": 3, "scalarizer": {"growth": {"accuracy": 0.1 + 0.2}}, "reference_length": None}
@@ -168,6 +177,13 @@ class TestNewestComplete:
             save(tmp_path, step)
 
         assert newest_complete(tmp_path) == tmp_path / "global_step_10"
+
+    def test_a_folder_of_the_users_is_no_step(self, tmp_path: Path) -> None:
+        save(tmp_path, 4)
+        (tmp_path / "global_step_5_kept").mkdir()
+
+        assert steps(tmp_path) == [4]
+        assert newest_complete(tmp_path) == tmp_path / "global_step_4"
 
     def test_it_falls_back_over_folders_that_are_not_whole(self, tmp_path: Path) -> None:
         save(tmp_path, 10)

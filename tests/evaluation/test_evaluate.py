@@ -336,4 +336,4 @@ class TestAPreferenceRun:
         assert locate(str(run)) == run / "checkpoints/global_step_2/actor/huggingface"
         shutil.copytree(run / "checkpoints/global_step_2", run / "checkpoints/global_step_1", dirs_exist_ok=True)
         (run / "checkpoints/best").symlink_to("global_step_1")
-        assert Path(locate(str(run))).resolve() == run.resolve() / "checkpoints/global_step_1/actor/huggingface"
+        assert locate(str(run)) == run.resolve() / "checkpoints/global_step_1/actor/huggingface"

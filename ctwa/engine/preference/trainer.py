@@ -224,9 +224,8 @@ class PreferenceTrainer:
         if not keep:
             return
         checkpoints = self.recorder.run.checkpoints
-        saved = sorted(int(path.name.rsplit("_", 1)[1]) for path in checkpoints.glob("global_step_*"))
         best = self.early_stopping.best_step if self.early_stopping else None
-        for step in saved[:-keep]:
+        for step in checkpoint.steps(checkpoints)[:-keep]:
             if step != best:
                 shutil.rmtree(checkpoint.step_folder(checkpoints, step))
 
