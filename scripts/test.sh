@@ -4,7 +4,7 @@
 #   scripts/test.sh                     everything, as continuous integration does
 #   scripts/test.sh tests/covariance    arguments go to pytest
 #   CTWA_SKIP_VLLM=1 scripts/test.sh    without vLLM: its tests are skipped
-#   CTWA_TEST_PROCESSES=1 ...           one test after the other, not two at a time
+#   CTWA_TEST_PROCESSES=0 ...           one test after the other, not two beside each other
 #
 # Safe to run twice; the environment is reused. Ends with pytest's own closing line, and with its exit status.
 set -euo pipefail
@@ -45,5 +45,5 @@ ruff format --check .
 say "mypy"
 mypy
 say "pytest"
-# Two at a time, file by file: starting an engine leaves half of two cores idle.
-exec python -m pytest --numprocesses="${CTWA_TEST_PROCESSES:-2}" --dist=loadfile "$@"
+# In two processes: one starts the engine, again and again, which leaves half of two cores idle; the other does the rest.
+exec python -m pytest --numprocesses="${CTWA_TEST_PROCESSES:-2}" --dist=loadgroup "$@"
