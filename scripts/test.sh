@@ -46,4 +46,4 @@ say "mypy"
 mypy
 say "pytest"
 # In two processes: one starts the engine, again and again, which leaves half of two cores idle; the other does the rest.
-exec python -m pytest --numprocesses="${CTWA_TEST_PROCESSES:-2}" --dist=loadgroup "$@"
+exec python -m pytest --numprocesses="${CTWA_TEST_PROCESSES:-2}" --no-loadscope-reorder "$@"
