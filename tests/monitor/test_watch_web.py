@@ -148,6 +148,20 @@ def test_the_command_says_where_and_ends_with_ctrl_c(make_run):
             process.kill()
 
 
+@pytest.mark.parametrize(
+    ("error", "said"), [(BrokenPipeError(), ""), (ConnectionResetError(), ""), (KeyError("x"), "KeyError")]
+)
+def test_a_tab_that_was_closed_is_no_error(make_run, serve, capsys, error, said):
+    server = serve(make_run("run", {1: step_metrics(accuracy=0.5)}))
+    try:
+        raise error
+    except (ConnectionError, KeyError):
+        server.handle_error(None, ("127.0.0.1", 1))
+    shown = capsys.readouterr().err
+    assert said in shown
+    assert bool(shown) == bool(said)
+
+
 @pytest.mark.browser
 @needs_chromium
 def test_the_page_refreshes_itself_keeps_the_view_and_asks_nobody_else(make_run, serve):
@@ -187,3 +201,46 @@ def test_the_page_refreshes_itself_keeps_the_view_and_asks_nobody_else(make_run,
         browser.close()
     assert messages == []
     assert set(requests) <= {address, f"{address}report", f"{address}state", f"{address}favicon.ico"}
+
+
+@pytest.mark.browser
+@needs_chromium
+def test_a_slow_answer_is_waited_for_and_shows_one_report(make_run, serve):
+    from playwright.sync_api import sync_playwright
+
+    run = make_run("run", {1: step_metrics(accuracy=0.5, clarity=0.5)})
+    address = f"http://127.0.0.1:{serve(run, look=1.0).server_port}/"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        tab = browser.new_page()
+        tab.clock.install()
+        held = []
+        tab.route("**/state", lambda route: held.append(route))
+        with tab.expect_request("**/state"):
+            tab.goto(address)
+        tab.clock.run_for(10_000)  # ten further looks fall due while the first has no answer
+        tab.route("**/state", lambda route: route.continue_())
+        assert len(held) == 1
+        held[0].continue_()
+        tab.frame_locator("iframe:not(.coming)").get_by_text("up to step 1").wait_for()
+        assert tab.locator("iframe").count() == 1
+        browser.close()
+
+
+@pytest.mark.browser
+@needs_chromium
+def test_a_report_that_could_not_be_loaded_is_never_shown(make_run, serve):
+    from playwright.sync_api import sync_playwright
+
+    run = make_run("run", {1: step_metrics(accuracy=0.5, clarity=0.5)})
+    address = f"http://127.0.0.1:{serve(run, look=0.1).server_port}/"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        tab = browser.new_page()
+        tab.route("**/report", lambda route: route.abort())
+        tab.goto(address)
+        tab.locator("#status", has_text="ctwa watch has ended").wait_for()
+        tab.unroute("**/report")
+        tab.frame_locator("iframe:not(.coming)").get_by_text("up to step 1").wait_for()
+        assert tab.locator("iframe").count() == 1
+        browser.close()

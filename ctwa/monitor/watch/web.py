@@ -5,13 +5,16 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import sys
 import time
 from collections.abc import Callable
 from html import escape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from pathlib import Path
+from socket import socket
 from threading import Lock
+from typing import Any
 
 from ctwa.errors import CtwaError
 from ctwa.monitor.report import make_report, page
@@ -122,6 +125,11 @@ class Server(ThreadingHTTPServer):
             super().__init__((HOST, port), _Handler)
         except (OSError, OverflowError) as error:
             raise CtwaError(f"port {port} cannot be used ({error}): give another one, or 0 for any") from error
+
+    def handle_error(self, request: socket | tuple[bytes, socket], client_address: Any) -> None:
+        """Says nothing of a tab that was closed before its answer was read."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
