@@ -46,7 +46,7 @@ def build_generation(config: DictConfig, trainer: MultiObjectiveTrainer) -> Any:
     if config.actor_rollout_ref.rollout.name == TRANSFORMERS_ROLLOUT:
         from ctwa.engine.rollout.batches import BatchGeneration
 
-        servers = [replica.server_handle for replica in trainer.llm_server_manager.get_replicas()]
+        servers = [server for replica in trainer.llm_server_manager.get_replicas() for server in replica.servers]
         return BatchGeneration(config, trainer.tokenizer, servers)
     from verl.trainer.ppo.v1 import AgentLoopManagerTQ
 

@@ -36,7 +36,8 @@ class TransformersReplica(RolloutReplica):
             )
         )
         self.servers = [server]
-        self._server_handle = server
+        # verl's router alone reads `_server_handle`. It stays None: with a handle, the process of the router that
+        # stands there (NoRouter) would import torch, for nothing.
         self._server_address = _server_name(self.replica_rank)
 
 
