@@ -12,6 +12,9 @@ from ctwa.engine.settings import ModelSource, Settings, read_settings
 from ctwa.errors import CtwaError
 from ctwa.preference.caid import CaidConfig
 
+REWARD = "reward"
+"""The trace's name of the weighted sum of all that is no constraint."""
+
 
 class CaidSettings(Settings):
     """The ``ctwa`` node of the config: that of ``ctwa train``, and what the iterations want.
@@ -57,6 +60,8 @@ def read_caid_settings(config: DictConfig) -> CaidSettings:
         CtwaError: what is wrong, where, and what to write instead.
     """
     settings = read_settings(config, CaidSettings)
+    if REWARD in settings.names:
+        raise CtwaError(f"{REWARD!r} is the weighted sum in the trace of ctwa caid: give that objective another name")
     if unknown := sorted(settings.caid.thresholds.keys() - set(settings.names)):
         raise CtwaError(f"ctwa.caid.thresholds names {unknown}, which score nothing; write some of {settings.names}")
     if not any(settings.reward_weights.values()):

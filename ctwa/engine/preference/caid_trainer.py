@@ -21,7 +21,7 @@ from ctwa.aggregators.linear import Linear, LinearConfig
 from ctwa.engine import checkpoint
 from ctwa.engine.gradients import GradientPlan
 from ctwa.engine.preference.batches import PairBatch
-from ctwa.engine.preference.caid_settings import CaidSettings
+from ctwa.engine.preference.caid_settings import REWARD, CaidSettings
 from ctwa.engine.preference.data import load_policy
 from ctwa.engine.preference.objective import SOFT_LABEL, PreferenceObjective
 from ctwa.engine.preference.trainer import Scored
@@ -318,7 +318,7 @@ class CaidTrainer(MultiObjectiveTrainer):
     def _means(self, samples: Samples) -> dict[str, float]:
         """``val/<objective>``: the mean score, and its standard error over prompts."""
         metrics = {}
-        for name, values_PS in {**samples.scores_PS, "reward": self._rewards(samples)}.items():
+        for name, values_PS in {**samples.scores_PS, REWARD: self._rewards(samples)}.items():
             mean_P = values_PS.mean(1)
             metrics[f"val/{name}"] = float(mean_P.mean())
             metrics[f"val_standard_error/{name}"] = float(mean_P.std() / len(mean_P) ** 0.5)
