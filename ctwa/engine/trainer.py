@@ -18,16 +18,14 @@ import torch
 import transfer_queue as tq
 from omegaconf import DictConfig, open_dict
 from tensordict import TensorDict
-from verl.protocol import DataProto
 from verl.trainer.ppo.padding_utils import upsample_batch_to_divisible_size
-from verl.trainer.ppo.rollout_corr_helper import compute_rollout_correction_and_add_to_batch
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils import tensordict_utils as tu
 from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.debug import marked_timer
 from verl.utils.transferqueue_utils import KVBatchMeta
-from verl.workers.utils.padding import response_from_nested, response_to_nested
+from verl.workers.utils.padding import response_from_nested
 
 from ctwa.covariance.diagnostics import diagnostics, sampled_entropy
 from ctwa.covariance.probe import Progress
@@ -44,6 +42,7 @@ from ctwa.engine.probe import ProbeMeter
 from ctwa.engine.recorder import Recorder, numbers
 from ctwa.engine.rows import Prompts, deal_rows, place_of, prompt_name
 from ctwa.engine.settings import Settings
+from ctwa.engine.transfer import QueuedRows, advantage_columns, correction_columns, in_order, padding_columns
 from ctwa.engine.workers import ROW_FIELD, MultiObjectiveWorker
 from ctwa.errors import CtwaError
 from ctwa.monitor.alarms import Alarm
@@ -98,9 +97,10 @@ class MultiObjectiveTrainer(PPOTrainerSync):
         )
         self.train_dataloader_it: Iterator[dict[str, Any]] | None = None
         self._prompts = Prompts(settings.seed)
-        self._step_keys: list[str] = []
+        self._rows = QueuedRows((), "train")
         self._rollout: Rollout | None = None
         self._gradient_plan: GradientPlan | None = None
+        self._objective_advantages_MNT: torch.Tensor | None = None
         self._step_metrics: dict[str, Any] = {}
         super().__init__(config)
 
@@ -160,8 +160,8 @@ class MultiObjectiveTrainer(PPOTrainerSync):
     def _compute_reward_colocate(self, batch: KVBatchMeta, metrics: dict | None = None) -> KVBatchMeta:
         """Evaluate the objectives on the step's completions (verl calls this between sampling and balancing)."""
         assert metrics is not None
-        self._step_keys = sorted(batch.keys, key=place_of)
-        evaluation, rollout, completions = self._evaluate(self._step_keys, batch.partition_id)
+        self._rows = QueuedRows(sorted(batch.keys, key=place_of), batch.partition_id)
+        evaluation, rollout, completions = self._evaluate(self._rows)
         self._rollout = rollout
         lengths_N = [completion.response_tokens for completion in completions]
         if self.reference_length is not None:
@@ -172,17 +172,17 @@ class MultiObjectiveTrainer(PPOTrainerSync):
         self.recorder.samples(self.global_steps, completions, evaluation, split="train")
         return batch
 
-    def _evaluate(self, keys: Sequence[str], partition: str) -> tuple[Evaluation, Rollout, list[Completion]]:
-        if not keys:
+    def _evaluate(self, rows: QueuedRows) -> tuple[Evaluation, Rollout, list[Completion]]:
+        if not rows:
             raise CtwaError("the rollout completed no prompt of this step: its error is in the engine's log")
-        data = tq.kv_batch_get(keys=list(keys), partition_id=partition, select_fields=["responses", "response_mask"])
+        data = rows.read("responses", "response_mask")
         responses = [row.tolist() for row in data["responses"].unbind()]
         texts = self.tokenizer.batch_decode(responses, skip_special_tokens=True)
-        names = [prompt_name(key) for key in keys]
+        names = [prompt_name(key) for key in rows.keys]
         places = {name: place for place, name in enumerate(dict.fromkeys(names))}
         group_N = torch.tensor([places[name] for name in names])
         lengths_N = [len(response) for response in responses]
-        references_N: Sequence[float | None] = [None] * len(keys)
+        references_N: Sequence[float | None] = [None] * len(rows)
         if self.reference_length is not None:
             references_N = self.reference_length.reference(lengths_N, group_N.tolist())
         completions = [
@@ -217,7 +217,7 @@ class MultiObjectiveTrainer(PPOTrainerSync):
         actor = self.config.actor_rollout_ref
         num_ranks = max(self.actor_rollout_wg._query_dispatch_info("actor")) + 1
         tags = dict(zip(batch.keys, batch.tags, strict=True))
-        batch.keys[:], batch.tags[:] = self._step_keys, [tags[key] for key in self._step_keys]
+        batch.keys[:], batch.tags[:] = self._rows.keys, [tags[key] for key in self._rows.keys]
         batch = upsample_batch_to_divisible_size(
             batch, self._get_required_batch_multiple(num_ranks), self.tokenizer.eos_token_id
         )
@@ -232,7 +232,6 @@ class MultiObjectiveTrainer(PPOTrainerSync):
         """Let the scalarizer turn the rewards into advantages, and hand them to the workers."""
         assert self._rollout is not None
         rollout = self._rollout
-        keys = self._step_keys
         if self.probe.source == "backward" and self.probe.has_weights:
             with marked_timer("probe", self.timing_raw):
                 metrics.update(self._measured(self._probe_backward(batch)))
@@ -241,7 +240,6 @@ class MultiObjectiveTrainer(PPOTrainerSync):
         trained_NT = rollout.mask_NT * ~self.probe.held_out(rollout)[:, None]
         advantages_NT = self.scalarizer.advantages(rollout, estimate).float() * trained_NT
         self._advantages_NT = advantages_NT
-        weights = self.scalarizer.weights
         self._gradient_plan = make_plan(
             self.settings.gradients,
             self.scalarizer,
@@ -249,35 +247,23 @@ class MultiObjectiveTrainer(PPOTrainerSync):
             step=self.global_steps,
             every=self.settings.diagnostics.gradients_every,
         )
+        self._objective_advantages_MNT = None
         if self._gradient_plan is not None:
             objective_MNT = self.scalarizer.objective_advantages(rollout, estimate)
             self._objective_advantages_MNT = objective_MNT.float() * trained_NT
 
-        data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=["response_mask"])
-        response_mask = data["response_mask"]
-        scores_NT = torch.zeros_like(advantages_NT)
-        columns = torch.tensor([weights[name] for name in rollout.rewards.names], dtype=torch.float64)
-        lengths_N = response_mask.offsets().diff()
-        scores_NT[torch.arange(len(keys)), lengths_N - 1] = (
-            (rollout.rewards.filled_NM(rollout.group_N) * columns).sum(dim=1).float()
+        response_mask = self._rows.read("response_mask")["response_mask"]
+        columns = advantage_columns(
+            rollout, advantages_NT, self._objective_advantages_MNT, self.scalarizer.weights, response_mask
         )
-        fields: dict[str, torch.Tensor] = {
-            "advantages": response_to_nested(advantages_NT, response_mask),
-            "returns": response_to_nested(advantages_NT, response_mask),
-            "rm_scores": response_to_nested(scores_NT, response_mask),
-            ROW_FIELD: torch.arange(len(keys)),
-        }
-        if self._gradient_plan is not None:
-            for column, objective_NT in enumerate(self._objective_advantages_MNT):
-                fields[advantages_field(column)] = response_to_nested(objective_NT, response_mask)
-        fields.update(self._rollout_correction(batch, response_mask, metrics))
-        written = tq.kv_batch_put(
-            keys=keys, partition_id=batch.partition_id, fields=TensorDict(fields, batch_size=len(keys))
+        self._neutralise_padding(batch, metrics, columns)
+        corrected, correction_metrics = correction_columns(
+            self.config.algorithm.get("rollout_correction"), self._rows, response_mask
         )
-        self._neutralise_padding(batch, metrics)
+        metrics.update(correction_metrics)
         num_objectives = 0 if self._gradient_plan is None else len(self._gradient_plan.names)
         wanted = {*POLICY_FIELDS, *map(advantages_field, range(num_objectives))}
-        batch.fields = [field for field in written.fields if field in wanted]
+        batch.fields = [column for column in self._rows.write(columns | corrected) if column in wanted]
         return batch
 
     def _probe_backward(self, batch: KVBatchMeta) -> Progress:
@@ -289,48 +275,20 @@ class MultiObjectiveTrainer(PPOTrainerSync):
         self.actor_rollout_wg.swap_weights()
         self.actor_rollout_wg.compute_log_prob(batch)
         self.actor_rollout_wg.swap_weights()
-        fields = ["log_probs", "old_log_probs", "response_mask"]
-        data = tq.kv_batch_get(keys=self._step_keys, partition_id=batch.partition_id, select_fields=fields)
+        data = self._rows.read("log_probs", "old_log_probs", "response_mask")
         before = response_from_nested(data["log_probs"], data["response_mask"]).to_padded_tensor(0.0)
         return self.probe.backward(self._rollout, data["old_log_probs"].to_padded_tensor(0.0), before)
 
     def _measured(self, progress: Progress) -> dict[str, float]:
         return self.probe.metrics(progress) | self.scalarizer.measured(progress)
 
-    def _rollout_correction(
-        self, batch: KVBatchMeta, response_mask: torch.Tensor, metrics: dict
-    ) -> dict[str, torch.Tensor]:
-        """Correct for a rollout whose probabilities differ from the trainer's, where the config asks for it."""
-        correction = self.config.algorithm.get("rollout_correction")
-        if correction is None or not (correction.get("rollout_is") or correction.get("rollout_rs")):
-            return {}
-        fields = ["response_mask", "rollout_log_probs", "old_log_probs"]
-        data = tq.kv_batch_get(keys=self._step_keys, partition_id=batch.partition_id, select_fields=fields)
-        proto, correction_metrics = compute_rollout_correction_and_add_to_batch(
-            DataProto(batch=data.to_padded_tensor()), correction
-        )
-        metrics.update(correction_metrics)
-        kept = ["response_mask"] + ["rollout_is_weights"] * ("rollout_is_weights" in proto.batch)
-        return {field: response_to_nested(proto.batch[field], response_mask) for field in kept}
-
-    def _neutralise_padding(self, batch: KVBatchMeta, metrics: dict) -> None:
+    def _neutralise_padding(self, batch: KVBatchMeta, metrics: dict, columns: dict[str, torch.Tensor]) -> None:
         """Rows that verl adds to fill a batch up (a prompt whose rollout failed is missing) carry no advantage."""
-        padding = [key for key in batch.keys if key not in set(self._step_keys)]
+        own = set(self._rows.keys)
+        padding = QueuedRows([key for key in batch.keys if key not in own], batch.partition_id)
         metrics["rollout/missing_rows"] = len(padding)
-        if not padding:
-            return
-        data = tq.kv_batch_get(keys=padding, partition_id=batch.partition_id, select_fields=["response_mask"])
-        zeros = torch.nested.nested_tensor_from_jagged(
-            torch.zeros_like(data["response_mask"].values(), dtype=torch.float32), data["response_mask"].offsets()
-        )
-        names = ["advantages", "returns", "rm_scores"]
-        if self._gradient_plan is not None:
-            names += map(advantages_field, range(len(self._gradient_plan.names)))
-        fields = {name: zeros.clone() for name in names}
-        fields[ROW_FIELD] = torch.full((len(padding),), -1)
-        tq.kv_batch_put(
-            keys=padding, partition_id=batch.partition_id, fields=TensorDict(fields, batch_size=len(padding))
-        )
+        if padding:
+            padding.write(padding_columns(columns, padding.read("response_mask")["response_mask"]))
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         """Update the policy, then show the scalarizer what the update did."""
@@ -346,7 +304,7 @@ class MultiObjectiveTrainer(PPOTrainerSync):
         if self._gradient_plan is not None:
             metrics.update(self._take_gradients())
         with marked_timer("statistic", self.timing_raw):
-            update = self._update(batch, recorded=source != "none")
+            update = self._update(recorded=source != "none")
             # verl computes the entropy with the old log-probs; where they are the rollout's, they give an estimate.
             metrics.setdefault("actor/entropy", sampled_entropy(update.log_probs_old_NT, update.rollout.mask_NT))
             if source != "none":
@@ -364,45 +322,39 @@ class MultiObjectiveTrainer(PPOTrainerSync):
     def _take_gradients(self) -> dict[str, float]:
         plan = next(plan for plan in self.actor_rollout_wg.take_gradients() if plan is not None)
         if plan.aggregator is not None:
+            assert self._objective_advantages_MNT is not None
             self.scalarizer.aggregator = plan.aggregator
             combined_NT = combined_advantages(plan, self._objective_advantages_MNT)
             if combined_NT is not None:
                 self._advantages_NT = combined_NT
         return gradient_metrics(plan)
 
-    def _update(self, batch: KVBatchMeta, *, recorded: bool) -> Update:
+    def _update(self, *, recorded: bool) -> Update:
+        """What the last update did, as the scalarizer sees it.
+
+        The new log-probs are those of the policy after it, or of the one that each mini-batch met.
+        """
         assert self._rollout is not None
-        data = tq.kv_batch_get(keys=self._step_keys, partition_id=batch.partition_id, select_fields=["old_log_probs"])
-        old_NT = data["old_log_probs"].to_padded_tensor(0.0)
+        old_NT = self._rows.read("old_log_probs")["old_log_probs"].to_padded_tensor(0.0)
+        new_NT = torch.full_like(old_NT, math.nan)
+        if recorded:
+            new_NT = in_order(self.actor_rollout_wg.take_update(), self._rollout.mask_NT.shape)
         return Update(
             rollout=self._rollout,
             advantages_NT=self._advantages_NT,
             log_probs_old_NT=old_NT,
-            log_probs_new_NT=self._recorded_log_probs() if recorded else torch.full_like(old_NT, math.nan),
+            log_probs_new_NT=new_NT,
             clip=self.settings.clip,
         )
-
-    def _recorded_log_probs(self) -> torch.Tensor:
-        """(N, T) log-probs that the update left: under the policy after it, or under the one each mini-batch met."""
-        assert self._rollout is not None
-        by_row: dict[int, torch.Tensor] = {}
-        for rows in self.actor_rollout_wg.take_update():
-            by_row.update(rows)
-        num_rows, width = self._rollout.mask_NT.shape
-        log_probs_NT = torch.zeros(num_rows, width)
-        for row in range(num_rows):
-            log_probs_T = by_row[row]
-            log_probs_NT[row, : len(log_probs_T)] = log_probs_T
-        return log_probs_NT
 
     # -- validation -----------------------------------------------------------------------------------------------
 
     def _validate(self) -> dict[str, float]:
         """Complete and evaluate the held-out prompts: ``val/<objective>`` and its standard error."""
         # The seed does not name the step: every validation draws with the same numbers.
-        keys = self._complete_held_out("val")
-        evaluation, _, completions = self._evaluate(keys, "val")
-        tq.kv_clear(keys=keys, partition_id="val")
+        rows = self._complete_held_out("val")
+        evaluation, _, completions = self._evaluate(rows)
+        rows.clear()
         self.recorder.samples(self.global_steps, completions, evaluation, split="held-out")
         metrics = {"val/response_length": float(np.mean([completion.response_tokens for completion in completions]))}
         for name in evaluation.matrix.names:
@@ -415,8 +367,8 @@ class MultiObjectiveTrainer(PPOTrainerSync):
             self.recorder.step(0, metrics)
         return metrics
 
-    def _complete_held_out(self, seed_name: str) -> list[str]:
-        """Complete the held-out prompts; the rows are in the partition ``val`` of the transfer queue, in this order."""
+    def _complete_held_out(self, seed_name: str) -> QueuedRows:
+        """Complete the held-out prompts."""
         self._prompts.clear()
         keys: list[str] = []
         for batch_dict in self.val_dataloader:
@@ -430,11 +382,10 @@ class MultiObjectiveTrainer(PPOTrainerSync):
                 global_steps=self.global_steps, partition_id="val", batch_size=len(batch)
             )
             keys.extend(sampled.keys)
-        keys.sort(key=place_of)
+        rows = QueuedRows(sorted(keys, key=place_of), "val")
         if self.global_steps == 0 and self.reference_length is not None:
-            data = tq.kv_batch_get(keys=keys, partition_id="val", select_fields=["responses"])
-            self.reference_length.start(data["responses"].offsets().diff().tolist())
-        return keys
+            self.reference_length.start(rows.read("responses")["responses"].offsets().diff().tolist())
+        return rows
 
     # -- records and checkpoints ------------------------------------------------------------------------------------
 

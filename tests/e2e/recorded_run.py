@@ -1,4 +1,7 @@
-"""``ctwa train``, but the batch of every update is kept in the run's folder: batches/STEP.pt."""
+"""``ctwa train``, but the batch of every update is kept in the run's folder: batches/STEP.pt.
+
+With --lose-a-prompt first, the last prompt of every step has no completions, as after a rollout that failed.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transfer_queue
 from verl.utils.transferqueue_utils import KVBatchMeta
 
 from ctwa.engine.gradients import advantages_field
 from ctwa.engine.launch import compose_config, prepare_run, run_training, set_environment
+from ctwa.engine.rows import prompt_name
 from ctwa.engine.trainer import MultiObjectiveTrainer
 
 FIELDS = ["input_ids", "responses", "old_log_probs", "advantages"]
@@ -21,14 +24,22 @@ FIELDS = ["input_ids", "responses", "old_log_probs", "advantages"]
 class RecordedTrainer(MultiObjectiveTrainer):
     """Keeps what an update is given."""
 
-    def __init__(self, *arguments: Any, batches: Path, **options: Any) -> None:
+    def __init__(self, *arguments: Any, batches: Path, lose_a_prompt: bool, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._batches = batches
+        self._lose_a_prompt = lose_a_prompt
+
+    def _compute_reward_colocate(self, batch: KVBatchMeta, metrics: dict | None = None) -> KVBatchMeta:
+        if self._lose_a_prompt:
+            lost = max(map(prompt_name, batch.keys))
+            kept = [place for place, key in enumerate(batch.keys) if prompt_name(key) != lost]
+            batch.keys[:], batch.tags[:] = [batch.keys[at] for at in kept], [batch.tags[at] for at in kept]
+        return super()._compute_reward_colocate(batch, metrics)
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         num_objectives = 0 if self._gradient_plan is None else len(self._gradient_plan.names)
         fields = [*FIELDS, *map(advantages_field, range(num_objectives))]
-        data = transfer_queue.kv_batch_get(keys=self._step_keys, partition_id=batch.partition_id, select_fields=fields)
+        data = self._rows.read(*fields)
         kept: dict[str, Any] = {field: [row.clone() for row in data[field].unbind()] for field in fields}
         kept["rewards_NM"] = self._rollout.rewards.rewards_NM
         torch.save(kept, self._batches / f"{self.global_steps}.pt")
@@ -37,12 +48,14 @@ class RecordedTrainer(MultiObjectiveTrainer):
 
 def main() -> None:
     """Train."""
-    config = compose_config(sys.argv[1:])
+    lose_a_prompt = sys.argv[1] == "--lose-a-prompt"
+    config = compose_config(sys.argv[1 + lose_a_prompt :])
     set_environment(config)
     settings, run = prepare_run(config)
     batches = run.path / "batches"
     batches.mkdir()
-    run_training(config, settings, run, make_trainer=partial(RecordedTrainer, batches=batches))
+    make_trainer = partial(RecordedTrainer, batches=batches, lose_a_prompt=lose_a_prompt)
+    run_training(config, settings, run, make_trainer=make_trainer)
 
 
 if __name__ == "__main__":

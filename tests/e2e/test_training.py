@@ -127,12 +127,13 @@ def completion_losses(
     return loss / num_tokens
 
 
-def test_the_engine_makes_the_steps_of_a_plain_torch_loop(linear: Run, testbed: Path) -> None:
+def assert_steps_of_a_plain_torch_loop(run: Run, testbed: Path, *, num_prompts: int) -> None:
+    """Its three steps over completions of so many prompts are AdamW's on the clipped surrogate."""
     base, model = (AutoModelForCausalLM.from_pretrained(testbed / "model") for _ in range(2))
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, betas=(0.9, 0.999), weight_decay=0)
     for step in (1, 2, 3):
-        batch = torch.load(linear.folder / f"batches/{step}.pt")
-        scores_BK = (batch["rewards_NM"].float() @ torch.tensor([0.333, 0.333, 0.334])).view(8, 4)
+        batch = torch.load(run.folder / f"batches/{step}.pt")
+        scores_BK = (batch["rewards_NM"].float() @ torch.tensor([0.333, 0.333, 0.334])).view(num_prompts, 4)
         advantages_BK = (scores_BK - scores_BK.mean(1, keepdim=True)) / (scores_BK.std(1, keepdim=True) + 1e-6)
         assert scores_BK.std() > 0
         for of_engine_L, of_row in zip(batch["advantages"], advantages_BK.flatten(), strict=True):
@@ -142,12 +143,30 @@ def test_the_engine_makes_the_steps_of_a_plain_torch_loop(linear: Run, testbed: 
             completion_losses(model, batch, half).backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
-    trained = weights_of(linear, 3)
+    trained = weights_of(run, 3)
     moved = torch.cat([(trained[name] - p.detach()).flatten() for name, p in base.named_parameters()])
     expected = torch.cat(
         [(q - p).detach().flatten() for p, q in zip(base.parameters(), model.parameters(), strict=True)]
     )
     assert (moved - expected).norm() < 1e-3 * expected.norm()
+
+
+def test_the_engine_makes_the_steps_of_a_plain_torch_loop(linear: Run, testbed: Path) -> None:
+    assert_steps_of_a_plain_torch_loop(linear, testbed, num_prompts=8)
+
+
+def test_rows_in_the_place_of_a_lost_prompt_weigh_nothing(
+    train: Callable[..., Run], tmp_path: Path, testbed: Path
+) -> None:
+    run = train(
+        tmp_path / "run",
+        "method=linear",
+        "trainer.total_training_steps=3",
+        "trainer.save_freq=3",
+        program=[str(Path(__file__).with_name("recorded_run.py")), "--lose-a-prompt"],
+    ).checked()
+    assert [metrics["rollout/missing_rows"] for metrics in run.records[1:]] == [4, 4, 4]
+    assert_steps_of_a_plain_torch_loop(run, testbed, num_prompts=7)
 
 
 def test_ctwa_without_a_step_size_is_linear_to_the_last_bit(

@@ -12,7 +12,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-import transfer_queue as tq
 from omegaconf import OmegaConf
 from torch import Tensor
 from verl.utils.tracking import Tracking
@@ -173,13 +172,13 @@ class CaidTrainer(MultiObjectiveTrainer):
 
     def _sample(self, seed_name: str) -> Samples:
         """Of the policy that the replicas have; they make room for training afterwards."""
-        keys = self._complete_held_out(seed_name)
+        rows = self._complete_held_out(seed_name)
         self.checkpoint_manager.sleep_replicas()
-        evaluation, rollout, completions = self._evaluate(keys, "val")
-        data = tq.kv_batch_get(keys=keys, partition_id="val", select_fields=["prompts", "responses"])
+        evaluation, rollout, completions = self._evaluate(rows)
+        data = rows.read("prompts", "responses")
         prompts = [tuple(row.tolist()) for row in data["prompts"].unbind()]
         responses = [tuple(row.tolist()) for row in data["responses"].unbind()]
-        tq.kv_clear(keys=keys, partition_id="val")
+        rows.clear()
         self.recorder.samples(self.global_steps, completions, evaluation, split="held-out")
         num_samples = int(self.config.actor_rollout_ref.rollout.val_kwargs.n)
         filled_NM = evaluation.matrix.filled_NM(rollout.group_N)

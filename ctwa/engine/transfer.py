@@ -1,0 +1,131 @@
+"""Rows in verl's transfer queue, in the trainer's own order, and the columns that the trainer gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transfer_queue as tq
+from omegaconf import DictConfig
+from tensordict import TensorDict
+from torch import Tensor
+from verl.protocol import DataProto
+from verl.trainer.ppo.rollout_corr_helper import compute_rollout_correction_and_add_to_batch
+from verl.workers.utils.padding import response_to_nested
+
+from ctwa.engine.gradients import advantages_field
+from ctwa.engine.workers import ROW_FIELD
+from ctwa.scalarizers.base import Rollout
+
+
+@dataclass(frozen=True)
+class QueuedRows:
+    """Rows in the transfer queue.
+
+    Attributes:
+        keys: their names there, in the order in which everything is read and written.
+        partition: where they are.
+    """
+
+    keys: Sequence[str]
+    partition: str
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def read(self, *columns: str) -> TensorDict:
+        """Some of their columns."""
+        return tq.kv_batch_get(keys=list(self.keys), partition_id=self.partition, select_fields=list(columns))
+
+    def write(self, columns: Mapping[str, Tensor]) -> list[str]:
+        """Add columns to them; returns the names of all that they have then."""
+        fields = TensorDict(dict(columns), batch_size=len(self))
+        written = tq.kv_batch_put(keys=list(self.keys), partition_id=self.partition, fields=fields)
+        return list(written.fields)
+
+    def clear(self) -> None:
+        """Take them out of the queue."""
+        tq.kv_clear(keys=list(self.keys), partition_id=self.partition)
+
+
+def advantage_columns(
+    rollout: Rollout,
+    advantages_NT: Tensor,
+    objective_advantages_MNT: Tensor | None,
+    weights: Mapping[str, float],
+    response_mask: Any,
+) -> dict[str, Tensor]:
+    """What the rows of a step get from the scalarizer.
+
+    Args:
+        rollout: the step's rewards.
+        advantages_NT: what the policy is trained on.
+        objective_advantages_MNT: the objectives' own, where their gradients are wanted.
+        weights: of the objectives, for ``rm_scores``: verl's metrics show the weighted sum of the rewards.
+        response_mask: nested, as it is in the queue.
+    """
+    weights_M = torch.tensor([weights[name] for name in rollout.rewards.names], dtype=torch.float64)
+    scores_N = (rollout.rewards.filled_NM(rollout.group_N) * weights_M).sum(dim=1)
+    scores_NT = torch.zeros_like(advantages_NT)
+    scores_NT[torch.arange(len(scores_NT)), response_mask.offsets().diff() - 1] = scores_N.float()
+    advantages = response_to_nested(advantages_NT, response_mask)
+    columns = {
+        "advantages": advantages,
+        "returns": advantages,
+        "rm_scores": response_to_nested(scores_NT, response_mask),
+        ROW_FIELD: torch.arange(len(advantages_NT)),
+    }
+    for place, objective_NT in enumerate(() if objective_advantages_MNT is None else objective_advantages_MNT):
+        columns[advantages_field(place)] = response_to_nested(objective_NT, response_mask)
+    return columns
+
+
+def padding_columns(names: Iterable[str], response_mask: Any) -> dict[str, Tensor]:
+    """The same columns for rows that verl adds to fill a batch up: no advantage, and no place in the step.
+
+    Args:
+        names: of the columns.
+        response_mask: of the added rows, nested.
+    """
+    zeros = torch.zeros_like(response_mask.values(), dtype=torch.float32)
+    columns = {
+        name: torch.nested.nested_tensor_from_jagged(zeros.clone(), response_mask.offsets())
+        for name in names
+        if name != ROW_FIELD
+    }
+    return columns | {ROW_FIELD: torch.full((response_mask.shape[0],), -1)}
+
+
+def correction_columns(
+    correction: DictConfig | None, rows: QueuedRows, response_mask: Any
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Correct for a rollout whose probabilities differ from the trainer's, where the config asks for it.
+
+    Args:
+        correction: the config's ``algorithm.rollout_correction``.
+        rows: the step's.
+        response_mask: theirs, nested.
+
+    Returns:
+        verl's columns, and its metrics of the correction.
+    """
+    if correction is None or not (correction.get("rollout_is") or correction.get("rollout_rs")):
+        return {}, {}
+    data = rows.read("response_mask", "rollout_log_probs", "old_log_probs")
+    corrected, metrics = compute_rollout_correction_and_add_to_batch(
+        DataProto(batch=data.to_padded_tensor()), correction
+    )
+    kept = ["response_mask"] + ["rollout_is_weights"] * ("rollout_is_weights" in corrected.batch)
+    return {name: response_to_nested(corrected.batch[name], response_mask) for name in kept}, metrics
+
+
+def in_order(by_worker: Iterable[Mapping[int, Tensor]], shape: Sequence[int]) -> Tensor:
+    """(N, T) of what each worker recorded of its rows, by their places in the step; 0 behind a row's end."""
+    by_row = {row: values_T for rows in by_worker for row, values_T in rows.items()}
+    values_NT = torch.zeros(*shape)
+    for row in range(shape[0]):
+        values_T = by_row[row]
+        values_NT[row, : len(values_T)] = values_T
+    return values_NT
