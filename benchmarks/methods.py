@@ -55,7 +55,7 @@ def main() -> None:
     for seed in arguments.seeds if arguments.steps else ():
         for method in arguments.methods:
             run(arguments, method, seed)
-    print(table(arguments.out, arguments.methods))
+    print(table(arguments.out, arguments.methods, arguments.seeds))
 
 
 def run(arguments: argparse.Namespace, method: str, seed: int) -> None:
@@ -70,15 +70,15 @@ def run(arguments: argparse.Namespace, method: str, seed: int) -> None:
     subprocess.run(command, check=True)
 
 
-def table(folder: Path, methods: list[str]) -> str:
-    """The runs that are there, a line a method."""
+def table(folder: Path, methods: list[str], seeds: list[int]) -> str:
+    """The runs of these seeds that are finished, a line a method."""
     lines = [
         "| method | seeds | " + " | ".join(OBJECTIVES) + " | worst drop " + " / ".join(OBJECTIVES) + " | mean of three "
         "| hypervolume | s a step |",
         "|---" * 9 + "|",
     ]
     for method in methods:
-        paths = sorted(path for path in folder.glob(f"{method}-s[0-9]*") if (path / "summary.json").exists())
+        paths = [path for seed in seeds if ((path := folder / f"{method}-s{seed}") / "summary.json").exists()]
         if paths:
             lines.append(line(method, [summarize(path) for path in paths]))
     return "\n".join(lines)
