@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -28,10 +29,12 @@ CallsOf = Callable[..., Calls]
 
 
 @pytest.fixture(scope="module")
-def pairs_dir(task_dir: Path) -> Path:
-    """The task's folder, with the pairs that the recipes make, and comparisons as PKU-SafeRLHF has them."""
+def pairs_dir(task_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the task's folder, with the pairs that the recipes make, and comparisons as PKU-SafeRLHF has them."""
+    copy = tmp_path_factory.mktemp("recipes") / "task"
+    shutil.copytree(task_dir, copy, ignore=shutil.ignore_patterns("pairs"))  # another file's tests make pairs there
     for seed, folder in enumerate(("pairs", "pairs-1")):
-        make_preferences("D", task_dir / folder, seed=seed, num_train=64, num_validation=8, num_test=8)
+        make_preferences("D", copy / folder, seed=seed, num_train=64, num_validation=8, num_test=8)
     rows = [
         {
             "prompt": f"Compute mod 10 : {row % 10} + {row // 10} ?",
@@ -42,9 +45,9 @@ def pairs_dir(task_dir: Path) -> Path:
         }
         for row in range(100)
     ]
-    (task_dir / "safe_rlhf.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (task_dir / "testbed.json").write_text(json.dumps({"settings": {"preset": "D"}}, indent=2))
-    return task_dir
+    (copy / "safe_rlhf.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (copy / "testbed.json").write_text(json.dumps({"settings": {"preset": "D"}}, indent=2))
+    return copy
 
 
 @pytest.fixture
