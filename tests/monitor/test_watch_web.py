@@ -203,44 +203,42 @@ def test_the_page_refreshes_itself_keeps_the_view_and_asks_nobody_else(make_run,
     assert set(requests) <= {address, f"{address}report", f"{address}state", f"{address}favicon.ico"}
 
 
-@pytest.mark.browser
-@needs_chromium
-def test_a_slow_answer_is_waited_for_and_shows_one_report(make_run, serve):
+@pytest.fixture
+def tab():
+    """A tab of a browser."""
     from playwright.sync_api import sync_playwright
 
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield browser.new_page()
+        browser.close()
+
+
+@pytest.mark.browser
+@needs_chromium
+def test_a_slow_answer_is_waited_for_and_shows_one_report(make_run, serve, tab):
     run = make_run("run", {1: step_metrics(accuracy=0.5, clarity=0.5)})
     address = f"http://127.0.0.1:{serve(run, look=1.0).server_port}/"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        tab = browser.new_page()
-        tab.clock.install()
-        held = []
-        tab.route("**/state", lambda route: held.append(route))
-        with tab.expect_request("**/state"):
-            tab.goto(address)
-        tab.clock.run_for(10_000)  # ten further looks fall due while the first has no answer
-        tab.route("**/state", lambda route: route.continue_())
-        assert len(held) == 1
-        held[0].continue_()
-        tab.frame_locator("iframe:not(.coming)").get_by_text("up to step 1").wait_for()
-        assert tab.locator("iframe").count() == 1
-        browser.close()
+    tab.clock.install()
+    held = []
+    tab.route("**/state", lambda route: held.append(route))
+    with tab.expect_request("**/state"):
+        tab.goto(address)
+    tab.clock.run_for(10_000)  # ten further looks fall due while the first has no answer
+    tab.route("**/state", lambda route: route.continue_())
+    assert len(held) == 1
+    held[0].continue_()
+    tab.frame_locator("iframe:not(.coming)").get_by_text("up to step 1").wait_for()
+    assert tab.locator("iframe").count() == 1
 
 
 @pytest.mark.browser
 @needs_chromium
-def test_a_report_that_could_not_be_loaded_is_never_shown(make_run, serve):
-    from playwright.sync_api import sync_playwright
-
+def test_a_report_that_could_not_be_loaded_is_never_shown(make_run, serve, tab):
     run = make_run("run", {1: step_metrics(accuracy=0.5, clarity=0.5)})
-    address = f"http://127.0.0.1:{serve(run, look=0.1).server_port}/"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        tab = browser.new_page()
-        tab.route("**/report", lambda route: route.abort())
-        tab.goto(address)
-        tab.locator("#status", has_text="ctwa watch has ended").wait_for()
-        tab.unroute("**/report")
-        tab.frame_locator("iframe:not(.coming)").get_by_text("up to step 1").wait_for()
-        assert tab.locator("iframe").count() == 1
-        browser.close()
+    tab.route("**/report", lambda route: route.abort())
+    tab.goto(f"http://127.0.0.1:{serve(run, look=0.1).server_port}/")
+    tab.locator("#status", has_text="ctwa watch has ended").wait_for()
+    tab.unroute("**/report")
+    tab.frame_locator("iframe:not(.coming)").get_by_text("up to step 1").wait_for()
+    assert tab.locator("iframe").count() == 1
