@@ -21,7 +21,7 @@ PREFERENCE = {"accuracy": 0.5, "clarity": 0.2, "conciseness": 0.3}
 
 
 def small_model(*, lora: bool) -> nn.Module:
-    torch.manual_seed(0)
+    torch.manual_seed(0)  # float64, so that a gradient that is not summed right cannot hide behind rounding
     config = Qwen2Config(
         hidden_size=16,
         intermediate_size=24,
@@ -31,7 +31,7 @@ def small_model(*, lora: bool) -> nn.Module:
         vocab_size=11,
     )
     config._attn_implementation = "sdpa"
-    model = Qwen2ForCausalLM(config)
+    model = Qwen2ForCausalLM(config).double()
     if lora:
         model = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False))
     return model

@@ -1,0 +1,45 @@
+"""The engine itself, without Ray: every gradient method on one rank and on two, and a step that is not finite."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from ctwa.aggregators.registry import GRADIENT_METHODS
+from tests.engine.engine_ranks import KINDS, run_ranks, save_model
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+    """What one process measured, and what each of two ranks with two micro-batches each did."""
+    folder = tmp_path_factory.mktemp("ranks")
+    save_model(folder)
+    run_ranks("every_method", folder, 1)
+    run_ranks("every_method", folder, 2)
+    return [torch.load(folder / f"measured-{which}.pt") for which in ("0of1", "0of2", "1of2")]
+
+
+@pytest.mark.parametrize("method", GRADIENT_METHODS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_ranks_and_micro_batches_change_no_weight(kind: str, method: str, measured: list[dict]) -> None:
+    one, *two = [ranks[kind, method] for ranks in measured]
+    assert torch.equal(two[0][1]["weights"], two[1][1]["weights"])
+    for expected, found in zip(one, two[0], strict=True):
+        norms_M = expected["gram"].diagonal().sqrt()
+        assert norms_M.min() > 0
+        difference_MM = (found["gram"] - expected["gram"]) / (norms_M[:, None] * norms_M)
+        assert difference_MM.abs().max() < 1e-6
+        torch.testing.assert_close(found["weights"], expected["weights"], rtol=1e-6, atol=1e-6)
+        assert found["norm"] == pytest.approx(expected["norm"], rel=1e-6)
+
+
+def test_a_gradient_that_is_not_finite_moves_nothing_and_the_next_step_does(tmp_path: Path) -> None:
+    save_model(tmp_path)
+    run_ranks("skipped_step", tmp_path, 1)
+    first, second = json.loads((tmp_path / "reports.json").read_text())
+    assert first == {"moved": 0.0, "skipped": True, "num_skipped": 1}
+    assert second["moved"] > 0
+    assert (second["skipped"], second["num_skipped"]) == (False, 1)
