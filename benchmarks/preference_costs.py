@@ -24,7 +24,7 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
-from gradient_methods import (  # type: ignore[import-not-found]  # a script beside this one
+from gradient_methods import (
     build_engine,
     held_by_tensors,
     peak_allocation,

@@ -12,12 +12,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from omegaconf import DictConfig
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from ctwa.covariance.probe import Agreement, Progress, backward_probe, forward_probe
-from ctwa.engine.settings import ProbeSource
-from ctwa.scalarizers.base import Rollout, Update
+from ctwa.engine.settings import ProbeSource, Settings
+from ctwa.scalarizers.base import Rollout, Scalarizer, Update
 
 
 class ProbeMeter:
@@ -107,6 +108,22 @@ class ProbeMeter:
         self.has_weights = state["has_weights"]
         self._agreement.load_state_dict(state["agreement"])
         self._covariance = dict(state["covariance"])
+
+
+def build_probe(config: DictConfig, settings: Settings, scalarizer: Scalarizer) -> ProbeMeter:
+    """The probe that a method or the diagnostics ask for.
+
+    Args:
+        config: verl's part of the settings, for the sizes of a step.
+        settings: ours.
+        scalarizer: the method.
+    """
+    return ProbeMeter(
+        settings.probe_source(scalarizer.requirements),
+        tuple(settings.objectives),
+        num_seen_prompts=config.data.train_batch_size - config.actor_rollout_ref.actor.ppo_mini_batch_size,
+        num_held_out=settings.diagnostics.held_out_prompts,
+    )
 
 
 class PreviousWeights:

@@ -38,7 +38,7 @@ from ctwa.engine.gradients import (
     gradient_metrics,
     make_plan,
 )
-from ctwa.engine.probe import ProbeMeter
+from ctwa.engine.probe import build_probe
 from ctwa.engine.recorder import Recorder, numbers
 from ctwa.engine.rows import Prompts, deal_rows, place_of, prompt_name
 from ctwa.engine.settings import Settings
@@ -89,12 +89,7 @@ class MultiObjectiveTrainer(PPOTrainerSync):
         self.evaluator = evaluator
         self.recorder = recorder
         self.reference_length = settings.build_reference_length()
-        self.probe = ProbeMeter(
-            settings.probe_source(scalarizer.requirements),
-            tuple(settings.objectives),
-            num_seen_prompts=config.data.train_batch_size - config.actor_rollout_ref.actor.ppo_mini_batch_size,
-            num_held_out=settings.diagnostics.held_out_prompts,
-        )
+        self.probe = build_probe(config, settings, scalarizer)
         self.train_dataloader_it: Iterator[dict[str, Any]] | None = None
         self._prompts = Prompts(settings.seed)
         self._rows = QueuedRows((), "train")
