@@ -48,12 +48,18 @@ CATALOGUE: dict[str, MethodInfo] = {
         "reward", "none", "none", "the worst weighted distance to a reference point", "Bowman 1976; Miettinen 1999"
     ),
     "hypervolume": MethodInfo(
-        "reward", "none", "a front of points", "steps that extend the front count for more", "Lu et al. 2025"
+        "reward",
+        "none",
+        "a front of points",
+        "steps that extend the front count for more",
+        "Lu et al. 2025, arXiv 2509.11452",
     ),
     "lagrangian": MethodInfo(
         "advantage", "none", "none", "one objective under constraints on the others", "primal-dual ascent"
     ),
-    "pama": MethodInfo("advantage", "none", "none", "the least of the positive advantages", "He & Maghsudi 2025"),
+    "pama": MethodInfo(
+        "advantage", "none", "none", "the least of the positive advantages", "He & Maghsudi 2025, arXiv 2508.07768"
+    ),
     "gdpo": MethodInfo(
         "advantage", "none", "none", "standardises every objective, then sums", "Liu et al. 2026, arXiv 2601.05242"
     ),
@@ -70,7 +76,10 @@ CATALOGUE: dict[str, MethodInfo] = {
         **_GRADIENTS,
     ),
     "dynamic": MethodInfo(
-        "gradient", summary="weight for what serves all objectives", source="Lu et al. 2025", **_GRADIENTS
+        "gradient",
+        summary="weight for what serves all objectives",
+        source="Lu et al. 2025, arXiv 2509.11452",
+        **_GRADIENTS,
     ),
     "cagrad": MethodInfo(
         "gradient",

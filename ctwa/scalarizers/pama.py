@@ -1,4 +1,7 @@
-"""PAMA, Pareto multi-objective alignment (He & Maghsudi 2026): what all objectives agree on, by positive advantages."""
+"""PAMA, Pareto multi-objective alignment: what all objectives agree on, by positive advantages.
+
+Source: He & Maghsudi 2025, arXiv 2508.07768.
+"""
 
 from __future__ import annotations
 
