@@ -28,7 +28,7 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
-from methods import CONTROLS, settings_of
+from methods import CONTROLS, OBJECTIVES, settings_of
 from rich.console import Console
 from rich.table import Table
 
@@ -39,7 +39,6 @@ from ctwa.monitor.trace import read_trace
 from ctwa.scalarizers.catalogue import CATALOGUE
 
 WARM_UP_ROUNDS = 2
-OBJECTIVES = ("accuracy", "conciseness", "clarity")
 TWELVE = [
     *(f"~ctwa.objectives.{name}" for name in OBJECTIVES),
     *(
@@ -60,10 +59,12 @@ class Comparison:
 
 
 def ctwa(statistic: str, objectives: list[str]) -> list[str]:
-    """CTWA whose weights stay as they are, so that the objectives' copies change nothing for the others."""
+    """CTWA with its weights held, so that every variant steps alike."""
     targets = ", ".join(f"{name}: 0.1" for name in objectives)
-    own = [f"ctwa.covariance_targets={{{targets}}}", f"ctwa.method.statistic={statistic}", "ctwa.method.eta=0"]
-    return ["method=ctwa", UNTRACED, "~ctwa.covariance_targets", *(f"+{own[0]}", *own[1:])]
+    return [
+        *("method=ctwa", f"ctwa.method.statistic={statistic}", "ctwa.method.eta=0", UNTRACED),
+        *("~ctwa.covariance_targets", f"+ctwa.covariance_targets={{{targets}}}"),
+    ]
 
 
 COMPARISONS = {
