@@ -6,7 +6,8 @@
 What comes after -- are settings of every run. Runs that are finished in --out are kept, so the study goes on where it
 stopped. At the end, and with --steps 0 at once, it prints a Markdown table of what is there: the mean reward of every
 objective on held-out problems at the end (with the standard deviation over seeds), how far each fell from its best on
-the way, the hypervolume of the end point over 0, and the seconds of a step.
+the way, the hypervolume of the end point over 0, and the seconds of a step; and a second one of each seed's difference
+in hypervolume from equal weights and from the controls.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+from collections.abc import Iterable
 from math import prod
 from pathlib import Path
 from statistics import mean, median, stdev
@@ -24,6 +26,7 @@ from ctwa.scalarizers.catalogue import CATALOGUE
 STEPS = 60
 CONTROLS = {"static-375": (0.375, 0.3125, 0.3125), "static-450": (0.45, 0.275, 0.275)}
 OBJECTIVES = ("accuracy", "conciseness", "clarity")
+REFERENCES = ("linear", *CONTROLS)
 
 
 def settings_of(method: str, steps: int) -> list[str]:
@@ -55,7 +58,10 @@ def main() -> None:
     for seed in arguments.seeds if arguments.steps else ():
         for method in arguments.methods:
             run(arguments, method, seed)
-    print(table(arguments.out, arguments.methods, arguments.seeds))
+    runs = finished(arguments.out, arguments.methods, arguments.seeds)
+    print(table(runs))
+    print()
+    print(differences(runs, finished(arguments.out, REFERENCES, arguments.seeds)))
 
 
 def run(arguments: argparse.Namespace, method: str, seed: int) -> None:
@@ -70,23 +76,56 @@ def run(arguments: argparse.Namespace, method: str, seed: int) -> None:
     subprocess.run(command, check=True)
 
 
-def table(folder: Path, methods: list[str], seeds: list[int]) -> str:
-    """The runs of these seeds that are finished, a line a method."""
+def finished(folder: Path, methods: Iterable[str], seeds: list[int]) -> dict[str, dict[int, RunSummary]]:
+    """The runs of these seeds that are finished, by method and seed."""
+    runs: dict[str, dict[int, RunSummary]] = {}
+    for method in methods:
+        paths = {seed: folder / f"{method}-s{seed}" for seed in seeds}
+        there = {seed: summarize(path) for seed, path in paths.items() if (path / "summary.json").exists()}
+        if there:
+            runs[method] = there
+    return runs
+
+
+def table(runs: dict[str, dict[int, RunSummary]]) -> str:
+    """A line a method."""
     lines = [
         "| method | seeds | " + " | ".join(OBJECTIVES) + " | worst drop " + " / ".join(OBJECTIVES) + " | mean of three "
         "| hypervolume | s a step |",
         "|---" * 9 + "|",
     ]
-    for method in methods:
-        paths = [path for seed in seeds if ((path := folder / f"{method}-s{seed}") / "summary.json").exists()]
-        if paths:
-            lines.append(line(method, [summarize(path) for path in paths]))
+    return "\n".join(lines + [line(method, [*by_seed.values()]) for method, by_seed in runs.items()])
+
+
+def differences(runs: dict[str, dict[int, RunSummary]], references: dict[str, dict[int, RunSummary]]) -> str:
+    """A line a method: its hypervolume above each reference's, at the seeds that both have."""
+    lines = ["| hypervolume above | " + " | ".join(references) + " |", "|---" * (len(references) + 1) + "|"]
+    for method, by_seed in runs.items():
+        cells = [
+            ", ".join(
+                f"{hypervolume(run) - hypervolume(others[seed]):+.3f}"
+                for seed, run in by_seed.items()
+                if seed in others
+            )
+            for others in references.values()
+        ]
+        lines.append("| " + " | ".join([method, *cells]) + " |")
     return "\n".join(lines)
+
+
+def ends_of(run: RunSummary) -> list[float]:
+    """Every objective at the end."""
+    return [run.objectives[name].end for name in OBJECTIVES]
+
+
+def hypervolume(run: RunSummary) -> float:
+    """What the end point dominates over 0."""
+    return prod(ends_of(run))
 
 
 def line(method: str, runs: list[RunSummary]) -> str:
     """One method's line: means over its runs."""
-    ends = [[run.objectives[name].end for name in OBJECTIVES] for run in runs]
+    ends = [ends_of(run) for run in runs]
     drops = [f"{mean(run.objectives[name].drawdown for run in runs):.3f}" for name in OBJECTIVES]
     cells = [
         method,
@@ -94,7 +133,7 @@ def line(method: str, runs: list[RunSummary]) -> str:
         *(spread(column) for column in zip(*ends, strict=True)),
         " / ".join(drops),
         spread([mean(end) for end in ends]),
-        spread([prod(end) for end in ends]),
+        spread([hypervolume(run) for run in runs]),
         f"{median(run.step_seconds for run in runs if run.step_seconds is not None):.2f}",
     ]
     return "| " + " | ".join(cells) + " |"

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from pydantic import TypeAdapter
 from tensordict import TensorDict
 from torch import Tensor
+from torch.distributed.tensor import distribute_tensor
 from verl.utils import tensordict_utils as tu
 from verl.utils.config import omega_conf_to_dataclass
 from verl.workers.engine import EngineRegistry
@@ -62,7 +64,13 @@ def join(folder: Path) -> tuple[int, int]:
     """Meet the other ranks: this rank's number, and how many there are."""
     rank, num_ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     meeting = f"file://{folder}/meeting-of-{num_ranks}"
-    torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=num_ranks)
+    torch.distributed.init_process_group(
+        "gloo",
+        init_method=meeting,
+        rank=rank,
+        world_size=num_ranks,
+        timeout=timedelta(minutes=3),  # for a rank that has died
+    )
     torch.set_num_threads(1)
     register_cpu_platform()
     register_engines()
@@ -119,42 +127,52 @@ def every_method(folder: Path) -> None:
     measured = {}
     for kind, overrides in KINDS.items():
         engine = build_engine(folder, *overrides)
+        if kind == "lora":
+            leave_the_start(engine)
         for method in GRADIENT_METHODS:
             measured[kind, method] = two_mini_batches(engine, method, rank, num_ranks)
     torch.save(measured, folder / f"measured-{rank}of{num_ranks}.pt")
     torch.distributed.destroy_process_group()
 
 
+def leave_the_start(engine: MultiObjectiveEngine) -> None:
+    """An adapter begins with one factor at zero, so that the other has no gradient."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in engine.trained():
+            whole = 0.1 * torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(distribute_tensor(whole, parameter.device_mesh, parameter.placements))
+
+
 def two_mini_batches(engine: MultiObjectiveEngine, method: str, rank: int, num_ranks: int) -> list[dict[str, Any]]:
     """Both at the same weights of the model: those of a step would carry its rounding on."""
     config = TypeAdapter(GradientMethodConfig).validate_python({"type": method})
-    plan = GradientPlan(tuple(PREFERENCE), build_aggregator(config, PREFERENCE), GradientSettings())
-    reports = []
+    engine.plan = plan = GradientPlan(tuple(PREFERENCE), build_aggregator(config, PREFERENCE), GradientSettings())
+    num_tokens = sum(LENGTHS) - len(LENGTHS)
+
+    def loss(model_output: dict, data: Any, dp_group: Any = None) -> tuple[Any, dict]:
+        del data, dp_group
+        # A row's last value is of the next row's first token, and verl's own loss masks it.
+        log_probs = torch.cat([row[:-1] for row in model_output["log_probs"].unbind()])
+        each = [-log_probs, log_probs.square(), log_probs.exp()]
+        # verl's engine wants the whole batch's mean times the number of ranks.
+        engine.losses = ([value.sum() * num_ranks / num_tokens for value in each], None)
+        return engine.losses[0][0], {}
+
+    norms = []
     for seed in (0, 1):
-        rows = some_rows(LENGTHS, seed=seed)
-        num_tokens = sum(LENGTHS) - len(LENGTHS)
-
-        def loss(model_output: dict, data: Any, dp_group: Any = None, num_tokens: int = num_tokens) -> tuple[Any, dict]:
-            del data, dp_group
-            # A row's last value is of the next row's first token, and verl's own loss masks it.
-            log_probs = torch.cat([row[:-1] for row in model_output["log_probs"].unbind()])
-            each = [-log_probs, log_probs.square(), log_probs.exp()]
-            # verl's engine wants the whole batch's mean times the number of ranks.
-            engine.losses = ([value.sum() * num_ranks / num_tokens for value in each], None)
-            return engine.losses[0][0], {}
-
-        engine.plan = plan
+        rows = some_rows(LENGTHS, seed=seed)[rank::num_ranks]
         before = [parameter.detach().clone() for parameter in engine.trained()]
         with engine.train_mode():
-            output = engine.train_batch(
-                batch_of(rows[rank::num_ranks], MICRO_BATCH_SIZE[num_ranks]), loss_function=loss
-            )
+            output = engine.train_batch(batch_of(rows, MICRO_BATCH_SIZE[num_ranks]), loss_function=loss)
+        norms.append(output["metrics"]["grad_norm"])
         with torch.no_grad():
             for parameter, value in zip(engine.trained(), before, strict=True):
                 parameter.copy_(value)
-        record = plan.records[-1]
-        reports.append({"gram": record.gram_MM, "weights": record.weights_M, "norm": output["metrics"]["grad_norm"]})
-    return reports
+    return [
+        {"gram": record.gram_MM, "weights": record.weights_M, "norm": norm}
+        for record, norm in zip(plan.records, norms, strict=True)
+    ]
 
 
 def skipped_step(folder: Path) -> None:
