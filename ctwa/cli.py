@@ -287,14 +287,15 @@ def testbed_make(
     out: Annotated[Path, typer.Option(help="The folder to make it in; an identical one is reused.")],
     preset: Annotated[str, typer.Option(help="A, C, D or F: docs/testbed.md.")] = "D",
     seed: Annotated[int | None, typer.Option(help="Seed of the base model, instead of the preset's.")] = None,
+    retrain: Annotated[bool, typer.Option(help="Train the base model here, some two minutes.")] = False,
     threads: Annotated[int, typer.Option(min=1, help="Of the training; the model's last bits depend on it.")] = 2,
 ) -> None:
-    """Make a testbed's base model and problems (about two minutes)."""
+    """Make a testbed's problems and its base model: the one that comes with ctwa, at once, or one trained here."""
     # Read by torch's threads while it is imported: ones that wait must not spin on a machine with other work.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from ctwa.testbed.prepare import prepare
 
-    prepare(preset, out, seed=seed, num_threads=threads)
+    prepare(preset, out, seed=seed, retrain=retrain, num_threads=threads)
 
 
 @testbed_app.command("pairs")

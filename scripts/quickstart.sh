@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From nothing to two fine-tuned models: makes a small base model that writes sums out, fine-tunes it on accuracy,
+# From nothing to two fine-tuned models: takes a small base model that writes sums out, fine-tunes it on accuracy,
 # conciseness and clarity, once with fixed (linear) weights and once with CTWA, and shows the two side by side.
 #
 # Needs Python 3.11 or 3.12 and no GPU. Safe to run twice: the environment and the base model are reused, and every
@@ -15,7 +15,7 @@ runs="runs/quickstart-$(date +%Y%m%d-%H%M%S)"
 ctwa_setup
 export PATH="$CTWA_VENV/bin:$PATH"
 
-say "Making the base model and its problems in $testbed (about two minutes; at once if it is there)."
+say "Writing problems and the base model that comes with ctwa to $testbed (kept if they are there)."
 ctwa testbed make --preset D --out "$testbed"
 
 say "Fine-tuning with linear weights: $runs/linear"

@@ -2,9 +2,10 @@
 
 import json
 import os
+import platform
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,13 +19,14 @@ from transformers import PreTrainedTokenizerBase, Qwen2ForCausalLM
 from transformers.utils import logging as hf_logging
 
 from ctwa.errors import CtwaError
+from ctwa.testbed.bases import Base, shipped_base
 from ctwa.testbed.data import check_rows, held_out_rows, train_rows, write_parquet
 from ctwa.testbed.evaluate import sample_scores
 from ctwa.testbed.presets import Preset, get_preset
 from ctwa.testbed.sft import SftConfig, train_base
 from ctwa.testbed.tokenizer import build_tokenizer
 
-FORMAT = 1
+FORMAT = 2
 RECORD = "testbed.json"
 
 
@@ -58,14 +60,17 @@ def prepare(
     *,
     seed: int | None = None,
     data_seed: int = 0,
+    retrain: bool = False,
     num_threads: int = 1,
     console: Console | None = None,
 ) -> Prepared:
     """Make the testbed ``preset`` in ``out_dir``, or reuse it where it was made with the same settings.
 
-    ``seed`` replaces the preset's seed of the base model's weights and demonstrations; ``data_seed`` draws the training
-    and held-out problems. The folder appears complete or not at all: it is built beside its place and then renamed.
-    Base model bits depend on the machine and on ``num_threads`` as well, which are therefore recorded, not compared.
+    The base model is the one that comes with the package, where one was trained with these settings; else it is trained
+    here. ``seed`` replaces the preset's seed of the base model's weights and demonstrations; ``data_seed`` draws the
+    training and held-out problems; ``retrain`` trains in any case. The folder appears complete or not at all: it is
+    built beside its place and then renamed. The bits of a model that is trained here depend on the machine and on
+    ``num_threads`` as well, which are therefore recorded, not compared.
 
     Raises:
         CtwaError: the preset is unknown, or ``out_dir`` holds something else.
@@ -75,8 +80,9 @@ def prepare(
         preset = replace(preset, sft_seed=seed)
     out_dir = Path(out_dir)
     console = console or Console()
-    sft = SftConfig(num_steps=preset.max_sft_steps, seed=preset.sft_seed, mixture=preset.mixture)
-    settings = _settings(preset, sft, data_seed)
+    sft = sft_config(preset)
+    base = None if retrain else shipped_base(training_settings(preset, sft))
+    settings = _settings(preset, sft, data_seed, base)
 
     record = _read_record(out_dir)
     if record is not None:
@@ -88,23 +94,40 @@ def prepare(
         console.print(f"Testbed {preset.name}: reusing {out_dir}", highlight=False)
         return Prepared(preset, out_dir, record["base_scores"])
 
-    console.print(f"Testbed {preset.name}: training its base model, about two minutes on a quiet core", highlight=False)
+    if base is None:
+        console.print(
+            f"Testbed {preset.name}: training its base model, about two minutes on a quiet core", highlight=False
+        )
     with _replaced_when_complete(out_dir) as partial:
-        base_scores = _make(Prepared(preset, partial, {}), sft, settings, num_threads, console)
+        base_scores = _make(Prepared(preset, partial, {}), sft, base, settings, num_threads, console)
     console.print(f"Testbed {preset.name}: base model and data are in {out_dir}", highlight=False)
     return Prepared(preset, out_dir, base_scores)
 
 
-def _settings(preset: Preset, sft: SftConfig, data_seed: int) -> dict[str, Any]:
-    """What shapes the folder's content, as JSON reads it back; the settings of later runs are not among it."""
+def training_settings(preset: Preset, sft: SftConfig) -> dict[str, Any]:
+    """What shapes the base model, as JSON reads it back."""
     settings = {
-        "format": FORMAT,
-        "preset": preset.name,
         "sft": asdict(sft),
         "base_accuracy": preset.base_accuracy,
         "first_check": preset.first_check,
         "check_every": preset.check_every,
         "num_check_problems": preset.num_check_problems,
+    }
+    return json.loads(json.dumps(settings))
+
+
+def sft_config(preset: Preset) -> SftConfig:
+    """The supervised training of a preset's base model."""
+    return SftConfig(num_steps=preset.max_sft_steps, seed=preset.sft_seed, mixture=preset.mixture)
+
+
+def _settings(preset: Preset, sft: SftConfig, data_seed: int, base: Base | None) -> dict[str, Any]:
+    """What shapes the folder's content, as JSON reads it back; the settings of later runs are not among it."""
+    settings = {
+        "format": FORMAT,
+        "preset": preset.name,
+        "base": "trained here" if base is None else f"shipped, SHA-256 {base.sha256[:12]}",
+        **training_settings(preset, sft),
         "data_seed": data_seed,
         "num_train": preset.num_train,
         "num_held_out": preset.rl.num_held_out,
@@ -115,7 +138,7 @@ def _settings(preset: Preset, sft: SftConfig, data_seed: int) -> dict[str, Any]:
 
 
 def _make(
-    place: Prepared, sft: SftConfig, settings: dict[str, Any], num_threads: int, console: Console
+    place: Prepared, sft: SftConfig, base: Base | None, settings: dict[str, Any], num_threads: int, console: Console
 ) -> dict[str, float]:
     preset, started = place.preset, time.perf_counter()
     held_out = held_out_rows(preset, settings["data_seed"])
@@ -123,7 +146,11 @@ def _make(
     write_parquet(held_out, place.held_out)
 
     tokenizer = build_tokenizer()
-    model, num_steps = _train(preset, sft, tokenizer, num_threads, console)
+    if base is None:
+        model, num_steps = _train(preset, sft, tokenizer, num_threads, console)
+        made_with: Mapping[str, Any] = versions(num_threads)
+    else:
+        model, num_steps, made_with = base.load(), base.num_sft_steps, base.made_with
     with _without_progress_bars():
         model.save_pretrained(place.model)
     tokenizer.save_pretrained(place.model)
@@ -139,10 +166,20 @@ def _make(
         "base_scores": base_scores,
         "num_sft_steps": num_steps,
         "seconds": round(time.perf_counter() - started, 1),
-        "made_with": {"torch": torch.__version__, "transformers": transformers.__version__, "num_threads": num_threads},
+        "made_with": made_with,
     }
     (place.root / RECORD).write_text(json.dumps(record, indent=2) + "\n")
     return base_scores
+
+
+def versions(num_threads: int) -> dict[str, Any]:
+    """What a training's last bits depend on beside its settings."""
+    return {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "num_threads": num_threads,
+        "processor": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
+    }
 
 
 def _train(

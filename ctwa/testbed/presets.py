@@ -59,8 +59,8 @@ class Preset:
     rl: RlSettings
     max_sft_steps: int = 800
     first_check: int = 320
-    check_every: int = 10
-    num_check_problems: int = 256
+    check_every: int = 5
+    num_check_problems: int = 512
     usual_sft_steps: int = 400  # for the progress bar
     budget_base: float = 32.0
     budget_per_operation: float = 0.0
