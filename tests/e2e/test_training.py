@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from tests.e2e.conftest import Run
+from tests.e2e.stranger import QUEUE_PROCESSES
 
 pytestmark = pytest.mark.e2e
 
@@ -153,6 +154,18 @@ def assert_steps_of_a_plain_torch_loop(run: Run, testbed: Path, *, num_prompts: 
 
 def test_the_engine_makes_the_steps_of_a_plain_torch_loop(linear: Run, testbed: Path) -> None:
     assert_steps_of_a_plain_torch_loop(linear, testbed, num_prompts=8)
+
+
+def test_a_run_lets_nobody_in(linear: Run) -> None:
+    """Its second step was attacked; it went on, and all but torch's own sockets listen on loopback."""
+    report = json.loads((linear.folder / "stranger.json").read_text())
+    of_queue = [name for name, _, _ in report["listening"] if name.startswith(QUEUE_PROCESSES)]
+    # Ray's own socket in each process; two of the queue's controller, one of the storage.
+    assert len(of_queue) == 5
+    assert report["let_in"] == []
+    assert list(linear.folder.glob("code-ran-*")) == []
+    outside = {name for name, ip, _ in report["listening"] if ip != "127.0.0.1"}
+    assert outside == set()
 
 
 def test_rows_in_the_place_of_a_lost_prompt_weigh_nothing(
