@@ -42,6 +42,7 @@ def check_settings(config: DictConfig, settings: Settings) -> None:
     _check_files(config)
     _check_batches(config)
     _check_engine(config)
+    _check_queue(config)
     _check_gradients(config, settings)
     _check_probe(config, settings)
     reference = settings.reference_length
@@ -172,6 +173,15 @@ def _check_engine(config: DictConfig) -> None:
         raise CtwaError(
             f"actor_rollout_ref.rollout.max_model_len={rollout.max_model_len} is less than data.max_prompt_length + "
             f"data.max_response_length = {longest}: write {longest} or more"
+        )
+
+
+def _check_queue(config: DictConfig) -> None:
+    backend = config.transfer_queue.backend.storage_backend
+    if backend not in ("SimpleStorage", "RayStore") and not config.ctwa.trust_network:
+        raise CtwaError(
+            f"transfer_queue.backend.storage_backend={backend!r} has connections of its own, which let in whoever "
+            "reaches them: write SimpleStorage, or ctwa.trust_network=true where nobody else reaches the machines"
         )
 
 

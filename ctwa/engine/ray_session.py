@@ -9,6 +9,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from ctwa.engine.checks import check_resources
+from ctwa.engine.ray_security import close_to_others
+from ctwa.errors import CtwaError
 
 
 @contextmanager
@@ -20,7 +22,7 @@ def ray_session(config: DictConfig, *, transfer_queue: bool) -> Iterator[None]:
         transfer_queue: whether rows are handed on through it.
 
     Raises:
-        CtwaError: Ray has not what the run will ask of it.
+        CtwaError: Ray has not what the run will ask of it, or would let others in.
     """
     import ray
     from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
@@ -31,18 +33,43 @@ def ray_session(config: DictConfig, *, transfer_queue: bool) -> Iterator[None]:
     if transfer_queue:
         config.transfer_queue.enable = True
         ray_init["runtime_env"]["env_vars"]["TRANSFER_QUEUE_ENABLE"] = "1"
+    close_to_others(ray_init, trust_network=config.ctwa.trust_network)
     ray.init(**ray_init)
     try:
         check_resources(config)
         if not transfer_queue:
             yield
             return
-        import transfer_queue as queue
-
-        queue.init(config.transfer_queue)
-        try:
+        with _transfer_queue(config.transfer_queue):
             yield
-        finally:
-            queue.close()
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _transfer_queue(settings: DictConfig) -> Iterator[None]:
+    import ray
+    import transfer_queue
+
+    from ctwa.engine import queue_security
+
+    # The queue would attach itself to one that is there, whose keys are another run's.
+    if "TransferQueueController" in {actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)}:
+        raise CtwaError(
+            "another run has its transfer queue in this Ray cluster, and the two would mix their rows: wait for its "
+            "end, or start a cluster for each"
+        )
+    keys = queue_security.share_keys()
+    try:
+        started = transfer_queue.init(settings)
+        queue_security.check_closed(_addresses(started), keys)
+        yield
+    finally:
+        transfer_queue.close()
+
+
+def _addresses(started: DictConfig) -> list[str]:
+    """Of every socket that a queue listens on."""
+    units = started.backend.get("SimpleStorage", {}).get("zmq_info") or {}
+    servers = [started.controller.zmq_info, *units.values()]
+    return [server.to_addr(port) for server in servers for port in server.ports]

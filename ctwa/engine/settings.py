@@ -93,6 +93,7 @@ class Settings(BaseModel):
     num_samples: Annotated[int, Field(ge=0)] = 4
     print_every: Annotated[int, Field(ge=1)] = 1
     poll_interval: Annotated[float, Field(gt=0)] = 0.05
+    trust_network: bool = False
     clip: ClipRange = Field(exclude=True)
     scale_invariant: bool = Field(exclude=True)
 

@@ -1,10 +1,13 @@
 """``ctwa train``, but the batch of every update is kept in the run's folder: batches/STEP.pt.
 
+In the second step somebody who has none of the run's secrets attacks it, and what came of it is kept: stranger.json.
 With --lose-a-prompt first, the last prompt of every step has no completions, as after a rollout that failed.
 """
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -43,7 +46,16 @@ class RecordedTrainer(MultiObjectiveTrainer):
         kept: dict[str, Any] = {field: [row.clone() for row in data[field].unbind()] for field in fields}
         kept["rewards_NM"] = self._rollout.rewards.rewards_NM
         torch.save(kept, self._batches / f"{self.global_steps}.pt")
+        if self.global_steps == 2:
+            attack(self._batches.parent)
         return super()._update_actor(batch, metrics)
+
+
+def attack(folder: Path) -> None:
+    """Let a stranger see and do what a process of this machine can see and do."""
+    stranger = [sys.executable, str(Path(__file__).with_name("stranger.py")), str(os.getsid(0)), str(folder)]
+    with (folder / "stranger.json").open("w") as report:
+        subprocess.run(stranger, stdout=report, check=True, timeout=120)
 
 
 def main() -> None:

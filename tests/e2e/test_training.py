@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from tests.e2e.conftest import Run
+from tests.e2e.stranger import QUEUE_PROCESSES
 
 pytestmark = pytest.mark.e2e
 
@@ -153,6 +154,18 @@ def assert_steps_of_a_plain_torch_loop(run: Run, testbed: Path, *, num_prompts: 
 
 def test_the_engine_makes_the_steps_of_a_plain_torch_loop(linear: Run, testbed: Path) -> None:
     assert_steps_of_a_plain_torch_loop(linear, testbed, num_prompts=8)
+
+
+def test_a_run_lets_nobody_in(linear: Run) -> None:
+    """Its second step was attacked by somebody who knows none of its secrets; it went on to the end."""
+    report = json.loads((linear.folder / "stranger.json").read_text())
+    of_queue = [ip for name, ip, _ in report["listening"] if name.startswith(QUEUE_PROCESSES)]
+    # Two of the queue's controller and one of its storage, and Ray's own in both processes.
+    assert of_queue == ["127.0.0.1"] * 5
+    assert report["let_in"] == []
+    assert list(linear.folder.glob("code-ran-*")) == []
+    # Torch's rendezvous, of the one rank, cannot be told where to listen.
+    assert len({name for name, ip, _ in report["listening"] if ip != "127.0.0.1"}) <= 1, report["listening"]
 
 
 def test_rows_in_the_place_of_a_lost_prompt_weigh_nothing(

@@ -94,7 +94,7 @@ class TestSettings:
         """A key left out of a hand-written config means what the packaged one says."""
         settings = read_settings(testbed_config)
 
-        for name in ("resume", "seed", "num_samples", "print_every", "poll_interval"):
+        for name in ("resume", "seed", "num_samples", "print_every", "poll_interval", "trust_network"):
             assert getattr(settings, name) == Settings.model_fields[name].default
         for name in ("rewards", "diagnostics", "alarms", "stop_on"):
             assert getattr(settings, name) == Settings.model_fields[name].get_default(call_default_factory=True)

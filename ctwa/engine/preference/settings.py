@@ -93,6 +93,7 @@ class PreferenceSettings(BaseModel):
     alarms: AlarmLimits = Field(default_factory=AlarmLimits)
     stop_on: list[AlarmKind] = Field(default_factory=list)
     print_every: Annotated[int, Field(ge=1)] = 1
+    trust_network: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
