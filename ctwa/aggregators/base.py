@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from ctwa.errors import CtwaError, check_state
+from ctwa.solvers import count_fallbacks
 
 
 class AggregatorConfigBase(BaseModel):
@@ -53,6 +54,8 @@ class Aggregator(ABC):
         last_weights_M: the weights of the last solution; before the first, the preference.
         num_skipped: how many Gram matrices were not finite.
         num_held: how many were of gradients that were all zero, and left the weights as they were.
+        num_fallback: how many answers of outside solvers missed the conditions for a minimum, so that the problem was
+            solved another way (``ctwa.solvers``).
         metrics: what ``weights`` wants reported with the solution it computes.
 
     Raises:
@@ -77,6 +80,7 @@ class Aggregator(ABC):
         self.last_weights_M = self.preference_M.clone()
         self.num_skipped = 0
         self.num_held = 0
+        self.num_fallback = 0
         self.metrics: dict[str, float] = {}
 
     def solve(self, gram_MM: Tensor, *, losses_M: Tensor | None = None, learning_rate: float | None = None) -> Solution:
@@ -100,7 +104,9 @@ class Aggregator(ABC):
             self.num_held += 1
             return Solution(self.last_weights_M.clone())
         gram_MM = (gram_MM + gram_MM.T) / 2  # summed over ranks in another order, the two halves may differ in a bit
-        self.last_weights_M = self.weights(gram_MM, losses_M, learning_rate)
+        with count_fallbacks() as fallbacks:
+            self.last_weights_M = self.weights(gram_MM, losses_M, learning_rate)
+        self.num_fallback += fallbacks.num
         return Solution(self.last_weights_M.clone(), metrics=self.metrics)
 
     @property
@@ -119,6 +125,7 @@ class Aggregator(ABC):
             "last_weights": self.named(self.last_weights_M),
             "num_skipped": self.num_skipped,
             "num_held": self.num_held,
+            "num_fallback": self.num_fallback,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -131,6 +138,7 @@ class Aggregator(ABC):
         self.last_weights_M = self.by_name(state["last_weights"])
         self.num_skipped = state["num_skipped"]
         self.num_held = state["num_held"]
+        self.num_fallback = state.get("num_fallback", 0)  # checkpoints of ctwa 0.1 have none
 
     def by_name(self, values: Mapping[str, float]) -> Tensor:
         """Values by objective name as a float64 vector in alphabetical order."""

@@ -16,6 +16,7 @@ from ctwa.covariance.within_prompt import within_prompt_covariance
 from ctwa.errors import CtwaError
 from ctwa.scalarizers.base import Estimate, Requirements, Rollout, Scalarizer, Update, weighted_scores
 from ctwa.scalarizers.controller import EmaInit, WeightController
+from ctwa.solvers import count_fallbacks
 
 
 class CtwaConfig(BaseModel):
@@ -170,7 +171,9 @@ class CTWA(Scalarizer):
         }.items():
             metrics |= {f"ctwa/{key}/{name}": float(value) for name, value in self._named(values_M).items()}
         if self._scale_invariant:
-            metrics["ctwa/feasibility"] = self._feasibility(rollout)
+            with count_fallbacks() as fallbacks:
+                metrics["ctwa/feasibility"] = self._feasibility(rollout)
+            metrics["ctwa/num_fallback"] = fallbacks.num
         return finite(metrics)
 
     def state_dict(self) -> dict[str, Any]:
