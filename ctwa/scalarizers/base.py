@@ -111,6 +111,11 @@ class Scalarizer(ABC):
     def weights(self) -> dict[str, float]:
         """The weight of every objective in the next rollout's score, by name."""
 
+    @property
+    def covariance_targets(self) -> dict[str, float]:
+        """The covariances with the update that the method steers by, by name; whatever else it aims at is none."""
+        return {}
+
     @abstractmethod
     def advantages(self, rollout: Rollout, estimate: Estimate) -> Tensor:
         """The advantages (N, T) of this rollout."""

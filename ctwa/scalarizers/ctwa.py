@@ -127,6 +127,11 @@ class CTWA(Scalarizer):
         weights = self._named(self._controller.weights_M)
         return {name: weights[name] for name in self.initial_weights}
 
+    @property
+    def covariance_targets(self) -> dict[str, float]:
+        """The targets, where it is the covariance that is compared to them."""
+        return dict(self.config.targets) if self.config.measure == "covariance" else {}
+
     def advantages(self, rollout: Rollout, estimate: Estimate) -> Tensor:
         """The advantages (N, T) of the weighted sum, with the weights of the last ``observe``."""
         controller = self._controller
