@@ -59,7 +59,8 @@ class Aggregator(ABC):
         metrics: what ``weights`` wants reported with the solution it computes.
 
     Raises:
-        CtwaError: there is no objective, a weight is negative or not finite, or all of them are 0.
+        CtwaError: there is no objective, a weight is negative or not finite, all of them are 0, or their sum is not
+            finite.
     """
 
     method: ClassVar[str]
@@ -69,6 +70,11 @@ class Aggregator(ABC):
         for name, weight in preference.items():
             if not 0 <= weight < math.inf:
                 raise CtwaError(f"objective '{name}' has the weight {weight}; write a finite number, 0 or more")
+        if sum(preference.values()) == float("inf"):
+            raise CtwaError(
+                f"the weights {dict(preference)} add up to more than a number can hold; only their ratios matter: write "
+                "smaller ones"
+            )
         if not any(preference.values()):
             raise CtwaError(
                 f"no objective among {list(preference)} has a weight above 0; give at least one of them one"

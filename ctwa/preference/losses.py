@@ -202,9 +202,9 @@ def objective_losses(loss: PreferenceLoss, log_probs: PairLogProbs, labels_PM: T
             loss is a constant (that of a margin of 0) without a gradient.
 
     Returns:
-        (P, M), with the gradient of the policy's log-probabilities. Where those of a pair are not finite, the loss of the
-        objectives that prefer one of its responses is not finite either (or what it is in the limit), without a
-        gradient: 0 times infinity is no 0, and would reach every objective in the backward pass.
+        (P, M), with the gradient of the policy's log-probabilities. Where those of a pair are not finite, the loss of
+        the objectives that prefer one of its responses is what comes of them, without a gradient: 0 times infinity is
+        no 0, and would reach every objective in the backward pass.
     """
     margin_P, likelihood = loss.margins(log_probs), loss.likelihood_terms(log_probs)
     known_P = margin_P.isfinite()

@@ -89,7 +89,8 @@ class Scalarizer(ABC):
         weights: the initial weight of every objective, by name.
 
     Raises:
-        CtwaError: there is no objective, a weight is negative or not finite, or all of them are 0.
+        CtwaError: there is no objective, a weight is negative or not finite, all of them are 0, or their sum is not
+            finite.
     """
 
     method: ClassVar[str]
@@ -102,6 +103,11 @@ class Scalarizer(ABC):
         for name, weight in weights.items():
             if not 0 <= weight < float("inf"):
                 raise CtwaError(f"objective '{name}' has the weight {weight}; write a finite number, 0 or more")
+        if sum(weights.values()) == float("inf"):
+            raise CtwaError(
+                f"the weights {dict(weights)} add up to more than a number can hold; only their ratios matter: write "
+                "smaller ones"
+            )
         if not any(weights.values()):
             raise CtwaError(f"no objective among {list(weights)} has a weight above 0; give at least one of them one")
         self.initial_weights = dict(weights)

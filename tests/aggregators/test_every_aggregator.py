@@ -383,3 +383,9 @@ def test_answers_that_are_not_believed_are_counted_and_saved(make, solve, random
     older = {key: value for key, value in aggregator.state_dict().items() if key != "num_fallback"}
     restored.load_state_dict(older)
     assert restored.num_fallback == 0
+
+
+@every_method
+def test_a_preference_too_large_to_add_up_is_refused(make, method):
+    with pytest.raises(CtwaError, match="more than a number can hold"):
+        make(method, [1e308, 1e308])
