@@ -71,10 +71,7 @@ class Aggregator(ABC):
             if not 0 <= weight < math.inf:
                 raise CtwaError(f"objective '{name}' has the weight {weight}; write a finite number, 0 or more")
         if sum(preference.values()) == float("inf"):
-            raise CtwaError(
-                f"the weights {dict(preference)} add up to more than a number can hold; only their ratios matter: write "
-                "smaller ones"
-            )
+            raise CtwaError("the weights add up to more than a number can hold; write smaller ones")
         if not any(preference.values()):
             raise CtwaError(
                 f"no objective among {list(preference)} has a weight above 0; give at least one of them one"

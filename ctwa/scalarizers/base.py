@@ -104,10 +104,7 @@ class Scalarizer(ABC):
             if not 0 <= weight < float("inf"):
                 raise CtwaError(f"objective '{name}' has the weight {weight}; write a finite number, 0 or more")
         if sum(weights.values()) == float("inf"):
-            raise CtwaError(
-                f"the weights {dict(weights)} add up to more than a number can hold; only their ratios matter: write "
-                "smaller ones"
-            )
+            raise CtwaError("the weights add up to more than a number can hold; write smaller ones")
         if not any(weights.values()):
             raise CtwaError(f"no objective among {list(weights)} has a weight above 0; give at least one of them one")
         self.initial_weights = dict(weights)
