@@ -21,7 +21,7 @@ ALLOWED = {
     "scalarizers": {"errors", "covariance", "objectives", "aggregators", "solvers"},
     "aggregators": {"errors", "covariance", "solvers"},
     "preference": {"errors", "covariance", "aggregators", "objectives", "solvers"},
-    "monitor": {"errors", "covariance"},
+    "monitor": {"errors", "covariance", "solvers"},
     "testbed": {"errors", "covariance", "objectives"},
     "config": {"errors"},
     "generation": {"errors"},

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from ctwa.errors import CtwaError, check_state
-from ctwa.solvers import count_fallbacks
+from ctwa.solvers.fallbacks import count_fallbacks
 
 
 class AggregatorConfigBase(BaseModel):

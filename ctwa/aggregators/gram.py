@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from ctwa.solvers import nonnegative_least_squares
+from ctwa.solvers.least_squares import nonnegative_least_squares
 
 # A gradient this much shorter than the longest is no gradient: its objective had nothing to learn from the batch.
 ZERO_NORM = 1e-12

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ctwa.aggregators.base import Aggregator, AggregatorConfigBase
 from ctwa.aggregators.gram import RESOLUTION, has_gradient, norms, unit_factor, unit_scale
-from ctwa.solvers import nonnegative_least_squares
+from ctwa.solvers.least_squares import nonnegative_least_squares
 
 
 class UpGradConfig(AggregatorConfigBase):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ctwa.covariance.within_prompt import within_prompt_covariance
-from ctwa.solvers import nonnegative_least_squares
+from ctwa.solvers.least_squares import nonnegative_least_squares
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from scipy.sparse import csr_array, hstack
 from torch import Tensor
 
 from ctwa.errors import CtwaError
-from ctwa.solvers import linear_programme
+from ctwa.solvers.programmes import linear_programme
 
 MOST_STEPS = 100  # of Newton: some ten are usual
 MOST_HALVINGS = 60

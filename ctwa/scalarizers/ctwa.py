@@ -16,7 +16,7 @@ from ctwa.covariance.within_prompt import within_prompt_covariance
 from ctwa.errors import CtwaError
 from ctwa.scalarizers.base import Estimate, Requirements, Rollout, Scalarizer, Update, weighted_scores
 from ctwa.scalarizers.controller import EmaInit, WeightController
-from ctwa.solvers import count_fallbacks
+from ctwa.solvers.fallbacks import count_fallbacks
 
 
 class CtwaConfig(BaseModel):

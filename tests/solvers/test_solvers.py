@@ -10,8 +10,11 @@ import torch
 from scipy.optimize import OptimizeResult
 from scipy.sparse import csr_array
 
-from ctwa import solvers
-from ctwa.solvers import count_fallbacks, kkt_violation, linear_programme, nonnegative_least_squares
+from ctwa.solvers import least_squares, programmes, volumes
+from ctwa.solvers.fallbacks import count_fallbacks, note_fallback
+from ctwa.solvers.least_squares import kkt_violation, nonnegative_least_squares
+from ctwa.solvers.programmes import linear_programme
+from ctwa.solvers.volumes import dominated_volume, not_dominated
 
 
 def problem(seed: int, num: int, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -51,16 +54,16 @@ def test_a_wrong_answer_is_not_believed(monkeypatch, num):
         "not a number": lambda matrix, _: (np.full(matrix.shape[1], math.nan), 0.0),
         "no answer": stopped,
     }
-    solved = solvers.nnls
+    solved = least_squares.nnls
     for seed in range(4):
         matrix_DM, target_D = problem(seed, num, num + 2)
         target_D += matrix_DM.sum(1)  # so that the answer is not 0
         right_M = nonnegative_least_squares(matrix_DM, target_D)
         for answer in answers.values():
-            monkeypatch.setattr(solvers, "nnls", answer)
+            monkeypatch.setattr(least_squares, "nnls", answer)
             with count_fallbacks() as outer, count_fallbacks() as inner:
                 solution_M = nonnegative_least_squares(matrix_DM, target_D)
-            monkeypatch.setattr(solvers, "nnls", solved)
+            monkeypatch.setattr(least_squares, "nnls", solved)
             assert (outer.num, inner.num) == (1, 1)
             torch.testing.assert_close(solution_M, right_M, rtol=1e-9, atol=1e-12)
 
@@ -72,7 +75,7 @@ def stopped(*_):
 def test_too_many_columns_to_try_every_support_are_solved_by_another_solver(monkeypatch, caplog):
     matrix_DM, target_D = problem(0, 20, 24)
     right_M = nonnegative_least_squares(matrix_DM, target_D)
-    monkeypatch.setattr(solvers, "nnls", stopped)
+    monkeypatch.setattr(least_squares, "nnls", stopped)
     torch.testing.assert_close(nonnegative_least_squares(matrix_DM, target_D), right_M, rtol=1e-7, atol=1e-9)
     assert not caplog.records
 
@@ -89,7 +92,7 @@ def test_columns_that_rounding_tells_apart_depend_on_one_another():
 def test_nothing_is_counted_outside():
     with count_fallbacks() as before:
         pass
-    solvers.note_fallback()
+    note_fallback()
     assert before.num == 0
 
 
@@ -105,16 +108,35 @@ def test_a_linear_programme():
 
 
 def test_a_linear_programme_s_answer_has_to_agree_with_its_dual(monkeypatch):
-    def wrong(method, solved=solvers.linprog):
+    def wrong(method, solved=programmes.linprog):
         def answer(*arguments, **options):
             result = solved(*arguments, **options)
             return OptimizeResult(result, fun=9.0, x=result.x + 8) if options["method"] in method else result
 
         return answer
 
-    monkeypatch.setattr(solvers, "linprog", wrong(["highs"]))
+    monkeypatch.setattr(programmes, "linprog", wrong(["highs"]))
     with count_fallbacks() as fallbacks:
         assert linear_programme(*PROGRAMME, num_free=1) == pytest.approx(1)
     assert fallbacks.num == 1
-    monkeypatch.setattr(solvers, "linprog", wrong(["highs", "highs-ipm", "highs-ds"]))
+    monkeypatch.setattr(programmes, "linprog", wrong(["highs", "highs-ipm", "highs-ds"]))
     assert linear_programme(*PROGRAMME, num_free=1) is None
+
+
+@pytest.mark.parametrize("num_objectives", [1, 2, 3, 4])
+def test_a_volume_outside_its_bounds_is_not_believed(monkeypatch, num_objectives):
+    generator = np.random.default_rng(num_objectives)
+    reference_M = np.full(num_objectives, 0.25)
+    for _ in range(10):
+        points_PM = generator.random((6, num_objectives)).round(1)
+        volume = dominated_volume(points_PM, reference_M)
+        with monkeypatch.context() as patched, count_fallbacks() as fallbacks:
+            for wrong in (volume - 1, math.nan, 2.0):
+                patched.setattr(volumes.moocore, "hypervolume", lambda *_, wrong=wrong, **__: wrong)
+                assert dominated_volume(points_PM, reference_M) == pytest.approx(volume, rel=1e-12)
+        assert fallbacks.num == (3 if volume else 0)
+
+
+def test_points_that_another_dominates():
+    points_PM = np.array([[0.0, 1.0], [1.0, 0.0], [0.0, 0.5], [0.0, 1.0]])
+    assert not_dominated(points_PM).tolist() == [True, True, False, True]

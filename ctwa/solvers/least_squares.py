@@ -1,70 +1,29 @@
-"""Problems that outside solvers solve, and no answer of theirs that is believed unchecked.
-
-A solver may fail without a word: scipy's ``nnls`` does so where a column is zero. Each answer is therefore held against
-conditions that the right one meets (those of Karush, Kuhn and Tucker for a minimum), which costs a product or two. One
-that misses them is dropped, the problem is solved another way, and the case is counted: see :func:`count_fallbacks`.
-"""
+"""Non-negative least squares, by scipy, and on every support where scipy's answer is not believed."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
 from itertools import combinations
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy.optimize import OptimizeResult, linprog, lsq_linear, nnls
-from scipy.sparse import csr_array
+from scipy.optimize import lsq_linear, nnls
 from torch import Tensor
 
-Floats = NDArray[np.float64]
+from ctwa.solvers.fallbacks import note_fallback
 
 ROUNDING = 1e-12  # of conditions whose terms are of length 1: an answer that misses them by more is not believed
 UNSOLVED = 1e-6  # what no way of solving may miss them by
 MOST_ENUMERATED = 12  # columns: 2^12 supports take some 20 ms
 REFINEMENTS = 2  # of every support's solution: one brings it to rounding, the second is for badly conditioned ones
 
-LINEAR = 1e-6  # what a linear programme's answer may miss its conditions by, in units of its terms: HiGHS asks for 1e-7
-_METHODS = ("highs", "highs-ipm", "highs-ds")
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass
-class Fallbacks:
-    """How many answers of outside solvers were not believed."""
-
-    num: int = 0
-
-
-_counting: ContextVar[tuple[Fallbacks, ...]] = ContextVar("counting", default=())
-
-
-@contextmanager
-def count_fallbacks() -> Iterator[Fallbacks]:
-    """Count what falls back inside the ``with``, however deep the call is."""
-    counted = Fallbacks()
-    token = _counting.set((*_counting.get(), counted))
-    try:
-        yield counted
-    finally:
-        _counting.reset(token)
-
-
-def note_fallback() -> None:
-    """An answer was not believed."""
-    for counted in _counting.get():
-        counted.num += 1
 
 
 def nonnegative_least_squares(matrix_DM: Tensor, target_D: Tensor, *, resolution: float = 1e-14) -> Tensor:
     """The x >= 0 (M,) with the least ``||matrix x - target||``, in float64; 0 for a column of zeros.
 
-    Lawson and Hanson's active-set method, of scipy; see the module for what is made of its answer.
+    Lawson and Hanson's active-set method, of scipy; see ``ctwa.solvers`` for what is made of its answer.
 
     Args:
         matrix_DM: the columns.
@@ -156,38 +115,3 @@ def _on_every_support(unit_DS: Tensor, unit_D: Tensor, resolution: float) -> lis
         point_CS = torch.zeros(int(inside_F.sum()), num, dtype=torch.float64)
         found.append(point_CS.scatter_(1, support_FK[inside_F], point_FK[inside_F]))
     return found
-
-
-def linear_programme(cost_V: Floats, matrix_XV: csr_array, bound_X: Floats, *, num_free: int) -> float | None:
-    """The least ``cost x`` where ``matrix x <= bound``, the first ``num_free`` x are free and the others 0 or more.
-
-    With HiGHS, whose tolerances are absolute: the terms should be near 1. An answer has to agree with its dual.
-
-    Returns:
-        The value; -inf where there is no least one; None where no method's answer was right.
-    """
-    bounds = [(None, None)] * num_free + [(0, None)] * (len(cost_V) - num_free)
-    for method in _METHODS:
-        result = linprog(cost_V, A_ub=matrix_XV, b_ub=bound_X, bounds=bounds, method=method)
-        if result.status == 3:
-            return -np.inf
-        if result.status == 0 and _dual_miss(result, cost_V, matrix_XV, bound_X, num_free) <= LINEAR:
-            return float(result.fun)
-        note_fallback()
-    return None
-
-
-def _dual_miss(result: OptimizeResult, cost_V: Floats, matrix_XV: csr_array, bound_X: Floats, num_free: int) -> float:
-    """By how much a solution and its multipliers miss their conditions: both feasible, and of one value."""
-    multiplier_X = -result.ineqlin.marginals
-    slope_V = cost_V + matrix_XV.T @ multiplier_X
-    gap = cost_V @ result.x + bound_X @ multiplier_X
-    size = max(1.0, float(np.abs(cost_V) @ np.abs(result.x)))
-    return max(
-        float((matrix_XV @ result.x - bound_X).max()) / size,
-        float(-result.x[num_free:].min(initial=0.0)) / size,
-        float(-multiplier_X.min()),
-        float(np.abs(slope_V[:num_free]).max(initial=0.0)),
-        float(-slope_V[num_free:].min(initial=0.0)),
-        abs(float(gap)) / size,
-    )
