@@ -15,12 +15,13 @@ PACKAGE = Path(__file__).parent.parent / "ctwa"
 # What each part may import of the others. A part that is not named here may import `errors` alone.
 ALLOWED = {
     "errors": set(),
-    "covariance": {"errors"},
+    "solvers": set(),
+    "covariance": {"errors", "solvers"},
     "objectives": {"errors", "covariance"},
-    "scalarizers": {"errors", "covariance", "objectives", "aggregators"},
-    "aggregators": {"errors", "covariance"},
-    "preference": {"errors", "covariance", "aggregators", "objectives"},
-    "monitor": {"errors", "covariance"},
+    "scalarizers": {"errors", "covariance", "objectives", "aggregators", "solvers"},
+    "aggregators": {"errors", "covariance", "solvers"},
+    "preference": {"errors", "covariance", "aggregators", "objectives", "solvers"},
+    "monitor": {"errors", "covariance", "solvers"},
     "testbed": {"errors", "covariance", "objectives"},
     "config": {"errors"},
     "generation": {"errors"},

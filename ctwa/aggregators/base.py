@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from ctwa.errors import CtwaError, check_state
+from ctwa.solvers.fallbacks import count_fallbacks
 
 
 class AggregatorConfigBase(BaseModel):
@@ -53,10 +54,13 @@ class Aggregator(ABC):
         last_weights_M: the weights of the last solution; before the first, the preference.
         num_skipped: how many Gram matrices were not finite.
         num_held: how many were of gradients that were all zero, and left the weights as they were.
+        num_fallback: how many answers of outside solvers missed the conditions for a minimum, so that the problem was
+            solved another way (``ctwa.solvers``).
         metrics: what ``weights`` wants reported with the solution it computes.
 
     Raises:
-        CtwaError: there is no objective, a weight is negative or not finite, or all of them are 0.
+        CtwaError: there is no objective, a weight is negative or not finite, all of them are 0, or their sum is not
+            finite.
     """
 
     method: ClassVar[str]
@@ -66,6 +70,8 @@ class Aggregator(ABC):
         for name, weight in preference.items():
             if not 0 <= weight < math.inf:
                 raise CtwaError(f"objective '{name}' has the weight {weight}; write a finite number, 0 or more")
+        if sum(preference.values()) == float("inf"):
+            raise CtwaError("the weights add up to more than a number can hold; write smaller ones")
         if not any(preference.values()):
             raise CtwaError(
                 f"no objective among {list(preference)} has a weight above 0; give at least one of them one"
@@ -77,6 +83,7 @@ class Aggregator(ABC):
         self.last_weights_M = self.preference_M.clone()
         self.num_skipped = 0
         self.num_held = 0
+        self.num_fallback = 0
         self.metrics: dict[str, float] = {}
 
     def solve(self, gram_MM: Tensor, *, losses_M: Tensor | None = None, learning_rate: float | None = None) -> Solution:
@@ -100,7 +107,9 @@ class Aggregator(ABC):
             self.num_held += 1
             return Solution(self.last_weights_M.clone())
         gram_MM = (gram_MM + gram_MM.T) / 2  # summed over ranks in another order, the two halves may differ in a bit
-        self.last_weights_M = self.weights(gram_MM, losses_M, learning_rate)
+        with count_fallbacks() as fallbacks:
+            self.last_weights_M = self.weights(gram_MM, losses_M, learning_rate)
+        self.num_fallback += fallbacks.num
         return Solution(self.last_weights_M.clone(), metrics=self.metrics)
 
     @property
@@ -119,6 +128,7 @@ class Aggregator(ABC):
             "last_weights": self.named(self.last_weights_M),
             "num_skipped": self.num_skipped,
             "num_held": self.num_held,
+            "num_fallback": self.num_fallback,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -131,6 +141,7 @@ class Aggregator(ABC):
         self.last_weights_M = self.by_name(state["last_weights"])
         self.num_skipped = state["num_skipped"]
         self.num_held = state["num_held"]
+        self.num_fallback = state.get("num_fallback", 0)  # checkpoints of ctwa 0.1 have none
 
     def by_name(self, values: Mapping[str, float]) -> Tensor:
         """Values by objective name as a float64 vector in alphabetical order."""

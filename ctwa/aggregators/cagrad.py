@@ -72,7 +72,7 @@ class CAGrad(Aggregator):
         gram_MM = unit_scale(gram_MM)
         radius = self.config.c * length(gram_MM, self.preference_M)
         mixture_M = worst_mixture(gram_MM, self.preference_M, radius)
-        direction_M = self.correction(mixture_M)
+        direction_M = self.correction(mixture_M, has_gradient(gram_MM))
         norm = length(gram_MM, direction_M)
         fallback = norm <= ZERO * float(norms(gram_MM).square().sum().sqrt())
         weights_M = self.preference_M.clone()
@@ -82,8 +82,9 @@ class CAGrad(Aggregator):
         self.metrics |= {f"cagrad/mixture/{name}": value for name, value in self.named(mixture_M).items()}
         return weights_M / (1 + self.config.c**2) if self.config.rescale == "published-code" else weights_M
 
-    def correction(self, mixture_M: Tensor) -> Tensor:
+    def correction(self, mixture_M: Tensor, has_gradient_M: Tensor) -> Tensor:
         """The combination of gradients whose direction is added to the weighted gradient: p itself."""
+        del has_gradient_M
         return mixture_M
 
 

@@ -20,14 +20,16 @@ class CAGradClip(CAGrad):
     """CAGrad whose correction takes of no objective more than the preference gives it: ``min(p, preference)``.
 
     Only the direction of the clipped mixture enters the step. Where nothing is left of it (the preference is for one
-    objective alone and p for others), the step is that of the preference.
+    objective alone and p for others), the step is that of the preference. The preference among the objectives that
+    have a gradient counts, for p is made of them alone.
     """
 
     method: ClassVar[str] = "cagrad_clip"
 
-    def correction(self, mixture_M: Tensor) -> Tensor:
+    def correction(self, mixture_M: Tensor, has_gradient_M: Tensor) -> Tensor:
         """``min(p, preference)``, objective by objective; reports whether that changes the direction."""
-        clipped_M = torch.minimum(mixture_M, self.preference_M)
+        share = float(self.preference_M[has_gradient_M].sum())
+        clipped_M = torch.minimum(mixture_M, self.preference_M / share) if share else torch.zeros_like(mixture_M)
         change_M = torch.nn.functional.normalize(clipped_M, dim=0) - torch.nn.functional.normalize(mixture_M, dim=0)
         self.metrics["cagrad/clip_active"] = float(change_M.norm() > 1e-6)
         return clipped_M

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ctwa.aggregators.base import Aggregator, AggregatorConfigBase
-from ctwa.aggregators.gram import norms, unit_scale
+from ctwa.aggregators.gram import has_gradient, norms, unit_scale
 from ctwa.errors import CtwaError
 
 LOSS_FLOOR = 1e-3  # of the first losses: a loss that starts at 0 has no training rate
@@ -41,6 +41,9 @@ class GradNorm(Aggregator):
     ``w_m -= eta sign(G_m - mean(G) rel_m^alpha) ||g_m||``, then all are scaled to a sum of M. The update uses the new
     weights; they are handed out divided by M, so that a step is as long as under the other methods.
 
+    An objective without a gradient has nothing to be compared by: its weight stays, and the others share theirs as they
+    would without it.
+
     The losses must be positive and fall as an objective is learned: for a reward, its largest value minus its mean. (A
     policy-gradient loss is near 0 with either sign, and its ratios are noise.)
 
@@ -69,27 +72,34 @@ class GradNorm(Aggregator):
         del learning_rate
         if losses_M is None:
             raise TypeError("GradNorm needs the objectives' losses")
-        rate_M = self._training_rates(losses_M.to("cpu", torch.float64))
-        norms_M = norms(gram_MM) if self.config.raw else norms(unit_scale(gram_MM))
+        compared_M = has_gradient(gram_MM)
+        index_S = compared_M.nonzero()[:, 0]
+        rate_S = self._training_rates(losses_M.to("cpu", torch.float64), compared_M)[index_S]
+        norms_S = norms(gram_MM if self.config.raw else unit_scale(gram_MM))[index_S]
         if not self.config.raw:
-            norms_M = norms_M / norms_M.mean()
-        weights_M = self.last_weights_M * len(self.names)
-        weighted_M = weights_M * norms_M
-        target_M = weighted_M.mean() * rate_M**self.config.alpha
-        weights_M = weights_M - self.config.eta * (weighted_M - target_M).sign() * norms_M
-        weights_M = weights_M.clamp(min=WEIGHT_FLOOR)
-        for key, values_M in {"norm": weighted_M, "target": target_M, "rate": rate_M}.items():
-            self.metrics |= {f"gradnorm/{key}/{name}": value for name, value in self.named(values_M).items()}
-        return weights_M / weights_M.sum()
+            norms_S = norms_S / norms_S.mean()
+        mean = self.last_weights_M[index_S].mean()
+        weights_S = self.last_weights_M[index_S] / mean
+        weighted_S = weights_S * norms_S
+        target_S = weighted_S.mean() * rate_S**self.config.alpha
+        moved_S = (weights_S - self.config.eta * (weighted_S - target_S).sign() * norms_S).clamp(min=WEIGHT_FLOOR)
+        for key, values_S in {"norm": weighted_S, "target": target_S, "rate": rate_S}.items():
+            names = [self.names[m] for m in index_S]
+            self.metrics |= {
+                f"gradnorm/{key}/{name}": value for name, value in zip(names, values_S.tolist(), strict=True)
+            }
+        weights_M = self.last_weights_M.clone()
+        weights_M[index_S] = moved_S / moved_S.mean() * mean
+        return weights_M
 
-    def _training_rates(self, losses_M: Tensor) -> Tensor:
-        """Each objective's share of its first loss, over the mean share; 1 where it says nothing."""
+    def _training_rates(self, losses_M: Tensor, compared_M: Tensor) -> Tensor:
+        """Each objective's share of its first loss, over the mean share of the compared; 1 where it says nothing."""
         first_M = self.first_losses_M
         self.first_losses_M = torch.where(
             first_M.isnan() & losses_M.isfinite(), losses_M.clamp(min=LOSS_FLOOR), first_M
         )
         share_M = losses_M / self.first_losses_M
-        counts_M = share_M.isfinite() & (share_M >= 0)
+        counts_M = compared_M & share_M.isfinite() & (share_M >= 0)
         rate_M = share_M / share_M[counts_M].mean()
         return torch.where(rate_M.isfinite() & (rate_M > 0), rate_M, 1.0)
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 
 import torch
-from scipy.optimize import nnls
 from torch import Tensor
+
+from ctwa.solvers.least_squares import nonnegative_least_squares
 
 # A gradient this much shorter than the longest is no gradient: its objective had nothing to learn from the batch.
 ZERO_NORM = 1e-12
+# Inner products in float64 tell the direction of a gradient, and columns of ``unit_factor``, from another to this.
+RESOLUTION = 1e-7
 
 
 def unit_scale(gram_MM: Tensor) -> Tensor:
@@ -39,16 +42,12 @@ def unit_factor(gram_MM: Tensor) -> Tensor:
     Taking the norms out first keeps the small gradients as exact as the large ones. Eigenvalues of the matrix of
     cosines that rounding alone could have made are 0 here, negative ones among them.
     """
-    inverse_M = torch.where(has_gradient(gram_MM), 1 / norms(gram_MM), 0.0)
+    known_M = has_gradient(gram_MM)
+    inverse_M = torch.where(known_M, 1 / norms(gram_MM), 0.0)
     eigenvalues_M, vectors_MM = torch.linalg.eigh(inverse_M[:, None] * gram_MM * inverse_M)
     eigenvalues_M = torch.where(eigenvalues_M > 1e-15 * len(gram_MM), eigenvalues_M, 0.0)
-    return eigenvalues_M.sqrt()[:, None] * vectors_MM.T
-
-
-def nonnegative_least_squares(matrix_DM: Tensor, target_D: Tensor) -> Tensor:
-    """The x >= 0 (M,) with the least ``||matrix x - target||``, by the active-set method of Lawson and Hanson."""
-    solution_M, _ = nnls(matrix_DM.numpy(), target_D.numpy())
-    return torch.from_numpy(solution_M)
+    # An eigenvector is 0 at a zero gradient but for rounding, of which no direction may be made.
+    return torch.where(known_M, eigenvalues_M.sqrt()[:, None] * vectors_MM.T, 0.0)
 
 
 def min_norm_point(gram_MM: Tensor) -> Tensor:
@@ -61,9 +60,8 @@ def min_norm_point(gram_MM: Tensor) -> Tensor:
         return torch.ones(1, dtype=torch.float64)
     if len(gram_MM) == 2:
         (first, inner), (_, second) = gram_MM.tolist()
-        distance = first + second - 2 * inner
-        weight = min(max((second - inner) / distance, 0.0), 1.0) if distance > 0 else 0.5
-        return torch.tensor([weight, 1 - weight], dtype=torch.float64)
+        pulls_M = torch.tensor([second - inner, first - inner], dtype=torch.float64).clamp(min=0)
+        return pulls_M / pulls_M.sum() if pulls_M.any() else torch.full_like(pulls_M, 0.5)
     norms_M = norms(gram_MM)
     if not norms_M.all():
         return (norms_M == 0).double() / (norms_M == 0).sum()

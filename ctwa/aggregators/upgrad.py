@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ctwa.aggregators.base import Aggregator, AggregatorConfigBase
-from ctwa.aggregators.gram import has_gradient, nonnegative_least_squares, norms, unit_factor, unit_scale
+from ctwa.aggregators.gram import RESOLUTION, has_gradient, norms, unit_factor, unit_scale
+from ctwa.solvers.least_squares import nonnegative_least_squares
 
 
 class UpGradConfig(AggregatorConfigBase):
@@ -36,6 +37,6 @@ class UPGrad(Aggregator):
         inverse_M = torch.where(has_gradient(gram_MM), 1 / lengths_M, 0.0)
         weights_M = self.preference_M.clone()
         for objective, preference in enumerate(self.preference_M):
-            added_M = nonnegative_least_squares(factor_MM, -factor_MM[:, objective])
+            added_M = nonnegative_least_squares(factor_MM, -factor_MM[:, objective], resolution=RESOLUTION)
             weights_M += preference * lengths_M[objective] * added_M * inverse_M
         return weights_M

@@ -13,10 +13,10 @@ import math
 from dataclasses import dataclass
 
 import torch
-from scipy.optimize import nnls
 from torch import Tensor
 
 from ctwa.covariance.within_prompt import within_prompt_covariance
+from ctwa.solvers.least_squares import nonnegative_least_squares
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,6 @@ def target_feasibility(covariance_MM: Tensor, targets_M: Tensor, *, ridge: float
     eigenvalue_M, eigenvector_MM = torch.linalg.eigh(covariance_MM)
     root_M = (eigenvalue_M.clamp(min=0) + ridge).sqrt()
     factor_MM = root_M[:, None] * eigenvector_MM.T
-    solution, _ = nnls(factor_MM.numpy(), ((eigenvector_MM.T @ targets_M) / root_M).numpy())
-    weights_M = torch.from_numpy(solution)
+    weights_M = nonnegative_least_squares(factor_MM, (eigenvector_MM.T @ targets_M) / root_M)
     value = float((factor_MM @ weights_M).square().sum())
     return Feasibility(value, weights_M / weights_M.sum() if value > 0 else weights_M)

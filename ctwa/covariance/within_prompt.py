@@ -66,7 +66,13 @@ def within_prompt_covariance(
     num_GD = group_sum(valid_ND.double())
 
     def centred(values_ND: Tensor) -> Tensor:
-        values_ND = torch.where(valid_ND, values_ND, 0.0)
+        # From the group's least value first: equal values are then exactly 0, with no rounding error of their mean
+        # that something could be divided by, and an offset costs no digits.
+        rows_ND = index_N.view(-1, *[1] * (values_ND.ndim - 1)).expand(values_ND.shape)
+        least_GD = values_ND.new_full((num_groups, *values_ND.shape[1:]), math.inf).scatter_reduce(
+            0, rows_ND, torch.where(valid_ND, values_ND, math.inf), "amin"
+        )
+        values_ND = torch.where(valid_ND, values_ND - least_GD[index_N], 0.0)
         mean_GD = group_sum(values_ND) / num_GD.clamp(min=1)
         return torch.where(valid_ND, values_ND - mean_GD[index_N], 0.0)
 

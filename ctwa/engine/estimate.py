@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import torch
 from omegaconf import DictConfig
@@ -28,15 +30,23 @@ class VerlEstimate:
         groups = group_N.tolist()
         first = {group: row for row, group in reversed(list(enumerate(groups)))}
         self._first_N = torch.tensor([first[group] for group in groups])
+        # What is common to the scores that an estimator compares does not change its advantages. Those with a baseline
+        # compare the completions of a prompt; REINFORCE++ whitens all tokens, of which each has the completion's score
+        # as its return where nothing is discounted.
+        self._common: Literal["prompt", "batch", "nothing"] = "prompt"
+        if algorithm.adv_estimator == "reinforce_plus_plus":
+            self._common = "batch" if algorithm.gamma == 1 else "nothing"
         self._group_N = np.array([str(group) for group in groups], dtype=object)
         self.scale_invariant = is_scale_invariant(algorithm)
 
     def __call__(self, scores_N: torch.Tensor) -> torch.Tensor:
         """Advantages, float32 (N, T), of scores (N,)."""
-        if self._algorithm.adv_estimator != "reinforce_plus_plus":
-            # Estimators with a baseline of the prompt do not see what its scores have in common. Without it, equal
-            # scores are exactly 0: the rounding error of their mean in float32 is not divided by a std of 1e-6.
+        # Without what they have in common, equal scores are exactly 0: the rounding error of their mean in float32 is
+        # not divided by a standard deviation of 1e-6 or 1e-4, and large ones lose no digits.
+        if self._common == "prompt":
             scores_N = scores_N - scores_N[self._first_N]
+        elif self._common == "batch":
+            scores_N = scores_N - scores_N[:1]
         rewards_NT = torch.zeros(self._mask_NT.shape, dtype=torch.float32)
         last_N = (self._mask_NT.shape[1] - 1) - self._mask_NT.long().flip(1).argmax(dim=1)
         rewards_NT[torch.arange(len(scores_N)), last_N] = scores_N.float()

@@ -94,13 +94,15 @@ def gradient_metrics(plan: GradientPlan) -> dict[str, float]:
     """``gradient/norm/<name>``, ``gradient/cosine/<name>:<name>`` and the method's own, means over the mini-batches.
 
     ``gradient/skipped`` counts mini-batches whose gradients were not finite, ``gradient/num_skipped`` those of the
-    whole run, ``gradient/num_held`` those whose gradients were all zero, so that the weights stayed.
+    whole run, ``gradient/num_held`` those whose gradients were all zero, so that the weights stayed;
+    ``gradient/num_fallback`` the answers of outside solvers that were not believed.
     """
     metrics: dict[str, float] = {}
     if plan.aggregator is not None:
         metrics["gradient/skipped"] = sum(record.skipped for record in plan.records)
         metrics["gradient/num_skipped"] = plan.aggregator.num_skipped
         metrics["gradient/num_held"] = plan.aggregator.num_held
+        metrics["gradient/num_fallback"] = plan.aggregator.num_fallback
         for key in {key for record in plan.records for key in record.metrics}:
             values = [record.metrics[key] for record in plan.records if key in record.metrics]
             metrics[key] = sum(values) / len(values)

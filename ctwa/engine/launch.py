@@ -196,7 +196,7 @@ def told(run: RunFolder, print_every: int, train: Callable[[], Alarm | None]) ->
 
 
 def _run_info(config: DictConfig, settings: Settings) -> RunInfo:
-    targets: dict[str, float] = getattr(settings.method, "targets", {})
+    targets = settings.build_scalarizer().covariance_targets
     return RunInfo(
         method=settings.method.type,
         objectives={

@@ -136,7 +136,7 @@ def ratios(
         everything_P = torch.ones_like(decided_P)
         metrics = {
             "loss": (losses_PM[:, m], everything_P),
-            "accuracy": ((margin_P.sign() + 1) / 2, decided_P),
+            "accuracy": ((margin_P.sign() + 1) / 2, decided_P & ~margin_P.isnan()),
             "margin": (margin_P, decided_P),
             "reward_preferred": (preferred_P, decided_P),
             "reward_dispreferred": (other_P, decided_P),

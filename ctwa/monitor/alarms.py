@@ -78,6 +78,7 @@ class Rule:
     look: Callable[[Watched, Record], Iterator[Finding]]
     text: str  # {name}, {steps} and {0}, {1}, ...: the values of the finding
     advice: str
+    advice_with_target: str = ""  # in its place for an objective whose weight a target steers
 
 
 @dataclass
@@ -92,6 +93,7 @@ class Watched:
     recent: dict[str, deque[float]] = field(default_factory=dict)
     first: dict[str, list[float]] = field(default_factory=dict)
     start: dict[str, float] = field(default_factory=dict)  # the means of `first`
+    steered: set[str] = field(default_factory=set)  # the objectives that the method has a target for
     keys: dict[tuple[str, ...], list[tuple[str, ...]]] = field(default_factory=dict)
 
     def keyed(self, *patterns: str) -> list[tuple[str, ...]]:
@@ -140,6 +142,9 @@ class AlarmMonitor:
             self._watched.objectives = list(
                 dict.fromkeys([*self._watched.objectives, *_objectives_in(record["metrics"])])
             )
+        self._watched.steered |= {
+            name for name, target in self._watched.keyed("ctwa/target/{}") if target in record["metrics"]
+        }
         raised = []
         for rule in RULES:
             self._watched.tracked = self._since[rule.kind]
@@ -166,6 +171,8 @@ class AlarmMonitor:
         if step - since + 1 < rule.steps(self.limits):
             return None
         values = [value if isinstance(value, str) else number(value) for value in finding.values]
+        steered = finding.objective in self._watched.steered
+        advice = rule.advice_with_target if steered and rule.advice_with_target else rule.advice
         words = {"name": finding.objective, "steps": _steps(step - since + 1)}
         alarm = Alarm(
             rule.kind,
@@ -173,7 +180,7 @@ class AlarmMonitor:
             since,
             step,
             rule.text.format(*values, **words),
-            rule.advice.format(*values, **words),
+            advice.format(*values, **words),
         )
         self._open[key] = Episode(alarm, step)
         self.episodes.append(self._open[key])
@@ -281,14 +288,16 @@ RULES = (
         lambda limits: limits.drop_steps,
         _drop,
         "{name} has been well below its best for {steps}: {0} after {1} on {2} problems.",
-        "Raise its weight or its covariance target, or give the objectives that rose meanwhile less weight.",
+        "Raise its weight or give the objectives that rose meanwhile less; method=ctwa raises weights by itself.",
+        "Raise its weight or its target, or give the objectives that rose meanwhile less weight.",
     ),
     Rule(
         "negative-covariance",
         lambda limits: limits.negative_covariance_steps,
         _negative_covariance,
         "The updates have worked against {name} for {steps}: its covariance is {0}.",
-        "Give it a covariance target (method=ctwa), or a larger one, or more weight.",
+        "Give it more weight, or a covariance target (method=ctwa).",
+        "Give it a larger target, or more weight.",
     ),
     Rule(
         "infeasible-targets",

@@ -1,6 +1,7 @@
 """Several runs side by side in plain text: results at equal steps, held-out curves, covariances and weights."""
 
 from collections.abc import Collection, Sequence
+from math import isfinite
 from pathlib import Path
 from statistics import fmean
 
@@ -39,7 +40,7 @@ def _objectives(runs: Sequence[RunTrace]) -> list[str]:
 
 
 def _common_steps(runs: Sequence[RunTrace]) -> set[int]:
-    """The steps at which every run has a result of each of its objectives."""
+    """The steps at which every run has a result of each of its objectives, a number or not."""
     return set.intersection(*({step for step, _ in run.results(name)} for run in runs for name in run.objectives))
 
 
@@ -87,7 +88,8 @@ def _curves(runs: Sequence[RunTrace], width: int) -> list[str]:
     each = min((width + gap) // num_beside - gap, 48)
     lines = []
     for name in _objectives(runs):
-        curves = {run.label: run.results(name) for run in runs if run.results(name)}
+        measured = {run.label: [point for point in run.results(name) if isfinite(point[1])] for run in runs}
+        curves = {label: points for label, points in measured.items() if points}
         if not curves:
             lines += [f"{clean(name)}: no result of any run", ""]
             continue

@@ -3,6 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from math import nan
 from pathlib import Path
 from statistics import median
 
@@ -63,7 +64,7 @@ class ConsoleReporter:
         self._name_width = self._width - self._prefix_width - len("  ") - 3 * 9
 
     def header(self) -> None:
-        """Prints what runs, with each objective's weight and target, and where it goes."""
+        """Prints what runs, with each objective's weight and covariance target, and where it goes."""
         info = self.info
         facts = [f"{info.num_steps} steps"]
         facts += [fact for fact in (f"engine {info.engine}" * bool(info.engine), info.model) if fact]
@@ -72,7 +73,8 @@ class ConsoleReporter:
         if self.folder:
             self._print(f"run folder: {self.folder}")
         rows = [(name, number(each.weight), number(each.target)) for name, each in info.objectives.items()]
-        for line in table(("objective", "weight", "target"), rows):
+        columns = 3 if any(each.target is not None for each in info.objectives.values()) else 2
+        for line in table(("objective", "weight", "covariance target")[:columns], [row[:columns] for row in rows]):
             self._print("  " + line)
         self._print(f"held-out lines: {info.result} (and its change since the start)")
 
@@ -85,7 +87,7 @@ class ConsoleReporter:
         """Prints a record, if it is due."""
         step, metrics = record["step"], record["metrics"]
         validation = self._validation(metrics)
-        trained = any(f"objective/{name}/mean" in metrics for name in self.info.objectives)
+        trained = any(self._mean(metrics, name) is not None for name in self.info.objectives)
         if trained:
             self._step_seconds.append(self._seconds(record))
         if trained and (validation or step == self.info.num_steps or step % self.every == 0):
@@ -106,8 +108,13 @@ class ConsoleReporter:
         return record["time"] - self._reached if measured is None else measured
 
     def _validation(self, metrics: Metrics) -> dict[str, float]:
-        found = {name: metrics.get(f"val/{name}") for name in self.info.objectives}
+        found = {name: _value(metrics, f"val/{name}") for name in self.info.objectives}
         return {name: value for name, value in found.items() if value is not None}
+
+    def _mean(self, metrics: Metrics, name: str) -> float | None:
+        """The mean reward of a step's completions; NaN where none of them was scored."""
+        nothing = metrics.get(f"objective/{name}/scored_frac") == 0
+        return nan if nothing else _value(metrics, f"objective/{name}/mean")
 
     def _print_step(self, record: Record) -> None:
         step, metrics = record["step"], record["metrics"]
@@ -121,7 +128,7 @@ class ConsoleReporter:
             covariance = metrics.get(f"ctwa/covariance/{name}")
             short = covariance is not None and objective.target is not None and covariance < objective.target
             cells[name] = [
-                (number(metrics.get(f"objective/{name}/mean")), 1, ""),
+                (number(self._mean(metrics, name)), 1, ""),
                 (number(covariance, sign=True), 1, "yellow" if short else ""),
                 (number(metrics.get(f"ctwa/weight/{name}")), 1, ""),
             ]
@@ -177,3 +184,9 @@ class ConsoleReporter:
         text.rstrip()
         # Text, not a string: a string's [brackets] would be read as markup. soft_wrap: a line stays one line.
         self.console.print(text, soft_wrap=True, highlight=False)
+
+
+def _value(metrics: Metrics, key: str) -> float | None:
+    """A result: None where it was not measured, NaN where what was measured is no number."""
+    value = metrics.get(key)
+    return nan if value is None and key in metrics else value

@@ -1,6 +1,7 @@
 """Figures of runs, drawn by matplotlib."""
 
 from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
 from statistics import fmean
 
@@ -80,7 +81,7 @@ def _furnish(row: Sequence[Axes], name: str, runs: Sequence[RunTrace]) -> None:
     results, covariance, _ = row
     # Names are the user's: a dollar sign in one is no formula.
     results.set_ylabel(name, parse_math=False, fontsize=11)
-    values = [value for run in runs for _, value in run.results(name)]
+    values = [value for run in runs for _, value in run.results(name) if isfinite(value)]
     if values and min(values) >= 0 and max(values) <= 1:
         results.set_ylim(-0.03, 1.03)
     covariance.axhline(0, color=_GREY, linewidth=0.6)

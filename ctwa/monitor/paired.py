@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import accumulate
@@ -214,7 +215,7 @@ def _results_at(run: RunTrace, step: int) -> dict[str, float]:
     found = {}
     for name in run.objectives:
         values = [value for at, value in run.results(name) if at <= step]
-        if values:
+        if values and math.isfinite(values[-1]):  # an earlier number is not the result where the newest is none
             found[name] = values[-1]
     return found
 

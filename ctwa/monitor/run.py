@@ -15,7 +15,9 @@ from ctwa.monitor.jsonl import SCHEMA, write_atomically
 
 
 class ObjectiveInfo(BaseModel):
-    """What a reader of the trace needs to know of an objective: its first weight and, if it has one, its target."""
+    """What a reader of the trace needs to know of an objective: its first weight and, if it has one, the covariance
+    with the update that the method aims at (no other target is meant).
+    """
 
     model_config = ConfigDict(frozen=True)
 

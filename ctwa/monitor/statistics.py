@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from itertools import product
 from typing import NamedTuple
 
-import moocore
 import numpy as np
 from numpy.typing import NDArray
+
+from ctwa.solvers.volumes import dominated_volume
 
 Floats = NDArray[np.float64]
 
@@ -74,7 +75,7 @@ def hypervolume(points_PM: Floats, reference_M: Floats) -> float:
     most = _MOST_POINTS.get(points_PM.shape[1], _MOST_POINTS_BEYOND)
     if len(points_PM) > most:
         points_PM = points_PM[np.linspace(0, len(points_PM) - 1, most).round().astype(int)]
-    return float(moocore.hypervolume(points_PM, ref=np.asarray(reference_M, dtype=np.float64), maximise=True))
+    return dominated_volume(points_PM, np.asarray(reference_M, dtype=np.float64))
 
 
 def reference_point(points_PM: Floats) -> Floats:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from math import nan
+from math import isfinite, nan
 from pathlib import Path
 from statistics import median
 from typing import Any, Protocol
@@ -28,7 +28,10 @@ from ctwa.monitor.trace import Record
 
 @dataclass(frozen=True)
 class ObjectiveSummary:
-    """One objective's curve in a few numbers; every reward is better when higher."""
+    """One objective's curve in a few numbers; every reward is better when higher.
+
+    A result that was measured and is not a number is NaN, as start and end too, and so is a difference to one.
+    """
 
     start: float
     best: float
@@ -41,9 +44,10 @@ class ObjectiveSummary:
     @classmethod
     def of(cls, points: Points) -> ObjectiveSummary:
         """Sums up at least one (step, value)."""
-        best_step, best = max(points, key=lambda point: point[1])  # the first of equals
-        highest, drawdown, drawdown_step = points[0][1], 0.0, points[0][0]
-        for step, value in points:
+        known = [point for point in points if isfinite(point[1])]
+        best_step, best = max(known or points[:1], key=lambda point: point[1])  # the first of equals
+        highest, drawdown, drawdown_step = known[0][1] if known else nan, 0.0, points[0][0]
+        for step, value in known:
             highest = max(highest, value)
             if highest - value > drawdown:
                 drawdown, drawdown_step = highest - value, step
@@ -86,6 +90,7 @@ class RunTrace:
     info: RunInfo | None  # None for a trace without run.json
     columns: dict[str, Column]
     times: Column  # s since 1970, when each record was written
+    not_finite: dict[str, NDArray[np.int64]] = field(default_factory=dict)  # the steps where a metric was no number
     schema: int = SCHEMA  # the oldest of its records
     visitor: Any = None  # what was shown its records, as asked for by `read_runs`
 
@@ -111,15 +116,15 @@ class RunTrace:
             return list(self.info.objectives)
         trained = [
             key.removeprefix("objective/").removesuffix("/mean")
-            for key in self.columns
+            for key in self._keys
             if key.startswith("objective/") and key.endswith("/mean")
         ]
-        return trained or [key.removeprefix("val/") for key in self.columns if key.startswith("val/")]
+        return trained or [key.removeprefix("val/") for key in self._keys if key.startswith("val/")]
 
     @property
     def source(self) -> str:
         """Whether the run's results are over held-out problems or, where none were validated, training ones."""
-        validated = any(f"val/{name}" in self.columns for name in self.objectives)
+        validated = any(f"val/{name}" in self._keys for name in self.objectives)
         return "held-out" if validated else "training"
 
     @property
@@ -135,16 +140,30 @@ class RunTrace:
         return [] if column is None else list(zip(column.steps.tolist(), column.values.tolist(), strict=True))
 
     def results(self, name: str) -> list[tuple[int, float]]:
-        """An objective's mean reward over the problems that `source` names."""
-        return self.series(f"val/{name}" if self.source == "held-out" else f"objective/{name}/mean")
+        """An objective's mean reward over the problems that `source` names; NaN where it was no number.
+
+        Of training problems it is that too where none of a step's completions could be scored.
+        """
+        key = f"val/{name}" if self.source == "held-out" else f"objective/{name}/mean"
+        known = dict(self.series(key))
+        unknown = self.not_finite.get(key, np.zeros(0, np.int64)).tolist()
+        if self.source == "training":
+            unknown += [step for step, scored in self.series(f"objective/{name}/scored_frac") if not scored]
+        return sorted({**dict.fromkeys(unknown, nan), **known}.items())
+
+    @property
+    def _keys(self) -> dict[str, None]:
+        """The metrics that were measured, numbers or not."""
+        return dict.fromkeys([*self.columns, *self.not_finite])
 
     def target(self, name: str) -> float | None:
-        """An objective's covariance target, if the method has one."""
+        """An objective's covariance target, if the method has one: of run.json, or of the trace where there is none."""
+        if self.info:
+            objective = self.info.objectives.get(name)
+            return objective.target if objective else None
         logged = self.series(f"ctwa/target/{name}")
-        if logged:
-            return logged[-1][1]
-        objective = self.info.objectives.get(name) if self.info else None
-        return objective.target if objective else None
+        # With `measure: correlation` the targets are of another number.
+        return logged[-1][1] if logged and f"ctwa/correlation/{name}" not in self._keys else None
 
 
 class Visitor(Protocol):
@@ -206,8 +225,9 @@ def _read_run(
             shape = shapes[keys] = _Shape(struct.Struct(f"{len(keys)}d"))
         shape.add(row, metrics.values())
     steps_R = np.array(steps, np.int64)
-    columns = _columns(shapes, steps_R, wanted)
-    return RunTrace(label, folder, info, columns, Column(steps_R, np.array(times, np.float64)), schema, shown)
+    columns, not_finite = _columns(shapes, steps_R, wanted)
+    times_R = Column(steps_R, np.array(times, np.float64))
+    return RunTrace(label, folder, info, columns, times_R, not_finite, schema, shown)
 
 
 @dataclass(frozen=True)
@@ -228,22 +248,26 @@ class _Shape:
 
 def _columns(
     shapes: Mapping[tuple[str, ...], _Shape], steps_R: NDArray[np.int64], wanted: Callable[[str], bool] | None
-) -> dict[str, Column]:
+) -> tuple[dict[str, Column], dict[str, NDArray[np.int64]]]:
+    """By metric the numbers, and the steps where it was none."""
     parts: dict[str, list[tuple[NDArray[np.int64], NDArray[np.float64]]]] = {}
     for keys, shape in shapes.items():
         rows = np.array(shape.rows, np.int64)
         values = np.frombuffer(shape.values, np.float64).reshape(len(rows), len(keys))
         for column, key in enumerate(keys):
             if wanted is None or wanted(key):
-                finite = np.isfinite(values[:, column])
-                parts.setdefault(key, []).append((rows[finite], values[finite, column]))
-    found = {}
+                parts.setdefault(key, []).append((rows, values[:, column]))
+    found, not_finite = {}, {}
     for key, each in parts.items():
         rows, values = (np.concatenate(arrays) for arrays in zip(*each, strict=True))
         order = np.argsort(rows)
-        if len(rows):
-            found[key] = Column(steps_R[rows[order]], values[order])
-    return found
+        steps, values = steps_R[rows[order]], values[order]
+        known = np.isfinite(values)
+        if known.any():
+            found[key] = Column(steps[known], values[known])
+        if not known.all():
+            not_finite[key] = steps[~known]
+    return found, not_finite
 
 
 def summarize(run: RunFolder | Path | str) -> RunSummary:
@@ -269,7 +293,10 @@ def write_summary(run: RunFolder | Path | str) -> RunSummary:
     """Sums up a run and writes that to its summary.json."""
     folder = run if isinstance(run, RunFolder) else RunFolder.open(run)
     summary = summarize(folder)
-    write_atomically(folder.summary, (json.dumps({"schema": SCHEMA, **asdict(summary)}, indent=2) + "\n").encode())
+    written = {"schema": SCHEMA, **asdict(summary)}
+    for objective in written["objectives"].values():  # JSON has no NaN
+        objective |= {key: None for key, value in objective.items() if not isfinite(value)}
+    write_atomically(folder.summary, (json.dumps(written, indent=2, allow_nan=False) + "\n").encode())
     return summary
 
 

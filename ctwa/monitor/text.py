@@ -1,6 +1,7 @@
 """Numbers, names and charts as plain text that keeps its columns in a terminal, a log file and a README."""
 
 from collections.abc import Sequence
+from math import isfinite, isnan
 
 from rich.cells import cell_len, set_cell_size
 
@@ -23,9 +24,11 @@ def fit(name: str, width: int) -> str:
 
 
 def number(value: float | None, *, sign: bool = False) -> str:
-    """A number in at most 6 characters where its size allows it; "-" where there is none."""
+    """A number in at most 6 characters where its size allows it; "-" where there is none, "NaN" where it is none."""
     if value is None:
         return "-"
+    if not isfinite(value):
+        return "NaN" if isnan(value) else f"{value:+}"
     plus = "+" if sign else ""
     size = abs(value)
     if 0 < size < 0.0005:

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.optimize import linprog
 from scipy.sparse import csr_array, hstack
 from torch import Tensor
 
 from ctwa.errors import CtwaError
+from ctwa.solvers.programmes import linear_programme
 
 MOST_STEPS = 100  # of Newton: some ten are usual
 MOST_HALVINGS = 60
@@ -163,6 +163,7 @@ class Dual:
 
         Raises:
             InfeasibleError: a CtwaError that names the thresholds, and for each the largest that can be reached.
+            CtwaError: rounding errors leave the multipliers open.
         """
         if not 0 < cap < math.inf:
             raise CtwaError(f"the cap on the multipliers is {cap}; write a positive number")
@@ -209,20 +210,24 @@ class Dual:
             return {self.names[0]: float(self._centred_PSC.amax(1).mean())}
         rows = np.arange(num_prompts * num_samples)
         of_prompt = csr_array((-np.ones(len(rows)), (rows, rows // num_samples)), shape=(len(rows), num_prompts))
-        scores_XC = self._centred_PSC.reshape(-1, num).numpy()
+        # In units of each score's range, so that the solver's tolerances mean the same for all.
+        unit_C = torch.where(self._scale_C > 0, self._scale_C, 1.0)
+        scores_XC = (self._centred_PSC / unit_C).reshape(-1, num).numpy()
+        thresholds_C = (self.thresholds_C / unit_C).numpy()
         largest = {}
         for index, name in enumerate(self.names):
             others = [other for other in range(num) if other != index]
             # The least mean t_p less the others' multipliers times thresholds, where t_p >= g + multipliers @ others' g
             # for all samples of the prompt.
-            result = linprog(
-                np.concatenate([np.full(num_prompts, 1 / num_prompts), -self.thresholds_C[others].numpy()]),
-                A_ub=hstack([of_prompt, csr_array(scores_XC[:, others])], format="csr"),
-                b_ub=-scores_XC[:, index],
-                bounds=[(None, None)] * num_prompts + [(0, None)] * len(others),
-                method="highs",
+            value = linear_programme(
+                np.concatenate([np.full(num_prompts, 1 / num_prompts), -thresholds_C[others]]),
+                hstack([of_prompt, csr_array(scores_XC[:, others])], format="csr"),
+                -scores_XC[:, index],
+                num_free=num_prompts,
             )
-            largest[name] = float(result.fun) if result.status == 0 else math.nan
+            if value is None:  # without the others' thresholds it is never less
+                value = float(scores_XC[:, index].reshape(num_prompts, num_samples).max(1).mean())
+            largest[name] = value * float(unit_C[index]) if math.isfinite(value) else math.nan
         return largest
 
     def named(self, values_C: Tensor) -> dict[str, float]:
@@ -262,7 +267,10 @@ class Dual:
             smoothed.beta = self.beta * COOLING**step
             multipliers_C = smoothed._newton(multipliers_C, cap)
         if (violation := self._violation(multipliers_C, cap)) > CONVERGED:
-            raise RuntimeError(f"the dual was not solved: a slack of {violation:.1e} of its score's range is left")
+            raise CtwaError(
+                f"the multipliers cannot be told to the last digits that matter (a slack of {violation:.1e} of its "
+                "score's range is left): bring the reward and the scores to one scale, or raise beta"
+            )
         return multipliers_C
 
     def _newton(self, multipliers_C: Tensor, cap: float) -> Tensor:
@@ -274,11 +282,17 @@ class Dual:
                 break
             free = (~_held(multipliers_C, slack_C, cap)).nonzero()[:, 0]
             hessian_FF = self.hessian(multipliers_C)[free][:, free]
-            # A trace of the diagonal keeps the system solvable where the weights have collapsed.
+            # In units of each score's range, so that none is lost beside one of large numbers; a trace of the diagonal
+            # keeps the system solvable where the weights have collapsed.
+            unit_F = self._scale_C[free].clamp(min=torch.finfo(torch.float64).tiny)
+            hessian_FF = hessian_FF / unit_F / unit_F[:, None]
             damping = 1e-12 * hessian_FF.diagonal().amax() + torch.finfo(torch.float64).tiny
             direction_C = torch.zeros_like(multipliers_C)
-            direction_C[free] = -torch.linalg.solve(
-                hessian_FF + damping * torch.eye(len(free), dtype=torch.float64), slack_C[free]
+            direction_C[free] = (
+                -torch.linalg.solve(
+                    hessian_FF + damping * torch.eye(len(free), dtype=torch.float64), slack_C[free] / unit_F
+                )
+                / unit_F
             )
             moved = self._line_search(multipliers_C, direction_C, slack_C, value, cap)
             if moved is None:

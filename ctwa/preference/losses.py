@@ -202,18 +202,35 @@ def objective_losses(loss: PreferenceLoss, log_probs: PairLogProbs, labels_PM: T
             loss is a constant (that of a margin of 0) without a gradient.
 
     Returns:
-        (P, M), with the gradient of the policy's log-probabilities.
+        (P, M), with the gradient of the policy's log-probabilities. Where those of a pair are not finite, the loss of
+        the objectives that prefer one of its responses is what comes of them, without a gradient: 0 times infinity is
+        no 0, and would reach every objective in the backward pass.
     """
-    labels_PM = labels_PM.to(log_probs.chosen_P.dtype)
-    margin_PM = labels_PM * loss.margins(log_probs)[:, None]
+    margin_P, likelihood = loss.margins(log_probs), loss.likelihood_terms(log_probs)
+    known_P = margin_P.isfinite()
+
+    def only(values_P: Tensor) -> Tensor:
+        return torch.where(known_P, values_P, 0.0)
+
+    losses_PM = _losses(loss, labels_PM, only(margin_P), likelihood and (only(likelihood[0]), only(likelihood[1])))
+    with torch.no_grad():
+        as_they_are_PM = _losses(loss, labels_PM, margin_P, likelihood)
+    return torch.where(known_P[:, None], losses_PM, as_they_are_PM)
+
+
+def _losses(
+    loss: PreferenceLoss, labels_PM: Tensor, margin_P: Tensor, likelihood: tuple[Tensor, Tensor] | None
+) -> Tensor:
+    # Chosen by the label and not multiplied with it: what is not finite is nothing to a tie.
+    margin_PM = torch.where(labels_PM != 0, margin_P[:, None], 0.0)
+    margin_PM = torch.where(labels_PM < 0, -margin_PM, margin_PM)
     losses_PM = loss.of_margin(margin_PM)
     if loss.label_smoothing:
         losses_PM = (1 - loss.label_smoothing) * losses_PM + loss.label_smoothing * loss.of_margin(-margin_PM)
-    likelihood = loss.likelihood_terms(log_probs)
     if likelihood is not None:
         chosen_P, rejected_P = likelihood
-        losses_PM = losses_PM + labels_PM.clamp(min=0) * chosen_P[:, None]
-        losses_PM = losses_PM + (-labels_PM).clamp(min=0) * rejected_P[:, None]
+        losses_PM = losses_PM + torch.where(labels_PM > 0, chosen_P[:, None], 0.0)
+        losses_PM = losses_PM + torch.where(labels_PM < 0, rejected_P[:, None], 0.0)
     return losses_PM
 
 
@@ -228,8 +245,9 @@ def soft_losses(loss: PreferenceLoss, log_probs: PairLogProbs, probability_P: Te
     What drawing a label a pair gives in the mean, without the noise. A probability of 1/2 is no tie: it draws the
     margin to 0, where a tie leaves it alone.
     """
-    both_P2 = torch.ones_like(log_probs.chosen_P)[:, None] * log_probs.chosen_P.new_tensor([1.0, -1.0])
-    for_chosen_P, for_rejected_P = objective_losses(loss, log_probs, both_P2).unbind(1)
+    # What is never drawn is a tie, whose loss is finite whatever the log-probabilities are.
+    drawn_P2 = torch.stack([(probability_P > 0).to(probability_P), -(probability_P < 1).to(probability_P)], 1)
+    for_chosen_P, for_rejected_P = objective_losses(loss, log_probs, drawn_P2).unbind(1)
     return probability_P * for_chosen_P + (1 - probability_P) * for_rejected_P
 
 
@@ -258,7 +276,9 @@ def preference_metrics(
     ``preference/<name>/loss`` is the mean over labelled pairs; ``tie_frac`` the share of ties among them. Over pairs
     that are no ties: ``accuracy`` is the share whose preferred response has the higher implicit reward (equal ones
     count half: .5 before the first step), ``margin`` the mean difference, ``reward_preferred`` and
-    ``reward_dispreferred`` the mean implicit rewards. What has no pair to be computed from is left out.
+    ``reward_dispreferred`` the mean implicit rewards; ``num_not_finite`` counts those whose difference is not finite,
+    where there are any, and ``accuracy`` leaves those out whose difference is no number at all. What has no pair to be
+    computed from is left out.
     """
     with torch.no_grad():
         losses_PM = objective_losses(loss, log_probs, labels_PM)
@@ -278,8 +298,13 @@ def preference_metrics(
                 preferred_P = torch.where(first_P, chosen_P, rejected_P)[decided_P]
                 other_P = torch.where(first_P, rejected_P, chosen_P)[decided_P]
                 margin_P = preferred_P - other_P
+                ranked_P = margin_P[~margin_P.isnan()]
+                if len(ranked_P):
+                    right_P = torch.where(ranked_P.abs() < ROUNDING, 0.5, (ranked_P > 0).to(ranked_P))
+                    values["accuracy"] = right_P.mean()
+                if not margin_P.isfinite().all():
+                    values["num_not_finite"] = (~margin_P.isfinite()).sum()
                 values |= {
-                    "accuracy": torch.where(margin_P.abs() < ROUNDING, 0.5, (margin_P > 0).to(margin_P)).mean(),
                     "margin": margin_P.mean(),
                     "reward_preferred": preferred_P.mean(),
                     "reward_dispreferred": other_P.mean(),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -29,12 +30,20 @@ from ctwa.preference.weights import shares
 ADAPTER_CONFIG = "adapter_config.json"
 _DOWN = (".lora_A.", ".lora_embedding_A")
 _UP = (".lora_B.", ".lora_embedding_B")
-# Options with which an adapter is more than ``scale * B A`` with one scale for all modules.
-_NOT_A_PLAIN_PRODUCT = (
-    *("use_dora", "rank_pattern", "alpha_pattern", "lora_bias"),
-    *("target_parameters", "use_qalora", "alora_invocation_tokens", "arrow_config"),
-)
-_CHANGES_THE_BASE = ("pissa", "olora", "loftq", "corda")  # initialisations that subtract the start from the base model
+_OUTPUT = ("lm_head.weight", "embed_out.weight")
+# An adapter's options that are understood, whatever their values: those that say where it is and how it was trained,
+# those that act on its first weights alone, and its scale.
+_UNDERSTOOD = {
+    *("peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision"),
+    *("inference_mode", "lora_dropout", "megatron_core", "runtime_config"),
+    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save"),
+    *("init_lora_weights", "loftq_config", "eva_config", "corda_config", "lora_ga_config"),
+    *("r", "lora_alpha", "use_rslora", "qalora_group_size"),
+}
+# Those that mean the same for the mean of the products where all adapters have them alike.
+_ALIKE = ("fan_in_fan_out", "bias", "layer_replication", "trainable_token_indices", "ensure_weight_tying")
+# Other initialisations subtract the start from the base model.
+_LEAVES_THE_BASE = (None, True, False, "true", "false", "gaussian", "eva", "orthogonal")
 _ALONG = {
     ".json",
     ".txt",
@@ -103,12 +112,14 @@ def merge_folders(folders: Mapping[str, Path], weights: Mapping[str, float], tar
 
     Raises:
         CtwaError: ``target`` is there already; a folder is missing or holds no safetensors files; some are adapters and
-            some are not; adapters are of different base models, or not plain products; and as for state dicts.
+            some are not; adapters are of different base models, or have options with which they may be no plain
+            products; and as for state dicts.
     """
     chosen = _chosen(folders, weights)
     if target.exists():
         raise CtwaError(f"{target} exists already; remove it, or give another folder")
     sources = {name: _Folder(name, folders[name]) for name in chosen}
+    _share_tied_embeddings(list(sources.values()))
     adapters = {name for name, source in sources.items() if source.adapter is not None}
     if adapters and adapters != sources.keys():
         raise CtwaError(
@@ -159,19 +170,24 @@ class _Folder(Mapping[str, Tensor]):
             except SafetensorError as error:
                 raise CtwaError(f"{file}, given for '{name}', cannot be read: {error}") from error
         self._file_of = {key: file for file, keys in self.files.items() for key in keys}
-        config = path / ADAPTER_CONFIG
-        self.adapter: dict[str, Any] | None = json.loads(config.read_text()) if config.exists() else None
+        self.adapter = _read_config(path / ADAPTER_CONFIG)
+        self.copies: dict[str, str] = {}  # parameters that are not saved, and the ones that they are the same as
 
     def __getitem__(self, key: str) -> Tensor:
+        key = self.copies.get(key, key)
         with safe_open(self.path / self._file_of[key], framework="pt") as tensors:
             tensor: Tensor = tensors.get_tensor(key)
             return tensor
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._file_of)
+        return iter([*self._file_of, *self.copies])
 
     def __len__(self) -> int:
-        return len(self._file_of)
+        return len(self._file_of) + len(self.copies)
+
+    def drop(self, key: str) -> None:
+        """Do as if a parameter were not saved."""
+        self.files[self._file_of.pop(key)].remove(key)
 
     def scale(self) -> float:
         """What an adapter's products are multiplied with."""
@@ -180,16 +196,65 @@ class _Folder(Mapping[str, Tensor]):
             raise CtwaError(
                 f"the adapter of '{self.name}' is of type {config.get('peft_type')!r}; only LORA can be merged"
             )
-        wrong = [option for option in _NOT_A_PLAIN_PRODUCT if config.get(option)]
-        if str(config.get("init_lora_weights")).startswith(_CHANGES_THE_BASE):
+        wrong = [option for option, value in config.items() if value and option not in (*_UNDERSTOOD, *_ALIKE)]
+        start = config.get("init_lora_weights")
+        if (start.lower() if isinstance(start, str) else start) not in _LEAVES_THE_BASE:
             wrong.append("init_lora_weights")
+        wrong += sorted({_kind(key) for key in self if _kind(key) not in (*_DOWN, *_UP, "")})
         if wrong:
             raise CtwaError(
-                f"the adapter of '{self.name}' has {', '.join(wrong)}, with which it is no plain product of factors; "
-                "merge it into its base model first, and then the models"
+                f"the adapter of '{self.name}' has {', '.join(wrong)}, with which it is, or may be, no plain product "
+                "of factors; merge it into its base model first, and then the models"
             )
-        rank = config["r"]
-        return float(config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank))
+        rank, alpha = config.get("r"), config.get("lora_alpha")
+        if not (isinstance(rank, int) and rank > 0 and isinstance(alpha, int | float) and math.isfinite(alpha)):
+            raise CtwaError(
+                f"the adapter of '{self.name}' has r={rank} and lora_alpha={alpha} in its {ADAPTER_CONFIG}; the rank "
+                "has to be a positive integer, and lora_alpha a number"
+            )
+        return float(alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
+
+
+def _read_config(path: Path) -> dict[str, Any] | None:
+    """An adapter's configuration; None where there is none."""
+    if not path.exists():
+        return None
+    try:
+        config = json.loads(path.read_text())
+    except ValueError as error:
+        raise CtwaError(f"{path} is no JSON ({error}); save the adapter anew") from error
+    if not isinstance(config, dict):
+        raise CtwaError(f"{path} holds no options; save the adapter anew")
+    return config
+
+
+def _kind(key: str) -> str:
+    """Which part of LoRA a parameter is: ``.lora_A.`` and the like; nothing for one that stands for itself."""
+    found = re.search(r"\.lora_embedding_[AB]|\.lora_\w+(\.|$)", key)
+    return found.group() if found else ""
+
+
+def _share_tied_embeddings(folders: list[_Folder]) -> None:
+    """Let an output layer be there for all models that have it, saved or tied to the embedding, or for none.
+
+    One that is saved and equal to an embedding, to the bit, is what a model with tied embeddings has without saving it.
+    """
+    for key in {key for folder in folders for key in folder if key.endswith(_OUTPUT)}:
+        saved = [folder for folder in folders if key in set(folder)]
+        others = [folder for folder in folders if key not in set(folder)]
+        if not others:
+            continue
+        common = set.intersection(*map(set, folders))
+        embeddings = [other for other in common if re.search(r"embed|wte", other) and not other.endswith(_OUTPUT)]
+        tied = next((e for e in embeddings if all(torch.equal(folder[e], folder[key]) for folder in saved)), None)
+        if tied is None:
+            continue
+        if key in set(folders[0]):  # whose files the result is cut as
+            for folder in others:
+                folder.copies[key] = tied
+        else:
+            for folder in saved:
+                folder.drop(key)
 
 
 def _chosen(given: Mapping[str, Any], weights: Mapping[str, float]) -> dict[str, float]:
@@ -260,6 +325,11 @@ def _merged_config(configs: Mapping[str, Mapping[str, Any]]) -> str:
     if len(set(bases.values())) > 1:
         listed = ", ".join(f"'{name}' of {base}" for name, (base, _) in bases.items())
         raise CtwaError(f"the adapters are of different base models ({listed}); merge adapters of one")
+    for option in _ALIKE:
+        values = {name: config.get(option) or None for name, config in configs.items()}
+        if any(value != next(iter(values.values())) for value in values.values()):
+            listed = ", ".join(f"{value} for '{name}'" for name, value in values.items())
+            raise CtwaError(f"the adapters differ in {option} ({listed}); merge adapters that have the same")
     rank = sum(config["r"] for config in configs.values())
     merged = {**next(iter(configs.values())), "r": rank, "lora_alpha": rank, "use_rslora": False}
     return json.dumps(merged, indent=2) + "\n"

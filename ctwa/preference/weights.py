@@ -10,11 +10,17 @@ def shares(weights: Mapping[str, float]) -> dict[str, float]:
     """Weights scaled to a sum of 1, in alphabetical order of their names, so that their order changes no bit.
 
     Raises:
-        CtwaError: there is none, one is negative or not finite, or all are 0.
+        CtwaError: there is none, one is negative or not finite, all are 0, or their sum is not finite.
     """
     for name, weight in weights.items():
         if not 0 <= weight < math.inf:
             raise CtwaError(f"'{name}' has the weight {weight}; write a finite number, 0 or more")
+    total = sum(weights.values())
+    if math.isinf(total):
+        raise CtwaError(
+            f"the weights {dict(weights)} add up to more than a number can hold; only their ratios matter: write "
+            "smaller ones"
+        )
     total = math.fsum(weights.values())
     if total == 0:
         raise CtwaError(f"none of {list(weights)} has a weight above 0; give at least one of them one")

@@ -89,7 +89,8 @@ class Scalarizer(ABC):
         weights: the initial weight of every objective, by name.
 
     Raises:
-        CtwaError: there is no objective, a weight is negative or not finite, or all of them are 0.
+        CtwaError: there is no objective, a weight is negative or not finite, all of them are 0, or their sum is not
+            finite.
     """
 
     method: ClassVar[str]
@@ -102,6 +103,8 @@ class Scalarizer(ABC):
         for name, weight in weights.items():
             if not 0 <= weight < float("inf"):
                 raise CtwaError(f"objective '{name}' has the weight {weight}; write a finite number, 0 or more")
+        if sum(weights.values()) == float("inf"):
+            raise CtwaError("the weights add up to more than a number can hold; write smaller ones")
         if not any(weights.values()):
             raise CtwaError(f"no objective among {list(weights)} has a weight above 0; give at least one of them one")
         self.initial_weights = dict(weights)
@@ -110,6 +113,11 @@ class Scalarizer(ABC):
     @abstractmethod
     def weights(self) -> dict[str, float]:
         """The weight of every objective in the next rollout's score, by name."""
+
+    @property
+    def covariance_targets(self) -> dict[str, float]:
+        """The covariances with the update that the method steers by, by name; whatever else it aims at is none."""
+        return {}
 
     @abstractmethod
     def advantages(self, rollout: Rollout, estimate: Estimate) -> Tensor:

@@ -16,6 +16,7 @@ from ctwa.covariance.within_prompt import within_prompt_covariance
 from ctwa.errors import CtwaError
 from ctwa.scalarizers.base import Estimate, Requirements, Rollout, Scalarizer, Update, weighted_scores
 from ctwa.scalarizers.controller import EmaInit, WeightController
+from ctwa.solvers.fallbacks import count_fallbacks
 
 
 class CtwaConfig(BaseModel):
@@ -126,6 +127,11 @@ class CTWA(Scalarizer):
         weights = self._named(self._controller.weights_M)
         return {name: weights[name] for name in self.initial_weights}
 
+    @property
+    def covariance_targets(self) -> dict[str, float]:
+        """The targets, where it is the covariance that is compared to them."""
+        return dict(self.config.targets) if self.config.measure == "covariance" else {}
+
     def advantages(self, rollout: Rollout, estimate: Estimate) -> Tensor:
         """The advantages (N, T) of the weighted sum, with the weights of the last ``observe``."""
         controller = self._controller
@@ -170,7 +176,9 @@ class CTWA(Scalarizer):
         }.items():
             metrics |= {f"ctwa/{key}/{name}": float(value) for name, value in self._named(values_M).items()}
         if self._scale_invariant:
-            metrics["ctwa/feasibility"] = self._feasibility(rollout)
+            with count_fallbacks() as fallbacks:
+                metrics["ctwa/feasibility"] = self._feasibility(rollout)
+            metrics["ctwa/num_fallback"] = fallbacks.num
         return finite(metrics)
 
     def state_dict(self) -> dict[str, Any]:

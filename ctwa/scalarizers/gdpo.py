@@ -14,6 +14,7 @@ from ctwa.scalarizers.base import Estimate, Rollout, Scalarizer, Update
 from ctwa.scalarizers.per_objective import objective_advantages, trained_objectives
 
 _EPSILON = 1e-4
+_ROUNDING = 1e-6  # of a sum of advantages in float32, relative to the terms
 
 
 class GdpoConfig(BaseModel):
@@ -63,10 +64,13 @@ class Gdpo(Scalarizer):
     def advantages(self, rollout: Rollout, estimate: Estimate) -> Tensor:
         """The advantages (N, T): each objective's own times its weight, summed, and standardised over the batch."""
         each_NT = objective_advantages(rollout, estimate, self._names)
-        total_NT = torch.zeros_like(each_NT[0])
+        total_NT, size = torch.zeros_like(each_NT[0]), 0.0
         for name, advantages_NT in zip(self._names, each_NT, strict=True):
             total_NT = total_NT + self.initial_weights[name] * advantages_NT
-        return _standardised(total_NT, rollout.mask_NT) if self.config.batch_normalize else total_NT
+            size = max(size, self.initial_weights[name] * float(advantages_NT.abs().max()))
+        if not self.config.batch_normalize:
+            return total_NT
+        return _standardised(total_NT, rollout.mask_NT, _ROUNDING * size)
 
     def observe(self, update: Update) -> dict[str, float]:
         """Nothing to learn."""
@@ -74,8 +78,11 @@ class Gdpo(Scalarizer):
         return {}
 
 
-def _standardised(advantages_NT: Tensor, mask_NT: Tensor) -> Tensor:
-    """Mean 0 and (population) standard deviation 1 over completions, each of which counts once whatever its length."""
+def _standardised(advantages_NT: Tensor, mask_NT: Tensor, rounding: float) -> Tensor:
+    """Mean 0 and (population) standard deviation 1 over completions, each of which counts once whatever its length.
+
+    All 0 where the standard deviation is no more than rounding: where objectives cancel each other.
+    """
     mask_NT = mask_NT.bool()
     num_tokens_N = mask_NT.sum(1)
     mean_N = torch.where(mask_NT, advantages_NT, 0.0).double().sum(1) / num_tokens_N.clamp(min=1)
@@ -83,4 +90,6 @@ def _standardised(advantages_NT: Tensor, mask_NT: Tensor) -> Tensor:
     if not len(mean_N):
         return advantages_NT
     centre, spread = float(mean_N.mean()), float(mean_N.std(correction=0))
+    if spread <= rounding:
+        return torch.zeros_like(advantages_NT)
     return (advantages_NT - centre) / (spread + _EPSILON)

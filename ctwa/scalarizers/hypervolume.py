@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-import moocore
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from torch import Tensor
@@ -15,6 +14,8 @@ from torch import Tensor
 from ctwa.errors import CtwaError
 from ctwa.scalarizers.base import Estimate, Rollout, Scalarizer, Update, weighted_scores
 from ctwa.scalarizers.per_objective import batch_means, check_names, trained_objectives
+from ctwa.solvers.fallbacks import count_fallbacks
+from ctwa.solvers.volumes import dominated_volume, not_dominated
 
 _logger = logging.getLogger(__name__)
 
@@ -56,9 +57,7 @@ def hypervolume(points: Sequence[Sequence[float]], reference: Sequence[float]) -
     """
     if not points:
         return 0.0
-    return float(
-        moocore.hypervolume(np.array(points, dtype=float), ref=np.array(reference, dtype=float), maximise=True)
-    )
+    return dominated_volume(np.array(points, dtype=float), np.array(reference, dtype=float))
 
 
 def multiplier(gain: float) -> float:
@@ -108,6 +107,7 @@ class Hypervolume(Scalarizer):
         self._gain = 0.0
         self._multiplier = 1.0
         self._num_held = 0
+        self._num_fallback = 0
 
     @property
     def weights(self) -> dict[str, float]:
@@ -140,9 +140,10 @@ class Hypervolume(Scalarizer):
         """Take in the batch's mean rewards, where the points are of the batch.
 
         Returns:
-            ``hypervolume/{volume,gain,multiplier,num_points,num_held}``: the volume of the front, what the last scores
-            added, what the next step is multiplied by (if ``hypervolume/applied`` is 1), the size of the front, and
-            how many scores so far lacked an objective. ``hypervolume/reference/<name>``: the reference point.
+            ``hypervolume/{volume,gain,multiplier,num_points,num_held,num_fallback}``: the volume of the front, what the
+            last scores added, what the next step is multiplied by (if ``hypervolume/applied`` is 1), the size of the
+            front, how many scores so far lacked an objective, and how many volumes were not believed
+            (``ctwa.solvers``). ``hypervolume/reference/<name>``: the reference point.
         """
         if self._source is None:
             self._source = "batch"
@@ -152,6 +153,7 @@ class Hypervolume(Scalarizer):
             "hypervolume/multiplier": self._multiplier,
             "hypervolume/applied": float(self.apply_to != "off"),
             "hypervolume/num_held": float(self._num_held),
+            "hypervolume/num_fallback": float(self._num_fallback),
         }
         if self._reference is not None:
             metrics |= {
@@ -174,6 +176,7 @@ class Hypervolume(Scalarizer):
             "gain": self._gain,
             "multiplier": self._multiplier,
             "num_held": self._num_held,
+            "num_fallback": self._num_fallback,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -192,6 +195,7 @@ class Hypervolume(Scalarizer):
         self._gain = state["gain"]
         self._multiplier = state["multiplier"]
         self._num_held = state["num_held"]
+        self._num_fallback = state.get("num_fallback", 0)  # checkpoints of ctwa 0.1 have none
 
     def _take(self, scores: Mapping[str, float]) -> None:
         """Add one point to the front and set the multiplier; the first is the reference point."""
@@ -202,26 +206,27 @@ class Hypervolume(Scalarizer):
         if self._reference is None:
             self._reference = point
             return
-        before = hypervolume(self._points, self._reference)
-        points = _non_dominated([*self._points, point])
-        self._gain = max(hypervolume(points, self._reference) - before, 0.0)
-        self._multiplier = multiplier(self._gain)
-        if self._gain > 0:
-            self._points = _thinned(points, self._reference, self.config.num_points)
+        with count_fallbacks() as fallbacks:
+            before = hypervolume(self._points, self._reference)
+            points = _non_dominated([*self._points, point])
+            self._gain = max(hypervolume(points, self._reference) - before, 0.0)
+            self._multiplier = multiplier(self._gain)
+            if self._gain > 0:
+                self._points = _thinned(points, self._reference, self.config.num_points)
+        self._num_fallback += fallbacks.num
 
     def _named(self, point: Sequence[float]) -> dict[str, float]:
         return dict(zip(self._names, point, strict=True))
 
 
 def _non_dominated(points: list[list[float]]) -> list[list[float]]:
-    kept = moocore.is_nondominated(np.array(points), maximise=True)
+    kept = not_dominated(np.array(points))
     return [point for point, keep in zip(points, kept, strict=True) if keep]
 
 
 def _thinned(points: list[list[float]], reference: list[float], num_points: int) -> list[list[float]]:
     """The ``num_points`` points that are left when the one that adds least to the volume goes, again and again."""
     while len(points) > num_points:
-        added = moocore.hv_contributions(np.array(points), ref=np.array(reference), maximise=True)
-        least = int(np.argmin(added))
-        points = points[:least] + points[least + 1 :]
+        others = [points[:index] + points[index + 1 :] for index in range(len(points))]
+        points = max(others, key=lambda left: hypervolume(left, reference))  # the first of equals
     return points

@@ -141,3 +141,24 @@ def test_correlation_is_free_of_scale_and_of_ddof():
     )
     torch.testing.assert_close(one.mean_D, other.mean_D, rtol=1e-10, atol=0)
     assert (one.groups_GD.nan_to_num().abs() <= 1 + 1e-12).all()
+
+
+@pytest.mark.parametrize("value", [0.1, 1 / 3, 100.1, -7e9])
+@pytest.mark.parametrize("num_rows", [3, 7, 10])
+def test_equal_values_have_a_covariance_of_exactly_0(value, num_rows):
+    """The rounding error of their mean would have a sign, and a standard deviation to divide by."""
+    x_N1 = torch.full((num_rows, 1), value, dtype=torch.float64)
+    y_N1 = torch.randn(num_rows, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    group_N = torch.zeros(num_rows, dtype=torch.int64)
+    assert within_prompt_covariance(x_N1, y_N1, torch.tensor(True), group_N).mean_D.item() == 0
+    assert within_prompt_covariance(x_N1, y_N1, torch.tensor(True), group_N, correlation=True).mean_D.isnan().all()
+
+
+def test_an_offset_costs_no_digits():
+    generator = torch.Generator().manual_seed(0)
+    x_N1, y_N1 = torch.randn(2, 12, 1, dtype=torch.float64, generator=generator)
+    x_N1 = (x_N1 * 2**20).round() / 2**20  # so that the offset itself rounds nothing
+    group_N = torch.arange(12) // 4
+    expected = within_prompt_covariance(x_N1, y_N1, torch.tensor(True), group_N).mean_D
+    shifted = within_prompt_covariance(x_N1 + 2.0**30, y_N1, torch.tensor(True), group_N).mean_D
+    torch.testing.assert_close(shifted, expected, rtol=1e-12, atol=0)

@@ -13,7 +13,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from ctwa.engine.checks import check_config, check_with_verl, num_steps
-from ctwa.engine.launch import compose_config, set_environment
+from ctwa.engine.launch import _run_info, compose_config, set_environment
 from ctwa.engine.settings import read_settings
 from ctwa.errors import CtwaError
 from ctwa.scalarizers.registry import METHODS
@@ -126,6 +126,32 @@ def test_math500_has_the_hyperparameters_of_the_paper(compose: Compose) -> None:
     assert settings.method.targets == {"accuracy": 0.15, "conciseness": 0.08, "clarity": 0.08}
     assert (settings.method.eta, settings.method.tau) == (0.05, 0.1)
     assert settings.reference_length.needs_validation
+
+
+@pytest.mark.parametrize(
+    ("choices", "targets"),
+    [
+        (["method=ctwa"], [0.15, 0.08, 0.08]),
+        (["method=ctwa", "ctwa.method.measure=correlation"], [None, None, None]),
+        (
+            [
+                "method=lagrangian",
+                "ctwa.method.objective=accuracy",
+                "ctwa.method.targets={conciseness:0.9,clarity:0.9}",
+            ],
+            [None, None, None],
+        ),
+        (["method=linear"], [None, None, None]),
+    ],
+)
+def test_the_run_s_targets_are_of_covariances_alone(
+    compose: Compose, choices: list[str], targets: list[float | None]
+) -> None:
+    config = compose("task=math500", *choices)
+
+    objectives = _run_info(config, read_settings(config)).objectives
+
+    assert [objectives[name].target for name in ("accuracy", "conciseness", "clarity")] == targets
 
 
 def test_the_reference_policy_of_the_kl_loss_runs_as_the_policy_does(compose: Compose) -> None:

@@ -109,3 +109,46 @@ def test_completions_of_one_prompt_with_equal_scores_have_no_advantage(
 
     assert (advantages_NT[:3] == 0).all()
     assert (advantages_NT[3:] != 0).any()
+
+
+ESTIMATORS = ["grpo", "rloo", "opo", "reinforce_plus_plus", "reinforce_plus_plus_baseline"]
+
+
+@pytest.fixture(scope="module")
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    """512 completions, 8 of each prompt, of 1 to 200 tokens."""
+    generator = torch.Generator().manual_seed(0)
+    lengths_N = torch.randint(1, 201, (512,), generator=generator)
+    return (torch.arange(200) < lengths_N[:, None]).long(), torch.arange(64).repeat_interleave(8)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize("score", [0.0, 1 / 3, 0.1, 0.7, 100.1, -3.3, 1e-9, 1e6 + 0.1])
+def test_equal_scores_have_no_advantage(
+    name: str, score: float, estimator: Estimator, batch: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    advantages_NT = estimator(*batch, adv_estimator=name)(torch.full((512,), score, dtype=torch.float64))
+
+    assert (advantages_NT == 0).all()
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize("offset", [100.1, -7e3, 1e6])
+def test_what_all_scores_have_in_common_is_not_seen(
+    name: str, offset: float, estimator: Estimator, batch: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    """Nor does it take digits: in float32 the scores themselves would be equal."""
+    generator = torch.Generator().manual_seed(1)
+    scores_N = 1e-2 * torch.randint(0, 3, (512,), generator=generator).double()
+    estimate = estimator(*batch, adv_estimator=name)
+
+    torch.testing.assert_close(estimate(scores_N + offset), estimate(scores_N), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_scores_that_differ_by_the_rounding_of_their_sum_have_no_advantage(
+    name: str, estimator: Estimator, batch: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    scores_N = torch.tensor([0.1 + 0.2, 0.3], dtype=torch.float64).repeat(256)
+
+    assert estimator(*batch, adv_estimator=name)(scores_N).abs().max() < 1e-9

@@ -39,6 +39,15 @@ def test_a_drop_on_held_out_problems_is_told_after_its_steps():
     assert "weight" in alarm.advice
 
 
+@pytest.mark.parametrize("steered", [True, False])
+def test_targets_are_spoken_of_where_there_are_some(steered):
+    target = {"ctwa/target/accuracy": 0.1} if steered else {}
+    for key, values in {"val/accuracy": (0.5, 0.1, 0.1, 0.1), "ctwa/covariance/accuracy": (-0.1,) * 4}.items():
+        [alarm] = feed([each | target for each in curve(key, *values)])[1].active
+        assert ("method=ctwa" in alarm.advice) is not steered
+        assert ("its target" in alarm.advice or "larger target" in alarm.advice) is steered
+
+
 def test_validations_far_apart_count_the_steps_between_them():
     steps = [{"val/accuracy": 0.5}, {}, {}, {"val/accuracy": 0.3}, {}, {}, {}, {"val/accuracy": 0.3}]
     assert feed(steps)[0] == [(8, "drop", "accuracy")]

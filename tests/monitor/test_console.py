@@ -40,6 +40,26 @@ def test_a_step_shows_progress_and_each_objective():
     assert row.split("│")[2].split() == ["0.250", "+0.025", "0.500"]
 
 
+def test_a_result_that_is_no_number_is_said_to_be_none():
+    screen = Screen(info())
+    screen.record(0, 1.0, **{"val/accuracy": 0.5, "val/clarity": None})
+    screen.record(1, 2.0, **{"objective/accuracy/mean": None, "objective/clarity/scored_frac": 0.0})
+    screen.record(2, 4.0, **{"val/accuracy": None, "val/clarity": None})
+    validation, step, last = screen.lines()[2:]
+    assert [cell.split() for cell in validation.split("│")[1:]] == [["0.500"], ["NaN"]]
+    assert [cell.split()[0] for cell in step.split("│")[1:]] == ["NaN", "NaN"]
+    assert [cell.split() for cell in last.split("│")[1:]] == [["NaN", "(NaN)"], ["NaN", "(NaN)"]]
+
+
+def test_targets_of_something_else_are_no_covariance_targets():
+    objectives = {name: ObjectiveInfo(weight=0.5) for name in ("accuracy", "clarity")}
+    screen = Screen(info(objectives=objectives, method="lagrangian"), terminal=True, width=100)
+    screen.reporter.header()
+    screen.record(1, 2.0, **step_metrics(accuracy=0.5, clarity=0.5))
+    assert "target" not in "".join(screen.lines())
+    assert "\x1b[33m" not in "".join(screen.lines())  # yellow
+
+
 def test_columns_stay_in_line():
     screen = Screen(info())
     screen.record(0, 1.0, **{"val/accuracy": 0.5, "val/clarity": 0.4})

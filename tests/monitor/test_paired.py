@@ -34,6 +34,19 @@ def two_methods(make_series):
     return [*make_series("linear", linear), *make_series("ctwa", ctwa, seconds=5.0)]
 
 
+def test_a_run_that_ends_without_a_number_has_no_result(make_series):
+    nan = float("nan")
+    paths = [
+        *make_series("linear", {0: {1: (0.5, 0.5), 2: (0.5, nan)}}),
+        *make_series("ctwa", {0: {1: (nan, 0.5), 2: (0.75, 0.5)}}),
+    ]
+    comparison = compare_methods(paths)
+    assert comparison.at == "step 2"
+    assert [set(method.results) for method in comparison.methods] == [{"accuracy"}, {"accuracy", "clarity"}]
+    assert comparison.methods[0].hypervolume is None
+    assert "nan" not in comparison_text(comparison).lower()
+
+
 def test_methods_at_the_last_step_of_all_by_hand(make_series):
     comparison = compare_methods(two_methods(make_series))
     linear, ctwa = comparison.methods

@@ -120,9 +120,53 @@ def test_a_run_that_measured_nothing_yet_says_so(make_run):
         summarize(run)
 
 
-def test_an_objective_that_was_never_measured_is_left_out_and_one_not_finite_too(make_run):
-    run = make_run("run", {0: {"val/accuracy": 0.5, "val/clarity": float("nan")}})
+def test_an_objective_that_was_never_measured_is_left_out(make_run):
+    run = make_run("run", {0: {"val/accuracy": 0.5}})
     assert list(summarize(run).objectives) == ["accuracy"]
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize("source", ["val/{}", "objective/{}/mean"])
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        # start, best, at step, end, change, worst drop, at step
+        ((0.5, 0.75, NAN), "0.500 0.750 2 NaN NaN - -"),
+        ((0.75, 0.5, INF), "0.750 0.750 1 NaN NaN -0.250 2"),
+        ((NAN, 0.5, 0.75), "NaN 0.750 3 0.750 NaN - -"),
+        ((0.5, NAN, 0.75), "0.500 0.750 3 0.750 +0.250 - -"),
+        ((0.75, NAN, 0.5), "0.750 0.750 1 0.500 -0.250 -0.250 3"),
+        ((NAN, NAN, NAN), "NaN NaN 1 NaN NaN - -"),
+        ((NAN,), "NaN NaN 1 NaN NaN - -"),
+    ],
+)
+@pytest.mark.parametrize("known", [True, False])
+def test_a_result_that_is_no_number_is_shown_as_one(make_run, source, values, expected, known):
+    steps = {}
+    for step, value in enumerate(values, start=1):
+        steps[step] = {source.format("accuracy"): value, source.format("clarity"): 0.25}
+    run = make_run("run", steps)
+    if not known:
+        run.info.unlink()
+    summary = write_summary(run)
+    rows = {line.split()[0]: line.split()[1:] for line in summary_text(summary).splitlines()[2:4]}
+    assert rows["accuracy"] == expected.split()
+    assert rows["clarity"][3] == "0.250"
+    written = json.loads(run.summary.read_text(), parse_constant=pytest.fail)["objectives"]["accuracy"]
+    assert (written["end"] is None) == ("NaN" in expected.split()[3])
+    shown = compare([run.path, make_run("other", steps).path])
+    assert next(line.split()[2:] for line in shown.splitlines() if line.startswith("accuracy  ")) == expected.split()
+
+
+def test_a_step_of_which_nothing_was_scored_has_no_number_either(make_run):
+    """The mean over no completion is left out of the trace."""
+    run = make_run("run", {
+        1: {"objective/accuracy/mean": 0.5, "objective/accuracy/scored_frac": 1.0},
+        2: {"objective/accuracy/scored_frac": 0.0},
+    })  # fmt: skip
+    assert "NaN" in summary_text(summarize(run)).splitlines()[2].split()[4]
 
 
 def test_metrics_are_kept_with_the_steps_that_measured_them(make_run):

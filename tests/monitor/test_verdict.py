@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from ctwa.monitor.report.verdict import judge
@@ -53,3 +55,18 @@ def test_without_standard_errors_the_jitter_of_the_curve_is_the_noise():
 def test_two_results_without_standard_errors_differ_by_more_than_a_few_percent():
     assert judge(points(0.5, 0.51)).word == "held"
     assert judge(points(0.5, 0.6)).word == "improved"
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ((0.5, 0.6, math.nan), "unknown: no number since step 20"),
+        ((0.5, math.nan, math.nan), "unknown: no number since step 10"),
+        ((math.nan, math.nan, 0.7), "unknown: no number until step 20"),
+        ((math.nan, math.nan), "unknown: none of its results is a number"),
+        ((0.5, math.nan, 0.7), "improved"),
+    ],
+)
+def test_a_curve_that_begins_or_ends_without_a_number_is_not_judged(values, text):
+    for standard_error in (0.01, None):
+        assert judge(points(*values), standard_error).text == text

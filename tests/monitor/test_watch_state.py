@@ -7,8 +7,9 @@ import pytest
 from rich.cells import cell_len
 
 from ctwa.errors import CtwaError
-from ctwa.monitor import RunFolder, TraceWriter, read_trace
+from ctwa.monitor import ObjectiveInfo, RunFolder, TraceWriter, read_trace
 from ctwa.monitor.alarms import AlarmLimits, AlarmMonitor
+from ctwa.monitor.summary import read_runs
 from ctwa.monitor.trace import EventWriter
 from ctwa.monitor.watch.screen import draw
 from ctwa.monitor.watch.state import Curve, WatchedRun
@@ -32,6 +33,29 @@ def watched(folder, now=0.0):
     run = WatchedRun(folder.path, clock=Clock(now))
     run.poll()
     return run
+
+
+def test_a_result_that_is_no_number_is_not_hidden_by_an_earlier_one(make_run):
+    nan = float("nan")
+    values = {0: (0.5, nan), 1: (0.25, nan), 2: (nan, nan)}
+    run = watched(
+        make_run("run", {step: {"val/accuracy": one, "val/clarity": two} for step, (one, two) in values.items()})
+    )
+    assert run.curve("val/{}", "accuracy").points == [(0, 0.5), (1, 0.25)]
+    shown = {line.split()[0]: line.split()[1] for line in text_of(run).splitlines() if line[:1].isalpha()}
+    assert (shown["accuracy"], shown["clarity"]) == ("NaN", "NaN")
+
+
+def test_a_covariance_target_is_that_of_run_json(make_run):
+    metrics = {1: step_metrics(accuracy=0.5) | {"ctwa/target/accuracy": 0.7, "ctwa/target/clarity": 0.7}}
+    folder = make_run("run", metrics, info(objectives={"accuracy": ObjectiveInfo(weight=1.0)}))
+    assert watched(folder).target("accuracy") is None
+    folder.info.unlink()
+    assert watched(folder).target("accuracy") == 0.7
+    of_correlation = make_run("another", {1: metrics[1] | {"ctwa/correlation/accuracy": 0.1}})
+    of_correlation.info.unlink()
+    assert watched(of_correlation).target("accuracy") is None
+    assert read_runs([of_correlation.path])[0].target("accuracy") is None
 
 
 def test_a_resumed_run_forgets_what_was_rewound(make_run):

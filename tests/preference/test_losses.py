@@ -314,3 +314,59 @@ class TestConfig:
     def test_what_it_does_not_know_is_refused(self, config):
         with pytest.raises(ValidationError):
             TypeAdapter(PreferenceLossConfig).validate_python(config)
+
+
+INF = math.inf
+
+
+class TestLogProbsThatAreNotFinite:
+    """A response that the policy cannot write: -inf for one pair, and nothing of it in what does not look at it."""
+
+    def gradient(self, loss, chosen, rejected, labels, objective, labelled=None):
+        """Of one objective's mean loss in the policy's log-probabilities, and that loss."""
+        both = tensor([chosen, rejected]).requires_grad_()
+        ones_P = torch.ones(len(chosen))
+        log_probs = PairLogProbs(*both, 3 * ones_P, 2 * ones_P, -0.5 * ones_P.double(), -0.7 * ones_P.double())
+        labels_PM = torch.tensor(labels)
+        labelled_PM = torch.ones_like(labels_PM).bool() if labelled is None else torch.tensor(labelled)
+        mean = objective_means(objective_losses(loss, log_probs, labels_PM), labelled_PM)[objective]
+        mean.backward()
+        return mean.item(), both.grad
+
+    @every_loss
+    @pytest.mark.parametrize(
+        ("chosen", "rejected"), [(-INF, -1.0), (-1.0, -INF), (-INF, -INF), (math.nan, -1.0), (INF, -1.0)]
+    )
+    @pytest.mark.parametrize("labelled", [True, False])
+    @pytest.mark.parametrize("other", [1, -1])
+    def test_ties_and_pairs_of_others_are_as_without_it(self, loss, chosen, rejected, labelled, other):
+        labels = [[1, 0], [-1, other]]
+        labelled = [[True, labelled], [True, True]]
+        value, gradient = self.gradient(loss, [chosen, -1.0], [rejected, -2.0], labels, 1, labelled)
+        expected, expected_gradient = self.gradient(loss, [-1.0, -1.0], [-1.0, -2.0], labels, 1, labelled)
+        assert value == pytest.approx(expected, rel=1e-12)
+        assert torch.equal(gradient, expected_gradient)
+
+    @every_loss
+    def test_the_objective_that_looks_at_it_shows_it(self, loss):
+        value, _ = self.gradient(loss, [-INF, -1.0], [-INF, -2.0], [[1, 0], [-1, 1]], 0)
+        assert math.isnan(value)
+
+    @every_loss
+    @pytest.mark.parametrize("probability", [0.0, 1.0])
+    def test_a_label_that_is_never_drawn(self, loss, probability):
+        both = tensor([[-1.0], [-INF]]).requires_grad_()
+        log_probs = PairLogProbs(*both, torch.ones(1), torch.ones(1), tensor([-0.5]), tensor([-0.7]))
+        soft_P = soft_losses(loss, log_probs, tensor([probability]))
+        label = torch.tensor([[1 if probability else -1]])
+        assert soft_P.tolist() == objective_losses(loss, log_probs, label)[:, 0].tolist()
+
+    def test_they_are_counted(self, log_probs):
+        pairs = log_probs([-1.0, -INF, -INF], [-2.0, -1.0, -INF], ([-1.0] * 3, [-1.0] * 3), ([1] * 3, [1] * 3))
+        labels_PM = torch.tensor([[1, 1], [1, 0], [-1, 0]])
+        found = preference_metrics(DpoLoss(), pairs, labels_PM, torch.ones_like(labels_PM).bool(), ["a", "b"])
+        assert found["preference/a/num_not_finite"] == 2
+        assert found["preference/a/accuracy"] == 0.5  # one right, one wrong; of the third nothing is known
+        assert not math.isfinite(found["preference/a/loss"])
+        assert "preference/b/num_not_finite" not in found
+        assert all(math.isfinite(value) for key, value in found.items() if key.startswith("preference/b/"))

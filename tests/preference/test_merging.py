@@ -286,6 +286,19 @@ class TestFolders:
         [
             ({"use_dora": True}, "use_dora"),
             ({"rank_pattern": {"q": 4}}, "rank_pattern"),
+            ({"use_bdlora": {"nblocks": 2}}, "use_bdlora"),
+            ({"kasa_config": {"beta": 1e-4}}, "kasa_config"),
+            ({"monteclora_config": {"n": 1}}, "monteclora_config"),
+            ({"megatron_config": {"a": 1}}, "megatron_config"),
+            ({"some_option_of_tomorrow": 3}, "some_option_of_tomorrow"),
+            ({"target_parameters": ["x"]}, "target_parameters"),
+            ({"lora_bias": True}, "lora_bias"),
+            ({"init_lora_weights": "lora_ga"}, "init_lora_weights"),
+            ({"init_lora_weights": "OLoRA"}, "init_lora_weights"),
+            ({"init_lora_weights": "mica"}, "init_lora_weights"),
+            ({"r": None}, "r=None"),
+            ({"r": 0}, "r=0"),
+            ({"lora_alpha": "16"}, "lora_alpha=16"),
             ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights"),
             ({"peft_type": "LOHA"}, "'LOHA'; only LORA"),
         ],
@@ -294,3 +307,106 @@ class TestFolders:
         folder = save_adapter("helpful", random_adapter(0, 2), **config)
         with pytest.raises(CtwaError, match=message):
             merge_folders({"helpful": folder}, {"helpful": 1.0}, tmp_path / "soup")
+
+    def test_a_part_of_lora_that_is_not_known_is_refused(self, tmp_path, save_adapter):
+        adapter = random_adapter(0, 2)
+        folder = save_adapter("helpful", adapter | {DOWN.replace("lora_A.weight", "lora_diag"): torch.ones(2)})
+        with pytest.raises(CtwaError, match="lora_diag"):
+            merge_folders({"helpful": folder}, {"helpful": 1.0}, tmp_path / "soup")
+
+    @pytest.mark.parametrize("text", ["{", "[]", "3"])
+    def test_a_broken_configuration_is_said(self, tmp_path, save_adapter, text):
+        folder = save_adapter("helpful", random_adapter(0, 2))
+        (folder / "adapter_config.json").write_text(text)
+        with pytest.raises(CtwaError, match="adapter_config"):
+            merge_folders({"helpful": folder}, {"helpful": 1.0}, tmp_path / "soup")
+
+    def test_what_peft_writes_by_default_is_known(self, tmp_path, save_adapter):
+        peft = pytest.importorskip("peft")
+        defaults = {
+            key: value
+            for key, value in peft.LoraConfig(init_lora_weights="gaussian", lora_dropout=0.1).to_dict().items()
+            if key not in ("r", "lora_alpha", "base_model_name_or_path", "peft_type")
+        }
+        adapter = random_adapter(0, 2)
+        folder = save_adapter("helpful", adapter, **defaults)
+        merge_folders({"helpful": folder}, {"helpful": 1.0}, tmp_path / "soup")
+        merged = load_file(tmp_path / "soup" / "adapter_model.safetensors")
+        torch.testing.assert_close(product(merged), product(adapter, 2.0))
+
+    @pytest.mark.parametrize(
+        ("option", "first", "second"),
+        [
+            ("trainable_token_indices", [1, 2], [1, 3]),
+            ("trainable_token_indices", [1, 2], [2, 1]),
+            ("trainable_token_indices", {"embed": [1]}, None),
+            ("bias", "none", "lora_only"),
+            ("fan_in_fan_out", False, True),
+            ("layer_replication", [[0, 4]], [[0, 2]]),
+        ],
+    )
+    def test_adapters_that_differ_in_what_they_train_besides_are_refused(
+        self, tmp_path, save_adapter, option, first, second
+    ):
+        """A mean of rows of other tokens is the mean of nothing."""
+        rows = {"base_model.model.embed.token_adapter.trainable_tokens_delta": torch.ones(2, 3)}
+        folders = {
+            name: save_adapter(name, random_adapter(seed, 2) | rows, **{option: value})
+            for seed, (name, value) in enumerate({"harmless": first, "helpful": second}.items())
+        }
+        with pytest.raises(CtwaError, match=f"differ in {option}"):
+            merge_folders(folders, WEIGHTS, tmp_path / "soup")
+        with pytest.raises(CtwaError, match="differ in"):  # whichever comes first
+            merge_folders(dict(zip(folders, reversed(folders.values()), strict=True)), WEIGHTS, tmp_path / "soup")
+
+    def test_the_same_trainable_tokens_are_averaged(self, tmp_path, save_adapter):
+        key = "base_model.model.embed.token_adapter.trainable_tokens_delta"
+        folders = {
+            name: save_adapter(
+                name, random_adapter(0, 2) | {key: torch.full((2, 3), float(seed))}, trainable_token_indices=[1, 2]
+            )
+            for seed, name in enumerate(WEIGHTS)
+        }
+        merge_folders(folders, WEIGHTS, tmp_path / "soup")
+        merged = load_file(tmp_path / "soup" / "adapter_model.safetensors")
+        torch.testing.assert_close(merged[key], torch.full((2, 3), 0.7))
+
+
+class TestTiedEmbeddings:
+    """A checkpoint of a LoRA run has the output layer of a model that ties it to its embedding; others have not."""
+
+    KEY = "lm_head.weight"
+
+    @pytest.mark.parametrize("saved", [("harmless",), ("helpful",)])
+    def test_an_output_layer_that_is_the_embedding_is_no_difference(self, tmp_path, save_model, saved):
+        models = {name: random_model(seed, torch.bfloat16) for seed, name in enumerate(WEIGHTS)}
+        folders = {}
+        for name, model in models.items():
+            extra = {self.KEY: model["embed.weight"].clone()} if name in saved else {}
+            folders[name] = save_model(name, model | extra)
+        merge_folders(folders, WEIGHTS, tmp_path / "soup")
+        merged, index = {}, json.loads((tmp_path / "soup" / "model.safetensors.index.json").read_text())
+        for file in (tmp_path / "soup").glob("*.safetensors"):
+            merged |= load_file(file)
+        assert set(index["weight_map"]) == set(merged)
+        expected = merge_models(models, WEIGHTS)
+        assert all(torch.equal(merged[key], tensor) for key, tensor in expected.items())
+        assert torch.equal(merged.get(self.KEY, merged["embed.weight"]), merged["embed.weight"])
+
+    def test_one_bit_is_a_difference(self, tmp_path, save_model):
+        models = {name: random_model(seed) for seed, name in enumerate(WEIGHTS)}
+        head = models["harmless"]["embed.weight"].clone()
+        head[0, 0] += 1e-6
+        folders = {
+            name: save_model(name, model | ({self.KEY: head} if name == "harmless" else {}))
+            for name, model in models.items()
+        }
+        with pytest.raises(CtwaError, match=r"differ in 1 parameters, the first of them lm_head\.weight"):
+            merge_folders(folders, WEIGHTS, tmp_path / "soup")
+
+
+@pytest.mark.parametrize("weights", [(1e308, 1e308), (1.7e308, 1e308, 0.0)])
+def test_weights_too_large_to_add_up_are_refused(weights):
+    models = {str(index): random_model(index) for index in range(len(weights))}
+    with pytest.raises(CtwaError, match="only their ratios matter"):
+        merge_models(models, dict(zip(models, weights, strict=True)))

@@ -290,7 +290,7 @@ def test_any_number_of_objectives(make_batch, num_objectives):
     names = [f"objective-{i}" for i in range(num_objectives)]
     scalarizer = ctwa(weights=dict.fromkeys(names, 1.0), targets=dict.fromkeys(names, 0.1))
     metrics = make_batch(names).step(scalarizer)
-    assert {key.rsplit("/", 1)[1] for key in metrics} == {*names, "feasibility"}
+    assert {key.rsplit("/", 1)[1] for key in metrics} == {*names, "feasibility", "num_fallback"}
     assert all(weight >= 1.0 for weight in scalarizer.weights.values())
 
 

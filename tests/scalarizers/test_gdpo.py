@@ -66,3 +66,18 @@ def test_a_single_completion_has_no_spread():
 def test_an_estimator_that_does_not_standardise_is_refused():
     with pytest.raises(CtwaError, match="the sum would be that of method linear"):
         gdpo({"a": 1.0}, scale_invariant=False)
+
+
+def test_objectives_that_cancel_each_other_have_no_advantage():
+    """In float32 their sum is rounding noise, which a small standard deviation would make large."""
+    rewards = torch.rand(64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    rollout = rollout_of({"a": (100 + rewards).tolist(), "b": (3 - rewards).tolist()})
+    got = gdpo({"a": 0.3, "b": 0.3}).advantages(
+        rollout, Scores(transform=lambda scores_N: standardised(scores_N).float())
+    )
+    assert (got == 0).all()
+
+
+def test_equal_rewards_have_no_advantage():
+    got = gdpo({"a": 1.0, "b": 2.0}).advantages(rollout_of({"a": [100.1] * 7, "b": [1 / 3] * 7}), Scores())
+    assert got.abs().max() < 1e-9

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from math import isfinite, nan
 from statistics import fmean
 from typing import Any
 
@@ -27,7 +28,7 @@ from ctwa.monitor.summary import RunTrace, summarize_trace
 from ctwa.monitor.text import duration, number
 
 _MOST_ALARMS = 100
-_MARKS = {"improved": "▲", "held": "=", "sacrificed": "▼"}
+_MARKS = {"improved": "▲", "held": "=", "sacrificed": "▼", "unknown": "?"}
 _DASHARRAYS = {"solid": "", "dash": "7 4", "dot": "2 3", "dashdot": "7 3 2 3"}
 
 
@@ -102,11 +103,14 @@ def verdicts(group: Group) -> dict[str, Verdict]:
     window = averaging_window(max(run.last_step for run in group.runs))
     for name in group.objectives:
         curve = of_group(group, f"val/{name}") if held_out else of_group(group, f"objective/{name}/mean", window)
-        if not len(curve):
+        # Where a seed's result is no number, so is the mean of the seeds.
+        unknown = {step: nan for run in group.runs for step, value in run.results(name) if not isfinite(value)}
+        points = sorted({**dict(zip(curve.steps.tolist(), curve.values.tolist(), strict=True)), **unknown}.items())
+        if not points:
             continue
         errors = of_group(group, f"val_standard_error/{name}") if held_out else ()
         error = float(errors.values.mean()) / len(group.runs) ** 0.5 if held_out and len(errors) else None  # type: ignore[union-attr]
-        found[name] = judge(list(zip(curve.steps.tolist(), curve.values.tolist(), strict=True)), error)
+        found[name] = judge(points, error)
     return found
 
 

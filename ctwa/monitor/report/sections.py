@@ -344,6 +344,7 @@ def _unscored(found: Curve) -> Curve:
 
 
 def _as_curve(points: Sequence[tuple[int, float]]) -> Curve:
+    points = [point for point in points if np.isfinite(point[1])]
     return Curve(np.array([step for step, _ in points], np.int64), np.array([value for _, value in points]))
 
 

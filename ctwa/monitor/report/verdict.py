@@ -17,7 +17,7 @@ _SIGMAS = 1.96 * math.sqrt(2)  # of a difference of two results, at 95 %
 class Verdict:
     """One objective's curve, judged."""
 
-    word: str  # "improved", "held" or "sacrificed"
+    word: str  # "improved", "held", "sacrificed"; "unknown" where the first or the last result is no number
     text: str  # the word, and the steps where
     summary: ObjectiveSummary
     drawdown_steps: tuple[int, int] | None  # from the best before the worst fall to its bottom; None without a fall
@@ -35,6 +35,9 @@ def judge(points: Points, standard_error: float | None = None) -> Verdict:
         standard_error: of one of the results.
     """
     summary = ObjectiveSummary.of(points)
+    points, every = [point for point in points if math.isfinite(point[1])], points
+    if not math.isfinite(summary.change):
+        return Verdict("unknown", _unknown(every, points), summary, None, 0.0)
     margin = _SIGMAS * (_jitter([value for _, value in points]) if standard_error is None else standard_error)
     below = _spans(points, summary.start - margin)
     lost = summary.best - summary.end > margin
@@ -55,6 +58,16 @@ def judge(points: Points, standard_error: float | None = None) -> Verdict:
         text += "; below its start in " + " and ".join(_span(*span) for span in below[:3])
         text += f" and {len(below) - 3} times more" if below[3:] else ""
     return Verdict(word, text, summary, _drawdown_steps(points, summary), margin)
+
+
+def _unknown(every: Points, known: Points) -> str:
+    """Where the curve that begins or ends without a number has none."""
+    if not known:
+        return "unknown: none of its results is a number"
+    if math.isfinite(every[-1][1]):
+        return f"unknown: no number until step {known[0][0]}"
+    since = next(step for step, _ in every if step > known[-1][0])
+    return f"unknown: no number since step {since}"
 
 
 def _jitter(values: list[float]) -> float:

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import inf
+from math import inf, isfinite, nan
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
@@ -31,7 +31,10 @@ Word = Literal["going on", "finished", "ended"]
 
 
 class Curve:
-    """A metric over the steps: its first and last values, and in `points` the means of equally many values each."""
+    """A metric over the steps: its first and last values, and in `points` the means of equally many values each.
+
+    A value that is no number is a first or last one like any other, and no part of a point.
+    """
 
     def __init__(self) -> None:
         self.first: float | None = None
@@ -43,6 +46,8 @@ class Curve:
         """Appends a step's value; where there are too many bins, neighbours become one."""
         self.first = value if self.first is None else self.first
         self.last = value
+        if not isfinite(value):
+            return
         if self._bins and self._bins[-1][2] < self._most_values:
             _, total, count = self._bins.pop()
             self._bins.append((step, total + value, count + 1))
@@ -157,11 +162,13 @@ class WatchedRun:
         for name in self._names(metrics):
             for pattern in CURVES:
                 key = pattern.replace("{}", name)
-                value = metrics.get(key)
-                if value is not None:
-                    self.curves.setdefault(key, Curve()).add(step, value)
+                if key in metrics:
+                    value = metrics[key]
+                    self.curves.setdefault(key, Curve()).add(step, nan if value is None else value)
+            if metrics.get(f"objective/{name}/scored_frac") == 0:
+                self.curves.setdefault(f"objective/{name}/mean", Curve()).add(step, nan)
             target = metrics.get(f"ctwa/target/{name}")
-            if target is not None:
+            if target is not None and f"ctwa/correlation/{name}" not in metrics:
                 self.targets[name] = target
 
     def _names(self, metrics: dict[str, float | None]) -> list[str]:
@@ -182,9 +189,8 @@ class WatchedRun:
         return self.curves.get(pattern.replace("{}", name)) or Curve()
 
     def target(self, name: str) -> float | None:
-        """An objective's covariance target, if it has one."""
-        given = self.info.objectives[name].target if self.info else None
-        return self.targets.get(name, given)
+        """An objective's covariance target, if it has one: of run.json, or of the trace where there is none."""
+        return self.info.objectives[name].target if self.info else self.targets.get(name)
 
     @property
     def num_steps(self) -> int | None:
