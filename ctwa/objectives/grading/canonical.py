@@ -105,7 +105,7 @@ def _relation(answer: Relation) -> Answer:
             if left is not None and right is not None:
                 return Region(_combined(left.pieces, right.pieces, operator))
         case (Quantity(Symbol(name), None), values), ("in",):
-            if isinstance(values, Collection):
+            if isinstance(values, Collection) and values.kind == "set":
                 return Collection("set", values.items)
             region = as_region(values)
             if region is not None:
@@ -260,8 +260,8 @@ def _mapped(answer: Answer, change: Callable[[Expression], Expression]) -> Answe
             return Matrix(tuple(tuple(change(entry) for entry in row) for row in rows))
         case Relation(members, operators):
             return Relation(tuple(_mapped(member, change) for member in members), operators)
-        case Ratio(parts, has_clock_form):
-            return Ratio(tuple(change(part) for part in parts), has_clock_form)
+        case Ratio(parts, has_clock_form, half):
+            return Ratio(tuple(change(part) for part in parts), has_clock_form, half)
         case Phrase():
             return answer
 

@@ -9,6 +9,8 @@ from math import gcd
 from ctwa.objectives.grading import words
 from ctwa.objectives.grading.canonical import SHORT_PHRASE, as_region, ordered
 from ctwa.objectives.grading.nodes import (
+    INFINITY,
+    NEGATIVE_INFINITY,
     Answer,
     Collection,
     Expression,
@@ -39,6 +41,9 @@ def same(gold: Answer, answer: Answer) -> Verdict:
             return _same_quantity(gold, answer)
         case Relation(), Relation():
             return _same_relation(gold, answer)
+        case (Region(variable=str()), Relation()) | (Relation(), Region(variable=str())):
+            ours, theirs = (_as_relation(side) if isinstance(side, Region) else side for side in (gold, answer))
+            return isinstance(ours, Relation) and isinstance(theirs, Relation) and _same_relation(ours, theirs)
         case Relation(), _:
             value = assigned(gold)
             return same(value, answer) if value is not None else False
@@ -51,8 +56,8 @@ def same(gold: Answer, answer: Answer) -> Verdict:
             return _same_matrix(gold, answer)
         case Ratio(), Ratio():
             return _same_ratio(gold, answer)
-        case (Ratio(parts, clock), Quantity(value, None)) | (Quantity(value, None), Ratio(parts, clock)):
-            is_quotient = len(parts) == 2 and not (clock and not _in_lowest_terms(parts))
+        case (Ratio(parts) as ratio, Quantity(value, None)) | (Quantity(value, None), Ratio(parts) as ratio):
+            is_quotient = len(parts) == 2 and not _is_time(ratio)
             return is_quotient and equal(Operation("divide", parts), value)
         case (Matrix(rows), Collection("tuple", items)) | (Collection("tuple", items), Matrix(rows)):
             entries = [Quantity(entry) for row in rows for entry in row]
@@ -164,12 +169,18 @@ def _in_lowest_terms(parts: Sequence[Expression]) -> bool:
     return len(whole) < len(values) or gcd(*whole) == 1
 
 
+def _is_time(ratio: Ratio) -> bool:
+    """A ratio is given in lowest terms; 3:30 is none."""
+    return bool(ratio.half) or (ratio.has_clock_form and not _in_lowest_terms(ratio.parts))
+
+
 def _same_ratio(gold: Ratio, answer: Ratio) -> Verdict:
     if len(gold.parts) != len(answer.parts):
         return False
     exactly = _all(equal(our, their) for our, their in zip(gold.parts, answer.parts, strict=True))
-    is_time = gold.has_clock_form and not _in_lowest_terms(gold.parts)
-    if exactly or is_time or Symbol("...") in gold.parts + answer.parts:
+    if gold.half and answer.half and gold.half != answer.half:
+        return False
+    if exactly or _is_time(gold) or Symbol("...") in gold.parts + answer.parts:
         return exactly
     crossed = [(Operation("multiply", (our, answer.parts[0])), Operation("multiply", (their, gold.parts[0])))
                for our, their in zip(gold.parts[1:], answer.parts[1:], strict=True)]  # fmt: skip
@@ -257,6 +268,8 @@ def _is_label(member: Answer, value: Answer) -> bool:
     """Whether the left side is a name for the right one: without a number of its own, and not part of it."""
     if isinstance(member, Phrase):
         return True
+    if isinstance(member, Collection):  # (x, y) = (1, 2)
+        return member.kind == "tuple" and all(_is_label(item, value) for item in member.items)
     if not isinstance(member, Quantity) or member.unit is not None:
         return False
     names = names_of(member.value)
@@ -280,8 +293,9 @@ def _same_relation(gold: Relation, answer: Relation) -> Verdict:
     if "mod" in (*gold.operators[-1:], *answer.operators[-1:]):
         return _same_in_order(gold.members, answer.members) and gold.operators[-1] == answer.operators[-1]
     ours, theirs = assigned(gold), assigned(answer)
-    if ours is not None and theirs is not None and _same_label(gold.members[0], answer.members[0]):
-        return same(ours, theirs)
+    labels = gold.members[0], answer.members[0]
+    if ours is not None and theirs is not None and _same_label(*labels) and same(ours, theirs):
+        return True
     sides = [_difference(relation) for relation in (gold, answer)]
     if sides[0] is None or sides[1] is None:
         if gold.operators == answer.operators:
@@ -298,10 +312,26 @@ def _same_relation(gold: Relation, answer: Relation) -> Verdict:
 
 
 def _same_label(one: Answer, other: Answer) -> bool:
+    """Whether two names may be of the same thing: y and f(x), Area and A, but not x and y."""
     match one, other:
-        case Quantity(Symbol(ours), None), Quantity(Symbol(theirs), None):
-            return ours == theirs
+        case Quantity(Symbol() | Operation() as ours), Quantity(Symbol() | Operation() as theirs):
+            is_call = [isinstance(name, Operation) and name.name.startswith("call ") for name in (ours, theirs)]
+            return is_call[0] != is_call[1] or equal(ours, theirs) is True
+        case Quantity(), Quantity():
+            return False
     return True
+
+
+def _as_relation(region: Region) -> Relation | None:
+    """A half-line as the inequality it was: x < 4."""
+    match region:
+        case Region((Interval(low, high, low_closed, high_closed),), str(variable)):
+            name = Quantity(Symbol(variable))
+            if low == NEGATIVE_INFINITY:
+                return Relation((name, Quantity(high)), ("<=" if high_closed else "<",))
+            if high == INFINITY:
+                return Relation((name, Quantity(low)), (">=" if low_closed else ">",))
+    return None
 
 
 def _difference(relation: Relation) -> tuple[Expression, str] | None:

@@ -89,6 +89,10 @@ class ExpressionParser(ABC):
             if kind == "-":
                 term = Operation("negative", (term,))
             total = Operation("add" if kind in "+-" else kind, (scalar(total), term))
+        if (kind := self.peek().kind) in ("over", "choose"):  # {1 \\over 2}, {5 \\choose 2}
+            self.take()
+            name = "divide" if kind == "over" else "binomial"
+            total = Operation(name, (scalar(total), scalar(self.expression())))
         self.depth -= 1
         return total
 
@@ -124,7 +128,7 @@ class ExpressionParser(ABC):
                 self.take()
                 product = Operation("modulo", (scalar(product), scalar(self._factor())))
                 previous = None
-            elif self._begins_factor():
+            elif self._begins_factor() and not self._is_temperature(product):
                 is_number = kind == "number"
                 fraction_follows = is_number or self.peek().text == "frac"
                 if fraction_follows and previous is product and (mixed := self._mixed(previous)) is not None:
@@ -156,6 +160,9 @@ class ExpressionParser(ABC):
                 return Number(whole.value + upper_value / lower_value)
         self.place = start
         return None
+
+    def _is_temperature(self, value: Operand) -> bool:
+        return isinstance(value, Operation) and value.name == "degree" and self.peek().text in ("C", "F")
 
     def _begins_factor(self) -> bool:
         token = self.peek()
@@ -338,7 +345,7 @@ class ExpressionParser(ABC):
         if closing not in (")", "]", "}", "rangle", "["):
             raise Unreadable(f"'{opening}' is not closed")
         items = content.items
-        if opening == "{" and self.peek(-2).kind != "choose" and len(items) != 1:
+        if opening == "{" and len(items) != 1:
             return Collection("set", items)
         if len(items) == 1 and opening + closing in ("()", "[]", "{}"):
             item = items[0]

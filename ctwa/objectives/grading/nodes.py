@@ -122,10 +122,11 @@ class Relation:
 
 @dataclass(frozen=True)
 class Ratio:
-    """2:3, 1:2:4, or a time such as 3:30."""
+    """2:3, 1:2:4, or a time such as 3:30, of the ``half`` am or pm."""
 
     parts: tuple[Expression, ...]
     has_clock_form: bool = False
+    half: str = ""
 
 
 Answer = Quantity | Phrase | Collection | Interval | Region | Matrix | Relation | Ratio

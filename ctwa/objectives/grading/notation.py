@@ -49,14 +49,14 @@ _REWRITES = [
         (r"\\(?:left|right|middle)\s*\.(?!\d)", ""),
         (r"\\(?:left|right|middle|[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle|scriptscriptstyle|limits|nolimits"
          r"|mathstrut|strut|rm|bf|it|sf|tt|cal|normalsize|small|large|Large|LARGE|huge|Huge|boxed|fbox|framebox"
-         r"|centering|noindent|ensuremath|mathopen|mathclose|mathord|mathrel|mathbin)(?![A-Za-z])", " "),
+         r"|underline|centering|noindent|ensuremath|mathopen|mathclose|mathord|mathrel|mathbin)(?![A-Za-z])", " "),
         (r"\\(?:color|textcolor)\s*\{[^{}]*\}", " "),
         (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
         (r"\.\.\.+", r"\\ldots "),
     ]
 ]  # fmt: skip
 _GROUPED_DIGITS = re.compile(rf"(?<=\d)(?:\s*,?\s*{THIN}\s*,?\s*)+(?=\d{{3}}(?!\d))")
-_TRAILING = " \t\n.,;:" + THIN + ROW
+_TRAILING = " \t\n.,;:\\" + THIN + ROW
 _MARKS = ("**", "__", "``", "*", "`")
 
 
@@ -90,8 +90,7 @@ def _without_wrapping(text: str) -> str:
         before = text
         text = text.strip()
         if not text.endswith("\\ldots"):
-            stripped = text.rstrip(_TRAILING)
-            text = stripped if not stripped.endswith("\\") else text
+            text = text.rstrip(_TRAILING)
         for mark in _MARKS:
             if len(text) > 2 * len(mark) and text.startswith(mark) and text.endswith(mark):
                 text = text[len(mark) : -len(mark)]

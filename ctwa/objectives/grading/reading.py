@@ -66,15 +66,19 @@ class _AnswerParser(ExpressionParser):
     def items(self) -> Collection:
         found: list[Answer] = []
         joints: list[str] = []
-        while self.peek().kind not in _CLOSERS:
+        opens_to_the_left = self.place == 0 and self.peek().kind == "]"  # ]3, 4]
+        if self.peek().kind in _CLOSERS and not opens_to_the_left:
+            return Collection("list", ())
+        while True:
             found.append(self._item())
             if self.peek().kind == "number" and isinstance(found[-1], Quantity) and found[-1].unit:
                 joints.append("and")  # 5 feet 6 inches
-            while self.peek().kind in (",", "joint"):  # `, and` is one joint
-                token = self.take()
-                joints.append(token.text if token.kind == "joint" else ",")
-        if len(joints) > len(found) + joints.count("and") + joints.count("or"):
-            raise Unreadable("commas with nothing between them")
+            elif self.accept(","):  # `, and` is one joint
+                joints.append(self.take().text if self.peek().kind == "joint" else ",")
+            elif self.peek().kind == "joint":
+                joints.append(self.take().text)
+            else:
+                break
         joined_by = next((joint for joint in ("or", "and") if joint in joints), ",")
         return Collection("list", tuple(found), joined_by)
 
@@ -110,7 +114,8 @@ class _AnswerParser(ExpressionParser):
             parts.append(scalar(self.expression()))
             texts.append(self.peek(-1).text)
         is_clock = len(parts) <= 3 and all(text.isdecimal() for text in texts)
-        return Ratio(tuple(parts), is_clock and all(len(t) == 2 and int(t) < 60 for t in texts[1:]))
+        half = self.take().text.lower() if self.peek().text.lower() in ("am", "pm") else ""
+        return Ratio(tuple(parts), is_clock and all(len(t) == 2 and int(t) < 60 for t in texts[1:]), half)
 
     def _operand(self) -> Answer:
         value = self._region_or_value()
@@ -150,6 +155,9 @@ class _AnswerParser(ExpressionParser):
             number = words.NUMBERS[tens] + words.NUMBERS[ones]
         if number is not None:
             self.take()
+            if number % 10 == 0 and number > 10 and self.peek().kind == "-" and self.peek(1).text in words.NUMBERS:
+                self.take()
+                number += words.NUMBERS[self.take().text]
             return self._quantity(Number(Fraction(number)), None)
         found = []
         while (token := self.peek()).kind in ("word", "letter", "number", "function", "'", "-", ".", "?", "!", "unit"):
@@ -175,7 +183,7 @@ class _AnswerParser(ExpressionParser):
                 word = token.text.lower()
                 if word in words.SCALES:
                     scale *= words.SCALES[word]
-                elif word in ("per", "an", "a", "of", "the", "in"):
+                elif word in ("per", "an", "a", "of", "the") or (word == "in" and self.peek().kind == "word"):
                     sign = -1 if word == "per" else sign
                 elif word in ("square", "sq", "squared", "cubic", "cu", "cubed"):
                     power = 2 if word.startswith("sq") else 3

@@ -59,7 +59,7 @@ _UNIT_COMMANDS = {"%": "percent", "$": "dollar", "circ": "degree", "degree": "de
                   "texteuro": "euro", "textdollar": "dollar", "textdegree": "degree", "mathdollar": "dollar"}  # fmt: skip
 CURRENCIES = frozenset({"dollar", "euro", "pound sterling", "yen", "rupee"})
 _ACCENTS = frozenset(
-    "overline bar widebar underline hat widehat tilde widetilde vec overrightarrow overleftrightarrow dot ddot "
+    "overline bar widebar hat widehat tilde widetilde vec overrightarrow overleftrightarrow dot ddot "
     "mathcal mathscr mathfrak overarc wideparen".split()
 )
 _TEXT = frozenset("text mbox hbox textrm textnormal textsf texttt textup textit textbf emph textmd textsl".split())
@@ -170,18 +170,16 @@ class _Tokenizer:
             elif text[place:].lstrip().startswith("{"):
                 inner, place = _group(text, place)
                 tokens.append(Token("{", "{"))
-                self.brackets += 1
                 tokens += self.run(inner, is_text=False, depth=depth + 1)
-                self.brackets -= 1
                 tokens.append(Token("}", "}"))
             else:
                 break
         return place
 
     def _operator(self, content: str, spaced: bool) -> Token:
-        if content in "([{":
+        if content in "([":
             self.brackets += 1
-        elif content in ")]}":
+        elif content in ")]":
             self.brackets -= 1
         if content in ("%", "$", "¢"):
             return Token("unit", {"%": "percent", "$": "dollar", "¢": "cent"}[content], spaced=spaced)
@@ -244,6 +242,8 @@ def _with_period(text: str, match: re.Match[str], spaced: bool) -> tuple[Token, 
 
 def _text_word(word: str, spaced: bool) -> Token:
     bare = word.rstrip(".")
+    if bare.lower() in ("a.m", "p.m"):
+        return Token("word", bare.replace(".", ""), spaced=spaced)
     if bare.lower() in words.JOINTS:
         return Token("joint", words.JOINTS[bare.lower()], spaced=spaced)
     if bare in FUNCTIONS - {"deg", "arg", "max", "min"}:

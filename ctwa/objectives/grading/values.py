@@ -98,8 +98,6 @@ def _same_in_base(one: Expression, other: Expression) -> bool:
 def _same_form(one: Expression, other: Expression) -> bool | None:
     """Compare what has no value part by part: 2 + 4 + ... + 10."""
     dotted = has(one, "..."), has(other, "...")
-    if not any(dotted) and not (isinstance(one, Operation) and isinstance(other, Operation)):
-        return equal(one, other)
     match one, other:
         case Operation(name, ours), Operation(its_name, theirs) if name == its_name and len(ours) == len(theirs):
             if not any(dotted) and name not in ("sum", "prod") and not name.startswith("call"):
