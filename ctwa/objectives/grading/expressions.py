@@ -32,6 +32,7 @@ _END = Token("end", "the end")
 _OPENERS = {"(", "[", "{", "\\{", "number", "letter", "function", "accent", "lfloor", "lceil", "langle", "dots", "norm"}
 _OPENING_COMMANDS = {"frac", "sqrt", "binom", "sum", "prod", "begin", "infinity", "emptyset", "mathbb", "angle"}
 _CALLED = {"f", "g", "F", "G"}  # f(x) is a value of f, h(a + b) a product
+MAX_CHAIN = 10  # of divisions, of postfix operators, of \\pm
 _MULTIPLE = {"gcd", "lcm", "max", "min"}
 EXPRESSIONS = (Number, Based, Symbol, Operation)
 
@@ -79,16 +80,18 @@ class ExpressionParser(ABC):
             raise Unreadable(f"'{self.peek().text}' where '{kind}' belongs")
 
     def expression(self) -> Operand:
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            raise Unreadable("nested too deep")
+        self._enter()
         total = self._signed_term()
+        num_signs = 0
         while (kind := self.peek().kind) in ("+", "-", "pm", "mp"):
             self.take()
             term = scalar(self._term())
             if kind == "-":
                 term = Operation("negative", (term,))
-            total = Operation("add" if kind in "+-" else kind, (scalar(total), term))
+            num_signs += kind in ("pm", "mp")
+            if num_signs > MAX_CHAIN:
+                raise Unreadable("too many signs")
+            total = _joined("add", total, term) if kind in "+-" else Operation(kind, (scalar(total), term))
         if (kind := self.peek().kind) in ("over", "choose"):  # {1 \\over 2}, {5 \\choose 2}
             self.take()
             name = "divide" if kind == "over" else "binomial"
@@ -96,14 +99,17 @@ class ExpressionParser(ABC):
         self.depth -= 1
         return total
 
+    def _enter(self) -> None:
+        self.depth += 1
+        if self.depth > 2 * MAX_DEPTH:  # a bracket is an expression and an atom
+            raise Unreadable("nested too deep")
+
     def _signed_term(self) -> Operand:
         kind = self.peek().kind
         if kind not in ("+", "-", "pm", "mp"):
             return self._term()
         self.take()
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            raise Unreadable("nested too deep")
+        self._enter()
         inner = self._signed_term()
         self.depth -= 1
         if kind == "+":
@@ -117,11 +123,15 @@ class ExpressionParser(ABC):
     def _term(self) -> Operand:
         product = self._factor()
         previous: Operand | None = product  # the factor just read, while only it may begin a mixed number
+        num_quotients = 0
         while True:
             kind = self.peek().kind
             if kind in ("*", "/"):
                 self.take()
                 factor = self._signed_factor()
+                num_quotients += kind == "/"
+                if num_quotients > MAX_CHAIN:
+                    raise Unreadable("too many divisions in a row")
                 product = _times(product, factor) if kind == "*" else _over(product, factor)
                 previous = factor if kind == "*" else None
             elif kind == "command" and self.peek().text == "bmod":
@@ -178,8 +188,11 @@ class ExpressionParser(ABC):
 
     def _factor(self) -> Operand:
         value = self._atom()
+        start = self.place
         while True:
             token = self.peek()
+            if self.place > start + 8 * MAX_CHAIN:
+                raise Unreadable("too many powers of powers")
             if token.kind == "^" and self._accept_degree():
                 value = Operation("degree", (scalar(value),))
             elif token.kind == "^":
@@ -212,10 +225,10 @@ class ExpressionParser(ABC):
         return True
 
     def _exponent(self) -> Expression:
-        if self.accept("-"):
-            return Operation("negative", (self._exponent(),))
+        is_negative = self.accept("-")
         self.accept("+")
-        return scalar(self._atom())
+        exponent = scalar(self._atom())
+        return Operation("negative", (exponent,)) if is_negative else exponent
 
     def _based(self, value: Number) -> Based:
         self.expect("_")
@@ -242,7 +255,12 @@ class ExpressionParser(ABC):
         return "".join(texts)
 
     def _atom(self) -> Operand:
-        token = self.take()
+        self._enter()
+        value = self._value_of(self.take())
+        self.depth -= 1
+        return value
+
+    def _value_of(self, token: Token) -> Operand:
         match token.kind:
             case "number":
                 return _literal(token)
@@ -328,7 +346,7 @@ class ExpressionParser(ABC):
 
     def _unbracketed_argument(self) -> Expression:
         if self.accept("-"):
-            return Operation("negative", (self._unbracketed_argument(),))
+            return Operation("negative", (scalar(self._factor()),))
         value = self._factor()
         while self._begins_factor() and self.peek().kind != "function":
             value = _times(value, self._factor())
@@ -455,7 +473,14 @@ def _times(left: Operand, right: Operand) -> Operand:
         return _scaled(scalar(left), right)
     if isinstance(left, Matrix):
         return _scaled(scalar(right), left)
-    return Operation("multiply", (scalar(left), scalar(right)))
+    return _joined("multiply", left, right)
+
+
+def _joined(name: str, left: Operand, right: Operand) -> Operation:
+    """A sum or a product of many is one operation: a chain of them would be a very deep tree."""
+    first = scalar(left)
+    before = first.arguments if isinstance(first, Operation) and first.name == name else (first,)
+    return Operation(name, (*before, scalar(right)))
 
 
 def _over(left: Operand, right: Operand) -> Operand:

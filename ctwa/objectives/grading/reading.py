@@ -257,7 +257,7 @@ def _without_written_unit(value: Expression) -> tuple[Expression, str | None]:
         case Operation("negative", (inner,)):
             bare, unit = _without_written_unit(inner)
             return (Operation("negative", (bare,)), unit) if unit else (value, None)
-        case Operation("multiply", (left, right)):
+        case Operation("multiply", (*left, right)):
             bare, unit = _without_written_unit(right)
-            return (Operation("multiply", (left, bare)), unit) if unit else (value, None)
+            return (Operation("multiply", (*left, bare)), unit) if unit else (value, None)
     return value, None

@@ -7,8 +7,10 @@ of a few dozen terms agree at such a point by chance less often than once in 10^
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from fractions import Fraction
+from functools import reduce
 from random import Random
 from typing import Any
 
@@ -125,9 +127,7 @@ def exact(expression: Expression) -> Fraction | None:
                     return None
                 values.append(value)
             result = _EXACT[name](*values)
-            if result is not None and result.numerator.bit_length() + result.denominator.bit_length() > MAX_BITS:
-                raise Unreadable("a number of too many digits")
-            return result
+            return None if result is None else _bounded(result)
     return None
 
 
@@ -141,6 +141,20 @@ def _power(base: Fraction, exponent: Fraction) -> Fraction | None:
     if max(base.numerator.bit_length(), base.denominator.bit_length()) * abs(exponent) > MAX_BITS:
         raise Unreadable("a number of too many digits")
     return base ** int(exponent)
+
+
+def _bounded(value: Fraction) -> Fraction:
+    if value.numerator.bit_length() + value.denominator.bit_length() > MAX_BITS:
+        raise Unreadable("a number of too many digits")
+    return value
+
+
+def _total(*values: Fraction) -> Fraction:
+    return reduce(lambda total, value: _bounded(total + value), values)
+
+
+def _product(*values: Fraction) -> Fraction:
+    return reduce(lambda product, value: _bounded(product * value), values)
 
 
 def _quotient(left: Fraction, right: Fraction) -> Fraction:
@@ -169,9 +183,9 @@ def _whole(function: Callable[..., int]) -> Callable[..., Fraction | None]:
 
 
 _EXACT: dict[str, Callable[..., Fraction | None]] = {
-    "add": lambda left, right: left + right,
+    "add": _total,
     "negative": lambda value: -value,
-    "multiply": lambda left, right: left * right,
+    "multiply": _product,
     "divide": _quotient,
     "power": _power,
     "percent": lambda value: value / 100,
@@ -199,7 +213,10 @@ def _approximates(decimal: Expression, other: Expression) -> bool:
         return False
     exactly = exact(other)
     if exactly is None:
-        number = _evaluate_precisely(other, {})
+        try:
+            number = _evaluate_precisely(other, {})
+        except _Undefined:
+            return False
         if not isinstance(number, mpmath.mpf) or not mpmath.isfinite(number) or abs(mpmath.mag(number)) > 1000:
             return False
         sign, mantissa, exponent, _ = number._mpf_
@@ -455,9 +472,9 @@ def _modulo(left: Any, right: Any) -> Any:
 
 
 _NUMERIC: dict[str, Callable[..., Any]] = {
-    "add": lambda left, right: left + right,
+    "add": lambda *values: reduce(operator.add, values),
     "negative": lambda value: -value,
-    "multiply": lambda left, right: left * right,
+    "multiply": lambda *values: reduce(operator.mul, values),
     "divide": lambda left, right: left / right,
     "power": _raise,
     "root": _root,
