@@ -37,8 +37,8 @@ FLOAT_TOLERANCE = Fraction(1, 10**12)  # of a ground truth that is a binary floa
 _PLAIN_NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)")
 _WITH_EXPONENT = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)[eE][+-]?\d{1,4}")
 _MISSING = {"", "nan", "none", "null", "n/a", "na", "<na>"}
-_CHOICE = re.compile(r"\(?([A-Za-z])[).:]?")
-_LABELLED = re.compile(r"\(([A-Z])\)(?=\s*[^\s])|([A-Z])[).:](?=\s)")
+_CHOICE = re.compile(r"\(([A-Za-z])\)|([A-Za-z])[).:]?")
+_LABELLED = re.compile(r"\(([A-Z])\)(?=\s)|([A-Z])[).:](?=\s)")
 _OTHER_CHOICE = re.compile(r"\([A-Z]\)|\b[A-Z][).:]|\b(?:and|or)\b")
 _TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|textsf|mbox|mathrm|mathbf|mathit|mathsf|operatorname)\s*\{([^{}]*)\}")
 _WORDS = re.compile(r"[^\W\d_]+(?:[ '.-]+[^\W\d_]+)*")
@@ -203,7 +203,7 @@ def _choice(latex: str) -> str | None:
     """The letter of an answer that is a choice: C, (C), C), \\text{(C)}, and also (C) 12."""
     bare = _TEXT.sub(r"\1", latex).strip()
     if match := _CHOICE.fullmatch(bare):
-        return match[1]
+        return match[1] or match[2]
     match = _LABELLED.match(bare)
     if match is None or _OTHER_CHOICE.search(bare, match.end()):
         return None

@@ -160,6 +160,9 @@ def as_region(answer: Answer) -> Region | None:
         case Interval():
             return Region((answer,))
         case Collection("tuple", (Quantity(low, None), Quantity(high, None))):
+            ends = real(low), real(high)
+            if None not in ends and not ends[0] < ends[1]:
+                return None  # a point such as (8, -2)
             return Region((Interval(low, high, low_closed=False, high_closed=False),))
         case Collection("set", items) if all(isinstance(item, Quantity) and item.unit is None for item in items):
             values = [item.value for item in items if isinstance(item, Quantity)]

@@ -30,7 +30,6 @@ from ctwa.objectives.grading.values import equal, exact, names_of, values_at
 
 Verdict = bool | None  # None: it cannot be told
 _MAX_ITEMS = 100
-_ARTICLES = {"the", "a", "an"}
 _FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
 
 
@@ -150,10 +149,9 @@ def _have_units(collection: Collection) -> bool:
 
 
 def _same_phrase(gold: Phrase, answer: Phrase) -> Verdict:
-    ours, theirs = ([word for word in phrase.words if word not in _ARTICLES] for phrase in (gold, answer))
-    if ours == theirs:
+    if gold.words == answer.words:
         return True
-    return False if len(ours) <= SHORT_PHRASE else None
+    return False if len(gold.words) <= SHORT_PHRASE else None
 
 
 def _same_matrix(gold: Matrix, answer: Matrix) -> Verdict:

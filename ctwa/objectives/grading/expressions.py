@@ -144,7 +144,7 @@ class ExpressionParser(ABC):
                 if fraction_follows and previous is product and (mixed := self._mixed(previous)) is not None:
                     product, previous = mixed, None
                     continue
-                if is_number and not (self.peek(-1).kind in (")", "]", "}", "|") or isinstance(product, Operation)):
+                if is_number and self.peek(-1).kind not in (")", "]", "dots"):
                     raise Unreadable(f"the number {self.peek().text} after a factor")
                 product = _times(product, self._factor())
                 previous = None
@@ -152,7 +152,11 @@ class ExpressionParser(ABC):
                 return product
 
     def _mixed(self, whole: Operand) -> Expression | None:
-        """3\\frac12 or 3 1/2 where they follow; None, and nothing read, where something else does."""
+        """3\\frac12 or 3 1/2 where they follow; None, and nothing read, where something else does.
+
+        Raises:
+            Unreadable: 3\\frac52, which is neither a mixed number nor clearly a product.
+        """
         start = self.place
         if not isinstance(whole, Number) or whole.places is not None or whole.value.denominator != 1:
             return None
@@ -164,9 +168,9 @@ class ExpressionParser(ABC):
         else:
             part = self._factor()
         match part:
-            case Operation("divide", (Number(upper_value, None), Number(lower_value, None))) if (
-                0 < upper_value < lower_value and upper_value.denominator == lower_value.denominator == 1
-            ):
+            case Operation("divide", (Number(upper_value, None), Number(lower_value, None))):
+                if not 0 < upper_value < lower_value or not upper_value.denominator == lower_value.denominator == 1:
+                    raise Unreadable("a mixed number of an improper fraction")
                 return Number(whole.value + upper_value / lower_value)
         self.place = start
         return None

@@ -52,6 +52,7 @@ _REWRITES = [
          r"|underline|centering|noindent|ensuremath|mathopen|mathclose|mathord|mathrel|mathbin)(?![A-Za-z])", " "),
         (r"\\(?:color|textcolor)\s*\{[^{}]*\}", " "),
         (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
+        (r"\\operatorname\*", r"\\operatorname"),
         (r"\.\.\.+", r"\\ldots "),
     ]
 ]  # fmt: skip

@@ -25,6 +25,7 @@ from ctwa.objectives.grading.nodes import (
 from ctwa.objectives.grading.tokens import CURRENCIES, Token, tokenize
 
 _RELATIONS = {"=", "<", ">", "<=", ">=", "!=", "approx", "equiv", "in", "~"}
+_MAX_UNIT_TOKENS = 20
 _CLOSERS = {"end", ")", "]", "}", "\\}", "rangle"}
 
 
@@ -160,11 +161,11 @@ class _AnswerParser(ExpressionParser):
                 number += words.NUMBERS[self.take().text]
             return self._quantity(Number(Fraction(number)), None)
         found = []
-        while (token := self.peek()).kind in ("word", "letter", "number", "function", "'", "-", ".", "?", "!", "unit"):
-            found.append(self.take().text.lower())
-        if token.kind in ("_", "^", "(", "/"):
-            raise Unreadable("a formula among words")
-        return Phrase(tuple(word for word in found if word.isalnum() or len(word) > 1))
+        while (token := self.peek()).kind in ("word", "letter", "number", "function", "'", ".", "?", "!"):
+            self.take()
+            if token.kind not in "'.?!" and not (token.kind == "word" and token.text in words.ARTICLES):
+                found.append(token.text.lower())
+        return Phrase(tuple(found))
 
     def _quantity(self, value: Operand, currency: str | None) -> Answer:
         if not isinstance(value, EXPRESSIONS):
@@ -175,8 +176,10 @@ class _AnswerParser(ExpressionParser):
         if currency:
             powers[currency] += 1
         sign, next_power = 1, 1
-        is_open = True
+        is_open, start = True, self.place
         while is_open:
+            if self.place > start + _MAX_UNIT_TOKENS:
+                raise Unreadable("a sentence after the value")
             token = self.peek()
             if token.kind in ("word", "unit") or (token.kind == "letter" and token.text in "CF" and "degree" in powers):
                 self.take()

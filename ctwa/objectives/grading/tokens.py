@@ -73,7 +73,7 @@ _GREEK = frozenset(
 _PLAIN_FUNCTIONS = FUNCTIONS - {"deg", "arg", "Re", "Im"} | {"sqrt"}
 _NUMBER = rf"\d{{1,3}}(?:[{THIN} ]\d{{3}})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+|\.(?!\d))?|\.\d+"
 _TOKEN = re.compile(
-    rf"(?P<command>\\[A-Za-z]+\*?)|(?P<escaped>\\.)|(?P<number>{_NUMBER})|(?P<letters>[^\W\d_]+)"
+    rf"(?P<command>\\[A-Za-z]+)|(?P<escaped>\\.)|(?P<number>{_NUMBER})|(?P<letters>[^\W\d_]+)"
     rf"|(?P<relation><=|>=|!=|==|<|>|=)|(?P<power>\*\*)|(?P<space>[\s{THIN}]+)|(?P<other>.)",
     re.DOTALL,
 )
@@ -124,7 +124,7 @@ class _Tokenizer:
                 spaced = True
                 continue
             if kind == "command":
-                name = content[1:].rstrip("*")
+                name = content[1:]
                 if name in _TEXT or name in _FONTS:
                     inner, place = _group(text, place)
                     tokens += self._font(name, inner, spaced, depth)

@@ -370,7 +370,10 @@ class _Evaluation:
             case Operation("sum" | "prod" as name, arguments):
                 result = self._sum(name, arguments)
             case Operation(name, arguments):
-                result = self._operation(name, [self.value(argument) for argument in arguments])
+                values = [self.value(argument) for argument in arguments]
+                if name != "negative" and any(mpmath.isinf(value) for value in values):
+                    raise Unreadable("arithmetic with infinity")
+                result = self._operation(name, values)
             case _:
                 raise Unreadable("a part without a value")
         if mpmath.isfinite(result) and result and abs(mpmath.mag(result)) > MAX_BITS:

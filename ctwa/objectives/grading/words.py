@@ -22,7 +22,8 @@ SCALES = {
     "trillion": 10**12,
 }
 JOINTS = {"and": "and", "or": "or"}
-FILLERS = {"about", "approximately", "exactly", "the", "a", "an", "of", "is", "answer", "final", "in", "total", "all"}
+FILLERS = {"about", "approximately", "exactly", "the", "answer", "final", "is"}
+ARTICLES = {"the", "The", "a", "an"}
 
 # name -> (dimension, how many of the dimension's own unit, other spellings)
 _UNITS: dict[str, tuple[str, Fraction, str]] = {
