@@ -24,8 +24,8 @@ from ctwa.objectives.grading.canonical import canonical, has_value
 from ctwa.objectives.grading.compare import same
 from ctwa.objectives.grading.nodes import Answer, Number, Quantity, Unreadable
 from ctwa.objectives.grading.notation import to_plain_latex
+from ctwa.objectives.grading.rational import exact
 from ctwa.objectives.grading.reading import read
-from ctwa.objectives.grading.values import exact
 
 __all__ = ["Grade", "grade"]
 
@@ -40,7 +40,7 @@ _MISSING = {"", "nan", "none", "null", "n/a", "na", "<na>"}
 _CHOICE = re.compile(r"\(([A-Za-z])\)|([A-Za-z])[).:]?")
 _LABELLED = re.compile(r"\(([A-Z])\)(?=\s)|([A-Z])[).:](?=\s)")
 _OTHER_CHOICE = re.compile(r"\([A-Z]\)|\b[A-Z][).:]|\b(?:and|or)\b")
-_TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|textsf|mbox|mathrm|mathbf|mathit|mathsf|operatorname)\s*\{([^{}]*)\}")
+_TEXT = re.compile(r"\\(?:text(?:bf|it|rm|sf)?|mbox|math(?:rm|bf|it|sf)|operatorname)\s*\{([^{}]*)\}")
 _WORDS = re.compile(r"[^\W\d_]+(?:[ '.-]+[^\W\d_]+)*")
 _GROUPS = re.compile(r"(?<![\d,])[1-9]\d{0,2}(?:,[1-9]\d\d)+(?![\d,])")
 _IDLE_SPACE = re.compile(r"(?<![^\W_])\s+|\s+(?![^\W_])")
@@ -193,14 +193,14 @@ def _squeezed(latex: str) -> str:
 
 
 def _same_letters(gold: str, answer: str) -> bool:
-    """Whether a word in \\text is the same word without it, in upper or lower case: Evelyn and \\text{evelyn}."""
+    r"""Whether a word in \text is the same word without it, in upper or lower case: Evelyn and \text{evelyn}."""
     ours, theirs = _TEXT.sub(r"\1", gold), _TEXT.sub(r"\1", answer)
     is_word = (ours, theirs) != (gold, answer) and len(ours.strip()) > 1
     return is_word and _WORDS.fullmatch(ours) is not None and ours.lower().split() == theirs.lower().split()
 
 
 def _choice(latex: str) -> str | None:
-    """The letter of an answer that is a choice: C, (C), C), \\text{(C)}, and also (C) 12."""
+    r"""The letter of an answer that is a choice: C, (C), C), \text{(C)}, and also (C) 12."""
     bare = _TEXT.sub(r"\1", latex).strip()
     if match := _CHOICE.fullmatch(bare):
         return match[1] or match[2]

@@ -118,7 +118,7 @@ def _relation(answer: Relation) -> Answer:
 
 
 def _solved(members: tuple[Answer, ...], operators: tuple[str, ...]) -> Region | None:
-    """x < 4, 4 > x, -2 <= x < 7 and x != 3 as a region of x; None where no variable stands by itself."""
+    """X < 4, 4 > x, -2 <= x < 7 and x != 3 as a region of x; None where no variable stands by itself."""
     expressions = [member.value for member in members if isinstance(member, Quantity) and member.unit is None]
     if len(expressions) != len(members) or len(members) > 3:
         return None
@@ -160,8 +160,8 @@ def as_region(answer: Answer) -> Region | None:
         case Interval():
             return Region((answer,))
         case Collection("tuple", (Quantity(low, None), Quantity(high, None))):
-            ends = real(low), real(high)
-            if None not in ends and not ends[0] < ends[1]:
+            left, right = real(low), real(high)
+            if left is not None and right is not None and not left < right:
                 return None  # a point such as (8, -2)
             return Region((Interval(low, high, low_closed=False, high_closed=False),))
         case Collection("set", items) if all(isinstance(item, Quantity) and item.unit is None for item in items):
@@ -172,7 +172,7 @@ def as_region(answer: Answer) -> Region | None:
 
 def ordered(pieces: tuple[Interval, ...]) -> tuple[Interval, ...] | None:
     """Pieces from left to right, those that touch made one; None where the order of their ends is not known."""
-    ends = [(real(piece.low), real(piece.high)) for piece in pieces[:_MAX_PIECES]]
+    ends: list[tuple[Any, Any]] = [(real(piece.low), real(piece.high)) for piece in pieces[:_MAX_PIECES]]
     if len(pieces) > _MAX_PIECES or any(low is None or high is None for low, high in ends):
         return None
     kept = [
@@ -203,7 +203,9 @@ def _combined(left: tuple[Interval, ...], right: tuple[Interval, ...], operator:
 
 
 def _complement(pieces: tuple[Interval, ...]) -> tuple[Interval, ...]:
-    gaps, low, low_closed = [], NEGATIVE_INFINITY, False
+    gaps: list[Interval] = []
+    low: Expression = NEGATIVE_INFINITY
+    low_closed = False
     for piece in ordered(pieces) or pieces:
         gaps.append(Interval(low, piece.low, low_closed, not piece.low_closed))
         low, low_closed = piece.high, not piece.high_closed
@@ -220,7 +222,7 @@ def _intersection(left: tuple[Interval, ...], right: tuple[Interval, ...]) -> tu
 
 
 def _overlap(one: Interval, other: Interval) -> Interval | None:
-    ends = [real(end) for end in (one.low, other.low, one.high, other.high)]
+    ends: list[Any] = [real(end) for end in (one.low, other.low, one.high, other.high)]
     if any(end is None for end in ends):
         return None
     lows = [(ends[0], not one.low_closed, one.low), (ends[1], not other.low_closed, other.low)]
@@ -233,7 +235,7 @@ def _overlap(one: Interval, other: Interval) -> Interval | None:
 
 
 def _with_sign(answer: Answer, sign: int) -> Answer:
-    """The answer with the upper sign of every \\pm and \\mp (1), or the lower one (-1)."""
+    r"""The answer with the upper sign of every \pm and \mp (1), or the lower one (-1)."""
     return _mapped(answer, lambda expression: _expression_with_sign(expression, sign))
 
 
@@ -245,7 +247,7 @@ def _expression_with_sign(expression: Expression, sign: int) -> Expression:
         return Operation(expression.name, arguments)
     left, right = arguments
     if (expression.name == "pm") == (sign < 0):
-        right = Operation("negative", (right,))
+        return Operation("add", (left, Operation("negative", (right,))))
     return Operation("add", (left, right))
 
 

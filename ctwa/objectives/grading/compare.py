@@ -8,9 +8,8 @@ from math import gcd
 
 from ctwa.objectives.grading import words
 from ctwa.objectives.grading.canonical import SHORT_PHRASE, as_region, ordered
+from ctwa.objectives.grading.equations import as_relation, constant_ratio, difference, solves
 from ctwa.objectives.grading.nodes import (
-    INFINITY,
-    NEGATIVE_INFINITY,
     Answer,
     Collection,
     Expression,
@@ -26,7 +25,8 @@ from ctwa.objectives.grading.nodes import (
     Symbol,
     Unit,
 )
-from ctwa.objectives.grading.values import equal, exact, names_of, values_at
+from ctwa.objectives.grading.rational import exact
+from ctwa.objectives.grading.values import equal, names_of
 
 Verdict = bool | None  # None: it cannot be told
 _MAX_ITEMS = 100
@@ -41,8 +41,8 @@ def same(gold: Answer, answer: Answer) -> Verdict:
         case Relation(), Relation():
             return _same_relation(gold, answer)
         case (Region(variable=str()), Relation()) | (Relation(), Region(variable=str())):
-            ours, theirs = (_as_relation(side) if isinstance(side, Region) else side for side in (gold, answer))
-            return isinstance(ours, Relation) and isinstance(theirs, Relation) and _same_relation(ours, theirs)
+            left, right = (as_relation(side) if isinstance(side, Region) else side for side in (gold, answer))
+            return isinstance(left, Relation) and isinstance(right, Relation) and _same_relation(left, right)
         case Relation(), _:
             value = assigned(gold)
             return same(value, answer) if value is not None else False
@@ -294,15 +294,15 @@ def _same_relation(gold: Relation, answer: Relation) -> Verdict:
     labels = gold.members[0], answer.members[0]
     if ours is not None and theirs is not None and _same_label(*labels) and same(ours, theirs):
         return True
-    sides = [_difference(relation) for relation in (gold, answer)]
-    if sides[0] is None or sides[1] is None:
+    left_side, right_side = difference(gold), difference(answer)
+    if left_side is None or right_side is None:
         if gold.operators == answer.operators:
             return _same_in_order(gold.members, answer.members) or (None if gold.operators[0] != "=" else False)
         return False
-    (left, operator), (right, other_operator) = sides
-    ratio = _constant_ratio(left, right)
+    (left, operator), (right, other_operator) = left_side, right_side
+    ratio = constant_ratio(left, right)
     if operator in ("=", "!="):
-        is_same = ratio is not None or _solves(gold, right) or _solves(answer, left)
+        is_same = ratio is not None or solves(gold, right) or solves(answer, left)
         return operator == other_operator and is_same
     if ratio is None:
         return False
@@ -313,74 +313,8 @@ def _same_label(one: Answer, other: Answer) -> bool:
     """Whether two names may be of the same thing: y and f(x), Area and A, but not x and y."""
     match one, other:
         case Quantity(Symbol() | Operation() as ours), Quantity(Symbol() | Operation() as theirs):
-            is_call = [isinstance(name, Operation) and name.name.startswith("call ") for name in (ours, theirs)]
-            return is_call[0] != is_call[1] or equal(ours, theirs) is True
+            kinds = {name.name[:5] if isinstance(name, Operation) else "" for name in (ours, theirs)}
+            return kinds == {"call ", ""} or equal(ours, theirs) is True
         case Quantity(), Quantity():
             return False
     return True
-
-
-def _as_relation(region: Region) -> Relation | None:
-    """A half-line as the inequality it was: x < 4."""
-    match region:
-        case Region((Interval(low, high, low_closed, high_closed),), str(variable)):
-            name = Quantity(Symbol(variable))
-            if low == NEGATIVE_INFINITY:
-                return Relation((name, Quantity(high)), ("<=" if high_closed else "<",))
-            if high == INFINITY:
-                return Relation((name, Quantity(low)), (">=" if low_closed else ">",))
-    return None
-
-
-def _difference(relation: Relation) -> tuple[Expression, str] | None:
-    """Left side less right side, and the operator between them."""
-    match relation:
-        case Relation((Quantity(left, None), Quantity(right, None)), (operator,)) if operator in (*_FLIPPED, "=", "!="):
-            return Operation("add", (left, Operation("negative", (right,)))), operator
-    return None
-
-
-def _constant_ratio(one: Expression, other: Expression) -> int | None:
-    """The sign of the constant that one is the other times; None where there is no such constant."""
-    names = sorted(names_of(one) | names_of(other))
-    if not names or names_of(one) != names_of(other):
-        return None
-    pairs = [(values_at(one, number, names), values_at(other, number, names)) for number in range(6)]
-    defined = [(left, right) for left, right in pairs if left is not None and right is not None and left and right]
-    if len(defined) < 2:
-        return None
-    first_left, first_right = defined[0]
-    tolerance = 1e-25
-    if any(
-        abs(left * first_right - right * first_left) > tolerance * abs(left * first_right) for left, right in defined
-    ):
-        return None
-    quotient = first_left / first_right
-    return 1 if getattr(quotient, "real", quotient) > 0 else -1
-
-
-def _solves(definition: Relation, equation: Expression) -> bool:
-    """Whether an equation of first degree in y has the solution y = ..., as the definition says."""
-    match definition:
-        case Relation((Quantity(Symbol(name), None), Quantity(value, None)), ("=",)) if name not in names_of(value):
-            pass
-        case _:
-            return False
-    if names_of(equation) != names_of(value) | {name}:
-        return False
-    shifted = [
-        _substituted(equation, name, Operation("add", (value, Number(Fraction(shift))))) for shift in range(3)
-    ]
-    zero = Number(Fraction(0))
-    doubled = Operation("multiply", (Number(Fraction(2)), shifted[1]))
-    is_linear = equal(shifted[2], doubled) is True and equal(shifted[1], zero) is False
-    return is_linear and equal(shifted[0], zero) is True
-
-
-def _substituted(expression: Expression, name: str, value: Expression) -> Expression:
-    match expression:
-        case Symbol() if expression.name == name:
-            return value
-        case Operation(operation, arguments):
-            return Operation(operation, tuple(_substituted(argument, name, value) for argument in arguments))
-    return expression

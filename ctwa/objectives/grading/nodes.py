@@ -13,7 +13,7 @@ class Unreadable(Exception):
 
 @dataclass(frozen=True)
 class Number:
-    """A literal: 7, 1,000, 0.25, or 0.\\overline{3}.
+    r"""A literal: 7, 1,000, 0.25, or 0.\overline{3}.
 
     Attributes:
         value: what it says, exactly.

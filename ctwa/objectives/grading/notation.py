@@ -43,7 +43,7 @@ _REWRITES = [
     for pattern, replacement in [
         (r"\\[()\[\]]", " "),  # \( and \[ around formulas
         (r"(?<!\\)\$", ""),
-        (r"\\[,!;:]|\{,\}|\\thinspace\b", lambda match: THIN + "," if match[0] == "{,}" else THIN),
+        (r"\{,\}|\\[,!;:]|\\thinspace\b", THIN),
         (r"\\(?:quad|qquad|enspace|enskip|space|hfill|null)(?![A-Za-z])|\\[ \n>]|~", " "),
         (r"\\[hv]space\*?\s*\{[^{}]*\}|\\(?:hphantom|vphantom|phantom|label|tag)\s*\{[^{}]*\}", " "),
         (r"\\(?:left|right|middle)\s*\.(?!\d)", ""),
@@ -79,7 +79,7 @@ def to_plain_latex(text: str) -> str:
         text = re.sub(r"\\\\+(?=[A-Za-z])", lambda _: "\\", text)  # escaped once too often
     text = text.replace("\\\\", ROW)
     for pattern, replacement in _REWRITES:
-        text = pattern.sub(replacement, text)  # type: ignore[arg-type]
+        text = pattern.sub(replacement, text)
     text = _GROUPED_DIGITS.sub(THIN, text)
     text = re.sub(rf"(?<!\d){THIN}|{THIN}(?!\d)", " ", text)
     return _without_wrapping(text)

@@ -6,7 +6,8 @@ from collections import Counter
 from fractions import Fraction
 
 from ctwa.objectives.grading import words
-from ctwa.objectives.grading.expressions import EXPRESSIONS, ExpressionParser, Operand, scalar
+from ctwa.objectives.grading.cursor import EXPRESSIONS, Operand, scalar
+from ctwa.objectives.grading.expressions import ExpressionParser
 from ctwa.objectives.grading.nodes import (
     Answer,
     Based,
@@ -36,6 +37,8 @@ def read(text: str, *, groups_thousands: bool = True) -> Answer:
         Unreadable: there is a part that cannot be read.
     """
     tokens = tokenize(text, groups_thousands=groups_thousands)
+    while tokens and _are_in_braces(tokens):
+        tokens = tokens[1:-1]
     if not tokens:
         raise Unreadable("nothing is written")
     if (based := _in_letters_and_digits(tokens)) is not None:
@@ -45,6 +48,16 @@ def read(text: str, *, groups_thousands: bool = True) -> Answer:
     if parser.place < len(tokens):
         raise Unreadable(f"'{parser.peek().text}' after the answer")
     return answer
+
+
+def _are_in_braces(tokens: tuple[Token, ...]) -> bool:
+    """Whether one pair of braces, with one answer in it, holds them all."""
+    depth = 0
+    for token in tokens[:-1]:
+        depth += {"{": 1, "}": -1}.get(token.kind, 0)
+        if depth == 0 or token.kind == ",":
+            return False
+    return tokens[-1].kind == "}"
 
 
 def _in_letters_and_digits(tokens: tuple[Token, ...]) -> Based | None:
@@ -213,7 +226,7 @@ class _AnswerParser(ExpressionParser):
             name = name if len(name) > 1 else f"degree {name}"
         if self.peek().kind == "^" and not (self.peek(1).kind == "unit" or self.peek(2).kind == "unit"):
             self.take()
-            exponent = self._exponent()
+            exponent = self.exponent()
             if isinstance(exponent, Operation) and exponent.name == "negative":
                 power, exponent = -power, exponent.arguments[0]
             if not isinstance(exponent, Number) or exponent.value.denominator != 1:
@@ -228,7 +241,7 @@ class _AnswerParser(ExpressionParser):
             raise Unreadable("'squared' without a unit")
         powers[list(powers)[-1]] *= power
 
-    def _set(self) -> Operand:
+    def set_content(self) -> Operand:
         bar_ends, self.bar_ends = self.bar_ends, True
         bars, self.bars = self.bars, 0
         content = self.items()
@@ -253,7 +266,7 @@ def _begins_with_variable(content: Collection) -> bool:
 
 
 def _without_written_unit(value: Expression) -> tuple[Expression, str | None]:
-    """The degree sign or the percent of 30^\\circ, -30^\\circ and 2x^\\circ."""
+    r"""The degree sign or the percent of 30^\circ, -30^\circ and 2x^\circ."""
     match value:
         case Operation("degree" | "percent" as name, (inner,)):
             return inner, name

@@ -9,6 +9,7 @@ from fractions import Fraction
 from ctwa.objectives.grading import words
 from ctwa.objectives.grading.nodes import Number, Unreadable
 from ctwa.objectives.grading.notation import ROW, THIN
+from ctwa.objectives.grading.words import names
 
 MAX_DEPTH = 40  # of \text in \text, and of brackets
 
@@ -31,9 +32,9 @@ class Token:
     spaced: bool = False
 
 
-FUNCTIONS = frozenset(
-    "sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh coth exp ln log lg "
-    "gcd lcm max min det deg arg Re Im".split()
+FUNCTIONS = names(
+    """sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh coth exp ln log lg
+    gcd lcm max min det deg arg Re Im"""
 )
 _OPERATORS = {
     "times": "*", "cdot": "*", "ast": "*", "div": "/", "pm": "pm", "mp": "mp", "over": "over",
@@ -54,20 +55,22 @@ _COMMANDS = {
     "infinity": "infinity", "emptyset": "emptyset", "varnothing": "emptyset", "mathbb": "mathbb", "Bbb": "mathbb",
     "R": "mathbb", "angle": "angle", "triangle": "angle", "measuredangle": "angle",
 }  # fmt: skip
-_UNIT_COMMANDS = {"%": "percent", "$": "dollar", "circ": "degree", "degree": "degree", "euro": "euro",
-                  "pounds": "pound sterling", "textsterling": "pound sterling", "yen": "yen", "rupee": "rupee",
-                  "texteuro": "euro", "textdollar": "dollar", "textdegree": "degree", "mathdollar": "dollar"}  # fmt: skip
+_UNIT_COMMANDS = {
+    "%": "percent", "$": "dollar", "circ": "degree", "degree": "degree", "textdegree": "degree", "euro": "euro",
+    "texteuro": "euro", "pounds": "pound sterling", "textsterling": "pound sterling", "yen": "yen", "rupee": "rupee",
+    "textdollar": "dollar", "mathdollar": "dollar",
+}  # fmt: skip
 CURRENCIES = frozenset({"dollar", "euro", "pound sterling", "yen", "rupee"})
-_ACCENTS = frozenset(
-    "overline bar widebar hat widehat tilde widetilde vec overrightarrow overleftrightarrow dot ddot "
-    "mathcal mathscr mathfrak overarc wideparen".split()
+_ACCENTS = names(
+    """overline bar widebar hat widehat tilde widetilde vec overrightarrow overleftrightarrow dot ddot
+    mathcal mathscr mathfrak overarc wideparen"""
 )
-_TEXT = frozenset("text mbox hbox textrm textnormal textsf texttt textup textit textbf emph textmd textsl".split())
-_FONTS = frozenset("mathrm mathbf mathit mathsf mathtt boldsymbol bm bold pmb operatorname mathnormal bf rm it".split())
-_GREEK = frozenset(
-    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi omicron pi varpi rho "
-    "varrho sigma varsigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi "
-    "Omega ell hbar imath jmath nabla partial aleph".split()
+_TEXT = names("""text mbox hbox textrm textnormal textsf texttt textup textit textbf emph textmd textsl""")
+_FONTS = names("""mathrm mathbf mathit mathsf mathtt boldsymbol bm bold pmb operatorname mathnormal bf rm it""")
+_GREEK = names(
+    """alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi omicron pi varpi rho
+    varrho sigma varsigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi
+    Omega ell hbar imath jmath nabla partial aleph"""
 )
 
 _PLAIN_FUNCTIONS = FUNCTIONS - {"deg", "arg", "Re", "Im"} | {"sqrt"}
@@ -146,7 +149,7 @@ class _Tokenizer:
         return tokens
 
     def _font(self, name: str, inner: str, spaced: bool, depth: int) -> list[Token]:
-        """What \\text{...} or \\mathbf{...} holds: words in text, formulas where it is a font around a formula."""
+        r"""What \text{...} or \mathbf{...} holds: words in text, formulas where it is a font around a formula."""
         stripped = inner.strip()
         if name in _FONTS and stripped in FUNCTIONS:
             return [Token("function", stripped, spaced=spaced)]
@@ -204,8 +207,6 @@ def _command(name: str, spaced: bool) -> Token:
         return Token("joint", "or", spaced=spaced)
     if name in ("land", "wedge"):
         return Token("joint", "and", spaced=spaced)
-    if name in ("log_", "lim", "int"):
-        raise Unreadable(f"\\{name} is not worked out")
     raise Unreadable(f"\\{name} is not known")
 
 
@@ -228,7 +229,7 @@ def _number(text: str, spaced: bool) -> Token:
 
 
 def _with_period(text: str, match: re.Match[str], spaced: bool) -> tuple[Token, int]:
-    """A number, with the repeating digits that may follow it: 0.1\\overline{6}."""
+    r"""A number, with the repeating digits that may follow it: 0.1\overline{6}."""
     token = _number(match[0], spaced)
     period = _PERIOD.match(text, match.end()) if "." in match[0] else None
     if period is None:

@@ -1,54 +1,34 @@
 """Whether two expressions are equal: exactly where they are rational, else by their values to 30 digits.
 
-Expressions with variables are compared at ten points, at random but always the same ones: two different polynomials
+Expressions with variables are compared at points that are random, but always the same ones: two different polynomials
 of a few dozen terms agree at such a point by chance less often than once in 10^15.
 """
 
 from __future__ import annotations
 
-import math
-import operator
-from collections.abc import Callable
 from fractions import Fraction
-from functools import reduce
 from random import Random
 from typing import Any
 
 import mpmath
 
 from ctwa.objectives.grading.nodes import Based, Expression, Number, Operation, Symbol, Unreadable
+from ctwa.objectives.grading.numeric import CONSTANTS, Undefined, evaluate
+from ctwa.objectives.grading.rational import exact
 
-MAX_BITS = 60_000  # of an exact number, and of the magnitude of any other
-MAX_STEPS = 20_000  # operations that one comparison may take
-MAX_TERMS = 1_000  # of a sum
-MAX_FACTORIAL = 100_000
 DIGITS = 50  # worked with; 20 of them are lost to rounding before two values count as different
 MAX_DIGITS = 1_000
 APPROXIMATE_PLACES = 6  # significant digits of a decimal that stands for what is no decimal
 
-_CONSTANTS: dict[str, Callable[[Any], Any]] = {
-    "pi": lambda context: +context.pi,
-    "e": lambda context: +context.e,
-    "i": lambda context: context.mpc(0, 1),
-    "infinity": lambda context: context.inf,
-}
-_FUNCTIONS = {
-    **{name: name for name in "sin cos tan cot sec csc sinh cosh tanh coth exp ln".split()},
-    **{f"arc{name}": f"a{name}" for name in "sin cos tan cot sec csc".split()},
-}
-_PERIODIC = {"sin", "cos", "tan", "cot", "sec", "csc", "exp", "sinh", "cosh", "tanh", "coth"}
-_NUM_POINTS = 10  # three positive, three of any sign, four whole
-
-
-class _Undefined(Exception):
-    """No value at this point: a division by zero, a pole."""
+_NUM_REAL_POINTS = 6  # three positive, three of any sign
+_NUM_POINTS = _NUM_REAL_POINTS + 8  # and eight of whole numbers
 
 
 def names_of(expression: Expression) -> set[str]:
     """The names of variables, and of functions that are not known."""
     match expression:
         case Symbol(name):
-            return set() if name in _CONSTANTS else {name}
+            return set() if name in CONSTANTS else {name}
         case Operation("sum" | "prod", (Symbol(index), *arguments)):
             return set().union(*(names_of(argument) for argument in arguments)) - {index}
         case Operation(name, arguments):
@@ -110,98 +90,6 @@ def _same_form(one: Expression, other: Expression) -> bool | None:
     return True if one == other else None
 
 
-def exact(expression: Expression) -> Fraction | None:
-    """The value of a rational number, None where it is another, or one with variables.
-
-    Raises:
-        Unreadable: it has too many digits, or no value.
-    """
-    match expression:
-        case Number(value):
-            return value
-        case Operation(name, arguments) if name in _EXACT:
-            values = []
-            for argument in arguments:
-                value = exact(argument)
-                if value is None:
-                    return None
-                values.append(value)
-            result = _EXACT[name](*values)
-            return None if result is None else _bounded(result)
-    return None
-
-
-def _power(base: Fraction, exponent: Fraction) -> Fraction | None:
-    if exponent.denominator != 1:
-        return None
-    if base in (0, 1, -1):
-        if base == 0 and exponent <= 0:
-            raise Unreadable("zero to such a power")
-        return base**2 if exponent % 2 == 0 else base
-    if max(base.numerator.bit_length(), base.denominator.bit_length()) * abs(exponent) > MAX_BITS:
-        raise Unreadable("a number of too many digits")
-    return base ** int(exponent)
-
-
-def _bounded(value: Fraction) -> Fraction:
-    if value.numerator.bit_length() + value.denominator.bit_length() > MAX_BITS:
-        raise Unreadable("a number of too many digits")
-    return value
-
-
-def _total(*values: Fraction) -> Fraction:
-    return reduce(lambda total, value: _bounded(total + value), values)
-
-
-def _product(*values: Fraction) -> Fraction:
-    return reduce(lambda product, value: _bounded(product * value), values)
-
-
-def _quotient(left: Fraction, right: Fraction) -> Fraction:
-    if right == 0:
-        raise Unreadable("a division by zero")
-    return left / right
-
-
-def _factorial(value: Fraction) -> Fraction | None:
-    return Fraction(math.factorial(int(value))) if value.denominator == 1 and 0 <= value <= 5000 else None
-
-
-def _binomial(upper: Fraction, lower: Fraction) -> Fraction | None:
-    if upper.denominator != 1 or lower.denominator != 1 or not 0 <= upper <= 5000 or not 0 <= lower <= 5000:
-        return None
-    return Fraction(math.comb(int(upper), int(lower)))
-
-
-def _whole(function: Callable[..., int]) -> Callable[..., Fraction | None]:
-    def of_whole_numbers(*values: Fraction) -> Fraction | None:
-        if any(value.denominator != 1 for value in values):
-            return None
-        return Fraction(function(*(int(value) for value in values)))
-
-    return of_whole_numbers
-
-
-_EXACT: dict[str, Callable[..., Fraction | None]] = {
-    "add": _total,
-    "negative": lambda value: -value,
-    "multiply": _product,
-    "divide": _quotient,
-    "power": _power,
-    "percent": lambda value: value / 100,
-    "factorial": _factorial,
-    "binomial": _binomial,
-    "abs": abs,
-    "floor": lambda value: Fraction(math.floor(value)),
-    "ceiling": lambda value: Fraction(math.ceil(value)),
-    "modulo": lambda left, right: left % right if right else None,
-    "max": lambda *values: max(values),
-    "min": lambda *values: min(values),
-    "gcd": _whole(math.gcd),
-    "lcm": _whole(math.lcm),
-}
-
-
 def _approximates(decimal: Expression, other: Expression) -> bool:
     """Whether a decimal is the other value, which is no decimal literal, rounded or cut to six digits or more."""
     literal = _decimal(decimal)
@@ -215,7 +103,7 @@ def _approximates(decimal: Expression, other: Expression) -> bool:
     if exactly is None:
         try:
             number = _evaluate_precisely(other, {})
-        except _Undefined:
+        except Undefined:
             return False
         if not isinstance(number, mpmath.mpf) or not mpmath.isfinite(number) or abs(mpmath.mag(number)) > 1000:
             return False
@@ -243,17 +131,22 @@ def _decimal(expression: Expression) -> tuple[Fraction, Fraction] | None:
 
 def _equal_at_points(one: Expression, other: Expression) -> bool | None:
     """Compare values. Where one side is real and the other not, a point says nothing: both roots of m are meant
-    for a positive m."""
+    for a positive m.
+    """
     names = sorted(names_of(one) | names_of(other))
     is_complex = has(one, "i") or has(other, "i") or not names
     verdicts: dict[str, list[bool]] = {"real": [], "complex": []}
     for number in range(_NUM_POINTS if names else 1):
-        if number == 6 and (verdicts["real"] or is_complex and verdicts["complex"]):
+        if number == _NUM_REAL_POINTS and (verdicts["real"] or (is_complex and verdicts["complex"])):
             break  # whole numbers are for what is real there alone, such as (-1)^n
-        point = {name: _coordinate(name, number) for name in names}
+        point = {name: _coordinate(name, number, place) for place, name in enumerate(names)}
         try:
             left, right = _evaluate_precisely(one, point), _evaluate_precisely(other, point)
-        except _Undefined:
+        except Undefined:
+            continue
+        except Unreadable:
+            if number == 0:
+                raise  # else it is only that this point's numbers are large
             continue
         are_real = [isinstance(value, mpmath.mpf) for value in (left, right)]
         if are_real[0] == are_real[1] or is_complex:
@@ -267,8 +160,10 @@ def _equal_at_points(one: Expression, other: Expression) -> bool | None:
 def values_at(expression: Expression, number: int, names: list[str]) -> Any | None:
     """The value at one of the points; None where it has none, or is not finite."""
     try:
-        value = _evaluate_precisely(expression, {name: _coordinate(name, number) for name in names})
-    except _Undefined:
+        value = _evaluate_precisely(
+            expression, {name: _coordinate(name, number, place) for place, name in enumerate(names)}
+        )
+    except Undefined:
         return None
     return value if mpmath.isfinite(value) else None
 
@@ -279,7 +174,7 @@ def real(expression: Expression) -> Any | None:
         return None
     try:
         value = _evaluate_precisely(expression, {})
-    except (_Undefined, Unreadable):
+    except (Undefined, Unreadable):
         return None
     return value if isinstance(value, mpmath.mpf) else None
 
@@ -299,18 +194,20 @@ def is_defined(expression: Expression) -> bool:
 
 def _is_defined_at(expression: Expression, number: int, names: list[str]) -> bool:
     try:
-        _evaluate(expression, {name: _coordinate(name, number) for name in names})
-    except _Undefined:
+        evaluate(expression, {name: _coordinate(name, number, place) for place, name in enumerate(names)})
+    except Undefined:
         return False
     return True
 
 
-def _coordinate(name: str, number: int) -> Fraction:
+def _coordinate(name: str, number: int, place: int) -> Fraction:
+    """A variable's value at a point: positive, of any sign, or whole; small and large, and both odd and even."""
     random = Random(f"{name} {number}")
-    if number >= 6:
-        return Fraction(random.randint(1, 40))
+    if number >= _NUM_REAL_POINTS:
+        return Fraction(2 * random.randint(1, 20) + (number >> place) % 2)
     part = Fraction(random.getrandbits(60) | 1, 1 << 60)
-    return 2 * part + Fraction(1, 10) if number < 3 else 6 * part - 3
+    scale = (2, 300)[number % 3 == 2]
+    return scale * part + Fraction(1, 10) if number < _NUM_REAL_POINTS / 2 else scale * (2 * part - 1)
 
 
 def _close(left: Any, right: Any) -> bool:
@@ -325,174 +222,15 @@ def _close(left: Any, right: Any) -> bool:
 def _evaluate_precisely(expression: Expression, point: dict[str, Fraction]) -> Any:
     """The value to 30 digits, also of the digits before the point; a real number as mpf."""
     with mpmath.workdps(DIGITS):
-        value = _evaluate(expression, point)
+        value = evaluate(expression, point)
         magnitude = mpmath.mag(value) if mpmath.isfinite(value) and value else 0
     if magnitude > 50:
         with mpmath.workdps(DIGITS + min(int(magnitude * 0.30103), MAX_DIGITS)):
-            value = _evaluate(expression, point)
+            value = evaluate(expression, point)
     elif magnitude < -80:  # tiny, or nothing but rounding
         with mpmath.workdps(2 * DIGITS):
-            again = _evaluate(expression, point)
+            again = evaluate(expression, point)
         value = mpmath.mpf(0) if abs(again) < abs(value) * mpmath.mpf(10) ** -20 else again
     if isinstance(value, mpmath.mpc) and abs(value.imag) <= abs(value) * mpmath.mpf(10) ** -30:
         value = value.real
     return value
-
-
-def _evaluate(expression: Expression, point: dict[str, Fraction]) -> Any:
-    try:
-        value = _Evaluation(point).value(expression)
-    except (ZeroDivisionError, ValueError, OverflowError, mpmath.libmp.NoConvergence) as error:
-        raise _Undefined from error
-    if mpmath.isnan(value):
-        raise _Undefined
-    return value
-
-
-class _Evaluation:
-    """One expression at one point, within bounds on the steps and on every number on the way."""
-
-    def __init__(self, point: dict[str, Fraction]) -> None:
-        self.point = point
-        self.steps = 0
-
-    def value(self, expression: Expression) -> Any:
-        self.steps += 1
-        if self.steps > MAX_STEPS:
-            raise Unreadable("an expression of too many steps")
-        match expression:
-            case Number(value):
-                result = _fraction(value)
-            case Symbol(name) if name in _CONSTANTS:
-                return _CONSTANTS[name](mpmath.mp)
-            case Symbol(name) if name in self.point:
-                return _fraction(self.point[name])
-            case Operation("sum" | "prod" as name, arguments):
-                result = self._sum(name, arguments)
-            case Operation(name, arguments):
-                values = [self.value(argument) for argument in arguments]
-                if name != "negative" and any(mpmath.isinf(value) for value in values):
-                    raise Unreadable("arithmetic with infinity")
-                result = self._operation(name, values)
-            case _:
-                raise Unreadable("a part without a value")
-        if mpmath.isfinite(result) and result and abs(mpmath.mag(result)) > MAX_BITS:
-            raise Unreadable("a number of too many digits")
-        return result
-
-    def _operation(self, name: str, values: list[Any]) -> Any:
-        if name in _FUNCTIONS:
-            if name in _PERIODIC and mpmath.isfinite(values[0]) and values[0] and mpmath.mag(values[0]) > 20:
-                raise Unreadable(f"{name} of a large number")
-            return getattr(mpmath, _FUNCTIONS[name])(values[0])
-        if name.startswith("call "):
-            return self._unknown(name, values)
-        if name not in _NUMERIC:
-            raise Unreadable(f"{name} is not worked out")
-        return _NUMERIC[name](*values)
-
-    @staticmethod
-    def _unknown(name: str, values: list[Any]) -> Any:
-        """A function that is not known is some polynomial, always the same one."""
-        random = Random(name)
-        total = mpmath.mpf(random.randint(1, 99)) / 7
-        for value in values:
-            for power in (1, 2, 3):
-                total += random.randint(1, 99) * value**power / 7
-        return total
-
-    def _sum(self, name: str, arguments: tuple[Expression, ...]) -> Any:
-        index, low, high, body = arguments
-        bounds = exact(low), exact(high)
-        if not isinstance(index, Symbol) or any(bound is None or bound.denominator != 1 for bound in bounds):
-            raise Unreadable("a sum without whole numbers as bounds")
-        first, last = (int(bound) for bound in bounds if bound is not None)
-        if last - first >= MAX_TERMS:
-            raise Unreadable("a sum of too many terms")
-        outer = self.point
-        total = mpmath.mpf(0 if name == "sum" else 1)
-        for term in range(first, last + 1):
-            self.point = {**outer, index.name: Fraction(term)}
-            value = self.value(body)
-            total = total + value if name == "sum" else total * value
-        self.point = outer
-        return total
-
-
-def _fraction(value: Fraction) -> Any:
-    return mpmath.mpf(value.numerator) / value.denominator
-
-
-def _raise(base: Any, exponent: Any) -> Any:
-    if base == 0:
-        if mpmath.re(exponent) <= 0:
-            raise ZeroDivisionError
-        return base
-    if not mpmath.isfinite(base) or not mpmath.isfinite(exponent):
-        raise ZeroDivisionError
-    if exponent and (mpmath.mag(exponent) > 40 or abs(exponent) * max(1, abs(mpmath.mag(base))) > MAX_BITS):
-        raise Unreadable("a number of too many digits")
-    return mpmath.power(base, exponent)
-
-
-def _root(value: Any, index: Any) -> Any:
-    if mpmath.isint(index) and mpmath.im(value) == 0 and mpmath.re(value) < 0 and int(index) % 2:
-        return -_raise(-value, 1 / index)  # the real root
-    return value if value == 0 else _raise(value, 1 / index)
-
-
-def _gamma_factorial(value: Any) -> Any:
-    if abs(value) > MAX_FACTORIAL:
-        raise Unreadable("the factorial of a large number")
-    return mpmath.factorial(value)
-
-
-def _gamma_binomial(upper: Any, lower: Any) -> Any:
-    if max(abs(upper), abs(lower)) > MAX_FACTORIAL:
-        raise Unreadable("the binomial of a large number")
-    return mpmath.binomial(upper, lower)
-
-
-def _rounded(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    def of_nearly_whole(value: Any) -> Any:
-        nearest = mpmath.nint(value)
-        return nearest if abs(value - nearest) < mpmath.mpf(10) ** -25 else function(value)
-
-    return of_nearly_whole
-
-
-def _determinant(*entries: Any) -> Any:
-    size = math.isqrt(len(entries))
-    if size * size != len(entries) or size > 6:
-        raise Unreadable("a determinant that is not square, or too large")
-    return mpmath.det(mpmath.matrix([list(entries[row * size : (row + 1) * size]) for row in range(size)]))
-
-
-def _modulo(left: Any, right: Any) -> Any:
-    if mpmath.mag(left) > 1000:
-        raise Unreadable("a number of too many digits")
-    return left % right
-
-
-_NUMERIC: dict[str, Callable[..., Any]] = {
-    "add": lambda *values: reduce(operator.add, values),
-    "negative": lambda value: -value,
-    "multiply": lambda *values: reduce(operator.mul, values),
-    "divide": lambda left, right: left / right,
-    "power": _raise,
-    "root": _root,
-    "percent": lambda value: value / 100,
-    "degree": lambda value: value * mpmath.pi / 180,
-    "factorial": _gamma_factorial,
-    "binomial": _gamma_binomial,
-    "abs": abs,
-    "norm": abs,
-    "floor": _rounded(mpmath.floor),
-    "ceiling": _rounded(mpmath.ceil),
-    "modulo": _modulo,
-    "max": max,
-    "min": min,
-    "log": lambda *values: mpmath.log(values[-1], 10 if len(values) == 1 else values[0]),
-    "lg": lambda value: mpmath.log(value, 10),
-    "determinant": _determinant,
-}

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-NUMBERS = {
-    word: number
-    for number, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-        "seventeen eighteen nineteen twenty".split()
-    )
-} | {
-    word: 10 * tens for tens, word in enumerate("thirty forty fifty sixty seventy eighty ninety".split(), start=3)
-}  # fmt: skip
+
+def names(text: str) -> frozenset[str]:
+    """The words of a text, as a set."""
+    return frozenset(text.split())
+
+
+_UP_TO_TWENTY = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
+    seventeen eighteen nineteen twenty"""
+_TENS = "thirty forty fifty sixty seventy eighty ninety"
+NUMBERS = {word: number for number, word in enumerate(_UP_TO_TWENTY.split())} | {
+    word: 10 * tens for tens, word in enumerate(_TENS.split(), start=3)
+}
 SCALES = {
     "dozen": 12,
     "hundred": 10**2,
@@ -67,13 +70,13 @@ _NAMES = {other: name for name, (_, _, others) in _UNITS.items() for other in [n
 # Two of them are quotients.
 QUOTIENTS = {"mph": (("mile", 1), ("hour", -1)), "kph": (("km", 1), ("hour", -1))}
 
-_WORDS_OF_MATHEMATICS = set(
-    "true false yes no none odd even prime east west north south red blue green black white both all any undefined "
-    "infinite finite increasing decreasing"
-    " monday tuesday wednesday thursday friday saturday sunday am pm base percent degrees".split()
+_KNOWN = names(
+    """true false yes no none odd even prime east west north south red blue green black white both all any undefined
+    infinite finite increasing decreasing am pm base percent degrees
+    monday tuesday wednesday thursday friday saturday sunday"""
 )
 # Short unit names that may be a product of variables are words only inside \text.
-_MAY_BE_A_PRODUCT = {"mg", "in", "min", "h", "l", "L", "g", "m", "s", "ml", "mL", "deg", "rad", "sec", "hr", "mi", "pct"}
+_MAY_BE_A_PRODUCT = names("mg in min h l L g m s ml mL deg rad sec hr mi pct")
 _VOWELS = set("aeiouyAEIOUY")
 
 
@@ -91,7 +94,7 @@ def is_word(letters: str) -> bool:
     lowered = letters.lower()
     if len(letters) < 2 or letters in _MAY_BE_A_PRODUCT:
         return False
-    if lowered in NUMBERS or lowered in SCALES or lowered in JOINTS or lowered in _WORDS_OF_MATHEMATICS:
+    if lowered in NUMBERS or lowered in SCALES or lowered in JOINTS or lowered in _KNOWN:
         return True
     if unit_name(letters) in _UNITS:
         return True
