@@ -51,9 +51,10 @@ def main() -> None:
     for name, answers in tables.items():
         for grader_name, grader in graders.items():
             swept = sweep(answers, grader)
+            times = f"{1e3 * mean(swept.seconds):.2f}"
             print(
                 f"| {len(answers)} of {name} | {grader_name} | {swept.row('itself')} rejected | "
-                f"{swept.row('notation')} rejected | {swept.row('change')} accepted | {swept.unscored} | {1e3 * mean(swept.seconds):.2f} |"
+                f"{swept.row('notation')} rejected | {swept.row('change')} accepted | {swept.unscored} | {times} |"
             )
             if options.show:
                 for kind, response, answer, score in swept.wrong:
@@ -272,9 +273,7 @@ def _changes_at(answer: str, place: int, random: Random) -> Iterator[str]:
     elif character == "-":
         yield before + "+" + after
         yield before + after
-    elif character == ",":
-        yield before + after
-    elif character == ".":
+    elif character == "," or character == ".":
         yield before + after
 
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 # A box opens with its brace, or holds what follows it up to the next space. `\{` and `\}` are characters of the answer.
-_TOKEN = re.compile(r"\\+(?:boxed|fbox|framebox)(?![A-Za-z])\s*(\{)?|\\.|[{}]", re.DOTALL)
+_TOKEN = re.compile(r"(?<!\\)\\+(?:boxed|fbox|framebox)(?![A-Za-z])\s*(\{)?|\\.|[{}]", re.DOTALL)
 _UNBRACED = re.compile(r"(?:[^\s$\\{}]|\\[A-Za-z]+|\\[^\s()\[\]])(?:[^\s$\\{}]|\\[A-Za-z]+|\\[,!]|\{[^{}]*\})*")
 # What may stand between the boxes of one answer that is split over several: `\boxed{2}$ and $x = \boxed{3}`.
 _JOINT = re.compile(r"[\s$]*(,|;|\\text\s*\{\s*(?:and|or)\s*\}|,?\s*\b(?:and|or)\b)(?:[\s$]|\\quad|[A-Za-z]\w? *=)*")

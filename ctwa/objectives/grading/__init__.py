@@ -24,8 +24,8 @@ from ctwa.objectives.grading.canonical import canonical, has_value
 from ctwa.objectives.grading.compare import same
 from ctwa.objectives.grading.nodes import Answer, Number, Quantity, Unreadable
 from ctwa.objectives.grading.notation import to_plain_latex
-from ctwa.objectives.grading.rational import exact
 from ctwa.objectives.grading.reading import read
+from ctwa.objectives.grading.values import real
 
 __all__ = ["Grade", "grade"]
 
@@ -73,12 +73,12 @@ def grade(response: str, ground_truth: Any) -> Grade:
     if gold is None:
         return Grade(None, f"the ground truth is no answer: {type(ground_truth).__name__} {ground_truth!r:.80}")
     answer = final_answer(response)
+    if gold.text.lower() in _MISSING and (answer != gold.text or not answer):
+        return Grade(None, f"the ground truth is no answer: {gold.text!r}")
     if answer is None:
         return Grade(0.0, "no complete box")
     if answer == gold.text:
         return Grade(1.0)
-    if gold.text.lower() in _MISSING:
-        return Grade(None, f"the ground truth is no answer: {gold.text!r}")
     if not answer or len(answer) > MAX_ANSWER_CHARACTERS:
         return Grade(0.0, "an empty answer" if not answer else "an answer too long to be one")
     if _PLAIN_NUMBER.fullmatch(answer) and len(gold.readings) == 1:
@@ -91,8 +91,8 @@ def grade(response: str, ground_truth: Any) -> Grade:
 def _same(gold: Answer, answer: Answer, tolerance: Fraction) -> bool | None:
     match gold, answer:
         case Quantity(Number(value, _), None), Quantity(expression, None) if tolerance:
-            exactly = exact(expression)
-            if exactly is not None and _near(exactly, value, tolerance):
+            number = real(expression)
+            if number is not None and math.isclose(float(number), float(value), rel_tol=float(tolerance)):
                 return True
     return same(gold, answer)
 
