@@ -37,12 +37,13 @@ FLOAT_TOLERANCE = Fraction(1, 10**12)  # of a ground truth that is a binary floa
 _PLAIN_NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)")
 _WITH_EXPONENT = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)[eE][+-]?\d{1,4}")
 _MISSING = {"", "nan", "none", "null", "n/a", "na", "<na>"}
-_CHOICE = re.compile(r"\(([A-Za-z])\)|([A-Za-z])[).:]?")
+_CHOICE = re.compile(r"(?:[Oo]ption |[Cc]hoice |[Aa]nswer )?(?:\(([A-Za-z])\)|([A-Za-z])[).:]?)")
 _LABELLED = re.compile(r"\(([A-Z])\)(?=\s)|([A-Z])[).:](?=\s)")
 _OTHER_CHOICE = re.compile(r"\([A-Z]\)|\b[A-Z][).:]|\b(?:and|or)\b")
 _TEXT = re.compile(r"\\(?:text(?:bf|it|rm|sf)?|mbox|math(?:rm|bf|it|sf)|operatorname)\s*\{([^{}]*)\}")
 _WORDS = re.compile(r"[^\W\d_]+(?:[ '.-]+[^\W\d_]+)*")
 _GROUPS = re.compile(r"(?<![\d,])[1-9]\d{0,2}(?:,[1-9]\d\d)+(?![\d,])")
+_SPACES = re.compile(r"\s+")
 _IDLE_SPACE = re.compile(r"(?<![^\W_])\s+|\s+(?![^\W_])")
 
 _log = logging.getLogger(__name__)
@@ -189,7 +190,7 @@ def _decimal_literal(text: str) -> Number:
 
 def _squeezed(latex: str) -> str:
     """Without the spaces that say nothing: those that are not between two letters or digits."""
-    return _IDLE_SPACE.sub("", latex)
+    return _IDLE_SPACE.sub("", _SPACES.sub(" ", latex))
 
 
 def _same_letters(gold: str, answer: str) -> bool:

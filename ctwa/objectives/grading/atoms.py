@@ -112,7 +112,10 @@ class AtomParser(Cursor, ABC):
                 name += "_" + self.subscript()
             else:
                 break
-        if name.rstrip("'") in _CALLED and self.peek().kind == "(":
+        if name in _CALLED and [self.peek(ahead).text for ahead in range(6)] == ["^", "{", "-", "1", "}", "("]:
+            self.place += 5
+            name += "^{-1}"
+        if name.removesuffix("^{-1}").rstrip("'") in _CALLED and self.peek().kind == "(":
             self.take()
             return Operation("call " + name, self._arguments(")"))
         return Symbol(name)

@@ -187,7 +187,8 @@ def _same_ratio(gold: Ratio, answer: Ratio) -> Verdict:
 
 def _same_region(gold: Region, answer: Region) -> Verdict:
     if gold.variable and answer.variable and gold.variable != answer.variable:
-        return False
+        left, right = as_relation(gold), as_relation(answer)  # x >= a and a <= x
+        return left is not None and right is not None and _same_relation(left, right)
     ours, theirs = ordered(gold.pieces), ordered(answer.pieces)
     if ours is not None and theirs is not None:
         return len(ours) == len(theirs) and _all(map(_same_interval, ours, theirs))

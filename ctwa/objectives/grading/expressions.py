@@ -81,7 +81,7 @@ class ExpressionParser(AtomParser, ABC):
                 if fraction_follows and previous is product and (mixed := self._mixed(previous)) is not None:
                     product, previous = mixed, None
                     continue
-                if is_number and self.peek(-1).kind not in (")", "]", "dots"):
+                if is_number and self.peek(-1).kind not in (")", "]", "!", "dots"):
                     raise Unreadable(f"the number {self.peek().text} after a factor")
                 product = times(product, self.factor())
                 previous = None

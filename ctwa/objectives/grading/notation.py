@@ -54,6 +54,9 @@ _REWRITES = [
         (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
         (r"\\operatorname\*", r"\\operatorname"),
         (r"\.\.\.+", r"\\ldots "),
+        (r"(?<=\d)\s*[xX]\s*(?=10\s*\^)", r"\\times "),
+        (rf"{ROW}\s*\[[\d.]{{1,5}}\s*[a-z]{{2}}\]", ROW),
+        (r"\\(?:checkmark|square|blacksquare|qed)(?![A-Za-z])", " "),
     ]
 ]  # fmt: skip
 _GROUPED_DIGITS = re.compile(rf"(?<=\d)(?:\s*,?\s*{THIN}\s*,?\s*)+(?=\d{{3}}(?!\d))")

@@ -13,7 +13,7 @@ from typing import Any
 import mpmath
 
 from ctwa.objectives.grading.nodes import Expression, Number, Operation, Symbol, Unreadable
-from ctwa.objectives.grading.rational import MAX_BITS, exact
+from ctwa.objectives.grading.rational import MAX_BITS
 
 MAX_STEPS = 20_000  # operations that one comparison may take
 MAX_TERMS = 1_000  # of a sum
@@ -69,10 +69,10 @@ class _Evaluation:
         match expression:
             case Number(value):
                 result = _fraction(value)
+            case Symbol(name) if name in self.point:  # first: the index of a sum may be called i
+                return _fraction(self.point[name])
             case Symbol(name) if name in CONSTANTS:
                 return CONSTANTS[name](mpmath.mp)
-            case Symbol(name) if name in self.point:
-                return _fraction(self.point[name])
             case Operation("sum" | "prod" as name, arguments):
                 result = self._sum(name, arguments)
             case Operation(name, arguments):
@@ -109,10 +109,12 @@ class _Evaluation:
 
     def _sum(self, name: str, arguments: tuple[Expression, ...]) -> Any:
         index, low, high, body = arguments
-        bounds = exact(low), exact(high)
-        if not isinstance(index, Symbol) or any(bound is None or bound.denominator != 1 for bound in bounds):
-            raise Unreadable("a sum without whole numbers as bounds")
-        first, last = (int(bound) for bound in bounds if bound is not None)
+        bounds = self.value(low), self.value(high)
+        if not isinstance(index, Symbol) or any(mpmath.isinf(bound) for bound in bounds):
+            raise Unreadable("an infinite sum")
+        if not all(mpmath.isint(bound) for bound in bounds):
+            raise Undefined
+        first, last = (int(bound) for bound in bounds)
         if last - first >= MAX_TERMS:
             raise Unreadable("a sum of too many terms")
         outer = self.point

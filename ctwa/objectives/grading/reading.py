@@ -9,15 +9,19 @@ from ctwa.objectives.grading import words
 from ctwa.objectives.grading.cursor import EXPRESSIONS, Operand, scalar
 from ctwa.objectives.grading.expressions import ExpressionParser
 from ctwa.objectives.grading.nodes import (
+    INFINITY,
+    NEGATIVE_INFINITY,
     Answer,
     Based,
     Collection,
     Expression,
+    Interval,
     Number,
     Operation,
     Phrase,
     Quantity,
     Ratio,
+    Region,
     Relation,
     Symbol,
     Unit,
@@ -97,6 +101,8 @@ class _AnswerParser(ExpressionParser):
         return Collection("list", tuple(found), joined_by)
 
     def _item(self) -> Answer:
+        if not self.bar_ends:
+            self.accept("=", "approx", "~")  # "= 58"
         members, operators = [self._operand()], []
         while self.peek().kind in _RELATIONS:
             operators.append(self.take().kind)
@@ -142,6 +148,7 @@ class _AnswerParser(ExpressionParser):
     def _region_or_value(self) -> Answer:
         while self.peek().text.lower() in words.FILLERS and self.peek().kind == "word" and self._more_follows():
             self.take()
+            self.accept(":")
         token = self.peek()
         currency = self._currency()
         sign = currency is None and token.kind in ("-", "+") and self.peek(1).text in CURRENCIES
@@ -178,6 +185,8 @@ class _AnswerParser(ExpressionParser):
             self.take()
             if token.kind not in "'.?!" and not (token.kind == "word" and token.text in words.ARTICLES):
                 found.append(token.text.lower())
+        if found in (["all", "real", "numbers"], ["all", "reals"]):
+            return Region((Interval(NEGATIVE_INFINITY, INFINITY, low_closed=False, high_closed=False),))
         return Phrase(tuple(found))
 
     def _quantity(self, value: Operand, currency: str | None) -> Answer:
@@ -194,6 +203,8 @@ class _AnswerParser(ExpressionParser):
             if self.place > start + _MAX_UNIT_TOKENS:
                 raise Unreadable("a sentence after the value")
             token = self.peek()
+            if token.kind == "word" and token.text.lower() in words.NUMBERS:
+                raise Unreadable("a number among the units")
             if token.kind in ("word", "unit") or (token.kind == "letter" and token.text in "CF" and "degree" in powers):
                 self.take()
                 word = token.text.lower()

@@ -9,7 +9,7 @@ from fractions import Fraction
 from ctwa.objectives.grading import words
 from ctwa.objectives.grading.nodes import Number, Unreadable
 from ctwa.objectives.grading.notation import ROW, THIN
-from ctwa.objectives.grading.words import names
+from ctwa.objectives.grading.words import is_unit, names
 
 MAX_DEPTH = 40  # of \text in \text, and of brackets
 
@@ -73,7 +73,7 @@ _GREEK = names(
     Omega ell hbar imath jmath nabla partial aleph"""
 )
 
-_PLAIN_FUNCTIONS = FUNCTIONS - {"deg", "arg", "Re", "Im"} | {"sqrt"}
+_PLAIN_FUNCTIONS = FUNCTIONS - {"deg", "arg", "Re", "Im"} | {"sqrt", "abs"}
 _NUMBER = rf"\d{{1,3}}(?:[{THIN} ]\d{{3}})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+|\.(?!\d))?|\.\d+"
 _TOKEN = re.compile(
     rf"(?P<command>\\[A-Za-z]+)|(?P<escaped>\\.)|(?P<number>{_NUMBER})|(?P<letters>[^\W\d_]+)"
@@ -143,7 +143,7 @@ class _Tokenizer:
                 tokens.append(token)
             elif kind == "letters":
                 tokens += _letters(content, spaced)
-            else:
+            elif not (is_text and content == "."):  # a sentence's full stop
                 tokens.append(self._operator(content, spaced))
             spaced = False
         return tokens
@@ -155,7 +155,9 @@ class _Tokenizer:
             return [Token("function", stripped, spaced=spaced)]
         if stripped in FUNCTIONS - {"deg", "arg"} and name != "operatorname":
             return [Token("function", stripped, spaced=spaced)]
-        is_formula = "\\" in inner or "^" in inner or "_" in inner
+        if name in ("mathrm", "rm") and all(is_unit(word) for word in _TEXT_WORD.findall(inner)):
+            name = "text"
+        is_formula = name in _FONTS and ("\\" in inner or "^" in inner or "_" in inner)
         if name in _FONTS and (len(stripped) == 1 or not stripped.isalpha()):
             is_formula = True
         tokens = self.run(inner, is_text=not is_formula or name in _TEXT, depth=depth + 1)

@@ -89,6 +89,11 @@ def unit_name(word: str) -> str:
     return _NAMES.get(singular, singular)
 
 
+def is_unit(word: str) -> bool:
+    """Whether a word is one of the units that are known."""
+    return unit_name(word) in UNITS
+
+
 def is_word(letters: str) -> bool:
     """Whether letters in a formula are meant as a word (``Evelyn``, ``4 cats``) and not as a product (``abc``)."""
     lowered = letters.lower()
@@ -96,7 +101,7 @@ def is_word(letters: str) -> bool:
         return False
     if lowered in NUMBERS or lowered in SCALES or lowered in JOINTS or lowered in _KNOWN:
         return True
-    if unit_name(letters) in _UNITS:
+    if is_unit(letters):
         return True
     if len(letters) < 4 or not _VOWELS & set(letters):
         return False
