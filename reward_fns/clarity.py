@@ -19,17 +19,18 @@ from ctwa.objectives.answers import last_boxed
 _WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _ROMANS = ("i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix", "x")
 
+# Repetitions are possessive (`*+`): tried in every length, they would take minutes over a page of spaces.
 # Where a line may begin: after indentation, quote and heading marks, bullets, and the opening of bold type.
-_LINE = r"^[ \t>#*_-]*(?:\\textbf\{)?"
-_LABEL = r"[ \t]*[*_}]*[ \t]*"
+_LINE = r"^[ \t>#*_-]*+(?:\\textbf\{)?"
+_LABEL = r"[ \t]*+[*_}]*+[ \t]*+"
 _STEP = re.compile(
-    rf"(?:\b(?:Step|STEP)[ \t]+(\d+|{'|'.join(_WORDS)}){_LABEL}:"  # anywhere, as 'Step 2:'
-    rf"|{_LINE}(?i:step)[ \t]+(\d+|(?i:{'|'.join(_WORDS)})){_LABEL}(?:[:.)–—-]|$))",  # as a line's label or heading
+    rf"(?:\b(?:Step|STEP)[ \t]++(\d++|{'|'.join(_WORDS)}){_LABEL}:"  # anywhere, as 'Step 2:'
+    rf"|{_LINE}(?i:step)[ \t]++(\d++|(?i:{'|'.join(_WORDS)})){_LABEL}(?:[:.)–—-]|$))",  # as a line's label or heading
     re.MULTILINE,
 )
-_LISTED = re.compile(rf"{_LINE}\(?(\d{{1,2}}|[a-zA-Z]|[ivx]{{2,4}})[.)]{_LABEL}(?=\s)", re.MULTILINE)
+_LISTED = re.compile(rf"{_LINE}\(?(\d{{1,2}}|[a-zA-Z]|[ivx]{{2,4}})[.)](?=[*_}}]*+\s)", re.MULTILINE)
 _SEQUENCE = re.compile(
-    r"(?:^|[.!?:]\s+|\n)[ \t>#*_-]*"
+    r"(?:^|[.!?:]\s++|\n)[ \t>#*_-]*+"
     r"(?:(First(?:ly)?)|(Second(?:ly)?|Third(?:ly)?|Next|Then|After that|Afterwards|Finally|Lastly))\b"
 )
 

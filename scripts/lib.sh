@@ -115,7 +115,7 @@ ctwa_install() { # digest
     ctwa_pip_install -c "$CTWA_CONSTRAINTS" -e "${CTWA_ROOT}[cpu,dev]" || return
     say "Importing the engine once, so that the processes of a run find it compiled."
     ctwa_warm_up transformers.models.qwen2.modeling_qwen2 verl.trainer.main_ppo verl.workers.engine_workers \
-        verl.workers.engine.fsdp torch.utils.tensorboard torch._dynamo math_verify pyarrow.parquet || return
+        verl.workers.engine.fsdp torch.utils.tensorboard torch._dynamo mpmath pyarrow.parquet || return
     printf '%s\n' "$1" >"$CTWA_VENV/.ctwa-stamp"
     say "The environment in $CTWA_VENV is ready."
 }

@@ -1,3 +1,4 @@
+import time
 from typing import Any
 
 import pytest
@@ -73,8 +74,43 @@ def test_without_two_steps_in_order_an_answer_is_not_clear(reward_fn: Any, respo
     assert reward_fn("clarity")(response) == 0.0
 
 
+N = 50_000
+
+
 @pytest.mark.parametrize(
-    "text", ["a" * 50_000, "Step 1 " * 8_000, "\n" * 50_000, "1. " * 20_000, "* " * 25_000, "\\boxed{" * 10_000]
+    "text",
+    [
+        *(
+            "a" * N,
+            "\n" * N,
+            " " * N,
+            "\t" * N,
+            "*" * N,
+            "1" * N,
+            "* " * N,
+            "1. " * N,
+            ". " * N,
+            "First " * N,
+            "Then " * N,
+        ),
+        *("Step 1" + " " * N, "Step 1" + "*" * N, "Step" + " " * N, "Step " + "1" * N, "Step 1 " * N, "Step 1: " * N),
+        *("1." + " " * N, "1." + "*" * N, "1.\n" * N, "i." + " " * N, "." + " " * N, ".\n" + " \n" * N, "\n" + " " * N),
+        *(
+            "First" + " " * N + "Then",
+            "First.\n" * N,
+            "First. " + "\n" * N,
+            "\\boxed{" * N,
+            "\\boxed{" * N + "}" * N,
+            "{" * N,
+        ),
+        *("\\textbf{" * N, "> " * N, "\\" * N, "\\boxed" + " " * N, "\\boxed {" * N, "\\boxed 1" * N),
+    ],
+    ids=lambda text: text[:12],
 )
 def test_long_texts_are_no_burden(reward_fn: Any, text: str) -> None:
-    assert reward_fn("clarity")(text) == 0.0
+    """Every part of the patterns, repeated; with a box at the end, so that the steps are looked for."""
+    start = time.process_time()
+    assert reward_fn("clarity")(text + "}") == 0.0
+    reward_fn("clarity")(text + "\n\\boxed{14}")
+
+    assert time.process_time() - start < 5.0

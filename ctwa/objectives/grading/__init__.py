@@ -1,0 +1,215 @@
+r"""Grades a final answer against the ground truth, for answers written as in MATH (LaTeX in ``\boxed{...}``).
+
+In this order: the final answer is taken out of the response (``ctwa.objectives.answers``); equal texts are equal
+answers; plain numbers are compared as fractions; both texts are brought to plain LaTeX (``notation``), cut into tokens
+(``tokens``), read whole (``expressions``, ``reading``), brought to one form (``canonical``), and compared by kind
+(``compare``) and by value (``values``). Nothing is ever graded on a part of what is written.
+docs/grader.md says what counts as equal.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+from functools import lru_cache
+from numbers import Integral, Rational, Real
+from typing import Any
+
+from ctwa.objectives.answers import final_answer
+from ctwa.objectives.grading.canonical import canonical, has_value
+from ctwa.objectives.grading.compare import same
+from ctwa.objectives.grading.nodes import Answer, Number, Quantity, Unreadable
+from ctwa.objectives.grading.notation import to_plain_latex
+from ctwa.objectives.grading.reading import read
+from ctwa.objectives.grading.values import real
+
+__all__ = ["Grade", "grade"]
+
+# A longer answer is no answer: the longest of MATH has some 150 characters.
+MAX_ANSWER_CHARACTERS = 500
+MAX_GOLD_CHARACTERS = 2_000
+FLOAT_TOLERANCE = Fraction(1, 10**12)  # of a ground truth that is a binary floating-point number, relative
+
+_PLAIN_NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)")
+_WITH_EXPONENT = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)[eE][+-]?\d{1,4}")
+_MISSING = {"", "nan", "none", "null", "n/a", "na", "<na>"}
+_CHOICE = re.compile(r"(?:[Oo]ption |[Cc]hoice |[Aa]nswer )?(?:\(([A-Za-z])\)|([A-Za-z])[).:]?)")
+_LABELLED = re.compile(r"\(([A-Z])\)(?=\s)|([A-Z])[).:](?=\s)")
+_OTHER_CHOICE = re.compile(r"\([A-Z]\)|\b[A-Z][).:]|\b(?:and|or)\b")
+_TEXT = re.compile(r"\\(?:text(?:bf|it|rm|sf)?|mbox|math(?:rm|bf|it|sf)|operatorname)\s*\{([^{}]*)\}")
+_WORDS = re.compile(r"[^\W\d_]+(?:[ '.-]+[^\W\d_]+)*")
+_GROUPS = re.compile(r"(?<![\d,])[1-9]\d{0,2}(?:,[1-9]\d\d)+(?![\d,])")
+_SPACES = re.compile(r"\s+")
+_IDLE_SPACE = re.compile(r"(?<![^\W_])\s+|\s+(?![^\W_])")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Grade:
+    """1 for a right answer, 0 for a wrong one, None for one that cannot be graded; with the reason, where it helps."""
+
+    score: float | None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class _Gold:
+    """A ground truth, read: its text, its plain LaTeX, and the answers it may be; or why there are none."""
+
+    text: str
+    latex: str
+    readings: tuple[Answer, ...]
+    problem: str = ""
+    tolerance: Fraction = Fraction(0)
+
+
+def grade(response: str, ground_truth: Any) -> Grade:
+    """Grade the final answer of a response. No call takes longer than about a second, whatever the response."""
+    gold = _gold_of(ground_truth)
+    if gold is None:
+        return Grade(None, f"the ground truth is no answer: {type(ground_truth).__name__} {ground_truth!r:.80}")
+    answer = final_answer(response)
+    if gold.text.lower() in _MISSING and (answer != gold.text or not answer):
+        return Grade(None, f"the ground truth is no answer: {gold.text!r}")
+    if answer is None:
+        return Grade(0.0, "no complete box")
+    if answer == gold.text:
+        return Grade(1.0)
+    if not answer or len(answer) > MAX_ANSWER_CHARACTERS:
+        return Grade(0.0, "an empty answer" if not answer else "an answer too long to be one")
+    if _PLAIN_NUMBER.fullmatch(answer) and len(gold.readings) == 1:
+        match gold.readings[0]:
+            case Quantity(Number(value, places), None) if places is not None or value.denominator == 1:
+                return Grade(float(_near(Fraction(answer.rstrip(".")), value, gold.tolerance)))
+    return _grade_text(answer, gold)
+
+
+def _same(gold: Answer, answer: Answer, tolerance: Fraction) -> bool | None:
+    match gold, answer:
+        case Quantity(Number(value, _), None), Quantity(expression, None) if tolerance:
+            number = real(expression)
+            if number is not None and math.isclose(float(number), float(value), rel_tol=float(tolerance)):
+                return True
+    return same(gold, answer)
+
+
+def _near(answer: Fraction, gold: Fraction, tolerance: Fraction) -> bool:
+    return answer == gold or abs(answer - gold) <= tolerance * abs(gold)
+
+
+def _grade_text(answer: str, gold: _Gold) -> Grade:
+    latex = to_plain_latex(answer)
+    if latex and _squeezed(latex) == _squeezed(gold.latex):
+        return Grade(1.0)
+    ours, theirs = _choice(gold.latex), _choice(latex)
+    if ours and theirs and (ours == theirs or (_is_marked(gold.latex) and ours.lower() == theirs.lower())):
+        return Grade(1.0)
+    if _same_letters(gold.latex, latex):
+        return Grade(1.0)
+    if gold.problem:
+        return Grade(None, f"the ground truth cannot be read ({gold.problem}), and the answer is another text")
+    readings, problem = _readings(answer, latex)
+    if not readings:
+        return Grade(0.0, f"the answer cannot be read ({problem})")
+    verdicts: list[bool | None] = []
+    for ours_read in gold.readings:
+        for theirs_read in readings:
+            try:
+                verdicts.append(_same(ours_read, theirs_read, gold.tolerance))
+            except Unreadable:
+                verdicts.append(None)
+            if verdicts[-1]:
+                return Grade(1.0)
+    if None not in verdicts:
+        return Grade(0.0)
+    return _undecided(gold)
+
+
+def _undecided(gold: _Gold) -> Grade:
+    """Whose fault it is that two answers could not be compared: the ground truth's if it has no value of its own."""
+    if any(has_value(reading) for reading in gold.readings):
+        return Grade(0.0, "the answer has no value that can be worked out")
+    return Grade(None, "the ground truth has no value that can be worked out, and the answer is written differently")
+
+
+def _gold_of(ground_truth: Any) -> _Gold | None:
+    """The ground truth, read; None where it is neither a text nor a finite number."""
+    if isinstance(ground_truth, str):
+        return _read_gold(ground_truth)
+    if isinstance(ground_truth, bool) or not isinstance(ground_truth, Real | Decimal):
+        return None
+    if not math.isfinite(ground_truth):
+        return None
+    if isinstance(ground_truth, Integral):
+        return _read_gold(str(int(ground_truth)))
+    if isinstance(ground_truth, Rational):
+        return _read_gold(f"{ground_truth.numerator}/{ground_truth.denominator}")
+    number = _decimal_literal(str(ground_truth))
+    tolerance = Fraction(0) if isinstance(ground_truth, Decimal) else FLOAT_TOLERANCE
+    return _Gold(str(ground_truth), str(ground_truth), (Quantity(number),), tolerance=tolerance)
+
+
+@lru_cache(maxsize=4096)  # a prompt's completions share it
+def _read_gold(ground_truth: str) -> _Gold:
+    text = ground_truth.strip()
+    if len(text) > MAX_GOLD_CHARACTERS:
+        return _Gold(text, text, (), "it is too long")
+    latex = to_plain_latex(text)
+    readings, problem = _readings(text, latex)
+    if not readings and text.lower() not in _MISSING:
+        _log.warning("ground truth %r cannot be read (%s): only the same text is right", text[:100], problem)
+    return _Gold(text, latex, tuple(readings), problem if not readings else "")
+
+
+def _readings(text: str, latex: str) -> tuple[list[Answer], str]:
+    """What a text may mean, and else why it cannot be read: 12,345 is one number, or two."""
+    if _WITH_EXPONENT.fullmatch(text):
+        return [Quantity(_decimal_literal(text))], ""
+    readings: list[Answer] = []
+    problem = ""
+    is_ambiguous = _GROUPS.search(latex) is not None
+    for groups_thousands in (True, False) if is_ambiguous else (True,):
+        try:
+            readings.append(canonical(read(latex, groups_thousands=groups_thousands)))
+        except Unreadable as error:
+            problem = problem or str(error)
+    return readings, problem
+
+
+def _decimal_literal(text: str) -> Number:
+    decimal = Decimal(text)
+    exponent = decimal.as_tuple().exponent
+    assert isinstance(exponent, int)  # it is finite
+    return Number(Fraction(decimal), max(0, -exponent))
+
+
+def _squeezed(latex: str) -> str:
+    """Without the spaces that say nothing: those that are not between two letters or digits."""
+    return _IDLE_SPACE.sub("", _SPACES.sub(" ", latex))
+
+
+def _same_letters(gold: str, answer: str) -> bool:
+    r"""Whether a word in \text is the same word without it, in upper or lower case: Evelyn and \text{evelyn}."""
+    ours, theirs = _TEXT.sub(r"\1", gold), _TEXT.sub(r"\1", answer)
+    is_word = (ours, theirs) != (gold, answer) and len(ours.strip()) > 1
+    return is_word and _WORDS.fullmatch(ours) is not None and ours.lower().split() == theirs.lower().split()
+
+
+def _choice(latex: str) -> str | None:
+    r"""The letter of an answer that is a choice: C, (C), C), \text{(C)}, and also (C) 12."""
+    bare = _TEXT.sub(r"\1", latex).strip()
+    if match := _CHOICE.fullmatch(bare):
+        return match[1] or match[2]
+    match = _LABELLED.match(bare)
+    if match is None or _OTHER_CHOICE.search(bare, match.end()):
+        return None
+    return match[1] or match[2]
+
+
+def _is_marked(latex: str) -> bool:
+    return len(latex) > 1

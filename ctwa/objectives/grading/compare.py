@@ -1,0 +1,321 @@
+"""Whether two answers are the same: by kind, part by part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from math import gcd
+
+from ctwa.objectives.grading import words
+from ctwa.objectives.grading.canonical import SHORT_PHRASE, as_region, ordered
+from ctwa.objectives.grading.equations import as_relation, constant_ratio, difference, solves
+from ctwa.objectives.grading.nodes import (
+    Answer,
+    Collection,
+    Expression,
+    Interval,
+    Matrix,
+    Number,
+    Operation,
+    Phrase,
+    Quantity,
+    Ratio,
+    Region,
+    Relation,
+    Symbol,
+    Unit,
+)
+from ctwa.objectives.grading.rational import exact
+from ctwa.objectives.grading.values import equal, names_of
+
+Verdict = bool | None  # None: it cannot be told
+_MAX_ITEMS = 100
+_FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
+
+
+def same(gold: Answer, answer: Answer) -> Verdict:
+    """Whether two canonical answers say the same."""
+    match gold, answer:
+        case Quantity(), Quantity():
+            return _same_quantity(gold, answer)
+        case Relation(), Relation():
+            return _same_relation(gold, answer)
+        case (Region(variable=str()), Relation()) | (Relation(), Region(variable=str())):
+            left, right = (as_relation(side) if isinstance(side, Region) else side for side in (gold, answer))
+            return isinstance(left, Relation) and isinstance(right, Relation) and _same_relation(left, right)
+        case Relation(), _:
+            value = assigned(gold)
+            return same(value, answer) if value is not None else False
+        case _, Relation():
+            value = assigned(answer)
+            return same(gold, value) if value is not None else False
+        case Phrase(), Phrase():
+            return _same_phrase(gold, answer)
+        case Matrix(), Matrix():
+            return _same_matrix(gold, answer)
+        case Ratio(), Ratio():
+            return _same_ratio(gold, answer)
+        case (Ratio(parts) as ratio, Quantity(value, None)) | (Quantity(value, None), Ratio(parts) as ratio):
+            is_quotient = len(parts) == 2 and not _is_time(ratio)
+            return is_quotient and equal(Operation("divide", parts), value)
+        case (Matrix(rows), Collection("tuple", items)) | (Collection("tuple", items), Matrix(rows)):
+            entries = [Quantity(entry) for row in rows for entry in row]
+            return 1 in (len(rows), len(rows[0])) and _same_in_order(entries, items)
+        case Collection(), Collection():
+            return _same_collection(gold, answer)
+        case (Collection("set", (single,)), other) | (other, Collection("set", (single,))) if not isinstance(
+            other, Region | Interval
+        ):
+            return same(single, other) if other is answer else same(other, single)
+    ours, theirs = as_region(gold), as_region(answer)
+    if ours is not None and theirs is not None:
+        return _same_region(ours, theirs)
+    return False
+
+
+def _all(verdicts: Iterable[Verdict]) -> Verdict:
+    """True if all are, False if one is not, None if it cannot be told."""
+    result: Verdict = True
+    for verdict in verdicts:
+        if verdict is False:
+            return False
+        result = result and verdict
+    return result
+
+
+def _same_in_order(ours: Sequence[Answer], theirs: Sequence[Answer]) -> Verdict:
+    if len(ours) != len(theirs) or len(ours) > _MAX_ITEMS:
+        return False
+    return _all(same(our, their) for our, their in zip(ours, theirs, strict=True))
+
+
+def _same_collection(gold: Collection, answer: Collection) -> Verdict:
+    kinds = {gold.kind, answer.kind}
+    if "set" in kinds and "tuple" in kinds:
+        return False
+    if max(len(gold.items), len(answer.items)) > _MAX_ITEMS:
+        return False
+    named = [_by_name(collection) for collection in (gold, answer)]
+    if named[0] and named[1]:  # x = 1, y = 2
+        if named[0].keys() != named[1].keys():
+            return False
+        return _all(same(named[0][name], named[1][name]) for name in named[0])
+    if "tuple" in kinds or _has_dots(gold) or _has_dots(answer):
+        return _same_in_order(gold.items, answer.items)
+    if kinds == {"list"} and _have_units(gold) != _have_units(answer):
+        return _same_in_order(gold.items, answer.items)  # without units, the order says which is which
+    return _same_in_any_order(gold, answer)
+
+
+def _same_in_any_order(gold: Collection, answer: Collection) -> Verdict:
+    if "set" not in (gold.kind, answer.kind) and len(gold.items) != len(answer.items):
+        return False
+    left, found_unknown = list(answer.items), False
+    for item in gold.items:
+        verdicts = [same(item, other) for other in (left if gold.kind == answer.kind == "list" else answer.items)]
+        if True in verdicts:
+            if gold.kind == answer.kind == "list":
+                left.pop(verdicts.index(True))
+        elif None in verdicts:
+            found_unknown = True
+        else:
+            return False
+    if gold.kind == answer.kind == "list":
+        return None if found_unknown else True
+    extra = [[same(item, other) for item in gold.items] for other in answer.items]
+    if any(True not in verdicts and None not in verdicts for verdicts in extra):
+        return False
+    return None if found_unknown or any(True not in verdicts for verdicts in extra) else True
+
+
+def _by_name(collection: Collection) -> dict[str, Answer]:
+    """The values of x = 1, y = 2 by name; empty where it is not a list of values of different variables."""
+    found: dict[str, Answer] = {}
+    for item in collection.items:
+        match item:
+            case Relation((Quantity(Symbol(name), None), value), ("=",)) if name not in found:
+                found[name] = value
+            case _:
+                return {}
+    return found
+
+
+def _has_dots(collection: Collection) -> bool:
+    return any(item == Quantity(Symbol("...")) for item in collection.items)
+
+
+def _have_units(collection: Collection) -> bool:
+    return any(isinstance(item, Quantity) and item.unit is not None for item in collection.items)
+
+
+def _same_phrase(gold: Phrase, answer: Phrase) -> Verdict:
+    if gold.words == answer.words:
+        return True
+    return False if len(gold.words) <= SHORT_PHRASE else None
+
+
+def _same_matrix(gold: Matrix, answer: Matrix) -> Verdict:
+    if len(gold.rows) != len(answer.rows) or len(gold.rows[0]) != len(answer.rows[0]):
+        return False
+    pairs = zip(gold.rows, answer.rows, strict=True)
+    return _all(equal(our, their) for ours, theirs in pairs for our, their in zip(ours, theirs, strict=True))
+
+
+def _in_lowest_terms(parts: Sequence[Expression]) -> bool:
+    values = [exact(part) for part in parts]
+    whole = [int(value) for value in values if value is not None and value.denominator == 1]
+    return len(whole) < len(values) or gcd(*whole) == 1
+
+
+def _is_time(ratio: Ratio) -> bool:
+    """A ratio is given in lowest terms; 3:30 is none."""
+    return bool(ratio.half) or (ratio.has_clock_form and not _in_lowest_terms(ratio.parts))
+
+
+def _same_ratio(gold: Ratio, answer: Ratio) -> Verdict:
+    if len(gold.parts) != len(answer.parts):
+        return False
+    exactly = _all(equal(our, their) for our, their in zip(gold.parts, answer.parts, strict=True))
+    if gold.half and answer.half and gold.half != answer.half:
+        return False
+    if exactly or _is_time(gold) or Symbol("...") in gold.parts + answer.parts:
+        return exactly
+    crossed = [(Operation("multiply", (our, answer.parts[0])), Operation("multiply", (their, gold.parts[0])))
+               for our, their in zip(gold.parts[1:], answer.parts[1:], strict=True)]  # fmt: skip
+    return _all(equal(left, right) for left, right in crossed)
+
+
+def _same_region(gold: Region, answer: Region) -> Verdict:
+    if gold.variable and answer.variable and gold.variable != answer.variable:
+        left, right = as_relation(gold), as_relation(answer)  # x >= a and a <= x
+        return left is not None and right is not None and _same_relation(left, right)
+    ours, theirs = ordered(gold.pieces), ordered(answer.pieces)
+    if ours is not None and theirs is not None:
+        return len(ours) == len(theirs) and _all(map(_same_interval, ours, theirs))
+    if len(gold.pieces) != len(answer.pieces):
+        return False
+    verdicts = [[_same_interval(our, their) for their in answer.pieces] for our in gold.pieces]
+    if all(True in row for row in verdicts) and all(True in column for column in zip(*verdicts, strict=True)):
+        return True
+    return None if any(None in row for row in verdicts) else False
+
+
+def _same_interval(one: Interval, other: Interval) -> Verdict:
+    if (one.low_closed, one.high_closed) != (other.low_closed, other.high_closed):
+        return False
+    return _all((equal(one.low, other.low), equal(one.high, other.high)))
+
+
+def _same_quantity(gold: Quantity, answer: Quantity) -> Verdict:
+    ours, theirs = _powers(gold.unit), _powers(answer.unit)
+    if ours == theirs:
+        return equal(gold.value, answer.value)
+    if not ours or not theirs:
+        (unit, with_unit, without) = (ours, gold, answer) if ours else (theirs, answer, gold)
+        verdict = equal(with_unit.value, without.value)
+        factor = {"percent": "percent", "degree": "degree"}.get(next(iter(unit)))
+        if verdict is not True and factor and len(unit) == 1:
+            return equal(Operation(factor, (with_unit.value,)), without.value)
+        return verdict
+    if not (ours.keys() | theirs.keys()) <= words.UNITS.keys() or _dimensions(ours) != _dimensions(theirs):
+        return False
+    return equal(_in_base_units(gold.value, ours), _in_base_units(answer.value, theirs))
+
+
+def _powers(unit: Unit | None) -> dict[str, int]:
+    return {name: power for name, power in unit.powers if name not in ("unit", "radian")} if unit else {}
+
+
+def _dimensions(powers: dict[str, int]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for name, power in powers.items():
+        dimension = words.UNITS[name][0]
+        total[dimension] = total.get(dimension, 0) + power
+    return total
+
+
+def _in_base_units(value: Expression, powers: dict[str, int]) -> Expression:
+    factor = Fraction(1)
+    for name, power in powers.items():
+        factor *= words.UNITS[name][1] ** max(-9, min(9, power))
+    return Operation("multiply", (value, Number(factor)))
+
+
+def assigned(relation: Relation) -> Answer | None:
+    """What x = 5, f(x) = 2x, AB = 5, Area = 12 or 2 + 3 = 5 say the value is; None where it is an equation."""
+    if relation.operators[-1:] == ("mod",) and set(relation.operators[:-1]) <= {"equiv", "="}:
+        return relation.members[-2]
+    if not set(relation.operators) <= {"=", "approx"}:
+        return None
+    values = list(relation.members[1:])
+    if not _is_label(relation.members[0], relation.members[1]):
+        values = list(relation.members)
+    operators = relation.operators[len(relation.operators) - len(values) + 1 :] if len(values) > 1 else ()
+    exactly = [values[0]]
+    for operator, value in zip(operators, values[1:], strict=True):
+        if operator == "approx":
+            break
+        if same(exactly[-1], value) is not True:
+            return None
+        exactly.append(value)
+    if len(values) == len(relation.members) and any(isinstance(v, Quantity) and names_of(v.value) for v in exactly):
+        return None  # an identity such as x = x
+    return exactly[-1]
+
+
+def _is_label(member: Answer, value: Answer) -> bool:
+    """Whether the left side is a name for the right one: without a number of its own, and not part of it."""
+    if isinstance(member, Phrase):
+        return True
+    if isinstance(member, Collection):  # (x, y) = (1, 2)
+        return member.kind == "tuple" and all(_is_label(item, value) for item in member.items)
+    if not isinstance(member, Quantity) or member.unit is not None:
+        return False
+    names = names_of(member.value)
+    if isinstance(value, Quantity) and isinstance(member.value, Symbol) and names & names_of(value.value):
+        return False
+    return bool(names) and not _has_number(member.value)
+
+
+def _has_number(expression: Expression) -> bool:
+    match expression:
+        case Operation("root", (radicand, _)):
+            return _has_number(radicand)
+        case Operation(name, arguments):
+            return not name.startswith("call ") and any(_has_number(argument) for argument in arguments)
+        case Symbol():
+            return False
+    return True
+
+
+def _same_relation(gold: Relation, answer: Relation) -> Verdict:
+    if "mod" in (*gold.operators[-1:], *answer.operators[-1:]):
+        return _same_in_order(gold.members, answer.members) and gold.operators[-1] == answer.operators[-1]
+    ours, theirs = assigned(gold), assigned(answer)
+    labels = gold.members[0], answer.members[0]
+    if ours is not None and theirs is not None and _same_label(*labels) and same(ours, theirs):
+        return True
+    left_side, right_side = difference(gold), difference(answer)
+    if left_side is None or right_side is None:
+        if gold.operators == answer.operators:
+            return _same_in_order(gold.members, answer.members) or (None if gold.operators[0] != "=" else False)
+        return False
+    (left, operator), (right, other_operator) = left_side, right_side
+    ratio = constant_ratio(left, right)
+    if operator in ("=", "!="):
+        is_same = ratio is not None or solves(gold, right) or solves(answer, left)
+        return operator == other_operator and is_same
+    if ratio is None:
+        return False
+    return other_operator == (operator if ratio > 0 else _FLIPPED[operator])
+
+
+def _same_label(one: Answer, other: Answer) -> bool:
+    """Whether two names may be of the same thing: y and f(x), Area and A, but not x and y."""
+    match one, other:
+        case Quantity(Symbol() | Operation() as ours), Quantity(Symbol() | Operation() as theirs):
+            kinds = {name.name[:5] if isinstance(name, Operation) else "" for name in (ours, theirs)}
+            return kinds == {"call ", ""} or equal(ours, theirs) is True
+        case Quantity(), Quantity():
+            return False
+    return True

@@ -1,0 +1,106 @@
+r"""From the many ways to write an answer to one: plain LaTeX without what only concerns its looks."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+THIN = "\u2009"  # what groups the digits of 12\,500, 12{,}500 and 11,\!111; nothing elsewhere
+ROW = "\ue000"  # the \\ that ends a row of a matrix
+
+_SYMBOLS = {
+    "−": "-", "–": "-", "—": "-", "‒": "-", "‐": "-", "‑": "-", "﹣": "-",
+    "×": r"\times ", "✕": r"\times ", "⋅": r"\cdot ", "·": r"\cdot ", "∙": r"\cdot ", "•": r"\cdot ", "∗": "*",
+    "÷": r"\div ", "∕": "/", "⁄": "/", "∶": ":", "±": r"\pm ", "∓": r"\mp ",
+    "√": r"\sqrt ", "∛": r"\sqrt[3]", "∜": r"\sqrt[4]", "∞": r"\infty ",
+    "≤": r"\le ", "≦": r"\le ", "⩽": r"\le ", "≥": r"\ge ", "≧": r"\ge ", "⩾": r"\ge ", "≠": r"\ne ",
+    "≈": r"\approx ", "≡": r"\equiv ", "∈": r"\in ", "∪": r"\cup ", "∩": r"\cap ", "∖": r"\setminus ",
+    "∅": r"\emptyset ", "ø": r"\emptyset ", "Ø": r"\emptyset ", "°": r"^\circ ", "º": r"^\circ ", "˚": r"^\circ ",
+    "′": "'", "’": "'", "‘": "'", "…": r"\ldots ", "⋯": r"\cdots ", "∑": r"\sum ", "∏": r"\prod ", "∫": r"\int ",
+    "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "⟨": r"\langle ", "⟩": r"\rangle ",
+    "∠": r"\angle ", "△": r"\triangle ", "∣": "|", "│": "|", "“": "", "”": "", "\"": "",
+    "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℚ": r"\mathbb{Q}", "ℕ": r"\mathbb{N}", "ℂ": r"\mathbb{C}",
+    "€": r"\euro ", "£": r"\pounds ", "¥": r"\yen ", "₹": r"\rupee ",
+    "。": ".", "、": ",",
+}  # fmt: skip
+_GREEK = {
+    "α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "epsilon", "ϵ": "epsilon", "ζ": "zeta", "η": "eta",
+    "θ": "theta", "ϑ": "theta", "ι": "iota", "κ": "kappa", "λ": "lambda", "μ": "mu", "ν": "nu", "ξ": "xi", "π": "pi",
+    "ρ": "rho", "σ": "sigma", "τ": "tau", "υ": "upsilon", "φ": "phi", "ϕ": "phi", "χ": "chi", "ψ": "psi",
+    "ω": "omega", "Γ": "Gamma", "Δ": "Delta", "Θ": "Theta", "Λ": "Lambda", "Ξ": "Xi", "Π": "Pi", "Σ": "Sigma",
+    "Φ": "Phi", "Ψ": "Psi", "Ω": "Omega",
+}  # fmt: skip
+_TABLE = str.maketrans({**_SYMBOLS, **{letter: f"\\{name} " for letter, name in _GREEK.items()}})
+_INVISIBLE = re.compile("[\u200b-\u200f\u2060-\u2064\ufeff\u00ad\ufe00-\ufe0f]")
+_THIN_SPACES = re.compile("[\u2009\u202f\u2008\u200a]")
+_RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ]+")
+_LOWERED = re.compile("[₀₁₂₃₄₅₆₇₈₉₊₋₍₎]+")
+_VULGAR = re.compile("[¼-¾⅐-⅞↉]")
+
+# Order matters: a later pattern sees what the earlier ones left.
+_REWRITES = [
+    (re.compile(pattern), replacement)
+    for pattern, replacement in [
+        (r"\\[()\[\]]", " "),  # \( and \[ around formulas
+        (r"(?<!\\)\$", ""),
+        (r"\{,\}|\\[,!;:]|\\thinspace\b", THIN),
+        (r"\\(?:quad|qquad|enspace|enskip|space|hfill|null)(?![A-Za-z])|\\[ \n>]|~", " "),
+        (r"\\[hv]space\*?\s*\{[^{}]*\}|\\(?:hphantom|vphantom|phantom|label|tag)\s*\{[^{}]*\}", " "),
+        (r"\\(?:left|right|middle)\s*\.(?!\d)", ""),
+        (r"\\(?:left|right|middle|[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle|scriptscriptstyle|limits|nolimits"
+         r"|mathstrut|strut|rm|bf|it|sf|tt|cal|normalsize|small|large|Large|LARGE|huge|Huge|boxed|fbox|framebox"
+         r"|underline|centering|noindent|ensuremath|mathopen|mathclose|mathord|mathrel|mathbin)(?![A-Za-z])", " "),
+        (r"\\(?:color|textcolor)\s*\{[^{}]*\}", " "),
+        (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
+        (r"\\operatorname\*", r"\\operatorname"),
+        (r"\.\.\.+", r"\\ldots "),
+        (r"(?<=\d)\s*[xX]\s*(?=10\s*\^)", r"\\times "),
+        (rf"{ROW}\s*\[[\d.]{{1,5}}\s*[a-z]{{2}}\]", ROW),
+        (r"\\(?:checkmark|square|blacksquare|qed)(?![A-Za-z])", " "),
+    ]
+]  # fmt: skip
+_GROUPED_DIGITS = re.compile(rf"(?<=\d)(?:\s*,?\s*{THIN}\s*,?\s*)+(?=\d{{3}}(?!\d))")
+_TRAILING = " \t\n.,;:\\" + THIN + ROW
+_MARKS = ("**", "__", "``", "*", "`")
+
+
+def to_plain_latex(text: str) -> str:
+    r"""Rewrite an answer: Unicode, Markdown, fonts, spacing, sizes, and the punctuation of the sentence around it.
+
+    It says nothing about what the answer means; ``\dfrac 12`` and ``½`` become the same ``\frac`` of 1 and 2.
+    """
+    text = _INVISIBLE.sub("", text)
+    text = _THIN_SPACES.sub(THIN, text)
+    text = _RAISED.sub(lambda run: "^{" + unicodedata.normalize("NFKC", run[0]) + "}", text)
+    text = _LOWERED.sub(lambda run: "_{" + unicodedata.normalize("NFKC", run[0]) + "}", text)
+    text = _VULGAR.sub(_to_fraction, text)
+    text = text.translate(_TABLE)
+    # NFKC would turn the thin spaces into plain ones.
+    text = THIN.join(unicodedata.normalize("NFKC", part) for part in text.split(THIN)).translate(_TABLE)
+    text = "".join(str(unicodedata.decimal(c)) if c > "~" and c.isdecimal() else c for c in text)
+    if r"\begin" not in text:
+        text = re.sub(r"\\\\+(?=[A-Za-z])", lambda _: "\\", text)  # escaped once too often
+    text = text.replace("\\\\", ROW)
+    for pattern, replacement in _REWRITES:
+        text = pattern.sub(replacement, text)
+    text = _GROUPED_DIGITS.sub(THIN, text)
+    text = re.sub(rf"(?<!\d){THIN}|{THIN}(?!\d)", " ", text)
+    return _without_wrapping(text)
+
+
+def _without_wrapping(text: str) -> str:
+    before = None
+    while text != before:
+        before = text
+        text = text.strip()
+        if not text.endswith("\\ldots"):
+            text = text.rstrip(_TRAILING)
+        for mark in _MARKS:
+            if len(text) > 2 * len(mark) and text.startswith(mark) and text.endswith(mark):
+                text = text[len(mark) : -len(mark)]
+    return text
+
+
+def _to_fraction(match: re.Match[str]) -> str:
+    upper, _, lower = unicodedata.normalize("NFKC", match[0]).partition("\u2044")
+    return f"\\frac{{{upper}}}{{{lower}}}"

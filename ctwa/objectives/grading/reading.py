@@ -1,0 +1,290 @@
+r"""Reads a whole answer: lists, relations, regions, quantities with units, phrases."""
+
+from __future__ import annotations
+
+from collections import Counter
+from fractions import Fraction
+
+from ctwa.objectives.grading import words
+from ctwa.objectives.grading.cursor import EXPRESSIONS, Operand, scalar
+from ctwa.objectives.grading.expressions import ExpressionParser
+from ctwa.objectives.grading.nodes import (
+    INFINITY,
+    NEGATIVE_INFINITY,
+    Answer,
+    Based,
+    Collection,
+    Expression,
+    Interval,
+    Number,
+    Operation,
+    Phrase,
+    Quantity,
+    Ratio,
+    Region,
+    Relation,
+    Symbol,
+    Unit,
+    Unreadable,
+)
+from ctwa.objectives.grading.tokens import CURRENCIES, Token, tokenize
+
+_RELATIONS = {"=", "<", ">", "<=", ">=", "!=", "approx", "equiv", "in", "~"}
+_MAX_UNIT_TOKENS = 20
+_CLOSERS = {"end", ")", "]", "}", "\\}", "rangle"}
+
+
+def read(text: str, *, groups_thousands: bool = True) -> Answer:
+    """Read plain LaTeX as an answer, all of it.
+
+    Raises:
+        Unreadable: there is a part that cannot be read.
+    """
+    tokens = tokenize(text, groups_thousands=groups_thousands)
+    while tokens and _are_in_braces(tokens):
+        tokens = tokens[1:-1]
+    if not tokens:
+        raise Unreadable("nothing is written")
+    if (based := _in_letters_and_digits(tokens)) is not None:
+        return Quantity(based)
+    parser = _AnswerParser(tokens)
+    answer = _unwrapped(parser.items())
+    if parser.place < len(tokens):
+        raise Unreadable(f"'{parser.peek().text}' after the answer")
+    return answer
+
+
+def _are_in_braces(tokens: tuple[Token, ...]) -> bool:
+    """Whether one pair of braces, with one answer in it, holds them all."""
+    depth = 0
+    for token in tokens[:-1]:
+        depth += {"{": 1, "}": -1}.get(token.kind, 0)
+        if depth == 0 or token.kind == ",":
+            return False
+    return tokens[-1].kind == "}"
+
+
+def _in_letters_and_digits(tokens: tuple[Token, ...]) -> Based | None:
+    """A number such as A3F_{16}."""
+    places = [place for place, token in enumerate(tokens) if token.kind == "_"]
+    if len(places) != 1 or not any(token.kind in ("letter", "word") for token in tokens[: places[0]]):
+        return None
+    digits = "".join(token.text for token in tokens[: places[0]])
+    base = "".join(token.text for token in tokens[places[0] + 1 :] if token.kind not in "{}")
+    if len(digits) < 2 or not digits.isalnum() or not any(c.isdecimal() for c in digits) or not base.isdecimal():
+        return None
+    return Based(digits.upper(), int(base)) if 10 < int(base) <= 36 else None
+
+
+def _unwrapped(answers: Collection) -> Answer:
+    return answers.items[0] if len(answers.items) == 1 else answers
+
+
+class _AnswerParser(ExpressionParser):
+    def items(self) -> Collection:
+        found: list[Answer] = []
+        joints: list[str] = []
+        opens_to_the_left = self.place == 0 and self.peek().kind == "]"  # ]3, 4]
+        if self.peek().kind in _CLOSERS and not opens_to_the_left:
+            return Collection("list", ())
+        while True:
+            found.append(self._item())
+            if self.peek().kind == "number" and isinstance(found[-1], Quantity) and found[-1].unit:
+                joints.append("and")  # 5 feet 6 inches
+            elif self.accept(","):  # `, and` is one joint
+                joints.append(self.take().text if self.peek().kind == "joint" else ",")
+            elif self.peek().kind == "joint":
+                joints.append(self.take().text)
+            else:
+                break
+        joined_by = next((joint for joint in ("or", "and") if joint in joints), ",")
+        return Collection("list", tuple(found), joined_by)
+
+    def _item(self) -> Answer:
+        if not self.bar_ends:
+            self.accept("=", "approx", "~")  # "= 58"
+        members, operators = [self._operand()], []
+        while self.peek().kind in _RELATIONS:
+            operators.append(self.take().kind)
+            members.append(self._operand())
+        if self.peek().kind == ":" and not operators and not self.bar_ends:
+            return self._ratio(members[0])
+        modulus = self._modulus()
+        if modulus is not None:
+            members.append(modulus)
+            operators.append("mod")
+        return Relation(tuple(members), tuple(operators)) if operators else members[0]
+
+    def _modulus(self) -> Answer | None:
+        has_bracket = self.peek().kind == "(" and self.peek(1) == Token("command", "pmod", spaced=self.peek(1).spaced)
+        if has_bracket:
+            self.take()
+        if not (self.peek().kind == "command" and self.peek().text == "pmod"):
+            return None
+        self.take()
+        modulus = Quantity(scalar(self.expression()))
+        if has_bracket:
+            self.expect(")")
+        return modulus
+
+    def _ratio(self, first: Answer) -> Ratio:
+        parts = [scalar(first)]
+        texts = [self.peek(-1).text]
+        while self.accept(":"):
+            parts.append(scalar(self.expression()))
+            texts.append(self.peek(-1).text)
+        is_clock = len(parts) <= 3 and all(text.isdecimal() for text in texts)
+        half = self.take().text.lower() if self.peek().text.lower() in ("am", "pm") else ""
+        return Ratio(tuple(parts), is_clock and all(len(t) == 2 and int(t) < 60 for t in texts[1:]), half)
+
+    def _operand(self) -> Answer:
+        value = self._region_or_value()
+        while (kind := self.peek().kind) in ("cup", "cap", "setminus"):
+            self.take()
+            other = self._region_or_value()
+            value = Relation((value, other), (kind,))
+        return value
+
+    def _region_or_value(self) -> Answer:
+        while self.peek().text.lower() in words.FILLERS and self.peek().kind == "word" and self._more_follows():
+            self.take()
+            self.accept(":")
+        token = self.peek()
+        currency = self._currency()
+        sign = currency is None and token.kind in ("-", "+") and self.peek(1).text in CURRENCIES
+        if sign:
+            self.take()
+            currency = self._currency()
+        if currency is None and token.kind == "word":
+            return self._words()
+        value: Operand = self.expression()
+        if token.kind == "-" and sign:
+            value = Operation("negative", (scalar(value),))
+        return self._quantity(value, currency)
+
+    def _more_follows(self) -> bool:
+        return self.peek(1).kind not in (*_CLOSERS, ",", "joint", *_RELATIONS)
+
+    def _currency(self) -> str | None:
+        token = self.peek()
+        return self.take().text if token.kind == "unit" and token.text in CURRENCIES else None
+
+    def _words(self) -> Answer:
+        number = words.NUMBERS.get(self.peek().text.lower())
+        tens, _, ones = self.peek().text.lower().partition("-")
+        if ones in words.NUMBERS and tens in words.NUMBERS:
+            number = words.NUMBERS[tens] + words.NUMBERS[ones]
+        if number is not None:
+            self.take()
+            if number % 10 == 0 and number > 10 and self.peek().kind == "-" and self.peek(1).text in words.NUMBERS:
+                self.take()
+                number += words.NUMBERS[self.take().text]
+            return self._quantity(Number(Fraction(number)), None)
+        found = []
+        while (token := self.peek()).kind in ("word", "letter", "number", "function", "'", ".", "?", "!"):
+            self.take()
+            if token.kind not in "'.?!" and not (token.kind == "word" and token.text in words.ARTICLES):
+                found.append(token.text.lower())
+        if found in (["all", "real", "numbers"], ["all", "reals"]):
+            return Region((Interval(NEGATIVE_INFINITY, INFINITY, low_closed=False, high_closed=False),))
+        return Phrase(tuple(found))
+
+    def _quantity(self, value: Operand, currency: str | None) -> Answer:
+        if not isinstance(value, EXPRESSIONS):
+            return value
+        value, written = _without_written_unit(value)
+        powers = Counter({written: 1} if written else {})
+        scale = Fraction(1)
+        if currency:
+            powers[currency] += 1
+        sign, next_power = 1, 1
+        is_open, start = True, self.place
+        while is_open:
+            if self.place > start + _MAX_UNIT_TOKENS:
+                raise Unreadable("a sentence after the value")
+            token = self.peek()
+            if token.kind == "word" and token.text.lower() in words.NUMBERS:
+                raise Unreadable("a number among the units")
+            if token.kind in ("word", "unit") or (token.kind == "letter" and token.text in "CF" and "degree" in powers):
+                self.take()
+                word = token.text.lower()
+                if word in words.SCALES:
+                    scale *= words.SCALES[word]
+                elif word in ("per", "an", "a", "of", "the") or (word == "in" and self.peek().kind == "word"):
+                    sign = -1 if word == "per" else sign
+                elif word in ("square", "sq", "squared", "cubic", "cu", "cubed"):
+                    power = 2 if word.startswith("sq") else 3
+                    if word in ("squared", "cubed"):
+                        self._raise_last(powers, power)
+                    else:
+                        next_power = power
+                else:
+                    self._add_unit(powers, token.text, sign * next_power)
+                    sign, next_power = 1, 1
+            elif token.kind in ("/", "*") and self.peek(1).kind in ("word", "unit") and powers:
+                sign = -1 if self.take().kind == "/" else sign
+            else:
+                is_open = False
+        if scale != 1:
+            value = Operation("multiply", (value, Number(scale)))
+        unit = Unit(tuple(sorted((name, power) for name, power in powers.items() if power)))
+        return Quantity(value, unit if unit.powers else None)
+
+    def _add_unit(self, powers: Counter[str], word: str, power: int) -> None:
+        name = words.unit_name(word)
+        if name in ("degree c", "degree f", "c", "f") and "degree" in powers:
+            del powers["degree"]
+            name = name if len(name) > 1 else f"degree {name}"
+        if self.peek().kind == "^" and not (self.peek(1).kind == "unit" or self.peek(2).kind == "unit"):
+            self.take()
+            exponent = self.exponent()
+            if isinstance(exponent, Operation) and exponent.name == "negative":
+                power, exponent = -power, exponent.arguments[0]
+            if not isinstance(exponent, Number) or exponent.value.denominator != 1:
+                raise Unreadable("a unit with such a power")
+            power *= int(exponent.value)
+        for part, part_power in words.QUOTIENTS.get(name, ((name, 1),)):
+            powers[part] += power * part_power
+
+    @staticmethod
+    def _raise_last(powers: Counter[str], power: int) -> None:
+        if not powers:
+            raise Unreadable("'squared' without a unit")
+        powers[list(powers)[-1]] *= power
+
+    def set_content(self) -> Operand:
+        bar_ends, self.bar_ends = self.bar_ends, True
+        bars, self.bars = self.bars, 0
+        content = self.items()
+        self.bar_ends, self.bars = bar_ends, bars
+        if self.accept("|", ":"):
+            condition = self.items()
+            self.expect("\\}")
+            if not _begins_with_variable(content):
+                raise Unreadable("a set of something else than a variable's values")
+            return _unwrapped(condition)
+        self.expect("\\}")
+        return Collection("set", content.items)
+
+
+def _begins_with_variable(content: Collection) -> bool:
+    match content.items:
+        case (Quantity(Symbol(), None),):
+            return True
+        case (Relation((Quantity(Symbol(), None), _), ("in",)),):
+            return True
+    return False
+
+
+def _without_written_unit(value: Expression) -> tuple[Expression, str | None]:
+    r"""The degree sign or the percent of 30^\circ, -30^\circ and 2x^\circ."""
+    match value:
+        case Operation("degree" | "percent" as name, (inner,)):
+            return inner, name
+        case Operation("negative", (inner,)):
+            bare, unit = _without_written_unit(inner)
+            return (Operation("negative", (bare,)), unit) if unit else (value, None)
+        case Operation("multiply", (*left, right)):
+            bare, unit = _without_written_unit(right)
+            return (Operation("multiply", (*left, bare)), unit) if unit else (value, None)
+    return value, None

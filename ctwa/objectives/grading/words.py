@@ -1,0 +1,118 @@
+"""The words of answers: numbers, scales, units, and which runs of letters are words at all."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+
+def names(text: str) -> frozenset[str]:
+    """The words of a text, as a set."""
+    return frozenset(text.split())
+
+
+_UP_TO_TWENTY = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
+    seventeen eighteen nineteen twenty"""
+_TENS = "thirty forty fifty sixty seventy eighty ninety"
+NUMBERS = {word: number for number, word in enumerate(_UP_TO_TWENTY.split())} | {
+    word: 10 * tens for tens, word in enumerate(_TENS.split(), start=3)
+}
+SCALES = {
+    "dozen": 12,
+    "hundred": 10**2,
+    "thousand": 10**3,
+    "million": 10**6,
+    "billion": 10**9,
+    "trillion": 10**12,
+}
+JOINTS = {"and": "and", "or": "or"}
+FILLERS = {"about", "approximately", "exactly", "the", "answer", "final", "is"}
+ARTICLES = {"the", "The", "a", "an"}
+
+# name -> (dimension, how many of the dimension's own unit, other spellings)
+_UNITS: dict[str, tuple[str, Fraction, str]] = {
+    "m": ("length", Fraction(1), "meter metre"),
+    "cm": ("length", Fraction(1, 100), "centimeter centimetre"),
+    "mm": ("length", Fraction(1, 1000), "millimeter millimetre"),
+    "km": ("length", Fraction(1000), "kilometer kilometre"),
+    "inch": ("length", Fraction("0.0254"), "in inches"),
+    "foot": ("length", Fraction("0.3048"), "ft feet"),
+    "yard": ("length", Fraction("0.9144"), "yd"),
+    "mile": ("length", Fraction("1609.344"), "mi"),
+    "g": ("mass", Fraction(1), "gram gramme"),
+    "mg": ("mass", Fraction(1, 1000), "milligram"),
+    "kg": ("mass", Fraction(1000), "kilogram kilo"),
+    "ounce": ("mass", Fraction("28.349523125"), "oz"),
+    "pound": ("mass", Fraction("453.59237"), "lb lbs"),
+    "s": ("time", Fraction(1), "sec second"),
+    "minute": ("time", Fraction(60), "min mins"),
+    "hour": ("time", Fraction(3600), "h hr hrs"),
+    "day": ("time", Fraction(86400), ""),
+    "week": ("time", Fraction(604800), ""),
+    "ml": ("volume", Fraction(1, 1000), "milliliter millilitre mL"),
+    "liter": ("volume", Fraction(1), "l L litre"),
+    "dollar": ("dollar", Fraction(1), "usd buck"),
+    "cent": ("dollar", Fraction(1, 100), "¢"),
+    "euro": ("euro", Fraction(1), "eur"),
+    "pound sterling": ("pound sterling", Fraction(1), "gbp"),
+    "yen": ("yen", Fraction(1), "jpy"),
+    "rupee": ("rupee", Fraction(1), "inr"),
+    "percent": ("percent", Fraction(1), "pct"),
+    "degree": ("degree", Fraction(1), "deg"),
+    "radian": ("radian", Fraction(1), "rad"),
+    "degree c": ("degree c", Fraction(1), "celsius centigrade"),
+    "degree f": ("degree f", Fraction(1), "fahrenheit"),
+    "mph": ("mph", Fraction("0.44704"), ""),
+    "kph": ("kph", Fraction(1000, 3600), "kmh"),
+    "unit": ("unit", Fraction(1), ""),
+}
+UNITS = {name: (dimension, factor) for name, (dimension, factor, _) in _UNITS.items()}
+_NAMES = {other: name for name, (_, _, others) in _UNITS.items() for other in [name, *others.split()]}
+# Two of them are quotients.
+QUOTIENTS = {"mph": (("mile", 1), ("hour", -1)), "kph": (("km", 1), ("hour", -1))}
+
+_KNOWN = names(
+    """true false yes no none odd even prime east west north south red blue green black white both all any undefined
+    infinite finite increasing decreasing am pm base percent degrees
+    monday tuesday wednesday thursday friday saturday sunday"""
+)
+# Short unit names that may be a product of variables are words only inside \text.
+_MAY_BE_A_PRODUCT = names("mg in min h l L g m s ml mL deg rad sec hr mi pct")
+_VOWELS = set("aeiouyAEIOUY")
+
+
+def unit_name(word: str) -> str:
+    """The one name of a unit in its spellings; of any other word, its singular in lower case."""
+    for candidate in (word, word.lower(), word.rstrip("."), word.lower().rstrip(".")):
+        if candidate in _NAMES:
+            return _NAMES[candidate]
+    singular = _singular(word.lower().rstrip("."))
+    return _NAMES.get(singular, singular)
+
+
+def is_unit(word: str) -> bool:
+    """Whether a word is one of the units that are known."""
+    return unit_name(word) in UNITS
+
+
+def is_word(letters: str) -> bool:
+    """Whether letters in a formula are meant as a word (``Evelyn``, ``4 cats``) and not as a product (``abc``)."""
+    lowered = letters.lower()
+    if len(letters) < 2 or letters in _MAY_BE_A_PRODUCT:
+        return False
+    if lowered in NUMBERS or lowered in SCALES or lowered in JOINTS or lowered in _KNOWN:
+        return True
+    if is_unit(letters):
+        return True
+    if len(letters) < 4 or not _VOWELS & set(letters):
+        return False
+    codes = {ord(letter) for letter in lowered}
+    is_alphabet = len(codes) == len(letters) and max(codes) - min(codes) == len(letters) - 1
+    return not is_alphabet
+
+
+def _singular(word: str) -> str:
+    if word.endswith("ies") and len(word) > 4:
+        return word[:-3] + "y"
+    if word.endswith(("ches", "shes", "sses", "xes")):
+        return word[:-2]
+    return word[:-1] if word.endswith("s") and not word.endswith("ss") and len(word) > 2 else word
