@@ -18,6 +18,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from ctwa.errors import CtwaError
+from ctwa.objectives.completion import prompt_fault, text_fault
 from ctwa.preference.schemas import READERS, BadRow, Content, Format, Prompt
 
 BadRows = Literal["stop", "skip"]
@@ -219,6 +220,10 @@ def _check(content: Content) -> None:
             raise BadRow("malformed", f"its {column} response is {type(text).__name__} where text belongs")
         if not text.strip():
             raise BadRow("empty", f"its {column} response is empty")
+        if fault := text_fault(text):
+            raise BadRow("malformed", f"it has {fault} in its {column} response")
+    if fault := prompt_fault(content.prompt):
+        raise BadRow("empty" if "no text" in fault else "malformed", f"it {fault}")
     if content.chosen == content.rejected:
         raise BadRow("identical", "its two responses are the same")
 
@@ -249,7 +254,7 @@ def _read_jsonl(path: Path) -> Iterable[dict[str, Any]]:
                 continue
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise CtwaError(f"{path}:{number} is not JSON ({error}); mend or delete that line") from error
             if not isinstance(row, dict):
                 raise CtwaError(f"{path}:{number} is no JSON object; write one row a line")

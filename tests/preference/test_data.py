@@ -136,6 +136,18 @@ class TestBadRows:
             ({"chosen": [], "rejected": []}, "neither text nor a list of messages"),
             ({"chosen": [{"role": "assistant", "content": None}], "rejected": [assistant("b")]}, "no 'role' and"),
             ({"chosen": [assistant("b")], "rejected": "c"}, "one of its responses is text"),
+            ({"prompt": [user("")], "chosen": "b", "rejected": "c"}, "it has no text in message 1 of its prompt"),
+            (
+                {"prompt": [user("a"), assistant("b"), user(" \n")], "chosen": "b", "rejected": "c"},
+                "it has no text in message 3 of its prompt, which is the user's",
+            ),
+            (
+                {"prompt": None, "chosen": [user(""), assistant("b")], "rejected": [user(""), assistant("c")]},
+                "it has no text in mess",
+            ),
+            ({"prompt": "caf\ud83d", "chosen": "b", "rejected": "c"}, "it has half a surrogate pair .* in message 1"),
+            ({"prompt": "a", "chosen": "b\udc00", "rejected": "c"}, "half a surrogate pair .* in its chosen response"),
+            ({"prompt": "a", "chosen": "b", "rejected": "\ud83d!"}, "half a surrogate pair .* in its rejected resp"),
             (
                 {"prompt": "x", "chosen": [user("a"), assistant("b")], "rejected": [user("a"), assistant("c")]},
                 "not what stands before",
