@@ -122,7 +122,7 @@ def with_transformers(
     progress: Progress,
 ) -> list[tuple[list[int], bool]]:
     """Completions (tokens, whether they ended by themselves) by our own decode loop, in batches of similar length."""
-    eos_ids, pad_id = end_tokens(model.weights)
+    eos_ids, pad_id = end_tokens(model.weights, model.tokenizer)
     order = sorted(range(len(prompts)), key=lambda n: -len(prompts[n]))
     found: dict[int, tuple[list[int], bool]] = {}
     for start in range(0, len(order), config.batch_size):
@@ -159,7 +159,7 @@ def with_vllm(
         defaults = Defaults.from_pretrained(model.location)
     except OSError:  # a model need not have any
         defaults = Defaults()
-    eos_ids, _ = end_tokens(SimpleNamespace(generation_config=defaults, config=model.config))
+    eos_ids, _ = end_tokens(SimpleNamespace(generation_config=defaults, config=model.config), model.tokenizer)
     model.release()  # vLLM loads weights of its own
     with without_progress_bars():
         engine = LLM(

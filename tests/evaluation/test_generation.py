@@ -66,6 +66,15 @@ class TestCompletions:
             assert len(sample.token_ids) == 80 or sample.finished
             assert "<eos>" not in sample.response
 
+    def test_a_model_whose_config_names_no_end_has_its_tokenizers(self, config, places, tmp_path: Path) -> None:
+        nameless = Model("nameless", str(places.base), device="cpu")
+        nameless.weights.generation_config = None
+        nameless.weights.config.eos_token_id = nameless.weights.config.pad_token_id = None
+        long = config.model_copy(update={"num_samples": 8, "max_tokens": 80})
+        found = samples_of(nameless, long, tmp_path)
+
+        assert {sample.finished for sample in found} == {True, False}
+
     def test_they_are_kept(self, model, config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         first = samples_of(model, config, tmp_path)
         monkeypatch.setattr(generation, "with_transformers", lambda *_: pytest.fail("generated again"))
