@@ -36,9 +36,9 @@ class PreferenceSource(BaseModel):
     Attributes:
         data: a ``.parquet`` or ``.jsonl`` file, or the name of a data set on the Hugging Face hub.
         format: the columns' names and meaning (``ctwa.preference.schemas``).
-        label: what decides the objective's label. ``pairs``: a column of +1, -1 and 0; by default every row prefers
-            ``chosen``. ``safe-rlhf``: ``better_response_id`` or ``safer_response_id``. ``ultrafeedback``: the aspect.
-            ``summaries``: ``choice`` (default) or ``shorter``.
+        label: what decides the objective's label. ``pairs``, ``hh``, ``sharegpt``: a column of +1, -1 and 0; by default
+            every row prefers ``chosen``. ``safe-rlhf``: ``better_response_id`` or ``safer_response_id``.
+            ``ultrafeedback``: the aspect. ``summaries``: ``choice`` (default) or ``shorter``.
         subset, split: of a data set on the hub.
         chat: whether a prompt that is text becomes a user's message. By default it does, except for the format
             ``pairs``, whose files say themselves what they are.
@@ -197,11 +197,10 @@ def split_pairs(pair_set: PairSet, shares: Mapping[str, float], *, seed: int = 0
 
 
 def _load(source: PreferenceSource, labels: Mapping[str, str | None]) -> PairSet:
-    read = READERS[source.format]
     pairs, skipped = [], Counter[str]()
     for index, row in enumerate(read_rows(source)):
         try:
-            content = read(row, labels)
+            content = _content(source, row, labels)
             _check(content)
             pairs.append(Pair(_prompt(source, content.prompt), content.chosen, content.rejected, content.labels, index))
         except BadRow as error:
@@ -209,6 +208,13 @@ def _load(source: PreferenceSource, labels: Mapping[str, str | None]) -> PairSet
     if not pairs:
         raise CtwaError(f"{source.data} has no usable pair ({dict(skipped) or 'it is empty'}); give other data")
     return PairSet(source.data, tuple(labels), tuple(pairs), source.bad_rows, dict(skipped))
+
+
+def _content(source: PreferenceSource, row: Mapping[str, Any], labels: Mapping[str, str | None]) -> Content:
+    try:
+        return READERS[source.format](row, labels)
+    except (TypeError, AttributeError, LookupError) as error:  # values of other types than the format has
+        raise BadRow("malformed", f"it is not of the format '{source.format}' ({error})") from error
 
 
 def _check(content: Content) -> None:
