@@ -96,8 +96,8 @@ def read_contract(function: Callable[..., Any], spec: str, kwargs: Mapping[str, 
     missing = [name for name, p in named.items() if p.default is p.empty and name not in OFFERED and name not in kwargs]
     if batched := [name for name in missing if name in BATCHED]:
         raise CtwaError(
-            f"reward function '{spec}' takes {_quoted(batched)} of a whole batch, as TRL's functions and verl's batched "
-            "ones do; write a function beside it that takes the completions of a prompt and hands them on: "
+            f"reward function '{spec}' takes {_quoted(batched)} of a whole batch, as TRL's and verl's batched "
+            "functions do; write a function beside it that takes the completions of a prompt and hands them on: "
             "def wrapped(prompt, group_response): return theirs(prompts=[prompt] * len(group_response), "
             "completions=group_response) (docs/rewards.md)"
         )
@@ -125,7 +125,10 @@ def to_outcome(value: Any, seconds: float) -> Outcome:
     A finite number counts: Python's, numpy's, or a zero-dimensional array or tensor; of a dict its `score`, as in verl.
     None says "cannot be scored".
     """
-    if isinstance(value, Mapping) and "score" in value:
+    if isinstance(value, Mapping):
+        if "score" not in value:
+            text = f"returned the {_described(value)} without 'score'; return one number, or None"
+            return Outcome(None, "wrong_type", text, seconds)
         value = value["score"]
     if value is None:
         return Outcome(None, "none", "the function returned None", seconds)
@@ -135,7 +138,7 @@ def to_outcome(value: Any, seconds: float) -> Outcome:
         return Outcome(
             None,
             "wrong_type",
-            f"returned the {_described(value)}; return one number, a dict with 'score', or None",
+            f"returned the {_described(value)}; return one number, or None",
             seconds,
         )
     try:
