@@ -196,6 +196,12 @@ def split_pairs(pair_set: PairSet, shares: Mapping[str, float], *, seed: int = 0
     return {name: replace(pair_set, pairs=tuple(pairs), skipped={}) for name, pairs in parts.items()}
 
 
+def hold_out(pair_set: PairSet, share: float) -> tuple[PairSet, PairSet]:
+    """The pairs that `ctwa prefer` trains on, and those of this share of the prompts, which it validates on."""
+    parts = split_pairs(pair_set, {"train": 1 - share, "validation": share})
+    return parts["train"], parts["validation"]
+
+
 def _load(source: PreferenceSource, labels: Mapping[str, str | None]) -> PairSet:
     pairs, skipped = [], Counter[str]()
     for index, row in enumerate(read_rows(source)):
