@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ctwa.errors import CtwaError
+from ctwa.objectives.completion import text_fault
 from ctwa.preference.data import Pair, PairSet, skip_or_stop
 from ctwa.preference.rendering import render_answer, render_prompt
 from ctwa.preference.schemas import BadRow, Prompt
@@ -189,6 +190,8 @@ class ConversationTokenizer:
         return ids if ids[: len(self._opening)] == self._opening else [*self._opening, *ids]
 
     def _ids(self, text: str) -> list[int]:
+        if fault := text_fault(text):
+            raise BadRow("malformed", f"it has {fault} in a text")
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _text_response(self, before: str, plain: list[int], text: str) -> list[int]:

@@ -157,6 +157,15 @@ def test_a_system_message_is_not_left_out_in_silence() -> None:
         tokenize(tokenizer, SYSTEM, "7")
 
 
+@pytest.mark.parametrize("family", ["chatml", "llama 2", "chatml, unigram"])
+@pytest.mark.parametrize("texts", [("a\ud83d", "b", "c"), ("a", "b\udc00", "c"), ("a", "b", "\ud83d")])
+@pytest.mark.parametrize("chat", [True, False])
+def test_half_a_character_is_one_sentence(family: str, texts: tuple[str, str, str], chat: bool) -> None:
+    prompt, *responses = texts
+    with pytest.raises(CtwaError, match=r"row 3 .*half a surrogate pair"):
+        tokenize(build(family), ({"role": "user", "content": prompt},) if chat else prompt, *responses)
+
+
 @pytest.mark.parametrize("expression", ["missing.field.of", "messages[9].content", "1 / 0"])
 def test_a_broken_template_is_one_sentence(expression: str) -> None:
     tokenizer = FAMILIES["chatml"].build()
