@@ -61,7 +61,7 @@ class Reply:
     @property
     def verdict(self) -> Verdict | None:
         """The verdict, where the reply may hold one and does."""
-        return None if self.flaw else read_verdict(self.text)[0]
+        return None if self.flaw else parse(self.text)
 
     @property
     def why_none(self) -> str:
@@ -97,6 +97,11 @@ def _text_of(content: Any) -> str:
         raise TypeError(f"content of type {type(content).__name__}")
     parts = [{"type": "text", "text": part} if isinstance(part, str) else part for part in content]
     return "".join(part["text"] for part in parts if part.get("type") in ("text", "output_text"))
+
+
+def parse(text: str) -> Verdict | None:
+    """The verdict in a judge's text, None where there is none, as :func:`read_verdict` reads it."""
+    return read_verdict(text)[0]
 
 
 def read_verdict(text: str) -> tuple[Verdict | None, str]:
