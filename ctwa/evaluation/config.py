@@ -49,6 +49,7 @@ class PreferencesConfig(_Config):
         objectives: where each objective's pairs are (docs/preference.md).
         loss: which loss, with its options.
         max_length: of prompt and response together, in tokens.
+        validation_share: only the share of the prompts that `ctwa prefer` holds out of its data; None for all of them.
         limit: only so many pairs of each data set, from the first.
         template_kwargs: variables of the chat template.
         batch_tokens: of a batch, padding included.
@@ -57,6 +58,7 @@ class PreferencesConfig(_Config):
     objectives: Annotated[dict[str, PreferenceSource], Field(min_length=1)]
     loss: PreferenceLossConfig = Field(default_factory=DpoLoss)
     max_length: Count = 1024
+    validation_share: Annotated[float, Field(gt=0, lt=1)] | None = None
     limit: Count | None = None
     template_kwargs: dict[str, Any] = {}
     batch_tokens: Count = 8192

@@ -284,7 +284,7 @@ class _Evaluation:
         baseline, *others = self.names
         num = len(rows) if config.limit is None else min(config.limit, len(rows))
         firsts = {name: [sample for sample in samples[name] if sample.index == 0][:num] for name in self.names}
-        measured, outcomes, records, notes = {}, {}, [], []
+        measured, outcomes, unparsed, records, notes = {}, {}, {}, [], []
         with judge.AnswerCache(self.cache / "judge.jsonl") as cache:
             for name in others:
                 duels = [
@@ -299,10 +299,17 @@ class _Evaluation:
                 )
                 measured[name] = measure({name: [ratio]})[name][0]
                 outcomes[name] = dict(Counter(each.outcome for each in judgements))
+                unparsed[name] = judge.reasons(judgements)
                 records += [{"schema": 1, "model": name, "baseline": baseline, **vars(each)} for each in judgements]
                 notes += judge.notes(name, judgements)
         self._write_lines("judgements.jsonl", records)
-        about = {"model": config.model, "base_url": config.base_url, "num_prompts": num, "outcomes": outcomes}
+        about = {
+            "model": config.model,
+            "base_url": config.base_url,
+            "num_prompts": num,
+            "outcomes": outcomes,
+            "answers_without_verdict": unparsed,
+        }
         title = f"judge: {config.model}, {num} prompts in both orders; win rate over {baseline}, a tie counts half"
         return Section("judge", title, about, {"judge/win_rate": measured}, notes)
 

@@ -18,9 +18,11 @@ from ctwa.evaluation.intervals import Floats, Ratio
 from ctwa.evaluation.models import Model, without_progress_bars
 from ctwa.generation.decoding import Sampling, end_tokens, generate_batch
 from ctwa.generation.seeds import completion_seed
-from ctwa.objectives.completion import Completion
+from ctwa.objectives.completion import Completion, prompt_fault
 from ctwa.objectives.evaluation import Evaluation, RewardEvaluator
 from ctwa.objectives.reference import ReferenceLength
+from ctwa.preference.schemas import BadRow
+from ctwa.preference.tokenization import ConversationTokenizer
 
 Progress = Callable[[int], None]
 
@@ -44,11 +46,10 @@ def read_prompts(config: GenerationConfig) -> list[dict[str, Any]]:
     """
     rows = read_rows(config.data, config.limit)
     for index, row in enumerate(rows):
-        prompt = row.get("prompt")
-        if not prompt or not isinstance(prompt, (str, list)):
+        if fault := prompt_fault(row.get("prompt")):
             raise CtwaError(
-                f"{config.data}, row {index} (from 0) has no prompt: write a text, or a list of messages, in the "
-                "column 'prompt'"
+                f"{config.data}, row {index} (from 0) {fault}: write a text, or a list of messages, in the column "
+                "'prompt'"
             )
         if config.objectives:
             Completion.from_row(row, response="", response_tokens=1)
@@ -59,24 +60,21 @@ def tokenize_prompts(model: Model, rows: Sequence[Mapping[str, Any]], config: Ge
     """Every prompt's tokens: messages by the tokenizer's chat template, text as it stands.
 
     Raises:
-        CtwaError: the tokenizer has no chat template, or prompt and completion exceed the model's context.
+        CtwaError: the tokenizer has no chat template, or one that does not take a prompt; or prompt and completion
+            exceed the model's context.
     """
-    tokenizer = model.tokenizer
+    tokenizer = ConversationTokenizer(model.tokenizer, config.template_kwargs)
     prompts: list[list[int]] = []
     for index, row in enumerate(rows):
-        if isinstance(row["prompt"], str):
-            ids = tokenizer(row["prompt"])["input_ids"]
-            while ids and ids[-1] == tokenizer.eos_token_id:  # some tokenizers close every text
-                ids.pop()
-        elif getattr(tokenizer, "chat_template", None):
-            ids = tokenizer.apply_chat_template(
-                row["prompt"], add_generation_prompt=True, tokenize=True, return_dict=False, **config.template_kwargs
-            )
-        else:
+        if not isinstance(row["prompt"], str) and not getattr(model.tokenizer, "chat_template", None):
             raise CtwaError(
                 f"{config.data} has chat messages and the tokenizer of model '{model.name}' no chat template; give "
                 "prompts that are text"
             )
+        try:
+            ids = tokenizer.prompt(row["prompt"])
+        except BadRow as error:
+            raise CtwaError(f"{config.data}, row {index} (from 0), model '{model.name}': {error}") from error
         if not ids:
             raise CtwaError(f"{config.data}, row {index} (from 0): its prompt has no token for model '{model.name}'")
         if model.context is not None and len(ids) + config.max_tokens > model.context:
@@ -124,7 +122,7 @@ def with_transformers(
     progress: Progress,
 ) -> list[tuple[list[int], bool]]:
     """Completions (tokens, whether they ended by themselves) by our own decode loop, in batches of similar length."""
-    eos_ids, pad_id = end_tokens(model.weights)
+    eos_ids, pad_id = end_tokens(model.weights, model.tokenizer)
     order = sorted(range(len(prompts)), key=lambda n: -len(prompts[n]))
     found: dict[int, tuple[list[int], bool]] = {}
     for start in range(0, len(order), config.batch_size):
@@ -161,7 +159,7 @@ def with_vllm(
         defaults = Defaults.from_pretrained(model.location)
     except OSError:  # a model need not have any
         defaults = Defaults()
-    eos_ids, _ = end_tokens(SimpleNamespace(generation_config=defaults, config=model.config))
+    eos_ids, _ = end_tokens(SimpleNamespace(generation_config=defaults, config=model.config), model.tokenizer)
     model.release()  # vLLM loads weights of its own
     with without_progress_bars():
         engine = LLM(

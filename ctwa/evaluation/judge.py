@@ -7,10 +7,10 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import httpx
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_random_exponential
@@ -18,11 +18,10 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, sto
 from ctwa.errors import CtwaError
 from ctwa.evaluation.cache import digest
 from ctwa.evaluation.config import JudgeConfig
+from ctwa.evaluation.verdicts import Reply, read_reply
+from ctwa.evaluation.verdicts import parse as parse
 from ctwa.monitor.jsonl import JsonLinesWriter
 
-Verdict = Literal["first", "second", "tie"]
-_VERDICT = re.compile(r"\[\[\s*(A|B|tie|C)\s*\]\]", re.IGNORECASE)
-_VERDICTS: Mapping[str, Verdict] = {"a": "first", "b": "second", "tie": "tie", "c": "tie"}
 OUTCOMES = ("win", "loss", "tie", "identical", "disagreement", "unparsed", "refused")
 _LONGEST_WAIT = 60.0  # s between two attempts
 _AGAIN = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS}
@@ -50,33 +49,38 @@ class Judgement:
 
     Attributes:
         score: 1 where ours is better in both orders, 0 where theirs is, else .5: a tie, or orders that disagree. None
-            where an answer did not parse or the server refused a request.
+            where a reply holds no verdict or the server refused a request.
         outcome: `win`, `loss`, `tie`, `disagreement`, `unparsed`, `refused`, or `identical` (a tie that was not asked).
         answers: of the judge: ours first, then theirs first.
+        reasons: of `unparsed`: why each of the answers holds no verdict, "" where it holds one.
     """
 
     row: int
     score: float | None
     outcome: str
     answers: tuple[str, ...]
+    reasons: tuple[str, ...] = ()
 
 
 class AnswerCache(JsonLinesWriter):
-    """Answers on disk by their request, each as soon as it is there; a broken-off evaluation asks for none twice."""
+    """Replies on disk by their request, each as soon as it is there; a broken-off evaluation asks for none twice.
+
+    A reply of an earlier version, which did not keep how it ended, is put aside and asked for again.
+    """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        super().__init__(path, keep=lambda _: True)
-        self._answers: dict[str, str] = {record["request"]: record["answer"] for record in self._kept}
+        super().__init__(path, keep=lambda record: "flaw" in record)
+        self._replies = {record["request"]: Reply(record["answer"], record["flaw"]) for record in self._kept}
 
-    def get(self, key: str) -> str | None:
-        """The answer to a request; None where there is none yet."""
-        return self._answers.get(key)
+    def get(self, key: str) -> Reply | None:
+        """The reply to a request; None where there is none yet."""
+        return self._replies.get(key)
 
-    def put(self, key: str, answer: str) -> None:
-        """Keep an answer."""
-        self._append({"schema": 1, "request": key, "answer": answer})
-        self._answers[key] = answer
+    def put(self, key: str, reply: Reply) -> None:
+        """Keep a reply."""
+        self._append({"schema": 1, "request": key, "answer": reply.text, "flaw": reply.flaw})
+        self._replies[key] = reply
 
 
 def api_key(config: JudgeConfig) -> str | None:
@@ -107,18 +111,12 @@ def judge(
     return asyncio.run(_judge(duels, config, cache, progress))
 
 
-def parse(answer: str) -> Verdict | None:
-    """The last verdict in an answer; None where there is none."""
-    found = _VERDICT.findall(answer)
-    return _VERDICTS[found[-1].lower()] if found else None
-
-
 async def _judge(
     duels: Sequence[Duel], config: JudgeConfig, cache: AnswerCache, progress: Callable[[int], None]
 ) -> list[Judgement]:
     done = 0
 
-    async def ask(prompt: str, first: str, second: str) -> Answer:
+    async def ask(prompt: str, first: str, second: str) -> Reply:
         nonlocal done
         answer = await client.answer(_request(config, prompt, first, second))
         done += 1
@@ -169,25 +167,17 @@ def _request(config: JudgeConfig, prompt: str, first: str, second: str) -> dict[
     return {key: value for key, value in body.items() if value is not None}
 
 
-def _combine(duel: Duel, ours_first: Answer, theirs_first: Answer) -> Judgement:
+def _combine(duel: Duel, ours_first: Reply, theirs_first: Reply) -> Judgement:
     texts = (ours_first.text, theirs_first.text)
     if ours_first.refused or theirs_first.refused:
         refusals = tuple(answer.text for answer in (ours_first, theirs_first) if answer.refused)
         return Judgement(duel.row, None, "refused", refusals)
-    verdicts = parse(ours_first.text), parse(theirs_first.text)
+    verdicts = ours_first.verdict, theirs_first.verdict
     if None in verdicts:
-        return Judgement(duel.row, None, "unparsed", texts)
+        return Judgement(duel.row, None, "unparsed", texts, (ours_first.why_none, theirs_first.why_none))
     outcomes = {("first", "second"): (1.0, "win"), ("second", "first"): (0.0, "loss"), ("tie", "tie"): (0.5, "tie")}
     score, outcome = outcomes.get((str(verdicts[0]), str(verdicts[1])), (0.5, "disagreement"))
     return Judgement(duel.row, score, outcome, texts)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What came back: the judge's text, or the server's reason for refusing this one request."""
-
-    text: str
-    refused: bool = False
 
 
 class _TryAgain(Exception):
@@ -215,7 +205,7 @@ class Client:
     async def __aexit__(self, *_: object) -> None:
         await self._http.aclose()
 
-    async def answer(self, body: Mapping[str, Any]) -> Answer:
+    async def answer(self, body: Mapping[str, Any]) -> Reply:
         """The answer to a request, from the cache where it is there.
 
         Raises:
@@ -224,7 +214,7 @@ class Client:
         key = digest([self._config.base_url, body])
         known = self._cache.get(key)
         if known is not None:
-            return Answer(known)
+            return known
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(_TryAgain),
             stop=stop_after_attempt(self._config.max_attempts),
@@ -233,17 +223,17 @@ class Client:
         )
         async with self._slots:
             try:
-                answer: Answer = await retrying(self._ask, body)
+                reply: Reply = await retrying(self._ask, body)
             except _TryAgain as error:
                 raise CtwaError(
                     f"the judge at {self._config.base_url} did not answer in {self._config.max_attempts} attempts, at "
                     f"last: {error}; the answers so far are kept: the same command goes on from there"
                 ) from None
-        if not answer.refused:
-            self._cache.put(key, answer.text)
-        return answer
+        if not reply.refused:
+            self._cache.put(key, reply)
+        return reply
 
-    async def _ask(self, body: Mapping[str, Any]) -> Answer:
+    async def _ask(self, body: Mapping[str, Any]) -> Reply:
         try:
             async with asyncio.timeout(self._config.timeout):  # of all of it: httpx's is of each piece
                 response = await self._http.post(f"{self._config.base_url}/chat/completions", json=dict(body))
@@ -256,18 +246,17 @@ class Client:
         if status in _AGAIN or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             raise _TryAgain(f"status {status}: {text}", _asked_to_wait(response))
         if status in _OF_ONE_REQUEST:
-            return Answer(f"status {status}: {text}", refused=True)
+            return Reply(f"status {status}: {text}", refused=True)
         if status != HTTPStatus.OK:
             raise CtwaError(
                 f"the judge at {self._config.base_url} refuses: status {status}: {text}; check judge.base_url, "
                 "judge.model and judge.api_key_env"
             )
         try:
-            content = response.json()["choices"][0]["message"]["content"]
-        except (ValueError, LookupError, TypeError):
+            reply = read_reply(response.json())
+        except (ValueError, LookupError, TypeError, AttributeError):
             raise _TryAgain(f"what is no chat completion: {text}") from None
-        # None: a model that used up its tokens before it came to an answer. Counted as one that does not parse.
-        return Answer(self._without_key(content) if isinstance(content, str) else "")
+        return replace(reply, text=self._without_key(reply.text))
 
     def _without_key(self, text: str) -> str:
         """Servers repeat a wrong key in their complaint."""
@@ -299,15 +288,25 @@ def prompt_of(row: Mapping[str, Any]) -> str:
     return "\n\n".join(f"{message['role']}: {message['content']}" for message in prompt)
 
 
+def reasons(judgements: Sequence[Judgement]) -> dict[str, int]:
+    """How many answers held no verdict, by why, the most frequent first."""
+    return dict(Counter(reason for judgement in judgements for reason in judgement.reasons if reason).most_common())
+
+
 def notes(name: str, judgements: Sequence[Judgement]) -> list[str]:
     """What a reader of a win rate has to know: how it came about, and what did not count."""
     counts = Counter(judgement.outcome for judgement in judgements)
     shown = ", ".join(f"{counts[outcome]} {outcome}" for outcome in OUTCOMES if counts[outcome])
     lines = [f"{name}: {shown}."]
+    if why := reasons(judgements):
+        lines[0] += f" Answers without a verdict: {', '.join(f'{reason} {count}' for reason, count in why.items())}."
+    if "cut off" in why:
+        lines[0] += " Raise judge.max_tokens for those cut off."
     for judgement in judgements:
-        if judgement.outcome in ("unparsed", "refused"):
-            refused = judgement.outcome == "refused"
-            answers = [answer for answer in judgement.answers if refused or parse(answer) is None]
-            lines.append(f"{name}, row {judgement.row} does not count ({judgement.outcome}): {answers[0][:160]!r}")
+        if judgement.outcome == "refused":
+            lines.append(f"{name}, row {judgement.row} does not count (refused): {judgement.answers[0][:160]!r}")
+        elif judgement.outcome == "unparsed":
+            answer, reason = next(pair for pair in zip(judgement.answers, judgement.reasons, strict=True) if pair[1])
+            lines.append(f"{name}, row {judgement.row} does not count ({reason}): {answer[-160:]!r}")
     most = 3
     return lines if len(lines) <= most + 1 else [*lines[: most + 1], f"... and {len(lines) - most - 1} more."]

@@ -14,6 +14,7 @@ from ctwa.evaluation.config import PerplexityConfig
 from ctwa.evaluation.data import read_rows
 from ctwa.evaluation.intervals import Ratio
 from ctwa.evaluation.models import Model
+from ctwa.objectives.completion import text_fault
 from ctwa.preference.log_probs import continuation_log_probs
 
 Window = tuple[list[int], list[int]]  # what the model sees before, and the tokens that count
@@ -29,7 +30,7 @@ def read_texts(config: PerplexityConfig) -> list[str]:
         if not config.data.is_file():
             raise CtwaError(f"there is no file {config.data}; give perplexity.data text, .jsonl or .parquet")
         try:
-            texts: list[Any] = [config.data.read_text()]
+            texts: list[Any] = [config.data.read_text(encoding="utf-8-sig")]
         except UnicodeDecodeError as error:
             raise CtwaError(f"{config.data} is not text in UTF-8 ({error}); give another file") from error
     else:
@@ -42,6 +43,8 @@ def read_texts(config: PerplexityConfig) -> list[str]:
     for index, text in enumerate(texts):
         if not (isinstance(text, str) and text.strip()):
             raise CtwaError(f"{config.data}, row {index} (from 0) has no text; mend or delete that row")
+        if fault := text_fault(text):
+            raise CtwaError(f"{config.data}, row {index} (from 0) has {fault}; mend or delete that row")
     return texts
 
 

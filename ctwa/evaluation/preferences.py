@@ -15,7 +15,7 @@ from ctwa.evaluation.cache import digest
 from ctwa.evaluation.config import PreferencesConfig
 from ctwa.evaluation.intervals import Floats, Ratio
 from ctwa.evaluation.models import Model
-from ctwa.preference.data import load_preferences
+from ctwa.preference.data import hold_out, load_preferences
 from ctwa.preference.log_probs import response_log_probs
 from ctwa.preference.losses import PairLogProbs, PreferenceLoss, objective_losses
 from ctwa.preference.reference import ReferenceLogProbs, cached_reference, fingerprint
@@ -49,6 +49,8 @@ def read_pairs(config: PreferencesConfig, models: Sequence[Model], reference: Mo
         CtwaError: a file or row is unusable, or a model and the reference write a pair in different tokens.
     """
     pair_sets = load_preferences(config.objectives)
+    if share := config.validation_share:
+        pair_sets = tuple(hold_out(pair_set, share)[1] for pair_set in pair_sets)
     if config.limit is not None:
         pair_sets = tuple(replace(pair_set, pairs=pair_set.pairs[: config.limit]) for pair_set in pair_sets)
     everyone = {model.name: model for model in models} | ({} if reference is None else {reference.name: reference})

@@ -118,17 +118,25 @@ def _of_run(run: Path) -> tuple[str, str, dict[str, Any]]:
 
 
 def _pairs(ours: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """The validation pairs of a run that has a file of them."""
+    """The validation pairs of a run: a file of them, or the share of its data that it held out."""
+    files = {name: objective.get("validation") for name, objective in ours["objectives"].items()}
+    share = None if any(files.values()) else ours.get("validation_share")
+    if not share and not all(files.values()):
+        without = next(name for name, file in files.items() if not file)
+        raise CtwaError(
+            f"{path} names no validation pairs of '{without}': write an evaluation's YAML file with the pairs to "
+            "evaluate on (docs/eval.md)"
+        )
     objectives = {}
     for name, objective in ours["objectives"].items():
-        if objective.get("validation") is None:
-            raise CtwaError(
-                f"{path} names no validation pairs of '{name}': write an evaluation's YAML file with the pairs to "
-                "evaluate on (docs/eval.md)"
-            )
         source = {key: value for key, value in objective.items() if key not in ("weight", "validation")}
-        objectives[name] = {**source, "data": objective["validation"]}
-    return {"objectives": objectives, "loss": ours["loss"], "max_length": ours["max_length"]}
+        objectives[name] = {**source, "data": files[name] or source["data"]}
+    return {
+        "objectives": objectives,
+        "loss": ours["loss"],
+        "max_length": ours["max_length"],
+        "validation_share": share,
+    }
 
 
 def _reference_length(written: Mapping[str, Any] | None) -> Mapping[str, Any] | None:

@@ -97,7 +97,7 @@ def generate_batch(
         prompts: token ids of each prompt (no padding).
         sampling: how tokens are drawn.
         seeds: one a prompt.
-        eos_ids: tokens that end a completion; the token itself is part of the completion.
+        eos_ids: tokens that end a completion, or none; the token itself is part of the completion.
         pad_id: fills prompts up to one length.
 
     Returns:
@@ -108,7 +108,7 @@ def generate_batch(
     ids_LP = torch.tensor([[pad_id] * (width - len(prompt)) + prompt for prompt in prompts], device=device)
     mask_LP = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
     positions_LP = (mask_LP.cumsum(dim=1) - 1).clamp_(min=0)
-    ends_E = torch.tensor(sorted(eos_ids), device=device)
+    ends_E = torch.tensor(sorted(eos_ids), dtype=torch.long, device=device)
     num_rows = len(prompts)
     tokens_NT = torch.full((num_rows, sampling.max_tokens), pad_id, device=device)
     log_probs_NT = torch.zeros(num_rows, sampling.max_tokens, device=device)
@@ -146,9 +146,21 @@ def generate_batch(
     ]
 
 
-def end_tokens(model: Any) -> tuple[set[int], int]:
-    """What ends a completion of this model of transformers, and what fills a batch: token ids."""
-    generation = model.generation_config
-    eos = generation.eos_token_id if generation.eos_token_id is not None else model.config.eos_token_id
-    eos_ids = set(eos if isinstance(eos, list) else [eos])
-    return eos_ids, generation.pad_token_id if generation.pad_token_id is not None else min(eos_ids)
+def end_tokens(model: Any, tokenizer: Any = None) -> tuple[set[int], int]:
+    """What ends a completion of this model of transformers, and what fills a batch: token ids.
+
+    The first that names any counts: the generation config, the model's config, the tokenizer. Where none does, nothing
+    ends a completion but the limit of its length.
+
+    Args:
+        model: with `generation_config` and `config`.
+        tokenizer: of the model, where there is one.
+    """
+    config = model.config.get_text_config()
+    sources = [source for source in (model.generation_config, config, tokenizer) if source is not None]
+    eos = next((eos for source in sources if (eos := getattr(source, "eos_token_id", None)) is not None), ())
+    eos_ids = {eos} if isinstance(eos, int) else set(eos)
+    # A padding token that the model has no embedding for (-1, or one added to the tokenizer alone) cannot fill a batch.
+    pads = [getattr(source, "pad_token_id", None) for source in sources]
+    usable = [pad for pad in (*pads, *sorted(eos_ids)) if pad is not None and 0 <= pad < config.vocab_size]
+    return eos_ids, usable[0] if usable else 0

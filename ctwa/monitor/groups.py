@@ -10,9 +10,12 @@ from os.path import commonprefix
 
 from ctwa.monitor.summary import RunTrace
 
-# Lines of a resolved configuration that differ between the seeds of one experiment: seeds, and where the run writes.
+# Of a resolved configuration what may differ between the seeds of one experiment, each with the list below it: seeds,
+# where the run writes, and what it tells and keeps there.
 _OF_THE_RUN = re.compile(
-    rb"^\s*(?:\w*seed\w*|run|experiment_name|default_local_dir|TENSORBOARD_DIR):.*$", re.IGNORECASE | re.MULTILINE
+    rb"^\s*(?:\w*seed\w*|run|resume|experiment_name|project_name|default_local_dir|TENSORBOARD_DIR|logger|save_freq"
+    rb"|print_every|max_\w+_ckpt_to_keep):.*$(?:\s*^\s*- .*$)*",
+    re.IGNORECASE | re.MULTILINE,
 )
 
 

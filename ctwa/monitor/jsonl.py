@@ -159,4 +159,4 @@ class JsonLinesTail:
                 data += file.readline()  # to the end of the line it was cut in
         complete = data[: data.rfind(b"\n") + 1]
         self._offset += len(complete)
-        return [decode_line(line) for line in complete.splitlines() if line.strip()]
+        return [decode_line(line) for line in complete.split(b"\n") if line.strip()]

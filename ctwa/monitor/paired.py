@@ -93,13 +93,14 @@ def compare_groups(
         )
     names = objectives_of(runs)
     if at_seconds is None:
-        curves = [run.results(name) for run in runs for name in run.objectives]
-        measured = [{step for step, _ in points} for points in curves if points]
-        common = set.intersection(*measured) if measured else set()
-        common = {step for step in common if at_steps is None or step <= at_steps}
+        measured = {run.label: steps for run in runs if (steps := _measured_steps(run, at_steps)) is not None}
+        common = set.intersection(*measured.values()) if measured else set()
         if not common:
             limit = "" if at_steps is None else f" up to step {at_steps}"
-            raise CtwaError(f"the runs have no step in common with a result of every objective{limit}: give other runs")
+            raise CtwaError(
+                f"the runs have no step in common with a result of every objective{limit}: {_what_blocks(measured)}; "
+                "leave out what does not fit, or compare at equal time (--at-seconds)"
+            )
         ends = {run.label: max(common) for run in runs}
         at = f"step {max(common)}"
     else:
@@ -218,6 +219,40 @@ def _results_at(run: RunTrace, step: int) -> dict[str, float]:
         if values and math.isfinite(values[-1]):  # an earlier number is not the result where the newest is none
             found[name] = values[-1]
     return found
+
+
+def _measured_steps(run: RunTrace, at_steps: int | None) -> set[int] | None:
+    """The steps with a result of each of its objectives that has any, up to a limit; None for a run without results."""
+    curves = [{step for step, _ in points} for name in run.objectives if (points := run.results(name))]
+    if not curves:
+        return None
+    return {step for step in set.intersection(*curves) if at_steps is None or step <= at_steps}
+
+
+def _what_blocks(measured: dict[str, set[int]]) -> str:
+    """The run or runs but for which the others had a step in common; where no one run is to blame, all of them."""
+    blamed = [label for label, steps in measured.items() if not steps]
+    if not blamed and len(measured) > 2:
+        blamed = [
+            label
+            for label in measured
+            if set.intersection(*(steps for other, steps in measured.items() if other != label))
+        ]
+    shown = [f"the run {label} has {_steps_text(measured[label])}" for label in blamed or measured]
+    rest = [steps for label, steps in measured.items() if label not in (blamed or measured)]
+    if rest and (shared := set.intersection(*rest)):
+        shown.append(f"the other{'s have' if len(rest) > 1 else ' has'} {_steps_text(shared)}")
+    return ", ".join(shown) or "none has any"
+
+
+def _steps_text(steps: set[int]) -> str:
+    if not steps:
+        return "none"
+    first, *more = sorted(steps)
+    few = 3
+    if len(more) < few:
+        return ", ".join(map(str, [first, *more]))
+    return ", ".join(map(str, [first, *more[: few - 1], "...", more[-1]]))
 
 
 def _elapsed(run: RunTrace) -> list[tuple[int, float]]:

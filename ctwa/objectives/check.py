@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ctwa.errors import CtwaError
-from ctwa.objectives.completion import Completion
+from ctwa.objectives.completion import Completion, prompt_fault, text_fault
 from ctwa.objectives.config import parse_objectives
 from ctwa.objectives.contract import Outcome, shortened
 from ctwa.objectives.evaluation import plan
@@ -102,6 +102,9 @@ def check_reward(
             f"there are {len(responses)} responses for {len(rows)} rows; give one, or one list, for each row"
         )
 
+    for index, row in enumerate(rows):
+        if fault := prompt_fault(row.get("prompt", "?")):  # a column that is missing is said below
+            raise CtwaError(f"row {index} (from 0) {fault}; mend or delete that row")
     samples = _probes(rows) if responses is None else _given(responses)
     lengths = [len(response.split()) + 1 for _, _, response in samples]
     notes = [source, "response_tokens counts words, and one for the end: no tokenizer is asked"]
@@ -215,12 +218,19 @@ def main(
     return int(result.unscored_frac > MAX_UNSCORED)
 
 
-def _given(responses: Sequence[str | Sequence[str]]) -> list[tuple[int, str, str]]:
-    return [
-        (row, "response", response)
-        for row, of_row in enumerate(responses)
-        for response in ([of_row] if isinstance(of_row, str) else of_row)
-    ]
+def _given(responses: Sequence[Any]) -> list[tuple[int, str, str]]:
+    samples = []
+    for row, given in enumerate(responses):
+        of_row = [given] if isinstance(given, str) else given
+        if not isinstance(of_row, Sequence) or not of_row or not all(isinstance(each, str) for each in of_row):
+            raise CtwaError(
+                f"the response of row {row} (from 0) is {shortened(repr(given), 60)}; give text, or a list of texts"
+            )
+        for response in of_row:
+            if fault := text_fault(response):
+                raise CtwaError(f"the response of row {row} (from 0) has {fault}; mend it")
+            samples.append((row, "response", response))
+    return samples
 
 
 def _probes(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, str, str]]:
@@ -259,13 +269,18 @@ def _read_responses(responses: str, rows: Sequence[Mapping[str, Any]], data: Pat
         raise CtwaError(
             f"responses '{responses}' is neither a column of {data} ({', '.join(rows[0])}) nor a .jsonl file"
         )
-    chosen = []
-    for number, line in enumerate(path.read_text().splitlines()[: len(rows)], start=1):
-        try:
-            entry = json.loads(line)
-            chosen.append(entry["response"] if isinstance(entry, dict) else entry)
-        except (json.JSONDecodeError, KeyError) as error:
-            raise CtwaError(
-                f"{path}, line {number}: {error!r}; write a JSON string, or an object with 'response', in each line"
-            ) from error
+    chosen: list[Any] = []
+    with path.open("rb") as file:  # a JSON string may hold any other line separator than \n
+        for number, line in enumerate(file, start=1):
+            if len(chosen) == len(rows):
+                break
+            if not line.strip():
+                continue
+            try:
+                entry = json.loads(line)  # of bytes: a byte order mark is none of its text
+                chosen.append(entry["response"] if isinstance(entry, dict) else entry)
+            except (ValueError, KeyError, RecursionError) as error:
+                raise CtwaError(
+                    f"{path}, line {number}: {error!r}; write a JSON string, or an object with 'response', in each line"
+                ) from error
     return chosen

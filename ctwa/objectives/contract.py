@@ -18,9 +18,11 @@ from ctwa.objectives.completion import Completion
 PROMPT_ARGUMENTS = ("prompt", "ground_truth", "data_source", "extra_info", "reference_tokens", "row")
 COMPLETION_ARGUMENTS = ("response", "response_tokens", "finished")
 GROUP_ARGUMENTS = tuple(f"group_{name}" for name in COMPLETION_ARGUMENTS)
-# verl's compute_score(data_source, solution_str, ground_truth, extra_info) works unchanged.
-ALIASES = {"solution_str": "response"}
+# What verl's reward functions call the response.
+ALIASES = {"solution_str": "response", "model_output": "response", "predict_str": "response"}
 OFFERED = (*COMPLETION_ARGUMENTS, *PROMPT_ARGUMENTS, *ALIASES, *GROUP_ARGUMENTS)
+# By these names functions of other trainers take a whole batch.
+BATCHED = ("prompts", "completions", "completion_ids", "solution_strs", "ground_truths", "data_sources", "extra_infos")
 
 Reason = Literal["exception", "timeout", "none", "not_finite", "wrong_type", "crashed"]
 MAX_TEXT = 300  # characters of an exception or a value that a message repeats
@@ -92,6 +94,13 @@ def read_contract(function: Callable[..., Any], spec: str, kwargs: Mapping[str, 
     if positional:
         raise CtwaError(f"reward function '{spec}' takes {_quoted(positional)} by position only; remove the '/'")
     missing = [name for name, p in named.items() if p.default is p.empty and name not in OFFERED and name not in kwargs]
+    if batched := [name for name in missing if name in BATCHED]:
+        raise CtwaError(
+            f"reward function '{spec}' takes {_quoted(batched)} of a whole batch, as TRL's and verl's batched "
+            "functions do; write a function beside it that takes the completions of a prompt and hands them on: "
+            "def wrapped(prompt, group_response): return theirs(prompts=[prompt] * len(group_response), "
+            "completions=group_response) (docs/rewards.md)"
+        )
     if missing:
         raise CtwaError(
             f"reward function '{spec}' requires {_quoted(missing)}, which is not offered; it may name "
@@ -113,14 +122,25 @@ def read_contract(function: Callable[..., Any], spec: str, kwargs: Mapping[str, 
 def to_outcome(value: Any, seconds: float) -> Outcome:
     """Judge what a reward function returned for one completion.
 
-    A finite number counts: Python's, numpy's, or a zero-dimensional array or tensor. None says "cannot be scored".
+    A finite number counts: Python's, numpy's, or a zero-dimensional array or tensor; of a dict its `score`, as in verl.
+    None says "cannot be scored".
     """
+    if isinstance(value, Mapping):
+        if "score" not in value:
+            text = f"returned the {_described(value)} without 'score'; return one number, or None"
+            return Outcome(None, "wrong_type", text, seconds)
+        value = value["score"]
     if value is None:
         return Outcome(None, "none", "the function returned None", seconds)
     if getattr(value, "shape", None) == () and hasattr(value, "item"):
         value = value.item()
     if not isinstance(value, numbers.Real):
-        return Outcome(None, "wrong_type", f"returned the {_described(value)}; return one number, or None", seconds)
+        return Outcome(
+            None,
+            "wrong_type",
+            f"returned the {_described(value)}; return one number, or None",
+            seconds,
+        )
     try:
         number = float(value)
     except OverflowError:

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from ctwa.errors import CtwaError
+from ctwa.objectives.completion import prompt_fault, text_fault
 from ctwa.preference.schemas import READERS, BadRow, Content, Format, Prompt
 
 BadRows = Literal["stop", "skip"]
@@ -35,9 +36,9 @@ class PreferenceSource(BaseModel):
     Attributes:
         data: a ``.parquet`` or ``.jsonl`` file, or the name of a data set on the Hugging Face hub.
         format: the columns' names and meaning (``ctwa.preference.schemas``).
-        label: what decides the objective's label. ``pairs``: a column of +1, -1 and 0; by default every row prefers
-            ``chosen``. ``safe-rlhf``: ``better_response_id`` or ``safer_response_id``. ``ultrafeedback``: the aspect.
-            ``summaries``: ``choice`` (default) or ``shorter``.
+        label: what decides the objective's label. ``pairs``, ``hh``, ``sharegpt``: a column of +1, -1 and 0; by default
+            every row prefers ``chosen``. ``safe-rlhf``: ``better_response_id`` or ``safer_response_id``.
+            ``ultrafeedback``: the aspect. ``summaries``: ``choice`` (default) or ``shorter``.
         subset, split: of a data set on the hub.
         chat: whether a prompt that is text becomes a user's message. By default it does, except for the format
             ``pairs``, whose files say themselves what they are.
@@ -195,12 +196,17 @@ def split_pairs(pair_set: PairSet, shares: Mapping[str, float], *, seed: int = 0
     return {name: replace(pair_set, pairs=tuple(pairs), skipped={}) for name, pairs in parts.items()}
 
 
+def hold_out(pair_set: PairSet, share: float) -> tuple[PairSet, PairSet]:
+    """The pairs that `ctwa prefer` trains on, and those of this share of the prompts, which it validates on."""
+    parts = split_pairs(pair_set, {"train": 1 - share, "validation": share})
+    return parts["train"], parts["validation"]
+
+
 def _load(source: PreferenceSource, labels: Mapping[str, str | None]) -> PairSet:
-    read = READERS[source.format]
     pairs, skipped = [], Counter[str]()
     for index, row in enumerate(read_rows(source)):
         try:
-            content = read(row, labels)
+            content = _content(source, row, labels)
             _check(content)
             pairs.append(Pair(_prompt(source, content.prompt), content.chosen, content.rejected, content.labels, index))
         except BadRow as error:
@@ -208,6 +214,13 @@ def _load(source: PreferenceSource, labels: Mapping[str, str | None]) -> PairSet
     if not pairs:
         raise CtwaError(f"{source.data} has no usable pair ({dict(skipped) or 'it is empty'}); give other data")
     return PairSet(source.data, tuple(labels), tuple(pairs), source.bad_rows, dict(skipped))
+
+
+def _content(source: PreferenceSource, row: Mapping[str, Any], labels: Mapping[str, str | None]) -> Content:
+    try:
+        return READERS[source.format](row, labels)
+    except (TypeError, AttributeError, LookupError) as error:  # values of other types than the format has
+        raise BadRow("malformed", f"it is not of the format '{source.format}' ({error})") from error
 
 
 def _check(content: Content) -> None:
@@ -219,6 +232,10 @@ def _check(content: Content) -> None:
             raise BadRow("malformed", f"its {column} response is {type(text).__name__} where text belongs")
         if not text.strip():
             raise BadRow("empty", f"its {column} response is empty")
+        if fault := text_fault(text):
+            raise BadRow("malformed", f"it has {fault} in its {column} response")
+    if fault := prompt_fault(content.prompt):
+        raise BadRow("empty" if "no text" in fault else "malformed", f"it {fault}")
     if content.chosen == content.rejected:
         raise BadRow("identical", "its two responses are the same")
 
@@ -249,7 +266,7 @@ def _read_jsonl(path: Path) -> Iterable[dict[str, Any]]:
                 continue
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise CtwaError(f"{path}:{number} is not JSON ({error}); mend or delete that line") from error
             if not isinstance(row, dict):
                 raise CtwaError(f"{path}:{number} is no JSON object; write one row a line")

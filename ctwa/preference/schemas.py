@@ -1,21 +1,23 @@
 """Rows of published preference data sets as pairs with labels.
 
 Where the columns are from: TRL's documentation of dataset formats (prompt / chosen / rejected, also with the prompt
-inside the two conversations); the data cards of PKU-Alignment/PKU-SafeRLHF, its 10K and 30K versions (BeaverTails'
-comparisons: Ji et al. 2023, arXiv 2307.04657); the README of OpenBMB/UltraFeedback (Cui et al. 2023, arXiv 2310.01377);
-the README of openai/summarize-from-feedback (Stiennon et al. 2020, arXiv 2009.01325).
+inside the two conversations); the data card of Anthropic/hh-rlhf (Bai et al. 2022, arXiv 2204.05862); LLaMA-Factory's
+documentation of preference data in ShareGPT's form; the data cards of PKU-Alignment/PKU-SafeRLHF, its 10K and 30K
+versions (BeaverTails' comparisons: Ji et al. 2023, arXiv 2307.04657); the README of OpenBMB/UltraFeedback (Cui et al.
+2023, arXiv 2310.01377); the README of openai/summarize-from-feedback (Stiennon et al. 2020, arXiv 2009.01325).
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 Message = dict[str, str]
 Prompt = str | tuple[Message, ...]
-Format = Literal["pairs", "safe-rlhf", "ultrafeedback", "summaries"]
+Format = Literal["pairs", "hh", "sharegpt", "safe-rlhf", "ultrafeedback", "summaries"]
 
 
 class BadRow(Exception):
@@ -50,9 +52,41 @@ def read_pair(row: Mapping[str, Any], labels: Mapping[str, str | None]) -> Conte
     The prompt may also stand at the head of both conversations. A label is +1, -1 or 0 in the column that is named
     (``labels.accuracy`` for a field of a column); an objective that names none prefers ``chosen`` in every row.
     """
+    if "prompt" not in row and row.get("conversations") is not None:
+        raise BadRow("malformed", "it has 'conversations' and no 'prompt'; write format: sharegpt")
     prompt, chosen, rejected = _join(row.get("prompt"), _field(row, "chosen"), _field(row, "rejected"))
     found = {name: 1 if column is None else _sign(row, column) for name, column in labels.items()}
     return Content(prompt, chosen, rejected, found)
+
+
+def read_hh(row: Mapping[str, Any], labels: Mapping[str, str | None]) -> Content:
+    """Anthropic's helpful and harmless dialogues: ``chosen`` and ``rejected``, each the text of a whole dialogue.
+
+    Every turn begins with ``Human:`` or ``Assistant:`` behind an empty line; white space around what is said is none of
+    it. Labels as in ``read_pair``.
+    """
+    return read_pair({**row, "prompt": None, **{key: _dialogue(key, _field(row, key)) for key in _RESPONSES}}, labels)
+
+
+def read_sharegpt(row: Mapping[str, Any], labels: Mapping[str, str | None]) -> Content:
+    """ShareGPT's form: messages with ``from`` and ``value``.
+
+    ``conversations`` is the prompt, ``chosen`` and ``rejected`` a message each (or a list of one, or text); without
+    ``conversations`` they are whole conversations. ``system`` may hold a system message. Labels as in ``read_pair``.
+    """
+    before = row.get("conversations")
+    prompt = None if before is None else _turns("conversations", before)
+    found = {}
+    for key in _RESPONSES:
+        response = _field(row, key)
+        found[key] = response if isinstance(response, str) else _turns(key, response)
+    if row.get("system"):
+        system = {"role": "system", "content": row["system"]}
+        if prompt is not None:
+            prompt = [system, *prompt]
+        else:
+            found = {key: [system, *value] for key, value in found.items()}
+    return read_pair({**row, "prompt": prompt, **found}, labels)
 
 
 def read_safe_rlhf(row: Mapping[str, Any], labels: Mapping[str, str | None]) -> Content:
@@ -108,8 +142,19 @@ def read_summaries(row: Mapping[str, Any], labels: Mapping[str, str | None]) -> 
     return Content(prompt, first, second, found)
 
 
+_RESPONSES = ("chosen", "rejected")
+_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
+_ROLES = {"Human": "user", "Assistant": "assistant"}  # of HH's dialogues
+_SPEAKERS = {  # of ShareGPT's
+    **dict.fromkeys(("human", "user"), "user"),
+    **dict.fromkeys(("gpt", "assistant", "chatgpt", "model"), "assistant"),
+    "system": "system",
+}
+
 READERS: dict[Format, Read] = {
     "pairs": read_pair,
+    "hh": read_hh,
+    "sharegpt": read_sharegpt,
     "safe-rlhf": read_safe_rlhf,
     "ultrafeedback": read_ultrafeedback,
     "summaries": read_summaries,
@@ -174,10 +219,32 @@ def _join(prompt: Any, chosen: Any, rejected: Any) -> tuple[Prompt, str, str]:
             raise BadRow("malformed", "its column 'prompt' is not what stands before the answers in its conversations")
         return chosen_before, chosen_text, rejected_text
     if prompt is None:
+        if _TURN.match(chosen_text):
+            raise BadRow("malformed", "it has no 'prompt', and its responses are dialogues; write format: hh")
         raise BadRow("malformed", "it has no 'prompt', and no conversation that begins with one")
     if isinstance(prompt, str) and isinstance(chosen, list):
         prompt = ({"role": "user", "content": prompt},)
     return prompt, chosen_text, rejected_text
+
+
+def _dialogue(column: str, text: Any) -> list[Message]:
+    before, *turns = _TURN.split(text)
+    if before.strip() or not turns:
+        raise BadRow("malformed", f"its '{column}' is no dialogue that begins with 'Human:'")
+    return [
+        {"role": _ROLES[speaker], "content": said.strip()}
+        for speaker, said in zip(turns[::2], turns[1::2], strict=True)
+    ]
+
+
+def _turns(column: str, value: Any) -> list[Message]:
+    messages = []
+    for turn in [value] if isinstance(value, Mapping) else value:
+        speaker = turn.get("from", turn.get("role"))
+        if speaker not in _SPEAKERS:
+            raise BadRow("malformed", f"'{speaker}' speaks in its '{column}', which is none of {', '.join(_SPEAKERS)}")
+        messages.append({"role": _SPEAKERS[speaker], "content": turn.get("value", turn.get("content"))})
+    return messages
 
 
 def _last_answer(column: str, response: Any) -> tuple[tuple[Message, ...], str]:

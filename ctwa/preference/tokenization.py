@@ -11,8 +11,13 @@ import torch
 from torch import Tensor
 
 from ctwa.errors import CtwaError
+from ctwa.objectives.completion import text_fault
 from ctwa.preference.data import Pair, PairSet, skip_or_stop
-from ctwa.preference.schemas import BadRow
+from ctwa.preference.rendering import render_answer, render_prompt
+from ctwa.preference.schemas import BadRow, Prompt
+
+# Texts that a response's first token does not join, to see its tokens without what the tokenizer begins a text with.
+_ANCHORS = ("\n", "a", ".", "0", ")")
 
 
 @dataclass(frozen=True)
@@ -63,8 +68,9 @@ def tokenize_pairs(
 
     Nothing is cut: a pair of which prompt and longer response have more than ``max_length`` tokens is an unusable row.
     Text pairs get no template: the prompt has the tokenizer's beginning of sequence (if it writes one), the response
-    its end. Chat pairs are written by the tokenizer's chat template, with ``template_kwargs``; what it writes after
-    the end of sequence is left out.
+    its end, each once where the text is rendered and has it already. Chat pairs are written by the tokenizer's chat
+    template, with ``template_kwargs``; what it writes after the end of sequence is left out. A pair that the template
+    does not take, or of which it changes a response, is an unusable row.
 
     Args:
         pair_set: the pairs; its ``bad_rows`` says what happens to unusable ones.
@@ -75,20 +81,27 @@ def tokenize_pairs(
     Raises:
         CtwaError: the tokenizer lacks what the pairs need, a row is unusable, or no row is usable.
     """
+    if not getattr(tokenizer, "chat_template", None) and any(not isinstance(p.prompt, str) for p in pair_set.pairs):
+        raise CtwaError(
+            f"{pair_set.source} has chat messages and the tokenizer no chat template; give one, or text (chat: false)"
+        )
     if tokenizer.eos_token_id is None:
         raise CtwaError("the tokenizer has no end-of-sequence token; set tokenizer.eos_token")
-    kwargs = dict(template_kwargs or {})
+    write = ConversationTokenizer(tokenizer, template_kwargs)
     pairs, skipped = [], Counter(pair_set.skipped)
+    first: BadRow | None = None
     for pair in pair_set.pairs:
         try:
-            tokens = _tokenize(pair, tokenizer, kwargs, pair_set.source)
+            tokens = write.pair(pair)
             _check(tokens, max_length)
             pairs.append(tokens)
         except BadRow as error:
             skip_or_stop(pair_set.source, pair.row, error, pair_set.bad_rows, skipped)
+            first = first or error
     if not pairs:
         raise CtwaError(
-            f"{pair_set.source} has no usable pair with at most {max_length} tokens ({dict(skipped)}); raise max_length"
+            f"{pair_set.source} has no usable pair with at most {max_length} tokens ({dict(skipped)}); the first that "
+            f"is not: {first}"
         )
     return TokenSet(pair_set.source, pair_set.objectives, tuple(pairs), dict(skipped))
 
@@ -120,42 +133,113 @@ def collate(pairs: Sequence[PairTokens], objectives: Sequence[str], *, pad_token
     )
 
 
-def _tokenize(pair: Pair, tokenizer: Any, template_kwargs: dict[str, Any], source: str) -> PairTokens:
-    eos = tokenizer.eos_token_id
-    if isinstance(pair.prompt, str):
-        prompt = list(tokenizer(pair.prompt)["input_ids"])
-        while prompt and prompt[-1] == eos:  # some tokenizers close every text
-            prompt.pop()
-        chosen, rejected = (
-            [*tokenizer(text, add_special_tokens=False)["input_ids"], eos] for text in (pair.chosen, pair.rejected)
-        )
-    else:
-        if not getattr(tokenizer, "chat_template", None):
-            raise CtwaError(
-                f"{source} has chat messages and the tokenizer no chat template; give one, or text (chat: false)"
+class ConversationTokenizer:
+    """Writes prompts and responses as the tokens of a tokenizer.
+
+    The prompt is tokenised as a model that generates is given it. A response is what the tokens of prompt and response
+    together have behind it, so that it has the tokens that the whole text has: no dummy prefix, no second beginning.
+    Where a token of the whole would reach over the boundary, the response is written apart: no model could generate it.
+
+    Args:
+        tokenizer: of ``transformers``.
+        template_kwargs: variables of its chat template.
+    """
+
+    def __init__(self, tokenizer: Any, template_kwargs: Mapping[str, Any] | None = None) -> None:
+        self._tokenizer = tokenizer
+        self._kwargs = dict(template_kwargs or {})
+        added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+        no_ends = {tokenizer.bos_token, tokenizer.unk_token} - {tokenizer.eos_token}
+        self._ends = tuple({*added, *tokenizer.all_special_tokens} - no_ends)  # what rendered text may end with
+        plain, full = self._ids("a"), list(tokenizer("a")["input_ids"])
+        places = [i for i in range(len(full) - len(plain) + 1) if full[i : i + len(plain)] == plain]
+        self._opening = full[: places[0]] if places else []
+
+    def pair(self, pair: Pair) -> PairTokens:
+        """The tokens of a pair, by a tokenizer that has an end of sequence.
+
+        Raises:
+            BadRow: no tokens say what the pair says.
+        """
+        if isinstance(pair.prompt, str):
+            plain = self._ids(pair.prompt)
+            prompt = self._opened(plain)
+            chosen, rejected = (self._text_response(pair.prompt, plain, text) for text in (pair.chosen, pair.rejected))
+        else:
+            before = render_prompt(self._tokenizer, pair.prompt, self._kwargs)
+            prompt = self._ids(before)
+            chosen, rejected = (
+                self._chat_response(pair.prompt, before, prompt, text) for text in (pair.chosen, pair.rejected)
             )
-        messages = list(pair.prompt)
-        before = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **template_kwargs)
-        prompt = tokenizer(before, add_special_tokens=False)["input_ids"]
-        chosen, rejected = (
-            _chat_response(messages, before, text, tokenizer, template_kwargs) for text in (pair.chosen, pair.rejected)
+        return PairTokens(tuple(prompt), tuple(chosen), tuple(rejected), pair.labels, pair.row)
+
+    def prompt(self, prompt: Prompt) -> list[int]:
+        """The tokens of a prompt.
+
+        Text is written as it stands, behind the tokenizer's beginning of sequence where it has it not already;
+        messages by the chat template, with the opening of the model's turn.
+
+        Raises:
+            BadRow: the template does not take the messages.
+        """
+        if isinstance(prompt, str):
+            return self._opened(self._ids(prompt))
+        return self._ids(render_prompt(self._tokenizer, prompt, self._kwargs))
+
+    def _opened(self, ids: list[int]) -> list[int]:
+        return ids if ids[: len(self._opening)] == self._opening else [*self._opening, *ids]
+
+    def _ids(self, text: str) -> list[int]:
+        if fault := text_fault(text):
+            raise BadRow("malformed", f"it has {fault} in a text")
+        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _text_response(self, before: str, plain: list[int], text: str) -> list[int]:
+        eos = self._tokenizer.eos_token
+        rendered = text.rstrip().endswith(self._ends)
+        if rendered:
+            text = text.rstrip()  # what stands behind the end is no response
+        self._refuse_end_within(text.removesuffix(eos))
+        ids = self._behind(before, plain, text)
+        return ids if rendered else [*ids, self._tokenizer.eos_token_id]
+
+    def _chat_response(
+        self, messages: Sequence[Mapping[str, str]], before: str, prompt: list[int], text: str
+    ) -> list[int]:
+        self._refuse_end_within(text)
+        written = render_answer(self._tokenizer, messages, before, text, self._kwargs)
+        ids = self._behind(before, prompt, written)
+        eos = self._tokenizer.eos_token_id
+        return ids[: ids.index(eos) + 1] if eos in ids else ids
+
+    def _refuse_end_within(self, text: str) -> None:
+        if self._tokenizer.eos_token in text:
+            raise BadRow(
+                "malformed", f"the end-of-sequence token {self._tokenizer.eos_token!r} stands within a response"
+            )
+
+    def _behind(self, before: str, prompt: list[int], text: str) -> list[int]:
+        """The tokens of a text that goes on behind another, of which the tokens are ``prompt``."""
+        whole = self._ids(before + text)
+        if whole[: len(prompt)] == prompt:
+            return whole[len(prompt) :]
+        alone = self._ids(text)
+        before_text = self._decode(prompt)
+        for anchor in _ANCHORS:
+            head = self._ids(anchor)
+            ids = self._ids(anchor + text)
+            if ids[: len(head)] == head:
+                ids = ids[len(head) :]
+                if ids == alone or self._decode(prompt + ids) == before_text + text:
+                    return ids
+        raise BadRow(
+            "malformed",
+            f"no token of the tokenizer ends where its prompt ends ({before[-20:]!r}) and a response begins "
+            f"({text[:20]!r}); end the prompt, or begin the response, with other white space",
         )
-    return PairTokens(tuple(prompt), tuple(chosen), tuple(rejected), pair.labels, pair.row)
 
-
-def _chat_response(
-    messages: list[dict[str, str]], before: str, text: str, tokenizer: Any, template_kwargs: dict[str, Any]
-) -> list[int]:
-    answered = [*messages, {"role": "assistant", "content": text}]
-    whole = tokenizer.apply_chat_template(answered, tokenize=False, add_generation_prompt=False, **template_kwargs)
-    if not whole.startswith(before):
-        raise BadRow("malformed", "the chat template does not write the answer behind its own prompt for generation")
-    # Apart from the prompt, as a model that generates sees it: no token spans the two.
-    ids = list(tokenizer(whole[len(before) :], add_special_tokens=False)["input_ids"])
-    eos = tokenizer.eos_token_id
-    if eos in ids:
-        del ids[len(ids) - ids[::-1].index(eos) :]
-    return ids
+    def _decode(self, ids: list[int]) -> str:
+        return str(self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
 def _check(tokens: PairTokens, max_length: int) -> None:

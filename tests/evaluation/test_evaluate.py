@@ -20,9 +20,11 @@ from ctwa.evaluation import models as models_module
 from ctwa.evaluation.config import EvalConfig, parse_config
 from ctwa.evaluation.evaluate import evaluate
 from ctwa.evaluation.models import Model
+from ctwa.evaluation.preferences import read_pairs
 from ctwa.evaluation.results import results_text
 from ctwa.evaluation.runs import config_of
 from ctwa.monitor.checkpoints import locate
+from ctwa.preference.data import PreferenceSource, hold_out, load_preferences
 from tests.evaluation.test_judge import KEY, Server
 
 Command = Callable[..., tuple[int, str, str]]
@@ -298,12 +300,14 @@ class TestAPreferenceRun:
     def write_run(self, places: SimpleNamespace, tmp_path: Path) -> Callable[[str | None], Path]:
         """A run of `ctwa prefer` whose one objective has this validation."""
 
-        def write(validation: str | None) -> Path:
+        def write(validation: str | None, share: float | None = None) -> Path:
             run = tmp_path / "raco"
             shutil.copytree(places.run, run)
             config = yaml.safe_load((run / "config.yaml").read_text())
             objective = {**self.SOURCE, "validation": validation}
             config["ctwa"] = {"objectives": {"a": objective}, "loss": {"type": "simpo"}, "max_length": 96}
+            if share is not None:
+                config["ctwa"]["validation_share"] = share
             (run / "config.yaml").write_text(yaml.safe_dump(config))
             return run
 
@@ -324,6 +328,19 @@ class TestAPreferenceRun:
             5,
         )
         assert config.models["base"] == config.reference == str(places.base)
+
+    def test_without_a_file_is_evaluated_on_the_share_it_held_out(self, places, write_run) -> None:
+        found = config_of([str(write_run(None, 0.25))]).preferences
+        assert found is not None
+        assert (found.objectives["a"].data, found.validation_share) == ("train.parquet", 0.25)
+
+        source = PreferenceSource(data=str(places.pairs), label="labels.accuracy")
+        config = found.model_copy(update={"objectives": {"a": source}, "max_length": 120, "validation_share": 0.5})
+        (held_out,) = read_pairs(config, [Model("base", str(places.base), device="cpu")], None).sources
+        (everything,) = load_preferences({"a": source})
+        parts = hold_out(everything, 0.5)
+        assert [pair.row for pair in held_out.pairs] == [pair.row for pair in parts[1].pairs]
+        assert 0 < len(parts[1].pairs) < len(everything.pairs)
 
     def test_without_a_file_of_them_asks_for_one(self, write_run: Callable[[str | None], Path]) -> None:
         with pytest.raises(CtwaError, match="no validation pairs of 'a'"):

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tokenizers.processors import TemplateProcessing
 
 from ctwa.errors import CtwaError
 from ctwa.evaluation import generation
@@ -65,6 +66,15 @@ class TestCompletions:
             assert len(sample.token_ids) == 80 or sample.finished
             assert "<eos>" not in sample.response
 
+    def test_a_model_whose_config_names_no_end_has_its_tokenizers(self, config, places, tmp_path: Path) -> None:
+        nameless = Model("nameless", str(places.base), device="cpu")
+        nameless.weights.generation_config = None
+        nameless.weights.config.eos_token_id = nameless.weights.config.pad_token_id = None
+        long = config.model_copy(update={"num_samples": 8, "max_tokens": 80})
+        found = samples_of(nameless, long, tmp_path)
+
+        assert {sample.finished for sample in found} == {True, False}
+
     def test_they_are_kept(self, model, config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         first = samples_of(model, config, tmp_path)
         monkeypatch.setattr(generation, "with_transformers", lambda *_: pytest.fail("generated again"))
@@ -88,10 +98,43 @@ class TestPrompts:
         assert model.tokenizer.decode(text) == "3 + 4 ?"
         assert model.tokenizer.decode(chat) == "<bos> 3 + 4 ?"
 
-    @pytest.mark.parametrize("prompt", [None, "", [], 7])
+    @pytest.mark.parametrize("prompt", [None, "", " \n", [], 7, {}])
     def test_a_row_without_one(self, prompt: Any, lines) -> None:
         with pytest.raises(CtwaError, match=r"row 1 \(from 0\) has no prompt"):
             read_prompts(GenerationConfig(data=lines([{"prompt": "a"}, {"prompt": prompt}])))
+
+    @pytest.mark.parametrize(
+        ("prompt", "fault"),
+        [
+            ([{"role": "user", "content": " "}], "has no text in message 1"),
+            ([{"role": "user"}], "has no 'role' and 'content' of text in message 1"),
+            ([{"role": "user", "content": "a"}, "b"], "has no 'role' and 'content' of text in message 2"),
+            ("a\ud83d", "has half a surrogate pair"),
+        ],
+    )
+    def test_a_row_whose_prompt_says_nothing(self, prompt: Any, fault: str, lines) -> None:
+        with pytest.raises(CtwaError, match=rf"row 0 \(from 0\) {fault}"):
+            read_prompts(GenerationConfig(data=lines([{"prompt": prompt}])))
+
+    def test_a_chat_template_that_does_not_take_a_prompt(self, config, places) -> None:
+        strict = Model("strict", str(places.base), device="cpu")
+        strict.tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
+
+        with pytest.raises(
+            CtwaError, match=r"row 0 \(from 0\), model 'strict': the chat template.*roles must alternate"
+        ):
+            tokenize_prompts(strict, read_prompts(config), config)
+
+    def test_rendered_text_gets_no_second_beginning(self, model, places) -> None:
+        opened = Model("opened", str(places.base), device="cpu")
+        opened.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            single="<bos> $A <eos>", special_tokens=[("<bos>", 2), ("<eos>", 1)]
+        )
+        rows = [{"prompt": "<bos> 3 + 4 ?"}, {"prompt": "3 + 4 ?"}]
+        first, second = tokenize_prompts(opened, rows, GenerationConfig(data="prompts.jsonl"))
+
+        assert first == second
+        assert opened.tokenizer.decode(first) == "<bos> 3 + 4 ?"
 
     def test_objectives_need_a_ground_truth(self, lines) -> None:
         objectives = parse_objectives({"a": {"reward_fn": "ctwa.testbed.rewards:accuracy"}})

@@ -16,10 +16,17 @@ import pytest
 from ctwa.errors import CtwaError
 from ctwa.evaluation import judge as module
 from ctwa.evaluation.config import JudgeConfig
-from ctwa.evaluation.judge import AnswerCache, Duel, Judgement, judge, notes, parse, prompt_of
+from ctwa.evaluation.judge import AnswerCache, Duel, Judgement, judge, notes, prompt_of
+from ctwa.evaluation.verdicts import read_reply, read_verdict
 
 KEY = "sk-very-secret-1234"
 DUELS = [Duel(row, f"question {row}", f"ours {row}", f"theirs {row}") for row in range(4)]
+
+
+def completion(content: Any, finish_reason: str | None = "stop", **message: Any) -> dict[str, Any]:
+    """What an endpoint answers."""
+    message = {"role": "assistant", "content": content, **message}
+    return {"choices": [{"index": 0, "message": message, "finish_reason": finish_reason}]}
 
 
 class Server:
@@ -43,7 +50,7 @@ class Server:
                     attempts[key] = attempt = attempts.get(key, 0) + 1
                 status, answer = server.reply(body, attempt)
                 if status == 200 and isinstance(answer, str):
-                    answer = {"choices": [{"message": {"role": "assistant", "content": answer}}]}
+                    answer = completion(answer)
                 data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
                 self.send_response(status)
                 for name, value in server.headers.items():
@@ -104,21 +111,81 @@ def prefers(who: str) -> Callable[[dict[str, Any], int], tuple[int, str]]:
     return lambda body, _: (200, f"Because. [[{'A' if first_of(body) == who else 'B'}]]")
 
 
+FENCED = "Answer A ends with\n```\n[[A]]\n```\n"
+OPTIONS = "I am to end with one line: [[A]], [[B]] or [[tie]]."
+# What a judge writes -> its verdict, or why there is none.
+TEXTS = [
+    ("[[A]]", "first"),
+    ("I could say [[A]], but no.\n\n[[b]]", "second"),
+    ("[[ tie ]]", "tie"),
+    ("[[C]]", "tie"),
+    ("Because. [[A]]", "first"),
+    ("Both are right.\n\n**[[A]]**\n", "first"),
+    ("`[[B]]`.", "second"),
+    ("### [[Tie]]", "tie"),
+    ("**Final verdict:** [[B]]", "second"),
+    ('Therefore, my final verdict is: "[[A]]".', "first"),
+    ("A is wrong, so I choose [[B]]", "second"),
+    ("[[A]]\n\nNote: answer B tried to decide for me with '[[B]]'.", "first"),
+    ("[[A]]\n\nIts last line was: [[B]]", "first"),
+    ("[[A]]\n\n> [[B]]", "first"),
+    (FENCED + "which I pass over.\n\n[[B]]", "second"),
+    ("[[B]]\n\n" + FENCED, "second"),
+    ("<think>\nIs it\n[[A]]\n?\n</think>\n\n[[B]]", "second"),
+    ("Is it\n[[A]]\n?\n</think>\n\n[[B]]", "second"),
+    ("[[A]]\nAnd once more:\n[[A]]", "first"),
+    (OPTIONS, "no verdict"),
+    (OPTIONS + " Answer A is shorter.", "no verdict"),
+    ("If they are equally good I am to write [[tie]]", "no verdict"),
+    ("First better: [[A]]\nSecond better: [[B]]\nNeither: [[tie]]", "contradiction"),
+    ("- [[A]]\n- [[B]]\n- [[tie]]", "contradiction"),
+    ("[[A]]\n\nOn second thoughts:\n\n[[B]]", "contradiction"),
+    ("[[A]]\n\nFinal verdict: [[B]]", "contradiction"),
+    (FENCED, "no verdict"),
+    ("Answer A says:\n> [[A]]", "no verdict"),
+    ('Answer A says\n"[[A]]"', "no verdict"),
+    ("<think>\nPerhaps\n[[A]]", "cut off"),
+    ("<think>[[A]]</think>", "no verdict"),
+    ("A", "no verdict"),
+    ("[A]", "no verdict"),
+    ("", "no verdict"),
+]
+# A reply as the endpoint sends it -> its verdict, or why there is none.
+REPLIES = [
+    (completion("[[A]]"), "first"),
+    (completion("[[A]]", None), "first"),
+    (completion("[[A]]", "eos_token"), "first"),
+    ({"choices": [{"message": {"content": "[[A]]"}}]}, "first"),
+    (completion([{"type": "thinking", "thinking": "[[B]]"}, {"type": "text", "text": "So:\n[[A]]"}]), "first"),
+    (completion("[[A]]", reasoning_content="or\n[[B]]", tool_calls=[]), "first"),
+    (completion(OPTIONS, None), "no verdict"),
+    (completion(OPTIONS, "length"), "cut off"),
+    (completion("Were I asked for style:\n[[A]]", "length"), "cut off"),
+    (completion("[[A]]", "MAX_TOKENS"), "cut off"),
+    (completion("[[A]]", "content_filter"), "filtered"),
+    (completion(None, "tool_calls", tool_calls=[{"type": "function"}]), "tool call"),
+    (completion("[[A]]", tool_calls=[{"type": "function"}]), "tool call"),
+    (completion("[[A]]", "abort"), "finish_reason abort"),
+    (completion(None, refusal="I cannot judge this."), "refusal"),
+    (completion(None, "length"), "cut off"),
+    (completion(None), "empty"),
+    (completion(" \n"), "empty"),
+    (completion([]), "empty"),
+]
+
+
 class TestVerdicts:
-    @pytest.mark.parametrize(
-        ("answer", "verdict"),
-        [
-            ("[[A]]", "first"),
-            ("I could say [[A]], but no.\n\n[[b]]", "second"),
-            ("[[ tie ]]", "tie"),
-            ("[[C]]", "tie"),
-            ("A", None),
-            ("", None),
-            ("[A]", None),
-        ],
-    )
-    def test_the_last_one_in_double_brackets_counts(self, answer: str, verdict: str | None) -> None:
-        assert parse(answer) == verdict
+    @pytest.mark.parametrize(("text", "expected"), TEXTS)
+    def test_what_a_text_says(self, text: str, expected: str) -> None:
+        verdict, why = read_verdict(text)
+
+        assert (verdict or why) == expected
+
+    @pytest.mark.parametrize(("sent", "expected"), REPLIES)
+    def test_what_a_reply_says(self, sent: dict[str, Any], expected: str) -> None:
+        reply = read_reply(sent)
+
+        assert (reply.verdict, reply.why_none) in [(expected, ""), (None, expected)]
 
     @pytest.mark.parametrize(
         ("reply", "outcome", "score"),
@@ -147,8 +214,32 @@ class TestVerdicts:
         server.reply = lambda *_: (200, "Both are fine.")
 
         lines = notes("tuned", ask())
-        assert lines[0] == "tuned: 4 unparsed."
-        assert lines[1] == "tuned, row 0 does not count (unparsed): 'Both are fine.'"
+        assert lines[0] == "tuned: 4 unparsed. Answers without a verdict: no verdict 8."
+        assert lines[1] == "tuned, row 0 does not count (no verdict): 'Both are fine.'"
+
+    def test_a_cut_off_answer_is_no_verdict_and_stays_none_in_the_cache(self, ask, server: Server) -> None:
+        good = prefers("ours")
+        server.reply = lambda body, attempt: (
+            (200, completion("[[tie]]", "length")) if first_of(body) == "theirs" else good(body, attempt)
+        )
+
+        for _ in range(2):
+            judgements = ask()
+            assert [(each.outcome, each.reasons) for each in judgements] == [("unparsed", ("", "cut off"))] * 4
+        assert len(server.requests) == 8
+        assert "cut off 4. Raise judge.max_tokens" in notes("tuned", judgements)[0]
+
+    def test_an_earlier_cache_did_not_keep_how_answers_ended(self, ask, server: Server, tmp_path: Path) -> None:
+        server.reply = prefers("ours")
+        ask()
+        path = tmp_path / "judge.jsonl"
+        earlier = [json.loads(line) for line in path.read_text().splitlines()]
+        path.write_text("".join(json.dumps({k: v for k, v in e.items() if k != "flaw"}) + "\n" for e in earlier))
+        before = len(server.requests)
+
+        assert [each.outcome for each in ask()] == ["win"] * 4
+        assert len(server.requests) == 2 * before
+        assert len((tmp_path / "judge.dropped.jsonl").read_text().splitlines()) == 8
 
 
 class TestRequests:
@@ -180,7 +271,8 @@ class TestRequests:
 
 class TestTrouble:
     @pytest.mark.parametrize(
-        "trouble", [(429, {}), (503, b"<html>busy</html>"), (200, b"junk"), (200, {"choices": []})]
+        "trouble",
+        [(429, {}), (503, b"<html>busy</html>"), (200, b"junk"), (200, {"choices": []}), (200, completion(7))],
     )
     def test_what_may_pass_is_asked_again(self, ask, server: Server, trouble: tuple[int, Any]) -> None:
         good = prefers("ours")

@@ -122,3 +122,12 @@ class TestData:
     def test_a_window_beyond_the_context(self, model: Model) -> None:
         with pytest.raises(CtwaError, match=r"window is 5000 tokens and the context of model 'base' 4096"):
             tokenize_texts(model, TEXTS, PerplexityConfig(data=Path("x.jsonl"), window=5000))
+
+
+def test_a_byte_order_mark_is_no_text_and_half_a_character_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf3 + 4")
+    (tmp_path / "b.jsonl").write_text('{"text": "3 + 4"}\n{"text": "\\ud83d"}\n')
+
+    assert read_texts(PerplexityConfig(data=tmp_path / "a.txt")) == ["3 + 4"]
+    with pytest.raises(CtwaError, match=r"row 1 \(from 0\) has half a surrogate pair"):
+        read_texts(PerplexityConfig(data=tmp_path / "b.jsonl"))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
-from transformers import Qwen2ForCausalLM
+from transformers import GenerationConfig, Qwen2ForCausalLM
 
+from ctwa.generation.decoding import end_tokens
 from tests.generation.models import PAD, PROMPTS, SAMPLING, SEEDS, VOCABULARY, build, generate
 
 
@@ -119,3 +123,37 @@ class TestSettings:
         assert {completion.token_ids[0] for completion in completions} == set(tokens[:num].tolist())
         log_probs = {completion.token_ids[0]: completion.log_probs[0] for completion in completions}
         assert torch.tensor(list(log_probs.values())).exp().sum() == pytest.approx(1.0, abs=1e-5)
+
+
+NOTHING: dict[str, Any] = {"eos_token_id": None, "pad_token_id": None}
+
+
+class TestEnds:
+    @pytest.mark.parametrize(
+        ("generation", "config", "tokenizer", "expected"),
+        [
+            ({"eos_token_id": 1, "pad_token_id": 3}, NOTHING, NOTHING, ({1}, 3)),
+            ({"eos_token_id": [5, 1]}, {"eos_token_id": 1, "pad_token_id": None}, NOTHING, ({1, 5}, 1)),
+            ({}, {"eos_token_id": 4, "pad_token_id": 0}, NOTHING, ({4}, 0)),
+            ({}, {"eos_token_id": [4, 6], "pad_token_id": None}, None, ({4, 6}, 4)),
+            ({}, NOTHING, {"eos_token_id": 2, "pad_token_id": 7}, ({2}, 7)),
+            (None, NOTHING, {"eos_token_id": 2, "pad_token_id": None}, ({2}, 2)),
+            ({}, NOTHING, NOTHING, (set(), 0)),
+            (None, NOTHING, None, (set(), 0)),
+            ({"eos_token_id": 1, "pad_token_id": -1}, NOTHING, None, ({1}, 1)),
+            ({"eos_token_id": 1}, {"pad_token_id": VOCABULARY}, {"pad_token_id": VOCABULARY}, ({1}, 1)),
+            ({"eos_token_id": 0}, NOTHING, None, ({0}, 0)),
+        ],
+    )
+    def test_the_first_that_names_any_counts(self, generation, config, tokenizer, expected) -> None:
+        model = build()
+        model.generation_config = None if generation is None else GenerationConfig(**generation)
+        for name, value in config.items():
+            setattr(model.config, name, value)
+
+        assert end_tokens(model, None if tokenizer is None else SimpleNamespace(**tokenizer)) == expected
+
+    def test_without_any_a_completion_ends_at_its_limit(self, model: Qwen2ForCausalLM) -> None:
+        found = generate(model, eos_ids=frozenset(), max_tokens=5)
+
+        assert [len(each.token_ids) for each in found] == [5] * len(PROMPTS)

@@ -35,6 +35,25 @@ def test_runs_that_differ_in_their_seed_alone_are_one_group(groups):
     assert found == [("ctwa", ["a", "b"]), ("linear", ["l"])]
 
 
+@pytest.mark.parametrize(
+    ("setting", "other"),
+    [
+        ("  save_freq: 50\n", "  save_freq: -1\n"),
+        ("  logger:\n  - tensorboard\n", "  logger:\n  - tensorboard\n  - wandb\n"),
+        ("  logger:\n    - tensorboard\n", "  logger: [wandb]\n"),
+        ("  max_actor_ckpt_to_keep: 1\n", "  max_actor_ckpt_to_keep: null\n"),
+    ],
+)
+def test_what_a_run_tells_and_keeps_makes_no_other_group(groups, setting, other):
+    first, second = (CONFIG.replace("trainer:\n", "trainer:\n" + each) for each in (setting, other))
+    assert groups(("a", {"seed": 0}, first), ("b", {"seed": 1}, second)) == [("ctwa", ["a", "b"])]
+
+
+def test_a_list_that_trains_something_else_is_another_group(groups):
+    other = CONFIG.replace("  lr: 0.1\n", "  lr: 0.1\n  files:\n  - a\n")
+    assert len(groups(("a", {"seed": 0}, CONFIG), ("b", {"seed": 1}, other))) == 2
+
+
 def test_another_setting_is_another_group(groups):
     runs = [("x-s0", {"seed": 0}, CONFIG), ("x-s1", {"seed": 1}, CONFIG)]
     runs += [

@@ -149,3 +149,31 @@ def test_the_command_writes_json(make_series, tmp_path):
     assert (found["schema"], found["baseline"], found["at"]) == (1, "linear", "step 1")
     assert found["methods"][1]["gains"]["accuracy"] == {"mean": 0.375, "low": 0.25, "high": 0.5, "num": 2}
     assert found["methods"][1]["seeds"] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        (
+            {"one": [0, 10, 20], "two": [0, 10, 20], "odd": [5, 15, 25, 35, 45]},
+            "the run odd-s0 has 5, 15, 25, ..., 45, the others have 0, 10, 20; leave out what does not fit",
+        ),
+        ({"one": [0, 10], "two": [1]}, "the run one-s0 has 0, 10, the run two-s0 has 1; leave out"),
+        ({"one": [1], "two": [2], "three": [3]}, "the run one-s0 has 1, the run two-s0 has 2, the run three-s0 has 3;"),
+    ],
+)
+def test_the_run_that_blocks_a_comparison_is_named(make_series, steps, message):
+    paths = [make_series(name, {0: dict.fromkeys(own, (0.5, 0.5))})[0] for name, own in steps.items()]
+    with pytest.raises(CtwaError) as error:
+        compare_methods(paths)
+
+    assert f"no step in common with a result of every objective: {message}" in str(error.value)
+
+
+def test_a_run_whose_objectives_have_no_step_in_common_is_named(make_run):
+    paths = [
+        make_run("good", {1: {"val/accuracy": 0.5, "val/clarity": 0.5}}, info(seed=0)).path,
+        make_run("torn", {1: {"val/accuracy": 0.5}, 2: {"val/clarity": 0.5}}, info(seed=1)).path,
+    ]
+    with pytest.raises(CtwaError, match=r"the run torn has none, the other has 1; leave out"):
+        compare_methods(paths)

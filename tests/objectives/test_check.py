@@ -181,3 +181,54 @@ def test_rows_of_another_format(reward_file: RewardFile, row: dict[str, Any], me
         check_reward(f"{path}:f", [row])
     with pytest.raises(CtwaError, match="there is no row to check"):
         check_reward(f"{path}:f", [])
+
+
+SEPARATORS = ["a\u2028b", "a\u2029b", "a\u0085b", "a\x0bb\x0c\x1c\x1d\x1e", "a\rb", "a\r\nb\n"]
+
+
+@pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"], ids=["", "bom"])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"], ids=["unix", "dos"])
+def test_lines_of_responses_end_at_line_breaks_alone(
+    reward_file: RewardFile, data: Callable[..., Path], tmp_path: Path, bom: bytes, end: bytes
+) -> None:
+    path = reward_file("def f(response, row):\n    return float(response == row['said'])")
+    file = data(rows(len(SEPARATORS), said=SEPARATORS))
+    lines = tmp_path / "responses.jsonl"
+    lines.write_bytes(bom + b"".join(json.dumps(text, ensure_ascii=False).encode() + end for text in SEPARATORS))
+
+    status, text = run_main(f"{path}:f", file, responses=str(lines))
+    summary = next(line for line in text.splitlines() if "│ response" in line)
+    assert (status, [cell.strip() for cell in summary.split("│")[2:5]]) == (0, ["6", "6", "1"])
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("null", "the response of row 1 (from 0) is None"),
+        ("7", "the response of row 1 (from 0) is 7"),
+        ("[]", "the response of row 1 (from 0) is []"),
+        ('["a", null]', "the response of row 1 (from 0) is ['a', None]"),
+        ('{"response": null}', "the response of row 1 (from 0) is None"),
+        ('{"answer": "a"}', "line 2: KeyError('response')"),
+        ('"half \\ud83d"', "the response of row 1 (from 0) has half a surrogate pair"),
+        ("[" * 100_000, "line 2: RecursionError"),
+        ("nul", "line 2: JSONDecodeError"),
+    ],
+)
+def test_a_line_that_is_no_response(
+    reward_file: RewardFile, data: Callable[..., Path], tmp_path: Path, line: str, said: str
+) -> None:
+    (tmp_path / "responses.jsonl").write_text(f'"fine"\n{line}\n')
+    with pytest.raises(CtwaError) as error:
+        main("ctwa.testbed.rewards:accuracy", data(rows(2)), responses=str(tmp_path / "responses.jsonl"))
+
+    assert said in str(error.value)
+
+
+def test_a_prompt_that_says_nothing() -> None:
+    bad = rows(2)
+    bad[1]["prompt"][0]["content"] = " "
+    with pytest.raises(
+        CtwaError, match=r"row 1 \(from 0\) has no text in message 1 of its prompt, which is the user's"
+    ):
+        check_reward("ctwa.testbed.rewards:accuracy", bad)

@@ -90,6 +90,31 @@ def test_an_unknown_required_argument_is_named_with_what_is_offered() -> None:
     )
 
 
+def test_functions_of_other_trainers_that_take_a_batch_are_told_how_to_be_wrapped(
+    completions: Callable[..., list[Completion]],
+) -> None:
+    def trl(prompts, completions, **kwargs):
+        return [
+            float(prompt in "What is 3 + 4?" and "1" in text) for prompt, text in zip(prompts, completions, strict=True)
+        ]
+
+    def conversational(completions: list, answer: list, **kwargs) -> list: ...
+
+    def verl(data_sources, solution_strs, ground_truths, extra_infos): ...
+
+    for function in (trl, conversational, verl):
+        with pytest.raises(
+            CtwaError, match=r"takes '\w+'.* of a whole batch, .* def wrapped\(prompt, group_response\)"
+        ):
+            contract_of(function)
+
+    def wrapped(prompt, group_response):
+        return trl(prompts=[prompt] * len(group_response), completions=group_response)
+
+    values = wrapped(**contract_of(wrapped).collect(completions(3)))
+    assert [outcome.value for outcome in to_group_outcomes(values, 3, 0.0)] == [0.0, 1.0, 0.0]
+
+
 def test_kwargs_the_function_does_not_take_are_refused() -> None:
     def f(response: str, threshold: float) -> float: ...
 
@@ -134,6 +159,8 @@ def test_positional_only_arguments_are_refused() -> None:
         (np.bool_(True), 1.0),
         (np.array(2.0), 2.0),
         (torch.tensor(0.5), 0.5),
+        ({"score": 0.25, "acc": True, "pred": "4"}, 0.25),
+        ({"score": np.float64(0.5)}, 0.5),
     ],
 )
 def test_finite_numbers_count(value: Any, expected: float) -> None:
@@ -152,9 +179,31 @@ def test_finite_numbers_count(value: Any, expected: float) -> None:
         (np.float64("nan"), "not_finite", "returned nan; return a finite number, or None"),
         ("1.0", "wrong_type", "returned the str '1.0'; return one number, or None"),
         ([1.0], "wrong_type", "returned the list [1.0]; return one number, or None"),
-        ({"score": 1.0}, "wrong_type", "returned the dict {'score': 1.0}; return one number, or None"),
+        (
+            {"reward": 1.0},
+            "wrong_type",
+            "returned the dict {'reward': 1.0} without 'score'; return one number, or None",
+        ),
+        ({}, "wrong_type", "returned the dict {} without 'score'; return one number, or None"),
+        ({"score": None}, "none", "the function returned None"),
+        ({"score": math.nan, "acc": 1.0}, "not_finite", "returned nan; return a finite number, or None"),
+        ({"score": "1"}, "wrong_type", "returned the str '1'; return one number, or None"),
+        (
+            {"score": {"score": 1.0}},
+            "wrong_type",
+            "returned the dict {'score': 1.0}; return one number, or None",
+        ),
+        (
+            (True, True, "4"),
+            "wrong_type",
+            "returned the tuple (True, True, '4'); return one number, or None",
+        ),
         (1j, "wrong_type", "returned the complex 1j; return one number, or None"),
-        (np.array([1.0]), "wrong_type", "returned the ndarray array([1.]); return one number, or None"),
+        (
+            np.array([1.0]),
+            "wrong_type",
+            "returned the ndarray array([1.]); return one number, or None",
+        ),
         (np.str_("1"), "wrong_type", "returned the str '1'; return one number, or None"),
     ],
 )
@@ -169,7 +218,8 @@ def test_a_group_function_returns_one_value_a_completion(values: Any) -> None:
 
 
 def test_each_value_of_a_group_is_judged_by_itself() -> None:
-    assert [outcome.reason for outcome in to_group_outcomes([1.0, None, math.nan, "1"], 4, 0.0)] == [
+    assert [outcome.reason for outcome in to_group_outcomes([1.0, {"score": 1}, None, math.nan, "1"], 5, 0.0)] == [
+        None,
         None,
         "none",
         "not_finite",

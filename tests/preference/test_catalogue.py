@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import yaml
 from typer.testing import CliRunner
 
 import ctwa.config.prefer
 from ctwa.cli import app
-from ctwa.preference.catalogue import ALIGNMENT
+from ctwa.preference.catalogue import ALIGNMENT, alignment_name
 
 
 def test_it_names_every_method_of_the_commands_and_no_other() -> None:
@@ -27,3 +28,9 @@ def test_the_command_gives_each_a_line() -> None:
     for name, way in ALIGNMENT.items():
         for text in (way.command, way.passes, way.summary, way.source):
             assert text in by_name[name]
+
+
+def test_a_run_is_called_what_its_method_was_chosen_by() -> None:
+    for path in (Path(ctwa.config.prefer.__file__).parent / "method").glob("*.yaml"):
+        assert alignment_name(yaml.safe_load(path.read_text())["type"]) == path.stem
+    assert alignment_name("upgrad") == "upgrad"

@@ -136,6 +136,18 @@ class TestBadRows:
             ({"chosen": [], "rejected": []}, "neither text nor a list of messages"),
             ({"chosen": [{"role": "assistant", "content": None}], "rejected": [assistant("b")]}, "no 'role' and"),
             ({"chosen": [assistant("b")], "rejected": "c"}, "one of its responses is text"),
+            ({"prompt": [user("")], "chosen": "b", "rejected": "c"}, "it has no text in message 1 of its prompt"),
+            (
+                {"prompt": [user("a"), assistant("b"), user(" \n")], "chosen": "b", "rejected": "c"},
+                "it has no text in message 3 of its prompt, which is the user's",
+            ),
+            (
+                {"prompt": None, "chosen": [user(""), assistant("b")], "rejected": [user(""), assistant("c")]},
+                "it has no text in mess",
+            ),
+            ({"prompt": "caf\ud83d", "chosen": "b", "rejected": "c"}, "it has half a surrogate pair .* in message 1"),
+            ({"prompt": "a", "chosen": "b\udc00", "rejected": "c"}, "half a surrogate pair .* in its chosen response"),
+            ({"prompt": "a", "chosen": "b", "rejected": "\ud83d!"}, "half a surrogate pair .* in its rejected resp"),
             (
                 {"prompt": "x", "chosen": [user("a"), assistant("b")], "rejected": [user("a"), assistant("c")]},
                 "not what stands before",
@@ -148,6 +160,24 @@ class TestBadRows:
         with pytest.raises(CtwaError, match=f"row 0 .*{text}"):
             load(str(path))
 
+    @pytest.mark.parametrize(
+        ("form", "label", "row"),
+        [
+            ("safe-rlhf", "better_response_id", {"prompt": 5, "response_0": "a", "response_1": "b"}),
+            ("ultrafeedback", "honesty", {"instruction": "a", "completions": 5}),
+            ("ultrafeedback", "honesty", {"instruction": "a", "completions": ["b", "c"]}),
+            ("summaries", None, {"info": "a", "summaries": [{"text": "b"}, {"text": "c"}], "choice": 0}),
+            ("summaries", "shorter", {"info": {"article": "a"}, "summaries": [{"text": 1}, {"text": 2}]}),
+            ("summaries", None, {"info": {"post": "a"}, "summaries": [{"text": "b"}, {"text": "c"}], "choice": 0}),
+            ("summaries", None, {"info": {"post": "a"}, "summaries": 7}),
+        ],
+    )
+    def test_values_of_other_types_than_the_format_has(self, tmp_path, form, label, row):
+        path = tmp_path / "rows.jsonl"
+        path.write_text(json.dumps(row) + "\n")
+        with pytest.raises(CtwaError, match=r"row 0 .*mend or delete that row"):
+            load(str(path), format=form, label=label)
+
     def test_no_usable_row_at_all(self, write):
         with pytest.raises(CtwaError, match=r"no usable pair \(\{'identical': 2\}\)"):
             load(write([row(chosen="x", rejected="x")] * 2), bad_rows="skip")
@@ -155,6 +185,106 @@ class TestBadRows:
     def test_text_where_the_file_has_messages(self, write):
         with pytest.raises(CtwaError, match="says chat: false; leave chat out"):
             load(write([{"prompt": [user("Hi")], "chosen": "Hello", "rejected": "Go"}]), chat=False)
+
+
+class TestHh:
+    def test_a_dialogue_is_messages(self, write):
+        before = "\n\nHuman: Name a prime.\n\nAssistant: 7\n\nHuman: And another?\n\nIt may be large.\n\nAssistant:"
+        pair_set = load(write([{"chosen": f"{before} 11 \n", "rejected": f"{before} 9\nor 15"}]), format="hh")
+
+        assert pair_set.pairs[0].prompt == (
+            user("Name a prime."),
+            assistant("7"),
+            user("And another?\n\nIt may be large."),
+        )
+        assert (pair_set.pairs[0].chosen, pair_set.pairs[0].rejected) == ("11", "9\nor 15")
+        assert pair_set.pairs[0].labels == {"a": 1}
+
+    def test_labels_of_columns(self, write):
+        rows = [{"chosen": "Human: a\n\nAssistant: b", "rejected": "Human: a\n\nAssistant: c", "harm": -1}]
+
+        assert load(write(rows), format="hh", label="harm").pairs[0].labels == {"a": -1}
+
+    @pytest.mark.parametrize(
+        ("chosen", "reason", "text"),
+        [
+            ("Name a prime.", "malformed", "its 'chosen' is no dialogue that begins with 'Human:'"),
+            ("So\n\nHuman: a\n\nAssistant: b", "malformed", "its 'chosen' is no dialogue"),
+            ("\n\nHuman: a\n\nAssistant: b\n\nHuman: d", "malformed", "'chosen' ends with the role 'user'"),
+            ("\n\nHuman: d\n\nAssistant: b", "malformed", "differ before the last answer"),
+            ("\n\nHuman: a\n\nAssistant:", "empty", "its chosen response is empty"),
+            ("\n\nHuman:\n\nAssistant: b", "malformed", "differ before the last answer"),
+        ],
+    )
+    def test_what_is_no_pair(self, tmp_path, chosen, reason, text):
+        path = tmp_path / "rows.jsonl"
+        rows = [{"chosen": chosen, "rejected": "\n\nHuman: a\n\nAssistant: c"}, {"chosen": chosen}]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows[:1]))
+        with pytest.raises(CtwaError, match=f"row 0 .*{text}"):
+            load(str(path), format="hh")
+
+    def test_another_format_says_which_it_is(self, write):
+        rows = [{"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: a\n\nAssistant: c"}]
+        with pytest.raises(CtwaError, match="write format: hh"):
+            load(write(rows))
+
+
+def human(text):
+    return {"from": "human", "value": text}
+
+
+def gpt(text):
+    return {"from": "gpt", "value": text}
+
+
+class TestShareGpt:
+    @pytest.mark.parametrize(
+        "columns",
+        [
+            {"conversations": [human("Hi")], "chosen": gpt("Hello"), "rejected": gpt("Go")},
+            {"conversations": [human("Hi")], "chosen": [gpt("Hello")], "rejected": [gpt("Go")]},
+            {"conversations": [human("Hi")], "chosen": "Hello", "rejected": "Go"},
+            {"chosen": [human("Hi"), gpt("Hello")], "rejected": [human("Hi"), gpt("Go")]},
+            {"conversations": [user("Hi")], "chosen": assistant("Hello"), "rejected": assistant("Go")},
+        ],
+        ids=["a message each", "lists of one", "text", "whole conversations", "roles"],
+    )
+    @pytest.mark.parametrize("system", [None, "Be brief."])
+    def test_conversations(self, write, columns, system):
+        pair = load(write([columns | ({"system": system} if system else {})]), format="sharegpt").pairs[0]
+
+        before = ({"role": "system", "content": system},) if system else ()
+        assert (pair.prompt, pair.chosen, pair.rejected) == ((*before, user("Hi")), "Hello", "Go")
+
+    def test_several_turns(self, write):
+        turns = [{"from": "system", "value": "Be brief."}, human("Hi"), gpt("Hello"), human("Bye")]
+        pair = load(write([{"conversations": turns, "chosen": gpt("Bye"), "rejected": gpt("No")}]), format="sharegpt")
+
+        assert [message["role"] for message in pair.pairs[0].prompt] == ["system", "user", "assistant", "user"]
+
+    @pytest.mark.parametrize(
+        ("columns", "text"),
+        [
+            ({"conversations": [{"from": "tool", "value": "7"}]}, "'tool' speaks in its 'conversations'"),
+            ({"conversations": [human("")]}, "it has no text in message 1 of its prompt"),
+            ({"conversations": [{"from": "human"}]}, "a message of its 'prompt' has no 'role' and 'content' of text"),
+            ({"conversations": []}, "its 'prompt' is neither text nor a list of messages"),
+            ({"conversations": 7}, "it is not of the format 'sharegpt'"),
+            ({"conversations": ["Hi"]}, "it is not of the format 'sharegpt'"),
+            ({"chosen": human("Hello")}, "its conversation 'chosen' ends with the role 'user'"),
+            ({"chosen": None}, "it has nothing under 'chosen'"),
+        ],
+    )
+    def test_what_is_no_pair(self, tmp_path, columns, text):
+        path = tmp_path / "rows.jsonl"
+        row = {"conversations": [human("Hi")], "chosen": gpt("Hello"), "rejected": gpt("Go")} | columns
+        path.write_text(json.dumps(row) + "\n")
+        with pytest.raises(CtwaError, match=f"row 0 .*{text}"):
+            load(str(path), format="sharegpt")
+
+    def test_another_format_says_which_it_is(self, write):
+        with pytest.raises(CtwaError, match="write format: sharegpt"):
+            load(write([{"conversations": [human("Hi")], "chosen": gpt("Hello"), "rejected": gpt("Go")}]))
 
 
 def safe_rlhf(**changes):
@@ -403,7 +533,8 @@ LABELS = {
 
 
 @pytest.mark.parametrize(
-    ("form", "num_examples"), [("pairs", 4), ("safe-rlhf", 1), ("ultrafeedback", 1), ("summaries", 1)]
+    ("form", "num_examples"),
+    [("pairs", 4), ("hh", 1), ("sharegpt", 2), ("safe-rlhf", 1), ("ultrafeedback", 1), ("summaries", 1)],
 )
 def test_the_documented_examples_can_be_read(tmp_path, form, num_examples):
     text = (Path(__file__).parents[2] / "docs" / "preference.md").read_text()

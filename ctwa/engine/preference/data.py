@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from ctwa.engine.preference.settings import PreferenceSettings
 from ctwa.errors import CtwaError
-from ctwa.preference.data import PairSet, load_preferences, split_pairs
+from ctwa.preference.data import PairSet, hold_out, load_preferences
 from ctwa.preference.log_probs import response_log_probs
 from ctwa.preference.modpo import Modpo
 from ctwa.preference.reference import cached_reference, fingerprint, model_fingerprint
@@ -123,9 +123,7 @@ def read_data(settings: PreferenceSettings, tokenizer: Any) -> PreferenceData:
     for index, pair_set in enumerate(sets):
         held_out = _validation_set(settings, pair_set)
         if held_out is None:
-            share = settings.validation_share
-            parts = split_pairs(pair_set, {"train": 1 - share, "validation": share})
-            pair_set, held_out = parts["train"], parts["validation"]
+            pair_set, held_out = hold_out(pair_set, settings.validation_share)
         for name, pairs, into in (("train", pair_set, train), ("validation", held_out, validation)):
             tokens = tokenize_pairs(pairs, tokenizer, max_length=settings.max_length)
             into.append(Part(tokens, f"{name}-{index}"))

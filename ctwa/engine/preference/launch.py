@@ -17,6 +17,7 @@ from ctwa.engine.preference.settings import PreferenceSettings, read_preference_
 from ctwa.engine.ray_session import ray_session
 from ctwa.errors import CtwaError
 from ctwa.monitor.run import ObjectiveInfo, RunFolder, RunInfo
+from ctwa.preference.catalogue import alignment_name
 from ctwa.preference.sampling import PairSampler
 
 if TYPE_CHECKING:
@@ -191,7 +192,7 @@ def plan_text(config: DictConfig, settings: PreferenceSettings, data: Preference
     passes = f"1 forward and {1 if aggregator.has_fixed_weights else num} backward"
     if not aggregator.has_fixed_weights and settings.gradients.passes == "sequential":
         passes = f"{num} forward and {num} backward"
-    lines = ["plan:", f"  method       {settings.method.type}, loss {settings.loss.type}"]
+    lines = ["plan:", f"  method       {alignment_name(settings.method.type)}, loss {settings.loss.type}"]
     lines.append(f"  objectives   {', '.join(f'{name} ({weight:g})' for name, weight in settings.weights.items())}")
     for train, validation in zip(data.train, data.validation, strict=True):
         lines.append(
@@ -219,7 +220,7 @@ def _engine(config: DictConfig) -> str:
 def run_info(config: DictConfig, settings: PreferenceSettings, num_steps: int) -> RunInfo:
     """What runs, for the readers of the run's folder."""
     return RunInfo(
-        method=f"{settings.method.type}, {settings.loss.type}",
+        method=f"{alignment_name(settings.method.type)}, {settings.loss.type}",
         objectives={name: ObjectiveInfo(weight=weight) for name, weight in settings.weights.items()},
         num_steps=num_steps,
         engine=_engine(config),
