@@ -35,7 +35,11 @@ class TestServer:
         folder, model = saved
         pieces = serve(folder, max_rows=4).generate(PROMPTS, SEEDS, SAMPLING)
 
-        assert pieces == generate(model, PROMPTS[:4], SEEDS[:4]) + generate(model, PROMPTS[4:], SEEDS[4:])
+        apart = generate(model, PROMPTS[:4], SEEDS[:4]) + generate(model, PROMPTS[4:], SEEDS[4:])
+        assert [piece.token_ids for piece in pieces] == [each.token_ids for each in apart]
+        # On some processors the product of a small batch is rounded by where its weights lie in memory.
+        for piece, each in zip(pieces, apart, strict=True):
+            assert piece.log_probs == pytest.approx(each.log_probs, abs=1e-5)
 
     def test_a_completion_stays_within_the_context(self, saved: tuple[Path, Qwen2ForCausalLM]) -> None:
         completions = serve(saved[0], max_length=8).generate(PROMPTS, SEEDS, SAMPLING)
