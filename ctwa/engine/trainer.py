@@ -40,9 +40,9 @@ from ctwa.engine.gradients import (
 )
 from ctwa.engine.probe import build_probe
 from ctwa.engine.recorder import Recorder, numbers
-from ctwa.engine.rows import Prompts, deal_rows, place_of, prompt_name
+from ctwa.engine.rows import Prompts, deal_rows, in_order, place_of, prompt_name
 from ctwa.engine.settings import Settings
-from ctwa.engine.transfer import QueuedRows, advantage_columns, correction_columns, in_order, padding_columns
+from ctwa.engine.transfer import QueuedRows, advantage_columns, correction_columns, padding_columns
 from ctwa.engine.workers import ROW_FIELD, MultiObjectiveWorker
 from ctwa.errors import CtwaError
 from ctwa.monitor.alarms import Alarm

@@ -119,13 +119,3 @@ def correction_columns(
     )
     kept = ["response_mask"] + ["rollout_is_weights"] * ("rollout_is_weights" in corrected.batch)
     return {name: response_to_nested(corrected.batch[name], response_mask) for name in kept}, metrics
-
-
-def in_order(by_worker: Iterable[Mapping[int, Tensor]], shape: Sequence[int]) -> Tensor:
-    """(N, T) of what each worker recorded of its rows, by their places in the step; 0 behind a row's end."""
-    by_row = {row: values_T for rows in by_worker for row, values_T in rows.items()}
-    values_NT = torch.zeros(*shape)
-    for row in range(shape[0]):
-        values_T = by_row[row]
-        values_NT[row, : len(values_T)] = values_T
-    return values_NT

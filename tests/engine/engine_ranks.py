@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -19,7 +18,6 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.config import omega_conf_to_dataclass
 from verl.workers.engine import EngineRegistry
 
-from ctwa.aggregators.mgda import MgdaConfig
 from ctwa.aggregators.registry import GRADIENT_METHODS, GradientMethodConfig, build_aggregator
 from ctwa.engine.cpu_platform import register_cpu_platform
 from ctwa.engine.gradients import GradientPlan
@@ -45,11 +43,11 @@ def save_model(folder: Path) -> None:
     build_tokenizer().save_pretrained(folder / "model")
 
 
-def run_ranks(job: str, folder: Path, num_ranks: int) -> None:
-    """Run a job as that many ranks, and wait for them. The engine's registries and the process group are global."""
+def run_ranks(job: str, folder: Path, num_ranks: int, *, script: str = __file__) -> None:
+    """Run a script's job as that many ranks, and wait. The engine's registries and the process group are global."""
     environment = os.environ | {"VERL_USE_EXTERNAL_MODULES": "ctwa.engine.plugin", "VERL_PLATFORM": "cpu"}
     environment |= {"WORLD_SIZE": str(num_ranks), "LOCAL_RANK": "0"}
-    command = [sys.executable, __file__, job, str(folder)]
+    command = [sys.executable, script, job, str(folder)]
     logs = [folder / f"{job}-{rank}of{num_ranks}.log" for rank in range(num_ranks)]
     ranks = []
     for rank, log in enumerate(logs):
@@ -95,8 +93,8 @@ def build_engine(folder: Path, *overrides: str) -> MultiObjectiveEngine:
     return engine
 
 
-def batch_of(rows: list[Tensor], micro_batch_size: int) -> TensorDict:
-    """Token sequences as a mini-batch of this rank."""
+def batch_of(rows: list[Tensor], micro_batch_size: int, **more: Any) -> TensorDict:
+    """Token sequences as a mini-batch of this rank, with more of verl's options."""
 
     def nested(parts: list[Tensor]) -> Tensor:
         return torch.nested.as_nested_tensor(parts, layout=torch.jagged)
@@ -111,7 +109,7 @@ def batch_of(rows: list[Tensor], micro_batch_size: int) -> TensorDict:
     )
     options: dict[str, Any] = {"temperature": 1.0, "micro_batch_size_per_gpu": micro_batch_size}
     options |= dict.fromkeys(["use_dynamic_bsz", "use_remove_padding", "use_fused_kernels"], False)
-    tu.assign_non_tensor(data, **options)
+    tu.assign_non_tensor(data, **options | more)
     return data
 
 
@@ -175,31 +173,7 @@ def two_mini_batches(engine: MultiObjectiveEngine, method: str, rank: int, num_r
     ]
 
 
-def skipped_step(folder: Path) -> None:
-    """Two updates, the first with a gradient that is not finite."""
-    join(folder)
-    engine = build_engine(folder)
-    aggregator = build_aggregator(MgdaConfig(), {"a": 1.0, "b": 1.0})
-    reports = []
-    for factor in (float("inf"), 1.0):
-        before = [parameter.detach().clone() for parameter in engine.trained()]
-        engine.plan = GradientPlan(("a", "b"), aggregator, GradientSettings())
-
-        def loss(model_output: dict, data: Any, dp_group: Any = None, factor: float = factor) -> tuple[Any, dict]:
-            del data, dp_group
-            log_probs = model_output["log_probs"].values()
-            engine.losses = ([-log_probs.mean(), factor * log_probs.square().mean()], None)
-            return engine.losses[0][0], {}
-
-        with engine.train_mode():
-            engine.train_batch(batch_of(some_rows([6, 9], seed=0), micro_batch_size=1), loss_function=loss)
-        moved = sum(float((new - old).abs().sum()) for new, old in zip(engine.trained(), before, strict=True))
-        (record,) = engine.plan.records
-        reports.append({"moved": moved, "skipped": record.skipped, "num_skipped": aggregator.num_skipped})
-    (folder / "reports.json").write_text(json.dumps(reports))
-
-
-JOBS = {job.__name__: job for job in (every_method, skipped_step)}
+JOBS = {job.__name__: job for job in (every_method,)}
 
 if __name__ == "__main__":
     JOBS[sys.argv[1]](Path(sys.argv[2]))
