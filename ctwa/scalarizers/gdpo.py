@@ -66,7 +66,7 @@ class Gdpo(Scalarizer):
         total_NT = torch.zeros_like(each_NT[0])
         for name, advantages_NT in zip(self._names, each_NT, strict=True):
             total_NT = total_NT + self.initial_weights[name] * advantages_NT
-        return _standardised(total_NT, rollout.mask_NT) if self.config.batch_normalize else total_NT
+        return _standardised(total_NT, rollout.loss_mask_NT) if self.config.batch_normalize else total_NT
 
     def observe(self, update: Update) -> dict[str, float]:
         """Nothing to learn."""
