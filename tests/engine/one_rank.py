@@ -149,6 +149,49 @@ def compiled_entropy(engine: MultiObjectiveEngine) -> list[dict[str, Any]]:
     return [take_step(engine, data, loss, plan_of(passes)) for passes in ("shared_forward", "sequential")]
 
 
+def fused_output(folder: Path) -> list[dict[str, Any]]:
+    """The output layer that makes log-probabilities of hidden states, by one forward pass and by many."""
+    engine = build_engine(folder, "actor_rollout_ref.model.use_fused_kernels=true")
+    data = batch_of(some_rows(LENGTHS, seed=0), 2, use_remove_padding=True, use_fused_kernels=True)
+    loss = collecting(engine, policy_losses)
+    return [take_step(engine, data, loss, plan_of(passes)) for passes in ("shared_forward", "sequential")]
+
+
+def after_a_pass_without_gradients(engine: MultiObjectiveEngine) -> dict[str, Any]:
+    """What the engine finds once such a pass has, or has not, left all weights gathered.
+
+    Returns:
+        ``last_layers``: a step by the gradients of the last layer; ``log_probs``: of the weights as they were, of
+        others, and of those that were kept, which are the first.
+    """
+    data = batch_of(some_rows(LENGTHS, seed=0), 4)
+
+    def log_probs() -> Tensor:
+        with engine.eval_mode():
+            (output,) = engine.forward_backward_batch(data.clone(recurse=False), None, forward_only=True)[
+                "model_output"
+            ].values()
+        values: Tensor = output.values()
+        return values
+
+    worker = object.__new__(PolicyWorker)  # its start is the engine's, which is here
+    worker.engine, worker._previous = engine, None
+    found = [log_probs()]
+    worker.keep_weights()
+    with torch.no_grad():
+        for parameter in engine.trained():
+            parameter.mul_(1.3)
+    engine.reshard()
+    for _ in range(2):
+        found.append(log_probs())
+        worker.swap_weights()
+    plan = plan_of("shared_forward")
+    plan.settings = GradientSettings(last_layers=1)
+    worker.swap_weights()
+    log_probs()
+    return {"last_layers": take_step(engine, data, collecting(engine, policy_losses), plan), "log_probs": found}
+
+
 def skipped_step(engine: MultiObjectiveEngine) -> list[dict[str, Any]]:
     """Two updates, the first with a gradient that is not finite."""
     aggregator = build_aggregator(MgdaConfig(), {"a": 1.0, "b": 1.0})
@@ -181,7 +224,11 @@ def all_of_it(folder: Path) -> None:
             found[kind, layout] = several_backwards(engine, packed)
         if kind == "full":
             found["compiled entropy"] = compiled_entropy(engine)
+            found["gathered", False] = after_a_pass_without_gradients(engine)
             found["skipped step"] = skipped_step(engine)
+    stays = build_engine(folder, "actor_rollout_ref.actor.fsdp_config.reshard_after_forward=false")
+    found["gathered", True] = after_a_pass_without_gradients(stays)
+    found["fused output"] = fused_output(folder)  # last: it changes the model's class
     torch.save(found, folder / "one_rank.pt")
     torch.distributed.destroy_process_group()
 

@@ -84,7 +84,7 @@ def test_corrections_without_effect(changed: Changed, values: dict[str, Any], se
 def test_a_correction_needs_the_rollout_s_log_probs(changed: Changed) -> None:
     values = {f"{CORRECTION}.bypass_mode": False, f"{CORRECTION}.rollout_is": "token"}
     check_config(changed(values))
-    with pytest.raises(CtwaError, match="write actor_rollout_ref.rollout.calculate_log_probs=true"):
+    with pytest.raises(CtwaError, match=r"write actor_rollout_ref\.rollout.calculate_log_probs=true"):
         check_config(changed(values | {"actor_rollout_ref.rollout.calculate_log_probs": False}))
 
 
@@ -97,7 +97,7 @@ def test_ranks_of_a_sequence_parallel_group_share_their_rows(changed: Changed, k
     with pytest.raises(CtwaError, match="1 prompts x 4 completions does not divide over 8 ranks"):
         check_config(changed(batch | ranks))
     check_config(changed(batch | ranks | {key: 8}))
-    with pytest.raises(CtwaError, match="does not divide the 8 ranks .* write a divisor"):
+    with pytest.raises(CtwaError, match=r"does not divide the 8 ranks .* write a divisor"):
         check_config(changed(batch | ranks | {key: 3}))
 
 

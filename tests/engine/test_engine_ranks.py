@@ -19,6 +19,17 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     return [torch.load(folder / f"measured-{which}.pt") for which in ("0of1", "0of2", "1of2")]
 
 
+def test_two_ranks_that_share_their_rows_train_and_weigh_as_one_does(measured: list[dict]) -> None:
+    one, *two = [ranks["sequence parallel"] for ranks in measured]
+    for step, (expected, first, second) in enumerate(zip(one, *two, strict=True)):
+        assert (first["sent"], second["sent"]) == ([0, 1, 2, 3], [])
+        assert expected["moved"].abs().max() > 0
+        assert first["norm"] == pytest.approx(expected["norm"], rel=1e-5)
+        torch.testing.assert_close(first["log_probs"], expected["log_probs"], rtol=1e-5, atol=1e-5)
+        assert first["weights"] == second["weights"] == pytest.approx(expected["weights"], rel=1e-4)
+        assert (step == 0) == (expected["weights"] != one[1]["weights"])
+
+
 @pytest.mark.parametrize("method", GRADIENT_METHODS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_ranks_and_micro_batches_change_no_weight(kind: str, method: str, measured: list[dict]) -> None:

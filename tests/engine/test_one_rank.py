@@ -70,6 +70,22 @@ def test_a_compiled_entropy_goes_backward_with_the_shared_loss_which_is_the_last
     is_close(shared_forward["gradient"], sequential["gradient"])
 
 
+def test_an_output_layer_that_is_fused_with_the_log_probs_stands_several_backward_passes(found: dict) -> None:
+    shared_forward, sequential = found["fused output"]
+    torch.testing.assert_close(shared_forward["gram"], sequential["gram"], rtol=1e-5, atol=1e-12)
+    is_close(shared_forward["gradient"], found["full", "packed"]["shared_forward"]["gradient"])
+
+
+@pytest.mark.parametrize("stays", [False, True], ids=["resharded", "gathered"])
+def test_weights_that_stay_gathered_after_a_pass_mislead_no_other(stays: bool, found: dict) -> None:
+    before, other, again = found["gathered", stays]["log_probs"]
+    assert not torch.allclose(other, before, atol=1e-3)
+    torch.testing.assert_close(again, before, rtol=0, atol=0)
+    last_layers, expected = found["gathered", stays]["last_layers"], found["gathered", False]["last_layers"]
+    torch.testing.assert_close(last_layers["weights"], expected["weights"], rtol=1e-5, atol=1e-6)
+    is_close(last_layers["gradient"], expected["gradient"])
+
+
 def test_a_gradient_that_is_not_finite_moves_nothing_and_the_next_step_does(found: dict) -> None:
     first, second = found["skipped step"]
     assert first == {"moved": 0.0, "skipped": True, "num_skipped": 1}
