@@ -365,9 +365,8 @@ def check_resources(config: DictConfig) -> None:
 
 def _update_passes(config: DictConfig, settings: Settings, scalarizer: Scalarizer) -> str:
     """The passes of an update; with a method that combines gradients, of one that takes them."""
-    recomputes = bool(config.actor_rollout_ref.model.enable_gradient_checkpointing)
     if scalarizer.aggregator is None:
-        return _passes(1, 1, recomputes)
+        return passes_text(config, 1, 1)
     actor, gradients = config.actor_rollout_ref.actor, settings.gradients
     # The KL penalty and the entropy bonus are no objective's: they are differentiated once, by themselves.
     is_shared = bool(actor.use_kl_loss or actor.entropy_coeff)
@@ -375,14 +374,16 @@ def _update_passes(config: DictConfig, settings: Settings, scalarizer: Scalarize
     forwards = 1 if gradients.passes == "shared_forward" else num
     if gradients.last_layers is not None:
         measured = f"{forwards} forward and {num} backward through {gradients.last_layers} layers"
-        return f"{measured}, then {_passes(1, 1, recomputes)}"
-    return _passes(forwards, num, recomputes)
+        return f"{measured}, then {passes_text(config, 1, 1)}"
+    return passes_text(config, forwards, num)
 
 
-def _passes(num_forward: int, num_backward: int, recomputes: bool) -> str:
-    again = ", each of which computes the activations anew" * (recomputes and num_backward > 1)
-    again = ", which computes the activations anew" if recomputes and num_backward == 1 else again
-    return f"{num_forward} forward and {num_backward} backward{again}"
+def passes_text(config: DictConfig, num_forward: int, num_backward: int) -> str:
+    """What so many passes are, in words: with gradient checkpointing a backward pass goes forward again."""
+    text = f"{num_forward} forward and {num_backward} backward"
+    if not config.actor_rollout_ref.model.enable_gradient_checkpointing:
+        return text
+    return f"{text} (activations computed anew in each backward)"
 
 
 def plan_text(config: DictConfig, settings: Settings) -> str:

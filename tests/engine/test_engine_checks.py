@@ -107,7 +107,7 @@ def test_ranks_of_a_sequence_parallel_group_share_their_rows(changed: Changed, k
         ({"ctwa.method": {"type": "linear"}}, "1 forward and 1 backward of the batch"),
         (
             {"ctwa.method": {"type": "linear"}, f"{MODEL}.enable_gradient_checkpointing": True},
-            "1 forward and 1 backward, which computes the activations anew of the batch",
+            "1 forward and 1 backward (activations computed anew in each backward) of the batch",
         ),
         ({}, "1 forward and 3 backward of the batch"),
         ({"ctwa.gradients.passes": "sequential"}, "3 forward and 3 backward of the batch"),
@@ -115,7 +115,7 @@ def test_ranks_of_a_sequence_parallel_group_share_their_rows(changed: Changed, k
         ({f"{ACTOR}.entropy_coeff": 0.01, "ctwa.gradients.passes": "sequential"}, "4 forward and 4 backward"),
         (
             {f"{MODEL}.enable_gradient_checkpointing": True},
-            "1 forward and 3 backward, each of which computes the activations anew",
+            "1 forward and 3 backward (activations computed anew in each backward) of the batch",
         ),
         (
             {"ctwa.gradients.last_layers": 1, f"{ACTOR}.use_kl_loss": True},

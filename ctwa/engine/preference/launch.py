@@ -12,7 +12,7 @@ from omegaconf import DictConfig, open_dict
 from rich.console import Console
 from transformers import AutoTokenizer
 
-from ctwa.engine.checks import check_backward_passes, num_data_ranks
+from ctwa.engine.checks import check_backward_passes, num_data_ranks, passes_text
 from ctwa.engine.launch import compose_config, make_folder, print_plan, set_environment, told
 from ctwa.engine.preference.settings import PreferenceSettings, read_preference_settings
 from ctwa.engine.ray_session import ray_session
@@ -185,9 +185,8 @@ def plan_text(config: DictConfig, settings: PreferenceSettings, data: Preference
     """What a run would do: pairs, steps, passes a step."""
     aggregator = settings.build_aggregator()
     num = len(settings.objectives)
-    passes = f"1 forward and {1 if aggregator.has_fixed_weights else num} backward"
-    if not aggregator.has_fixed_weights and settings.gradients.passes == "sequential":
-        passes = f"{num} forward and {num} backward"
+    num_backward = 1 if aggregator.has_fixed_weights else num
+    passes = passes_text(config, num_backward if settings.gradients.passes == "sequential" else 1, num_backward)
     lines = ["plan:", f"  method       {settings.method.type}, loss {settings.loss.type}"]
     lines.append(f"  objectives   {', '.join(f'{name} ({weight:g})' for name, weight in settings.weights.items())}")
     for train, validation in zip(data.train, data.validation, strict=True):
