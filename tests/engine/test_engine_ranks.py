@@ -42,4 +42,4 @@ def test_ranks_and_micro_batches_change_no_weight(kind: str, method: str, measur
         assert difference_MM.abs().max() < 1e-6
         torch.testing.assert_close(found["weights"], expected["weights"], rtol=1e-6, atol=1e-6)
         # The combination may be far smaller than what it is made of, whose rounding it has.
-        assert found["norm"] == pytest.approx(expected["norm"], rel=1e-6, abs=1e-6 * float(norms_M.min()))
+        assert found["norm"] == pytest.approx(expected["norm"], rel=3e-6, abs=1e-6 * float(norms_M.min()))
