@@ -121,18 +121,28 @@ def num_data_ranks(config: DictConfig) -> int:
     """How many ranks the rows are dealt out to: with sequence parallelism the ranks of a group share theirs.
 
     Raises:
-        CtwaError: the ranks do not make whole groups.
+        CtwaError: the ranks do not make whole groups, or attention would look at a rank's part of the rows alone.
     """
-    actor = config.actor_rollout_ref.actor
-    # The first is verl's older name, which wins where it is given.
-    shared_by = max(actor.get("ulysses_sequence_parallel_size") or 1, 1)
-    if shared_by == 1:
-        shared_by = actor.fsdp_config.get("ulysses_sequence_parallel_size") or 1
+    actor, model = config.actor_rollout_ref.actor, config.actor_rollout_ref.model
     num_ranks: int = config.trainer.nnodes * config.trainer.n_gpus_per_node
+    shared_by = actor.get("ulysses_sequence_parallel_size") or 1
+    if shared_by == 1:  # verl's older name, which wins where it is given
+        shared_by = actor.fsdp_config.get("ulysses_sequence_parallel_size") or 1
+    if shared_by == 1:
+        return num_ranks
+    key = f"actor_rollout_ref.actor.ulysses_sequence_parallel_size={shared_by}"
     if num_ranks % shared_by:
         raise CtwaError(
-            f"actor_rollout_ref.actor.ulysses_sequence_parallel_size={shared_by} does not divide the {num_ranks} ranks "
-            "of trainer.nnodes x trainer.n_gpus_per_node: write a divisor"
+            f"{key} does not divide the {num_ranks} ranks of trainer.nnodes x trainer.n_gpus_per_node: write a divisor"
+        )
+    if not model.use_remove_padding:
+        raise CtwaError(f"{key} splits packed rows: write actor_rollout_ref.model.use_remove_padding=true")
+    known = "sdpa" if config.trainer.device == "cpu" else "flash_attention_2"
+    attention = (model.get("override_config") or {}).get("attn_implementation") or "flash_attention_2"
+    if not attention.startswith(known.removesuffix("_2")):
+        raise CtwaError(
+            f"{key}: with the attention {attention!r} each rank would look at its own part of a row alone: write "
+            f"++actor_rollout_ref.model.override_config.attn_implementation={known}"
         )
     return num_ranks // shared_by
 

@@ -27,6 +27,10 @@ from ctwa.preference.losses import DpoLoss
 
 NAMES = tuple(PREFERENCE)
 LENGTHS = [6, 9, 7, 8]
+LIKE_A_GPU = [
+    "actor_rollout_ref.actor.fsdp_config.mixed_precision.param_dtype=bf16",
+    "actor_rollout_ref.model.enable_gradient_checkpointing=true",
+]
 LAYOUTS = {"padded": False, "packed": True}
 Losses = Callable[[dict[str, Any], TensorDict], list[Tensor]]
 
@@ -216,9 +220,9 @@ def skipped_step(engine: MultiObjectiveEngine) -> list[dict[str, Any]]:
 def all_of_it(folder: Path) -> None:
     join(folder)
     found: dict[Any, Any] = {}
-    for kind, overrides in KINDS.items():
+    for kind, overrides in {**KINDS, "lora, bf16, checkpoints": KINDS["lora"] + LIKE_A_GPU}.items():
         engine = build_engine(folder, *overrides)
-        if kind == "lora":
+        if kind != "full":
             leave_the_start(engine)
         for layout, packed in LAYOUTS.items():
             found[kind, layout] = several_backwards(engine, packed)

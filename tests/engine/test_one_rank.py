@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tests.engine.engine_ranks import KINDS, PREFERENCE, run_ranks, save_model
 
+BF16 = "lora, bf16, checkpoints"
 LAYOUTS = ("padded", "packed")
 PASSES = ("shared_forward", "sequential")
 
@@ -24,12 +25,12 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Any]:
     return found
 
 
-def is_close(one_D: Tensor, other_D: Tensor) -> None:
-    assert float((one_D - other_D).norm()) < 1e-5 * float(other_D.norm())
+def is_close(one_D: Tensor, other_D: Tensor, tolerance: float = 1e-5) -> None:
+    assert float((one_D - other_D).norm()) < tolerance * float(other_D.norm())
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, BF16])
 def test_with_a_cross_entropy_that_goes_backward_in_place_the_gradients_are_autograds(
     kind: str, layout: str, found: dict
 ) -> None:
@@ -52,12 +53,13 @@ def test_with_a_cross_entropy_that_goes_backward_in_place_the_gradients_are_auto
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, BF16])
 def test_a_step_whose_gradients_are_measured_is_the_step_without(kind: str, layout: str, found: dict) -> None:
     steps = found[kind, layout]
     weighted_D = sum(w * step["gradient"] for w, step in zip(PREFERENCE.values(), steps["plain"], strict=True))
-    is_close(steps["step"]["gradient"], weighted_D)
-    is_close(steps["step"]["gradient"], found[kind, "padded"]["step"]["gradient"])
+    tolerance = 0.03 if kind == BF16 else 1e-5  # of another sum, or other shapes
+    is_close(steps["step"]["gradient"], weighted_D, tolerance)
+    is_close(steps["step"]["gradient"], found[kind, "padded"]["step"]["gradient"], tolerance)
     for passes in PASSES:
         is_close(steps[f"diagnostics/{passes}"]["gradient"], steps["step"]["gradient"])
         torch.testing.assert_close(steps[f"diagnostics/{passes}"]["gram"], steps[passes]["gram"], rtol=1e-5, atol=1e-12)
