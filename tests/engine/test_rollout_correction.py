@@ -19,7 +19,7 @@ from ctwa.engine.estimate import VerlEstimate
 from ctwa.engine.transfer import correct, padding_columns
 from ctwa.engine.workers import ROW_FIELD
 from ctwa.objectives.matrix import RewardMatrix
-from ctwa.scalarizers import CTWA, CtwaConfig
+from ctwa.scalarizers import CTWA, CtwaConfig, Linear, LinearConfig
 from ctwa.scalarizers.base import Rollout, Update
 
 LENGTHS = [3, 2, 4, 1]
@@ -157,3 +157,41 @@ def test_added_rows_keep_verls_empty_mask_and_have_weights_of_zero() -> None:
     added = padding_columns([*columns, ROW_FIELD], mask)
     assert added.keys() == {"rollout_is_weights", ROW_FIELD}
     assert added["rollout_is_weights"].unbind()[0].tolist() == [0.0, 0.0]
+
+
+def test_a_step_writes_what_its_loss_is_to_see(testbed_config: DictConfig) -> None:
+    from ctwa.engine.trainer import MultiObjectiveTrainer
+
+    written: dict[str, Tensor] = {}
+    queue = rows()
+    queue.keys, queue.partition = [f"train000001-0000{row // 2}_{row % 2}_0" for row in range(4)], "train"
+    queue.write = lambda columns: (written.update(columns), [*columns])[1]
+    config = OmegaConf.merge(
+        testbed_config,
+        {
+            "algorithm": {
+                "rollout_correction": {
+                    "bypass_mode": False,
+                    "rollout_is": "token",
+                    "rollout_rs": "seq_mean_k1",
+                    "rollout_rs_threshold": 1.5,
+                }
+            }
+        },
+    )
+    trainer = object.__new__(MultiObjectiveTrainer)  # its start is Ray's
+    trainer.config, trainer._rollout, trainer._rows, trainer.global_steps = config, rollout(), queue, 1
+    trainer.scalarizer = Linear(LinearConfig(), {"accuracy": 0.5, "clarity": 0.5}, scale_invariant=True)
+    nothing_held = torch.zeros(4, dtype=torch.bool)
+    trainer.probe = SimpleNamespace(source="none", has_weights=False, held_out=lambda _: nothing_held)
+    trainer.settings = SimpleNamespace(gradients=None, diagnostics=SimpleNamespace(gradients_every=0))
+    metrics: dict[str, float] = {}
+
+    batch = trainer._compute_advantage(SimpleNamespace(keys=queue.keys, partition_id="train", fields=None), metrics)
+
+    assert {"response_mask", "rollout_is_weights", "advantages"} <= {*batch.fields} <= written.keys()
+    assert [row.any().item() for row in written["response_mask"].unbind()] == [True, False, True, True]
+    assert [row.any().item() for row in written["advantages"].unbind()] == [True, False, True, True]
+    assert trainer._rollout.correction_NT is not None  # what the statistic will see
+    assert metrics["rollout/missing_rows"] == 0
+    assert "rollout_corr/kl" in metrics
