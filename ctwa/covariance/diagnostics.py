@@ -28,6 +28,8 @@ class _Rollout(Protocol):
     def group_N(self) -> Tensor: ...
     @property
     def mask_NT(self) -> Tensor: ...
+    @property
+    def correction_NT(self) -> Tensor | None: ...
 
 
 class _Update(Protocol):
@@ -78,9 +80,9 @@ def diagnostics(update: _Update) -> dict[str, float]:
     names = sorted(rollout.rewards.names)
     order_M = [rollout.rewards.names.index(name) for name in names]
     rewards_NM, scored_NM = rollout.rewards.rewards_NM[:, order_M], rollout.rewards.scored_NM[:, order_M]
-    log_probs = (update.log_probs_new_NT, update.log_probs_old_NT)
-    clipped = token_weights(*log_probs, update.advantages_NT, rollout.mask_NT, update.clip)
-    unclipped = token_weights(*log_probs, update.advantages_NT, rollout.mask_NT, ClipRange.none())
+    measured = (update.log_probs_new_NT, update.log_probs_old_NT, update.advantages_NT, rollout.mask_NT)
+    clipped = token_weights(*measured, update.clip, rollout.correction_NT)
+    unclipped = token_weights(*measured, ClipRange.none(), rollout.correction_NT)
     completions = completion_weights(clipped)
     covariance = within_prompt_covariance(
         rewards_NM, completions.weight_N[:, None], scored_NM & completions.valid_N[:, None], rollout.group_N

@@ -41,7 +41,7 @@ class TokenWeights:
     """The weight of every token in the policy gradient.
 
     Attributes:
-        weight_NT: float64, advantage x ratio where the clipped loss has a gradient, 0 elsewhere (Eq. 7).
+        weight_NT: float64, advantage x ratio (x correction) where the clipped loss has a gradient, 0 elsewhere (Eq. 7).
         kept_NT: bool, response tokens whose gradient the clipping left in place.
         mask_NT: bool, response tokens.
     """
@@ -79,13 +79,32 @@ def clip_indicator(ratio_NT: Tensor, advantages_NT: Tensor, clip: ClipRange) -> 
 
 
 def token_weights(
-    log_probs_new_NT: Tensor, log_probs_old_NT: Tensor, advantages_NT: Tensor, mask_NT: Tensor, clip: ClipRange
+    log_probs_new_NT: Tensor,
+    log_probs_old_NT: Tensor,
+    advantages_NT: Tensor,
+    mask_NT: Tensor,
+    clip: ClipRange,
+    correction_NT: Tensor | None = None,
 ) -> TokenWeights:
     """The weights W of Eq. 7, in float64, with the log-ratio clamped to +-20.
 
     Advantages may differ from token to token. What stands in the padding, NaN included, has no influence.
+
+    Args:
+        log_probs_new_NT: of the response tokens, under the policy of the ratio's numerator.
+        log_probs_old_NT: under that of its denominator.
+        advantages_NT: those of the loss.
+        mask_NT: 1 (or True) on response tokens.
+        clip: the clipping of the loss.
+        correction_NT: what the loss multiplies each token by beside these: the importance weights of a rollout
+            correction, 0 at tokens that it rejects, which then weigh nothing and count as not clipped. None for 1.
     """
     mask_NT = mask_NT.bool()
+    if correction_NT is not None:
+        trained_NT = mask_NT & (correction_NT != 0)
+        tokens = token_weights(log_probs_new_NT, log_probs_old_NT, advantages_NT, trained_NT, clip)
+        weight_NT = torch.where(trained_NT, tokens.weight_NT * correction_NT.double(), 0.0)
+        return TokenWeights(weight_NT, tokens.kept_NT | (mask_NT & ~trained_NT), mask_NT)
     log_ratio_NT = torch.where(mask_NT, log_probs_new_NT.double() - log_probs_old_NT.double(), 0.0)
     advantages_NT = torch.where(mask_NT, advantages_NT.double(), 0.0)
     ratio_NT = log_ratio_NT.clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO).exp()

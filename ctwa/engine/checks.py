@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from pyarrow import ArrowInvalid, parquet
 
-from ctwa.engine.settings import Settings, read_settings
+from ctwa.engine.settings import GradientSettings, Settings, read_settings
 from ctwa.errors import CtwaError
 from ctwa.objectives.loading import resolve_spec
 from ctwa.scalarizers.base import Scalarizer
@@ -43,6 +43,7 @@ def check_settings(config: DictConfig, settings: Settings) -> None:
     _check_batches(config)
     _check_engine(config)
     _check_queue(config)
+    check_correction(config)
     _check_gradients(config, settings)
     _check_probe(config, settings)
     reference = settings.reference_length
@@ -117,9 +118,39 @@ def _check_steps(config: DictConfig) -> None:
         )
 
 
+def num_data_ranks(config: DictConfig) -> int:
+    """How many ranks the rows are dealt out to: with sequence parallelism the ranks of a group share theirs.
+
+    Raises:
+        CtwaError: the ranks do not make whole groups, or attention would look at a rank's part of the rows alone.
+    """
+    actor, model = config.actor_rollout_ref.actor, config.actor_rollout_ref.model
+    num_ranks: int = config.trainer.nnodes * config.trainer.n_gpus_per_node
+    shared_by = actor.get("ulysses_sequence_parallel_size") or 1
+    if shared_by == 1:  # verl's older name, which wins where it is given
+        shared_by = actor.fsdp_config.get("ulysses_sequence_parallel_size") or 1
+    if shared_by == 1:
+        return num_ranks
+    key = f"actor_rollout_ref.actor.ulysses_sequence_parallel_size={shared_by}"
+    if num_ranks % shared_by:
+        raise CtwaError(
+            f"{key} does not divide the {num_ranks} ranks of trainer.nnodes x trainer.n_gpus_per_node: write a divisor"
+        )
+    if not model.use_remove_padding:
+        raise CtwaError(f"{key} splits packed rows: write actor_rollout_ref.model.use_remove_padding=true")
+    known = "sdpa" if config.trainer.device == "cpu" else "flash_attention_2"
+    attention = (model.get("override_config") or {}).get("attn_implementation") or "flash_attention_2"
+    if not attention.startswith(known.removesuffix("_2")):
+        raise CtwaError(
+            f"{key}: with the attention {attention!r} each rank would look at its own part of a row alone: write "
+            f"++actor_rollout_ref.model.override_config.attn_implementation={known}"
+        )
+    return num_ranks // shared_by
+
+
 def _check_batches(config: DictConfig) -> None:
     actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
-    num_ranks = config.trainer.nnodes * config.trainer.n_gpus_per_node
+    num_ranks = num_data_ranks(config)
     prompts, mini = config.data.train_batch_size, actor.ppo_mini_batch_size
     if rollout.n < 2:
         raise CtwaError(
@@ -200,9 +231,17 @@ def _check_vllm(config: DictConfig) -> None:
 
 
 def _check_gradients(config: DictConfig, settings: Settings) -> None:
-    if settings.build_scalarizer().aggregator is None and not settings.diagnostics.gradients_every:
-        return
-    actor = config.actor_rollout_ref.actor
+    if settings.build_scalarizer().aggregator is not None or settings.diagnostics.gradients_every:
+        check_backward_passes(config, settings.gradients)
+
+
+def check_backward_passes(config: DictConfig, gradients: GradientSettings) -> None:
+    """Refuse an engine on which the objectives' gradients cannot be taken one by one, or not from one forward pass.
+
+    Raises:
+        CtwaError: the option, and what to write instead.
+    """
+    actor, model = config.actor_rollout_ref.actor, config.actor_rollout_ref.model
     if actor.strategy != "fsdp2":
         raise CtwaError(
             f"actor_rollout_ref.actor.strategy={actor.strategy!r}: the objectives' gradients are taken on FSDP2's "
@@ -213,6 +252,62 @@ def _check_gradients(config: DictConfig, settings: Settings) -> None:
         raise CtwaError(
             "actor_rollout_ref.actor.fsdp_config computes in fp16, whose loss scaling knows one loss: write bf16"
         )
+    if actor.fsdp_config.get("offload_policy"):
+        raise CtwaError(
+            "actor_rollout_ref.actor.fsdp_config.offload_policy=true leaves each objective's gradient in main memory, "
+            "away from where they are combined: write param_offload=true optimizer_offload=true in its place"
+        )
+    if gradients.passes == "sequential":
+        return  # each graph is gone through once, as everything that verl offers expects
+    fused = (model.get("fused_kernel_options") or {}).get("impl_backend")
+    reasons = {
+        "use_liger=true": (model.get("use_liger"), "Liger's kernels write into the activations"),
+        "enable_activation_offload=true": (
+            model.get("enable_activation_offload"),
+            "it gives each activation back once",
+        ),
+        "fused_kernel_options.impl_backend=liger": (
+            model.get("use_fused_kernels") and fused == "liger",
+            "nobody has shown that Liger's output layer stands it",
+        ),
+    }
+    for option, (is_on, reason) in reasons.items():
+        if is_on:
+            raise CtwaError(
+                f"actor_rollout_ref.model.{option}: several backward passes are to go through one forward pass, and "
+                f"{reason}: write ctwa.gradients.passes=sequential, or do without it"
+            )
+
+
+def check_correction(config: DictConfig) -> None:
+    """Refuse rollout corrections that would be without effect.
+
+    Raises:
+        CtwaError: the option, and what to write instead.
+    """
+    correction = config.algorithm.get("rollout_correction") or {}
+    asked = [f"{key}={correction[key]}" for key in ("rollout_is", "rollout_rs") if correction.get(key)]
+    if asked and correction.get("bypass_mode"):
+        raise CtwaError(
+            f"algorithm.rollout_correction.{asked[0]} compares the trainer's log-probs with the rollout's, but with "
+            f"bypass_mode=true the trainer takes the rollout's own: write bypass_mode=false or "
+            f"{asked[0].split('=')[0]}=null"
+        )
+    if asked and not config.actor_rollout_ref.rollout.calculate_log_probs:
+        raise CtwaError(
+            f"algorithm.rollout_correction.{asked[0]} needs the rollout's log-probs: write "
+            "actor_rollout_ref.rollout.calculate_log_probs=true"
+        )
+    if correction.get("rollout_rs") and correction.get("rollout_rs_threshold") is None:
+        raise CtwaError(
+            f"algorithm.rollout_correction.rollout_rs={correction['rollout_rs']} rejects by rollout_rs_threshold, "
+            "which is null: write a number, such as 2.0"
+        )
+    if correction.get("loss_type", "ppo_clip") != "ppo_clip":
+        raise CtwaError(
+            f"algorithm.rollout_correction.loss_type={correction['loss_type']} would be ignored: the loss is the "
+            "clipped one, whose weights CTWA measures; write ppo_clip, with clipping=off for one that clips nothing"
+        )
 
 
 def _check_probe(config: DictConfig, settings: Settings) -> None:
@@ -222,6 +317,11 @@ def _check_probe(config: DictConfig, settings: Settings) -> None:
         raise CtwaError(
             f"ctwa.diagnostics.probe={settings.diagnostics.probe}, but the method measures with source: {source}; "
             "write the same, or diagnostics.probe=none"
+        )
+    if source == "backward" and actor.strategy != "fsdp2":
+        raise CtwaError(
+            f"the probe 'backward' exchanges FSDP2's shards, but actor_rollout_ref.actor.strategy={actor.strategy!r}: "
+            "write fsdp2, or take the probe 'held_out'"
         )
     if source == "minibatch":
         if actor.ppo_mini_batch_size >= config.data.train_batch_size or actor.ppo_epochs > 1 or actor.shuffle:
@@ -283,15 +383,27 @@ def check_resources(config: DictConfig) -> None:
             )
 
 
-def _update_passes(settings: Settings, scalarizer: Scalarizer) -> str:
+def _update_passes(config: DictConfig, settings: Settings, scalarizer: Scalarizer) -> str:
     """The passes of an update; with a method that combines gradients, of one that takes them."""
     if scalarizer.aggregator is None:
-        return "1 forward and 1 backward"
-    num, gradients = len(settings.objectives), settings.gradients
+        return passes_text(config, 1, 1)
+    actor, gradients = config.actor_rollout_ref.actor, settings.gradients
+    # The KL penalty and the entropy bonus are no objective's: they are differentiated once, by themselves.
+    is_shared = bool(actor.use_kl_loss or actor.entropy_coeff)
+    num = len(settings.objectives) + is_shared
     forwards = 1 if gradients.passes == "shared_forward" else num
     if gradients.last_layers is not None:
-        return f"{forwards + 1} forward, {num} backward through {gradients.last_layers} layers and 1 through all"
-    return f"{forwards} forward and {num} backward"
+        measured = f"{forwards} forward and {num} backward through {gradients.last_layers} layers"
+        return f"{measured}, then {passes_text(config, 1, 1)}"
+    return passes_text(config, forwards, num)
+
+
+def passes_text(config: DictConfig, num_forward: int, num_backward: int) -> str:
+    """What so many passes are, in words: with gradient checkpointing a backward pass goes forward again."""
+    text = f"{num_forward} forward and {num_backward} backward"
+    if not config.actor_rollout_ref.model.enable_gradient_checkpointing:
+        return text
+    return f"{text} (activations computed anew in each backward)"
 
 
 def plan_text(config: DictConfig, settings: Settings) -> str:
@@ -303,7 +415,9 @@ def plan_text(config: DictConfig, settings: Settings) -> str:
     source = settings.log_probs_source(scalarizer.requirements)
     passes = ["old log-probs (1 forward)"] * (not config.algorithm.rollout_correction.bypass_mode)
     passes += ["reference log-probs (1 forward)"] * bool(actor.use_kl_loss)
-    passes += [f"update ({num_updates} optimizer steps, {_update_passes(settings, scalarizer)} of the batch an epoch)"]
+    passes += [
+        f"update ({num_updates} optimizer steps, {_update_passes(config, settings, scalarizer)} of the batch an epoch)"
+    ]
     passes += ["statistic after the update (1 forward)"] * (source == "post_update")
     passes += ["probe (1 forward)"] * (settings.probe_source(scalarizer.requirements) == "backward")
     lines = [

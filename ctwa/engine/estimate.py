@@ -22,11 +22,20 @@ class VerlEstimate:
         algorithm: verl's ``algorithm`` config.
         mask_NT: response mask; every row has at least one token.
         group_N: the prompt of each row.
+        loss_mask_NT: the tokens of them that the loss sees, where a rollout correction rejects some: as in verl, these
+            are out before anything is estimated, and its statistics do not see them.
     """
 
-    def __init__(self, algorithm: DictConfig, mask_NT: torch.Tensor, group_N: torch.Tensor) -> None:
+    def __init__(
+        self,
+        algorithm: DictConfig,
+        mask_NT: torch.Tensor,
+        group_N: torch.Tensor,
+        loss_mask_NT: torch.Tensor | None = None,
+    ) -> None:
         self._algorithm = algorithm
         self._mask_NT = mask_NT
+        self._loss_mask_NT = mask_NT if loss_mask_NT is None else loss_mask_NT
         groups = group_N.tolist()
         first = {group: row for row, group in reversed(list(enumerate(groups)))}
         self._first_N = torch.tensor([first[group] for group in groups])
@@ -51,7 +60,7 @@ class VerlEstimate:
         last_N = (self._mask_NT.shape[1] - 1) - self._mask_NT.long().flip(1).argmax(dim=1)
         rewards_NT[torch.arange(len(scores_N)), last_N] = scores_N.float()
         data = DataProto.from_dict(
-            tensors={"token_level_rewards": rewards_NT, "response_mask": self._mask_NT},
+            tensors={"token_level_rewards": rewards_NT, "response_mask": self._loss_mask_NT},
             non_tensors={"uid": self._group_N},
         )
         data = compute_advantage(

@@ -7,6 +7,7 @@ workers with the method's state and comes back with it: no gradient ever leaves 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,7 +17,7 @@ from tensordict import TensorDict
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Shard
 
-from ctwa.aggregators.base import Aggregator
+from ctwa.aggregators.base import Aggregator, Solution
 from ctwa.covariance.diagnostics import finite
 from ctwa.engine.settings import GradientSettings
 from ctwa.scalarizers.base import Rollout, Scalarizer
@@ -88,6 +89,36 @@ def make_plan(
     if every and (step - 1) % every == 0:
         return GradientPlan(names, None, settings, first_only=True)
     return None
+
+
+def solve_once(
+    aggregator: Aggregator, gram_MM: Tensor, losses_M: Tensor | None, *, learning_rate: float
+) -> tuple[Aggregator, Solution, dict[str, float]]:
+    """Solve for the weights on the first rank, for all.
+
+    Ranks with other processors, or another BLAS, may take another branch of a solver at equal Gram matrices, and then
+    each would combine its shards by weights of its own.
+
+    Args:
+        aggregator: the method; the first rank's is the one that counts.
+        gram_MM: of the whole batch.
+        losses_M: of the objectives, where the method looks at them.
+        learning_rate: of the step.
+
+    Returns:
+        The first rank's method, its state moved on; its solution; and its metrics, with ``time/solver`` in seconds.
+    """
+    found: list[Any] = [None]
+    is_distributed = torch.distributed.is_initialized()
+    if not is_distributed or torch.distributed.get_rank() == 0:
+        began = time.perf_counter()
+        solution = aggregator.solve(gram_MM, losses_M=losses_M, learning_rate=learning_rate)
+        metrics = {**solution.metrics, "time/solver": time.perf_counter() - began}
+        found = [(aggregator, solution, metrics)]
+    if is_distributed:
+        torch.distributed.broadcast_object_list(found, src=0)
+    result: tuple[Aggregator, Solution, dict[str, float]] = found[0]
+    return result
 
 
 def gradient_metrics(plan: GradientPlan) -> dict[str, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -11,9 +10,12 @@ from typing import Any
 import torch
 from tensordict import TensorDict
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.optim import Optimizer
 from verl.workers.engine import FSDPEngineWithLMHead
+from verl.workers.engine.fsdp import transformer_impl
 
-from ctwa.engine.gradients import GradientPlan, GradientRecord, GradientStore
+from ctwa.engine.gradients import GradientPlan, GradientRecord, GradientStore, solve_once
 
 
 class MultiObjectiveEngine(FSDPEngineWithLMHead):
@@ -33,6 +35,7 @@ class MultiObjectiveEngine(FSDPEngineWithLMHead):
     _part: int | None = None
     _has_shared: bool = False
     _combined: Tensor | None = None
+    _trained_names: list[str]
 
     @property
     def collects(self) -> bool:
@@ -74,11 +77,9 @@ class MultiObjectiveEngine(FSDPEngineWithLMHead):
             losses_M = plan.losses_M
             if losses_M is None and plan.aggregator.needs_losses:
                 losses_M = store.losses(num_objectives)
-            began = time.perf_counter()
-            solution = plan.aggregator.solve(
-                gram_MM, losses_M=losses_M, learning_rate=self.optimizer.param_groups[0]["lr"]
+            plan.aggregator, solution, metrics = solve_once(
+                plan.aggregator, gram_MM, losses_M, learning_rate=self.optimizer.param_groups[0]["lr"]
             )
-            metrics = {**solution.metrics, "time/solver": time.perf_counter() - began}
             plan.records.append(GradientRecord(gram_MM, solution.weights_M, solution.skipped, metrics))
             weights_M = solution.weights_M
             if solution.skipped:  # without a gradient the optimizer does not move
@@ -96,6 +97,12 @@ class MultiObjectiveEngine(FSDPEngineWithLMHead):
             return super().forward_backward_batch(data, loss_function)
         finally:
             self._combined = None
+
+    def prepare_model_outputs(self, *arguments: Any, **options: Any) -> dict[str, Any]:
+        """Make of the logits what verl does, in a graph that as many backward passes can go through as are to come."""
+        several = self._store is not None and self._part is None
+        with _logits_kept() if several else nullcontext():
+            return super().prepare_model_outputs(*arguments, **options)
 
     def forward_step(self, micro_batch: TensorDict, loss_function: Callable, forward_only: bool) -> Any:
         """Go forward as verl does; where gradients are collected, the loss goes backward once for each objective."""
@@ -130,14 +137,22 @@ class MultiObjectiveEngine(FSDPEngineWithLMHead):
             torch.manual_seed(self.engine_config.seed)
             return super()._build_lora_module(module)
 
+    def _build_optimizer(self, module: nn.Module) -> Optimizer:
+        optimizer = super()._build_optimizer(module)
+        # Asked for now: where a pass without gradients leaves the weights gathered, the module names those instead.
+        names = {id(parameter): name for name, parameter in module.named_parameters()}
+        self._trained_names = [names[id(parameter)] for parameter in _trained(optimizer)]
+        return optimizer
+
     def trained(self) -> list[nn.Parameter]:
         """What the optimizer moves: this rank's shards. With an adapter verl hands it the frozen weights too."""
-        return [
-            parameter
-            for group in self.optimizer.param_groups
-            for parameter in group["params"]
-            if parameter.requires_grad
-        ]
+        return _trained(self.optimizer)
+
+    def reshard(self) -> None:
+        """Let all weights be gathered anew from their shards: a pass without gradients may have left them gathered."""
+        for module in self.module.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()  # its own, not those of the modules in it
 
     @contextmanager
     def _last_layers(self, num_layers: int | None) -> Iterator[Callable[[int], bool]]:
@@ -145,8 +160,7 @@ class MultiObjectiveEngine(FSDPEngineWithLMHead):
         if num_layers is None:
             yield lambda _: True
             return
-        names = {id(parameter): name for name, parameter in self.module.named_parameters()}
-        block_of = [_block(names[id(parameter)]) for parameter in self.trained()]
+        block_of = [_block(name) for name in self._trained_names]
         num_blocks = 1 + max(block for block in block_of if block is not None)
         first = max(num_blocks - num_layers, 0)
         block = next(m for name, m in self.module.named_modules() if re.search(rf"\.layers\.{first}$", name))
@@ -155,6 +169,27 @@ class MultiObjectiveEngine(FSDPEngineWithLMHead):
             yield lambda index: (block_of[index] or 0) >= first and block_of[index] is not None
         finally:
             handle.remove()
+
+
+@contextmanager
+def _logits_kept() -> Iterator[None]:
+    """Let log-probabilities that are computed meanwhile go backward without writing into the logits.
+
+    verl asks flash-attention's cross entropy to put the logits' gradient in the place of the logits, which saves a
+    buffer of their size. The kernel saved them for its backward pass, and writes where autograd does not see it: a
+    second pass through the graph would take the first one's gradient for logits.
+    """
+    in_place = transformer_impl.logprobs_from_logits
+
+    def out_of_place(logits: Tensor, labels: Tensor, inplace_backward: bool = False) -> Tensor:
+        del inplace_backward  # what verl wishes
+        return in_place(logits, labels, inplace_backward=False)
+
+    transformer_impl.logprobs_from_logits = out_of_place
+    try:
+        yield
+    finally:
+        transformer_impl.logprobs_from_logits = in_place
 
 
 class _Backward:
@@ -169,6 +204,11 @@ class _Backward:
         ]
         for index, loss in chosen:
             self._store.backward(index, loss, retain_graph=index != chosen[-1][0])
+
+
+def _trained(optimizer: Optimizer) -> list[nn.Parameter]:
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    return [parameter for parameter in parameters if parameter.requires_grad]
 
 
 def _block(name: str) -> int | None:

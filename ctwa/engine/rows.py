@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from verl.utils.seqlen_balancing import calculate_workload, get_seqlen_balanced_partitions
 
 from ctwa.engine.seeds import SEED_FIELD
@@ -66,3 +68,46 @@ def deal_rows(seq_lens_N: Sequence[int], *, rows_per_minibatch: int, num_ranks: 
         for rank, part in enumerate(parts):
             rows_of_rank[rank].extend(sorted(start + row for row in part))
     return rows_of_rank
+
+
+@dataclass(frozen=True)
+class RowValues:
+    """A value at each response token of some rows, as workers send them.
+
+    One tensor holds all of them: pickled by itself, a view of a row takes the storage of every other row along.
+
+    Attributes:
+        rows_R: int64, their places in the step.
+        lengths_R: int64, their response tokens.
+        values: (sum of the lengths,), one row after the other.
+    """
+
+    rows_R: Tensor
+    lengths_R: Tensor
+    values: Tensor
+
+    @classmethod
+    def of(cls, values_of_row: Mapping[int, Tensor]) -> RowValues:
+        """The values of each row, (length,), by its place; those without a place fill a batch up, and are left out."""
+        kept = {row: values_T for row, values_T in values_of_row.items() if row >= 0}
+        lengths = [len(values_T) for values_T in kept.values()]
+        values = torch.cat(list(kept.values())) if kept else torch.zeros(0)
+        return cls(torch.tensor(list(kept), dtype=torch.int64), torch.tensor(lengths, dtype=torch.int64), values)
+
+
+def in_order(by_worker: Iterable[RowValues], shape: Sequence[int]) -> Tensor:
+    """(N, T) of what each worker recorded of its rows, by their places in the step; 0 behind a row's end.
+
+    Raises:
+        RuntimeError: a row that nobody recorded.
+    """
+    values_NT = torch.zeros(*shape)
+    is_missing_N = torch.ones(shape[0], dtype=torch.bool)
+    for recorded in by_worker:
+        starts_R = recorded.lengths_R.cumsum(0) - recorded.lengths_R
+        places = torch.arange(len(recorded.values)) - starts_R.repeat_interleave(recorded.lengths_R)
+        values_NT[recorded.rows_R.repeat_interleave(recorded.lengths_R), places] = recorded.values
+        is_missing_N[recorded.rows_R] = False
+    if is_missing_N.any():
+        raise RuntimeError(f"no worker recorded the rows {is_missing_N.nonzero().flatten().tolist()} of the step")
+    return values_NT

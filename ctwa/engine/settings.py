@@ -38,8 +38,9 @@ class GradientSettings(BaseModel):
     """How the objectives' gradients are taken, for methods and diagnostics that look at them.
 
     Attributes:
-        passes: ``shared_forward`` is one forward pass and M backward passes, and holds a micro-batch's activations
-            through all of them; ``sequential`` is M of both, one after the other.
+        passes: ``shared_forward`` is one forward pass and M backward passes, and holds what the forward pass saved of a
+            micro-batch through all of them; ``sequential`` is M of both, one after the other. One more for what all
+            objectives share, the KL penalty or the entropy bonus.
         last_layers: take them in the last k transformer blocks alone, and combine the losses, not the gradients, by
             the weights that come of it: one more forward and backward pass, M short ones less. None: all of the model.
         refresh_every: solve for weights at every k-th step; in between the last ones hold, at linear's cost.

@@ -40,9 +40,9 @@ from ctwa.engine.gradients import (
 )
 from ctwa.engine.probe import build_probe
 from ctwa.engine.recorder import Recorder, numbers
-from ctwa.engine.rows import Prompts, deal_rows, place_of, prompt_name
+from ctwa.engine.rows import Prompts, deal_rows, in_order, place_of, prompt_name
 from ctwa.engine.settings import Settings
-from ctwa.engine.transfer import QueuedRows, advantage_columns, correction_columns, in_order, padding_columns
+from ctwa.engine.transfer import QueuedRows, advantage_columns, correct, padding_columns
 from ctwa.engine.workers import ROW_FIELD, MultiObjectiveWorker
 from ctwa.errors import CtwaError
 from ctwa.monitor.alarms import Alarm
@@ -230,10 +230,15 @@ class MultiObjectiveTrainer(PPOTrainerSync):
         if self.probe.source == "backward" and self.probe.has_weights:
             with marked_timer("probe", self.timing_raw):
                 metrics.update(self._measured(self._probe_backward(batch)))
-        estimate = VerlEstimate(self.config.algorithm, rollout.mask_NT, rollout.group_N)
+        rollout, corrected, correction_metrics = correct(
+            self.config.algorithm.get("rollout_correction"), self._rows, rollout
+        )
+        self._rollout = rollout
+        metrics.update(correction_metrics)
+        estimate = VerlEstimate(self.config.algorithm, rollout.mask_NT, rollout.group_N, rollout.loss_mask_NT)
         # Prompts that the probe holds out get no gradient.
-        trained_NT = rollout.mask_NT * ~self.probe.held_out(rollout)[:, None]
-        advantages_NT = self.scalarizer.advantages(rollout, estimate).float() * trained_NT
+        untrained_NT = ~rollout.loss_mask_NT.bool() | self.probe.held_out(rollout)[:, None]
+        advantages_NT = self.scalarizer.advantages(rollout, estimate).float().masked_fill(untrained_NT, 0.0)
         self._advantages_NT = advantages_NT
         self._gradient_plan = make_plan(
             self.settings.gradients,
@@ -245,20 +250,16 @@ class MultiObjectiveTrainer(PPOTrainerSync):
         self._objective_advantages_MNT = None
         if self._gradient_plan is not None:
             objective_MNT = self.scalarizer.objective_advantages(rollout, estimate)
-            self._objective_advantages_MNT = objective_MNT.float() * trained_NT
+            self._objective_advantages_MNT = objective_MNT.float().masked_fill(untrained_NT, 0.0)
 
         response_mask = self._rows.read("response_mask")["response_mask"]
-        columns = advantage_columns(
+        columns = corrected | advantage_columns(
             rollout, advantages_NT, self._objective_advantages_MNT, self.scalarizer.weights, response_mask
         )
         self._neutralise_padding(batch, metrics, columns)
-        corrected, correction_metrics = correction_columns(
-            self.config.algorithm.get("rollout_correction"), self._rows, response_mask
-        )
-        metrics.update(correction_metrics)
         num_objectives = 0 if self._gradient_plan is None else len(self._gradient_plan.names)
         wanted = {*POLICY_FIELDS, *map(advantages_field, range(num_objectives))}
-        batch.fields = [column for column in self._rows.write(columns | corrected) if column in wanted]
+        batch.fields = [column for column in self._rows.write(columns) if column in wanted]
         return batch
 
     def _probe_backward(self, batch: KVBatchMeta) -> Progress:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -93,39 +93,42 @@ def padding_columns(names: Iterable[str], response_mask: Any) -> dict[str, Tenso
     columns = {
         name: torch.nested.nested_tensor_from_jagged(zeros.clone(), response_mask.offsets())
         for name in names
-        if name != ROW_FIELD
+        if name not in (ROW_FIELD, "response_mask")  # verl's mask of them is empty
     }
     return columns | {ROW_FIELD: torch.full((response_mask.shape[0],), -1)}
 
 
-def correction_columns(
-    correction: DictConfig | None, rows: QueuedRows, response_mask: Any
-) -> tuple[dict[str, Tensor], dict[str, float]]:
+def correct(
+    correction: DictConfig | None, rows: QueuedRows, rollout: Rollout
+) -> tuple[Rollout, dict[str, Tensor], dict[str, float]]:
     """Correct for a rollout whose probabilities differ from the trainer's, where the config asks for it.
+
+    Where the trainer takes the rollout's own log-probabilities (``bypass_mode``) there is nothing to correct.
 
     Args:
         correction: the config's ``algorithm.rollout_correction``.
-        rows: the step's.
-        response_mask: theirs, nested.
+        rows: the step's, whose old log-probs are there.
+        rollout: the step's.
 
     Returns:
-        verl's columns, and its metrics of the correction.
+        The rollout with what is rejected of it and its importance weights; the columns in which verl's loss finds
+        them; and verl's metrics of how the two differ, whether anything is corrected or not.
     """
-    if correction is None or not (correction.get("rollout_is") or correction.get("rollout_rs")):
-        return {}, {}
+    if correction is None or correction.get("bypass_mode"):
+        return rollout, {}, {}
     data = rows.read("response_mask", "rollout_log_probs", "old_log_probs")
+    if "rollout_log_probs" not in data:
+        return rollout, {}, {}
+    response_mask = data["response_mask"]
     corrected, metrics = compute_rollout_correction_and_add_to_batch(
-        DataProto(batch=data.to_padded_tensor()), correction
+        DataProto(batch=data.to_padded_tensor(0)), correction
     )
-    kept = ["response_mask"] + ["rollout_is_weights"] * ("rollout_is_weights" in corrected.batch)
-    return {name: response_to_nested(corrected.batch[name], response_mask) for name in kept}, metrics
-
-
-def in_order(by_worker: Iterable[Mapping[int, Tensor]], shape: Sequence[int]) -> Tensor:
-    """(N, T) of what each worker recorded of its rows, by their places in the step; 0 behind a row's end."""
-    by_row = {row: values_T for rows in by_worker for row, values_T in rows.items()}
-    values_NT = torch.zeros(*shape)
-    for row in range(shape[0]):
-        values_T = by_row[row]
-        values_NT[row, : len(values_T)] = values_T
-    return values_NT
+    columns = {}
+    if correction.get("rollout_rs"):
+        rejected_NT = rollout.mask_NT.bool() & ~corrected.batch["response_mask"].bool()
+        rollout = replace(rollout, rejected_NT=rejected_NT)
+        columns["response_mask"] = response_to_nested(rollout.loss_mask_NT, response_mask)
+    if correction.get("rollout_is"):
+        rollout = replace(rollout, importance_NT=corrected.batch["rollout_is_weights"])
+        columns["rollout_is_weights"] = response_to_nested(rollout.importance_NT, response_mask)
+    return rollout, columns, metrics

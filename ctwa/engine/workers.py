@@ -18,13 +18,13 @@ from verl.single_controller.base.decorator import Dispatch, make_nd_compute_data
 from verl.utils import tensordict_utils as tu
 from verl.utils.distributed import initialize_global_process_group_ray
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
-from verl.workers.utils.padding import no_padding_2_padding
 
 from ctwa.engine.checkpoint import declare_dtype, merge_adapter
 from ctwa.engine.gradients import GradientPlan, objective_losses
 from ctwa.engine.preference.objective import PreferenceObjective
 from ctwa.engine.probe import PreviousWeights
 from ctwa.engine.registry import register_engines, register_rollouts
+from ctwa.engine.rows import RowValues
 
 register_engines()
 register_rollouts()
@@ -53,7 +53,7 @@ class PolicyWorker(TrainingWorker):
         """Train on this loss; where asked for, record the log-probs behind it and take each objective's loss."""
 
         def loss(model_output: dict, data: TensorDict, dp_group: Any = None) -> tuple[torch.Tensor, dict]:
-            if self._source == "in_update":
+            if self._source == "in_update" and self.engine.is_mp_src_rank_with_outputs():
                 self._record(model_output["log_probs"], data)
             if not getattr(self.engine, "collects", False):
                 return loss_fn(model_output=model_output, data=data, dp_group=dp_group)
@@ -72,7 +72,9 @@ class PolicyWorker(TrainingWorker):
         output = super().train_mini_batch(data)
         if again is not None:
             tu.assign_non_tensor(again, calculate_entropy=False, compute_loss=False)
-            self._record(self.infer_batch(again)["log_probs"], again)
+            measured = self.infer_batch(again)
+            if measured is not None:  # sequence parallel ranks share their rows, and the first of them answers
+                self._record(measured["log_probs"], again)
         return output
 
     def set_preference(self, objective: PreferenceObjective) -> None:
@@ -123,10 +125,14 @@ class PolicyWorker(TrainingWorker):
         return pairs
 
     def _record(self, log_probs: torch.Tensor, data: TensorDict) -> None:
-        log_probs_NT = no_padding_2_padding(log_probs.detach(), data)
+        """Keep the response tokens' log-probs of rows, which are nested: prompt and response one after the other."""
+        # One copy from the device for all rows; what it holds of a row is copied out when it is sent.
+        values = log_probs.detach().values().float().cpu()
+        ends_N = log_probs.offsets()[1:].tolist()  # type: ignore[attr-defined]  # of the jagged layout alone
         lengths_N = data["response_mask"].offsets().diff().tolist()
-        for row, log_probs_T, length in zip(data[ROW_FIELD].tolist(), log_probs_NT, lengths_N, strict=True):
-            self._log_probs[int(row)] = log_probs_T[:length].float().cpu()
+        for row, end, length in zip(data[ROW_FIELD].tolist(), ends_N, lengths_N, strict=True):
+            # The log-probability at a position is that of the token behind it.
+            self._log_probs[row] = values[end - length - 1 : end - 1]
 
     def save_checkpoint(self, local_path: str, *arguments: Any, **options: Any) -> None:
         """Save as verl does, and what a probe keeps; the model for ``transformers`` says what type its tensors have."""
@@ -161,17 +167,16 @@ class PolicyWorker(TrainingWorker):
         """Exchange the weights with the kept ones."""
         assert self._previous is not None
         self._previous.swap()
-        # The root's parameters stay gathered after a pass without gradients: gather them anew.
-        self.engine.module.reshard()
+        self.engine.reshard()
 
     def record_update(self, source: LogProbs) -> None:
         """Keep the log-probs of the next update, by row; with several epochs the last one's."""
         self._source = source
 
-    def take_update(self) -> dict[int, torch.Tensor]:
+    def take_update(self) -> RowValues:
         """Hand out what was kept, and keep no more."""
         log_probs, self._log_probs, self._source = self._log_probs, {}, None
-        return log_probs
+        return RowValues.of(log_probs)
 
     def plan_gradients(self, plan: GradientPlan) -> None:
         """Take the objectives' gradients in the next update."""
@@ -195,8 +200,8 @@ class MultiObjectiveWorker(ActorRolloutRefWorker):
         self.actor.record_update(source)
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
-    def take_update(self) -> dict[int, torch.Tensor]:
-        """The rows of this rank: row number -> (length,) log-probs. One dict a rank reaches the driver."""
+    def take_update(self) -> RowValues:
+        """The log-probs of this rank's rows."""
         return self.actor.take_update()
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)

@@ -26,12 +26,29 @@ class Rollout:
     Attributes:
         rewards: the rewards of the N completions.
         group_N: int64, the prompt each completion belongs to; equal numbers are completions of one prompt.
-        mask_NT: 1 (or True) on response tokens that the loss sees, end of sequence included.
+        mask_NT: 1 (or True) on response tokens, end of sequence included.
+        rejected_NT: bool, response tokens that a rollout correction keeps out of the loss; None where it rejects none.
+        importance_NT: what a rollout correction multiplies each token's loss by; None for 1.
     """
 
     rewards: RewardMatrix
     group_N: Tensor
     mask_NT: Tensor
+    rejected_NT: Tensor | None = None
+    importance_NT: Tensor | None = None
+
+    @property
+    def loss_mask_NT(self) -> Tensor:
+        """``mask_NT`` without the tokens that the loss does not see."""
+        return self.mask_NT if self.rejected_NT is None else self.mask_NT * ~self.rejected_NT
+
+    @property
+    def correction_NT(self) -> Tensor | None:
+        """float64: what the loss multiplies each token by beside advantage and ratio, 0 where it is rejected."""
+        if self.rejected_NT is None and self.importance_NT is None:
+            return None
+        kept_NT = self.loss_mask_NT.double()
+        return kept_NT if self.importance_NT is None else torch.where(kept_NT != 0, self.importance_NT.double(), 0.0)
 
 
 class Estimate(Protocol):

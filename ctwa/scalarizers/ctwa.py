@@ -151,7 +151,12 @@ class CTWA(Scalarizer):
         config, controller, rollout = self.config, self._controller, update.rollout
         rewards = rollout.rewards.select(self._names)
         tokens = token_weights(
-            update.log_probs_new_NT, update.log_probs_old_NT, update.advantages_NT, rollout.mask_NT, update.clip
+            update.log_probs_new_NT,
+            update.log_probs_old_NT,
+            update.advantages_NT,
+            rollout.mask_NT,
+            update.clip,
+            rollout.correction_NT,
         )
         completions = completion_weights(tokens, config.length)
         statistic_M = within_prompt_covariance(

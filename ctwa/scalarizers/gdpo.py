@@ -70,7 +70,7 @@ class Gdpo(Scalarizer):
             size = max(size, self.initial_weights[name] * float(advantages_NT.abs().max()))
         if not self.config.batch_normalize:
             return total_NT
-        return _standardised(total_NT, rollout.mask_NT, _ROUNDING * size)
+        return _standardised(total_NT, rollout.loss_mask_NT, _ROUNDING * size)
 
     def observe(self, update: Update) -> dict[str, float]:
         """Nothing to learn."""

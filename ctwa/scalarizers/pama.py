@@ -69,7 +69,7 @@ class Pama(Scalarizer):
         """The advantages (N, T), none of them below 0."""
         # Noon, "no negative": the paper's name for an advantage's positive part.
         noon_MNT = torch.stack([each.clamp(min=0) for each in objective_advantages(rollout, estimate, self._names)])
-        means = [token_mean(noon_NT, rollout.mask_NT) for noon_NT in noon_MNT]
+        means = [token_mean(noon_NT, rollout.loss_mask_NT) for noon_NT in noon_MNT]
         self._means = dict(zip(self._names, means, strict=True))
         if self.config.variant == "completion":
             return nearest_to_zero(noon_MNT)
@@ -85,7 +85,7 @@ class Pama(Scalarizer):
             ``pama/noon/<name>``: the mean over tokens of the objective's positive advantages, for the last rollout.
             ``pama/zero_rows``: the share of completions whose advantage is 0 on every token, which train nothing.
         """
-        mask_NT = update.rollout.mask_NT.bool()
+        mask_NT = update.rollout.loss_mask_NT.bool()
         zero_N = ((update.advantages_NT == 0) | ~mask_NT).all(1)
         metrics = {f"pama/noon/{name}": mean for name, mean in self._means.items()}
         return metrics | {"pama/zero_rows": float(zero_N.double().mean())}

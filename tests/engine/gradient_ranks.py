@@ -14,7 +14,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from ctwa.aggregators.mgda import MgdaConfig
 from ctwa.aggregators.registry import build_aggregator
-from ctwa.engine.gradients import GradientStore
+from ctwa.engine.gradients import GradientStore, solve_once
 
 NUM_OBJECTIVES = 3
 PREFERENCE = {"accuracy": 0.5, "clarity": 0.2, "conciseness": 0.3}
@@ -76,7 +76,11 @@ def main() -> None:
     own_NT = torch.load(folder / "tokens.pt")[rank::2]
     # FSDP averages over ranks: twice the loss of each rank's half is the loss of the whole.
     gram_MM, combined = measure(model, list(own_NT.split(2)), scale=2.0)
-    torch.save((gram_MM, combined), folder / f"rank{rank}.pt")
+    # A rank whose processor finds something else, here that the gradients are not finite.
+    found_MM = gram_MM * (1.0 if rank == 0 else float("nan"))
+    aggregator, solution, _ = solve_once(build_aggregator(MgdaConfig(), PREFERENCE), found_MM, None, learning_rate=0.1)
+    solved = (solution.weights_M, solution.skipped, aggregator.state_dict())
+    torch.save((gram_MM, combined, solved), folder / f"rank{rank}.pt")
     torch.distributed.destroy_process_group()
 
 

@@ -1,9 +1,6 @@
-"""The engine itself, without Ray: every gradient method on one rank and on two, and a step that is not finite."""
+"""The engine itself, without Ray: every gradient method on one rank and on two."""
 
 from __future__ import annotations
-
-import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -22,6 +19,17 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     return [torch.load(folder / f"measured-{which}.pt") for which in ("0of1", "0of2", "1of2")]
 
 
+def test_two_ranks_that_share_their_rows_train_and_weigh_as_one_does(measured: list[dict]) -> None:
+    one, *two = [ranks["sequence parallel"] for ranks in measured]
+    for step, (expected, first, second) in enumerate(zip(one, *two, strict=True)):
+        assert (first["sent"], second["sent"]) == ([0, 1, 2, 3], [])
+        assert expected["moved"].abs().max() > 0
+        assert first["norm"] == pytest.approx(expected["norm"], rel=1e-5)
+        torch.testing.assert_close(first["log_probs"], expected["log_probs"], rtol=1e-5, atol=1e-5)
+        assert first["weights"] == second["weights"] == pytest.approx(expected["weights"], rel=1e-4)
+        assert (step == 0) == (expected["weights"] != one[1]["weights"])
+
+
 @pytest.mark.parametrize("method", GRADIENT_METHODS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_ranks_and_micro_batches_change_no_weight(kind: str, method: str, measured: list[dict]) -> None:
@@ -33,13 +41,5 @@ def test_ranks_and_micro_batches_change_no_weight(kind: str, method: str, measur
         difference_MM = (found["gram"] - expected["gram"]) / (norms_M[:, None] * norms_M)
         assert difference_MM.abs().max() < 1e-6
         torch.testing.assert_close(found["weights"], expected["weights"], rtol=1e-6, atol=1e-6)
-        assert found["norm"] == pytest.approx(expected["norm"], rel=1e-6)
-
-
-def test_a_gradient_that_is_not_finite_moves_nothing_and_the_next_step_does(tmp_path: Path) -> None:
-    save_model(tmp_path)
-    run_ranks("skipped_step", tmp_path, 1)
-    first, second = json.loads((tmp_path / "reports.json").read_text())
-    assert first == {"moved": 0.0, "skipped": True, "num_skipped": 1}
-    assert second["moved"] > 0
-    assert (second["skipped"], second["num_skipped"]) == (False, 1)
+        # The combination may be far smaller than what it is made of, whose rounding it has.
+        assert found["norm"] == pytest.approx(expected["norm"], rel=3e-6, abs=1e-6 * float(norms_M.min()))

@@ -51,12 +51,20 @@ def test_two_ranks_measure_and_combine_as_one_process_does(lora: bool, tmp_path:
     torch.testing.assert_close(gram_MM, torch.stack(rows) @ torch.stack(rows).T, rtol=1e-12, atol=0)
 
     for rank in range(2):
-        gram_of_rank_MM, combined_of_rank = torch.load(tmp_path / f"rank{rank}.pt")
+        gram_of_rank_MM, combined_of_rank, (weights_M, skipped, state) = torch.load(tmp_path / f"rank{rank}.pt")
+        solved = build_aggregator(MgdaConfig(), PREFERENCE)
+        torch.testing.assert_close(weights_M, solved.solve(gram_MM).weights_M, rtol=1e-9, atol=1e-9)
+        assert not skipped
+        assert state["num_skipped"] == 0
         torch.testing.assert_close(gram_of_rank_MM, gram_MM, rtol=1e-12, atol=0)
         assert combined_of_rank.keys() == combined.keys() != set()
         for name, gradient in combined.items():
             torch.testing.assert_close(combined_of_rank[name], gradient, rtol=1e-9, atol=1e-12)
-    assert torch.equal(torch.load(tmp_path / "rank0.pt")[0], torch.load(tmp_path / "rank1.pt")[0])
+    (first_MM, _, (first_M, *_)), (second_MM, _, (second_M, *_)) = (
+        torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)
+    )
+    assert torch.equal(first_MM, second_MM)
+    assert torch.equal(first_M, second_M)
 
 
 def test_a_loss_that_no_weight_takes_part_in_has_a_row_of_zeros() -> None:

@@ -83,6 +83,19 @@ def test_a_mistake_is_named(prefer: Compose, override: str, told: str) -> None:
         prepare_data(config, check_preference_config(config))
 
 
+@pytest.mark.parametrize("wants", ["method=raco", "method=linear ctwa.diagnostics.gradients_every=2"])
+def test_what_does_not_stand_several_backward_passes(prefer: Compose, wants: str) -> None:
+    model, actor = "actor_rollout_ref.model", "actor_rollout_ref.actor"
+    sequential = [f"{model}.use_liger=true", f"{model}.enable_activation_offload=true"]
+    never = [f"{actor}.fsdp_config.offload_policy=true", f"{actor}.strategy=fsdp"]
+    for override in sequential + never:
+        config = prefer(*wants.split(), override)
+        with pytest.raises(CtwaError, match="passes=sequential" if override in sequential else "write"):
+            check_preference_config(config)
+        config.ctwa.method, config.ctwa.diagnostics.gradients_every = {"type": "linear"}, 0
+        check_preference_config(config)
+
+
 def test_without_a_validation_file_a_share_of_the_prompts_is_kept_back(prefer: Compose) -> None:
     config = prefer(*(f"ctwa.objectives.{name}.validation=null" for name in ("accuracy", "conciseness")))
     data, _, _ = prepare_data(config, check_preference_config(config))

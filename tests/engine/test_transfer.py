@@ -3,7 +3,7 @@
 import torch
 
 from ctwa.engine.gradients import advantages_field
-from ctwa.engine.transfer import advantage_columns, in_order, padding_columns
+from ctwa.engine.transfer import advantage_columns, padding_columns
 from ctwa.engine.workers import ROW_FIELD
 from ctwa.objectives.matrix import RewardMatrix
 from ctwa.scalarizers.base import Rollout
@@ -45,8 +45,3 @@ def test_added_rows_have_the_same_columns_and_weigh_nothing():
     assert added.keys() == columns.keys()
     assert added.pop(ROW_FIELD).tolist() == [-1]
     assert all(rows(column) == [[0.0, 0.0]] and column.dtype == torch.float32 for column in added.values())
-
-
-def test_what_workers_recorded_comes_back_in_the_step_s_order():
-    by_worker = [{1: torch.tensor([4.0])}, {0: torch.tensor([1.0, 2.0, 3.0])}]
-    assert in_order(by_worker, (2, 3)).tolist() == [[1.0, 2.0, 3.0], [4.0, 0.0, 0.0]]

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, open_dict
 from rich.console import Console
 from transformers import AutoTokenizer
 
+from ctwa.engine.checks import check_backward_passes, num_data_ranks, passes_text
 from ctwa.engine.launch import compose_config, make_folder, print_plan, set_environment, told
 from ctwa.engine.preference.settings import PreferenceSettings, read_preference_settings
 from ctwa.engine.ray_session import ray_session
@@ -73,12 +74,8 @@ def check_preference_config(config: DictConfig) -> PreferenceSettings:
         raise CtwaError(
             f"actor_rollout_ref.model.path: {model} does not exist; give a model folder or a model's name on a hub"
         )
-    actor = config.actor_rollout_ref.actor
-    if actor.strategy != "fsdp2" and not aggregator.has_fixed_weights:
-        raise CtwaError(
-            f"actor_rollout_ref.actor.strategy={actor.strategy!r}: the objectives' gradients are taken on FSDP2's "
-            "shards; write fsdp2"
-        )
+    if not aggregator.has_fixed_weights or settings.diagnostics.gradients_every:
+        check_backward_passes(config, settings.gradients)
     if config.data.train_batch_size is None or config.data.train_batch_size < 1:
         raise CtwaError("data.train_batch_size: write the pairs of an optimizer step, 1 or more")
     return settings
@@ -100,7 +97,7 @@ def prepare_data(config: DictConfig, settings: PreferenceSettings) -> tuple[Pref
     sampler = PairSampler(
         [len(part.pairs) for part in data.train], batch_size=config.data.train_batch_size, seed=settings.seed
     )
-    num_ranks = config.trainer.nnodes * config.trainer.n_gpus_per_node
+    num_ranks = num_data_ranks(config)
     if sampler.pairs_per_set % num_ranks:
         raise CtwaError(
             f"{sampler.pairs_per_set} pairs of a data set in a step do not divide over {num_ranks} ranks: write "
@@ -189,9 +186,8 @@ def plan_text(config: DictConfig, settings: PreferenceSettings, data: Preference
     """What a run would do: pairs, steps, passes a step."""
     aggregator = settings.build_aggregator()
     num = len(settings.objectives)
-    passes = f"1 forward and {1 if aggregator.has_fixed_weights else num} backward"
-    if not aggregator.has_fixed_weights and settings.gradients.passes == "sequential":
-        passes = f"{num} forward and {num} backward"
+    num_backward = 1 if aggregator.has_fixed_weights else num
+    passes = passes_text(config, num_backward if settings.gradients.passes == "sequential" else 1, num_backward)
     lines = ["plan:", f"  method       {alignment_name(settings.method.type)}, loss {settings.loss.type}"]
     lines.append(f"  objectives   {', '.join(f'{name} ({weight:g})' for name, weight in settings.weights.items())}")
     for train, validation in zip(data.train, data.validation, strict=True):
