@@ -296,7 +296,7 @@ RULES = (
         lambda limits: limits.negative_covariance_steps,
         _negative_covariance,
         "The updates have worked against {name} for {steps}: its covariance is {0}.",
-        "Give it more weight, or a covariance target (method=ctwa).",
+        "Give it a covariance target (method=ctwa), or more weight.",
         "Give it a larger target, or more weight.",
     ),
     Rule(

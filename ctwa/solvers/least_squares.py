@@ -31,7 +31,12 @@ def nonnegative_least_squares(matrix_DM: Tensor, target_D: Tensor, *, resolution
         resolution: what the columns are known to, relative to their lengths. A column that is nearer than this to what
             others span depends on them. An answer that needs the difference, and is as large as its inverse, is made
             of rounding errors, and not believed either.
+
+    Raises:
+        ValueError: a number is not finite.
     """
+    if not (matrix_DM.isfinite().all() and target_D.isfinite().all()):
+        raise ValueError("a least-squares problem of numbers that are not finite")
     length_M, length = matrix_DM.norm(dim=0), float(target_D.norm())
     solution_M = torch.zeros_like(length_M)
     index_S = length_M.nonzero()[:, 0]

@@ -68,6 +68,12 @@ def test_a_wrong_answer_is_not_believed(monkeypatch, num):
             torch.testing.assert_close(solution_M, right_M, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_numbers_that_are_not_finite_have_no_solution(value):
+    with pytest.raises(ValueError, match="not finite"):
+        nonnegative_least_squares(torch.tensor([[value, 1.0]]).double(), torch.ones(1).double())
+
+
 def stopped(*_):
     raise RuntimeError("Maximum number of iterations reached.")
 
