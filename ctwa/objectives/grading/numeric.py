@@ -207,4 +207,5 @@ _NUMERIC: dict[str, Callable[..., Any]] = {
     "log": lambda *values: mpmath.log(values[-1], 10 if len(values) == 1 else values[0]),
     "lg": lambda value: mpmath.log(value, 10),
     "determinant": _determinant,
+    "cis": mpmath.expj,
 }
