@@ -101,7 +101,7 @@ class _AnswerParser(ExpressionParser):
         return Collection("list", tuple(found), joined_by)
 
     def _item(self) -> Answer:
-        if not self.bar_ends:
+        if self.place == 0:
             self.accept("=", "approx", "~")  # "= 58"
         members, operators = [self._operand()], []
         while self.peek().kind in _RELATIONS:
