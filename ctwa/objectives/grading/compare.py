@@ -63,6 +63,9 @@ def same(gold: Answer, answer: Answer) -> Verdict:
             return 1 in (len(rows), len(rows[0])) and _same_in_order(entries, items)
         case Collection(), Collection():
             return _same_collection(gold, answer)
+        case _, Collection("list", (first, *others)) if others and not isinstance(gold, Collection):
+            is_one = all(same(first, other) is True for other in others[:_MAX_ITEMS])  # \frac12 or 0.5
+            return is_one and same(gold, first)
         case (Collection("set", (single,)), other) | (other, Collection("set", (single,))) if not isinstance(
             other, Region | Interval
         ):
@@ -208,6 +211,9 @@ def _same_interval(one: Interval, other: Interval) -> Verdict:
 
 def _same_quantity(gold: Quantity, answer: Quantity) -> Verdict:
     ours, theirs = _powers(gold.unit), _powers(answer.unit)
+    if "pound sterling" in (*ours, *theirs):  # 12 pounds may be £12
+        ours, theirs = ({name.replace("pound sterling", "pound"): power for name, power in unit.items()}
+                        for unit in (ours, theirs))  # fmt: skip
     if ours == theirs:
         return equal(gold.value, answer.value)
     if not ours or not theirs:

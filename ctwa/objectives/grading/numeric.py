@@ -13,7 +13,7 @@ from typing import Any
 import mpmath
 
 from ctwa.objectives.grading.nodes import Expression, Number, Operation, Symbol, Unreadable
-from ctwa.objectives.grading.rational import MAX_BITS
+from ctwa.objectives.grading.rational import MAX_BITS, MAX_WHOLE
 
 MAX_STEPS = 20_000  # operations that one comparison may take
 MAX_TERMS = 1_000  # of a sum
@@ -152,12 +152,16 @@ def _root(value: Any, index: Any) -> Any:
 def _gamma_factorial(value: Any) -> Any:
     if abs(value) > MAX_FACTORIAL:
         raise Unreadable("the factorial of a large number")
+    if mpmath.isint(value) and 0 <= value <= MAX_WHOLE:  # much faster
+        return mpmath.mpf(math.factorial(int(value)))
     return mpmath.factorial(value)
 
 
 def _gamma_binomial(upper: Any, lower: Any) -> Any:
     if max(abs(upper), abs(lower)) > MAX_FACTORIAL:
         raise Unreadable("the binomial of a large number")
+    if mpmath.isint(upper) and mpmath.isint(lower) and 0 <= lower <= upper <= MAX_WHOLE:
+        return mpmath.mpf(math.comb(int(upper), int(lower)))
     return mpmath.binomial(upper, lower)
 
 
@@ -203,4 +207,5 @@ _NUMERIC: dict[str, Callable[..., Any]] = {
     "log": lambda *values: mpmath.log(values[-1], 10 if len(values) == 1 else values[0]),
     "lg": lambda value: mpmath.log(value, 10),
     "determinant": _determinant,
+    "cis": mpmath.expj,
 }

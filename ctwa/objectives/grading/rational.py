@@ -10,7 +10,7 @@ from functools import reduce
 from ctwa.objectives.grading.nodes import Expression, Number, Operation, Unreadable
 
 MAX_BITS = 60_000  # of a number
-_MAX_WHOLE = 5_000  # of a factorial, and of a binomial's numbers
+MAX_WHOLE = 5_000  # of a factorial, and of a binomial's numbers
 
 
 def exact(expression: Expression) -> Fraction | None:
@@ -67,11 +67,11 @@ def _quotient(left: Fraction, right: Fraction) -> Fraction:
 
 
 def _factorial(value: Fraction) -> Fraction | None:
-    return Fraction(math.factorial(int(value))) if value.denominator == 1 and 0 <= value <= _MAX_WHOLE else None
+    return Fraction(math.factorial(int(value))) if value.denominator == 1 and 0 <= value <= MAX_WHOLE else None
 
 
 def _binomial(upper: Fraction, lower: Fraction) -> Fraction | None:
-    if upper.denominator != 1 or lower.denominator != 1 or not 0 <= upper <= _MAX_WHOLE or not 0 <= lower <= _MAX_WHOLE:
+    if upper.denominator != 1 or lower.denominator != 1 or not 0 <= upper <= MAX_WHOLE or not 0 <= lower <= MAX_WHOLE:
         return None
     return Fraction(math.comb(int(upper), int(lower)))
 

@@ -101,19 +101,25 @@ class _AnswerParser(ExpressionParser):
         return Collection("list", tuple(found), joined_by)
 
     def _item(self) -> Answer:
-        if not self.bar_ends:
+        if self.place == 0:
             self.accept("=", "approx", "~")  # "= 58"
         members, operators = [self._operand()], []
         while self.peek().kind in _RELATIONS:
             operators.append(self.take().kind)
             members.append(self._operand())
-        if self.peek().kind == ":" and not operators and not self.bar_ends:
+        if (self.peek().kind == ":" or self._is_to()) and not operators and not self.bar_ends:
             return self._ratio(members[0])
         modulus = self._modulus()
         if modulus is not None:
             members.append(modulus)
             operators.append("mod")
         return Relation(tuple(members), tuple(operators)) if operators else members[0]
+
+    def _is_to(self) -> bool:
+        return self.peek().kind == "word" and self.peek().text == "to"
+
+    def _accept_to(self) -> bool:
+        return self._is_to() and bool(self.take())
 
     def _modulus(self) -> Answer | None:
         has_bracket = self.peek().kind == "(" and self.peek(1) == Token("command", "pmod", spaced=self.peek(1).spaced)
@@ -130,7 +136,7 @@ class _AnswerParser(ExpressionParser):
     def _ratio(self, first: Answer) -> Ratio:
         parts = [scalar(first)]
         texts = [self.peek(-1).text]
-        while self.accept(":"):
+        while self.accept(":") or self._accept_to():
             parts.append(scalar(self.expression()))
             texts.append(self.peek(-1).text)
         is_clock = len(parts) <= 3 and all(text.isdecimal() for text in texts)
@@ -205,6 +211,8 @@ class _AnswerParser(ExpressionParser):
             token = self.peek()
             if token.kind == "word" and token.text.lower() in words.NUMBERS:
                 raise Unreadable("a number among the units")
+            if self._is_to():
+                break
             if token.kind in ("word", "unit") or (token.kind == "letter" and token.text in "CF" and "degree" in powers):
                 self.take()
                 word = token.text.lower()

@@ -33,7 +33,7 @@ class Token:
 
 
 FUNCTIONS = names(
-    """sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh coth exp ln log lg
+    """cis sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh coth exp ln log lg
     gcd lcm max min det deg arg Re Im"""
 )
 _OPERATORS = {

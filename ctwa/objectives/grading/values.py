@@ -17,7 +17,7 @@ from ctwa.objectives.grading.numeric import CONSTANTS, Undefined, evaluate
 from ctwa.objectives.grading.rational import exact
 
 DIGITS = 50  # worked with; 20 of them are lost to rounding before two values count as different
-MAX_DIGITS = 1_000
+MAX_DIGITS = 300  # more than DIGITS, for large numbers that are not rational
 APPROXIMATE_PLACES = 6  # significant digits of a decimal that stands for what is no decimal
 
 _NUM_REAL_POINTS = 6  # three positive, three of any sign

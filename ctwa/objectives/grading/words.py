@@ -99,7 +99,7 @@ def is_word(letters: str) -> bool:
     lowered = letters.lower()
     if len(letters) < 2 or letters in _MAY_BE_A_PRODUCT:
         return False
-    if lowered in NUMBERS or lowered in SCALES or lowered in JOINTS or lowered in _KNOWN:
+    if lowered == "to" or lowered in NUMBERS or lowered in SCALES or lowered in JOINTS or lowered in _KNOWN:
         return True
     if is_unit(letters):
         return True
