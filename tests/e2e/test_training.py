@@ -164,8 +164,8 @@ def test_a_run_lets_nobody_in(linear: Run) -> None:
     assert of_queue == ["127.0.0.1"] * 5
     assert report["let_in"] == []
     assert list(linear.folder.glob("code-ran-*")) == []
-    # Torch's rendezvous, of the one rank, cannot be told where to listen.
-    assert len({name for name, ip, _ in report["listening"] if ip != "127.0.0.1"}) <= 1, report["listening"]
+    # Torch's rendezvous cannot be told where to listen.
+    assert {name for name, ip, _ in report["listening"] if ip != "127.0.0.1"} <= {"ray::WorkerDict"}
 
 
 def test_rows_in_the_place_of_a_lost_prompt_weigh_nothing(
