@@ -21,9 +21,9 @@ from verl.workers.engine import EngineRegistry
 
 from ctwa.aggregators.mgda import MgdaConfig
 from ctwa.aggregators.registry import GRADIENT_METHODS, GradientMethodConfig, build_aggregator
+from ctwa.engine.compose import compose_config
 from ctwa.engine.cpu_platform import register_cpu_platform
 from ctwa.engine.gradients import GradientPlan
-from ctwa.engine.launch import compose_config
 from ctwa.engine.multi_objective_engine import MultiObjectiveEngine
 from ctwa.engine.registry import register_engines
 from ctwa.engine.settings import GradientSettings

@@ -11,7 +11,7 @@ import torch
 from omegaconf import DictConfig
 
 from ctwa.engine.checkpoint import seal
-from ctwa.engine.launch import compose_config
+from ctwa.engine.compose import compose_config
 from ctwa.engine.preference.caid_settings import read_caid_settings
 from ctwa.engine.preference.caid_trainer import Samples
 from ctwa.engine.preference.data import load_policy
@@ -78,9 +78,12 @@ def test_the_plan_says_what_a_step_costs(prefer: Compose) -> None:
     ],
 )
 def test_a_mistake_is_named(prefer: Compose, override: str, told: str) -> None:
-    config = prefer(override)
-    with pytest.raises(CtwaError, match=told):
+    def prepare() -> None:
+        config = prefer(override)
         prepare_data(config, check_preference_config(config))
+
+    with pytest.raises(CtwaError, match=told):
+        prepare()
 
 
 def test_without_a_validation_file_a_share_of_the_prompts_is_kept_back(prefer: Compose) -> None:
