@@ -377,7 +377,8 @@ def main() -> None:
     try:
         app()
     except CtwaError as error:
-        Console(stderr=True).print(Text(f"error: {error}", "bold red"), soft_wrap=True)
+        told = f"error: {error}".encode(errors="replace").decode()  # a path need not be UTF-8
+        Console(stderr=True).print(Text(told, "bold red"), soft_wrap=True)
         sys.exit(2)
     except RunFailed:
         sys.exit(1)

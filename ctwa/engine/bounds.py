@@ -199,6 +199,7 @@ BOUNDS: dict[str, Bound] = {
     f"{REF}.log_prob_micro_batch_size_per_gpu": MAYBE,
     f"{REF}.log_prob_max_token_len_per_gpu": COUNT,
     #
+    f"{ROLLOUT}.name": choice("transformers", "vllm", "sglang", "trtllm"),
     f"{ROLLOUT}.n": whole(1, 100_000),
     f"{ROLLOUT}.temperature": number(0, 100, above=True),
     f"{ROLLOUT}.top_p": number(0, 1, above=True),
@@ -222,6 +223,7 @@ BOUNDS: dict[str, Bound] = {
     f"{ROLLOUT}.val_kwargs.top_p": number(0, 1, above=True),
     f"{ROLLOUT}.val_kwargs.top_k": whole(-1),
     #
+    "algorithm.adv_estimator": text("the name of an estimator, e.g. grpo"),
     "algorithm.gamma": SHARE,
     "algorithm.lam": SHARE,
     "algorithm.rollout_correction.rollout_is_threshold": number(0, 1e6, above=True) | NOTHING,

@@ -109,8 +109,12 @@ def _check_ranks_of_checkpoint(config: DictConfig, run: RunFolder) -> None:
     checkpoint = newest_complete(run.checkpoints) if config.ctwa.resume else None
     if checkpoint is None or not (file := checkpoint / "actor" / "fsdp_config.json").is_file():
         return
-    saved, num_ranks = json.loads(file.read_text()).get("world_size"), _num_ranks(config)
-    if saved not in (None, num_ranks):
+    try:
+        saved = json.loads(file.read_text())["world_size"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise CtwaError(f"{file} cannot be read ({error!r}): restore it, or take {checkpoint} away") from error
+    num_ranks = _num_ranks(config)
+    if saved != num_ranks:
         raise CtwaError(
             f"{checkpoint} was saved by {saved} ranks, and the run has trainer.nnodes x trainer.n_gpus_per_node = "
             f"{num_ranks}: write as many as there were, or begin a new run with the model of the checkpoint "

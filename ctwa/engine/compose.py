@@ -211,7 +211,7 @@ def _as_one_sentence(parsed: Sequence[Override], known: Mapping[str, Any], name:
     except CtwaError:
         raise
     except MissingConfigException as error:
-        raise _no_such_choice(error) from None
+        raise _no_such_choice(error, module) from None
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, RecursionError, UnicodeError, ValueError) as error:
         groups = _groups(module)
         for override in parsed:
@@ -220,12 +220,20 @@ def _as_one_sentence(parsed: Sequence[Override], known: Mapping[str, Any], name:
         raise CtwaError(f"the configuration cannot be composed: {_first_lines(error)}") from error
 
 
-def _no_such_choice(error: MissingConfigException) -> CtwaError:
+def _no_such_choice(error: MissingConfigException, module: str) -> CtwaError:
     group, _, given = str(error.missing_cfg_file).rpartition("/")
-    if not error.options:
+    # verl has groups of its own, one by the name of one of ours; and some of ctwa.config's are ctwa train's alone.
+    others = [verl_files()]
+    if (files(module) / group).is_dir() and module != "ctwa.config":
+        others.append(Path(str(files("ctwa.config"))))
+    options = [
+        each
+        for each in error.options or ()
+        if (files(module) / group / f"{each}.yaml").is_file()
+        or not any((folder / group / f"{each}.yaml").is_file() for folder in others)
+    ]
+    if not options:
         return CtwaError(f"the configuration cannot be composed: {_first_lines(error)}")
-    # verl has groups of its own, one of them by the name of one of ours.
-    options = [each for each in error.options if not (verl_files() / group / f"{each}.yaml").is_file()]
     return CtwaError(f"{group}={given} is no choice: write one of {', '.join(options)}{did_you_mean(given, options)}")
 
 

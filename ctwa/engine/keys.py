@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from ctwa.engine.bounds import ACTOR, MODEL, REF, ROLLOUT, shown
+from ctwa.engine.bounds import ACTOR, BOUNDS, MODEL, REF, ROLLOUT, shown
 
 NO_DEFAULT: dict[str, tuple[str, ...]] = {
     ACTOR: ("ppo_infer_micro_batch_size_per_gpu", "ppo_infer_max_token_len_per_gpu", "use_rollout_log_probs"),
@@ -196,8 +196,8 @@ def _compare(
                 yield key, f"{key}={shown(value)} is not possible, for it is a section: write {key}.<key>=<value>"
         elif isinstance(default, Mapping) and default and name not in OPEN:
             yield from _compare(value, default, f"{key}.", near) if isinstance(value, Mapping) else ()
-        elif not _fits(value, default):
-            words = "true or false" if isinstance(default, bool) else "a number"
+        elif key not in BOUNDS and not _fits(value, default):
+            words = {bool: "true or false", list: "a list"}.get(type(default), "a number")
             yield key, f"{key}={shown(value)} is not possible: write {words}"
 
 
@@ -209,7 +209,7 @@ def _fits(value: object, default: object) -> bool:
         return isinstance(value, bool)
     if isinstance(default, int | float):
         return isinstance(value, int | float) and not isinstance(value, bool)
-    return True
+    return isinstance(value, list | str) or not isinstance(default, list)
 
 
 def _is_interpolation(value: object) -> bool:

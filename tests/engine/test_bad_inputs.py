@@ -111,6 +111,8 @@ VALUES = """
     {R}.log_prob_micro_batch_size_per_gpu=0 {R}.enforce_eager=x
     {M}.path=null {M}.path=5 {M}.path='' {M}.path=[a] {M}.lora_rank=-1 {M}.lora_rank=half
     {M}.enable_gradient_checkpointing=5
+    algorithm.adv_estimator=[grpo] algorithm.adv_estimator=null {R}.name=vlm {R}.name=null
+    {A}.checkpoint.save_contents=5
     algorithm.gamma=2 algorithm.norm_adv_by_std_in_grpo=2 algorithm.use_kl_in_reward=x
     reward.num_workers=-1 ray_kwargs.ray_init.num_cpus=0 ray_kwargs.ray_init.num_cpus=many
     transfer_queue.backend.SimpleStorage.num_data_storage_units=0
@@ -257,6 +259,7 @@ WRITTEN = [
     (["my.yaml"], "my.yaml is no setting, and a file of settings is not read"),
     (["data.train_batch_size"], "'data.train_batch_size' is no setting: settings are written KEY=VALUE"),
     (["data.train_files=["], r"the setting 'data.train_files=\[' cannot be read"),
+    (["ctwa.run=runs/\udcff"], r"the setting 'ctwa.run=runs/.udcff' cannot be read"),
     (["data.train files=a"], "the setting 'data.train files=a' cannot be read"),
     (["method=mdga"], "method=mdga is no choice: write one of cagrad, .*; did you mean 'mgda'\\?"),
     (["method=null"], "method=null is no choice: write one of cagrad, "),
@@ -292,6 +295,15 @@ def test_what_cannot_be_composed_is_told_in_a_sentence(overrides: list[str], sen
         compose_config(["ctwa.run=run", "ctwa.task_dir=task", *overrides])
 
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_the_choices_are_those_of_the_command() -> None:
+    for method, meant in {"rac": "raco", "clam": "clamp"}.items():
+        with pytest.raises(CtwaError) as error:
+            compose_config([f"method={method}"], name="prefer", module="ctwa.config.prefer")
+        assert str(error.value) == (
+            f"method={method} is no choice: write one of clamp, linear, raco, raco_unclipped; did you mean {meant!r}?"
+        )
 
 
 def test_several_mistakes_are_told_together() -> None:

@@ -235,6 +235,10 @@ class TestRunFolder:
             CtwaError, match=r"global_step_4 was saved by 1 ranks, and the run has .* = 2: write as many as there were"
         ):
             check_config(in_folder(tmp_path, **{"ctwa.resume": True}))
+        (checkpoint / "actor" / "fsdp_config.json").write_text('{"FSDP_version": 2, "world_size": [}')
+        with pytest.raises(CtwaError, match=r"fsdp_config\.json cannot be read .*: restore it, or take .*_4 away$"):
+            check_config(in_folder(tmp_path, **{"ctwa.resume": True}))
+        (checkpoint / "actor" / "fsdp_config.json").write_text('{"FSDP_version": 2, "world_size": 1}')
         check_config(
             in_folder(
                 tmp_path,
