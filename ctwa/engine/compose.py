@@ -47,9 +47,9 @@ def compose_config(
     """
     parsed = _parse(overrides)
     known = known_keys(name, module)
-    _refuse_deletions(parsed, known)
     with _as_one_sentence(parsed, known, name, module):
         config = _compose(_search_path(parsed, module), name, module)
+        _refuse_deletions(config, parsed, known, module)
         settle(config, known, module, [override.key_or_group for override in parsed])
     given = config.ctwa.stop_on
     config.ctwa.stop_on = list(dict.fromkeys([*([given] if isinstance(given, str) else given), *stop_on]))
@@ -130,11 +130,14 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
     return parsed
 
 
-def _refuse_deletions(parsed: Sequence[Override], known: Mapping[str, Any]) -> None:
-    keys = set(dotted(known)) | {"ctwa.method", "method", "loss"}
+def _refuse_deletions(config: DictConfig, parsed: Sequence[Override], known: Mapping[str, Any], module: str) -> None:
+    """What is empty by default may be deleted, and a section that is written anew (``~ctwa.x +ctwa.x={...}``)."""
+    empty = {f"ctwa.{key}" for key, default in known["ctwa"].items() if default in ({}, None)}
+    needed = {*dotted(known), *_groups(module)} - empty
+    there = {*dotted(_plain(config)), *(override.key_or_group for override in parsed if not override.is_delete())}
     for override in parsed:
-        if override.is_delete() and override.key_or_group in keys:
-            key = override.key_or_group
+        key = override.key_or_group
+        if override.is_delete() and key in needed and key not in there:
             raise CtwaError(f"{override.input_line} deletes a key that is needed: write {key}=VALUE, or leave it out")
 
 

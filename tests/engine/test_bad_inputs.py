@@ -276,6 +276,8 @@ WRITTEN = [
     (["ctwa.objectives.acuracy.weight=1"], "did you mean ctwa.objectives.accuracy.weight\\?"),
     (["ctwa.covariance_targets.acuracy=1"], "did you mean ctwa.covariance_targets.accuracy\\?"),
     (["~data.train_files"], "~data.train_files deletes a key that is needed"),
+    (["~ctwa.stop_on"], "~ctwa.stop_on deletes a key that is needed"),
+    (["~ctwa"], "~ctwa deletes a key that is needed"),
     (["~method"], "~method deletes a key that is needed"),
     (["ctwa.task_dir=null"], "^ctwa.task_dir=null is not possible, for .*data.train_files.* give the folder$"),
     (["ctwa.run=???"], "give a value for ctwa.run"),
@@ -295,6 +297,18 @@ def test_what_cannot_be_composed_is_told_in_a_sentence(overrides: list[str], sen
         compose_config(["ctwa.run=run", "ctwa.task_dir=task", *overrides])
 
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_section_may_be_written_anew() -> None:
+    config = compose_config(
+        [
+            *("ctwa.run=run", "ctwa.task_dir=task", "method=linear", "~ctwa.covariance_targets"),
+            *("~ctwa.objectives", "+ctwa.objectives={a:{reward_fn:'a.py:b'}}"),
+        ]
+    )
+
+    assert list(config.ctwa.objectives) == ["a"]
+    assert "covariance_targets" not in config.ctwa
 
 
 def test_the_choices_are_those_of_the_command() -> None:
