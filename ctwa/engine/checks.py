@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -18,9 +17,8 @@ from typing import TYPE_CHECKING
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
+from ctwa.engine.folders import check_folders
 from ctwa.errors import CtwaError
-from ctwa.monitor.checkpoints import newest_complete
-from ctwa.monitor.run import RunFolder
 from ctwa.objectives.loading import resolve_spec
 
 if TYPE_CHECKING:
@@ -74,57 +72,6 @@ def check_disk(config: DictConfig) -> None:
     """
     check_folders(config)
     _check_files(config)
-
-
-def check_folders(config: DictConfig) -> None:
-    """Check what every command needs of the disk: the run's folder, the task's and the model's.
-
-    Raises:
-        CtwaError: what is wrong, where, and what to write instead.
-    """
-    run = RunFolder(config.ctwa.run)
-    run.refuse_if_taken(resume=config.ctwa.resume, how_to_resume="ctwa.resume=true")
-    _check_ranks_of_checkpoint(config, run)
-    task_dir = config.ctwa.get("task_dir")
-    if task_dir is not None and not Path(task_dir).expanduser().is_dir():
-        raise CtwaError(
-            f"ctwa.task_dir: {task_dir} {_is_no_folder(task_dir)}; make it (`ctwa testbed make`, "
-            "scripts/prepare_math500.py) or give the folder of the task's files"
-        )
-    model = config.actor_rollout_ref.model.path
-    looks_local = model.startswith(("/", ".", "~")) or model.count("/") > 1
-    if (looks_local or Path(model).exists()) and not Path(model).expanduser().is_dir():
-        raise CtwaError(
-            f"actor_rollout_ref.model.path: {model} {_is_no_folder(model)}; give a model folder or a model's name on a "
-            "hub"
-        )
-
-
-def _is_no_folder(path: str) -> str:
-    return "is a file" if Path(path).expanduser().exists() else "does not exist"
-
-
-def _check_ranks_of_checkpoint(config: DictConfig, run: RunFolder) -> None:
-    """Each rank loads the shard that it saved: another number of ranks would be told after the engine is up."""
-    checkpoint = newest_complete(run.checkpoints) if config.ctwa.resume else None
-    if checkpoint is None or not (file := checkpoint / "actor" / "fsdp_config.json").is_file():
-        return
-    try:
-        saved = json.loads(file.read_text())["world_size"]
-    except (ValueError, TypeError, KeyError) as error:
-        raise CtwaError(f"{file} cannot be read ({error!r}): restore it, or take {checkpoint} away") from error
-    num_ranks = _num_ranks(config)
-    if saved != num_ranks:
-        raise CtwaError(
-            f"{checkpoint} was saved by {saved} ranks, and the run has trainer.nnodes x trainer.n_gpus_per_node = "
-            f"{num_ranks}: write as many as there were, or begin a new run with the model of the checkpoint "
-            f"(actor_rollout_ref.model.path={checkpoint / 'actor' / 'huggingface'})"
-        )
-
-
-def _num_ranks(config: DictConfig) -> int:
-    ranks: int = config.trainer.nnodes * config.trainer.n_gpus_per_node
-    return ranks
 
 
 def _check_files(config: DictConfig) -> None:
@@ -389,7 +336,7 @@ def check_resources(config: DictConfig, resources: Mapping[str, float] | None = 
         import ray  # not needed, and slow to import, where only the config is checked
 
         resources = ray.cluster_resources()
-    num_ranks = _num_ranks(config)
+    num_ranks = config.trainer.nnodes * config.trainer.n_gpus_per_node
     # verl's placement groups take three CPUs a rank; then come a server a rank, agent loops, the transfer queue.
     num_cpus = 4 * num_ranks + config.actor_rollout_ref.rollout.agent.num_workers + 4
     needed = {"GPU": num_ranks, "CPU": num_cpus}

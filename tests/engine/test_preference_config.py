@@ -86,6 +86,16 @@ def test_a_mistake_is_named(prefer: Compose, override: str, told: str) -> None:
         prepare()
 
 
+def test_a_budget_of_tokens_holds_the_two_responses_of_a_pair(prefer: Compose, caid: Compose) -> None:
+    dynamic = ["actor_rollout_ref.actor.use_dynamic_bsz=true", "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=191"]
+
+    check_preference_config(prefer(dynamic[1]))
+    with pytest.raises(CtwaError, match=r"ppo_max_token_len_per_gpu=191 .* 2 x ctwa\.max_length = 192: write 192"):
+        check_preference_config(prefer(*dynamic))
+    with pytest.raises(CtwaError, match=r"ppo_max_token_len_per_gpu=191 .* = 192: write 192 or more"):
+        read_caid_settings(caid("ctwa.caid.thresholds={accuracy:0.1}", *dynamic))
+
+
 def test_without_a_validation_file_a_share_of_the_prompts_is_kept_back(prefer: Compose) -> None:
     config = prefer(*(f"ctwa.objectives.{name}.validation=null" for name in ("accuracy", "conciseness")))
     data, _, _ = prepare_data(config, check_preference_config(config))

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, open_dict
 from rich.console import Console
 
-from ctwa.engine.checks import check_folders, check_machine, check_token_budgets
+from ctwa.engine.checks import check_machine, check_token_budgets
 from ctwa.engine.compose import compose_config
+from ctwa.engine.folders import check_folders
 from ctwa.engine.launch import make_folder, print_plan, set_environment, told
 from ctwa.engine.ray_session import ray_session
 from ctwa.errors import CtwaError
