@@ -87,7 +87,7 @@ ALL_OR, NEVER_OR = (
 )
 SHARE = number(0, 1)
 SEED = whole(0, 2**31 - 1)
-PATH = text("the path of a parquet file, or a list of such paths")
+PATH = text("the path of a file, or a list of such paths")
 FILES = Bound(PATH.kind | listed(PATH, "").kind, PATH.words)
 BETAS = listed(number(0, 1, below=True), "two numbers from 0 to 1 (not 1 itself), e.g. [0.9,0.999]", least=2, most=2)
 ALARMS = Bound(str | list[str], "a list of alarms, e.g. [drop]")
