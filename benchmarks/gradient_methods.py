@@ -30,7 +30,8 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
-from ctwa.engine.launch import compose_config, set_environment
+from ctwa.engine.compose import compose_config
+from ctwa.engine.launch import set_environment
 
 NAMES = tuple("abcdefgh")
 

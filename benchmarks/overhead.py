@@ -32,7 +32,8 @@ from methods import CONTROLS, OBJECTIVES, settings_of
 from rich.console import Console
 from rich.table import Table
 
-from ctwa.engine.launch import compose_config, prepare_run, run_training, set_environment
+from ctwa.engine.compose import compose_config
+from ctwa.engine.launch import prepare_run, run_training, set_environment
 from ctwa.engine.settings import Settings, read_settings
 from ctwa.monitor.logs import quiet
 from ctwa.monitor.trace import read_trace

@@ -31,7 +31,8 @@ from gradient_methods import (
     save_model,
 )
 
-from ctwa.engine.launch import compose_config, set_environment
+from ctwa.engine.compose import compose_config
+from ctwa.engine.launch import set_environment
 
 NAMES = ("a", "b", "c")
 

@@ -60,7 +60,7 @@ def folder_of(arguments: argparse.Namespace, method: str, preference: float, see
 
 
 def compose(arguments: argparse.Namespace, method: str, preference: float, seed: int) -> DictConfig:
-    from ctwa.engine.launch import compose_config
+    from ctwa.engine.compose import compose_config
 
     overrides = [
         f"ctwa.run={folder_of(arguments, method, preference, seed)}",

@@ -21,7 +21,6 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Multi-objective fine-tuning of language models: train on several rewards, see what each of them does.",
 )
 testbed_app = typer.Typer(no_args_is_help=True, help="The arithmetic testbed: a small base model and its problems.")
 app.add_typer(testbed_app, name="testbed")
@@ -38,6 +37,46 @@ DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print the resolved configuration and the plan; start nothing.")
 ]
 StopOn = Annotated[list[str] | None, typer.Option(metavar="ALARM", help=STOP_ON)]
+LARGEST = 1e6
+"""Of a weight: sums of such weights, and their squares, are finite."""
+
+
+def _file(path: Path | None) -> Path | None:
+    """See that a file can be written, before what it is to hold costs minutes."""
+    if path is not None and path.is_dir():
+        raise CtwaError(f"{path} is a folder: give the name of a file")
+    return _folder(path)
+
+
+def _folder(path: Path | None) -> Path | None:
+    """See that a folder can be made, or written in."""
+    if path is None:
+        return None
+    above = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if above != path and not above.is_dir():
+        raise CtwaError(f"{path} cannot be written, for {above} is a file: give another place")
+    if not os.access(above, os.W_OK):
+        raise CtwaError(f"{path} cannot be written, for {above} is not yours to: give another place")
+    return path
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"ctwa {version('ctwa')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version, and end.")
+    ] = False,
+) -> None:
+    """Multi-objective fine-tuning of language models: train on several rewards, see what each of them does."""
+
+
 STOPPED = 3
 """Exit status of a run that an alarm ended; 1 is a run that failed, 2 a mistake in what the user wrote."""
 
@@ -116,7 +155,9 @@ def methods() -> None:
 @app.command()
 def summary(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")],
-    figure: Annotated[Path | None, typer.Option(help="Draw the curves of the runs into this PNG, SVG or PDF.")] = None,
+    figure: Annotated[
+        Path | None, typer.Option(callback=_file, help="Draw the curves of the runs into this PNG, SVG or PDF.")
+    ] = None,
 ) -> None:
     """Sum up runs: one alone, or several side by side."""
     from ctwa.monitor.comparison import compare
@@ -134,10 +175,13 @@ def summary(
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, finished runs or not.")],
     out: Annotated[
-        Path | None, typer.Option(help="The HTML file; default: report.html in the run's folder, or here for several.")
+        Path | None,
+        typer.Option(
+            callback=_file, help="The HTML file; default: report.html in the run's folder, or here for several."
+        ),
     ] = None,
     figures: Annotated[
-        Path | None, typer.Option(help="A folder in which to write each figure as PDF, SVG and PNG.")
+        Path | None, typer.Option(callback=_folder, help="A folder in which to write each figure as PDF, SVG and PNG.")
     ] = None,
 ) -> None:
     """Write a report of runs: one HTML file that opens without a network."""
@@ -153,7 +197,9 @@ def report(
 @app.command()
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders; the first is the baseline.")],
-    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers here.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", callback=_file, metavar="FILE", help="Write the numbers here.")
+    ] = None,
     at_steps: Annotated[int | None, typer.Option(min=0, help="Compare the newest results up to this step.")] = None,
     at_seconds: Annotated[
         float | None, typer.Option(min=0, help="Compare the newest results within this much training.")
@@ -196,7 +242,7 @@ def merge(
     models: Annotated[
         list[str], typer.Argument(metavar="MODEL=WEIGHT...", help="Folders of models, runs or LoRA adapters.")
     ],
-    out: Annotated[Path, typer.Option(help="The folder of the merged model; it must not exist yet.")],
+    out: Annotated[Path, typer.Option(callback=_folder, help="The folder of the merged model; it must not exist yet.")],
 ) -> None:
     """Merge models that began as the same one, by weights of which only the ratios matter: Rewarded Soups.
 
@@ -214,6 +260,8 @@ def merge(
             number = math.nan
         if not model or math.isnan(number):
             raise CtwaError(f"{each} is no model with a weight; write e.g. runs/helpful=0.3")
+        if abs(number) > LARGEST:
+            raise CtwaError(f"{each}: a weight is at most {LARGEST:g}; only the ratios matter, so write smaller ones")
         if model in weights:
             raise CtwaError(f"{model} is there twice; give each model once")
         weights[model] = number
@@ -232,7 +280,8 @@ def evaluate(
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="The folder for the results; default: runs/eval-<name of the first>.")
+        Path | None,
+        typer.Option(callback=_folder, help="The folder for the results; default: runs/eval-<name of the first>."),
     ] = None,
     task_dir: Annotated[
         Path | None, typer.Option(help="Evaluate models on this testbed; default: on the task of the first run.")
@@ -241,7 +290,7 @@ def evaluate(
     num_samples: Annotated[
         int | None, typer.Option(min=1, help="Completions of each prompt (not with a YAML file).")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the completions (not with a YAML file).")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the completions (not with a YAML file).")] = 0,
 ) -> None:
     """Evaluate models: rewards of completions, preference losses, perplexity, an LLM judge, with intervals.
 
@@ -284,9 +333,9 @@ def check_reward(
 
 @testbed_app.command("make")
 def testbed_make(
-    out: Annotated[Path, typer.Option(help="The folder to make it in; an identical one is reused.")],
+    out: Annotated[Path, typer.Option(callback=_folder, help="The folder to make it in; an identical one is reused.")],
     preset: Annotated[str, typer.Option(help="A, C, D or F: docs/testbed.md.")] = "D",
-    seed: Annotated[int | None, typer.Option(help="Seed of the base model, instead of the preset's.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the base model, instead of the preset's.")] = None,
     retrain: Annotated[bool, typer.Option(help="Train the base model here, some two minutes.")] = False,
     threads: Annotated[int, typer.Option(min=1, help="Of the training; the model's last bits depend on it.")] = 2,
 ) -> None:
@@ -300,12 +349,14 @@ def testbed_make(
 
 @testbed_app.command("pairs")
 def testbed_pairs(
-    out: Annotated[Path, typer.Option(help="The folder for train, validation and test.parquet.")],
+    out: Annotated[Path, typer.Option(callback=_folder, help="The folder for train, validation and test.parquet.")],
     preset: Annotated[str, typer.Option(help="A, C, D or F: docs/testbed.md.")] = "D",
-    seed: Annotated[int, typer.Option(help="Of problems, responses and their order.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of problems, responses and their order.")] = 0,
     num_train: Annotated[int, typer.Option(min=1, help="Pairs to train on.")] = 2048,
     num_held_out: Annotated[int, typer.Option(min=1, help="Pairs of the validation, and as many of the test.")] = 256,
-    conflict: Annotated[float, typer.Option(help="Share of pairs of right but long against short but wrong.")] = 0.8,
+    conflict: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of pairs of right but long against short but wrong.")
+    ] = 0.8,
 ) -> None:
     """Make preference pairs of a testbed, labelled for accuracy, conciseness and clarity (docs/preference.md)."""
     from ctwa.testbed.preferences import make_preferences
@@ -327,7 +378,8 @@ def main() -> None:
     try:
         app()
     except CtwaError as error:
-        Console(stderr=True).print(Text(f"error: {error}", "bold red"), soft_wrap=True)
+        told = f"error: {error}".encode(errors="replace").decode()  # a path need not be UTF-8
+        Console(stderr=True).print(Text(told, "bold red"), soft_wrap=True)
         sys.exit(2)
     except RunFailed:
         sys.exit(1)

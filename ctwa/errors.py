@@ -1,6 +1,7 @@
 """The one exception for mistakes a user can mend, and the one that every saved state can be."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 
@@ -9,6 +10,20 @@ class CtwaError(ValueError):
 
     The message is one sentence: what is wrong, where, and what to write instead.
     """
+
+
+def did_you_mean(word: object, known: Iterable[str]) -> str:
+    """The name that a misspelt one is near to, as the end of a sentence about it.
+
+    Args:
+        word: what the user wrote.
+        known: the names there are.
+
+    Returns:
+        ``; did you mean 'accuracy'?``, or nothing where none is near.
+    """
+    near = get_close_matches(str(word), list(known), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def check_state(state: Mapping[str, Any], expected: Mapping[str, Any], what: str = "state") -> None:

@@ -1,21 +1,31 @@
-"""What is checked before anything expensive starts, and the plan of a run."""
+"""What is checked before anything expensive starts, and the plan of a run.
+
+The cheapest first: torch and verl take seconds to import, and a path that is wrong is told without them.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import math
+import os
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hydra.errors import HydraException
 from omegaconf import DictConfig
-from pyarrow import ArrowInvalid, parquet
 
-from ctwa.engine.settings import GradientSettings, Settings, read_settings
+from ctwa.engine.folders import check_folders
 from ctwa.errors import CtwaError
 from ctwa.objectives.loading import resolve_spec
-from ctwa.scalarizers.base import Scalarizer
+
+if TYPE_CHECKING:
+    from pyarrow import parquet
+
+    from ctwa.engine.settings import GradientSettings, Settings
+    from ctwa.scalarizers.base import Scalarizer
 
 
 def check_config(config: DictConfig) -> Settings:
@@ -24,6 +34,9 @@ def check_config(config: DictConfig) -> Settings:
     Raises:
         CtwaError: what is wrong, where, and what to write instead.
     """
+    check_disk(config)
+    from ctwa.engine.settings import read_settings  # torch's import takes seconds
+
     settings: Settings = read_settings(config)
     check_settings(config, settings)
     _check_steps(config)
@@ -39,7 +52,6 @@ def check_settings(config: DictConfig, settings: Settings) -> None:
     settings.build_scalarizer()  # names in weights and targets, estimator against method
     for objective in settings.objectives.values():
         resolve_spec(objective.reward_fn)  # the file is there; whether the function is, its worker says
-    _check_files(config)
     _check_batches(config)
     _check_engine(config)
     _check_queue(config)
@@ -54,17 +66,23 @@ def check_settings(config: DictConfig, settings: Settings) -> None:
         )
 
 
+def check_disk(config: DictConfig) -> None:
+    """Check what a command that samples and scores needs of the disk: the folders, and the files of the data.
+
+    Raises:
+        CtwaError: what is wrong, where, and what to write instead.
+    """
+    check_folders(config)
+    _check_files(config)
+
+
 def _check_files(config: DictConfig) -> None:
-    task_dir = config.ctwa.get("task_dir")
-    if task_dir is not None and not Path(task_dir).expanduser().is_dir():
-        raise CtwaError(
-            f"ctwa.task_dir: {task_dir} does not exist; make it (`ctwa testbed make`, scripts/prepare_math500.py) or "
-            "give the folder of the task's files"
-        )
     for key in ("train_files", "val_files"):
         if not config.data[key]:
             raise CtwaError(f"data.{key} names no file; give a parquet file in verl's format")
         for path in config.data[key]:
+            if Path(path).is_dir():
+                raise CtwaError(f"data.{key}: {path} is a folder; give a parquet file in verl's format")
             if not Path(path).is_file():
                 raise CtwaError(f"data.{key}: {path} does not exist; give a parquet file in verl's format")
             columns = _parquet(path).schema_arrow.names
@@ -73,19 +91,17 @@ def _check_files(config: DictConfig) -> None:
                     f"data.{key}: {path} has no column {' and no column '.join(sorted(missing))} (it has "
                     f"{', '.join(columns)}); give a file in verl's format"
                 )
-    model = config.actor_rollout_ref.model.path
-    looks_local = model.startswith(("/", ".", "~")) or model.count("/") > 1
-    if looks_local and not Path(model).is_dir():
-        raise CtwaError(
-            f"actor_rollout_ref.model.path: {model} does not exist; give a model folder or a model's name on a hub"
-        )
 
 
 def _parquet(path: str) -> parquet.ParquetFile:
+    from pyarrow import ArrowInvalid, parquet
+
     try:
         return parquet.ParquetFile(path)
     except ArrowInvalid as error:
         raise CtwaError(f"{path} is not a parquet file ({error}); give one in verl's format") from error
+    except OSError as error:
+        raise CtwaError(f"{path} cannot be read ({error.strerror or error}); give a file that can be") from error
 
 
 def num_steps(config: DictConfig) -> int:
@@ -194,7 +210,17 @@ def _check_engine(config: DictConfig) -> None:
             "reward.reward_model.enable=true is verl's single reward model: write false, and call the model from a "
             "reward function"
         )
+    if config.trainer.v1.sampler.sync_refill_failed_groups:
+        raise CtwaError(
+            "trainer.v1.sampler.sync_refill_failed_groups=true would give new prompts the names of prompts in flight: "
+            "write false"
+        )
     rollout = config.actor_rollout_ref.rollout
+    if rollout.val_kwargs.temperature > 0 and not rollout.val_kwargs.do_sample:
+        raise CtwaError(
+            "actor_rollout_ref.rollout.val_kwargs.do_sample=false with a temperature of "
+            f"{rollout.val_kwargs.temperature:g}, at which verl would sample: write temperature=0, or do_sample=true"
+        )
     if config.trainer.device != "cpu" and rollout.name == "transformers":
         raise CtwaError("generation=transformers is for the CPU: write generation=vllm")
     if rollout.name == "vllm":
@@ -205,6 +231,27 @@ def _check_engine(config: DictConfig) -> None:
             f"actor_rollout_ref.rollout.max_model_len={rollout.max_model_len} is less than data.max_prompt_length + "
             f"data.max_response_length = {longest}: write {longest} or more"
         )
+    check_token_budgets(config, longest, "data.max_prompt_length + data.max_response_length")
+
+
+def check_token_budgets(config: DictConfig, longest: int, what: str) -> None:
+    """See that the longest row of a batch (or pair of rows) fits into a micro-batch that is measured in tokens.
+
+    Raises:
+        CtwaError: the key of the budget, and what to write.
+    """
+    node = config.actor_rollout_ref
+    parallel = config.trainer.nnodes * config.trainer.n_gpus_per_node // num_data_ranks(config)
+    for part, dynamic, budget in (
+        ("actor", "use_dynamic_bsz", "ppo_max_token_len_per_gpu"),
+        ("rollout", "log_prob_use_dynamic_bsz", "log_prob_max_token_len_per_gpu"),
+        ("ref", "log_prob_use_dynamic_bsz", "log_prob_max_token_len_per_gpu"),
+    ):
+        if node[part][dynamic] and node[part][budget] * parallel < longest:
+            raise CtwaError(
+                f"actor_rollout_ref.{part}.{budget}={node[part][budget]} is less than the longest row can have, {what} "
+                f"= {longest}: write {math.ceil(longest / parallel)} or more, or allow less"
+            )
 
 
 def _check_queue(config: DictConfig) -> None:
@@ -357,19 +404,48 @@ def check_with_verl(config: DictConfig) -> None:
             validate_config(config, use_reference_policy=actor_rollout_ref.actor.use_kl_loss, use_critic=False)
         for node in (actor_rollout_ref.rollout, config.algorithm):
             omega_conf_to_dataclass(node)
-    except (AssertionError, ValueError, NotImplementedError, HydraException) as error:
+    except (AssertionError, ValueError, TypeError, NotImplementedError, HydraException) as error:
         raise CtwaError(f"verl does not accept the configuration: {error}") from error
 
 
-def check_resources(config: DictConfig) -> None:
+def check_machine(config: DictConfig) -> None:
+    """See, where the run starts Ray itself, that this machine has what the run will ask of it.
+
+    Raises:
+        CtwaError: what is missing, and what to write.
+    """
+    ray_init = config.ray_kwargs.ray_init
+    if ray_init.get("address") or os.environ.get("RAY_ADDRESS"):
+        return  # the machines of another's Ray: asked when it has answered
+    num_gpus = ray_init.get("num_gpus")
+    if config.trainer.device == "cuda":
+        import torch
+
+        found = torch.cuda.device_count()
+        if found < config.trainer.n_gpus_per_node:
+            raise CtwaError(
+                f"trainer.n_gpus_per_node={config.trainer.n_gpus_per_node}, but torch finds {found} GPUs here: write "
+                + (f"trainer.n_gpus_per_node={found}" if found else "engine=cpu, or start where there are GPUs")
+            )
+        num_gpus = found if num_gpus is None else num_gpus
+    num_cpus = (os.cpu_count() or 1) if ray_init.num_cpus is None else ray_init.num_cpus
+    check_resources(config, {"CPU": num_cpus, "GPU": num_gpus or 0})
+
+
+def check_resources(config: DictConfig, resources: Mapping[str, float] | None = None) -> None:
     """Compare what the run will ask of Ray with what Ray has: verl waits for ever for what is missing.
+
+    Args:
+        config: the resolved config.
+        resources: what Ray has; by default, what the Ray that is connected says.
 
     Raises:
         CtwaError: the resource, how much is there, how much is needed.
     """
-    import ray  # not needed, and slow to import, where only the config is checked
+    if resources is None:
+        import ray  # not needed, and slow to import, where only the config is checked
 
-    resources = ray.cluster_resources()
+        resources = ray.cluster_resources()
     num_ranks = config.trainer.nnodes * config.trainer.n_gpus_per_node
     # verl's placement groups take three CPUs a rank; then come a server a rank, agent loops, the transfer queue.
     num_cpus = 4 * num_ranks + config.actor_rollout_ref.rollout.agent.num_workers + 4

@@ -13,17 +13,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hydra import compose, initialize_config_module
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.text import Text
 
-import ctwa.config
-from ctwa.engine.checks import check_config, check_with_verl, num_steps, plan_text
+from ctwa.engine.checks import check_config, check_machine, check_with_verl, num_steps, plan_text
+from ctwa.engine.compose import compose_config
 from ctwa.engine.ray_session import ray_session
-from ctwa.errors import CtwaError
 from ctwa.monitor.console import ConsoleReporter
 from ctwa.monitor.follow import following
 from ctwa.monitor.logs import quiet
@@ -35,53 +31,8 @@ if TYPE_CHECKING:
     from ctwa.engine.trainer import MultiObjectiveTrainer
     from ctwa.monitor.alarms import Alarm
 
-# Composing the config imports verl already (its YAML lies in its package), which is when it looks for plug-ins.
+# verl looks for plug-ins while it is imported.
 os.environ["VERL_USE_EXTERNAL_MODULES"] = PLUGIN = "ctwa.engine.plugin"
-OmegaConf.register_new_resolver("ctwa_config_dir", lambda: str(Path(ctwa.config.__file__).parent), replace=True)
-
-
-def compose_config(overrides: Sequence[str], *, name: str = "train", module: str = "ctwa.config") -> DictConfig:
-    """The resolved configuration of ``ctwa train`` with these overrides (Hydra's syntax).
-
-    Args:
-        overrides: Hydra's.
-        name: of the file that names the defaults; of another command, another one.
-        module: the package it is in.
-
-    Raises:
-        CtwaError: an override that names no key, or a value that is missing.
-    """
-    try:
-        with initialize_config_module(module, version_base=None):
-            config = compose(name, overrides=list(overrides))
-        OmegaConf.resolve(config)
-    except (HydraException, OmegaConfBaseException) as error:
-        if isinstance(error.__context__, CtwaError):  # of a resolver of ours: it says all there is to say
-            raise error.__context__ from None
-        raise CtwaError(f"the configuration cannot be composed: {_first_lines(error)}") from error
-    if missing := sorted(OmegaConf.missing_keys(config.ctwa)):
-        raise CtwaError("give a value for " + ", ".join(missing))
-    _make_absolute(config)
-    return config
-
-
-def _first_lines(error: Exception) -> str:
-    text = str(error) or str(error.__cause__)
-    return " ".join(line.strip() for line in text.splitlines()[:3])
-
-
-def _make_absolute(config: DictConfig) -> None:
-    """Worker processes may have another working directory."""
-    config.ctwa.run = str(Path(config.ctwa.run).expanduser().absolute())
-    config.trainer.default_local_dir = str(Path(config.ctwa.run) / "checkpoints")
-    for key in ("train_files", "val_files"):
-        files = config.data[key]
-        config.data[key] = [
-            str(Path(f).expanduser().absolute()) for f in ([files] if isinstance(files, str) else files)
-        ]
-    model = Path(config.actor_rollout_ref.model.path).expanduser()
-    if model.exists():
-        config.actor_rollout_ref.model.path = str(model.absolute())
 
 
 def set_environment(config: DictConfig) -> None:
@@ -133,13 +84,15 @@ def train(
         CtwaError: a mistake that was found before anything started.
         RunFailed: the run ended by an error, which the user has been told of.
     """
-    config = compose_config(overrides)
-    config.ctwa.stop_on = list(dict.fromkeys([*config.ctwa.stop_on, *stop_on]))
+    config = compose_config(overrides, stop_on=stop_on)
     set_environment(config)
+    settings = check_config(config)
+    check_machine(config)
+    check_with_verl(config)
     if dry_run:
-        print_plan(config, plan_text(config, check_config(config)), console)
+        print_plan(config, plan_text(config, settings), console)
         return None
-    settings, run = prepare_run(config)
+    run = make_folder(config, _run_info(config, settings))
     return told(run, settings.print_every, lambda: run_training(config, settings, run))
 
 
@@ -236,7 +189,6 @@ def run_training(
     from ctwa.objectives.evaluation import RewardEvaluator
 
     began = time.monotonic()
-    check_with_verl(config)
     scalarizer = settings.build_scalarizer()
     recorder = Recorder(
         run,

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, TypeVar
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from omegaconf import DictConfig, OmegaConf
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from ctwa.covariance.weights import ClipRange
-from ctwa.errors import CtwaError
+from ctwa.engine.bounds import shown
+from ctwa.engine.compose import told_together
+from ctwa.errors import CtwaError, did_you_mean
 from ctwa.monitor.alarms import AlarmKind, AlarmLimits
 from ctwa.monitor.checkpoints import locate
 from ctwa.objectives.config import Objectives
@@ -80,7 +84,7 @@ class Settings(BaseModel):
 
     run: str
     resume: bool = False
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     task_dir: str | None = None
     objectives: Objectives
     covariance_targets: dict[str, float] = Field(default_factory=dict)
@@ -107,7 +111,7 @@ class Settings(BaseModel):
         if unknown := sorted(self.covariance_targets.keys() - self.objectives.keys()):
             raise CtwaError(
                 f"ctwa.covariance_targets names {unknown}, which are not objectives; write some of "
-                f"{list(self.objectives)}"
+                f"{list(self.objectives)}{did_you_mean(unknown[0], self.objectives)}"
             )
         weights = {name: objective.weight for name, objective in self.objectives.items()}
         return build_scalarizer(self.method, weights, scale_invariant=self.scale_invariant)
@@ -153,16 +157,39 @@ def read_settings(config: DictConfig, of: type[SettingsOf] = Settings) -> Settin
             scale_invariant=is_scale_invariant(config.algorithm),
         )
     except ValidationError as error:
-        raise invalid(error) from None
+        raise invalid(error, of) from None
 
 
-def invalid(error: ValidationError) -> CtwaError:
-    """Every mistake of our node of the config in one message, each with its key."""
-    lines = [
-        f"ctwa.{'.'.join(map(str, item['loc']))}: {item['msg'].removeprefix('Value error, ')}"
-        for item in error.errors()
-    ]
-    return CtwaError("the configuration is not valid:\n  " + "\n  ".join(lines))
+def invalid(error: ValidationError, of: type[BaseModel]) -> CtwaError:
+    """Every mistake of our node of the config in one message, each with its key.
+
+    Args:
+        error: what pydantic says.
+        of: the settings that it read, whose names are offered for a misspelt one.
+    """
+    return told_together([_mistake(item, of) for item in error.errors()])
+
+
+def _mistake(item: Mapping[str, Any], of: type[BaseModel]) -> str:
+    said = item["msg"].removeprefix("Value error, ")
+    # A union's tag is in the place, too: ctwa.method.linear.eta.
+    place = [str(part) for part in item["loc"]]
+    text = f"ctwa.{'.'.join(place)}: {said}"
+    if item["type"] == "extra_forbidden":
+        return text + did_you_mean(place[-1], _names_of(of))
+    if item["type"] == "union_tag_invalid":
+        return text + did_you_mean(item["ctx"]["tag"], re.findall(r"'(\w+)'", item["ctx"]["expected_tags"]))
+    if isinstance(item["input"], str | int | float) or item["input"] is None:
+        text += f", not {shown(item['input'])}"
+    return text
+
+
+def _names_of(kind: Any) -> set[str]:
+    """The names of every key of a model and of the models inside it."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        fields = kind.model_fields
+        return fields.keys() | {name for each in fields.values() for name in _names_of(each.annotation)}
+    return {name for part in get_args(kind) for name in _names_of(part)}
 
 
 def clip_range(actor: DictConfig) -> ClipRange:
@@ -204,5 +231,6 @@ def is_scale_invariant(algorithm: DictConfig) -> bool:
         raise CtwaError(
             f"algorithm.adv_estimator is {algorithm.adv_estimator!r}: write one of {', '.join(known)} "
             "(estimators with a critic or of verl's own multi-reward kind do not see the objectives)"
+            + did_you_mean(algorithm.adv_estimator, known)
         )
     return known[algorithm.adv_estimator]

@@ -15,6 +15,7 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from ctwa.errors import did_you_mean
 from ctwa.monitor.text import number
 from ctwa.monitor.trace import Record
 
@@ -350,7 +351,7 @@ KINDS: tuple[str, ...] = tuple(rule.kind for rule in RULES)
 
 def _known(kind: str) -> str:
     if kind not in KINDS:
-        raise ValueError(f"{kind!r} is no alarm; write some of {', '.join(KINDS)}")
+        raise ValueError(f"{kind!r} is no alarm; write some of {', '.join(KINDS)}{did_you_mean(kind, KINDS)}")
     return kind
 
 

@@ -1,6 +1,7 @@
 """The folder of a run: where everything is that a run leaves."""
 
 import json
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -84,15 +85,10 @@ class RunFolder:
             how_to_resume: what the user writes to resume, for the message.
 
         Raises:
-            CtwaError: the folder holds a run and `resume` is False, or the path is a file.
+            CtwaError: the folder holds a run and `resume` is False, or is none that can be made.
         """
         run = cls(path)
-        if run.path.exists() and not run.path.is_dir():
-            raise CtwaError(f"{run.path} is a file: give a folder for the run")
-        if run.holds_run() and not resume:
-            raise CtwaError(
-                f"{run.path} already holds a run: write {how_to_resume} to continue it, or give another folder"
-            )
+        run.refuse_if_taken(resume=resume, how_to_resume=how_to_resume)
         run.checkpoints.mkdir(parents=True, exist_ok=True)
         run.tensorboard.mkdir(exist_ok=True)
         text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True).encode()
@@ -117,6 +113,29 @@ class RunFolder:
                 f"{run.path} holds no run (no metrics.jsonl in it): give the folder of a run that has begun"
             )
         return run
+
+    def refuse_if_taken(self, *, resume: bool = False, how_to_resume: str = "resume=true") -> None:
+        """See that a run can be begun here, or continued, without touching the disk.
+
+        Args:
+            resume: a run that the folder holds is to be continued.
+            how_to_resume: what the user writes to resume, for the message.
+
+        Raises:
+            CtwaError: the path is a file, is under one or cannot be written, or the folder holds a run and ``resume``
+                is false.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise CtwaError(f"{self.path} is a file: give a folder for the run")
+        above = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
+        if not above.is_dir():
+            raise CtwaError(f"{self.path} cannot be made, for {above} is a file: give another folder for the run")
+        if not os.access(above, os.W_OK | os.X_OK):
+            raise CtwaError(f"{self.path} cannot be written, for {above} is not yours to: give another folder")
+        if self.holds_run() and not resume:
+            raise CtwaError(
+                f"{self.path} already holds a run: write {how_to_resume} to continue it, or give another folder"
+            )
 
     def holds_run(self) -> bool:
         """Whether a run was begun here, however far it came."""

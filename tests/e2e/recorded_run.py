@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from verl.utils.transferqueue_utils import KVBatchMeta
 
+from ctwa.engine.compose import compose_config
 from ctwa.engine.gradients import advantages_field
-from ctwa.engine.launch import compose_config, prepare_run, run_training, set_environment
+from ctwa.engine.launch import prepare_run, run_training, set_environment
 from ctwa.engine.rows import prompt_name
 from ctwa.engine.trainer import MultiObjectiveTrainer
 

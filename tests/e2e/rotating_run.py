@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ctwa.aggregators.base import Aggregator
 from ctwa.covariance.probe import Progress
-from ctwa.engine.launch import compose_config, prepare_run, run_training, set_environment
+from ctwa.engine.compose import compose_config
+from ctwa.engine.launch import prepare_run, run_training, set_environment
 from ctwa.engine.settings import read_settings
 from ctwa.engine.trainer import MultiObjectiveTrainer
 from ctwa.scalarizers import METHODS, Estimate, Requirements, Rollout, Scalarizer, Update

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from ctwa.engine.launch import compose_config
+from ctwa.engine.compose import compose_config
 from ctwa.testbed.model import build_model
 from ctwa.testbed.tokenizer import build_tokenizer
 

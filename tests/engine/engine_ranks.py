@@ -24,9 +24,9 @@ from verl.workers.utils.losses import ppo_loss
 from verl.workers.utils.padding import response_from_nested
 
 from ctwa.aggregators.registry import GRADIENT_METHODS, GradientMethodConfig, build_aggregator
+from ctwa.engine.compose import compose_config
 from ctwa.engine.cpu_platform import register_cpu_platform
 from ctwa.engine.gradients import GradientPlan
-from ctwa.engine.launch import compose_config
 from ctwa.engine.multi_objective_engine import MultiObjectiveEngine
 from ctwa.engine.registry import register_engines
 from ctwa.engine.rows import in_order

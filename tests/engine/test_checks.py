@@ -9,10 +9,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from omegaconf import DictConfig
 
 from ctwa.engine import checks
-from ctwa.engine.checks import check_config, check_resources, check_with_verl, num_steps, plan_text
+from ctwa.engine.checkpoint import seal
+from ctwa.engine.checks import check_config, check_machine, check_resources, check_with_verl, num_steps, plan_text
 from ctwa.errors import CtwaError
 
 Changed = Callable[[dict[str, Any]], DictConfig]
@@ -31,9 +33,27 @@ def test_the_testbed_as_it_stands_passes(testbed_config: DictConfig) -> None:
     ("values", "sentence"),
     [
         ({"ctwa.rewards.max_unscored": 2}, r"ctwa\.rewards\.max_unscored: Input should be less than or equal to 1"),
-        ({"ctwa.num_sample": 4}, r"ctwa\.num_sample: Extra inputs are not permitted"),
-        ({"ctwa.method.etta": 0.1}, r"ctwa\.method\.ctwa\.etta: Extra inputs are not permitted"),
-        ({"ctwa.method.type": "mgd"}, r"ctwa\.method: Input tag 'mgd' .* does not match .*'linear', 'ctwa'"),
+        (
+            {"ctwa.num_sample": 4},
+            r"ctwa\.num_sample: Extra inputs are not permitted; did you mean 'num_samples'\?",
+        ),
+        (
+            {"ctwa.method.etta": 0.1},
+            r"ctwa\.method\.ctwa\.etta: Extra inputs are not permitted; did you mean 'eta'\?",
+        ),
+        (
+            {"ctwa.objectives.accuracy.wieght": 1},
+            r"ctwa\.objectives\.accuracy\.wieght: Extra inputs are not permitted; did you mean 'weight'\?",
+        ),
+        (
+            {"ctwa.method.type": "mgd"},
+            r"ctwa\.method: Input tag 'mgd' .* does not match .*'linear', 'ctwa'.*; did you mean 'mgda'\?",
+        ),
+        (
+            {"ctwa.covariance_targets.acuracy": 0.1, "ctwa.method": {"type": "linear"}},
+            r"ctwa\.covariance_targets names \['acuracy'\], .*; did you mean 'accuracy'\?",
+        ),
+        ({"algorithm.adv_estimator": "gppo"}, r"adv_estimator is 'gppo': .*; did you mean 'grpo'\?"),
         ({"ctwa.method.eta": float("nan")}, r"ctwa\.method\.ctwa\.eta: Input should be a finite number"),
         (
             {"ctwa.objectives.accuracy.weight": float("inf")},
@@ -96,6 +116,26 @@ def test_all_mistakes_of_our_part_are_told_at_once(changed: Changed) -> None:
             r"max_model_len=90 is less than data\.max_prompt_length \+ data\.max_response_length = 96: write 96",
         ),
         (
+            {f"{ACTOR}.ppo_max_token_len_per_gpu": 90},
+            r"actor\.ppo_max_token_len_per_gpu=90 is less than the longest row .* = 96: write 96 or more",
+        ),
+        (
+            {f"{ROLLOUT}.log_prob_max_token_len_per_gpu": 90},
+            r"rollout\.log_prob_max_token_len_per_gpu=90 is less than the longest row .* = 96: write 96 or more",
+        ),
+        (
+            {f"{ACTOR}.ppo_max_token_len_per_gpu": 47, f"{ACTOR}.ulysses_sequence_parallel_size": 2},
+            r"actor\.ppo_max_token_len_per_gpu=47 is less than the longest row .* = 96: write 48 or more",
+        ),
+        (
+            {"trainer.v1.sampler.sync_refill_failed_groups": True},
+            r"sync_refill_failed_groups=true would give new prompts the names of prompts in flight: write false",
+        ),
+        (
+            {f"{ROLLOUT}.val_kwargs.do_sample": False},
+            r"val_kwargs\.do_sample=false with a temperature of 1, at which verl would sample: write temperature=0",
+        ),
+        (
             {"ctwa.reference_length": {"type": "fixed"}, "trainer.val_before_train": False},
             r"ctwa\.reference_length takes its length from the validation .* trainer\.val_before_train=true",
         ),
@@ -147,6 +187,66 @@ def test_batches_and_steps_that_do_not_come_out_even(changed: Changed, values: d
         check_config(changed(values))
 
 
+def test_a_budget_of_tokens_is_the_longest_row_of_all_ranks_that_share_it(changed: Changed) -> None:
+    check_config(changed({f"{ACTOR}.ppo_max_token_len_per_gpu": 96}))
+    check_config(changed({f"{ACTOR}.ppo_max_token_len_per_gpu": 90, f"{ACTOR}.use_dynamic_bsz": False}))
+    check_config(
+        changed({f"{ACTOR}.ppo_max_token_len_per_gpu": 48, f"{ACTOR}.fsdp_config.ulysses_sequence_parallel_size": 2})
+    )
+
+
+class TestRunFolder:
+    @pytest.fixture
+    def in_folder(self, changed: Changed) -> Callable[..., DictConfig]:
+        return lambda folder, **values: changed({"ctwa.run": str(folder), **values})
+
+    def test_a_file_or_what_is_under_one(self, in_folder: Callable[..., DictConfig], tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+
+        with pytest.raises(CtwaError, match=f"^{tmp_path}/file is a file: give a folder for the run$"):
+            check_config(in_folder(tmp_path / "file"))
+        with pytest.raises(CtwaError, match=f"^{tmp_path}/file/a/b cannot be made, for {tmp_path}/file is a file: "):
+            check_config(in_folder(tmp_path / "file" / "a" / "b"))
+
+    def test_one_that_cannot_be_written(
+        self, in_folder: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("ctwa.monitor.run.os.access", lambda *_: False)
+
+        with pytest.raises(CtwaError, match=f"^{tmp_path}/run cannot be written, for {tmp_path} is not yours to: give"):
+            check_config(in_folder(tmp_path / "run"))
+
+    def test_one_that_holds_a_run(self, in_folder: Callable[..., DictConfig], tmp_path: Path) -> None:
+        (tmp_path / "config.yaml").write_text("")
+
+        with pytest.raises(CtwaError, match=r"already holds a run: write ctwa\.resume=true to continue it, or give"):
+            check_config(in_folder(tmp_path))
+        check_config(in_folder(tmp_path, **{"ctwa.resume": True}))
+
+    def test_a_checkpoint_of_another_number_of_ranks(
+        self, in_folder: Callable[..., DictConfig], tmp_path: Path
+    ) -> None:
+        checkpoint = tmp_path / "checkpoints" / "global_step_4"
+        (checkpoint / "actor").mkdir(parents=True)
+        (checkpoint / "actor" / "fsdp_config.json").write_text('{"FSDP_version": 2, "world_size": 1}')
+        seal(checkpoint)
+
+        with pytest.raises(
+            CtwaError, match=r"global_step_4 was saved by 1 ranks, and the run has .* = 2: write as many as there were"
+        ):
+            check_config(in_folder(tmp_path, **{"ctwa.resume": True}))
+        (checkpoint / "actor" / "fsdp_config.json").write_text('{"FSDP_version": 2, "world_size": [}')
+        with pytest.raises(CtwaError, match=r"fsdp_config\.json cannot be read .*: restore it, or take .*_4 away$"):
+            check_config(in_folder(tmp_path, **{"ctwa.resume": True}))
+        (checkpoint / "actor" / "fsdp_config.json").write_text('{"FSDP_version": 2, "world_size": 1}')
+        check_config(
+            in_folder(
+                tmp_path,
+                **{"ctwa.resume": True, "trainer.n_gpus_per_node": 1, "ray_kwargs.ray_init.num_gpus": 1},
+            )
+        )
+
+
 class TestFiles:
     def test_a_task_folder_that_was_not_made(self, changed: Changed) -> None:
         with pytest.raises(
@@ -174,6 +274,26 @@ class TestFiles:
             CtwaError, match=r"has no column prompt and no column reward_model \(it has problem, answer\)"
         ):
             check_config(changed({"data.val_files": [f"{tmp_path}/a.parquet"]}))
+
+    def test_a_folder_is_no_file_and_a_file_no_folder(self, changed: Changed, tmp_path: Path) -> None:
+        (tmp_path / "a").write_text("")
+
+        with pytest.raises(CtwaError, match=f"^data.train_files: {tmp_path} is a folder; give a parquet file"):
+            check_config(changed({"data.train_files": [str(tmp_path)]}))
+        with pytest.raises(CtwaError, match=f"^actor_rollout_ref.model.path: {tmp_path}/a is a file; give a model"):
+            check_config(changed({"actor_rollout_ref.model.path": f"{tmp_path}/a"}))
+        with pytest.raises(CtwaError, match=f"^ctwa.task_dir: {tmp_path}/a is a file; make it"):
+            check_config(changed({"ctwa.task_dir": f"{tmp_path}/a"}))
+
+    def test_data_that_cannot_be_read(self, changed: Changed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def forbidden(path: str) -> None:
+            raise PermissionError(13, "Permission denied", path)
+
+        (tmp_path / "a.parquet").write_text("")
+        monkeypatch.setattr(pq, "ParquetFile", forbidden)
+
+        with pytest.raises(CtwaError, match=r"a\.parquet cannot be read \(Permission denied\); give a file"):
+            check_config(changed({"data.train_files": [f"{tmp_path}/a.parquet"]}))
 
     @pytest.mark.parametrize("path", ["/nowhere/model", "./model", "~/model", "runs/no-such/model"])
     def test_a_model_folder_that_is_not_there(self, changed: Changed, path: str) -> None:
@@ -235,6 +355,47 @@ class TestResources:
 
         with pytest.raises(CtwaError, match=r"Ray has 0 GPU but the run needs 2: .*trainer\.n_gpus_per_node"):
             check_resources(testbed_config)
+
+
+class TestMachine:
+    @pytest.fixture(autouse=True)
+    def gpus(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+
+    def test_the_testbed_fits_any_machine(self, testbed_config: DictConfig) -> None:
+        check_machine(testbed_config)
+
+    def test_gpus_that_are_not_there(self, changed: Changed) -> None:
+        with pytest.raises(CtwaError, match=r"n_gpus_per_node=2, but torch finds 1 GPUs here: write .*_per_node=1$"):
+            check_machine(changed({"trainer.device": "cuda"}))
+
+    def test_no_gpu(self, changed: Changed, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+
+        with pytest.raises(CtwaError, match=r"torch finds 0 GPUs here: write engine=cpu, or start where there are"):
+            check_machine(changed({"trainer.device": "cuda"}))
+
+    def test_what_another_ray_has_is_asked_when_it_answers(
+        self, changed: Changed, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        check_machine(changed({"trainer.device": "cuda", "ray_kwargs.ray_init.address": "auto"}))
+        monkeypatch.setenv("RAY_ADDRESS", "auto")
+        check_machine(changed({"trainer.device": "cuda"}))
+
+    @pytest.mark.parametrize(
+        ("values", "sentence"),
+        [
+            ({"ray_kwargs.ray_init.num_cpus": 4}, "Ray has 4 CPU but the run needs 13"),
+            ({"trainer.nnodes": 2}, "Ray has 2 GPU but the run needs 4"),
+            ({f"{ROLLOUT}.agent.num_workers": 500}, "Ray has 64 CPU but the run needs 512"),
+        ],
+    )
+    def test_resources_that_the_run_itself_would_not_give_ray(
+        self, changed: Changed, values: dict[str, Any], sentence: str
+    ) -> None:
+        with pytest.raises(CtwaError, match=sentence):
+            check_machine(changed(values))
 
 
 class TestPlan:

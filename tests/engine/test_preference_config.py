@@ -11,7 +11,7 @@ import torch
 from omegaconf import DictConfig
 
 from ctwa.engine.checkpoint import seal
-from ctwa.engine.launch import compose_config
+from ctwa.engine.compose import compose_config
 from ctwa.engine.preference.caid_settings import read_caid_settings
 from ctwa.engine.preference.caid_trainer import Samples
 from ctwa.engine.preference.data import load_policy
@@ -78,9 +78,22 @@ def test_the_plan_says_what_a_step_costs(prefer: Compose) -> None:
     ],
 )
 def test_a_mistake_is_named(prefer: Compose, override: str, told: str) -> None:
-    config = prefer(override)
-    with pytest.raises(CtwaError, match=told):
+    def prepare() -> None:
+        config = prefer(override)
         prepare_data(config, check_preference_config(config))
+
+    with pytest.raises(CtwaError, match=told):
+        prepare()
+
+
+def test_a_budget_of_tokens_holds_the_two_responses_of_a_pair(prefer: Compose, caid: Compose) -> None:
+    dynamic = ["actor_rollout_ref.actor.use_dynamic_bsz=true", "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=191"]
+
+    check_preference_config(prefer(dynamic[1]))
+    with pytest.raises(CtwaError, match=r"ppo_max_token_len_per_gpu=191 .* 2 x ctwa\.max_length = 192: write 192"):
+        check_preference_config(prefer(*dynamic))
+    with pytest.raises(CtwaError, match=r"ppo_max_token_len_per_gpu=191 .* = 192: write 192 or more"):
+        read_caid_settings(caid("ctwa.caid.thresholds={accuracy:0.1}", *dynamic))
 
 
 @pytest.mark.parametrize("wants", ["method=raco", "method=linear ctwa.diagnostics.gradients_every=2"])

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ctwa.engine.checks import check_config
-from ctwa.engine.launch import compose_config
+from ctwa.engine.compose import compose_config
 from ctwa.engine.preference.caid_settings import CaidSettings, read_caid_settings
 from ctwa.engine.preference.launch import check_preference_config, prepare_data
 from ctwa.engine.preference.settings import PreferenceSettings

@@ -38,9 +38,9 @@ def serve():
         thread.join()
 
 
-def get(port, path, host="127.0.0.1"):
+def get(port, path, host="127.0.0.1:{}"):
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    connection.request("GET", path, headers={"Host": f"{host}:{port}"})
+    connection.request("GET", path, headers={"Host": host.format(port)})
     answer = connection.getresponse()
     body = answer.read()
     connection.close()
@@ -96,11 +96,12 @@ def test_only_this_machine_can_ask(make_run, serve):
     server = serve(make_run("run", {1: step_metrics(accuracy=0.5)}))
     port = server.server_port
     assert server.socket.getsockname()[0] == "127.0.0.1"
-    for host in ("evil.example", "127.0.0.1.evil.example", ""):
+    for host in ("evil.example:{}", "127.0.0.1.evil.example:{}", ":{}", "evil.example", ""):
         answer, body = get(port, "/state", host)
         assert answer.status == 403
         assert "step" not in body
-    assert get(port, "/state", "localhost")[0].status == 200
+    for host in ("localhost:{}", "localhost", "127.0.0.1"):  # without the port, as a browser sends it where it is 80
+        assert get(port, "/state", host)[0].status == 200
     assert get(port, "/../run.json")[0].status == 404
     answer, _ = get(port, "/")
     assert "connect-src 'self'" in answer.getheader("Content-Security-Policy")

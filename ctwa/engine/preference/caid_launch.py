@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, open_dict
 from rich.console import Console
 
-from ctwa.engine.launch import compose_config, make_folder, print_plan, run_training, set_environment, told
-from ctwa.engine.preference.caid_settings import CaidSettings, read_caid_settings
+from ctwa.engine.checks import check_disk, check_machine, check_with_verl
+from ctwa.engine.compose import compose_config
+from ctwa.engine.launch import make_folder, print_plan, run_training, set_environment, told
 from ctwa.monitor.run import ObjectiveInfo, RunFolder, RunInfo
 
 if TYPE_CHECKING:
+    from ctwa.engine.preference.caid_settings import CaidSettings
     from ctwa.monitor.alarms import Alarm
 
 RESULT = "mean score of the policy's samples"
@@ -37,10 +39,14 @@ def caid(
         CtwaError: a mistake that was found before anything started.
         RunFailed: the run ended by an error, which the user has been told of.
     """
-    config = compose_config(overrides, name="caid", module="ctwa.config.caid")
-    config.ctwa.stop_on = list(dict.fromkeys([*config.ctwa.stop_on, *stop_on]))
+    config = compose_config(overrides, stop_on=stop_on, name="caid", module="ctwa.config.caid")
     set_environment(config)
+    check_disk(config)
+    from ctwa.engine.preference.caid_settings import read_caid_settings  # torch's import takes seconds
+
     settings = read_caid_settings(config)
+    check_machine(config)
+    check_with_verl(config)
     num_steps = settings.caid.iterations * settings.steps_per_iteration
     with open_dict(config):
         config.trainer.total_training_steps = num_steps

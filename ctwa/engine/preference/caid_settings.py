@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from omegaconf import DictConfig
 from pydantic import BeforeValidator, Field
 
-from ctwa.engine.checks import check_settings
+from ctwa.engine.checks import check_settings, check_token_budgets
 from ctwa.engine.settings import ModelSource, Settings, read_settings
 from ctwa.errors import CtwaError
 from ctwa.preference.caid import CaidConfig
@@ -79,4 +79,6 @@ def read_caid_settings(config: DictConfig) -> CaidSettings:
     if not config.actor_rollout_ref.rollout.val_kwargs.do_sample:
         raise CtwaError("actor_rollout_ref.rollout.val_kwargs.do_sample=false: samples of a prompt would be the same")
     check_settings(config, settings)
+    longest = config.data.max_prompt_length + config.data.max_response_length  # two of which are a pair
+    check_token_budgets(config, 2 * longest, "2 x (data.max_prompt_length + data.max_response_length)")
     return settings

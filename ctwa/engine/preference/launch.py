@@ -5,24 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, open_dict
 from rich.console import Console
-from transformers import AutoTokenizer
 
-from ctwa.engine.checks import check_backward_passes, num_data_ranks, passes_text
-from ctwa.engine.launch import compose_config, make_folder, print_plan, set_environment, told
-from ctwa.engine.preference.settings import PreferenceSettings, read_preference_settings
+from ctwa.engine.checks import check_backward_passes, check_machine, check_token_budgets, num_data_ranks, passes_text
+from ctwa.engine.compose import compose_config
+from ctwa.engine.folders import check_folders
+from ctwa.engine.launch import make_folder, print_plan, set_environment, told
 from ctwa.engine.ray_session import ray_session
 from ctwa.errors import CtwaError
 from ctwa.monitor.run import ObjectiveInfo, RunFolder, RunInfo
 from ctwa.preference.catalogue import alignment_name
-from ctwa.preference.sampling import PairSampler
 
 if TYPE_CHECKING:
     from ctwa.engine.preference.data import PreferenceData
+    from ctwa.engine.preference.settings import PreferenceSettings
     from ctwa.engine.recorder import Recorder
     from ctwa.monitor.alarms import Alarm
 
@@ -47,10 +46,10 @@ def prefer(
         CtwaError: a mistake that was found before anything started.
         RunFailed: the run ended by an error, which the user has been told of.
     """
-    config = compose_config(overrides, name="prefer", module="ctwa.config.prefer")
-    config.ctwa.stop_on = list(dict.fromkeys([*config.ctwa.stop_on, *stop_on]))
+    config = compose_config(overrides, stop_on=stop_on, name="prefer", module="ctwa.config.prefer")
     set_environment(config)
     settings = check_preference_config(config)
+    check_machine(config)
     data, tokenizer, num_steps = prepare_data(config, settings)
     if dry_run:
         print_plan(config, plan_text(config, settings, data, num_steps), console)
@@ -65,19 +64,15 @@ def check_preference_config(config: DictConfig) -> PreferenceSettings:
     Raises:
         CtwaError: what is wrong, where, and what to write instead.
     """
+    check_folders(config)
+    from ctwa.engine.preference.settings import read_preference_settings  # torch's import takes seconds
+
     settings = read_preference_settings(config)
     aggregator = settings.build_aggregator()
-    if settings.task_dir is not None and not Path(settings.task_dir).expanduser().is_dir():
-        raise CtwaError(f"ctwa.task_dir: {settings.task_dir} does not exist; make it, or give the folder of the task")
-    model = config.actor_rollout_ref.model.path
-    if model.startswith(("/", ".", "~")) and not Path(model).expanduser().is_dir():
-        raise CtwaError(
-            f"actor_rollout_ref.model.path: {model} does not exist; give a model folder or a model's name on a hub"
-        )
     if not aggregator.has_fixed_weights or settings.diagnostics.gradients_every:
         check_backward_passes(config, settings.gradients)
-    if config.data.train_batch_size is None or config.data.train_batch_size < 1:
-        raise CtwaError("data.train_batch_size: write the pairs of an optimizer step, 1 or more")
+    # The two responses of a pair are in one micro-batch.
+    check_token_budgets(config, 2 * settings.max_length, "2 x ctwa.max_length")
     return settings
 
 
@@ -90,7 +85,10 @@ def prepare_data(config: DictConfig, settings: PreferenceSettings) -> tuple[Pref
     Raises:
         CtwaError: what does not fit, and what to write.
     """
+    from transformers import AutoTokenizer
+
     from ctwa.engine.preference.data import read_data
+    from ctwa.preference.sampling import PairSampler
 
     tokenizer = AutoTokenizer.from_pretrained(config.actor_rollout_ref.model.path)
     data = read_data(settings, tokenizer)
@@ -117,8 +115,6 @@ def prepare_data(config: DictConfig, settings: PreferenceSettings) -> tuple[Pref
     steps = config.trainer.total_training_steps
     if steps is None:
         steps = sampler.steps_per_epoch * config.trainer.total_epochs
-    if steps < 1:
-        raise CtwaError(f"trainer.total_training_steps={steps}: write 1 or more")
     return data, tokenizer, steps
 
 

@@ -139,7 +139,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answers a browser of this machine."""
         # A page of elsewhere whose name was made to lead here would carry that name, and must not read the report.
-        if self.headers.get("Host", "").rpartition(":")[0] not in _NAMES:
+        # A browser leaves the port out where it is 80.
+        if self.headers.get("Host", "").partition(":")[0] not in _NAMES:
             self._answer(403, "text/plain", b"open this page as http://127.0.0.1 or http://localhost\n")
             return
         try:

@@ -1,0 +1,292 @@
+"""From the overrides of a command line to a configuration whose keys and values can be: without torch, verl or ray.
+
+Hydra composes; what it says of a mistake is said again in one sentence, with the name that was meant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose, initialize_config_module
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+import ctwa.config
+from ctwa.engine.bounds import leaves, out_of_bounds, shown
+from ctwa.engine.keys import dotted, known_keys, near_key, verl_files, wrong_keys
+from ctwa.errors import CtwaError, did_you_mean
+
+OmegaConf.register_new_resolver("ctwa_config_dir", lambda: str(Path(ctwa.config.__file__).parent), replace=True)
+OmegaConf.register_new_resolver("ctwa_verl_config_dir", lambda: str(verl_files()), replace=True)
+
+HOW = "settings are written KEY=VALUE, e.g. trainer.total_training_steps=60 (docs/training.md)"
+
+
+def compose_config(
+    overrides: Sequence[str], *, stop_on: Sequence[str] = (), name: str = "train", module: str = "ctwa.config"
+) -> DictConfig:
+    """The resolved configuration of ``ctwa train`` with these overrides (Hydra's syntax), all of it within bounds.
+
+    Args:
+        overrides: Hydra's.
+        stop_on: alarms that end the run, beside those of the key ``ctwa.stop_on``.
+        name: of the file that names the defaults; of another command, another one.
+        module: the package it is in.
+
+    Raises:
+        CtwaError: an override that cannot be read, a key that does not exist or does nothing, a value that is missing
+            or out of bounds.
+    """
+    parsed = _parse(overrides)
+    known = known_keys(name, module)
+    with _as_one_sentence(parsed, known, name, module):
+        config = _compose(_search_path(parsed, module), name, module)
+        _refuse_deletions(config, parsed, known, module)
+        settle(config, known, module, [override.key_or_group for override in parsed])
+    given = config.ctwa.stop_on
+    config.ctwa.stop_on = list(dict.fromkeys([*([given] if isinstance(given, str) else given), *stop_on]))
+    return config
+
+
+def settle(config: DictConfig, known: Mapping[str, Any], module: str, written: Sequence[str] = ()) -> None:
+    """Refuse what a composed configuration cannot be; then resolve its interpolations and make its paths absolute.
+
+    Args:
+        config: as composed; changed in place.
+        known: every key there may be (``known_keys``).
+        module: the package of the command's configuration.
+        written: the keys the user wrote: of several mistakes those in them are told, and not what follows from them.
+
+    Raises:
+        CtwaError: a key that does not exist or does nothing, a value that is missing or out of bounds.
+    """
+    raw = _plain(config)
+    _tell(wrong_keys(raw, known, lambda key: near_key(key, _names(raw, known, module))), written)
+    _refuse_missing(raw)
+    _resolve(config, raw, written)
+    _tell(out_of_bounds(_plain(config)), written)
+    _make_absolute(config)
+
+
+def _compose(overrides: Sequence[str], name: str, module: str) -> DictConfig:
+    with initialize_config_module(module, version_base=None):
+        return compose(name, overrides=list(overrides))
+
+
+def _search_path(parsed: Sequence[Override], module: str) -> list[str]:
+    """The overrides, with a search path of the user's own put before ours."""
+    lines = []
+    for override in parsed:
+        if override.key_or_group != "hydra.searchpath":
+            lines.append(override.input_line)
+            continue
+        own = override.value()
+        if not isinstance(own, list) or not all(isinstance(place, str) for place in own):
+            raise CtwaError(
+                f"hydra.searchpath={shown(own)} is not possible: write a list, e.g. [file:///home/me/mytasks]"
+            )
+        for place in own:
+            if "://" not in place.removeprefix("file://") and not Path(place.removeprefix("file://")).is_dir():
+                raise CtwaError(
+                    f"hydra.searchpath: there is no folder {place}: give one that holds e.g. task/mine.yaml"
+                )
+        # As in the command's own file, whose search path this takes the place of.
+        places = [*own, *(["pkg://ctwa.config"] if module != "ctwa.config" else []), f"file://{verl_files()}"]
+        lines.append(f"hydra.searchpath=[{','.join(map(repr, places))}]")
+    return lines
+
+
+def _parse(overrides: Sequence[str]) -> list[Override]:
+    parser = OverridesParser.create()
+    parsed = []
+    for each in overrides:
+        name, equals, _ = each.partition("=")
+        if name.startswith("-"):
+            key = near_key(name.strip("-"), dotted(known_keys("train", "ctwa.config")))
+            raise CtwaError(f"there is no option {name}: {HOW}{key}")
+        if name.endswith((".yaml", ".yml")) and not equals:
+            raise CtwaError(f"{each} is no setting, and a file of settings is not read: {HOW}")
+        if not equals and not name.startswith("~"):
+            raise CtwaError(f"{each!r} is no setting: {HOW}")
+        if not name.lstrip("+~").strip():
+            raise CtwaError(f"{each!r} names no key: {HOW}")
+        if name.lstrip("+~").startswith("hydra.") and name != "hydra.searchpath":
+            raise CtwaError(f"{name} does nothing here: leave it out (of Hydra's keys only hydra.searchpath counts)")
+        try:
+            parsed += parser.parse_overrides([each])
+        except OverrideParseException:
+            raise CtwaError(
+                f"the setting {each!r} cannot be read: put a value with spaces, quotes, brackets or commas in quotes "
+                f"of its own, e.g. \"{name.lstrip('+')}='a value'\""
+            ) from None
+    return parsed
+
+
+def _refuse_deletions(config: DictConfig, parsed: Sequence[Override], known: Mapping[str, Any], module: str) -> None:
+    """What is empty by default may be deleted, and a section that is written anew (``~ctwa.x +ctwa.x={...}``)."""
+    empty = {f"ctwa.{key}" for key, default in known["ctwa"].items() if default in ({}, None)}
+    needed = {*dotted(known), *_groups(module)} - empty
+    there = {*dotted(_plain(config)), *(override.key_or_group for override in parsed if not override.is_delete())}
+    for override in parsed:
+        key = override.key_or_group
+        if override.is_delete() and key in needed and key not in there:
+            raise CtwaError(f"{override.input_line} deletes a key that is needed: write {key}=VALUE, or leave it out")
+
+
+def _resolve(config: DictConfig, raw: Mapping[str, Any], written: Sequence[str]) -> None:
+    try:
+        OmegaConf.resolve(config)
+    except OmegaConfBaseException as error:
+        if isinstance(error.__context__, CtwaError):  # of a resolver of ours: it says all there is to say
+            raise error.__context__ from None
+        broken = {key: value for key, value in leaves(raw) if "${" in str(value) and not _resolves(config, key)}
+        key = next((key for key in written if key in broken), next(iter(broken), ""))
+        raise CtwaError(f"{key}={broken.get(key)} has no value: {_first_lines(error)}") from None
+
+
+def _resolves(config: DictConfig, key: str) -> bool:
+    try:
+        OmegaConf.select(config, key)
+    except OmegaConfBaseException:
+        return False
+    return True
+
+
+def _refuse_missing(raw: Mapping[str, Any]) -> None:
+    values = dict(leaves(raw))
+    # verl's own file of defaults has a ??? in a part that no run of ctwa reads.
+    if missing := sorted(key for key, value in values.items() if value == "???" and not key.startswith("reward.")):
+        raise CtwaError("give a value for " + ", ".join(missing))
+    inside = [key for key, value in values.items() if "${ctwa.task_dir}" in str(value)]
+    if inside and values.get("ctwa.task_dir") is None:
+        raise CtwaError(f"ctwa.task_dir=null is not possible, for {', '.join(inside)} are in it: give the folder")
+
+
+def _names(raw: Mapping[str, Any], known: Mapping[str, Any], module: str) -> list[str]:
+    """Every key there may be: of the files, of the groups' choices, and the groups themselves."""
+    ours = raw.get("ctwa")
+    return [*dotted(known), *dotted(ours if isinstance(ours, Mapping) else {}, "ctwa."), *_groups(module)]
+
+
+def _groups(module: str) -> dict[str, list[str]]:
+    """The groups of a command, with their choices."""
+    folders = [files("ctwa.config"), files(module)]
+    found: dict[str, list[str]] = {}
+    for folder in (each for base in folders for each in base.iterdir() if each.is_dir()):
+        choices = sorted(each.name.removesuffix(".yaml") for each in folder.iterdir() if each.name.endswith(".yaml"))
+        if choices and not (folder / "__init__.py").is_file():
+            found[folder.name] = choices
+    return found
+
+
+def _tell(wrong: Mapping[str, str], written: Sequence[str]) -> None:
+    """Refuse what is wrong: what the user wrote, where that is among it, and not what follows from it."""
+    own = [text for key, text in wrong.items() if any(_is_within(key, each) for each in written)]
+    if told := own or list(wrong.values()):
+        raise told_together(told)
+
+
+def _is_within(key: str, other: str) -> bool:
+    """Whether one of two keys is the other, or in it."""
+    return f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.")
+
+
+def told_together(mistakes: Sequence[str]) -> CtwaError:
+    """One mistake in a sentence, several in a line each."""
+    if len(mistakes) == 1:
+        return CtwaError(mistakes[0])
+    return CtwaError("the configuration is not valid:\n  " + "\n  ".join(mistakes))
+
+
+@contextmanager
+def _as_one_sentence(parsed: Sequence[Override], known: Mapping[str, Any], name: str, module: str) -> Iterator[None]:
+    """What Hydra and OmegaConf refuse, in our words."""
+    try:
+        yield
+    except CtwaError:
+        raise
+    except MissingConfigException as error:
+        raise _no_such_choice(error, module) from None
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, RecursionError, UnicodeError, ValueError) as error:
+        groups = _groups(module)
+        for override in parsed:
+            _refuse_key(override, str(error), parsed, known, name, module)
+            _refuse_group(override, groups, known)
+        raise CtwaError(f"the configuration cannot be composed: {_first_lines(error)}") from error
+
+
+def _no_such_choice(error: MissingConfigException, module: str) -> CtwaError:
+    group, _, given = str(error.missing_cfg_file).rpartition("/")
+    # verl has groups of its own, one by the name of one of ours; and some of ctwa.config's are ctwa train's alone.
+    others = [verl_files()]
+    if (files(module) / group).is_dir() and module != "ctwa.config":
+        others.append(Path(str(files("ctwa.config"))))
+    options = [
+        each
+        for each in error.options or ()
+        if (files(module) / group / f"{each}.yaml").is_file()
+        or not any((folder / group / f"{each}.yaml").is_file() for folder in others)
+    ]
+    if not options:
+        return CtwaError(f"the configuration cannot be composed: {_first_lines(error)}")
+    return CtwaError(f"{group}={given} is no choice: write one of {', '.join(options)}{did_you_mean(given, options)}")
+
+
+def _refuse_group(override: Override, groups: Mapping[str, Sequence[str]], known: Mapping[str, Any]) -> None:
+    """Hydra has no sentence for a group that is given a number, nothing or several choices."""
+    group, value = override.key_or_group, override.value() if not override.is_delete() else ""
+    if override.is_sweep_override():
+        raise CtwaError(
+            f"{override.input_line} gives several values, and one command is one run: write one, or a list in brackets"
+        )
+    if group in groups and not isinstance(value, str):
+        raise CtwaError(f"{group}={shown(value)} is no choice: write one of {', '.join(groups[group])}")
+    if group in known and not isinstance(value, str | Mapping | list):
+        raise CtwaError(f"{group}={shown(value)} is not possible, for it is a section: write {group}.<key>=<value>")
+
+
+def _refuse_key(
+    override: Override, said: str, parsed: Sequence[Override], known: Mapping[str, Any], name: str, module: str
+) -> None:
+    key = override.key_or_group
+    if not said.startswith(f"Could not override '{key}'"):
+        return
+    if isinstance(override.value(), dict) and key in dotted(known):
+        raise CtwaError(f"{override.input_line} gives {key} new names: write ++{override.input_line.lstrip('+')}")
+    # Composed once more, for the keys that the chosen method and task bring.
+    groups = _groups(module)
+    chosen = [each.input_line for each in parsed if each.key_or_group in groups or each.key_or_group[:6] == "hydra."]
+    names = _names({"ctwa": _plain(_compose(chosen, name, module).ctwa)}, known, module)
+    raise CtwaError(f"{key} is no key of the configuration{near_key(key, names)}")
+
+
+def _plain(config: DictConfig) -> dict[str, Any]:
+    container: Any = OmegaConf.to_container(config, resolve=False)
+    return container
+
+
+def _first_lines(error: Exception) -> str:
+    lines = (line.strip() for line in (str(error) or str(error.__cause__)).splitlines())
+    return " ".join([line for line in lines if not line.startswith(("full_key:", "object_type="))][:3])
+
+
+def _make_absolute(config: DictConfig) -> None:
+    """Worker processes may have another working directory."""
+    config.ctwa.run = str(Path(config.ctwa.run).expanduser().absolute())
+    config.trainer.default_local_dir = str(Path(config.ctwa.run) / "checkpoints")
+    for key in ("train_files", "val_files"):
+        given = config.data[key]
+        config.data[key] = [
+            str(Path(path).expanduser().absolute()) for path in ([given] if isinstance(given, str) else given)
+        ]
+    model = Path(config.actor_rollout_ref.model.path).expanduser()
+    if model.exists():
+        config.actor_rollout_ref.model.path = str(model.absolute())
