@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from ctwa.engine.checks import check_resources
+from ctwa.engine.signals import end_request
 
 
 @contextmanager
@@ -32,6 +33,7 @@ def ray_session(config: DictConfig, *, transfer_queue: bool) -> Iterator[None]:
         config.transfer_queue.enable = True
         ray_init["runtime_env"]["env_vars"]["TRANSFER_QUEUE_ENABLE"] = "1"
     ray.init(**ray_init)
+    end_request.take_signals()
     try:
         check_resources(config)
         if not transfer_queue:

@@ -82,25 +82,34 @@ class RunFolder:
             how_to_resume: what the user writes to resume, for the message.
 
         Raises:
-            CtwaError: the folder holds a run and `resume` is False, or the path is a file.
+            CtwaError: the folder holds a run and `resume` is False, the path is a file, or it cannot be written.
         """
         run = cls(path)
-        if run.path.exists() and not run.path.is_dir():
-            raise CtwaError(f"{run.path} is a file: give a folder for the run")
-        if run.holds_run() and not resume:
+        try:
+            if run.path.exists() and not run.path.is_dir():
+                raise CtwaError(f"{run.path} is a file: give a folder for the run")
+            if run.holds_run() and not resume:
+                raise CtwaError(
+                    f"{run.path} already holds a run: write {how_to_resume} to continue it, or give another folder"
+                )
+            run._begin(config, info)
+        except OSError as error:
             raise CtwaError(
-                f"{run.path} already holds a run: write {how_to_resume} to continue it, or give another folder"
-            )
-        run.checkpoints.mkdir(parents=True, exist_ok=True)
-        run.tensorboard.mkdir(exist_ok=True)
-        text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True).encode()
-        if run.config.exists() and run.config.read_bytes() != text:
-            run.config.rename(run._earlier_config())
-        write_atomically(run.config, text)
-        if run.info.exists():
-            info = info.model_copy(update={"created": run.read_info().created})
-        write_atomically(run.info, (info.model_dump_json(by_alias=True, indent=2) + "\n").encode())
+                f"the run folder {run.path} cannot be written ({error.strerror}): give another one, or mend that"
+            ) from error
         return run
+
+    def _begin(self, config: Mapping[str, Any], info: RunInfo) -> None:
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        self.tensorboard.mkdir(exist_ok=True)
+        text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True).encode()
+        if self.config.exists() and self.config.read_bytes() != text:
+            self.config.rename(self._earlier_config())
+        if self.info.exists():
+            info = info.model_copy(update={"created": self.read_info().created})
+        # The config is what makes it a run: a folder that filled up before is none.
+        write_atomically(self.info, (info.model_dump_json(by_alias=True, indent=2) + "\n").encode())
+        write_atomically(self.config, text)
 
     @classmethod
     def open(cls, path: Path | str) -> Self:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -23,6 +24,7 @@ from ctwa.engine.checkpoint import (
     write_state,
 )
 from ctwa.errors import CtwaError
+from ctwa.monitor.disk import DiskFull
 
 STATE = {"step": 3, "scalarizer": {"growth": {"accuracy": 0.1 + 0.2}}, "reference_length": None}
 
@@ -102,10 +104,10 @@ class TestState:
         write_state(tmp_path, STATE)
 
         def full(_: int) -> None:
-            raise OSError("No space left on device")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
         monkeypatch.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(DiskFull, match=rf"the disk is full at {tmp_path} .*: ctwa_state\.json cannot be written"):
             write_state(tmp_path, {**STATE, "step": 4})
 
         assert read_state(tmp_path) == STATE
