@@ -324,8 +324,8 @@ def check_placement(nodes: Sequence[Mapping[str, float]], config: DictConfig) ->
     poorest = min(node.get("CPU", 0) for node in nodes)
     if storage >= len(nodes) and poorest < storage // len(nodes):
         raise CtwaError(
-            f"one of Ray's nodes has {poorest:g} CPU, and the transfer queue puts some of its {storage} processes, of one "
-            "CPU each, on every node: start that node with more --num-cpus"
+            f"one of Ray's nodes has {poorest:g} CPU, and the transfer queue puts some of its {storage} processes, of "
+            "one CPU each, on every node: start that node with more --num-cpus"
         )
     share = math.ceil(queue / len(nodes)) + placing
     groups = [

@@ -82,9 +82,9 @@ class EndRequest:
 
     def step_begins(self) -> None:
         """From now on a signal waits for the trainer, which is to ask after every step, and to save."""
+        if self.by is not None and not self._waits:
+            raise KeyboardInterrupt  # the one that was raised was lost: in a destructor, say
         self._waits = True
-        if self.by is not None:
-            raise KeyboardInterrupt  # an earlier one was lost: in a destructor, say
 
     def all_is_saved(self) -> None:
         """From now on a signal ends the run at once."""

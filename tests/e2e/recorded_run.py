@@ -1,7 +1,7 @@
 """``ctwa train``, but the batch of every update is kept in the run's folder: batches/STEP.pt.
 
-With --lose-a-prompt first, the last prompt of every step has no completions, as after a rollout that failed; and from the
-fourth step on half of the prompts have none.
+With --lose-a-prompt first, the last prompt of every step has no completions, as after a rollout that failed; and from
+the fourth step on half of the prompts have none.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -96,16 +97,16 @@ class PreferenceData:
 def load_policy(model: str) -> Any:
     """A policy of ``transformers`` to be asked for log-probabilities, on a GPU that has room for it, else on the CPU.
 
-    The ranks have the same GPUs, and most of their memory: which device it is to be is printed, to the engine's log.
+    The ranks have the same GPUs, and most of their memory: which device it is to be is said in the engine's log.
     """
     policy = AutoModelForCausalLM.from_pretrained(model, dtype="auto").eval()
     device = choose_device(policy.get_memory_footprint(), _free_memory())
-    print(f"the policy {model} is asked for log-probabilities on {device}")
+    logging.getLogger(__name__).warning("the policy %s is asked for log-probabilities on %s", model, device)
     return policy.to(device)
 
 
 def _free_memory() -> list[int]:
-    """Bytes that are free on each GPU, asked in another process: who asks holds half a gigabyte of each from then on."""
+    """Bytes that are free on each GPU, asked in another process: who asks holds half a gigabyte of each."""
     if not torch.cuda.is_available():
         return []
     query = "import torch; print(*(torch.cuda.mem_get_info(i)[0] for i in range(torch.cuda.device_count())))"
