@@ -39,9 +39,14 @@ if TYPE_CHECKING:
     from ctwa.engine.settings import Settings
     from ctwa.engine.trainer import MultiObjectiveTrainer
 
+
+def plugins(named: str) -> str:
+    """What ``VERL_USE_EXTERNAL_MODULES`` is to be: the modules that the user names there, and ours."""
+    return ",".join(dict.fromkeys([*filter(None, named.split(",")), "ctwa.engine.plugin"]))
+
+
 # Composing the config imports verl already (its YAML lies in its package), which is when it looks for plug-ins.
-_PLUGINS = [*filter(None, os.environ.get("VERL_USE_EXTERNAL_MODULES", "").split(",")), "ctwa.engine.plugin"]
-os.environ["VERL_USE_EXTERNAL_MODULES"] = PLUGINS = ",".join(dict.fromkeys(_PLUGINS))  # the user's, and ours
+os.environ["VERL_USE_EXTERNAL_MODULES"] = PLUGINS = plugins(os.environ.get("VERL_USE_EXTERNAL_MODULES", ""))
 OmegaConf.register_new_resolver("ctwa_config_dir", lambda: str(Path(ctwa.config.__file__).parent), replace=True)
 
 

@@ -87,8 +87,10 @@ class EndRequest:
         self._waits = True
 
     def all_is_saved(self) -> None:
-        """From now on a signal ends the run at once."""
+        """From now on a signal ends the run at once, and so does one that has come since the trainer last asked."""
         self._waits = False
+        if self.by is not None:
+            raise KeyboardInterrupt
 
     def explains(self, error: BaseException | None) -> bool:
         """Whether the error is the run's end by a signal, or came of cutting something short then."""

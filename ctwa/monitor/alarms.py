@@ -257,7 +257,8 @@ def _lost_completions(watched: Watched, record: Record) -> Iterator[Finding]:
     metrics = record["metrics"]
     counted = [value for key in _LOST if (value := metrics.get(key)) is not None]
     if any(counted) or (counted and None in watched.tracked):
-        yield Finding(None, any(counted), (sum(counted),))
+        lost = round(sum(counted))
+        yield Finding(None, lost > 0, (f"{lost} completions were" if lost > 1 else "1 completion was",))
 
 
 def _collapse(key: str) -> Callable[[Watched, Record], Iterator[Finding]]:
@@ -325,7 +326,7 @@ RULES = (
         "lost-completions",
         lambda _: 1,
         _lost_completions,
-        "{0} completions were lost, their rollout having failed: the step was made without them.",
+        "{0} lost, the rollout having failed: the step was made without.",
         "Read the failures in engine.log; where more than ctwa.rollout.max_missing are lost, the run stops.",
     ),
     Rule(

@@ -88,11 +88,17 @@ class RunFolder:
         try:
             if run.path.exists() and not run.path.is_dir():
                 raise CtwaError(f"{run.path} is a file: give a folder for the run")
-            if run.holds_run() and not resume:
+            held = run.holds_run()
+            if held and not resume:
                 raise CtwaError(
                     f"{run.path} already holds a run: write {how_to_resume} to continue it, or give another folder"
                 )
-            run._begin(config, info)
+            try:
+                run._begin(config, info)
+            except (OSError, CtwaError):
+                if not held:  # it is no run yet, and must not be taken for one
+                    run.info.unlink(missing_ok=True)
+                raise
         except OSError as error:
             raise CtwaError(
                 f"the run folder {run.path} cannot be written ({error.strerror}): give another one, or mend that"
@@ -107,7 +113,6 @@ class RunFolder:
             self.config.rename(self._earlier_config())
         if self.info.exists():
             info = info.model_copy(update={"created": self.read_info().created})
-        # The config is what makes it a run: a folder that filled up before is none.
         write_atomically(self.info, (info.model_dump_json(by_alias=True, indent=2) + "\n").encode())
         write_atomically(self.config, text)
 

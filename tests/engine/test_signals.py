@@ -31,7 +31,7 @@ class Play:
     """A run of six steps without an engine, which is told of signals at places, by itself.
 
     Args:
-        plan: "place=SIGNAL", the places being compose, start, stepN, recordedN, savingN and shutdown; "hangN" for a step.
+        plan: "place=SIGNAL", the places being compose, start, stepN, recordedN, savingN and shutdown; or "hangN".
         resume: the run that is there.
         within: ctwa.stop_within.
     """
@@ -216,6 +216,27 @@ def test_what_is_forked_off_leaves_ctrl_c_to_the_run_and_ends_by_the_other_signa
         print(signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)
 
     assert forked(tmp_path, body)[1].splitlines() == ["SIGINT 0 None", "SIGTERM -15 None", "True"]
+
+
+@pytest.mark.parametrize(("before", "step"), [("asked", 2), ("asking", 3)])
+def test_where_all_is_saved_a_signal_is_not_waited_with(before: str, step: int, tmp_path: Path) -> None:
+    """As CAID samples, whose checkpoint is written by then."""
+
+    def body() -> None:
+        with end_request.listening():
+            end_request.step_begins()
+            made = 2
+            try:
+                if before == "asked":
+                    os.kill(os.getpid(), signal.SIGUSR1)
+                end_request.all_is_saved()
+                made = 3
+                os.kill(os.getpid(), signal.SIGUSR1)
+                made = 4
+            except KeyboardInterrupt:
+                print(end_request.by, made)
+
+    assert forked(tmp_path, body)[1] == f"SIGUSR1 {step}\n"
 
 
 def test_rays_own_handler_counts_while_ray_starts_and_ours_is_put_back(tmp_path: Path) -> None:
