@@ -33,12 +33,13 @@ class DiskFull(CtwaError):
         self.where = where
 
 
-def why_full(error: BaseException, *folders: Path) -> str | None:
+def why_full(error: BaseException, folder: Path, *, sure: bool = True) -> str | None:
     """The beginning of a sentence that says which disk is full, if that is why the error was raised; else None.
 
     Args:
         error: what was raised, here or, through Ray, in another process.
-        folders: what was being written, where the error does not say; the first of them without room is named.
+        folder: what was being written, where the error does not say.
+        sure: whether it was that; else it, or the temporary folder, is named where it has no room.
     """
     for each in causes(error):
         if isinstance(each, CtwaError):
@@ -48,10 +49,11 @@ def why_full(error: BaseException, *folders: Path) -> str | None:
             continue
         if isinstance(each, OSError) and isinstance(each.filename, str):
             return _sentence(Path(each.filename).parent)
-        candidates = [*folders, Path(tempfile.gettempdir())]
-        without_room = [folder for folder in candidates if _free(folder) < _NO_ROOM]
-        if without_room or is_full:
-            return _sentence([*without_room, *candidates][0])
+        without_room = [each for each in (folder, Path(tempfile.gettempdir())) if _free(each) < _NO_ROOM]
+        if without_room and not (is_full and sure):
+            return _sentence(without_room[0])
+        if is_full:
+            return _sentence(folder) if sure else f"a disk is full, and not that of {folder}"
     return None
 
 

@@ -67,7 +67,7 @@ def quiet(log: Path) -> Iterator[Console]:
             yield console
         except Exception as error:
             cause = _remote_cause(error)
-            if (full := why_full(error, log.parent)) is not None:
+            if (full := why_full(error, log.parent, sure=False)) is not None:
                 cause = DiskFull(full)
             _flush()
             telling = [] if isinstance(cause, CtwaError) else _telling_lines(log, begin)

@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -65,15 +66,19 @@ def test_a_full_disk_is_told_from_other_failures(error, is_full, is_full_without
     assert (why_full(error, tmp_path) is not None) == is_full_without_room
 
 
-def test_the_folder_is_the_errors_own_or_the_first_without_room(tmp_path, monkeypatch):
-    roomy, full = tmp_path / "roomy", tmp_path / "full"
+def test_the_folder_is_the_errors_own_or_the_one_written_to_or_one_without_room(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10**9 * (Path(path).name != "full")))
+    roomy, full = (tmp_path / name for name in ("roomy", "full"))
     for folder in (roomy, full):
         folder.mkdir()
-    named = OSError(errno.ENOSPC, "x", str(tmp_path / "elsewhere" / "file"))
-    assert why_full(named, roomy, full) == f"the disk is full at {tmp_path}/elsewhere (1000 MB free there)"
-    assert why_full(OSError(errno.ENOSPC, "x"), roomy, full) == f"the disk is full at {full} (0 MB free there)"
-    assert why_full(OSError(errno.ENOSPC, "x"), roomy) == f"the disk is full at {roomy} (1000 MB free there)"
+    named, nameless = OSError(errno.ENOSPC, "x", str(tmp_path / "elsewhere" / "file")), OSError(errno.ENOSPC, "x")
+    assert why_full(named, roomy) == f"the disk is full at {tmp_path}/elsewhere (1000 MB free there)"
+    assert why_full(nameless, roomy) == f"the disk is full at {roomy} (1000 MB free there)"  # a quota, or no inodes
+    assert why_full(nameless, full, sure=False) == f"the disk is full at {full} (0 MB free there)"
+    assert why_full(nameless, roomy, sure=False) == f"a disk is full, and not that of {roomy}"
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(full))
+    assert why_full(nameless, roomy, sure=False) == f"the disk is full at {full} (0 MB free there)"
+    assert why_full(SHORT, roomy) == f"the disk is full at {full} (0 MB free there)"
 
 
 def test_a_record_that_does_not_fit_is_said_and_closing_says_no_more(tmp_path):
