@@ -326,7 +326,7 @@ RULES = (
         "lost-completions",
         lambda _: 1,
         _lost_completions,
-        "{0} lost, the rollout having failed: the step was made without.",
+        "{0} lost, the rollout having failed: the step was made from the others.",
         "Read the failures in engine.log; where more than ctwa.rollout.max_missing are lost, the run stops.",
     ),
     Rule(
