@@ -6,8 +6,9 @@ import json
 import math
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -16,6 +17,9 @@ from rich.text import Text
 from ctwa.errors import CtwaError
 from ctwa.monitor.alarms import KINDS
 from ctwa.monitor.logs import RunFailed
+
+if TYPE_CHECKING:
+    from ctwa.engine.recorder import Stop
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -77,8 +81,26 @@ def options(
     """Multi-objective fine-tuning of language models: train on several rewards, see what each of them does."""
 
 
-STOPPED = 3
-"""Exit status of a run that an alarm ended; 1 is a run that failed, 2 a mistake in what the user wrote."""
+STOPPED, INTERRUPTED = 3, 4
+"""Exit status of a run that an alarm ended, and that a signal did; 1 is a run that failed, 2 a mistake in what the user
+wrote, 130 a second Ctrl-C."""
+
+
+def _run(start: Callable[[], Stop | None]) -> None:
+    """Start a run that signals can end; how it ended is the exit status."""
+    from ctwa.engine.signals import Interruption, end_request
+
+    with end_request.listening():
+        try:
+            stopped_by = start()
+        except (KeyboardInterrupt, SystemExit) as error:
+            if not end_request.explains(error) or end_request.insisted:
+                raise
+            # Inside of the run the recorder takes it, and saves what there is.
+            Console(stderr=True).print(f"ended by {end_request.by} before the run began: nothing was written")
+            sys.exit(INTERRUPTED)
+    if stopped_by is not None:
+        sys.exit(INTERRUPTED if isinstance(stopped_by, Interruption) else STOPPED)
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
@@ -93,10 +115,13 @@ def train(
     schedule,tchebycheff,upgrad} (`ctwa methods` says what each is), task={testbed,math500,custom}, engine={cpu,gpu},
     estimator={grpo,reinforce}, clipping={on,off}, generation={transformers,vllm_cpu,vllm}.
     """
-    from ctwa.engine.launch import train
 
-    if train(overrides or [], stop_on=stop_on or [], dry_run=dry_run) is not None:
-        sys.exit(STOPPED)
+    def start() -> Stop | None:
+        from ctwa.engine.launch import train
+
+        return train(overrides or [], stop_on=stop_on or [], dry_run=dry_run)
+
+    _run(start)
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
@@ -110,10 +135,13 @@ def prefer(
     Groups: method={raco,raco_unclipped,clamp,linear}, loss={dpo,ipo,cpo,simpo}, task={testbed,custom},
     engine={cpu,gpu}.
     """
-    from ctwa.engine.preference.launch import prefer
 
-    if prefer(overrides or [], stop_on=stop_on or [], dry_run=dry_run) is not None:
-        sys.exit(STOPPED)
+    def start() -> Stop | None:
+        from ctwa.engine.preference.launch import prefer
+
+        return prefer(overrides or [], stop_on=stop_on or [], dry_run=dry_run)
+
+    _run(start)
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
@@ -127,10 +155,13 @@ def caid(
     E.g. ctwa caid ctwa.run=runs/caid ctwa.task_dir=runs/testbed-D 'ctwa.caid.thresholds={accuracy:0.05}'.
     Groups: task={testbed,math500,custom}, engine={cpu,gpu}, generation={transformers,vllm_cpu,vllm}.
     """
-    from ctwa.engine.preference.caid_launch import caid
 
-    if caid(overrides or [], stop_on=stop_on or [], dry_run=dry_run) is not None:
-        sys.exit(STOPPED)
+    def start() -> Stop | None:
+        from ctwa.engine.preference.caid_launch import caid
+
+        return caid(overrides or [], stop_on=stop_on or [], dry_run=dry_run)
+
+    _run(start)
 
 
 @app.command()

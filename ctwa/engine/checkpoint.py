@@ -8,8 +8,9 @@ sizes, written last and atomically. Resuming takes the newest folder whose seal 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from contextlib import ExitStack
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from safetensors.torch import save_file
 
 from ctwa.errors import CtwaError
 from ctwa.monitor.checkpoints import SEAL_FILE, is_complete, newest_complete, step_folder, steps
+from ctwa.monitor.disk import DiskFull, why_full
 from ctwa.monitor.jsonl import write_atomically
 
 __all__ = [
@@ -27,7 +29,10 @@ __all__ = [
     "is_complete",
     "merge_adapter",
     "newest_complete",
+    "prune",
     "read_state",
+    "remove_unfinished",
+    "saving",
     "seal",
     "step_folder",
     "steps",
@@ -36,6 +41,54 @@ __all__ = [
 
 STATE_FILE = "ctwa_state.json"
 STATE_VERSION = 1
+
+
+@contextmanager
+def saving(folder: Path, state: Mapping[str, Any], *, keep: int | None, spare: int | None = None) -> Iterator[None]:
+    """Save a step: our state, then what the body writes into the step's folder, then the seal.
+
+    Older checkpoints make room first, so that there are never more than the newest ``keep`` (2, where that is 1).
+
+    Args:
+        folder: the step's.
+        state: what adapts beside the policy.
+        keep: checkpoints to keep, this one among them; None or 0 for all.
+        spare: a step whose checkpoint stays, old as it may be.
+
+    Raises:
+        DiskFull: what was there of the step is removed.
+    """
+    if keep:
+        prune(folder.parent, keep=max(keep - 1, 1), spare=spare)
+    try:
+        write_state(folder, state)
+        yield
+        seal(folder)
+    except Exception as error:
+        full = error.where if isinstance(error, DiskFull) else why_full(error, folder)
+        if full is None:
+            raise
+        shutil.rmtree(folder, ignore_errors=True)
+        raise DiskFull(full, f": {folder.name} could not be saved, and what there was of it is removed") from error
+    if keep:
+        prune(folder.parent, keep=keep, spare=spare)
+
+
+def prune(checkpoints: Path, *, keep: int, spare: int | None = None) -> None:
+    """Remove what is older than the newest complete checkpoints, whichever process has made it."""
+    complete = [step for step in steps(checkpoints) if is_complete(step_folder(checkpoints, step))]
+    for step in steps(checkpoints):
+        if step < min(complete[-keep:], default=0) and step != spare:
+            shutil.rmtree(step_folder(checkpoints, step), ignore_errors=True)
+
+
+def remove_unfinished(checkpoints: Path) -> list[str]:
+    """Remove the folders that never got a seal, of runs that died while they saved; their names."""
+    folders = [step_folder(checkpoints, step) for step in steps(checkpoints)]
+    unfinished = [folder for folder in folders if not (folder / SEAL_FILE).exists()]
+    for folder in unfinished:
+        shutil.rmtree(folder, ignore_errors=True)
+    return [folder.name for folder in unfinished]
 
 
 def write_state(folder: Path, state: Mapping[str, Any]) -> None:

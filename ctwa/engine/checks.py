@@ -9,7 +9,7 @@ import contextlib
 import io
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,6 +56,7 @@ def check_settings(config: DictConfig, settings: Settings) -> None:
     _check_engine(config)
     _check_queue(config)
     check_correction(config)
+    _check_agent_loop(config)
     _check_gradients(config, settings)
     _check_probe(config, settings)
     reference = settings.reference_length
@@ -263,6 +264,34 @@ def _check_queue(config: DictConfig) -> None:
         )
 
 
+SINGLE_TURN = ("single_turn_agent", "ctwa_single_turn")
+
+
+def _check_agent_loop(config: DictConfig) -> None:
+    """One prompt, one completion, all of it the policy's: what tools and users say in between is not told apart."""
+    rollout = config.actor_rollout_ref.rollout
+    if rollout.multi_turn.enable:
+        raise CtwaError(
+            "actor_rollout_ref.rollout.multi_turn.enable=true: rewards would take what tools say for the policy's "
+            "words; several turns and tools are not supported, write false"
+        )
+    if rollout.agent.default_agent_loop not in SINGLE_TURN:
+        raise CtwaError(
+            f"actor_rollout_ref.rollout.agent.default_agent_loop={rollout.agent.default_agent_loop!r}: several turns, "
+            f"tools and several outputs are not supported; write {' or '.join(SINGLE_TURN)}"
+        )
+    for path in (*config.data.train_files, *config.data.val_files):
+        file = _parquet(path)
+        if "agent_name" not in file.schema_arrow.names:
+            continue
+        named = set(file.read(["agent_name"])["agent_name"].unique().to_pylist())
+        if other := sorted(map(str, named - set(SINGLE_TURN))):
+            raise CtwaError(
+                f"{path}: its column agent_name asks for the agent loops {', '.join(other)}; several turns, tools and "
+                f"several outputs are not supported: write {' or '.join(SINGLE_TURN)}, or leave the column out"
+            )
+
+
 def _check_vllm(config: DictConfig) -> None:
     on_cpu = config.trainer.device == "cpu"
     worker = (config.actor_rollout_ref.rollout.engine_kwargs.get("vllm") or {}).get("worker_extension_cls")
@@ -429,34 +458,68 @@ def check_machine(config: DictConfig) -> None:
             )
         num_gpus = found if num_gpus is None else num_gpus
     num_cpus = (os.cpu_count() or 1) if ray_init.num_cpus is None else ray_init.num_cpus
-    check_resources(config, {"CPU": num_cpus, "GPU": num_gpus or 0})
+    check_placement([{"CPU": num_cpus, "GPU": num_gpus or 0}], config)
 
 
-def check_resources(config: DictConfig, resources: Mapping[str, float] | None = None) -> None:
-    """Compare what the run will ask of Ray with what Ray has: verl waits for ever for what is missing.
-
-    Args:
-        config: the resolved config.
-        resources: what Ray has; by default, what the Ray that is connected says.
+def check_resources(config: DictConfig) -> None:
+    """Compare what the run will ask of Ray's nodes with what they have: verl waits for ever for what is missing.
 
     Raises:
         CtwaError: the resource, how much is there, how much is needed.
     """
-    if resources is None:
-        import ray  # not needed, and slow to import, where only the config is checked
+    import ray  # not needed, and slow to import, where only the config is checked
 
-        resources = ray.cluster_resources()
-    num_ranks = config.trainer.nnodes * config.trainer.n_gpus_per_node
-    # verl's placement groups take three CPUs a rank; then come a server a rank, agent loops, the transfer queue.
-    num_cpus = 4 * num_ranks + config.actor_rollout_ref.rollout.agent.num_workers + 4
-    needed = {"GPU": num_ranks, "CPU": num_cpus}
+    check_placement([node["Resources"] for node in ray.nodes() if node["Alive"]], config)
+
+
+CPUS_PER_RANK = 3
+"""verl's: each bundle of a placement group has room for three workers."""
+
+
+def check_placement(nodes: Sequence[Mapping[str, float]], config: DictConfig) -> None:
+    """See whether the ranks fit on the nodes: those of a node come as one group, whole and on one node, or never.
+
+    Beside the groups stand the transfer queue's processes, one CPU each and the storage dealt out to the nodes in turn,
+    and on each node servers and agent loops, of which each wants a CPU while it is placed and none after that.
+
+    Args:
+        nodes: of each the resources, as Ray has them.
+        config: the resolved config; its transfer queue is enabled where the run uses one.
+
+    Raises:
+        CtwaError: the resource, how much is there, how much is needed.
+    """
+    trainer, storage = config.trainer, 0
+    if config.transfer_queue.get("enable"):
+        storage = config.transfer_queue.backend.SimpleStorage.num_data_storage_units
+    num_ranks, of_node = trainer.nnodes * trainer.n_gpus_per_node, trainer.n_gpus_per_node
+    queue = storage + 1 if storage else 0  # its controller
+    placing = 1
+    needed = {"GPU": num_ranks, "CPU": CPUS_PER_RANK * num_ranks + queue + placing}
+    hints = {"GPU": "ray_kwargs.ray_init.num_gpus, or trainer.n_gpus_per_node", "CPU": "ray_kwargs.ray_init.num_cpus"}
     for name, amount in needed.items():
-        available = resources.get(name, 0)
+        available = sum(node.get(name, 0) for node in nodes)
         if available < amount:
-            hint = "num_cpus" if name == "CPU" else "num_gpus, or trainer.n_gpus_per_node"
-            raise CtwaError(
-                f"Ray has {available:g} {name} but the run needs {amount:g}: change ray_kwargs.ray_init.{hint}"
-            )
+            raise CtwaError(f"Ray has {available:g} {name} but the run needs {amount:g}: change {hints[name]}")
+    poorest = min(node.get("CPU", 0) for node in nodes)
+    if storage >= len(nodes) and poorest < storage // len(nodes):
+        raise CtwaError(
+            f"one of Ray's nodes has {poorest:g} CPU, and the transfer queue puts some of its {storage} processes, of "
+            "one CPU each, on every node: start that node with more --num-cpus"
+        )
+    share = math.ceil(queue / len(nodes)) + placing
+    groups = [
+        int(min(node.get("GPU", 0) // of_node, max(node.get("CPU", 0) - share, 0) // (CPUS_PER_RANK * of_node)))
+        for node in nodes
+    ]
+    if sum(groups) < trainer.nnodes:
+        table = ", ".join(f"{node.get('GPU', 0):g} GPU and {node.get('CPU', 0):g} CPU" for node in nodes)
+        raise CtwaError(
+            f"trainer.n_gpus_per_node={of_node} asks for {of_node} GPU and {CPUS_PER_RANK * of_node} CPU on one node, "
+            f"{trainer.nnodes} times (trainer.nnodes), and {share} CPU of each node for the transfer queue and for "
+            f"starting servers; Ray's nodes have {table}, which is room for {sum(groups)}: write nnodes and "
+            "n_gpus_per_node as the nodes are, or start Ray's nodes with more --num-cpus"
+        )
 
 
 def _update_passes(config: DictConfig, settings: Settings, scalarizer: Scalarizer) -> str:

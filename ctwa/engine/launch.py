@@ -6,9 +6,11 @@ the environment is set, and nothing expensive starts before the checks have pass
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +22,7 @@ from rich.text import Text
 from ctwa.engine.checks import check_config, check_machine, check_with_verl, num_steps, plan_text
 from ctwa.engine.compose import compose_config
 from ctwa.engine.ray_session import ray_session
+from ctwa.engine.signals import end_request
 from ctwa.monitor.console import ConsoleReporter
 from ctwa.monitor.follow import following
 from ctwa.monitor.logs import quiet
@@ -27,12 +30,19 @@ from ctwa.monitor.run import ObjectiveInfo, RunFolder, RunInfo
 from ctwa.monitor.summary import summary_text, write_summary
 
 if TYPE_CHECKING:
+    from ctwa.engine.preference.settings import PreferenceSettings
+    from ctwa.engine.recorder import Stop
     from ctwa.engine.settings import Settings
     from ctwa.engine.trainer import MultiObjectiveTrainer
-    from ctwa.monitor.alarms import Alarm
+
+
+def plugins(named: str) -> str:
+    """What ``VERL_USE_EXTERNAL_MODULES`` is to be: the modules that the user names there, and ours."""
+    return ",".join(dict.fromkeys([*filter(None, named.split(",")), "ctwa.engine.plugin"]))
+
 
 # verl looks for plug-ins while it is imported.
-os.environ["VERL_USE_EXTERNAL_MODULES"] = PLUGIN = "ctwa.engine.plugin"
+os.environ["VERL_USE_EXTERNAL_MODULES"] = PLUGINS = plugins(os.environ.get("VERL_USE_EXTERNAL_MODULES", ""))
 
 
 def set_environment(config: DictConfig) -> None:
@@ -42,7 +52,7 @@ def set_environment(config: DictConfig) -> None:
         CtwaError: verl was imported before under another platform.
     """
     environment = {
-        "VERL_USE_EXTERNAL_MODULES": PLUGIN,
+        "VERL_USE_EXTERNAL_MODULES": PLUGINS,
         "RAY_USAGE_STATS_ENABLED": "0",
         "TOKENIZERS_PARALLELISM": "false",
         "TENSORBOARD_DIR": str(Path(config.ctwa.run) / "tensorboard"),
@@ -68,7 +78,7 @@ def set_environment(config: DictConfig) -> None:
 
 def train(
     overrides: Sequence[str], *, stop_on: Sequence[str] = (), dry_run: bool = False, console: Console | None = None
-) -> Alarm | None:
+) -> Stop | None:
     """Run ``ctwa train``.
 
     Args:
@@ -78,7 +88,7 @@ def train(
         console: where to print.
 
     Returns:
-        The alarm that ended the run, if one did.
+        The alarm or signal that ended the run, if one did.
 
     Raises:
         CtwaError: a mistake that was found before anything started.
@@ -93,7 +103,7 @@ def train(
         print_plan(config, plan_text(config, settings), console)
         return None
     run = make_folder(config, _run_info(config, settings))
-    return told(run, settings.print_every, lambda: run_training(config, settings, run))
+    return told(run, settings, lambda: run_training(config, settings, run))
 
 
 def print_plan(config: DictConfig, plan: str, console: Console | None = None) -> None:
@@ -128,24 +138,33 @@ def make_folder(config: DictConfig, info: RunInfo) -> RunFolder:
     )
 
 
-def told(run: RunFolder, print_every: int, train: Callable[[], Alarm | None]) -> Alarm | None:
+def told(run: RunFolder, settings: Settings | PreferenceSettings, train: Callable[[], Stop | None]) -> Stop | None:
     """Train, and tell the user on the terminal how it goes and what came of it; the engine's own words go to its log.
 
     Args:
         run: the run's folder.
-        print_every: tell every so many steps.
-        train: the run; gives the alarm that ended it, if one did.
+        settings: say how often to tell, and how long a signal waits for a step.
+        train: the run; gives the alarm or signal that ended it, if one did.
 
     Raises:
         RunFailed: the run ended by an error, which the user has been told of.
     """
     with quiet(run.engine_log) as terminal:
-        reporter = ConsoleReporter(run.read_info(), terminal, folder=run.path, every=print_every)
+        end_request.within = settings.stop_within
+        # Not by way of the console: a signal may come while the console prints.
+        end_request.say = partial(_write, terminal.file.fileno())
+        reporter = ConsoleReporter(run.read_info(), terminal, folder=run.path, every=settings.print_every)
         with following(run, reporter):
             reporter.header()
             stopped_by = train()
-        terminal.print(Text(summary_text(write_summary(run))), soft_wrap=True, highlight=False)
+        if run.metrics.stat().st_size:  # else a signal came before there was anything to sum up
+            terminal.print(Text(summary_text(write_summary(run))), soft_wrap=True, highlight=False)
     return stopped_by
+
+
+def _write(descriptor: int, text: str) -> None:
+    with contextlib.suppress(OSError):  # a terminal that is gone is told nothing
+        os.write(descriptor, f"{text}\n".encode())
 
 
 def _run_info(config: DictConfig, settings: Settings) -> RunInfo:
@@ -171,7 +190,7 @@ def run_training(
     settings: Settings,
     run: RunFolder,
     make_trainer: Callable[..., MultiObjectiveTrainer] | None = None,
-) -> Alarm | None:
+) -> Stop | None:
     """Start the engine, train, and end everything that was started.
 
     Args:
@@ -181,37 +200,41 @@ def run_training(
         make_trainer: what to train with, in place of ``MultiObjectiveTrainer``.
 
     Returns:
-        The alarm that ended the run, if one did.
+        The alarm or signal that ended the run, if one did.
     """
     from ctwa.engine.recorder import Recorder
-    from ctwa.engine.registry import build_generation
-    from ctwa.engine.trainer import MultiObjectiveTrainer
-    from ctwa.objectives.evaluation import RewardEvaluator
 
     began = time.monotonic()
-    scalarizer = settings.build_scalarizer()
-    recorder = Recorder(
+    with Recorder(
         run,
         resume=settings.resume,
         num_samples=settings.num_samples,
         seed=settings.seed,
         stop_on=settings.stop_on,
-    )
-    if recorder.resume_from is not None:
-        config.trainer.val_before_train = False
-    with RewardEvaluator(
-        settings.objectives, num_workers=settings.rewards.num_workers, max_unscored=settings.rewards.max_unscored
-    ) as evaluator:
-        try:
-            with ray_session(config, transfer_queue=True):
-                trainer = (make_trainer or MultiObjectiveTrainer)(
-                    config, settings=settings, scalarizer=scalarizer, evaluator=evaluator, recorder=recorder
-                )
-                trainer.init()
-                generation = build_generation(config, trainer)
-                recorder.event("start", f"the engine is up after {time.monotonic() - began:.0f} s")
-                trainer.fit(generation)
-                trainer.logger.finish()
-        finally:
-            recorder.close()
+    ) as recorder:
+        # verl's import takes seconds, in which a signal is the recorder's already.
+        from ctwa.engine.registry import build_generation
+        from ctwa.engine.trainer import MultiObjectiveTrainer
+        from ctwa.objectives.evaluation import RewardEvaluator
+
+        check_with_verl(config)
+        scalarizer = settings.build_scalarizer()
+        if recorder.resume_from is not None:
+            config.trainer.val_before_train = False
+        with (
+            RewardEvaluator(
+                settings.objectives,
+                num_workers=settings.rewards.num_workers,
+                max_unscored=settings.rewards.max_unscored,
+            ) as evaluator,
+            ray_session(config, transfer_queue=True),
+        ):
+            trainer = (make_trainer or MultiObjectiveTrainer)(
+                config, settings=settings, scalarizer=scalarizer, evaluator=evaluator, recorder=recorder
+            )
+            trainer.init()
+            generation = build_generation(config, trainer)
+            recorder.event("start", f"the engine is up after {time.monotonic() - began:.0f} s")
+            trainer.fit(generation)
+            trainer.logger.finish()
     return recorder.stopped_by

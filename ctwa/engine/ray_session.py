@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ctwa.engine.checks import check_resources
 from ctwa.engine.ray_security import close_to_others
+from ctwa.engine.signals import end_request
 from ctwa.errors import CtwaError
 
 
@@ -35,6 +36,7 @@ def ray_session(config: DictConfig, *, transfer_queue: bool) -> Iterator[None]:
         ray_init["runtime_env"]["env_vars"]["TRANSFER_QUEUE_ENABLE"] = "1"
     close_to_others(ray_init, trust_network=config.ctwa.trust_network)
     ray.init(**ray_init)
+    end_request.take_signals()
     try:
         check_resources(config)
         if not transfer_queue:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 
-from ctwa.engine.checkpoint import newest_complete
+from ctwa.engine.checkpoint import newest_complete, remove_unfinished
+from ctwa.engine.signals import Interruption, end_request
+from ctwa.errors import CtwaError
 from ctwa.monitor.alarms import Alarm, alarm_event
 from ctwa.monitor.jsonl import iterate_jsonl
 from ctwa.monitor.run import RunFolder, alarm_monitor
@@ -16,6 +19,8 @@ from ctwa.monitor.trace import EventWriter, SampleWriter, TraceWriter, make_reco
 from ctwa.objectives.completion import Completion
 from ctwa.objectives.evaluation import Evaluation
 
+Stop = Alarm | Interruption
+"""What ends a run before its last step."""
 _DUPLICATES = ("timing_s/", "timing_per_token_ms/", "perf/time_per_step")  # in the record as time/<phase>
 
 
@@ -38,6 +43,7 @@ class Recorder:
         self, run: RunFolder, *, resume: bool, num_samples: int, seed: int, stop_on: Collection[str] = ()
     ) -> None:
         self.run = run
+        removed = remove_unfinished(run.checkpoints) if resume else []
         self.resume_from: Path | None = newest_complete(run.checkpoints) if resume else None
         resume_after: int | None = None
         if resume:
@@ -45,14 +51,48 @@ class Recorder:
         self._trace = TraceWriter(run.metrics, resume_after=resume_after)
         self._samples = SampleWriter(run.samples, num_samples=num_samples, seed=seed, resume_after=resume_after)
         self._events = EventWriter(run.events)
-        #: the alarm that ended the run, if one did
-        self.stopped_by: Alarm | None = None
+        #: the alarm or signal that ended the run, if one did
+        self.stopped_by: Stop | None = None
         self._stop_on = frozenset(stop_on)
         self._alarms = alarm_monitor(run.read_info())
         for record in iterate_jsonl(run.metrics):
             self._alarms.feed(record)  # type: ignore[arg-type]
+        left_out = f"; removed {', '.join(removed)}, which was not saved to its end" if removed else ""
         if self.resume_from is not None:
-            self.event("resume", f"continuing from {self.resume_from.name}" + self._still_holding(), step=resume_after)
+            text = f"continuing from {self.resume_from.name}" + self._still_holding() + left_out
+            self.event("resume", text, step=resume_after)
+        elif removed:
+            self.event("resume", "no checkpoint is complete: starting over" + left_out)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> bool:
+        """Close the files. That a signal ended the run at once is noted; the first one's is an end, and no error.
+
+        Raises:
+            CtwaError: the step that was to be saved did not end in time.
+        """
+        try:
+            return end_request.explains(error) and self._ended_at_once()
+        finally:
+            self.close()
+
+    def _ended_at_once(self) -> bool:
+        newest = newest_complete(self.run.checkpoints)
+        hint = "there is no checkpoint yet: start it again with ctwa.resume=true"
+        if newest is not None:
+            hint = f"the newest checkpoint is {newest.name}: ctwa.resume=true goes on from there"
+        by, last = end_request.by or "Ctrl-C", max(self._trace.last_step, 0)
+        if end_request.overdue:
+            text = f"{by}: the step after {last} did not end within ctwa.stop_within={end_request.within:g} s; {hint}"
+            self.event("stop", text, step=last)
+            raise CtwaError(text)
+        self.event("stop", f"ended at once by {by} after step {last}; {hint}", step=last)
+        if end_request.by is None or end_request.insisted:
+            return False
+        self.stopped_by = Interruption(by, last)
+        return True
 
     def _still_holding(self) -> str:
         """What the user should know of the alarms that would have ended the run, had they not been raised before."""
@@ -68,22 +108,28 @@ class Recorder:
         for alarm in self._alarms.feed(self._trace.write(step, numbers(metrics))):
             self._events.write(**alarm_event(alarm))
 
-    def stopping(self, step: int, metrics: Mapping[str, Any]) -> Alarm | None:
-        """The alarm that a step's record would raise and that is to end the run; asked before the record is written.
+    def stopping(self, step: int, metrics: Mapping[str, Any]) -> Stop | None:
+        """What is to end the run after this step: a signal, or an alarm that the step's record would raise.
 
-        A trainer that is told of one adds a last validation to the metrics, writes the record (`step`), saves a
-        checkpoint, says so (`stop`) and ends.
+        Asked before the record is written. A trainer that is told of an alarm adds a last validation to the metrics;
+        for either it writes the record (`step`), saves a checkpoint, says so (`stop`) and ends.
         """
-        if not self._stop_on:
-            return None
+        interruption = self.interruption(step)
+        if interruption is not None or not self._stop_on:
+            return interruption
         raised = self._alarms.peek(make_record(step, numbers(metrics)))
         return next((alarm for alarm in raised if alarm.kind in self._stop_on), None)
 
-    def stop(self, alarm: Alarm) -> None:
-        """Note that the alarm has ended the run, whose checkpoint is saved."""
-        self.stopped_by = alarm
-        text = f"stopped by the alarm {alarm.kind} after step {alarm.step}, whose checkpoint is saved"
-        self.event("stop", text, step=alarm.step)
+    def interruption(self, step: int) -> Interruption | None:
+        """The signal that is to end the run after this step."""
+        return None if end_request.by is None else Interruption(end_request.by, step)
+
+    def stop(self, stop: Stop) -> None:
+        """Note what has ended the run, whose checkpoint is saved."""
+        self.stopped_by = stop
+        by = f"the alarm {stop.kind}" if isinstance(stop, Alarm) else stop.by
+        hint = "" if isinstance(stop, Alarm) else ": ctwa.resume=true goes on from there"
+        self.event("stop", f"stopped by {by} after step {stop.step}, whose checkpoint is saved{hint}", step=stop.step)
 
     def samples(self, step: int, completions: Sequence[Completion], evaluation: Evaluation, *, split: str) -> None:
         """Keep a few of a step's completions."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from verl.utils.seqlen_balancing import calculate_workload, get_seqlen_balanced_partitions
 
 from ctwa.engine.seeds import SEED_FIELD
+from ctwa.errors import CtwaError
 
 
 class Prompts:
@@ -68,6 +69,27 @@ def deal_rows(seq_lens_N: Sequence[int], *, rows_per_minibatch: int, num_ranks: 
         for rank, part in enumerate(parts):
             rows_of_rank[rank].extend(sorted(start + row for row in part))
     return rows_of_rank
+
+
+def num_missing(keys: Sequence[str], num_asked: int, *, limit: float) -> int:
+    """How many of the completions that were asked for are lost: their rollout failed.
+
+    Raises:
+        CtwaError: more than the limit, a share of those asked for; or a prompt's rollout gave several outputs, which
+            this trainer would take for completions of their own.
+    """
+    if several := next((key for key in keys if place_of(key)[2] > 0), None):
+        raise CtwaError(
+            f"the agent loop gave several outputs for one completion ({several}), which would each count as one: use a "
+            "loop with one turn and one output, actor_rollout_ref.rollout.agent.default_agent_loop=single_turn_agent"
+        )
+    missing = num_asked - len(keys)
+    if missing > limit * num_asked or not keys:
+        raise CtwaError(
+            f"{missing} of {num_asked} completions were lost, more than ctwa.rollout.max_missing={limit:g} allows: "
+            "their rollout's error is in the engine's log; mend it and go on with ctwa.resume=true"
+        )
+    return missing
 
 
 @dataclass(frozen=True)

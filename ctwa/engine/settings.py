@@ -34,6 +34,18 @@ class RewardSettings(BaseModel):
     max_unscored: Annotated[float, Field(ge=0, le=1)] = 0.05
 
 
+class RolloutSettings(BaseModel):
+    """What may go wrong while prompts are completed.
+
+    Attributes:
+        max_missing: the share of a step's (or a validation's) completions that may be lost before the run stops.
+    """
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    max_missing: Annotated[float, Field(ge=0, le=1)] = 0.05
+
+
 Passes = Literal["shared_forward", "sequential"]
 ProbeSource = Literal["none", "backward", "minibatch", "held_out"]
 
@@ -91,10 +103,12 @@ class Settings(BaseModel):
     method: MethodConfig
     reference_length: ReferenceConfig | None = None
     rewards: RewardSettings = Field(default_factory=RewardSettings)
+    rollout: RolloutSettings = Field(default_factory=RolloutSettings)
     gradients: GradientSettings = Field(default_factory=GradientSettings)
     diagnostics: DiagnosticSettings = Field(default_factory=DiagnosticSettings)
     alarms: AlarmLimits = Field(default_factory=AlarmLimits)
     stop_on: list[AlarmKind] = Field(default_factory=list)
+    stop_within: Annotated[float, Field(gt=0)] = 600.0
     num_samples: Annotated[int, Field(ge=0)] = 4
     print_every: Annotated[int, Field(ge=1)] = 1
     poll_interval: Annotated[float, Field(gt=0)] = 0.05

@@ -39,9 +39,10 @@ from ctwa.engine.gradients import (
     make_plan,
 )
 from ctwa.engine.probe import build_probe
-from ctwa.engine.recorder import Recorder, numbers
-from ctwa.engine.rows import Prompts, deal_rows, in_order, place_of, prompt_name
+from ctwa.engine.recorder import Recorder, Stop, numbers
+from ctwa.engine.rows import Prompts, deal_rows, in_order, num_missing, place_of, prompt_name
 from ctwa.engine.settings import Settings
+from ctwa.engine.signals import end_request
 from ctwa.engine.transfer import QueuedRows, advantage_columns, correct, padding_columns
 from ctwa.engine.workers import ROW_FIELD, MultiObjectiveWorker
 from ctwa.errors import CtwaError
@@ -97,7 +98,16 @@ class MultiObjectiveTrainer(PPOTrainerSync):
         self._gradient_plan: GradientPlan | None = None
         self._objective_advantages_MNT: torch.Tensor | None = None
         self._step_metrics: dict[str, Any] = {}
+        self._keep: int | None = config.trainer.max_actor_ckpt_to_keep
+        with open_dict(config):
+            # verl forgets at a restart what it has saved, and deletes parts of a folder: `saving` does it.
+            config.trainer.max_actor_ckpt_to_keep = None
         super().__init__(config)
+
+    @property
+    def max_missing(self) -> float:
+        """The share of a step's completions that may be lost."""
+        return self.settings.rollout.max_missing
 
     # -- set-up ---------------------------------------------------------------------------------------------------
 
@@ -145,6 +155,11 @@ class MultiObjectiveTrainer(PPOTrainerSync):
         self._prompts.clear()
         return super()._next_train_batch(num_prompts)
 
+    def on_step_begin(self) -> None:
+        """A signal now waits for the step's end."""
+        end_request.step_begins()
+        super().on_step_begin()
+
     def prepare_step(self) -> dict:
         """Send out the step's prompts; the time is generation's, where the rollout answers before it returns."""
         with marked_timer("gen", self.timing_raw):
@@ -156,6 +171,8 @@ class MultiObjectiveTrainer(PPOTrainerSync):
         """Evaluate the objectives on the step's completions (verl calls this between sampling and balancing)."""
         assert metrics is not None
         self._rows = QueuedRows(sorted(batch.keys, key=place_of), batch.partition_id)
+        num_asked = self.config.data.train_batch_size * self.config.actor_rollout_ref.rollout.n
+        metrics["rollout/missing_rows"] = num_missing(self._rows.keys, num_asked, limit=self.max_missing)
         evaluation, rollout, completions = self._evaluate(self._rows)
         self._rollout = rollout
         lengths_N = [completion.response_tokens for completion in completions]
@@ -168,8 +185,6 @@ class MultiObjectiveTrainer(PPOTrainerSync):
         return batch
 
     def _evaluate(self, rows: QueuedRows) -> tuple[Evaluation, Rollout, list[Completion]]:
-        if not rows:
-            raise CtwaError("the rollout completed no prompt of this step: its error is in the engine's log")
         data = rows.read("responses", "response_mask")
         responses = [row.tolist() for row in data["responses"].unbind()]
         texts = self.tokenizer.batch_decode(responses, skip_special_tokens=True)
@@ -256,7 +271,7 @@ class MultiObjectiveTrainer(PPOTrainerSync):
         columns = corrected | advantage_columns(
             rollout, advantages_NT, self._objective_advantages_MNT, self.scalarizer.weights, response_mask
         )
-        self._neutralise_padding(batch, metrics, columns)
+        self._neutralise_padding(batch, columns)
         num_objectives = 0 if self._gradient_plan is None else len(self._gradient_plan.names)
         wanted = {*POLICY_FIELDS, *map(advantages_field, range(num_objectives))}
         batch.fields = [column for column in self._rows.write(columns) if column in wanted]
@@ -278,11 +293,10 @@ class MultiObjectiveTrainer(PPOTrainerSync):
     def _measured(self, progress: Progress) -> dict[str, float]:
         return self.probe.metrics(progress) | self.scalarizer.measured(progress)
 
-    def _neutralise_padding(self, batch: KVBatchMeta, metrics: dict, columns: dict[str, torch.Tensor]) -> None:
+    def _neutralise_padding(self, batch: KVBatchMeta, columns: dict[str, torch.Tensor]) -> None:
         """Rows that verl adds to fill a batch up (a prompt whose rollout failed is missing) carry no advantage."""
         own = set(self._rows.keys)
         padding = QueuedRows([key for key in batch.keys if key not in own], batch.partition_id)
-        metrics["rollout/missing_rows"] = len(padding)
         if padding:
             padding.write(padding_columns(columns, padding.read("response_mask")["response_mask"]))
 
@@ -352,7 +366,10 @@ class MultiObjectiveTrainer(PPOTrainerSync):
         evaluation, _, completions = self._evaluate(rows)
         rows.clear()
         self.recorder.samples(self.global_steps, completions, evaluation, split="held-out")
-        metrics = {"val/response_length": float(np.mean([completion.response_tokens for completion in completions]))}
+        metrics: dict[str, float] = {
+            "val/response_length": float(np.mean([completion.response_tokens for completion in completions])),
+            "val_rollout/missing_rows": self._missing_held_out,
+        }
         for name in evaluation.matrix.names:
             rewards_N, scored_N = evaluation.matrix.column(name)
             values = rewards_N[scored_N]
@@ -367,6 +384,7 @@ class MultiObjectiveTrainer(PPOTrainerSync):
         """Complete the held-out prompts."""
         self._prompts.clear()
         keys: list[str] = []
+        num_asked = 0
         for batch_dict in self.val_dataloader:
             batch = tu.get_tensordict(self._prompts.name(batch_dict, "val", self.global_steps, seed_name))
             tu.assign_non_tensor_data(batch, "global_steps", self.global_steps)
@@ -378,6 +396,8 @@ class MultiObjectiveTrainer(PPOTrainerSync):
                 global_steps=self.global_steps, partition_id="val", batch_size=len(batch)
             )
             keys.extend(sampled.keys)
+            num_asked += len(batch) * self.config.actor_rollout_ref.rollout.val_kwargs.n
+        self._missing_held_out = num_missing(keys, num_asked, limit=self.max_missing)
         rows = QueuedRows(sorted(keys, key=place_of), "val")
         if self.global_steps == 0 and self.reference_length is not None:
             self.reference_length.start(rows.read("responses")["responses"].offsets().diff().tolist())
@@ -389,8 +409,8 @@ class MultiObjectiveTrainer(PPOTrainerSync):
         self, batch: KVBatchMeta, metrics: dict, timing_raw: dict, global_steps: int, epoch: int
     ) -> None:
         super()._compute_metrics(batch, metrics, timing_raw, global_steps=global_steps, epoch=epoch)
-        alarm = None if global_steps >= self.total_training_steps else self.recorder.stopping(global_steps, metrics)
-        if alarm is not None and self.config.trainer.test_freq > 0 and "testing" not in timing_raw:
+        stop = None if global_steps >= self.total_training_steps else self.recorder.stopping(global_steps, metrics)
+        if isinstance(stop, Alarm) and self.config.trainer.test_freq > 0 and "testing" not in timing_raw:
             with marked_timer("testing", timing_raw):
                 self.on_validate_begin()
                 metrics.update(self._validate())
@@ -399,22 +419,21 @@ class MultiObjectiveTrainer(PPOTrainerSync):
         phases = {**timing_raw, "update_actor": timing_raw["update_actor"] - timing_raw.get("statistic", 0.0)}
         metrics.update({f"time/{phase}": seconds for phase, seconds in phases.items()})
         self.recorder.step(global_steps, metrics)
-        if alarm is not None:
-            self._end_run(alarm)
+        if stop is not None:
+            self._end_run(stop)
 
-    def _end_run(self, alarm: Alarm) -> None:
+    def _end_run(self, stop: Stop) -> None:
         """Let this step be the last, with a checkpoint of it."""
         if not checkpoint.is_complete(self._checkpoint_folder()):
             self.checkpoint_manager.sleep_replicas()  # verl saves before it wakes them, when there is room
             self._save_checkpoint()
-        self.recorder.stop(alarm)
+        self.recorder.stop(stop)
         self.total_training_steps = self.global_steps
 
     def _checkpoint_folder(self) -> Path:
         return checkpoint.step_folder(Path(self.config.trainer.default_local_dir), self.global_steps)
 
     def _save_checkpoint(self) -> None:
-        folder = self._checkpoint_folder()
         state = {
             "step": self.global_steps,
             "scalarizer": self.scalarizer.state_dict(),
@@ -423,9 +442,8 @@ class MultiObjectiveTrainer(PPOTrainerSync):
             # verl saves before it measures: should the run die in between, the resumed one still has the step's record.
             "metrics": numbers(self._step_metrics),
         }
-        checkpoint.write_state(folder, state)
-        super()._save_checkpoint()
-        checkpoint.seal(folder)
+        with checkpoint.saving(self._checkpoint_folder(), state, keep=self._keep):
+            super()._save_checkpoint()
 
     def _load_checkpoint(self) -> None:
         self.global_steps = 0

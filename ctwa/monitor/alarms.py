@@ -23,6 +23,7 @@ Metrics = Mapping[str, float | None]
 
 # What is not finite without an update having gone wrong: a covariance where no prompt group is usable, for one.
 _UPDATE = ("actor/", "gradient/norm/", "ctwa/weight/", "ctwa/log_weight/")
+_LOST = ("rollout/missing_rows", "val_rollout/missing_rows")
 
 
 class AlarmLimits(BaseModel):
@@ -259,6 +260,15 @@ def _unscored(watched: Watched, record: Record) -> Iterator[Finding]:
             yield Finding(name, False)
 
 
+def _lost_completions(watched: Watched, record: Record) -> Iterator[Finding]:
+    """Of a step, or of a validation."""
+    metrics = record["metrics"]
+    counted = [value for key in _LOST if (value := metrics.get(key)) is not None]
+    if any(counted) or (counted and None in watched.tracked):
+        lost = round(sum(counted))
+        yield Finding(None, lost > 0, (f"{lost} completions were" if lost > 1 else "1 completion was",))
+
+
 def _collapse(key: str) -> Callable[[Watched, Record], Iterator[Finding]]:
     def look(watched: Watched, record: Record) -> Iterator[Finding]:
         value = record["metrics"].get(key)
@@ -321,6 +331,13 @@ RULES = (
         _unscored,
         "{0} of the completions could not be scored for {name}.",
         "Read the failures in engine.log and try the reward function by itself with ctwa check-reward.",
+    ),
+    Rule(
+        "lost-completions",
+        lambda _: 1,
+        _lost_completions,
+        "{0} lost, the rollout having failed: the step was made from the others.",
+        "Read the failures in engine.log; where more than ctwa.rollout.max_missing are lost, the run stops.",
     ),
     Rule(
         "entropy-collapse",

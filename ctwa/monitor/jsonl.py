@@ -10,18 +10,27 @@ from typing import Any, Self
 import msgspec
 
 from ctwa.errors import CtwaError
+from ctwa.monitor.disk import naming_the_disk
 
 SCHEMA = 1
 _FAST = msgspec.json.Decoder()  # a long trace is hundreds of MB; this reads it three times as fast as json does
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Replaces `path` by a file with `data`, so that a crash leaves the old file or the new one."""
+    """Replaces `path` by a file with `data`, so that a crash leaves the old file or the new one.
+
+    Raises:
+        CtwaError: the disk is full; the old file is there still.
+    """
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with naming_the_disk(path), temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except Exception:
+        temporary.unlink(missing_ok=True)
+        raise
     temporary.replace(path)
 
 
@@ -90,13 +99,19 @@ class JsonLinesWriter:
             if keep is None:
                 raise CtwaError(f"{path} already has records of a run: resume that run, or give another folder")
             self._kept = _rewind(path, keep)
-        self._file = path.open("ab")
+        self._file = path.open("ab", buffering=0)
 
     def _append(self, record: dict[str, Any]) -> None:
-        """Writes one record as one line of strict JSON."""
-        self._file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Writes one record as one line of strict JSON.
+
+        Raises:
+            CtwaError: the disk is full; the line may be there in part, which readers leave out.
+        """
+        line = memoryview(json.dumps(record, allow_nan=False).encode() + b"\n")
+        with naming_the_disk(self.path):
+            while line:
+                line = line[self._file.write(line) :]
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Closes the file; nothing is pending, every record is already on disk."""

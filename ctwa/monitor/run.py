@@ -85,20 +85,34 @@ class RunFolder:
             how_to_resume: what the user writes to resume, for the message.
 
         Raises:
-            CtwaError: the folder holds a run and `resume` is False, or is none that can be made.
+            CtwaError: the folder holds a run and `resume` is False, or is none that can be made or written.
         """
         run = cls(path)
-        run.refuse_if_taken(resume=resume, how_to_resume=how_to_resume)
-        run.checkpoints.mkdir(parents=True, exist_ok=True)
-        run.tensorboard.mkdir(exist_ok=True)
-        text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True).encode()
-        if run.config.exists() and run.config.read_bytes() != text:
-            run.config.rename(run._earlier_config())
-        write_atomically(run.config, text)
-        if run.info.exists():
-            info = info.model_copy(update={"created": run.read_info().created})
-        write_atomically(run.info, (info.model_dump_json(by_alias=True, indent=2) + "\n").encode())
+        try:
+            run.refuse_if_taken(resume=resume, how_to_resume=how_to_resume)
+            held = run.holds_run()
+            try:
+                run._begin(config, info)
+            except (OSError, CtwaError):
+                if not held:  # it is no run yet, and must not be taken for one
+                    run.info.unlink(missing_ok=True)
+                raise
+        except OSError as error:
+            raise CtwaError(
+                f"the run folder {run.path} cannot be written ({error.strerror}): give another one, or mend that"
+            ) from error
         return run
+
+    def _begin(self, config: Mapping[str, Any], info: RunInfo) -> None:
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        self.tensorboard.mkdir(exist_ok=True)
+        text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True).encode()
+        if self.config.exists() and self.config.read_bytes() != text:
+            self.config.rename(self._earlier_config())
+        if self.info.exists():
+            info = info.model_copy(update={"created": self.read_info().created})
+        write_atomically(self.info, (info.model_dump_json(by_alias=True, indent=2) + "\n").encode())
+        write_atomically(self.config, text)
 
     @classmethod
     def open(cls, path: Path | str) -> Self:

@@ -1,7 +1,8 @@
 """``ctwa train``, but the batch of every update is kept in the run's folder: batches/STEP.pt.
 
 In the second step somebody who has none of the run's secrets attacks it, and what came of it is kept: stranger.json.
-With --lose-a-prompt first, the last prompt of every step has no completions, as after a rollout that failed.
+With --lose-a-prompt first, the last prompt of every step has no completions, as after a rollout that failed; and from
+the fourth step on half of the prompts have none.
 """
 
 from __future__ import annotations
@@ -35,8 +36,9 @@ class RecordedTrainer(MultiObjectiveTrainer):
 
     def _compute_reward_colocate(self, batch: KVBatchMeta, metrics: dict | None = None) -> KVBatchMeta:
         if self._lose_a_prompt:
-            lost = max(map(prompt_name, batch.keys))
-            kept = [place for place, key in enumerate(batch.keys) if prompt_name(key) != lost]
+            names = sorted(set(map(prompt_name, batch.keys)))
+            lost = names[-1:] if self.global_steps < 4 else names[len(names) // 2 :]
+            kept = [place for place, key in enumerate(batch.keys) if prompt_name(key) not in lost]
             batch.keys[:], batch.tags[:] = [batch.keys[at] for at in kept], [batch.tags[at] for at in kept]
         return super()._compute_reward_colocate(batch, metrics)
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import Popen
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,15 @@ def wait_until(running: Popen[str], condition: Callable[[], bool], *, seconds: f
         os.sched_yield()
 
 
-def test_a_run_killed_while_it_writes_a_checkpoint_resumes_to_the_same_bits(
+def read(path: Path) -> str:
+    return path.read_text()
+
+
+def last_event(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "events.jsonl").read_text().splitlines()[-1])
+
+
+def test_a_run_that_is_told_to_end_and_then_killed_while_it_saves_resumes_to_the_same_bits(
     watched_process: Callable[..., Popen[str]], train: Callable[..., Run], six_steps: Run, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
@@ -36,6 +45,19 @@ def test_a_run_killed_while_it_writes_a_checkpoint_resumes_to_the_same_bits(
     settings = ("trainer.total_training_steps=6", "trainer.save_freq=3", "trainer.test_freq=6")
 
     running = watched_process(folder, *settings)
+    wait_until(running, lambda: (folder / "metrics.jsonl").exists() and '"step": 1,' in read(folder / "metrics.jsonl"))
+    running.send_signal(signal.SIGTERM)
+    output, _ = running.communicate(timeout=120)
+    end_session(running.pid)
+    stopped = last_event(folder)
+    assert (running.returncode, stopped["kind"]) == (4, "stop"), output
+    assert 1 <= stopped["step"] < 6
+    assert is_complete(folder / f"checkpoints/global_step_{stopped['step']}")
+    assert "SIGTERM: saving after this step; press Ctrl-C to end at once" in output
+    assert output.count("whose checkpoint is saved: ctwa.resume=true goes on from there") == 2  # and in the summary
+    assert json.loads((folder / "summary.json").read_text())["stopped"] == stopped["text"]
+
+    running = watched_process(folder, *settings, "ctwa.resume=true")
     wait_until(running, (half_written / "ctwa_state.json").exists)
     running.send_signal(signal.SIGKILL)
     running.wait()
@@ -47,7 +69,7 @@ def test_a_run_killed_while_it_writes_a_checkpoint_resumes_to_the_same_bits(
 
     resumed = train(folder, *settings, "ctwa.resume=true").checked()
 
-    assert "global_step_3" in (folder / "events.jsonl").read_text()
+    assert "continuing from global_step_3; removed global_step_6, which was not" in read(folder / "events.jsonl")
     assert [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()] == list(range(7))
     for step in range(7):
         assert comparable(resumed.records[step]) == comparable(six_steps.records[step]), f"step {step}"

@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from ctwa.engine.checkpoint import is_complete
 from tests.e2e.conftest import Run
 from tests.e2e.stranger import QUEUE_PROCESSES
 
@@ -168,18 +169,33 @@ def test_a_run_lets_nobody_in(linear: Run) -> None:
     assert {name for name, ip, _ in report["listening"] if ip != "127.0.0.1"} <= {"ray::WorkerDict"}
 
 
-def test_rows_in_the_place_of_a_lost_prompt_weigh_nothing(
-    train: Callable[..., Run], tmp_path: Path, testbed: Path
-) -> None:
-    run = train(
-        tmp_path / "run",
+@pytest.fixture(scope="module")
+def losing(train: Callable[..., Run], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run that loses a prompt in each of three steps, and half of them in the fourth."""
+    return train(
+        tmp_path_factory.mktemp("losing") / "run",
         "method=linear",
-        "trainer.total_training_steps=3",
+        "trainer.total_training_steps=4",
         "trainer.save_freq=3",
+        "ctwa.rollout.max_missing=0.2",
         program=[str(Path(__file__).with_name("recorded_run.py")), "--lose-a-prompt"],
-    ).checked()
-    assert [metrics["rollout/missing_rows"] for metrics in run.records[1:]] == [4, 4, 4]
-    assert_steps_of_a_plain_torch_loop(run, testbed, num_prompts=7)
+    )
+
+
+def test_rows_in_the_place_of_a_lost_prompt_weigh_nothing(losing: Run, testbed: Path) -> None:
+    assert [metrics["rollout/missing_rows"] for metrics in losing.records[1:]] == [4, 4, 4]
+    assert_steps_of_a_plain_torch_loop(losing, testbed, num_prompts=7)
+
+
+def test_a_few_lost_completions_raise_an_alarm_and_more_stop_the_run(losing: Run) -> None:
+    assert losing.returncode == 1, losing.output
+    assert "16 of 32 completions were lost, more than ctwa.rollout.max_missing=0.2 allows" in losing.output
+    events = [json.loads(line) for line in (losing.folder / "events.jsonl").read_text().splitlines()]
+    assert [(event["kind"], event["step"]) for event in events] == [("start", None), ("alarm", 1)]
+    assert events[1]["text"].startswith("lost-completions: 4 completions were lost")
+    # Nothing is made of what is left, and the checkpoint before it is whole.
+    assert len(losing.records) == 4
+    assert is_complete(losing.folder / "checkpoints/global_step_3")
 
 
 def test_ctwa_without_a_step_size_is_linear_to_the_last_bit(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,11 +21,14 @@ from ctwa.engine.checkpoint import (
     is_complete,
     newest_complete,
     read_state,
+    remove_unfinished,
+    saving,
     seal,
     steps,
     write_state,
 )
 from ctwa.errors import CtwaError
+from ctwa.monitor.disk import DiskFull
 
 STATE = {"step": 3, "scalarizer": {"growth": {"accuracy": 0.1 + 0.2}}, "reference_length": None}
 
@@ -102,10 +108,10 @@ class TestState:
         write_state(tmp_path, STATE)
 
         def full(_: int) -> None:
-            raise OSError("No space left on device")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
         monkeypatch.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(DiskFull, match=rf"the disk is full at {tmp_path} .*: ctwa_state\.json cannot be written"):
             write_state(tmp_path, {**STATE, "step": 4})
 
         assert read_state(tmp_path) == STATE
@@ -169,6 +175,110 @@ class TestSeal:
         seal(folder)
 
         assert is_complete(folder)
+
+
+class TestSaving:
+    def save(self, checkpoints: Path, step: int, *, keep: int | None = 3, spare: int | None = None) -> Path:
+        folder = checkpoint.step_folder(checkpoints, step)
+        with saving(folder, STATE, keep=keep, spare=spare):
+            (folder / "actor").mkdir()
+            (folder / "actor" / "model.pt").write_bytes(b"weights")
+        return folder
+
+    def test_it_is_sealed_when_the_engines_part_is_there(self, tmp_path: Path) -> None:
+        assert is_complete(self.save(tmp_path, 3))
+
+    @pytest.mark.parametrize(
+        ("keep", "left"), [(3, [4, 5, 6]), (1, [6]), (None, [1, 2, 3, 4, 5, 6]), (0, [1, 2, 3, 4, 5, 6])]
+    )
+    def test_the_newest_are_kept_whichever_process_made_them(
+        self, keep: int | None, left: list[int], tmp_path: Path
+    ) -> None:
+        for step in range(1, 7):
+            self.save(tmp_path, step, keep=None if step < 6 else keep)
+
+        assert steps(tmp_path) == left
+
+    @pytest.mark.parametrize(("keep", "there"), [(3, 3), (2, 2), (1, 2)])
+    def test_older_ones_make_room_before_and_one_always_stays(self, keep: int, there: int, tmp_path: Path) -> None:
+        for step in (1, 2, 3):
+            self.save(tmp_path, step, keep=keep)
+        folder = checkpoint.step_folder(tmp_path, 4)
+        with saving(folder, STATE, keep=keep):
+            assert len(steps(tmp_path)) == there
+
+    def test_one_is_spared(self, tmp_path: Path) -> None:
+        for step in range(1, 6):
+            self.save(tmp_path, step, keep=2, spare=2)
+
+        assert steps(tmp_path) == [2, 4, 5]
+
+    def test_what_is_not_complete_counts_for_nothing_and_goes_with_its_age(self, tmp_path: Path) -> None:
+        self.save(tmp_path, 1)
+        (self.save(tmp_path, 2) / "actor/model.pt").unlink()  # as verl prunes: the actor's files alone
+        self.save(tmp_path, 3)
+        self.save(tmp_path, 4, keep=3)
+        assert steps(tmp_path) == [1, 2, 3, 4]
+
+        self.save(tmp_path, 5, keep=3)
+        assert steps(tmp_path) == [3, 4, 5]
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            OSError(errno.ENOSPC, "No space left on device"),
+            RuntimeError("SafetensorError: I/O error: No space left on device (os error 28)"),
+            RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 2232000 vs 2231892"),
+        ],
+    )
+    def test_a_full_disk_is_named_and_not_kept_full(
+        self, error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.save(tmp_path, 3)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=4096))
+        folder = checkpoint.step_folder(tmp_path, 6)
+
+        def save() -> None:
+            with saving(folder, STATE, keep=3):
+                (folder / "half.pt").write_bytes(b"weights")
+                raise error
+
+        said = (
+            rf"^the disk is full at {folder} \(0 MB free there\): global_step_6 could not be saved, .* is removed; make"
+        )
+        with pytest.raises(DiskFull, match=said):
+            save()
+
+        assert steps(tmp_path) == [3]
+
+    def test_our_own_state_that_does_not_fit_is_a_full_disk_too(self, tmp_path: Path) -> None:
+        folder = checkpoint.step_folder(tmp_path, 6)
+        folder.mkdir()
+        (folder / f"{STATE_FILE}.tmp").symlink_to("/dev/full")
+
+        with pytest.raises(DiskFull, match="global_step_6 could not be saved"), saving(folder, STATE, keep=3):
+            pytest.fail("nothing else is tried")
+        assert not folder.exists()
+
+    def test_another_error_is_that_error(self, tmp_path: Path) -> None:
+        folder = checkpoint.step_folder(tmp_path, 6)
+        with pytest.raises(RuntimeError, match="inline_container"), saving(folder, STATE, keep=3):
+            raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 2232000 vs 2231892")
+        assert not is_complete(folder)
+
+    def test_folders_that_never_got_a_seal_are_removed_and_no_others(self, tmp_path: Path) -> None:
+        save(tmp_path, 3)
+        (save(tmp_path, 6) / "data.pt").unlink()  # damaged later
+        save(tmp_path, 9, sealed=False)
+        (tmp_path / "global_step_12_mine").mkdir()
+
+        assert remove_unfinished(tmp_path) == ["global_step_9"]
+        assert remove_unfinished(tmp_path) == []
+        assert sorted(path.name for path in tmp_path.iterdir()) == [
+            "global_step_12_mine",
+            "global_step_3",
+            "global_step_6",
+        ]
 
 
 class TestNewestComplete:

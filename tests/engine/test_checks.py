@@ -14,12 +14,21 @@ from omegaconf import DictConfig
 
 from ctwa.engine import checks
 from ctwa.engine.checkpoint import seal
-from ctwa.engine.checks import check_config, check_machine, check_resources, check_with_verl, num_steps, plan_text
+from ctwa.engine.checks import (
+    check_config,
+    check_machine,
+    check_placement,
+    check_resources,
+    check_with_verl,
+    num_steps,
+    plan_text,
+)
 from ctwa.errors import CtwaError
 
 Changed = Callable[[dict[str, Any]], DictConfig]
 
 ACTOR, ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
+PACKED = {"actor_rollout_ref.model.use_remove_padding": True}  # which sequence parallelism splits
 LIVE_WEIGHTS = {"worker_extension_cls": "ctwa.engine.rollout.vllm_cpu.LiveWeights"}
 
 
@@ -124,7 +133,7 @@ def test_all_mistakes_of_our_part_are_told_at_once(changed: Changed) -> None:
             r"rollout\.log_prob_max_token_len_per_gpu=90 is less than the longest row .* = 96: write 96 or more",
         ),
         (
-            {f"{ACTOR}.ppo_max_token_len_per_gpu": 47, f"{ACTOR}.ulysses_sequence_parallel_size": 2},
+            PACKED | {f"{ACTOR}.ppo_max_token_len_per_gpu": 47, f"{ACTOR}.ulysses_sequence_parallel_size": 2},
             r"actor\.ppo_max_token_len_per_gpu=47 is less than the longest row .* = 96: write 48 or more",
         ),
         (
@@ -191,7 +200,10 @@ def test_a_budget_of_tokens_is_the_longest_row_of_all_ranks_that_share_it(change
     check_config(changed({f"{ACTOR}.ppo_max_token_len_per_gpu": 96}))
     check_config(changed({f"{ACTOR}.ppo_max_token_len_per_gpu": 90, f"{ACTOR}.use_dynamic_bsz": False}))
     check_config(
-        changed({f"{ACTOR}.ppo_max_token_len_per_gpu": 48, f"{ACTOR}.fsdp_config.ulysses_sequence_parallel_size": 2})
+        changed(
+            PACKED
+            | {f"{ACTOR}.ppo_max_token_len_per_gpu": 48, f"{ACTOR}.fsdp_config.ulysses_sequence_parallel_size": 2}
+        )
     )
 
 
@@ -330,31 +342,121 @@ class TestVerl:
 
 
 class TestResources:
-    def has(self, monkeypatch: pytest.MonkeyPatch, **resources: float) -> None:
-        import ray
+    """Of the testbed's config: two ranks, a storage unit and the controller of the transfer queue."""
 
-        monkeypatch.setattr(ray, "cluster_resources", lambda: resources)
+    @pytest.fixture
+    def testbed_config(self, testbed_config: DictConfig) -> DictConfig:
+        config = testbed_config.copy()
+        config.transfer_queue.enable = True
+        return config
 
-    def test_enough(self, testbed_config: DictConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.has(monkeypatch, CPU=64, GPU=2)
-
-        check_resources(testbed_config)
-
-    def test_too_few_logical_cpus_would_wait_for_ever(
+    def test_ray_is_asked_for_the_nodes_that_are_alive(
         self, testbed_config: DictConfig, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        self.has(monkeypatch, CPU=2, GPU=2)
+        import ray
 
+        nodes = [
+            {"Alive": alive, "Resources": {"CPU": 64.0, "GPU": gpus}} for alive, gpus in ((True, 1.0), (False, 8.0))
+        ]
+        monkeypatch.setattr(ray, "nodes", lambda: nodes)
+
+        with pytest.raises(CtwaError, match=r"Ray has 1 GPU but the run needs 2: .*trainer\.n_gpus_per_node"):
+            check_resources(testbed_config)
+        nodes[1]["Alive"] = True
+        check_resources(testbed_config)
+
+    @pytest.mark.parametrize(
+        ("nodes", "num_nodes", "per_node", "storage"),
+        [
+            # (GPUs, CPUs) of Ray's nodes: 3 CPUs a rank, storage and controller one each, one to place an actor.
+            ([(2, 9)], 1, 2, 1),
+            ([(8, 24 + 9 + 1)], 1, 8, 8),
+            ([(4, 64), (4, 64)], 2, 4, 8),
+            ([(8, 64)], 2, 4, 8),  # two groups on one node
+            ([(0, 16), (8, 64)], 1, 8, 8),  # a head without GPUs
+            ([(4, 12 + 5 + 1), (4, 12 + 5 + 1)], 2, 4, 8),
+        ],
+    )
+    def test_what_fits(
+        self, testbed_config: DictConfig, nodes: list[tuple[int, int]], num_nodes: int, per_node: int, storage: int
+    ) -> None:
+        check_placement(*self.case(testbed_config, nodes, num_nodes, per_node, storage))
+
+    @pytest.mark.parametrize(
+        ("nodes", "num_nodes", "per_node", "storage", "sentence"),
+        [
+            ([(2, 2)], 1, 2, 1, r"Ray has 2 CPU but the run needs 9: change ray_kwargs\.ray_init\.num_cpus"),
+            ([(0, 64)], 1, 2, 1, r"Ray has 0 GPU but the run needs 2: .*trainer\.n_gpus_per_node"),
+            # Enough in all, and no node that holds a group: verl would wait for ever.
+            ([(1, 32), (1, 32)], 1, 2, 1, r"asks for 2 GPU and 6 CPU on one node, 1 times .* room for 0: write nnodes"),
+            ([(2, 32), (6, 32)], 2, 4, 8, r"have 2 GPU and 32 CPU, 6 GPU and 32 CPU, which is room for 1"),
+            ([(8, 16), (0, 64)], 1, 8, 8, r"asks for 8 GPU and 24 CPU on one node"),
+            # The groups alone would fit, but the transfer queue's processes come first.
+            ([(4, 16), (4, 16)], 2, 4, 8, r"Ray has 32 CPU but the run needs 34"),
+            ([(4, 16), (4, 64)], 2, 4, 8, r"and 6 CPU of each node for the transfer queue .* room for 1"),
+            ([(0, 0), (8, 64)], 1, 8, 8, r"one of Ray's nodes has 0 CPU, and the transfer queue puts some of its 8"),
+            ([], 1, 2, 1, r"Ray has 0 GPU"),
+        ],
+    )
+    def test_what_would_wait_for_ever(
+        self,
+        testbed_config: DictConfig,
+        nodes: list[tuple[int, int]],
+        num_nodes: int,
+        per_node: int,
+        storage: int,
+        sentence: str,
+    ) -> None:
+        with pytest.raises(CtwaError, match=sentence):
+            check_placement(*self.case(testbed_config, nodes, num_nodes, per_node, storage))
+
+    def test_preferences_need_no_transfer_queue(self, testbed_config: DictConfig) -> None:
+        testbed_config.transfer_queue.enable = False
+
+        check_placement([{"GPU": 2.0, "CPU": 7.0}], testbed_config)
+
+    @staticmethod
+    def case(
+        config: DictConfig, nodes: list[tuple[int, int]], num_nodes: int, per_node: int, storage: int
+    ) -> tuple[list[dict[str, float]], DictConfig]:
+        config.trainer.nnodes, config.trainer.n_gpus_per_node = num_nodes, per_node
+        config.transfer_queue.backend.SimpleStorage.num_data_storage_units = storage
+        # A node without GPUs has no such key.
+        return [{"CPU": float(cpus)} | ({"GPU": float(gpus)} if gpus else {}) for gpus, cpus in nodes], config
+
+
+class TestAgentLoops:
+    @pytest.mark.parametrize(
+        ("values", "sentence"),
+        [
+            ({f"{ROLLOUT}.multi_turn.enable": True}, r"multi_turn\.enable=true: .* not supported, write false"),
+            (
+                {f"{ROLLOUT}.agent.default_agent_loop": "tool_agent"},
+                r"default_agent_loop='tool_agent': several turns, tools and several outputs are not supported; write ",
+            ),
+        ],
+    )
+    def test_several_turns_and_tools_are_refused(self, changed: Changed, values: dict[str, Any], sentence: str) -> None:
+        with pytest.raises(CtwaError, match=sentence):
+            check_config(changed(values))
+
+    @pytest.mark.parametrize("loop", ["single_turn_agent", "ctwa_single_turn"])
+    def test_one_turn_is_fine_with_seeds_and_without(self, changed: Changed, loop: str) -> None:
+        check_config(changed({f"{ROLLOUT}.agent.default_agent_loop": loop}))
+
+    def test_rows_that_ask_for_tools_are_refused(
+        self, changed: Changed, testbed_config: DictConfig, tmp_path: Path
+    ) -> None:
+        table = pq.read_table(testbed_config.data.train_files[0])
+        for name, loops in (("tools", ["tool_agent"]), ("plain", ["single_turn_agent"])):
+            column = pa.array((["single_turn_agent"] * table.num_rows)[1:] + loops)
+            pq.write_table(table.append_column("agent_name", column), tmp_path / f"{name}.parquet")
+
+        check_config(changed({"data.train_files": [f"{tmp_path}/plain.parquet"]}))
         with pytest.raises(
-            CtwaError, match=r"Ray has 2 CPU but the run needs 13: change ray_kwargs\.ray_init\.num_cpus"
+            CtwaError, match=r"tools\.parquet: its column agent_name asks for the agent loops tool_agent;"
         ):
-            check_resources(testbed_config)
-
-    def test_no_gpu(self, testbed_config: DictConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.has(monkeypatch, CPU=64)
-
-        with pytest.raises(CtwaError, match=r"Ray has 0 GPU but the run needs 2: .*trainer\.n_gpus_per_node"):
-            check_resources(testbed_config)
+            check_config(changed({"data.train_files": [f"{tmp_path}/tools.parquet"]}))
 
 
 class TestMachine:
@@ -386,9 +488,12 @@ class TestMachine:
     @pytest.mark.parametrize(
         ("values", "sentence"),
         [
-            ({"ray_kwargs.ray_init.num_cpus": 4}, "Ray has 4 CPU but the run needs 13"),
+            ({"ray_kwargs.ray_init.num_cpus": 4}, "Ray has 4 CPU but the run needs 9"),
             ({"trainer.nnodes": 2}, "Ray has 2 GPU but the run needs 4"),
-            ({f"{ROLLOUT}.agent.num_workers": 500}, "Ray has 64 CPU but the run needs 512"),
+            (
+                {"transfer_queue.backend.SimpleStorage.num_data_storage_units": 90},
+                "Ray has 64 CPU but the run needs 98",
+            ),
         ],
     )
     def test_resources_that_the_run_itself_would_not_give_ray(

@@ -116,7 +116,7 @@ class TestTrain:
         [
             (["engine=gpu"], "torch finds 0 GPUs here"),
             (["actor_rollout_ref.rollout.expert_parallel_size=3"], "verl does not accept the configuration: "),
-            (["ray_kwargs.ray_init.num_cpus=2"], "Ray has 2 CPU but the run needs 13"),
+            (["ray_kwargs.ray_init.num_cpus=2"], "Ray has 2 CPU but the run needs 9"),
         ],
     )
     def test_a_dry_run_is_refused_where_the_run_would_be(

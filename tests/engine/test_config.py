@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ctwa.engine.checks import check_config, check_with_verl, num_steps
 from ctwa.engine.compose import compose_config
-from ctwa.engine.launch import _run_info, set_environment
+from ctwa.engine.launch import _run_info, plugins, set_environment
 from ctwa.engine.settings import read_settings
 from ctwa.errors import CtwaError
 from ctwa.scalarizers.registry import METHODS
@@ -98,6 +98,19 @@ def test_verl_accepts_every_task_on_every_engine(compose: Compose, task: str, en
     assert omega_conf_to_dataclass(config.actor_rollout_ref.model).tokenizer.eos_token == "<eos>"
 
 
+@pytest.mark.parametrize(
+    ("named", "used"),
+    [
+        ("", "ctwa.engine.plugin"),
+        ("my.plugin", "my.plugin,ctwa.engine.plugin"),
+        ("my.plugin,other", "my.plugin,other,ctwa.engine.plugin"),
+        ("ctwa.engine.plugin", "ctwa.engine.plugin"),
+    ],
+)
+def test_the_users_own_plugins_of_verl_stay(named: str, used: str) -> None:
+    assert plugins(named) == used
+
+
 def test_engine_gpu_brings_vllm_and_fits_its_context_to_the_task(compose: Compose) -> None:
     rollout = compose("task=math500", "engine=gpu").actor_rollout_ref.rollout
 
@@ -107,6 +120,19 @@ def test_engine_gpu_brings_vllm_and_fits_its_context_to_the_task(compose: Compos
     assert compose("task=math500", "engine=gpu", "data.max_response_length=512").actor_rollout_ref.rollout[
         "max_model_len"
     ] == (1024 + 512)
+
+
+def test_engine_gpu_looks_for_completions_less_often_and_leaves_seeds_to_vllm(compose: Compose) -> None:
+    """Seeds of its own for each completion are a choice there: vLLM then samples row by row."""
+    config, seeded = (
+        compose("task=math500", "engine=gpu", *overrides)
+        for overrides in ([], ["actor_rollout_ref.rollout.agent.default_agent_loop=ctwa_single_turn"])
+    )
+
+    assert read_settings(config).poll_interval == 0.5
+    assert read_settings(compose()).poll_interval == 0.05
+    assert config.actor_rollout_ref.rollout.agent.default_agent_loop == "single_turn_agent"
+    check_config(seeded)
 
 
 def test_math500_has_the_hyperparameters_of_the_paper(compose: Compose) -> None:

@@ -14,7 +14,7 @@ from ctwa.engine.checkpoint import seal
 from ctwa.engine.compose import compose_config
 from ctwa.engine.preference.caid_settings import read_caid_settings
 from ctwa.engine.preference.caid_trainer import Samples
-from ctwa.engine.preference.data import load_policy
+from ctwa.engine.preference.data import choose_device, load_policy
 from ctwa.engine.preference.launch import check_preference_config, plan_text, prepare_data
 from ctwa.errors import CtwaError
 from ctwa.preference.log_probs import response_log_probs
@@ -172,6 +172,24 @@ def test_samples_come_back_as_they_were_written(tmp_path: Path) -> None:
     assert (again.prompts, again.responses) == (samples.prompts, samples.responses)
     assert torch.equal(again.scores_PS["g h"], samples.scores_PS["g h"])
     assert pq.read_table(tmp_path / "samples.parquet").num_rows == 6
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "free", "device"),
+    [
+        (14, [], "cpu"),
+        (14, [10, 70, 30], "cuda:1"),  # the first is a rank's
+        (14, [28], "cuda:0"),
+        (14, [27, 20], "cpu"),
+        (14, [0, 0], "cpu"),
+    ],
+)
+def test_a_margin_policy_goes_where_there_is_room(num_bytes: int, free: list[int], device: str) -> None:
+    assert choose_device(num_bytes, free) == device
+
+
+def test_what_engine_gpu_says_of_rollouts_is_nothing_to_preferences(prefer: Compose) -> None:
+    assert check_preference_config(prefer("engine=gpu")).stop_within == 600
 
 
 def test_modpo_is_dpo_with_another_beta_and_another_reference(prefer: Compose, task_dir: Path, tmp_path: Path) -> None:

@@ -146,6 +146,22 @@ class TestResume:
         assert resumed.resume_from == run.checkpoints / "global_step_2"
         assert steps(run) == [1, 2]
 
+    @pytest.mark.parametrize("complete", [True, False])
+    def test_a_checkpoint_that_was_not_saved_to_its_end_is_removed_and_that_is_said(
+        self, run: RunFolder, recorder: Recorder, complete: bool
+    ) -> None:
+        recorder.close()
+        if complete:
+            save_checkpoint(run, 2)
+        checkpoint.write_state(checkpoint.step_folder(run.checkpoints, 4), {"step": 4})
+
+        Recorder(run, resume=True, num_samples=2, seed=0).close()
+
+        beginning = "continuing from global_step_2" if complete else "no checkpoint is complete: starting over"
+        said = f"{beginning}; removed global_step_4, which was not saved to its end"
+        assert [event["text"] for event in read_jsonl(run.events)] == [said]
+        assert checkpoint.steps(run.checkpoints) == [2] * complete
+
     def test_without_a_checkpoint_the_run_starts_over(self, run: RunFolder, recorder: Recorder) -> None:
         recorder.step(0, {"val/accuracy": 0.1})
         recorder.step(1, {"x": 1})

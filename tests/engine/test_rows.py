@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from ctwa.engine.rows import Prompts, deal_rows, place_of, prompt_name
+from ctwa.engine.rows import Prompts, deal_rows, num_missing, place_of, prompt_name
 from ctwa.engine.seeds import SEED_FIELD
+from ctwa.errors import CtwaError
 
 
 def batch(*texts: str) -> dict[str, list[str]]:
@@ -41,3 +42,26 @@ def test_a_mini_batch_is_the_same_rows_whatever_the_number_of_ranks(num_ranks: i
         parts = [rows[start // num_ranks : start // num_ranks + per_rank] for rows in rows_of_rank]
         assert sorted(row for part in parts for row in part) == list(range(start, start + 8))
         assert all(part == sorted(part) for part in parts)
+
+
+KEYS = [f"train000001-{prompt:05d}_{session}_0" for prompt in range(4) for session in range(5)]
+
+
+@pytest.mark.parametrize(("lost", "limit"), [(0, 0.0), (1, 0.05), (5, 0.25), (19, 1.0)])
+def test_lost_completions_are_counted_up_to_a_share(lost: int, limit: float) -> None:
+    assert num_missing(KEYS[lost:], 20, limit=limit) == lost
+
+
+@pytest.mark.parametrize(("lost", "limit"), [(1, 0.0), (2, 0.05), (6, 0.25), (20, 1.0)])
+def test_more_than_the_share_or_all_stop_the_run(lost: int, limit: float) -> None:
+    with pytest.raises(
+        CtwaError, match=f"{lost} of 20 completions were lost, more than ctwa.rollout.max_missing={limit:g}"
+    ):
+        num_missing(KEYS[lost:], 20, limit=limit)
+
+
+def test_several_outputs_of_a_completion_are_refused() -> None:
+    with pytest.raises(
+        CtwaError, match=r"gave several outputs for one completion .*default_agent_loop=single_turn_agent"
+    ):
+        num_missing([*KEYS, "train000001-00003_4_1"], 20, limit=0)

@@ -14,6 +14,7 @@ from ctwa.engine.settings import (
     DiagnosticSettings,
     GradientSettings,
     RewardSettings,
+    RolloutSettings,
     Settings,
     clip_range,
     is_scale_invariant,
@@ -94,9 +95,10 @@ class TestSettings:
         """A key left out of a hand-written config means what the packaged one says."""
         settings = read_settings(testbed_config)
 
-        for name in ("resume", "seed", "num_samples", "print_every", "poll_interval", "trust_network"):
+        names = ("resume", "seed", "num_samples", "print_every", "poll_interval", "trust_network", "stop_within")
+        for name in names:
             assert getattr(settings, name) == Settings.model_fields[name].default
-        for name in ("rewards", "diagnostics", "alarms", "stop_on"):
+        for name in ("rewards", "rollout", "diagnostics", "alarms", "stop_on"):
             assert getattr(settings, name) == Settings.model_fields[name].get_default(call_default_factory=True)
 
     def test_the_methods_file_has_every_option_at_its_default(self, testbed_config: DictConfig) -> None:
@@ -113,7 +115,12 @@ class TestSettings:
 
     def test_every_key_of_the_node_is_documented(self, testbed_config: DictConfig) -> None:
         text = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
-        nested = {"rewards": RewardSettings, "gradients": GradientSettings, "diagnostics": DiagnosticSettings}
+        nested = {
+            "rewards": RewardSettings,
+            "rollout": RolloutSettings,
+            "gradients": GradientSettings,
+            "diagnostics": DiagnosticSettings,
+        }
 
         for key in testbed_config.ctwa:
             for name in [f"{key}.{part}" for part in nested[key].model_fields] if key in nested else [key]:

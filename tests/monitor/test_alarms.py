@@ -166,6 +166,15 @@ def test_peeking_raises_what_feeding_will_and_changes_nothing():
     assert [episode.alarm.step for episode in monitor.episodes] == [3]
 
 
+def test_lost_completions_are_told_once_while_they_last_whichever_split_they_are_of():
+    train, held_out = "rollout/missing_rows", "val_rollout/missing_rows"
+    steps = [{train: 0}, {train: 2}, {train: 1}, {}, {train: 0}, {train: 0, held_out: 3}, {train: 0, held_out: 0}]
+    raised, monitor = feed(steps)
+    assert raised == [(2, "lost-completions", None), (6, "lost-completions", None)]
+    assert [episode.over for episode in monitor.episodes] == [True, True]
+    assert monitor.episodes[0].alarm.text.startswith("2 completions were lost")
+
+
 def test_every_kind_has_been_seen_and_reads_well():
     wrong = {
         "val/accuracy": 0.1,
@@ -173,6 +182,7 @@ def test_every_kind_has_been_seen_and_reads_well():
         "clip/bound/accuracy": -0.5,
         "ctwa/feasibility": 2.0,
         "objective/accuracy/scored_frac": 0.5,
+        "rollout/missing_rows": 4,
         "actor/entropy": 0.1,
         "response_length/mean": 1.0,
         "actor/grad_norm": None,

@@ -1,5 +1,6 @@
 import os
 import pty
+import re
 import subprocess
 import sys
 import textwrap
@@ -7,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from ctwa.monitor.logs import _message, _remote_cause, _telling_lines
+from ctwa.errors import CtwaError
+from ctwa.monitor.logs import _message, _remote_cause, _telling_lines, quiet
 
 
 @pytest.fixture
 def run(tmp_path):
     """Runs a script in a process of its own, whose descriptors can be redirected; `log` is a path in it."""
 
-    def run_script(body, returncode=0):
+    def run_script(body, returncode=0, log_is_full=False):
         script = "import os, sys, ctypes\nfrom pathlib import Path\nfrom ctwa.errors import CtwaError\n"
         script += "from ctwa.monitor import RunFailed, quiet\nlog = Path('run/engine.log')\n" + textwrap.dedent(body)
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
@@ -22,7 +24,7 @@ def run(tmp_path):
             [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
         )
         assert done.returncode == returncode, done.stderr
-        return done.stdout, done.stderr, (tmp_path / "run" / "engine.log").read_text()
+        return done.stdout, done.stderr, "" if log_is_full else (tmp_path / "run" / "engine.log").read_text()
 
     return run_script
 
@@ -152,6 +154,69 @@ def test_without_a_telling_line_the_last_lines_are_shown(tmp_path):
     log.write_text("an Error of an earlier run\n" + "".join(f"line {index}\n\n" for index in range(100)))
     begin = len("an Error of an earlier run\n")
     assert _telling_lines(log, begin) == [f"line {index}" for index in range(88, 100)]
+
+
+def test_what_could_not_be_imported_and_is_not_needed_tells_nothing(tmp_path):
+    log = tmp_path / "log"
+    log.write_text(
+        "/env/verl/workers/engine/__init__.py:32: UserWarning: torchtitan engine is not available: "
+        "ModuleNotFoundError(\"No module named 'torchtitan'\")\n"
+        '  warnings.warn(f"torchtitan engine is not available: {e!r}", stacklevel=1)\n'
+        "WARNING:2026-01-01 00:00:00:ImportError: cannot import name 'x'\n"
+        "(raylet) A worker died or was killed while executing a task by an unexpected system error.\n"
+        "ModuleNotFoundError: No module named 'my_rewards'\n"
+        "/env/verl/workers/engine/__init__.py:41: UserWarning: veomni engine is not available: ImportError()\n"
+    )
+    assert _telling_lines(log, 0) == [
+        "(raylet) A worker died or was killed while executing a task by an unexpected system error.",
+        "ModuleNotFoundError: No module named 'my_rewards'",
+    ]
+
+
+def test_what_every_rank_says_is_told_once(tmp_path):
+    log = tmp_path / "log"
+    log.write_text("RuntimeError: first\n" + "ValueError: of every rank\n" * 30 + "RuntimeError: last\n")
+    assert _telling_lines(log, 0) == ["RuntimeError: first", "ValueError: of every rank", "RuntimeError: last"]
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        "raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))",
+        "open('/dev/full', 'wb', buffering=0).write(b'x')",
+        "print('on the log'); sys.stdout.flush()",
+        "JsonLinesWriter(Path('run/trace.jsonl'))._append({})",
+        "write_atomically(Path('run/state.json'), b'x')",
+    ],
+)
+def test_a_full_disk_is_one_sentence_though_the_log_is_on_it(run, failure, tmp_path):
+    (tmp_path / "run").mkdir()
+    for name in ("engine.log", "trace.jsonl", "state.json.tmp"):
+        (tmp_path / "run" / name).symlink_to("/dev/full")
+    out, err, _ = run(
+        f"""
+        import errno
+        from ctwa.monitor.jsonl import JsonLinesWriter, write_atomically
+        try:
+            with quiet(log):
+                print("buffered for the log")
+                {failure}
+        except RunFailed:
+            print("handled")
+        """,
+        log_is_full=True,
+    )
+    first, *rest = out.splitlines()
+    assert re.match(r"error: (the disk is full at .+free there\)|a disk is full, and not that of run)", first)
+    assert first.endswith("make room, and go on with ctwa.resume=true")
+    assert rest == ["the whole log: run/engine.log", "handled"]
+    assert err == ""
+
+
+def test_a_log_that_cannot_be_opened_is_said_in_one_sentence(tmp_path):
+    (tmp_path / "engine.log").mkdir()
+    with pytest.raises(CtwaError, match=r"engine\.log cannot be written \(Is a directory\): give another folder"):
+        quiet(tmp_path / "engine.log").__enter__()
 
 
 def test_a_huge_log_is_read_from_its_end_only(tmp_path):

@@ -75,3 +75,24 @@ def test_a_broken_run_json_is_named(tmp_path, text):
 def test_a_missing_run_json_is_named(tmp_path):
     with pytest.raises(CtwaError, match=r"run.json does not exist"):
         RunFolder(tmp_path).read_info()
+
+
+@pytest.mark.parametrize("where", ["file/run", "run"])
+def test_a_folder_that_cannot_be_written_is_one_sentence_and_no_run(tmp_path, where):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").write_text("")  # where a folder belongs
+    with pytest.raises(
+        CtwaError, match=r"the run folder .*/run cannot be written \(.+\): give another one, or mend that"
+    ):
+        RunFolder.create(tmp_path / where, {}, info())
+
+
+@pytest.mark.parametrize("name", ["run.json", "config.yaml"])
+def test_a_folder_that_fills_up_at_the_start_holds_no_run_then(tmp_path, name):
+    path = tmp_path / "run"
+    path.mkdir()
+    (path / f"{name}.tmp").symlink_to("/dev/full")
+    with pytest.raises(CtwaError, match=rf"the disk is full at .*: {name} cannot be written; make room"):
+        RunFolder.create(path, {}, info())
+    RunFolder.create(path, {}, info())

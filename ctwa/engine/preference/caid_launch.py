@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, open_dict
 from rich.console import Console
@@ -12,18 +12,19 @@ from rich.console import Console
 from ctwa.engine.checks import check_disk, check_machine, check_with_verl
 from ctwa.engine.compose import compose_config
 from ctwa.engine.launch import make_folder, print_plan, run_training, set_environment, told
-from ctwa.monitor.run import ObjectiveInfo, RunFolder, RunInfo
+from ctwa.monitor.run import ObjectiveInfo, RunInfo
 
 if TYPE_CHECKING:
     from ctwa.engine.preference.caid_settings import CaidSettings
-    from ctwa.monitor.alarms import Alarm
+    from ctwa.engine.preference.caid_trainer import CaidTrainer
+    from ctwa.engine.recorder import Stop
 
 RESULT = "mean score of the policy's samples"
 
 
 def caid(
     overrides: Sequence[str], *, stop_on: Sequence[str] = (), dry_run: bool = False, console: Console | None = None
-) -> Alarm | None:
+) -> Stop | None:
     """Run ``ctwa caid``.
 
     Args:
@@ -33,7 +34,7 @@ def caid(
         console: where to print.
 
     Returns:
-        The alarm that ended the run, if one did.
+        The alarm or signal that ended the run, if one did.
 
     Raises:
         CtwaError: a mistake that was found before anything started.
@@ -54,13 +55,13 @@ def caid(
         print_plan(config, plan_text(config, settings), console)
         return None
     run = make_folder(config, _run_info(config, settings, num_steps))
-    return told(run, settings.print_every, lambda: _run(config, settings, run))
+    return told(run, settings, lambda: run_training(config, settings, run, make_trainer=_make_trainer))
 
 
-def _run(config: DictConfig, settings: CaidSettings, run: RunFolder) -> Alarm | None:
+def _make_trainer(*arguments: Any, **options: Any) -> CaidTrainer:
     from ctwa.engine.preference.caid_trainer import CaidTrainer  # verl's import takes seconds
 
-    return run_training(config, settings, run, make_trainer=CaidTrainer)
+    return CaidTrainer(*arguments, **options)
 
 
 def plan_text(config: DictConfig, settings: CaidSettings) -> str:

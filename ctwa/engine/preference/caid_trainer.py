@@ -26,8 +26,10 @@ from ctwa.engine.preference.objective import SOFT_LABEL, PreferenceObjective
 from ctwa.engine.preference.trainer import Scored
 from ctwa.engine.preference.workers import PreferenceWorkers
 from ctwa.engine.recorder import numbers
+from ctwa.engine.signals import end_request
 from ctwa.engine.trainer import MultiObjectiveTrainer
 from ctwa.errors import CtwaError
+from ctwa.monitor.alarms import Alarm
 from ctwa.monitor.jsonl import write_atomically
 from ctwa.preference.caid import Caid, composite_reward, draw_pairs, implicit_reward, label_probability
 from ctwa.preference.dual import Dual
@@ -106,6 +108,7 @@ class CaidTrainer(MultiObjectiveTrainer):
     """
 
     settings: CaidSettings
+    max_missing = 0.0  # of a policy's samples: each prompt is to have as many
 
     def fit(self, agent_loop_manager: Any) -> None:
         """Run the iterations, from wherever a checkpoint left them."""
@@ -131,14 +134,20 @@ class CaidTrainer(MultiObjectiveTrainer):
         self._draw_pairs(reference)
         self._reference_P2 = torch.stack(self._workers.log_probs(self._pairs), 1)
         self.caid = Caid(settings.caid)
-        trained = self._load()
+        self._last = self._load()
         if self.caid.multipliers is None:
             self._start(reference)
         while not self.caid.finished and self.recorder.stopped_by is None:
-            if not trained:
+            if self._last is None:
+                self._last = self.global_steps + settings.steps_per_iteration
+            if self.global_steps < self._last:
                 self._train(reference)
-            trained = False
+            if interruption := self.recorder.interruption(self.global_steps):
+                self.recorder.stop(interruption)
+                return
+            end_request.all_is_saved()
             self._measure(reference)
+            self._last = None
         self.recorder.event("caid", self._verdict(), step=self.global_steps)
 
     # -- samples and scores -----------------------------------------------------------------------------------------
@@ -249,7 +258,10 @@ class CaidTrainer(MultiObjectiveTrainer):
         self.recorder.event("caid", f"one-shot multipliers: {told}", step=0)
 
     def _train(self, reference: Samples) -> None:
-        """The next policy: from the last one, on the pairs labelled with the multipliers, with the fixed reference."""
+        """The next policy: from the last one, on the pairs labelled with the multipliers, with the fixed reference.
+
+        A signal ends it early, with a checkpoint to go on from.
+        """
         assert self.caid.multipliers is not None
         composite_PS = composite_reward(self._rewards(reference), self._constraints(reference), self.caid.multipliers)
         prompt_Q, first_Q, second_Q = self._places.unbind(1)
@@ -257,14 +269,15 @@ class CaidTrainer(MultiObjectiveTrainer):
         if self.settings.labels == "drawn":
             generator = torch.Generator().manual_seed(self.settings.seed * 1000 + self.caid.num_policies)
             probability_Q = torch.bernoulli(probability_Q, generator=generator)
-        last = self.global_steps + self.settings.steps_per_iteration
+        assert self._last is not None
         metrics: dict[str, Any] = {}
-        while self.global_steps < last:
+        while self.global_steps < self._last and self.recorder.interruption(self.global_steps) is None:
+            end_request.step_begins()
             began = time.perf_counter()
             self.global_steps += 1
             metrics = self._update(probability_Q)
             metrics["time/update_actor"] = metrics["time/step"] = time.perf_counter() - began
-            if self.global_steps < last:
+            if self.global_steps < self._last:
                 self._record(self.global_steps, metrics)
         self._trained_metrics = metrics
         self._save_checkpoint()
@@ -303,7 +316,7 @@ class CaidTrainer(MultiObjectiveTrainer):
             **self.caid.observe(self._constraints(policy), self._constraints(reference)),
             "time/testing": time.perf_counter() - began,
         }
-        alarm = self.recorder.stopping(self.global_steps, metrics)
+        stop = self.recorder.stopping(self.global_steps, metrics)
         self._record(self.global_steps, metrics)
         told = "; ".join(
             f"{name}: slack {values['slack']:+.4g} (standard error {values['standard_error']:.2g}) with the multiplier "
@@ -311,8 +324,8 @@ class CaidTrainer(MultiObjectiveTrainer):
             for name, values in self.caid.history[-1].items()
         )
         self.recorder.event("caid", f"policy {len(self.caid.history)}: {told}", step=self.global_steps)
-        if alarm is not None and not self.caid.finished:
-            self.recorder.stop(alarm)
+        if stop is not None and not self.caid.finished:
+            self.recorder.stop(stop)
 
     def _means(self, samples: Samples) -> dict[str, float]:
         """``val/<objective>``: the mean score, and its standard error over prompts."""
@@ -335,7 +348,7 @@ class CaidTrainer(MultiObjectiveTrainer):
     def _verdict(self) -> str:
         caid = self.caid
         ended = f"ended after {len(caid.history)} policies"
-        if self.recorder.stopped_by is not None:
+        if isinstance(self.recorder.stopped_by, Alarm):
             return f"{ended}: the alarm {self.recorder.stopped_by.kind}"
         if caid.converged:
             return f"{ended}: every slack is within its standard errors"
@@ -351,31 +364,29 @@ class CaidTrainer(MultiObjectiveTrainer):
             f"begin again with larger steps of the multipliers: ctwa.caid.eta, here {steps}"
         )
 
-    # -- checkpoints: one an iteration, between its training and its measurement ------------------------------------
+    # -- checkpoints: one an iteration, before it is measured, and one where a signal ended it ------------------------
 
     def _save_checkpoint(self) -> None:
         folder = checkpoint.step_folder(self.recorder.run.checkpoints, self.global_steps)
         state = {
             "step": self.global_steps,
+            "last": self._last,  # step of this iteration
             "caid": self.caid.state_dict(),
             "reference_length": self.reference_length.state_dict() if self.reference_length else None,
             "metrics": numbers(self._trained_metrics),
         }
-        checkpoint.write_state(folder, state)
-        self.actor_rollout_wg.save_checkpoint(
-            str(folder / "actor"), None, self.global_steps, self.config.trainer.max_actor_ckpt_to_keep
-        )
-        checkpoint.seal(folder)
+        with checkpoint.saving(folder, state, keep=self._keep):
+            self.actor_rollout_wg.save_checkpoint(str(folder / "actor"), None, self.global_steps, None)
 
     def _load_checkpoint(self) -> None:
         """Nothing, while the reference is still to be asked: see :meth:`_load`."""
         self.global_steps = 0
 
-    def _load(self) -> bool:
-        """Whether there was a checkpoint: its policy is trained, and not measured yet."""
+    def _load(self) -> int | None:
+        """The last step of the iteration that was saved, which is trained so far and not measured; None without any."""
         folder = self.recorder.resume_from
         if folder is None:
-            return False
+            return None
         self.actor_rollout_wg.load_checkpoint(str(folder / "actor"))
         state = checkpoint.read_state(folder)
         self.global_steps = state["step"]
@@ -383,4 +394,5 @@ class CaidTrainer(MultiObjectiveTrainer):
         if self.reference_length is not None:
             self.reference_length.load_state_dict(state["reference_length"])
         self._trained_metrics = state["metrics"]
-        return True
+        last: int = state.get("last", self.global_steps)  # absent before an iteration could be left halfway
+        return last

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -92,9 +95,34 @@ class PreferenceData:
 
 
 def load_policy(model: str) -> Any:
-    """A policy of ``transformers`` to be asked for log-probabilities, on the driver's accelerator if it has one."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return AutoModelForCausalLM.from_pretrained(model, dtype="auto").to(device).eval()
+    """A policy of ``transformers`` to be asked for log-probabilities, on a GPU that has room for it, else on the CPU.
+
+    The ranks have the same GPUs, and most of their memory: which device it is to be is said in the engine's log.
+    """
+    policy = AutoModelForCausalLM.from_pretrained(model, dtype="auto").eval()
+    device = choose_device(policy.get_memory_footprint(), _free_memory())
+    logging.getLogger(__name__).warning("the policy %s is asked for log-probabilities on %s", model, device)
+    return policy.to(device)
+
+
+def _free_memory() -> list[int]:
+    """Bytes that are free on each GPU, asked in another process: who asks holds half a gigabyte of each."""
+    if not torch.cuda.is_available():
+        return []
+    query = "import torch; print(*(torch.cuda.mem_get_info(i)[0] for i in range(torch.cuda.device_count())))"
+    done = subprocess.run([sys.executable, "-c", query], capture_output=True, text=True, check=True)
+    return [int(number) for number in done.stdout.split()]
+
+
+def choose_device(num_bytes: int, free: Sequence[int]) -> str:
+    """The GPU with the most free memory, if a model fits into half of it (the rest is for its logits); else the CPU.
+
+    Args:
+        num_bytes: of the model.
+        free: bytes that are free on each GPU.
+    """
+    best = max(range(len(free)), key=free.__getitem__, default=0)
+    return f"cuda:{best}" if free and 2 * num_bytes <= free[best] else "cpu"
 
 
 def _cached(

@@ -22,15 +22,14 @@ from ctwa.preference.catalogue import alignment_name
 if TYPE_CHECKING:
     from ctwa.engine.preference.data import PreferenceData
     from ctwa.engine.preference.settings import PreferenceSettings
-    from ctwa.engine.recorder import Recorder
-    from ctwa.monitor.alarms import Alarm
+    from ctwa.engine.recorder import Recorder, Stop
 
 RESULT = "share of held-out pairs that the policy ranks as the objective prefers"
 
 
 def prefer(
     overrides: Sequence[str], *, stop_on: Sequence[str] = (), dry_run: bool = False, console: Console | None = None
-) -> Alarm | None:
+) -> Stop | None:
     """Run ``ctwa prefer``.
 
     Args:
@@ -40,7 +39,7 @@ def prefer(
         console: where to print.
 
     Returns:
-        The alarm that ended the run, if one did.
+        The alarm or signal that ended the run, if one did.
 
     Raises:
         CtwaError: a mistake that was found before anything started.
@@ -55,7 +54,7 @@ def prefer(
         print_plan(config, plan_text(config, settings, data, num_steps), console)
         return None
     run = make_folder(config, run_info(config, settings, num_steps))
-    return told(run, settings.print_every, lambda: run_preference(config, settings, run, data, tokenizer, num_steps))
+    return told(run, settings, lambda: run_preference(config, settings, run, data, tokenizer, num_steps))
 
 
 def check_preference_config(config: DictConfig) -> PreferenceSettings:
@@ -125,25 +124,25 @@ def run_preference(
     data: PreferenceData,
     tokenizer: object,
     num_steps: int,
-) -> Alarm | None:
-    """Start the engine, train, and end everything that was started; the alarm that ended the run, if one did."""
-    from ctwa.engine.preference.workers import start_workers
+) -> Stop | None:
+    """Start the engine, train, and end everything that was started; the alarm or signal that ended it, if one did."""
     from ctwa.engine.recorder import Recorder
 
     began = time.monotonic()
-    recorder = Recorder(run, resume=settings.resume, num_samples=0, seed=settings.seed, stop_on=settings.stop_on)
     with open_dict(config):
         config.actor_rollout_ref.actor.optim.total_training_steps = num_steps
-    try:
-        with ray_session(config, transfer_queue=False):
-            group = start_workers(config)
-            recorder.event("start", f"the engine is up after {time.monotonic() - began:.0f} s")
-            for source, reasons in data.skipped.items():
-                told = ", ".join(f"{number} {reason}" for reason, number in reasons.items())
-                recorder.event("skipped", f"rows left out of {source}: {told}")
-            train(group, config, settings, recorder, data, tokenizer, num_steps)
-    finally:
-        recorder.close()
+    with (
+        Recorder(run, resume=settings.resume, num_samples=0, seed=settings.seed, stop_on=settings.stop_on) as recorder,
+        ray_session(config, transfer_queue=False),
+    ):
+        from ctwa.engine.preference.workers import start_workers  # verl's import takes seconds
+
+        group = start_workers(config)
+        recorder.event("start", f"the engine is up after {time.monotonic() - began:.0f} s")
+        for source, reasons in data.skipped.items():
+            told = ", ".join(f"{number} {reason}" for reason, number in reasons.items())
+            recorder.event("skipped", f"rows left out of {source}: {told}")
+        train(group, config, settings, recorder, data, tokenizer, num_steps)
     return recorder.stopped_by
 
 

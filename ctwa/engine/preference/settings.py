@@ -92,6 +92,7 @@ class PreferenceSettings(BaseModel):
     diagnostics: PreferenceDiagnostics = Field(default_factory=PreferenceDiagnostics)
     alarms: AlarmLimits = Field(default_factory=AlarmLimits)
     stop_on: list[AlarmKind] = Field(default_factory=list)
+    stop_within: Annotated[float, Field(gt=0)] = 600.0
     print_every: Annotated[int, Field(ge=1)] = 1
     trust_network: bool = False
 
@@ -145,7 +146,8 @@ def read_preference_settings(config: DictConfig) -> PreferenceSettings:
     """
     node = OmegaConf.to_container(config.ctwa, resolve=True)
     assert isinstance(node, dict)
-    node.pop("rewards", None)  # engine=gpu says how many processes run reward functions: here there are none
+    for key in ("rewards", "poll_interval"):  # what engine=gpu says of reward functions and rollouts: here are none
+        node.pop(key, None)
     try:
         settings = PreferenceSettings(**node)
     except ValidationError as error:

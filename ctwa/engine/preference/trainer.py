@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -22,6 +21,8 @@ from ctwa.engine.preference.data import Part, PreferenceData
 from ctwa.engine.preference.settings import PreferenceSettings
 from ctwa.engine.preference.workers import PreferenceWorkers
 from ctwa.engine.recorder import Recorder, numbers
+from ctwa.engine.signals import end_request
+from ctwa.monitor.alarms import Alarm
 from ctwa.monitor.checkpoints import BEST
 from ctwa.preference.early_stopping import EarlyStopping
 from ctwa.preference.losses import DpoLoss, PairLogProbs, PreferenceLoss, objective_losses, preference_metrics
@@ -101,26 +102,33 @@ class PreferenceTrainer:
         if self.step == 0:
             self._finish_step(self._validate(), save=False)
         while self.step < self.num_steps and not self._is_over():
+            end_request.step_begins()
             began = time.perf_counter()
             self.step += 1
             metrics = self._update()
             metrics["time/update_actor"] = time.perf_counter() - began
-            alarm = self.recorder.stopping(self.step, metrics)
-            last = self.step == self.num_steps or alarm is not None
-            if last or self._is_due(self.config.trainer.test_freq):
+            stop = self.recorder.stopping(self.step, metrics)
+            last = self.step == self.num_steps
+            if last or isinstance(stop, Alarm) or self._is_due(self.config.trainer.test_freq):
                 metrics |= self._validate()
                 metrics["time/testing"] = time.perf_counter() - began - metrics["time/update_actor"]
-            save = last or self._is_over() or self._is_due(self.config.trainer.save_freq) or self._is_best()
+            save = (
+                last
+                or stop is not None
+                or self._is_over()
+                or self._is_due(self.config.trainer.save_freq)
+                or self._is_best()
+            )
             metrics["time/step"] = time.perf_counter() - began
             self._finish_step(metrics, save=save)
-            if alarm is not None and self.step < self.num_steps:
-                self.recorder.stop(alarm)
+            if stop is not None and not last:
+                self.recorder.stop(stop)
         if self.early_stopping is not None:
             self._point_to_best()
         self._tracking.finish()
 
     def _is_over(self) -> bool:
-        """Whether early stopping or an alarm has ended the run."""
+        """Whether early stopping, an alarm or a signal has ended the run."""
         return self.recorder.stopped_by is not None or (self.early_stopping is not None and self.early_stopping.stop)
 
     def _update(self) -> dict[str, Any]:
@@ -213,21 +221,9 @@ class PreferenceTrainer:
             # Should the run die before its record is written, the resumed one still has it.
             "metrics": numbers(metrics),
         }
-        checkpoint.write_state(folder, state)
-        self.workers.group.save_checkpoint(str(folder / "actor"), None, self.step, max_ckpt_to_keep=None)
-        checkpoint.seal(folder)
-        self._prune()
-
-    def _prune(self) -> None:
-        """Keep the newest checkpoints, and the best one (verl prunes without knowing which that is)."""
-        keep = self.config.trainer.max_actor_ckpt_to_keep
-        if not keep:
-            return
-        checkpoints = self.recorder.run.checkpoints
         best = self.early_stopping.best_step if self.early_stopping else None
-        for step in checkpoint.steps(checkpoints)[:-keep]:
-            if step != best:
-                shutil.rmtree(checkpoint.step_folder(checkpoints, step))
+        with checkpoint.saving(folder, state, keep=self.config.trainer.max_actor_ckpt_to_keep, spare=best):
+            self.workers.group.save_checkpoint(str(folder / "actor"), None, self.step, max_ckpt_to_keep=None)
 
     def _point_to_best(self) -> None:
         assert self.early_stopping is not None
