@@ -22,9 +22,10 @@ ALLOWED = {
     "preference": {"errors", "covariance", "aggregators", "objectives"},
     "monitor": {"errors", "covariance"},
     "testbed": {"errors", "covariance", "objectives"},
+    "models": {"errors", "monitor"},
     "config": {"errors"},
     "generation": {"errors"},
-    "evaluation": {"errors", "objectives", "preference", "monitor", "generation", "testbed"},
+    "evaluation": {"errors", "objectives", "preference", "monitor", "generation", "testbed", "models"},
     "engine": {
         *(
             "errors",
@@ -37,6 +38,7 @@ ALLOWED = {
             "testbed",
             "config",
             "generation",
+            "models",
         )
     },
     "cli": {
@@ -51,6 +53,7 @@ ALLOWED = {
             "testbed",
             "config",
             "generation",
+            "models",
         ),
         "engine",
         "evaluation",

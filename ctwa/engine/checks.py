@@ -10,11 +10,12 @@ from pathlib import Path
 
 from hydra.errors import HydraException
 from omegaconf import DictConfig
-from pyarrow import ArrowInvalid, parquet
 
+from ctwa.engine.look import check_files, look
 from ctwa.engine.settings import Settings, read_settings
 from ctwa.errors import CtwaError
 from ctwa.objectives.loading import resolve_spec
+from ctwa.objectives.rows import open_rows
 from ctwa.scalarizers.base import Scalarizer
 
 
@@ -27,6 +28,7 @@ def check_config(config: DictConfig) -> Settings:
     settings: Settings = read_settings(config)
     check_settings(config, settings)
     _check_steps(config)
+    look(config, settings)
     return settings
 
 
@@ -39,7 +41,8 @@ def check_settings(config: DictConfig, settings: Settings) -> None:
     settings.build_scalarizer()  # names in weights and targets, estimator against method
     for objective in settings.objectives.values():
         resolve_spec(objective.reward_fn)  # the file is there; whether the function is, its worker says
-    _check_files(config)
+    _check_task_dir(config)
+    check_files(config)
     _check_batches(config)
     _check_engine(config)
     _check_gradients(config, settings)
@@ -52,38 +55,13 @@ def check_settings(config: DictConfig, settings: Settings) -> None:
         )
 
 
-def _check_files(config: DictConfig) -> None:
+def _check_task_dir(config: DictConfig) -> None:
     task_dir = config.ctwa.get("task_dir")
     if task_dir is not None and not Path(task_dir).expanduser().is_dir():
         raise CtwaError(
             f"ctwa.task_dir: {task_dir} does not exist; make it (`ctwa testbed make`, scripts/prepare_math500.py) or "
             "give the folder of the task's files"
         )
-    for key in ("train_files", "val_files"):
-        if not config.data[key]:
-            raise CtwaError(f"data.{key} names no file; give a parquet file in verl's format")
-        for path in config.data[key]:
-            if not Path(path).is_file():
-                raise CtwaError(f"data.{key}: {path} does not exist; give a parquet file in verl's format")
-            columns = _parquet(path).schema_arrow.names
-            if missing := {config.data.prompt_key, "reward_model"} - set(columns):
-                raise CtwaError(
-                    f"data.{key}: {path} has no column {' and no column '.join(sorted(missing))} (it has "
-                    f"{', '.join(columns)}); give a file in verl's format"
-                )
-    model = config.actor_rollout_ref.model.path
-    looks_local = model.startswith(("/", ".", "~")) or model.count("/") > 1
-    if looks_local and not Path(model).is_dir():
-        raise CtwaError(
-            f"actor_rollout_ref.model.path: {model} does not exist; give a model folder or a model's name on a hub"
-        )
-
-
-def _parquet(path: str) -> parquet.ParquetFile:
-    try:
-        return parquet.ParquetFile(path)
-    except ArrowInvalid as error:
-        raise CtwaError(f"{path} is not a parquet file ({error}); give one in verl's format") from error
 
 
 def num_steps(config: DictConfig) -> int:
@@ -97,7 +75,7 @@ def _steps_of_epochs(config: DictConfig) -> int:
 
 
 def _num_rows(config: DictConfig) -> int:
-    rows: int = sum(_parquet(path).metadata.num_rows for path in config.data.train_files)
+    rows: int = sum(open_rows(Path(path)).num_rows for path in config.data.train_files)
     return min(rows, config.data.train_max_samples) if config.data.train_max_samples > 0 else rows
 
 

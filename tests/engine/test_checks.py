@@ -156,7 +156,7 @@ class TestFiles:
 
     @pytest.mark.parametrize("key", ["train_files", "val_files"])
     def test_data_that_is_not_there(self, changed: Changed, key: str, tmp_path: Path) -> None:
-        with pytest.raises(CtwaError, match=f"^data.{key}: {tmp_path}/a.parquet does not exist; give a parquet file"):
+        with pytest.raises(CtwaError, match=f"^data.{key}: {tmp_path}/a.parquet does not exist; give a parquet or"):
             check_config(changed({f"data.{key}": [f"{tmp_path}/a.parquet"]}))
         with pytest.raises(CtwaError, match=f"^data.{key} names no file"):
             check_config(changed({f"data.{key}": []}))
@@ -164,14 +164,17 @@ class TestFiles:
     def test_data_that_is_not_parquet(self, changed: Changed, tmp_path: Path) -> None:
         (tmp_path / "a.parquet").write_text("prompt,answer\n1,2\n")
 
-        with pytest.raises(CtwaError, match=r"a\.parquet is not a parquet file .*; give one in verl's format"):
+        with pytest.raises(
+            CtwaError, match=r"a\.parquet is not a parquet file; give one in verl's format, or name it .jsonl if"
+        ):
             check_config(changed({"data.train_files": [f"{tmp_path}/a.parquet"]}))
 
     def test_data_in_another_format(self, changed: Changed, tmp_path: Path) -> None:
         pq.write_table(pa.table({"problem": ["1 + 1"], "answer": ["2"]}), tmp_path / "a.parquet")
 
         with pytest.raises(
-            CtwaError, match=r"has no column prompt and no column reward_model \(it has problem, answer\)"
+            CtwaError,
+            match=r"a\.parquet, row 0 \(from 0\): it has no column 'prompt' \(it has problem, answer\); write",
         ):
             check_config(changed({"data.val_files": [f"{tmp_path}/a.parquet"]}))
 

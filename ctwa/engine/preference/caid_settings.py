@@ -8,8 +8,10 @@ from omegaconf import DictConfig
 from pydantic import BeforeValidator, Field
 
 from ctwa.engine.checks import check_settings
+from ctwa.engine.look import look
 from ctwa.engine.settings import ModelSource, Settings, read_settings
 from ctwa.errors import CtwaError
+from ctwa.models.look import Source, look_at_model
 from ctwa.preference.caid import CaidConfig
 
 REWARD = "reward"
@@ -79,4 +81,7 @@ def read_caid_settings(config: DictConfig) -> CaidSettings:
     if not config.actor_rollout_ref.rollout.val_kwargs.do_sample:
         raise CtwaError("actor_rollout_ref.rollout.val_kwargs.do_sample=false: samples of a prompt would be the same")
     check_settings(config, settings)
+    look(config, settings)
+    for name, policy in settings.policies.items():
+        look_at_model(Source(policy, f"ctwa.policies.{name}"))
     return settings

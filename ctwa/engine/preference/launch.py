@@ -13,9 +13,11 @@ from rich.console import Console
 from transformers import AutoTokenizer
 
 from ctwa.engine.launch import compose_config, make_folder, print_plan, set_environment, told
+from ctwa.engine.look import model_source
 from ctwa.engine.preference.settings import PreferenceSettings, read_preference_settings
 from ctwa.engine.ray_session import ray_session
 from ctwa.errors import CtwaError
+from ctwa.models.look import Source, look_at_model, look_at_tokenizer
 from ctwa.monitor.run import ObjectiveInfo, RunFolder, RunInfo
 from ctwa.preference.sampling import PairSampler
 
@@ -58,7 +60,7 @@ def prefer(
 
 
 def check_preference_config(config: DictConfig) -> PreferenceSettings:
-    """Check all that can be known from the config alone.
+    """Check all that can be known from the config and the models' folders.
 
     Raises:
         CtwaError: what is wrong, where, and what to write instead.
@@ -67,11 +69,6 @@ def check_preference_config(config: DictConfig) -> PreferenceSettings:
     aggregator = settings.build_aggregator()
     if settings.task_dir is not None and not Path(settings.task_dir).expanduser().is_dir():
         raise CtwaError(f"ctwa.task_dir: {settings.task_dir} does not exist; make it, or give the folder of the task")
-    model = config.actor_rollout_ref.model.path
-    if model.startswith(("/", ".", "~")) and not Path(model).expanduser().is_dir():
-        raise CtwaError(
-            f"actor_rollout_ref.model.path: {model} does not exist; give a model folder or a model's name on a hub"
-        )
     actor = config.actor_rollout_ref.actor
     if actor.strategy != "fsdp2" and not aggregator.has_fixed_weights:
         raise CtwaError(
@@ -80,6 +77,9 @@ def check_preference_config(config: DictConfig) -> PreferenceSettings:
         )
     if config.data.train_batch_size is None or config.data.train_batch_size < 1:
         raise CtwaError("data.train_batch_size: write the pairs of an optimizer step, 1 or more")
+    look_at_model(model_source(config))
+    for name, policy in (settings.modpo.policies if settings.modpo else {}).items():
+        look_at_model(Source(policy, f"ctwa.modpo.policies.{name}"))
     return settings
 
 
@@ -94,7 +94,8 @@ def prepare_data(config: DictConfig, settings: PreferenceSettings) -> tuple[Pref
     """
     from ctwa.engine.preference.data import read_data
 
-    tokenizer = AutoTokenizer.from_pretrained(config.actor_rollout_ref.model.path)
+    source = model_source(config)
+    tokenizer = look_at_tokenizer(source, look_at_model(source)) or AutoTokenizer.from_pretrained(source.name)
     data = read_data(settings, tokenizer)
     sampler = PairSampler(
         [len(part.pairs) for part in data.train], batch_size=config.data.train_batch_size, seed=settings.seed
