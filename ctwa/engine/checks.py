@@ -11,7 +11,7 @@ from pathlib import Path
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from ctwa.engine.look import check_files, look
+from ctwa.engine.look import check_files, look, prompt_lines
 from ctwa.engine.settings import Settings, read_settings
 from ctwa.errors import CtwaError
 from ctwa.objectives.loading import resolve_spec
@@ -281,6 +281,7 @@ def plan_text(config: DictConfig, settings: Settings) -> str:
         f"  engine       {config.trainer.device}, {config.trainer.nnodes * config.trainer.n_gpus_per_node} ranks, "
         f"{actor.strategy}, rollout on {rollout.name}",
         f"  model        {config.actor_rollout_ref.model.path}",
+        *prompt_lines(config),
         f"  steps        {num_steps(config)}",
         f"  a step       {config.data.train_batch_size} prompts x {rollout.n} completions = {rows} completions, "
         f"at most {rows * (config.data.max_prompt_length + config.data.max_response_length):,} tokens",

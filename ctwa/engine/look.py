@@ -72,6 +72,20 @@ def look(config: DictConfig, settings: Settings) -> None:
         _check_unknown(config, prompts, settings.max_unknown_tokens)
 
 
+def prompt_lines(config: DictConfig) -> list[str]:
+    """What a plan says of the prompts: how long they are, and the first as the model reads it."""
+    rows, tokenizer = read_sample(config), load_tokenizer(config, None)
+    if tokenizer is None or not rows:
+        return []
+    seen = look_at_prompts(config, tokenizer, rows)["train_files"]
+    unknown = f", {seen.unknown_frac:.0%} of them unknown to the tokenizer" if seen.unknown_frac else ""
+    return [
+        f"  prompts      {min(seen.lengths)} to {max(seen.lengths)} tokens{unknown} ({len(seen.lengths)} looked at, at "
+        f"most {config.data.max_prompt_length} are taken)",
+        f"  the first    {shortened(repr(seen.first))}",
+    ]
+
+
 def model_source(config: DictConfig) -> Source:
     """The model that is trained."""
     model = config.actor_rollout_ref.model

@@ -8,7 +8,7 @@ import sys
 from ray.job_config import JobConfig
 
 
-class WorkerPath(JobConfig):  # type: ignore[misc]
+class WorkerPath(JobConfig):
     """Keeps the current directory off the path of Ray's workers.
 
     Ray puts the driver's current directory before everything else, so that a folder there that has the name of a

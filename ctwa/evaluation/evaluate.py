@@ -93,6 +93,7 @@ class _Evaluation:
                         max_unscored=config.generation.max_unscored,
                     )
                 )
+                generation.check_ground_truths(config.generation, rows, evaluator)
             self._prepare_folder()
 
             log_probs: dict[str, list[ReferenceLogProbs]] = {}

@@ -290,7 +290,7 @@ class _Json(RowFile):
     def _read_list(self) -> list[Any]:
         try:
             objects = json.loads(self.path.read_bytes())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CtwaError(f"{self.path} is not JSON ({error}); write a list of rows, or a row a line") from error
         assert isinstance(objects, list)
         return objects
@@ -305,7 +305,7 @@ class _Json(RowFile):
                 line = file.readline().removeprefix(b"\xef\xbb\xbf")
                 try:
                     rows.append(self._row(index, json.loads(line)))
-                except ValueError as error:  # not JSON, or not UTF-8
+                except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or a bottomless list
                     rows.append(Row(index, {}, f"it is not JSON ({error}); write one object a line"))
         return rows
 

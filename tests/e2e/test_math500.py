@@ -56,6 +56,9 @@ def test_the_recipe_runs_two_steps_on_a_cpu(data: Path, testbed: Path, tmp_path:
         "DATA": str(data),
     }.items():
         monkeypatch.setenv(name, value)
+    (tmp_path / "here" / "trl").mkdir(parents=True)  # the name of a package that others look for
+    (tmp_path / "here" / "trl" / "__init__.py").write_text("raise ImportError('this is no trl')\n")
+    monkeypatch.chdir(tmp_path / "here")
     folder = tmp_path / "run"
     recipe = [
         *("bash", str(ROOT / "recipes/math500/ctwa.sh"), f"ctwa.run={folder}", "trainer.total_training_steps=2"),

@@ -83,9 +83,8 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
 
 @pytest.fixture
 def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        models_module.AutoModelForCausalLM, "from_pretrained", lambda *_, **__: pytest.fail("a model is loaded")
-    )
+    refuse = SimpleNamespace(from_pretrained=lambda *_, **__: pytest.fail("a model is loaded"))
+    monkeypatch.setattr(models_module, "AutoModelForCausalLM", refuse)
 
 
 class TestEvaluation:

@@ -12,7 +12,15 @@ import pytest
 from ctwa.errors import CtwaError
 from ctwa.evaluation import generation
 from ctwa.evaluation.config import GenerationConfig
-from ctwa.evaluation.generation import generate, ratios, read_prompts, sample_rows, score, tokenize_prompts
+from ctwa.evaluation.generation import (
+    check_ground_truths,
+    generate,
+    ratios,
+    read_prompts,
+    sample_rows,
+    score,
+    tokenize_prompts,
+)
 from ctwa.evaluation.models import Model
 from ctwa.objectives.config import parse_objectives
 from ctwa.objectives.evaluation import RewardEvaluator
@@ -95,9 +103,15 @@ class TestPrompts:
 
     def test_objectives_need_a_ground_truth(self, lines) -> None:
         objectives = parse_objectives({"a": {"reward_fn": "ctwa.testbed.rewards:accuracy"}})
+        config = GenerationConfig(data=lines([{"prompt": "a"}]), objectives=objectives)
 
-        with pytest.raises(CtwaError, match=r"no reward_model\.ground_truth"):
-            read_prompts(GenerationConfig(data=lines([{"prompt": "a"}]), objectives=objectives))
+        with (
+            RewardEvaluator(objectives, num_workers=1) as evaluator,
+            pytest.raises(
+                CtwaError, match=r"row 0 \(from 0\): it has no reward_model, which the objectives \('a'\) ask"
+            ),
+        ):
+            check_ground_truths(config, read_prompts(config), evaluator)
 
     def test_a_context_that_is_too_short(self, model, config) -> None:
         long = config.model_copy(update={"max_tokens": 4090})

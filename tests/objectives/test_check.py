@@ -107,13 +107,6 @@ def test_a_text_can_be_given_on_the_command_line(reward_file: RewardFile, data: 
         main(spec, data(rows(3)), texts=["abcd"], responses="answer")
 
 
-@pytest.mark.parametrize("response", [None, 7, {"text": "a"}, ["a", None]])
-def test_a_response_that_is_no_text(reward_file: RewardFile, response: Any) -> None:
-    path = reward_file("def f(response): return 1")
-    with pytest.raises(CtwaError, match=r"the response of row 1 \(from 0\) is .*; write a text, or a list of texts"):
-        check_reward(f"{path}:f", rows(2), responses=["a", response])
-
-
 def test_json_lines_are_rows_too(reward_file: RewardFile, tmp_path: Path) -> None:
     (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(3)))
     status, text = run_main(reward_file("def f(response): return 1") + ":f", tmp_path / "data.jsonl", limit=2)

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, open_dict
 from rich.console import Console
 
 from ctwa.engine.launch import compose_config, make_folder, print_plan, run_training, set_environment, told
+from ctwa.engine.look import prompt_lines
 from ctwa.engine.preference.caid_settings import CaidSettings, read_caid_settings
 from ctwa.monitor.run import ObjectiveInfo, RunFolder, RunInfo
 
@@ -73,6 +74,7 @@ def plan_text(config: DictConfig, settings: CaidSettings) -> str:
         ),
         f"  engine       {_engine(config)}",
         f"  model        {config.actor_rollout_ref.model.path}",
+        *prompt_lines(config),
         f"  samples      {prompts} prompts x {samples}, of the reference and of each policy",
         f"  policies     at most {settings.caid.iterations}, {settings.steps_per_iteration} steps of "
         f"{config.data.train_batch_size} pairs each",
