@@ -1,6 +1,6 @@
 """One look at a model before anything expensive starts: its config, its weights by their headers, its tokenizer.
 
-The weights are loaded as transformers will load them, onto the meta device: it reads the headers of the files and
+The weights are loaded as transformers will load them, but onto the meta device and from the headers of their files: it
 reports what it did not find, what it found too much, and shapes that differ. In a run it only warns of most of these,
 and fills what is missing with random numbers.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -272,34 +273,59 @@ def _weight_files(source: Source, folder: Path) -> list[Path]:
 
 
 def _weights(source: Source, folder: Path, config: Any) -> None:
-    from safetensors import SafetensorError, safe_open
-    from transformers import AutoModelForCausalLM
+    import torch
 
+    shapes: dict[str, Any] = {}
     for file in _weight_files(source, folder):
         with file.open("rb") as opened:
             if opened.read(len(_LFS)) == _LFS:
                 raise source.error(f"has a pointer of Git LFS in place of {file.name}; fetch it (git lfs pull)")
-        if file.suffix == ".safetensors":
-            try:
-                with safe_open(file, framework="pt"):
-                    pass
-            except (SafetensorError, OSError) as error:
-                raise source.error(
-                    f"has a {file.name} that is cut off or damaged ({reason(error)}); copy or download it again"
-                ) from error
+        try:
+            shapes |= _shapes(file)
+        except Exception as error:  # of safetensors, of pickles, of zip files
+            raise source.error(
+                f"has a {file.name} that is cut off or damaged ({reason(error)}); copy or download it again"
+            ) from error
     try:
         with quiet_transformers():
-            _, found = (_loader(config) or AutoModelForCausalLM).from_pretrained(
-                folder,
+            _, found = _model_class(config, source.trust_remote_code).from_pretrained(
+                None,
+                config=config,
+                state_dict={name: torch.empty(shape, device="meta") for name, shape in shapes.items()},
                 device_map="meta",
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # in the report, all of them, and not an error at the first
-                trust_remote_code=source.trust_remote_code,
             )
-    except Exception as error:  # of pickles, of zip files, of the model's own code
-        raise source.error(f"has weights that cannot be read ({reason(error)}); copy or download it again") from error
+    except Exception as error:  # the model's own code may raise anything
+        raise source.error(f"cannot be built from its config.json and weights ({reason(error)})") from error
     if fault := loading_fault(found, config):
         raise source.error(fault)
+
+
+def _shapes(file: Path) -> dict[str, Any]:
+    """The shapes of a file's tensors, by name, from its header."""
+    import torch
+    from safetensors import safe_open
+
+    if file.suffix == ".safetensors":
+        with safe_open(file, framework="pt") as opened:
+            return {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118 - it is no dict
+    content = torch.load(file, map_location="meta", weights_only=True, mmap=zipfile.is_zipfile(file))
+    return {name: value.shape for name, value in content.items() if isinstance(value, torch.Tensor)}
+
+
+def _model_class(config: Any, trust_remote_code: bool) -> Any:
+    """The class that a model of this config is of."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    loader = _loader(config)
+    if loader is None:  # the model's own code
+        with torch.device("meta"):
+            return type(AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code))
+    found = loader._model_mapping[type(config)]
+    several = found if isinstance(found, list | tuple) else [found]
+    return next((each for each in several if each.__name__ in (config.architectures or [])), several[0])
 
 
 def loading_fault(found: dict[str, Any], config: Any) -> str | None:

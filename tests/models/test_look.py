@@ -13,6 +13,7 @@ import torch
 from huggingface_hub import constants
 from huggingface_hub.errors import RepositoryNotFoundError
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, Gemma3TextConfig, GPT2Config, MixtralConfig
 
 from ctwa.errors import CtwaError
 from ctwa.models import look as look_module
@@ -22,6 +23,14 @@ from ctwa.testbed.tokenizer import build_tokenizer
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 Change = Callable[[Path], Any]
+SMALL: dict[str, Any] = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +59,21 @@ def test_a_model_as_it_is_saved(whole: Path) -> None:
 
     assert look_at_model(source).num_hidden_layers == 3
     assert len(look_at_tokenizer(source, look_at_model(source))) == 62
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4),
+        MixtralConfig(**SMALL, num_local_experts=4),  # its experts are renamed and stacked as they are loaded
+        Gemma3TextConfig(**SMALL, head_dim=8),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_models_of_other_families(tmp_path: Path, config: Any) -> None:
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+
+    assert look_at_model(Source(str(tmp_path), "model.path")).model_type == config.model_type
 
 
 def in_config(**values: Any) -> Change:
@@ -155,7 +179,7 @@ def test_other_ways_to_save_it(copy: Path, change: Change) -> None:
             write(WEIGHTS, "version https://git-lfs.github.com/spec/v1\n"),
             "has a pointer of Git LFS in place of model.saf",
         ),
-        (cut_bin, "has weights that cannot be read ("),
+        (cut_bin, "has a pytorch_model.bin that is cut off or damaged ("),
         (without_a_shard, "lacks model-00002-of-00002.safetensors (1 of the 2 files of model.safetensors.index.json)"),
         (with_a_cut_shard, "has a model-00002-of-00002.safetensors that is cut off or damaged"),
         (
