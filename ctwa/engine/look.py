@@ -10,16 +10,18 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from ctwa.engine.settings import Settings
 from ctwa.errors import CtwaError
 from ctwa.models.look import Source, look_at_model, look_at_tokenizer, reason
-from ctwa.objectives.contract import Contract, shortened
-from ctwa.objectives.evaluation import load_contracts, need_ground_truth
+from ctwa.objectives.contract import shortened
 from ctwa.objectives.rows import Kinds, Row, ground_truth_fault, open_rows, row_fault
+
+if TYPE_CHECKING:
+    from ctwa.engine.settings import Settings
+    from ctwa.objectives.contract import Contract
 
 NUM_ROWS = 1000
 """Random rows of a file whose columns are looked at."""
@@ -62,6 +64,8 @@ def look(config: DictConfig, settings: Settings) -> None:
     Raises:
         CtwaError: what is wrong, where, and what to write instead.
     """
+    from ctwa.objectives.evaluation import load_contracts  # torch's import takes seconds
+
     rows = read_sample(config)
     model = look_at_model(model_source(config))
     contracts = load_contracts(settings.objectives)
@@ -159,6 +163,8 @@ def read_sample(config: DictConfig) -> list[DataRow]:
 
 
 def _check_what_functions_need(contracts: Mapping[str, Contract], settings: Settings, rows: Sequence[DataRow]) -> None:
+    from ctwa.objectives.evaluation import need_ground_truth
+
     for name, contract in contracts.items():
         if "reference_tokens" in contract.required and settings.reference_length is None:
             raise CtwaError(

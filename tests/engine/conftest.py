@@ -53,7 +53,7 @@ def same_functions(monkeypatch: pytest.MonkeyPatch) -> None:
             _CONTRACTS[key] = load_contracts(objectives)
         return _CONTRACTS[key]
 
-    monkeypatch.setattr("ctwa.engine.look.load_contracts", load)
+    monkeypatch.setattr("ctwa.objectives.evaluation.load_contracts", load)
 
 
 @pytest.fixture(scope="session")
