@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from ctwa.errors import CtwaError
-from ctwa.models.look import Source, look_at_model, look_at_tokenizer, reason
+from ctwa.models.look import Source, look_at_adapter, look_at_model, look_at_tokenizer, reason
 from ctwa.objectives.contract import shortened
 from ctwa.objectives.rows import Kinds, Row, ground_truth_fault, open_rows, row_fault
 
@@ -67,7 +67,7 @@ def look(config: DictConfig, settings: Settings) -> None:
     from ctwa.objectives.evaluation import load_contracts  # torch's import takes seconds
 
     rows = read_sample(config)
-    model = look_at_model(model_source(config))
+    model = look_at_trained_model(config)
     contracts = load_contracts(settings.objectives)
     _check_what_functions_need(contracts, settings, rows)
     tokenizer = load_tokenizer(config, model)
@@ -94,6 +94,17 @@ def model_source(config: DictConfig) -> Source:
     """The model that is trained."""
     model = config.actor_rollout_ref.model
     return Source(model.path, "actor_rollout_ref.model.path", bool(model.get("trust_remote_code")))
+
+
+def look_at_trained_model(config: DictConfig) -> Any:
+    """Look at the model that is trained, and at the adapter that it begins with, where one is named.
+
+    Returns:
+        The model's config; None where it has to be downloaded yet.
+    """
+    if adapter := config.actor_rollout_ref.model.get("lora_adapter_path"):
+        look_at_adapter(Source(adapter, "actor_rollout_ref.model.lora_adapter_path"))
+    return look_at_model(model_source(config))
 
 
 def load_tokenizer(config: DictConfig, model: Any) -> Any:

@@ -113,6 +113,17 @@ def look_at_model(source: Source) -> Any:
     return config
 
 
+def look_at_adapter(source: Source) -> None:
+    """See that a folder is one of a LoRA adapter.
+
+    Raises:
+        CtwaError: what it is instead.
+    """
+    folder = source.folder()
+    if folder is not None and not isinstance(_json(source, folder / "adapter_config.json"), dict):
+        raise source.error("has an adapter_config.json that is no JSON object; give the adapter's own")
+
+
 def look_at_tokenizer(source: Source, config: Any = None) -> Any:
     """Load a model's tokenizer, and see that it is one of this model.
 
@@ -221,7 +232,9 @@ def _json(source: Source, file: Path) -> Any:
     except ValueError as error:
         raise source.error(f"has a {file.name} that is not JSON ({reason(error)}); give the model's own") from error
     except OSError as error:
-        raise source.error(f"has a {file.name} that cannot be read ({error.strerror})") from error
+        raise source.error(
+            f"has no {file.name} that can be read ({error.strerror}); give the folder it is in"
+        ) from error
 
 
 def _instead_of_a_model(folder: Path) -> str:

@@ -253,6 +253,12 @@ class TestModels:
         said = self.said(changed, folder, tokenizer_path=str(tmp_path / "none"))
         assert said.startswith(f"{MODEL}.tokenizer_path: {tmp_path}/none does not exist")
 
+    def test_an_adapter_that_is_none(self, changed: Changed, folder: Path, tmp_path: Path) -> None:
+        said = self.said(changed, folder, lora_adapter_path=str(tmp_path / "model"))
+        assert said.startswith(
+            f"{MODEL}.lora_adapter_path: {folder} has no adapter_config.json that can be read (No such"
+        )
+
     def test_so_many_unknown_tokens_may_be_wanted(self, changed: Changed, tmp_path: Path) -> None:
         files = [parquet(tmp_path / "a.parquet", rows(prompt=user("What is 1 + 1 ?")))]
         config = {"data.train_files": files, "data.val_files": files}

@@ -13,7 +13,7 @@ from rich.console import Console
 from transformers import AutoTokenizer
 
 from ctwa.engine.launch import compose_config, make_folder, print_plan, set_environment, told
-from ctwa.engine.look import model_source
+from ctwa.engine.look import look_at_trained_model, model_source
 from ctwa.engine.preference.settings import PreferenceSettings, read_preference_settings
 from ctwa.engine.ray_session import ray_session
 from ctwa.errors import CtwaError
@@ -77,7 +77,7 @@ def check_preference_config(config: DictConfig) -> PreferenceSettings:
         )
     if config.data.train_batch_size is None or config.data.train_batch_size < 1:
         raise CtwaError("data.train_batch_size: write the pairs of an optimizer step, 1 or more")
-    look_at_model(model_source(config))
+    look_at_trained_model(config)
     for name, policy in (settings.modpo.policies if settings.modpo else {}).items():
         look_at_model(Source(policy, f"ctwa.modpo.policies.{name}"))
     return settings
