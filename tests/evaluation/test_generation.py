@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -100,6 +101,12 @@ class TestPrompts:
     def test_a_row_without_one(self, prompt: Any, lines) -> None:
         with pytest.raises(CtwaError, match=r"row 1 \(from 0\) has no prompt"):
             read_prompts(GenerationConfig(data=lines([{"prompt": "a"}, {"prompt": prompt}])))
+
+    def test_a_list_of_rows(self, tmp_path: Path) -> None:
+        (tmp_path / "a.json").write_text(json.dumps([{"prompt": "a"}, {"prompt": "b"}]))
+
+        assert read_prompts(GenerationConfig(data=tmp_path / "a.json", limit=1)) == [{"prompt": "a"}]
+        assert len(read_prompts(GenerationConfig(data=tmp_path / "a.json"))) == 2
 
     def test_objectives_need_a_ground_truth(self, lines) -> None:
         objectives = parse_objectives({"a": {"reward_fn": "ctwa.testbed.rewards:accuracy"}})
