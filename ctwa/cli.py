@@ -335,8 +335,11 @@ def evaluate(
 @app.command("check-reward")
 def check_reward(
     reward_fn: Annotated[str, typer.Argument(metavar="FILE:FUNCTION", help="The reward function.")],
-    data: Annotated[Path, typer.Option(help="A parquet file in verl's format.")],
+    data: Annotated[Path, typer.Option(help="A parquet or JSON Lines file in verl's format.")],
     responses: Annotated[str | None, typer.Option(help="A column with responses, or a .jsonl file of them.")] = None,
+    text: Annotated[
+        list[str] | None, typer.Option(help="A response to try on every row. May be given several times.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Rows to run on.")] = 20,
     kwargs: Annotated[str, typer.Option(help="Further arguments of the function, as JSON.")] = "{}",
     timeout: Annotated[float, typer.Option(help="Seconds a call may take.")] = 10.0,
@@ -354,6 +357,7 @@ def check_reward(
             reward_fn,
             data,
             responses=responses,
+            texts=text or [],
             limit=limit,
             kwargs=arguments,
             timeout=timeout,

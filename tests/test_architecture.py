@@ -23,9 +23,10 @@ ALLOWED = {
     "preference": {"errors", "covariance", "aggregators", "objectives", "solvers"},
     "monitor": {"errors", "covariance", "solvers"},
     "testbed": {"errors", "covariance", "objectives"},
+    "models": {"errors", "monitor"},
     "config": {"errors"},
     "generation": {"errors"},
-    "evaluation": {"errors", "objectives", "preference", "monitor", "generation", "testbed"},
+    "evaluation": {"errors", "objectives", "preference", "monitor", "generation", "testbed", "models"},
     "engine": {
         *(
             "errors",
@@ -38,6 +39,7 @@ ALLOWED = {
             "testbed",
             "config",
             "generation",
+            "models",
         )
     },
     "cli": {
@@ -52,6 +54,7 @@ ALLOWED = {
             "testbed",
             "config",
             "generation",
+            "models",
         ),
         "engine",
         "evaluation",

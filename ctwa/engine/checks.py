@@ -18,12 +18,12 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from ctwa.engine.folders import check_folders
+from ctwa.engine.look import check_files, look, prompt_lines, read_sample
 from ctwa.errors import CtwaError
 from ctwa.objectives.loading import resolve_spec
+from ctwa.objectives.rows import open_rows
 
 if TYPE_CHECKING:
-    from pyarrow import parquet
-
     from ctwa.engine.settings import GradientSettings, Settings
     from ctwa.scalarizers.base import Scalarizer
 
@@ -40,6 +40,7 @@ def check_config(config: DictConfig) -> Settings:
     settings: Settings = read_settings(config)
     check_settings(config, settings)
     _check_steps(config)
+    look(config, settings)
     return settings
 
 
@@ -74,35 +75,7 @@ def check_disk(config: DictConfig) -> None:
         CtwaError: what is wrong, where, and what to write instead.
     """
     check_folders(config)
-    _check_files(config)
-
-
-def _check_files(config: DictConfig) -> None:
-    for key in ("train_files", "val_files"):
-        if not config.data[key]:
-            raise CtwaError(f"data.{key} names no file; give a parquet file in verl's format")
-        for path in config.data[key]:
-            if Path(path).is_dir():
-                raise CtwaError(f"data.{key}: {path} is a folder; give a parquet file in verl's format")
-            if not Path(path).is_file():
-                raise CtwaError(f"data.{key}: {path} does not exist; give a parquet file in verl's format")
-            columns = _parquet(path).schema_arrow.names
-            if missing := {config.data.prompt_key, "reward_model"} - set(columns):
-                raise CtwaError(
-                    f"data.{key}: {path} has no column {' and no column '.join(sorted(missing))} (it has "
-                    f"{', '.join(columns)}); give a file in verl's format"
-                )
-
-
-def _parquet(path: str) -> parquet.ParquetFile:
-    from pyarrow import ArrowInvalid, parquet
-
-    try:
-        return parquet.ParquetFile(path)
-    except ArrowInvalid as error:
-        raise CtwaError(f"{path} is not a parquet file ({error}); give one in verl's format") from error
-    except OSError as error:
-        raise CtwaError(f"{path} cannot be read ({error.strerror or error}); give a file that can be") from error
+    check_files(config)
 
 
 def num_steps(config: DictConfig) -> int:
@@ -116,7 +89,7 @@ def _steps_of_epochs(config: DictConfig) -> int:
 
 
 def _num_rows(config: DictConfig) -> int:
-    rows: int = sum(_parquet(path).metadata.num_rows for path in config.data.train_files)
+    rows: int = sum(open_rows(Path(path)).num_rows for path in config.data.train_files)
     return min(rows, config.data.train_max_samples) if config.data.train_max_samples > 0 else rows
 
 
@@ -280,15 +253,11 @@ def _check_agent_loop(config: DictConfig) -> None:
             f"actor_rollout_ref.rollout.agent.default_agent_loop={rollout.agent.default_agent_loop!r}: several turns, "
             f"tools and several outputs are not supported; write {' or '.join(SINGLE_TURN)}"
         )
-    for path in (*config.data.train_files, *config.data.val_files):
-        file = _parquet(path)
-        if "agent_name" not in file.schema_arrow.names:
-            continue
-        named = set(file.read(["agent_name"])["agent_name"].unique().to_pylist())
-        if other := sorted(map(str, named - set(SINGLE_TURN))):
-            raise CtwaError(
-                f"{path}: its column agent_name asks for the agent loops {', '.join(other)}; several turns, tools and "
-                f"several outputs are not supported: write {' or '.join(SINGLE_TURN)}, or leave the column out"
+    for sample in read_sample(config):
+        if (named := sample.row.values.get("agent_name")) not in (None, *SINGLE_TURN):
+            raise sample.error(
+                f"its agent_name asks for the agent loop {named!r}; several turns, tools and several outputs are not "
+                f"supported: write {' or '.join(SINGLE_TURN)}, or leave the column out"
             )
 
 
@@ -566,6 +535,7 @@ def plan_text(config: DictConfig, settings: Settings) -> str:
         f"  engine       {config.trainer.device}, {config.trainer.nnodes * config.trainer.n_gpus_per_node} ranks, "
         f"{actor.strategy}, rollout on {rollout.name}",
         f"  model        {config.actor_rollout_ref.model.path}",
+        *prompt_lines(config),
         f"  steps        {num_steps(config)}",
         f"  a step       {config.data.train_batch_size} prompts x {rollout.n} completions = {rows} completions, "
         f"at most {rows * (config.data.max_prompt_length + config.data.max_response_length):,} tokens",

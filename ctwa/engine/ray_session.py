@@ -28,6 +28,8 @@ def ray_session(config: DictConfig, *, transfer_queue: bool) -> Iterator[None]:
     import ray
     from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
 
+    from ctwa.engine.worker_path import WorkerPath
+
     ray_init: dict[str, Any] = OmegaConf.to_container(
         OmegaConf.merge({"runtime_env": get_ppo_ray_runtime_env(config)}, config.ray_kwargs.ray_init)
     )
@@ -35,7 +37,7 @@ def ray_session(config: DictConfig, *, transfer_queue: bool) -> Iterator[None]:
         config.transfer_queue.enable = True
         ray_init["runtime_env"]["env_vars"]["TRANSFER_QUEUE_ENABLE"] = "1"
     close_to_others(ray_init, trust_network=config.ctwa.trust_network)
-    ray.init(**ray_init)
+    ray.init(**ray_init, job_config=WorkerPath())
     end_request.take_signals()
     try:
         check_resources(config)

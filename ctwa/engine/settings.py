@@ -104,6 +104,7 @@ class Settings(BaseModel):
     reference_length: ReferenceConfig | None = None
     rewards: RewardSettings = Field(default_factory=RewardSettings)
     rollout: RolloutSettings = Field(default_factory=RolloutSettings)
+    max_unknown_tokens: Annotated[float, Field(ge=0, le=1)] = 0.1
     gradients: GradientSettings = Field(default_factory=GradientSettings)
     diagnostics: DiagnosticSettings = Field(default_factory=DiagnosticSettings)
     alarms: AlarmLimits = Field(default_factory=AlarmLimits)

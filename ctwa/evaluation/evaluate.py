@@ -60,6 +60,8 @@ class _Evaluation:
             reference = Model("reference", config.reference, **options)
             same = (model for model in self.models if model.location == reference.location)
             self.reference = next(same, reference)  # which is then loaded once
+        for model in dict.fromkeys([*self.models, *([self.reference] if self.reference else [])]):
+            model.look()
 
     def run(self) -> Results:
         """Check everything, compute, write."""
@@ -91,6 +93,7 @@ class _Evaluation:
                         max_unscored=config.generation.max_unscored,
                     )
                 )
+                generation.check_ground_truths(config.generation, rows, evaluator)
             self._prepare_folder()
 
             log_probs: dict[str, list[ReferenceLogProbs]] = {}

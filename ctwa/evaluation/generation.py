@@ -19,8 +19,9 @@ from ctwa.evaluation.models import Model, without_progress_bars
 from ctwa.generation.decoding import Sampling, end_tokens, generate_batch
 from ctwa.generation.seeds import completion_seed
 from ctwa.objectives.completion import Completion, prompt_fault
-from ctwa.objectives.evaluation import Evaluation, RewardEvaluator
+from ctwa.objectives.evaluation import Evaluation, RewardEvaluator, need_ground_truth
 from ctwa.objectives.reference import ReferenceLength
+from ctwa.objectives.rows import ground_truth_fault
 from ctwa.preference.schemas import BadRow
 from ctwa.preference.tokenization import ConversationTokenizer
 
@@ -42,7 +43,7 @@ def read_prompts(config: GenerationConfig) -> list[dict[str, Any]]:
     """Rows in verl's format.
 
     Raises:
-        CtwaError: there is no such file, or a row lacks what the objectives need.
+        CtwaError: there is no such file, or a row has no prompt.
     """
     rows = read_rows(config.data, config.limit)
     for index, row in enumerate(rows):
@@ -51,9 +52,21 @@ def read_prompts(config: GenerationConfig) -> list[dict[str, Any]]:
                 f"{config.data}, row {index} (from 0) {fault}: write a text, or a list of messages, in the column "
                 "'prompt'"
             )
-        if config.objectives:
-            Completion.from_row(row, response="", response_tokens=1)
     return rows
+
+
+def check_ground_truths(
+    config: GenerationConfig, rows: Sequence[Mapping[str, Any]], evaluator: RewardEvaluator
+) -> None:
+    """See that every row has the ground truth that the objectives need.
+
+    Raises:
+        CtwaError: the first row that lacks it.
+    """
+    needed_by = need_ground_truth(evaluator.contracts)
+    for index, row in enumerate(rows):
+        if fault := ground_truth_fault(row, needed_by):
+            raise CtwaError(f"{config.data}, row {index} (from 0): {fault}")
 
 
 def tokenize_prompts(model: Model, rows: Sequence[Mapping[str, Any]], config: GenerationConfig) -> list[list[int]]:

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
 from ctwa.errors import CtwaError
+from ctwa.models.look import Source, look_at_model
 from ctwa.monitor.checkpoints import locate
 from ctwa.preference.reference import model_fingerprint
 
@@ -82,6 +83,14 @@ class Model:
             with without_progress_bars():
                 self._weights = self._load(AutoModelForCausalLM, "weights", dtype=self.dtype).to(self.device).eval()
         return self._weights
+
+    def look(self) -> None:
+        """See that its config and weights fit, by the headers of the files.
+
+        Raises:
+            CtwaError: they do not, or the model is not to be had.
+        """
+        look_at_model(Source(str(self.location), f"model '{self.name}' ({self.source})", self.trust_remote_code))
 
     def release(self) -> None:
         """Give its memory back."""

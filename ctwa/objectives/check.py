@@ -16,16 +16,26 @@ from rich.table import Table
 from rich.text import Text
 
 from ctwa.errors import CtwaError
-from ctwa.objectives.completion import Completion, prompt_fault, text_fault
+from ctwa.objectives.completion import Completion, text_fault
 from ctwa.objectives.config import parse_objectives
 from ctwa.objectives.contract import Outcome, shortened
-from ctwa.objectives.evaluation import plan
+from ctwa.objectives.evaluation import need_ground_truth, plan
 from ctwa.objectives.loading import resolve_spec, split_spec
 from ctwa.objectives.messages import Function
 from ctwa.objectives.pool import WorkerPool
+from ctwa.objectives.rows import Row, open_rows, row_fault
 
 MAX_UNSCORED = 0.05  # the default of a run
 NUM_SHOWN = 12  # completions whose values are listed
+PROBES = {
+    "ground truth": r"\boxed{ANSWER}",
+    "wrong answer": r"\boxed{ANSWER}",
+    "empty": "",
+    "sentence": "The answer is ANSWER.",
+    "tags": "<think>\nI work it out.\n</think>\n<answer>\nANSWER\n</answer>",
+    "steps": "Step 1: I work it out.\n\nStep 2: That gives the answer.\n\n\\boxed{ANSWER}\n#### ANSWER",
+}
+"""What a function is tried on where there are no responses: the forms that answers, and rewards of a form, have."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +91,7 @@ def check_reward(
         spec: ``path/file.py:function`` or ``package.module:function``.
         rows: rows in verl's format.
         responses: one response a row, or a list of them. Without it, the rows' column ``response``; without that,
-            three probes a row: the ground truth in a ``\boxed{}``, a wrong answer in one, and an empty response.
+            probes of each row: its ground truth in the forms that answers have (`PROBES`), a wrong answer, nothing.
         source: where ``responses`` came from, for the notes.
         kwargs: the objective's further arguments.
         timeout: seconds a call may take.
@@ -96,33 +106,33 @@ def check_reward(
         responses = [row["response"] for row in rows]
         source = "the responses are the data's column 'response'"
     elif responses is None:
-        source = "the data has no responses: probed are the ground truth in \\boxed{}, another row's, and an empty text"
+        source = f"the data has no responses: probed are {', '.join(PROBES)} (--text gives one of your own)"
     if responses is not None and len(responses) != len(rows):
         raise CtwaError(
             f"there are {len(responses)} responses for {len(rows)} rows; give one, or one list, for each row"
         )
-
-    for index, row in enumerate(rows):
-        if fault := prompt_fault(row.get("prompt", "?")):  # a column that is missing is said below
-            raise CtwaError(f"row {index} (from 0) {fault}; mend or delete that row")
-    samples = _probes(rows) if responses is None else _given(responses)
-    lengths = [len(response.split()) + 1 for _, _, response in samples]
-    notes = [source, "response_tokens counts words, and one for the end: no tokenizer is asked"]
-    if reference_tokens is None:
-        reference_tokens = fmean(lengths)
-        notes.append(f"reference_tokens is the mean of these, {reference_tokens:.1f}")
-    completions = [
-        Completion.from_row(rows[row], response=response, response_tokens=length, reference_tokens=reference_tokens)
-        for (row, _, response), length in zip(samples, lengths, strict=True)
-    ]
-    prompts = list(dict.fromkeys(completion.prompt for completion in completions))
-    group_N = [prompts.index(completion.prompt) for completion in completions]
 
     resolved = resolve_spec(spec)
     _, name = split_spec(spec)
     objectives = parse_objectives({name: {"reward_fn": spec, "kwargs": dict(kwargs or {}), "timeout": timeout}})
     outcomes: dict[int, Outcome] = {}
     with closing(WorkerPool([Function(resolved, objectives[name].kwargs)], num_workers=1)) as pool:
+        needed_by = need_ground_truth({name: pool.contracts[0]})
+        for index, row in enumerate(rows):
+            if fault := row_fault(Row(index, dict(row)), needs_ground_truth=needed_by, text_prompts=True):
+                raise CtwaError(f"row {index} (from 0) of the data: {fault}")
+        samples = _probes(rows) if responses is None else _given(responses)
+        lengths = [len(response.split()) + 1 for _, _, response in samples]
+        notes = [source, "response_tokens counts words, and one for the end: no tokenizer is asked"]
+        if reference_tokens is None:
+            reference_tokens = fmean(lengths)
+            notes.append(f"reference_tokens is the mean of these, {reference_tokens:.1f}")
+        completions = [
+            Completion.from_row(rows[row], response=response, response_tokens=length, reference_tokens=reference_tokens)
+            for (row, _, response), length in zip(samples, lengths, strict=True)
+        ]
+        prompts = list(dict.fromkeys(completion.prompt for completion in completions))
+        group_N = [prompts.index(completion.prompt) for completion in completions]
         for call, call_outcomes in pool.run(plan(objectives, pool.contracts, completions, group_N, num_workers=1)):
             outcomes.update(zip(call.rows, call_outcomes, strict=True))
     checked = tuple(
@@ -165,6 +175,11 @@ def render(result: CheckResult) -> RenderableType:
             Text(f"{outcome.value:g}" if outcome.value is not None else f"{outcome.reason}: {outcome.text}"),
         )
     notes = [*result.notes, "ms is the median time of a call"]
+    different = {item.outcome.value for item in result.checked if item.outcome.value is not None}
+    if len(different) == 1 and len(result.checked) > 1:
+        notes.append(
+            f"every value is {different.pop():g}: nothing here is told from anything else; give --text or --responses"
+        )
     if len(result.checked) > NUM_SHOWN:
         notes.append(f"{len(result.checked) - NUM_SHOWN} more completions are not listed")
     if result.unscored_frac > MAX_UNSCORED:
@@ -179,6 +194,7 @@ def main(
     data: Path,
     *,
     responses: str | None = None,
+    texts: Sequence[str] = (),
     limit: int = 20,
     kwargs: Mapping[str, Any] | None = None,
     timeout: float = 10.0,
@@ -189,9 +205,10 @@ def main(
 
     Args:
         spec: the reward function.
-        data: a parquet file in verl's format.
+        data: a parquet or JSON Lines file in verl's format.
         responses: a column of it, or a ``.jsonl`` file with a line a row: a string, a list of them, or an object with
             such a ``response``.
+        texts: responses to every row, in place of these.
         limit: how many rows, from the first.
         kwargs: as in ``check_reward``.
         timeout: as in ``check_reward``.
@@ -204,12 +221,16 @@ def main(
     if limit < 1:
         raise CtwaError(f"limit is {limit}; give the number of rows to check, at least 1")
     rows = _read_rows(data, limit)
+    if texts and responses is not None:
+        raise CtwaError("--text and --responses both give the responses; write one of them")
     chosen = None if responses is None else _read_responses(responses, rows, data)
+    if texts:
+        chosen = [list(texts)] * len(rows)
     result = check_reward(
         spec,
         rows,
         responses=chosen,
-        source=f"the responses are {responses}",
+        source="the response is the text given" if texts else f"the responses are {responses}",
         kwargs=kwargs,
         timeout=timeout,
         reference_tokens=reference_tokens,
@@ -239,26 +260,20 @@ def _probes(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, str, str]]:
     for row, gold in enumerate(golds):
         others = (other for other in golds[row + 1 :] + golds[:row] if str(other) != str(gold))
         wrong = next(others, "1" if str(gold) == "0" else "0")
+        gold = "42" if gold is None else gold
         samples += [
-            (row, "ground truth", f"\\boxed{{{gold}}}"),
-            (row, "wrong answer", f"\\boxed{{{wrong}}}"),
-            (row, "empty", ""),
+            (row, kind, form.replace("ANSWER", str(wrong if kind == "wrong answer" else gold)))
+            for kind, form in PROBES.items()
         ]
     return samples
 
 
 def _read_rows(data: Path, limit: int) -> list[dict[str, Any]]:
-    try:
-        from pyarrow import ArrowInvalid, parquet
-    except ImportError as error:
-        raise CtwaError("reading parquet needs pyarrow; install ctwa[cpu] or ctwa[gpu]") from error
-    if not data.is_file():
-        raise CtwaError(f"there is no data file {data}; give a parquet file in verl's format")
-    try:
-        batches = parquet.ParquetFile(data).iter_batches(batch_size=limit)
-    except ArrowInvalid as error:
-        raise CtwaError(f"{data} is not a parquet file ({error})") from error
-    return next(batches).to_pylist()
+    rows = open_rows(data).head(limit)
+    for row in rows:
+        if row.unreadable is not None:
+            raise CtwaError(f"{data}, row {row.index} (from 0): {row.unreadable}")
+    return [row.values for row in rows]
 
 
 def _read_responses(responses: str, rows: Sequence[Mapping[str, Any]], data: Path) -> list[str | list[str]]:

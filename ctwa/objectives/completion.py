@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ctwa.errors import CtwaError
-
 # The columns of verl's data format that have a name of their own; whatever else a row has is `row`.
 _NAMED_COLUMNS = ("prompt", "data_source", "reward_model", "extra_info")
 
@@ -19,7 +17,7 @@ class Completion:
     Attributes:
         response: the decoded completion without special tokens.
         prompt: the text of the prompt.
-        ground_truth: the data set's ``reward_model.ground_truth``.
+        ground_truth: the data set's ``reward_model.ground_truth``; None where it has none.
         data_source: the data set's ``data_source``.
         extra_info: the data set's ``extra_info``.
         response_tokens: number of tokens of the completion, its end-of-sequence token included.
@@ -48,23 +46,11 @@ class Completion:
         reference_tokens: float | None = None,
         finished: bool = True,
     ) -> Completion:
-        """A completion of a row of a data set in verl's format.
-
-        Raises:
-            CtwaError: the row has no prompt or no ``reward_model.ground_truth``.
-        """
-        reward_model = row.get("reward_model")
-        if not isinstance(reward_model, Mapping) or "ground_truth" not in reward_model:
-            raise CtwaError(
-                f"the data has no reward_model.ground_truth (its columns are {sorted(row)}); "
-                "write rows in verl's format: prompt, data_source, reward_model={'ground_truth': ...}, extra_info"
-            )
-        if "prompt" not in row:
-            raise CtwaError(f"the data has no column 'prompt', only {sorted(row)}; write rows in verl's format")
+        """A completion of a row of a data set in verl's format (`ctwa.objectives.rows` says what is wrong with one)."""
         return cls(
             response=response,
             prompt=prompt_text(row["prompt"]),
-            ground_truth=reward_model["ground_truth"],
+            ground_truth=(row.get("reward_model") or {}).get("ground_truth"),
             data_source=row.get("data_source") or "",
             extra_info=row.get("extra_info") or {},
             response_tokens=response_tokens,

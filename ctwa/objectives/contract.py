@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from ctwa.errors import CtwaError
 from ctwa.objectives.completion import Completion
+from ctwa.objectives.loading import did_you_mean
 
 PROMPT_ARGUMENTS = ("prompt", "ground_truth", "data_source", "extra_info", "reference_tokens", "row")
 COMPLETION_ARGUMENTS = ("response", "response_tokens", "finished")
@@ -46,11 +47,13 @@ class Contract:
         arguments: the offered names it takes.
         is_async: it is a coroutine function.
         is_group: it takes ``group_*`` lists, and is called once a prompt with all its completions.
+        required: those of the arguments that have no default.
     """
 
     arguments: tuple[str, ...]
     is_async: bool
     is_group: bool
+    required: tuple[str, ...] = ()
 
     def collect(self, completions: Sequence[Completion]) -> dict[str, Any]:
         """The arguments of one call: of one completion, or for a group function of all completions of a prompt."""
@@ -89,6 +92,7 @@ def read_contract(function: Callable[..., Any], spec: str, kwargs: Mapping[str, 
     if unknown:
         raise CtwaError(
             f"kwargs give {_quoted(unknown)}, which reward function '{spec}' does not take; it takes {_quoted(named)}"
+            + did_you_mean(unknown, named)
         )
     positional = [name for name, parameter in named.items() if parameter.kind is parameter.POSITIONAL_ONLY]
     if positional:
@@ -105,6 +109,7 @@ def read_contract(function: Callable[..., Any], spec: str, kwargs: Mapping[str, 
         raise CtwaError(
             f"reward function '{spec}' requires {_quoted(missing)}, which is not offered; it may name "
             f"{', '.join(OFFERED)}, or take the value from the objective's kwargs"
+            + did_you_mean(missing, [*OFFERED, *(name for name in kwargs if name not in named)])
         )
 
     arguments = tuple(name for name in named if name in OFFERED)
@@ -116,7 +121,8 @@ def read_contract(function: Callable[..., Any], spec: str, kwargs: Mapping[str, 
             f"completions of a prompt; write {_quoted('group_' + ALIASES.get(name, name) for name in mixed)} instead"
         )
     is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
-    return Contract(arguments, is_async, is_group)
+    required = tuple(name for name in arguments if named[name].default is inspect.Parameter.empty)
+    return Contract(arguments, is_async, is_group, required)
 
 
 def to_outcome(value: Any, seconds: float) -> Outcome:

@@ -96,10 +96,12 @@ class RewardEvaluator:
         self._objectives = dict(check_objectives(objectives))
         self._max_unscored = max_unscored
         self._num_workers = num_workers
-        functions = [
-            Function(resolve_spec(objective.reward_fn), objective.kwargs) for objective in self._objectives.values()
-        ]
-        self._pool = WorkerPool(functions, num_workers)
+        self._pool = WorkerPool(_functions(self._objectives), num_workers)
+
+    @property
+    def contracts(self) -> dict[str, Contract]:
+        """How each objective's function is called."""
+        return dict(zip(self._objectives, self._pool.contracts, strict=True))
 
     def __enter__(self) -> Self:
         return self
@@ -174,6 +176,25 @@ class RewardEvaluator:
             f"objective '{name}' ({objective.reward_fn}) could not score {at_least}{len(failed)} of {len(completions)} "
             f"completions ({by_reason}), more than max_unscored={self._max_unscored:g} allows; first {first}"
         )
+
+
+def load_contracts(objectives: Mapping[str, ObjectiveConfig]) -> dict[str, Contract]:
+    """How each objective's function is called: all are imported in a process of their own, as a run will.
+
+    Raises:
+        CtwaError: a reward function is not found, cannot be imported, or asks for what is not offered.
+    """
+    with closing(WorkerPool(_functions(objectives), num_workers=1)) as pool:
+        return dict(zip(objectives, pool.contracts, strict=True))
+
+
+def _functions(objectives: Mapping[str, ObjectiveConfig]) -> list[Function]:
+    return [Function(resolve_spec(objective.reward_fn), objective.kwargs) for objective in objectives.values()]
+
+
+def need_ground_truth(contracts: Mapping[str, Contract]) -> list[str]:
+    """The objectives that cannot do without a ground truth: their functions take it and have no default for it."""
+    return [name for name, contract in contracts.items() if "ground_truth" in contract.required]
 
 
 def plan(

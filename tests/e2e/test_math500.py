@@ -56,12 +56,19 @@ def test_the_recipe_runs_two_steps_on_a_cpu(data: Path, testbed: Path, tmp_path:
         "DATA": str(data),
     }.items():
         monkeypatch.setenv(name, value)
+    (tmp_path / "here" / "trl").mkdir(parents=True)  # the name of a package that others look for
+    (tmp_path / "here" / "trl" / "__init__.py").write_text("raise ImportError('this is no trl')\n")
+    monkeypatch.chdir(tmp_path / "here")
+    lines = tmp_path / "train.jsonl"  # the same rows in the other format
+    pd.read_parquet(data / "train.parquet").to_json(lines, orient="records", lines=True)
     folder = tmp_path / "run"
     recipe = [
         *("bash", str(ROOT / "recipes/math500/ctwa.sh"), f"ctwa.run={folder}", "trainer.total_training_steps=2"),
         *("data.train_batch_size=4", "actor_rollout_ref.actor.ppo_mini_batch_size=4", "actor_rollout_ref.rollout.n=4"),
         *("data.max_prompt_length=256", "data.max_response_length=128", "data.val_max_samples=8"),
         *("trainer.n_gpus_per_node=1", "trainer.save_freq=-1", "trainer.test_freq=2"),
+        f"data.train_files={lines}",
+        "ctwa.max_unknown_tokens=1",  # the testbed's words are not those of these problems
     ]
     with process(recipe) as running:
         output, _ = running.communicate(timeout=600)

@@ -14,6 +14,9 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from ctwa.engine.compose import compose_config
+from ctwa.objectives.config import ObjectiveConfig
+from ctwa.objectives.contract import Contract
+from ctwa.objectives.evaluation import load_contracts
 from ctwa.testbed.model import build_model
 from ctwa.testbed.tokenizer import build_tokenizer
 
@@ -29,6 +32,28 @@ def same_environment() -> Iterator[None]:
     yield
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture(autouse=True)
+def a_hub_with_every_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test asks the network whether a model's name is known there."""
+    monkeypatch.setattr("ctwa.models.look.ask_hub", lambda _: None)
+
+
+_CONTRACTS: dict[str, dict[str, Contract]] = {}
+
+
+@pytest.fixture(autouse=True)
+def same_functions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same reward functions are imported once for all tests, and not in a process for each."""
+
+    def load(objectives: dict[str, ObjectiveConfig]) -> dict[str, Contract]:
+        key = repr(objectives)
+        if key not in _CONTRACTS:
+            _CONTRACTS[key] = load_contracts(objectives)
+        return _CONTRACTS[key]
+
+    monkeypatch.setattr("ctwa.objectives.evaluation.load_contracts", load)
 
 
 @pytest.fixture(scope="session")

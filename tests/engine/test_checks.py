@@ -268,7 +268,7 @@ class TestFiles:
 
     @pytest.mark.parametrize("key", ["train_files", "val_files"])
     def test_data_that_is_not_there(self, changed: Changed, key: str, tmp_path: Path) -> None:
-        with pytest.raises(CtwaError, match=f"^data.{key}: {tmp_path}/a.parquet does not exist; give a parquet file"):
+        with pytest.raises(CtwaError, match=f"^data.{key}: {tmp_path}/a.parquet does not exist; give a parquet or"):
             check_config(changed({f"data.{key}": [f"{tmp_path}/a.parquet"]}))
         with pytest.raises(CtwaError, match=f"^data.{key} names no file"):
             check_config(changed({f"data.{key}": []}))
@@ -276,21 +276,24 @@ class TestFiles:
     def test_data_that_is_not_parquet(self, changed: Changed, tmp_path: Path) -> None:
         (tmp_path / "a.parquet").write_text("prompt,answer\n1,2\n")
 
-        with pytest.raises(CtwaError, match=r"a\.parquet is not a parquet file .*; give one in verl's format"):
+        with pytest.raises(
+            CtwaError, match=r"a\.parquet is not a parquet file; give one in verl's format, or name it .jsonl if"
+        ):
             check_config(changed({"data.train_files": [f"{tmp_path}/a.parquet"]}))
 
     def test_data_in_another_format(self, changed: Changed, tmp_path: Path) -> None:
         pq.write_table(pa.table({"problem": ["1 + 1"], "answer": ["2"]}), tmp_path / "a.parquet")
 
         with pytest.raises(
-            CtwaError, match=r"has no column prompt and no column reward_model \(it has problem, answer\)"
+            CtwaError,
+            match=r"a\.parquet, row 0 \(from 0\): it has no column 'prompt' \(it has problem, answer\); write",
         ):
             check_config(changed({"data.val_files": [f"{tmp_path}/a.parquet"]}))
 
     def test_a_folder_is_no_file_and_a_file_no_folder(self, changed: Changed, tmp_path: Path) -> None:
         (tmp_path / "a").write_text("")
 
-        with pytest.raises(CtwaError, match=f"^data.train_files: {tmp_path} is a folder; give a parquet file"):
+        with pytest.raises(CtwaError, match=f"^data.train_files: {tmp_path} is a folder; give a parquet or JSON Lines"):
             check_config(changed({"data.train_files": [str(tmp_path)]}))
         with pytest.raises(CtwaError, match=f"^actor_rollout_ref.model.path: {tmp_path}/a is a file; give a model"):
             check_config(changed({"actor_rollout_ref.model.path": f"{tmp_path}/a"}))
@@ -298,13 +301,13 @@ class TestFiles:
             check_config(changed({"ctwa.task_dir": f"{tmp_path}/a"}))
 
     def test_data_that_cannot_be_read(self, changed: Changed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        def forbidden(path: str) -> None:
-            raise PermissionError(13, "Permission denied", path)
+        def forbidden(path: Path, *_: str) -> None:
+            raise PermissionError(13, "Permission denied", str(path))
 
         (tmp_path / "a.parquet").write_text("")
-        monkeypatch.setattr(pq, "ParquetFile", forbidden)
+        monkeypatch.setattr(Path, "open", forbidden)
 
-        with pytest.raises(CtwaError, match=r"a\.parquet cannot be read \(Permission denied\); give a file"):
+        with pytest.raises(CtwaError, match=r"a\.parquet cannot be read \(Permission denied\); mend that"):
             check_config(changed({"data.train_files": [f"{tmp_path}/a.parquet"]}))
 
     @pytest.mark.parametrize("path", ["/nowhere/model", "./model", "~/model", "runs/no-such/model"])
@@ -454,7 +457,7 @@ class TestAgentLoops:
 
         check_config(changed({"data.train_files": [f"{tmp_path}/plain.parquet"]}))
         with pytest.raises(
-            CtwaError, match=r"tools\.parquet: its column agent_name asks for the agent loops tool_agent;"
+            CtwaError, match=r"tools\.parquet, row \d+ .*: its agent_name asks for the agent loop 'tool_agent';"
         ):
             check_config(changed({"data.train_files": [f"{tmp_path}/tools.parquet"]}))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -107,6 +108,34 @@ def test_what_does_not_stand_several_backward_passes(prefer: Compose, wants: str
             check_preference_config(config)
         config.ctwa.method, config.ctwa.diagnostics.gradients_every = {"type": "linear"}, 0
         check_preference_config(config)
+
+
+def test_a_model_that_is_not_in_order_is_named_before_anything_starts(
+    prefer: Compose, task_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, key = prefer(), "actor_rollout_ref.model.path"
+
+    def said(model: Path | str) -> str:
+        config.actor_rollout_ref.model.path = str(model)
+        with pytest.raises(CtwaError, match=f"^{key}: {model} ") as error:
+            prepare_data(config, check_preference_config(config))
+        return str(error.value)
+
+    broken = {
+        "config.json": ("{", "has a config.json that is not JSON"),
+        "model.safetensors": ("", "has a model.safetensors that is cut off"),
+        "tokenizer.json": ("{}", "has no tokenizer that can be loaded"),
+    }
+    for name, (content, sentence) in broken.items():
+        copy = shutil.copytree(task_dir / "model", tmp_path / name / "model")
+        (copy / name).write_text(content)
+        assert sentence in said(copy)
+
+    def unreachable(_: str) -> None:
+        raise ConnectionError
+
+    monkeypatch.setattr("ctwa.models.look.ask_hub", unreachable)
+    assert "the hub does not answer" in said("nobody/nothing")
 
 
 def test_without_a_validation_file_a_share_of_the_prompts_is_kept_back(prefer: Compose) -> None:

@@ -85,12 +85,23 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
 
 @pytest.fixture
 def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        models_module.AutoModelForCausalLM, "from_pretrained", lambda *_, **__: pytest.fail("a model is loaded")
-    )
+    refuse = SimpleNamespace(from_pretrained=lambda *_, **__: pytest.fail("a model is loaded"))
+    monkeypatch.setattr(models_module, "AutoModelForCausalLM", refuse)
 
 
 class TestEvaluation:
+    def test_a_model_with_more_layers_than_weights_is_not_filled_with_random_ones(
+        self, config: EvalConfig, places: SimpleNamespace, tmp_path: Path
+    ) -> None:
+        copy = shutil.copytree(places.base, tmp_path / "model")
+        content = json.loads((copy / "config.json").read_text())
+        content |= {"num_hidden_layers": 5, "layer_types": ["full_attention"] * 5}
+        (copy / "config.json").write_text(json.dumps(content))
+
+        with pytest.raises(CtwaError, match=r"^model 'deep' \(.*\): .* lacks weights that its config\.json asks for"):
+            evaluate(config.model_copy(update={"models": config.models | {"deep": str(copy)}}), tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
     def test_it_writes_every_section_by_name(self, config: EvalConfig, tmp_path: Path) -> None:
         out = tmp_path / "out"
         results = evaluate(config, out)

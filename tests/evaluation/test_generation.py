@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,15 @@ from tokenizers.processors import TemplateProcessing
 from ctwa.errors import CtwaError
 from ctwa.evaluation import generation
 from ctwa.evaluation.config import GenerationConfig
-from ctwa.evaluation.generation import generate, ratios, read_prompts, sample_rows, score, tokenize_prompts
+from ctwa.evaluation.generation import (
+    check_ground_truths,
+    generate,
+    ratios,
+    read_prompts,
+    sample_rows,
+    score,
+    tokenize_prompts,
+)
 from ctwa.evaluation.models import Model
 from ctwa.objectives.config import parse_objectives
 from ctwa.objectives.evaluation import RewardEvaluator
@@ -136,11 +145,23 @@ class TestPrompts:
         assert first == second
         assert opened.tokenizer.decode(first) == "<bos> 3 + 4 ?"
 
+    def test_a_list_of_rows(self, tmp_path: Path) -> None:
+        (tmp_path / "a.json").write_text(json.dumps([{"prompt": "a"}, {"prompt": "b"}]))
+
+        assert read_prompts(GenerationConfig(data=tmp_path / "a.json", limit=1)) == [{"prompt": "a"}]
+        assert len(read_prompts(GenerationConfig(data=tmp_path / "a.json"))) == 2
+
     def test_objectives_need_a_ground_truth(self, lines) -> None:
         objectives = parse_objectives({"a": {"reward_fn": "ctwa.testbed.rewards:accuracy"}})
+        config = GenerationConfig(data=lines([{"prompt": "a"}]), objectives=objectives)
 
-        with pytest.raises(CtwaError, match=r"no reward_model\.ground_truth"):
-            read_prompts(GenerationConfig(data=lines([{"prompt": "a"}]), objectives=objectives))
+        with (
+            RewardEvaluator(objectives, num_workers=1) as evaluator,
+            pytest.raises(
+                CtwaError, match=r"row 0 \(from 0\): it has no reward_model, which the objectives \('a'\) ask"
+            ),
+        ):
+            check_ground_truths(config, read_prompts(config), evaluator)
 
     def test_a_context_that_is_too_short(self, model, config) -> None:
         long = config.model_copy(update={"max_tokens": 4090})

@@ -1,5 +1,6 @@
 import json
 import math
+import re
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
@@ -61,7 +62,8 @@ def test_rows_without_responses_are_probed_and_that_is_said(reward_file: RewardF
             return None if response == "" else response == f"\\\\boxed{{{ground_truth}}}"
     """)
     result = check_reward(f"{path}:f", rows(2))
-    assert [(item.row, item.kind, item.completion.response, item.outcome.value) for item in result.checked] == [
+    found = [(item.row, item.kind, item.completion.response, item.outcome.value) for item in result.checked]
+    assert [each for each in found if each[1] in ("ground truth", "wrong answer", "empty")] == [
         (0, "ground truth", "\\boxed{1}", 1.0),
         (0, "wrong answer", "\\boxed{2}", 0.0),
         (0, "empty", "", None),
@@ -70,20 +72,46 @@ def test_rows_without_responses_are_probed_and_that_is_said(reward_file: RewardF
         (1, "empty", "", None),
     ]
     text = shown(result)
-    assert (
-        "the data has no responses: probed are the ground truth in \\boxed{}, another row's, and an empty text" in text
-    )
+    assert "the data has no responses: probed are ground truth, wrong answer, empty, sentence, tags, steps" in text
     assert "none 2" in text
-    assert "33% could not be scored: with max_unscored=0.05 a run would stop here" in text
+    assert "17% could not be scored: with max_unscored=0.05 a run would stop here" in text
 
 
 def test_a_single_row_has_a_wrong_answer_too(reward_file: RewardFile) -> None:
     path = reward_file("def f(response): return 1")
-    assert [item.completion.response for item in check_reward(f"{path}:f", rows(1)).checked] == [
-        "\\boxed{1}",
-        "\\boxed{0}",
-        "",
-    ]
+    result = check_reward(f"{path}:f", rows(1))
+    assert [item.completion.response for item in result.checked[:3]] == ["\\boxed{1}", "\\boxed{0}", ""]
+    assert "every value is 1: nothing here is told from anything else; give --text or --responses" in shown(result)
+
+
+def test_a_reward_of_the_form_is_not_0_on_every_probe(reward_file: RewardFile) -> None:
+    path = reward_file(r"""
+        import re
+        FORMS = {
+            "tags": r"<think>.*?</think>\s*<answer>.*?</answer>", "steps": r"Step 1.*Step 2.*", "gsm8k": r".*#### \S+",
+        }
+        def f(response, form): return float(bool(re.fullmatch(FORMS[form], response.strip(), re.S)))
+    """)
+    for form in ("tags", "steps", "gsm8k"):
+        values = [item.outcome.value for item in check_reward(f"{path}:f", rows(2), kwargs={"form": form}).checked]
+        assert set(values) == {0.0, 1.0}, form
+
+
+def test_a_text_can_be_given_on_the_command_line(reward_file: RewardFile, data: Callable[..., Path]) -> None:
+    spec = reward_file("def f(response): return len(response)") + ":f"
+    status, text = run_main(spec, data(rows(3)), texts=["abcd", "a"])
+    assert status == 0
+    assert "the response is the text given" in text
+    assert re.search(r"response\s+│\s+6 │\s+6 │\s+2.5 │\s+1 │\s+4 │", text)
+    with pytest.raises(CtwaError, match="--text and --responses both give the responses"):
+        main(spec, data(rows(3)), texts=["abcd"], responses="answer")
+
+
+def test_json_lines_are_rows_too(reward_file: RewardFile, tmp_path: Path) -> None:
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(3)))
+    status, text = run_main(reward_file("def f(response): return 1") + ":f", tmp_path / "data.jsonl", limit=2)
+    assert status == 0
+    assert "ground truth" in text
 
 
 def test_the_column_response_is_used_where_there_is_one(reward_file: RewardFile) -> None:
@@ -150,9 +178,13 @@ def test_the_repositorys_accuracy_on_probes(data: Callable[..., Path]) -> None:
 def test_mistakes_of_the_command(reward_file: RewardFile, data: Callable[..., Path], tmp_path: Path) -> None:
     spec = reward_file("def f(response): return 1") + ":f"
     file = data(rows(2))
-    with pytest.raises(CtwaError, match=r"there is no data file .*none.parquet; give a parquet file in verl's format"):
+    with pytest.raises(
+        CtwaError, match=r"none.parquet does not exist; give a parquet or JSON Lines file in verl's format"
+    ):
         main(spec, tmp_path / "none.parquet")
-    with pytest.raises(CtwaError, match=r"rewards.py is not a parquet file"):
+    with pytest.raises(
+        CtwaError, match=r"rewards.py has the suffix '.py'; give a file that ends with .parquet, .jsonl or .json"
+    ):
         main(spec, Path(spec.removesuffix(":f")))
     with pytest.raises(CtwaError, match=r"responses 'x' is neither a column of .* \(prompt, data_source, .*\) nor a"):
         main(spec, file, responses="x")
@@ -171,12 +203,21 @@ def test_mistakes_of_the_command(reward_file: RewardFile, data: Callable[..., Pa
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"question": "?"}, r"the data has no reward_model.ground_truth \(its columns are \['question'\]\)"),
-        ({"reward_model": {"ground_truth": "7"}}, "the data has no column 'prompt', only"),
+        ({"question": "?"}, r"row 0 \(from 0\) of the data: it has no column 'prompt' \(it has question\); write rows"),
+        ({"reward_model": {"ground_truth": "7"}}, r"it has no column 'prompt' \(it has reward_model\)"),
+        (
+            {"prompt": "What?"},
+            r"it has no reward_model, which the objectives \('f'\) ask for; write {\"ground_truth\": ",
+        ),
+        (
+            {"prompt": "What?", "reward_model": {"ground_truth": None}},
+            "it has no ground truth in its reward_model, which",
+        ),
+        ({"prompt": "What?", "reward_model": "7"}, "its reward_model is the text '7'; write"),
     ],
 )
 def test_rows_of_another_format(reward_file: RewardFile, row: dict[str, Any], message: str) -> None:
-    path = reward_file("def f(response): return 1")
+    path = reward_file("def f(response, ground_truth): return 1")
     with pytest.raises(CtwaError, match=message):
         check_reward(f"{path}:f", [row])
     with pytest.raises(CtwaError, match="there is no row to check"):
@@ -229,6 +270,6 @@ def test_a_prompt_that_says_nothing() -> None:
     bad = rows(2)
     bad[1]["prompt"][0]["content"] = " "
     with pytest.raises(
-        CtwaError, match=r"row 1 \(from 0\) has no text in message 1 of its prompt, which is the user's"
+        CtwaError, match=r"row 1 \(from 0\) of the data: message 0 of its prompt is a user's and empty; write what"
     ):
         check_reward("ctwa.testbed.rewards:accuracy", bad)

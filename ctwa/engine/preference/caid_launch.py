@@ -12,6 +12,7 @@ from rich.console import Console
 from ctwa.engine.checks import check_disk, check_machine, check_with_verl
 from ctwa.engine.compose import compose_config
 from ctwa.engine.launch import make_folder, print_plan, run_training, set_environment, told
+from ctwa.engine.look import prompt_lines
 from ctwa.monitor.run import ObjectiveInfo, RunInfo
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def plan_text(config: DictConfig, settings: CaidSettings) -> str:
         ),
         f"  engine       {_engine(config)}",
         f"  model        {config.actor_rollout_ref.model.path}",
+        *prompt_lines(config),
         f"  samples      {prompts} prompts x {samples}, of the reference and of each policy",
         f"  policies     at most {settings.caid.iterations}, {settings.steps_per_iteration} steps of "
         f"{config.data.train_batch_size} pairs each",

@@ -8,8 +8,10 @@ from omegaconf import DictConfig
 from pydantic import BeforeValidator, Field
 
 from ctwa.engine.checks import check_settings, check_token_budgets
+from ctwa.engine.look import look
 from ctwa.engine.settings import ModelSource, Settings, read_settings
 from ctwa.errors import CtwaError
+from ctwa.models.look import Source, look_at_model
 from ctwa.preference.caid import CaidConfig
 
 REWARD = "reward"
@@ -81,4 +83,7 @@ def read_caid_settings(config: DictConfig) -> CaidSettings:
     check_settings(config, settings)
     longest = config.data.max_prompt_length + config.data.max_response_length  # two of which are a pair
     check_token_budgets(config, 2 * longest, "2 x (data.max_prompt_length + data.max_response_length)")
+    look(config, settings)
+    for name, policy in settings.policies.items():
+        look_at_model(Source(policy, f"ctwa.policies.{name}"))
     return settings

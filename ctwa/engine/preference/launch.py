@@ -14,8 +14,10 @@ from ctwa.engine.checks import check_backward_passes, check_machine, check_token
 from ctwa.engine.compose import compose_config
 from ctwa.engine.folders import check_folders
 from ctwa.engine.launch import make_folder, print_plan, set_environment, told
+from ctwa.engine.look import look_at_trained_model, model_source
 from ctwa.engine.ray_session import ray_session
 from ctwa.errors import CtwaError
+from ctwa.models.look import Source, look_at_model, look_at_tokenizer
 from ctwa.monitor.run import ObjectiveInfo, RunFolder, RunInfo
 from ctwa.preference.catalogue import alignment_name
 
@@ -58,7 +60,7 @@ def prefer(
 
 
 def check_preference_config(config: DictConfig) -> PreferenceSettings:
-    """Check all that can be known from the config alone.
+    """Check all that can be known from the config and the models' folders.
 
     Raises:
         CtwaError: what is wrong, where, and what to write instead.
@@ -72,6 +74,9 @@ def check_preference_config(config: DictConfig) -> PreferenceSettings:
         check_backward_passes(config, settings.gradients)
     # The two responses of a pair are in one micro-batch.
     check_token_budgets(config, 2 * settings.max_length, "2 x ctwa.max_length")
+    look_at_trained_model(config)
+    for name, policy in (settings.modpo.policies if settings.modpo else {}).items():
+        look_at_model(Source(policy, f"ctwa.modpo.policies.{name}"))
     return settings
 
 
@@ -89,7 +94,8 @@ def prepare_data(config: DictConfig, settings: PreferenceSettings) -> tuple[Pref
     from ctwa.engine.preference.data import read_data
     from ctwa.preference.sampling import PairSampler
 
-    tokenizer = AutoTokenizer.from_pretrained(config.actor_rollout_ref.model.path)
+    source = model_source(config)
+    tokenizer = look_at_tokenizer(source, look_at_model(source)) or AutoTokenizer.from_pretrained(source.name)
     data = read_data(settings, tokenizer)
     sampler = PairSampler(
         [len(part.pairs) for part in data.train], batch_size=config.data.train_batch_size, seed=settings.seed

@@ -10,6 +10,10 @@ from typing import Literal
 class Unreadable(Exception):
     """A text, or a part of it, that is no answer in a notation that is known here; or one too large to work out."""
 
+    def __init__(self, reason: str) -> None:
+        # It quotes the text, in which half a surrogate pair may stand; logs and files cannot hold that.
+        super().__init__(reason.encode(errors="backslashreplace").decode())
+
 
 @dataclass(frozen=True)
 class Number:

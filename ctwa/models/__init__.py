@@ -1,0 +1,1 @@
+"""Model folders: what is wrong with one, before anything loads it."""
