@@ -18,7 +18,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from ctwa.errors import CtwaError
+from ctwa.errors import CtwaError, did_you_mean
 from ctwa.monitor.checkpoints import locate
 
 HUB_TIMEOUT = 2.0  # s
@@ -208,10 +208,9 @@ def _config(source: Source, folder: Path) -> Any:
     is_remote = "auto_map" in content
     kind = content.get("model_type")
     if not is_remote and kind not in CONFIG_MAPPING:
-        near = "".join(f": did you mean {each!r}?" for each in get_close_matches(str(kind), CONFIG_MAPPING.keys(), n=1))
         raise source.error(
             f"has the model_type {kind!r} in its config.json, which transformers does not know; give the model's own "
-            f"config.json, or install a transformers that knows it{near}"
+            f"config.json, or install a transformers that knows it" + did_you_mean(kind, CONFIG_MAPPING.keys())
         )
     try:
         with quiet_transformers():

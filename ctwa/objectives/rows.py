@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ctwa.errors import CtwaError
+from ctwa.objectives.completion import text_fault
 
 SUFFIXES = (".parquet", ".jsonl", ".json")  # by which verl, too, knows a file
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -148,10 +149,8 @@ def _message_fault(message: Any) -> str | None:
         return f"has a content that is {_described(content)}; write a text"
     if role == "user" and not content.strip():
         return "is a user's and empty; write what the user says, or leave the row out"
-    try:
-        content.encode()
-    except UnicodeEncodeError as error:
-        return f"has half a surrogate pair at character {error.start}, which is no text; write the whole character"
+    if (fault := text_fault(content)) is not None:
+        return f"has {fault}, which is no text; write the whole character"
     return None
 
 
