@@ -19,7 +19,7 @@ def read_rows(path: Path, limit: int | None = None) -> list[dict[str, Any]]:
         CtwaError: there is no such file, it is not what its name says, or it is empty.
     """
     if not path.is_file() or path.suffix not in SUFFIXES:
-        raise CtwaError(f"{path} is no .parquet or .jsonl file that exists; give one")
+        raise CtwaError(f"{path} is no {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file that exists; give one")
     if path.suffix == ".json":  # a list of rows, which training takes too
         file = open_rows(path)
         rows = [row.values for row in file.head(file.num_rows if limit is None else limit)]
