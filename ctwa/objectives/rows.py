@@ -96,6 +96,20 @@ def open_rows(path: Path) -> RowFile:
         ) from error
 
 
+def first_rows(path: Path, limit: int | None = None) -> list[dict[str, Any]]:
+    """The first rows of a file, all without a limit (of a parquet file as many as ``MAX_BYTES`` hold), by column.
+
+    Raises:
+        CtwaError: the file cannot be opened, or the first row that cannot be read.
+    """
+    file = open_rows(path)
+    rows = file.head(file.num_rows if limit is None else limit)
+    for row in rows:
+        if row.unreadable is not None:
+            raise CtwaError(f"{path}, row {row.index} (from 0): {row.unreadable}")
+    return [row.values for row in rows]
+
+
 def row_fault(
     row: Row, *, prompt_key: str = "prompt", needs_ground_truth: Collection[str] = (), text_prompts: bool = False
 ) -> str | None:
