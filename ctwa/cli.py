@@ -16,6 +16,7 @@ from rich.text import Text
 
 from ctwa.errors import CtwaError
 from ctwa.monitor.alarms import KINDS
+from ctwa.monitor.disk import check_place
 from ctwa.monitor.logs import RunFailed
 
 if TYPE_CHECKING:
@@ -54,13 +55,8 @@ def _file(path: Path | None) -> Path | None:
 
 def _folder(path: Path | None) -> Path | None:
     """See that a folder can be made, or written in."""
-    if path is None:
-        return None
-    above = next(place for place in (path, *path.absolute().parents) if place.exists())
-    if above != path and not above.is_dir():
-        raise CtwaError(f"{path} cannot be written, for {above} is a file: give another place")
-    if not os.access(above, os.W_OK):
-        raise CtwaError(f"{path} cannot be written, for {above} is not yours to: give another place")
+    if path is not None:
+        check_place(path)
     return path
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ctwa.errors import CtwaError
-from ctwa.objectives.rows import SUFFIXES, open_rows
+from ctwa.objectives.rows import SUFFIXES, first_rows
 from ctwa.preference.data import PreferenceSource
 from ctwa.preference.data import read_rows as read_all
 
@@ -19,10 +19,9 @@ def read_rows(path: Path, limit: int | None = None) -> list[dict[str, Any]]:
         CtwaError: there is no such file, it is not what its name says, or it is empty.
     """
     if not path.is_file() or path.suffix not in SUFFIXES:
-        raise CtwaError(f"{path} is no .parquet or .jsonl file that exists; give one")
+        raise CtwaError(f"{path} is no {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file that exists; give one")
     if path.suffix == ".json":  # a list of rows, which training takes too
-        file = open_rows(path)
-        rows = [row.values for row in file.head(file.num_rows if limit is None else limit)]
+        rows = first_rows(path, limit)
     else:
         rows = [dict(row) for row in islice(read_all(PreferenceSource(data=str(path))), limit)]
     if not rows:

@@ -18,7 +18,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from ctwa.errors import CtwaError
+from ctwa.errors import CtwaError, did_you_mean
 from ctwa.monitor.checkpoints import locate
 
 HUB_TIMEOUT = 2.0  # s
@@ -45,11 +45,11 @@ class Source:
         """A mistake of the model, told with its key and name."""
         return CtwaError(f"{self.key}: {self.name} {what}")
 
-    def folder(self) -> Path | None:
-        """Where the model lies: its folder, or that of the hub's downloads; None where it has to be downloaded yet.
+    def local(self) -> Path | None:
+        """The folder that is named; None for a name on the hub.
 
         Raises:
-            CtwaError: there is no such folder, or the hub has no such model or does not answer.
+            CtwaError: there is no such folder.
         """
         path = Path(self.name).expanduser()
         if path.is_dir():
@@ -58,7 +58,15 @@ class Source:
             raise self.error(f"is a file; give the folder it is in: {path.parent}")
         if self.name.startswith(("/", ".", "~")) or self.name.count("/") > 1:
             raise self.error(f"does not exist; give a model folder or a model's name on a hub{_neighbour(path)}")
-        return self._downloaded()
+        return None
+
+    def folder(self) -> Path | None:
+        """Where the model lies: its folder, or that of the hub's downloads; None where it has to be downloaded yet.
+
+        Raises:
+            CtwaError: there is no such folder, or the hub has no such model or does not answer.
+        """
+        return self.local() or self._downloaded()
 
     def _downloaded(self) -> Path | None:
         from huggingface_hub import constants, try_to_load_from_cache
@@ -208,10 +216,9 @@ def _config(source: Source, folder: Path) -> Any:
     is_remote = "auto_map" in content
     kind = content.get("model_type")
     if not is_remote and kind not in CONFIG_MAPPING:
-        near = "".join(f": did you mean {each!r}?" for each in get_close_matches(str(kind), CONFIG_MAPPING.keys(), n=1))
         raise source.error(
             f"has the model_type {kind!r} in its config.json, which transformers does not know; give the model's own "
-            f"config.json, or install a transformers that knows it{near}"
+            f"config.json, or install a transformers that knows it" + did_you_mean(kind, CONFIG_MAPPING.keys())
         )
     try:
         with quiet_transformers():

@@ -1,8 +1,9 @@
-"""Whether a write failed because the disk is full: said by few libraries, and by none with the folder."""
+"""Whether a place can be written; and whether a write failed because the disk is full, which few libraries say."""
 
 from __future__ import annotations
 
 import errno
+import os
 import re
 import shutil
 import tempfile
@@ -31,6 +32,19 @@ class DiskFull(CtwaError):
     def __init__(self, where: str, what: str = "") -> None:
         super().__init__(f"{where}{what}; make room, and go on with ctwa.resume=true")
         self.where = where
+
+
+def check_place(path: Path) -> None:
+    """See that a file or folder can be made at a path, or written in, without touching the disk.
+
+    Raises:
+        CtwaError: it is under a file, or another user's.
+    """
+    above = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if above != path and not above.is_dir():
+        raise CtwaError(f"{path} cannot be written, for {above} is a file: give another place")
+    if not os.access(above, os.W_OK | (os.X_OK if above.is_dir() else 0)):
+        raise CtwaError(f"{path} cannot be written, for {above} is not yours to: give another place")
 
 
 def why_full(error: BaseException, folder: Path, *, sure: bool = True) -> str | None:

@@ -1,7 +1,6 @@
 """The folder of a run: where everything is that a run leaves."""
 
 import json
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ctwa.errors import CtwaError
 from ctwa.monitor.alarms import AlarmLimits, AlarmMonitor
+from ctwa.monitor.disk import check_place
 from ctwa.monitor.jsonl import SCHEMA, write_atomically
 
 
@@ -141,11 +141,7 @@ class RunFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise CtwaError(f"{self.path} is a file: give a folder for the run")
-        above = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
-        if not above.is_dir():
-            raise CtwaError(f"{self.path} cannot be made, for {above} is a file: give another folder for the run")
-        if not os.access(above, os.W_OK | os.X_OK):
-            raise CtwaError(f"{self.path} cannot be written, for {above} is not yours to: give another folder")
+        check_place(self.path)
         if self.holds_run() and not resume:
             raise CtwaError(
                 f"{self.path} already holds a run: write {how_to_resume} to continue it, or give another folder"

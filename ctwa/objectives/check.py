@@ -23,7 +23,7 @@ from ctwa.objectives.evaluation import need_ground_truth, plan
 from ctwa.objectives.loading import resolve_spec, split_spec
 from ctwa.objectives.messages import Function
 from ctwa.objectives.pool import WorkerPool
-from ctwa.objectives.rows import Row, open_rows, row_fault
+from ctwa.objectives.rows import Row, first_rows, row_fault
 
 MAX_UNSCORED = 0.05  # the default of a run
 NUM_SHOWN = 12  # completions whose values are listed
@@ -220,7 +220,7 @@ def main(
     """
     if limit < 1:
         raise CtwaError(f"limit is {limit}; give the number of rows to check, at least 1")
-    rows = _read_rows(data, limit)
+    rows = first_rows(data, limit)
     if texts and responses is not None:
         raise CtwaError("--text and --responses both give the responses; write one of them")
     chosen = None if responses is None else _read_responses(responses, rows, data)
@@ -266,14 +266,6 @@ def _probes(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, str, str]]:
             for kind, form in PROBES.items()
         ]
     return samples
-
-
-def _read_rows(data: Path, limit: int) -> list[dict[str, Any]]:
-    rows = open_rows(data).head(limit)
-    for row in rows:
-        if row.unreadable is not None:
-            raise CtwaError(f"{data}, row {row.index} (from 0): {row.unreadable}")
-    return [row.values for row in rows]
 
 
 def _read_responses(responses: str, rows: Sequence[Mapping[str, Any]], data: Path) -> list[str | list[str]]:

@@ -12,9 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ctwa.errors import CtwaError
+from ctwa.errors import CtwaError, did_you_mean
 from ctwa.objectives.completion import Completion
-from ctwa.objectives.loading import did_you_mean
 
 PROMPT_ARGUMENTS = ("prompt", "ground_truth", "data_source", "extra_info", "reference_tokens", "row")
 COMPLETION_ARGUMENTS = ("response", "response_tokens", "finished")
@@ -92,7 +91,7 @@ def read_contract(function: Callable[..., Any], spec: str, kwargs: Mapping[str, 
     if unknown:
         raise CtwaError(
             f"kwargs give {_quoted(unknown)}, which reward function '{spec}' does not take; it takes {_quoted(named)}"
-            + did_you_mean(unknown, named)
+            + did_you_mean(unknown[0], named)
         )
     positional = [name for name, parameter in named.items() if parameter.kind is parameter.POSITIONAL_ONLY]
     if positional:
@@ -109,7 +108,7 @@ def read_contract(function: Callable[..., Any], spec: str, kwargs: Mapping[str, 
         raise CtwaError(
             f"reward function '{spec}' requires {_quoted(missing)}, which is not offered; it may name "
             f"{', '.join(OFFERED)}, or take the value from the objective's kwargs"
-            + did_you_mean(missing, [*OFFERED, *(name for name in kwargs if name not in named)])
+            + did_you_mean(missing[0], [*OFFERED, *(name for name in kwargs if name not in named)])
         )
 
     arguments = tuple(name for name in named if name in OFFERED)
@@ -141,12 +140,7 @@ def to_outcome(value: Any, seconds: float) -> Outcome:
     if getattr(value, "shape", None) == () and hasattr(value, "item"):
         value = value.item()
     if not isinstance(value, numbers.Real):
-        return Outcome(
-            None,
-            "wrong_type",
-            f"returned the {_described(value)}; return one number, or None",
-            seconds,
-        )
+        return Outcome(None, "wrong_type", f"returned the {_described(value)}; return one number, or None", seconds)
     try:
         number = float(value)
     except OverflowError:

@@ -8,14 +8,12 @@ import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Callable, Iterable
-from difflib import get_close_matches
-from itertools import islice
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ctwa.errors import CtwaError
+from ctwa.errors import CtwaError, did_you_mean
 
 # In a clone of the repository this is its root, so `reward_fns/accuracy.py:accuracy` works from any directory.
 _PACKAGE_PARENT = Path(__file__).resolve().parents[2]
@@ -76,16 +74,9 @@ def load_function(spec: str) -> Callable[..., Any]:
         ]
         raise CtwaError(
             f"reward function '{spec}': {where} has no function '{name}', "
-            f"it has {', '.join(repr(key) for key in there) or 'none'}" + did_you_mean([name], there)
+            f"it has {', '.join(repr(key) for key in there) or 'none'}" + did_you_mean(name, there)
         )
     return function
-
-
-def did_you_mean(wrong: Iterable[str], right: Iterable[str]) -> str:
-    """A question that names what is nearest to the first wrong name that is near any; empty where none is."""
-    right = list(right)
-    near = (close for name in wrong for close in get_close_matches(name, right, n=1))
-    return "".join(f": did you mean '{name}'?" for name in islice(near, 1))
 
 
 def describe_error(error: BaseException) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ctwa.errors import CtwaError
+from ctwa.objectives.completion import text_fault
 
 SUFFIXES = (".parquet", ".jsonl", ".json")  # by which verl, too, knows a file
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -95,6 +96,20 @@ def open_rows(path: Path) -> RowFile:
         ) from error
 
 
+def first_rows(path: Path, limit: int | None = None) -> list[dict[str, Any]]:
+    """The first rows of a file, all without a limit (of a parquet file as many as ``MAX_BYTES`` hold), by column.
+
+    Raises:
+        CtwaError: the file cannot be opened, or the first row that cannot be read.
+    """
+    file = open_rows(path)
+    rows = file.head(file.num_rows if limit is None else limit)
+    for row in rows:
+        if row.unreadable is not None:
+            raise CtwaError(f"{path}, row {row.index} (from 0): {row.unreadable}")
+    return [row.values for row in rows]
+
+
 def row_fault(
     row: Row, *, prompt_key: str = "prompt", needs_ground_truth: Collection[str] = (), text_prompts: bool = False
 ) -> str | None:
@@ -148,10 +163,8 @@ def _message_fault(message: Any) -> str | None:
         return f"has a content that is {_described(content)}; write a text"
     if role == "user" and not content.strip():
         return "is a user's and empty; write what the user says, or leave the row out"
-    try:
-        content.encode()
-    except UnicodeEncodeError as error:
-        return f"has half a surrogate pair at character {error.start}, which is no text; write the whole character"
+    if (fault := text_fault(content)) is not None:
+        return f"has {fault}, which is no text; write the whole character"
     return None
 
 

@@ -217,13 +217,13 @@ class TestRunFolder:
 
         with pytest.raises(CtwaError, match=f"^{tmp_path}/file is a file: give a folder for the run$"):
             check_config(in_folder(tmp_path / "file"))
-        with pytest.raises(CtwaError, match=f"^{tmp_path}/file/a/b cannot be made, for {tmp_path}/file is a file: "):
+        with pytest.raises(CtwaError, match=f"^{tmp_path}/file/a/b cannot be written, for {tmp_path}/file is a file: "):
             check_config(in_folder(tmp_path / "file" / "a" / "b"))
 
     def test_one_that_cannot_be_written(
         self, in_folder: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("ctwa.monitor.run.os.access", lambda *_: False)
+        monkeypatch.setattr("ctwa.monitor.disk.os.access", lambda *_: False)
 
         with pytest.raises(CtwaError, match=f"^{tmp_path}/run cannot be written, for {tmp_path} is not yours to: give"):
             check_config(in_folder(tmp_path / "run"))
@@ -295,7 +295,10 @@ class TestFiles:
 
         with pytest.raises(CtwaError, match=f"^data.train_files: {tmp_path} is a folder; give a parquet or JSON Lines"):
             check_config(changed({"data.train_files": [str(tmp_path)]}))
-        with pytest.raises(CtwaError, match=f"^actor_rollout_ref.model.path: {tmp_path}/a is a file; give a model"):
+        with pytest.raises(
+            CtwaError,
+            match=f"^actor_rollout_ref.model.path: {tmp_path}/a is a file; give the folder it is in: {tmp_path}",
+        ):
             check_config(changed({"actor_rollout_ref.model.path": f"{tmp_path}/a"}))
         with pytest.raises(CtwaError, match=f"^ctwa.task_dir: {tmp_path}/a is a file; make it"):
             check_config(changed({"ctwa.task_dir": f"{tmp_path}/a"}))

@@ -163,12 +163,12 @@ class TestFunctions:
             ("raise SystemExit(3)", {}, "failed with SystemExit: 3"),
             ("import os; os._exit(3)", {}, "ended their process (exit status 3)"),
             ("def accuracy(response): ...\nf2 = 1", {}, "has no function 'f', it has 'accuracy'"),
-            ("def ff(response): ...", {}, "has no function 'f', it has 'ff': did you mean 'ff'?"),
-            ("def f(respnse): ...", {}, "requires 'respnse', which is not offered; .*: did you mean 'response'?"),
+            ("def ff(response): ...", {}, "has no function 'f', it has 'ff'; did you mean 'ff'?"),
+            ("def f(respnse): ...", {}, "requires 'respnse', which is not offered; .*; did you mean 'response'?"),
             (
                 "def f(response, limit=3): ...",
                 {"limt": 4},
-                "kwargs give 'limt', .* takes 'response', 'limit': did you mean",
+                "kwargs give 'limt', .* takes 'response', 'limit'; did you mean",
             ),
             ("def f(response, limit): ...", {}, "requires 'limit', which is not offered"),
             (

@@ -190,7 +190,11 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("section", "change", "said"),
         [
-            ("generation", {"data": "nowhere.parquet"}, "nowhere.parquet is no .parquet or .jsonl file that exists"),
+            (
+                "generation",
+                {"data": "nowhere.parquet"},
+                "nowhere.parquet is no .parquet, .jsonl or .json file that exists",
+            ),
             ("generation", {"objectives": {"a": {"reward_fn": "ctwa.testbed.rewards:acuracy"}}}, "acuracy"),
             ("generation", {"max_tokens": 5000}, "exceed the context of model 'base', 4096"),
             ("preferences", {"max_length": 4}, "exceed 4"),

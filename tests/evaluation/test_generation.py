@@ -150,6 +150,9 @@ class TestPrompts:
 
         assert read_prompts(GenerationConfig(data=tmp_path / "a.json", limit=1)) == [{"prompt": "a"}]
         assert len(read_prompts(GenerationConfig(data=tmp_path / "a.json"))) == 2
+        (tmp_path / "a.json").write_text(json.dumps([{"prompt": "a"}, "b"]))
+        with pytest.raises(CtwaError, match=r"a\.json, row 1 \(from 0\): it is the text 'b'; write an object"):
+            read_prompts(GenerationConfig(data=tmp_path / "a.json"))
 
     def test_objectives_need_a_ground_truth(self, lines) -> None:
         objectives = parse_objectives({"a": {"reward_fn": "ctwa.testbed.rewards:accuracy"}})

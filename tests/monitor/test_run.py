@@ -82,7 +82,7 @@ def test_a_folder_that_cannot_be_written_is_one_sentence_and_no_run(tmp_path, wh
     (tmp_path / "file").write_text("")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "checkpoints").write_text("")  # where a folder belongs
-    sentence = r"/run (cannot be written \(.+\): give another one|cannot be made, for .*/file is a file: give another)"
+    sentence = r"/run cannot be written(, for .*/file is a file: give another place| \(.+\): give another one, or mend)"
     with pytest.raises(CtwaError, match=sentence):
         RunFolder.create(tmp_path / where, {}, info())
 

@@ -86,7 +86,7 @@ def test_an_unknown_required_argument_is_named_with_what_is_offered() -> None:
         contract_of(f)
     assert str(error.value) == (
         "reward function 'r.py:f' requires 'respnse', which is not offered; it may name "
-        f"{', '.join(OFFERED)}, or take the value from the objective's kwargs: did you mean 'response'?"
+        f"{', '.join(OFFERED)}, or take the value from the objective's kwargs; did you mean 'response'?"
     )
 
 
@@ -121,7 +121,7 @@ def test_kwargs_the_function_does_not_take_are_refused() -> None:
     with pytest.raises(
         CtwaError,
         match=r"kwargs give 'treshold', which reward function 'r.py:f' does not take; it takes "
-        r"'response', 'threshold': did you mean 'threshold'\?",
+        r"'response', 'threshold'; did you mean 'threshold'\?",
     ):
         contract_of(f, treshold=1)
 

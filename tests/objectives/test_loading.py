@@ -77,7 +77,7 @@ def test_a_missing_function_says_which_there_are(reward_file: Callable[..., str]
     with pytest.raises(CtwaError) as error:
         load_function(f"{path}:acuracy")
     assert str(error.value) == (
-        f"reward function '{path}:acuracy': {path} has no function 'acuracy', it has 'accuracy', 'clarity': "
+        f"reward function '{path}:acuracy': {path} has no function 'acuracy', it has 'accuracy', 'clarity'; "
         "did you mean 'accuracy'?"
     )
 

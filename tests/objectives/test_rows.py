@@ -67,7 +67,7 @@ MESSAGES = 'write a list of messages: [{"role": "user", "content": "..."}]'
         ([{"role": "user", "content": " \n"}], "message 0 of its prompt is a user's and empty"),
         ([{"role": "user", "content": 7}], "message 0 of its prompt has a content that is the number 7; write a text"),
         ([{"role": "user", "content": []}], "message 0 of its prompt has a content that is the list []; write a text"),
-        ([{"role": "user", "content": "\ud83d"}], "message 0 of its prompt has half a surrogate pair at character 0"),
+        ([{"role": "user", "content": "\ud83d"}], r"its prompt has half a surrogate pair (\ud83d, character 0)"),
         ([{"role": "human", "content": "a"}], "message 0 of its prompt has the role 'human'; write 'user'"),
         ([{"role": "GPT", "content": "a"}], "has the role 'GPT'; write 'assistant'"),
         ([{"role": "User", "content": "a"}], "has the role 'User'; write 'user'"),

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from ctwa.errors import CtwaError
 from ctwa.testbed import bases as bases_module
 from ctwa.testbed import prepare as prepare_module
-from ctwa.testbed.bases import FOLDER, RECORD, shipped_base, shipped_bases
+from ctwa.testbed.bases import FOLDER, shipped_base, shipped_bases
 from ctwa.testbed.model import NUM_PARAMETERS
 from ctwa.testbed.prepare import prepare, sft_config, training_settings
 from ctwa.testbed.presets import PRESETS
@@ -93,4 +93,3 @@ def test_a_file_that_was_changed_is_refused(tmp_path, console, monkeypatch):
     with pytest.raises(CtwaError, match=r"D\.safetensors is not the base model that came with ctwa.*--retrain"):
         prepare("D", tmp_path / "D", console=console)
     assert not (tmp_path / "D").exists()
-    assert (FOLDER / RECORD).exists()
