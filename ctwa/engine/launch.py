@@ -96,9 +96,7 @@ def train(
     """
     config = compose_config(overrides, stop_on=stop_on)
     set_environment(config)
-    settings = check_config(config)
-    check_machine(config)
-    check_with_verl(config)
+    settings = check_run(config)
     if dry_run:
         print_plan(config, plan_text(config, settings), console)
         return None
@@ -113,13 +111,25 @@ def print_plan(config: DictConfig, plan: str, console: Console | None = None) ->
     console.print(plan, markup=False, highlight=False, soft_wrap=True)
 
 
+def check_run(config: DictConfig) -> Settings:
+    """Check all that can be known before a run's folder is made, the cheapest first.
+
+    Raises:
+        CtwaError: a mistake in the config, or something that this machine has not.
+    """
+    settings = check_config(config)
+    check_machine(config)
+    check_with_verl(config)
+    return settings
+
+
 def prepare_run(config: DictConfig) -> tuple[Settings, RunFolder]:
     """Check the config and make the run's folder.
 
     Raises:
         CtwaError: a mistake in the config, or the folder holds another run.
     """
-    settings = check_config(config)
+    settings = check_run(config)
     return settings, make_folder(config, _run_info(config, settings))
 
 
@@ -217,7 +227,6 @@ def run_training(
         from ctwa.engine.trainer import MultiObjectiveTrainer
         from ctwa.objectives.evaluation import RewardEvaluator
 
-        check_with_verl(config)
         scalarizer = settings.build_scalarizer()
         if recorder.resume_from is not None:
             config.trainer.val_before_train = False
