@@ -19,7 +19,6 @@ from ctwa.errors import CtwaError
 from ctwa.evaluation.cache import digest
 from ctwa.evaluation.config import JudgeConfig
 from ctwa.evaluation.verdicts import Reply, read_reply
-from ctwa.evaluation.verdicts import parse as parse
 from ctwa.monitor.jsonl import JsonLinesWriter
 
 OUTCOMES = ("win", "loss", "tie", "identical", "disagreement", "unparsed", "refused")

@@ -129,8 +129,9 @@ def row_fault(
     if extra_info is not None and not isinstance(extra_info, Mapping):
         return f"its extra_info is {_described(extra_info)}; write a dict, or leave the column out"
     prompt = row.values[prompt_key]
-    is_text = text_prompts and isinstance(prompt, str) and bool(prompt.strip())
-    if not is_text and (fault := _prompt_fault(prompt, prompt_key)) is not None:
+    if text_prompts and isinstance(prompt, str):
+        prompt = [{"role": "user", "content": prompt}]
+    if (fault := _prompt_fault(prompt, prompt_key)) is not None:
         return fault
     return ground_truth_fault(row.values, needs_ground_truth)
 
