@@ -59,6 +59,8 @@ _REWRITES = [
          r"|\s\(?(?:in )?base\s+(\w+)\)?)\s*$", r"_{\1\2\3}"),
         (r"(?<=[)\]}])\s*-\s*(?=\\\{)", r"\\setminus "),  # \mathbb{R} - \{2\}
         (r"\\operatorname\*", r"\\operatorname"),
+        (r"\\dot\s*\{?(\d)\}?(\d*)\\dot\s*\{?(\d)\}?", r"\\overline{\1\2\3}"),  # 0.\dot{1}4285\dot{7}
+        (r"(?<!\d)\.(?=\\(?:overline|bar|dot)\b)", "0."),
         (r"\.\.\.+", r"\\ldots "),
         (r"(?<=\d)\s*[xX]\s*(?=10\s*\^)", r"\\times "),
         (rf"{ROW}\s*\[[\d.]{{1,5}}\s*[a-z]{{2}}\]", ROW),

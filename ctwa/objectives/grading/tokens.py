@@ -65,6 +65,10 @@ _ACCENTS = names(
     """overline bar widebar hat widehat tilde widetilde vec overrightarrow overleftrightarrow dot ddot
     mathcal mathscr mathfrak overarc wideparen"""
 )
+_SAME_ACCENT = {
+    "bar": "overline", "widebar": "overline", "widehat": "hat", "widetilde": "tilde", "overrightarrow": "vec",
+    "wideparen": "overarc",
+}  # fmt: skip
 _TEXT = names("""text mbox hbox textrm textnormal textsf texttt textup textit textbf emph textmd textsl""")
 _FONTS = names("""mathrm mathbf mathit mathsf mathtt boldsymbol bm bold pmb operatorname mathnormal bf rm it""")
 _GREEK = names(
@@ -230,7 +234,7 @@ def _command(name: str, spaced: bool) -> Token:
     if name in _UNIT_COMMANDS:
         return Token("unit", _UNIT_COMMANDS[name], spaced=spaced)
     if name in _ACCENTS:
-        return Token("accent", name, spaced=spaced)
+        return Token("accent", _SAME_ACCENT.get(name, name), spaced=spaced)
     if name in _GREEK:
         return Token("letter", name.removeprefix("var"), spaced=spaced)
     if name in ("lor", "vee"):
