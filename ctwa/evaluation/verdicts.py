@@ -22,6 +22,9 @@ _DECLARED = re.compile(
 )
 # A verdict behind a whole sentence: "Both are right, A is shorter. [[A]]"
 _AT_THE_END = re.compile(rf".*[.!?:;,—–-]{_MARKS}{_TOKEN}{_MARKS}[.!]?{_MARKS}", re.IGNORECASE)
+_BEHIND_A_COLON = re.compile(rf":{_MARKS}{_TOKEN}", re.IGNORECASE)
+# "I cannot say that the winner is [[A]]" says that it is the verdict, and means that it is not.
+_DENIED = re.compile(rf"\b(?:not|never|cannot|\w+n['’]t)\b[^.!?:;,]*{_TOKEN}", re.IGNORECASE)
 _THINKING = r"think|thinking|thought|reasoning"
 _THOUGHT = re.compile(rf"<({_THINKING})>.*?</\1>", re.IGNORECASE | re.DOTALL)
 _THOUGHT_BEGINS = re.compile(rf"\s*<(?:{_THINKING})>", re.IGNORECASE)
@@ -107,9 +110,9 @@ def parse(text: str) -> Verdict | None:
 def read_verdict(text: str) -> tuple[Verdict | None, str]:
     """The verdict in a judge's text; None and why where there is none.
 
-    A verdict is a line that holds it alone, or says that it is the verdict; where there is no such line, it may stand
-    at the end of the last line, behind a whole sentence. What is thought, quoted or code is not read, a line that names
-    several verdicts is none, and verdicts that contradict each other are none.
+    A verdict is a line that holds it alone, or says that it is the verdict; it may also stand at the end of the last
+    line, behind a whole sentence. What is thought, quoted or code is not read, a line that names several verdicts or
+    denies one is none, and verdicts that contradict each other are none.
     """
     text = _THOUGHT.sub("", text)
     if ends := list(_THOUGHT_ENDS.finditer(text)):  # its beginning stood in the prompt
@@ -117,10 +120,13 @@ def read_verdict(text: str) -> tuple[Verdict | None, str]:
     elif _THOUGHT_BEGINS.match(text):
         return None, "cut off"
     lines = [line for line in _own_lines(text) if line.strip()]
-    single = [line for line in lines if len(_ANY.findall(line)) == 1]
+    single = [line for line in lines if len(_ANY.findall(line)) == 1 and not _DENIED.search(line)]
     found = [line for line in single if _ALONE.fullmatch(line) or _DECLARED.fullmatch(line)]
-    if not found and lines and _AT_THE_END.fullmatch(lines[-1]):
-        found = [line for line in single if _AT_THE_END.fullmatch(line)]
+    if single and single[-1] is lines[-1] and _AT_THE_END.fullmatch(lines[-1]):
+        if not found:
+            found = [line for line in single if _AT_THE_END.fullmatch(line)]
+        elif not _BEHIND_A_COLON.search(lines[-1]):  # which is a quotation, after a verdict
+            found.append(lines[-1])
     verdicts = {_VERDICTS[token.lower()] for line in found for token in _ANY.findall(line)}
     if len(verdicts) == 1:
         return verdicts.pop(), ""

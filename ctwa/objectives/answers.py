@@ -9,7 +9,10 @@ from dataclasses import dataclass
 _TOKEN = re.compile(r"(?<!\\)\\+(?:boxed|fbox|framebox)(?![A-Za-z])\s*(\{)?|\\.|[{}]", re.DOTALL)
 _UNBRACED = re.compile(r"(?:[^\s$\\{}]|\\[A-Za-z]+|\\[^\s()\[\]])(?:[^\s$\\{}]|\\[A-Za-z]+|\\[,!]|\{[^{}]*\})*")
 # What may stand between the boxes of one answer that is split over several: `\boxed{2}$ and $x = \boxed{3}`.
-_JOINT = re.compile(r"[\s$]*(,|;|\\text\s*\{\s*(?:and|or)\s*\}|,?\s*\b(?:and|or)\b)(?:[\s$]|\\quad|[A-Za-z]\w? *=)*")
+_JOINT = re.compile(
+    r"[\s$]*(,|;|\\text\s*\{\s*(?:and|or)\s*\}|,?\s*\b(?:and|or)\b)(?:[\s$~]|\\q?quad|\\[ ,;:!]|[A-Za-z]\w? *=)*"
+)
+_NOTHING_MORE = re.compile(r"[\s$]*\Z")
 _MAX_JOINT = 40  # characters
 
 
@@ -71,4 +74,6 @@ def _boxes(text: str) -> list[_Box]:
             if argument is not None and len(content) > 2:
                 end = argument.end()
                 found.append(_Box(argument.start(), end, token.start(), end))
+            elif len(content) > 2 and _NOTHING_MORE.match(text, token.end()):
+                found.append(_Box(token.end(), opening=token.start()))  # cut off before what it was to hold
     return found

@@ -185,6 +185,12 @@ class _Folder(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._file_of) + len(self.copies)
 
+    def shape(self, key: str) -> list[int]:
+        """The shape of a parameter, which is not read for it."""
+        key = self.copies.get(key, key)
+        with safe_open(self.path / self._file_of[key], framework="pt") as tensors:
+            return list(tensors.get_slice(key).get_shape())
+
     def drop(self, key: str) -> None:
         """Do as if a parameter were not saved."""
         self.files[self._file_of.pop(key)].remove(key)
@@ -207,11 +213,23 @@ class _Folder(Mapping[str, Tensor]):
                 "of factors; merge it into its base model first, and then the models"
             )
         rank, alpha = config.get("r"), config.get("lora_alpha")
-        if not (isinstance(rank, int) and rank > 0 and isinstance(alpha, int | float) and math.isfinite(alpha)):
+        if not (
+            isinstance(rank, int)
+            and rank is not True  # which Python counts among the integers
+            and rank > 0
+            and isinstance(alpha, int | float)
+            and math.isfinite(alpha)
+        ):
             raise CtwaError(
                 f"the adapter of '{self.name}' has r={rank} and lora_alpha={alpha} in its {ADAPTER_CONFIG}; the rank "
                 "has to be a positive integer, and lora_alpha a number"
             )
+        for key in (key for key in self if _kind(key) in _DOWN):
+            if (found := self.shape(key)[0]) != rank:
+                raise CtwaError(
+                    f"the adapter of '{self.name}' has r={rank} in its {ADAPTER_CONFIG}, and {key} is of rank {found}; "
+                    "give the configuration that it was trained with"
+                )
         return float(alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
 
 

@@ -45,7 +45,7 @@ def render_answer(
         template_kwargs: variables of the template.
 
     Raises:
-        BadRow: the template does not write the answer behind the prompt, or not as it is.
+        BadRow: the template does not write the answer behind the prompt, or not as it is, or the prompt not as it is.
     """
     answered = [*messages, {"role": "assistant", "content": answer}]
     whole = _render(tokenizer, answered, template_kwargs, add_generation_prompt=False)
@@ -65,6 +65,10 @@ def render_answer(
             f"the chat template changes its response: it writes {_short(written)} where the response is "
             f"{_short(answer)}; {hint}, or write the row as rendered text (chat: false)",
         )
+    for message in messages:  # of the model's own earlier turns a template may leave out what was thought
+        content = message.get("content")
+        if prompt and message.get("role") == "user" and isinstance(content, str) and content.strip() not in prompt:
+            raise BadRow("template", f"the chat template leaves out its user message {_short(content)}, or changes it")
     return written
 
 

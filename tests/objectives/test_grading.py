@@ -149,6 +149,8 @@ def test_what_a_ground_truth_without_a_value_says_is_unscored_with_a_reason(answ
         "None",
         "null",
         "N/A",
+        "NaT",
+        "[]",
         np.float64("nan"),
         Decimal("nan"),
         4j,

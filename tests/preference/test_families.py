@@ -157,6 +157,16 @@ def test_a_system_message_is_not_left_out_in_silence() -> None:
         tokenize(tokenizer, SYSTEM, "7")
 
 
+@pytest.mark.parametrize("change", ["upper", "e", "truncate(9)", "replace(' ', '')"])
+def test_a_question_is_not_changed_in_silence(change: str) -> None:
+    tokenizer = FAMILIES["chatml"].build()
+    tokenizer.chat_template = tokenizer.chat_template.replace("m.content", f"m.content | {change}")
+    question = {"role": "user", "content": "Is a < b, if a is 7 and b is 12?"}
+
+    with pytest.raises(CtwaError, match=r"leaves out its user message 'Is a < b.*, or changes it"):
+        tokenize(tokenizer, (question,), "7")
+
+
 @pytest.mark.parametrize("family", ["chatml", "llama 2", "chatml, unigram"])
 @pytest.mark.parametrize("texts", [("a\ud83d", "b", "c"), ("a", "b\udc00", "c"), ("a", "b", "\ud83d")])
 @pytest.mark.parametrize("chat", [True, False])

@@ -298,6 +298,8 @@ class TestFolders:
             ({"init_lora_weights": "mica"}, "init_lora_weights"),
             ({"r": None}, "r=None"),
             ({"r": 0}, "r=0"),
+            ({"r": True}, "r=True"),
+            ({"r": 3}, "has r=3 .* is of rank 2"),
             ({"lora_alpha": "16"}, "lora_alpha=16"),
             ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights"),
             ({"peft_type": "LOHA"}, "'LOHA'; only LORA"),

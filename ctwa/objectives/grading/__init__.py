@@ -36,8 +36,8 @@ FLOAT_TOLERANCE = Fraction(1, 10**12)  # of a ground truth that is a binary floa
 
 _PLAIN_NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)")
 _WITH_EXPONENT = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)[eE][+-]?\d{1,4}")
-_MISSING = {"", "nan", "none", "null", "n/a", "na", "<na>"}
-_CHOICE = re.compile(r"(?:[Oo]ption |[Cc]hoice |[Aa]nswer )?(?:\(([A-Za-z])\)|([A-Za-z])[).:]?)")
+_MISSING = {"", "nan", "none", "null", "n/a", "#n/a", "na", "<na>", "nat", "[]"}
+_CHOICE = re.compile(r"(?:[Oo]ption |[Cc]hoice |[Aa]nswer:? )?(?:\(([A-Za-z])\)|([A-Za-z])[).:]?)")
 _LABELLED = re.compile(r"\(([A-Z])\)(?=\s)|([A-Z])[).:](?=\s)")
 _OTHER_CHOICE = re.compile(r"\([A-Z]\)|\b[A-Z][).:]|\b(?:and|or)\b")
 _TEXT = re.compile(r"\\(?:text(?:bf|it|rm|sf)?|mbox|math(?:rm|bf|it|sf)|operatorname)\s*\{([^{}]*)\}")

@@ -61,9 +61,22 @@ def _collection(answer: Collection) -> Answer:
     if answer.kind == "list" and len(items) > 1:
         if all(isinstance(item, Region) for item in items):
             return _joined([item for item in items if isinstance(item, Region)], answer.joined_by)
+        if all(_is_interval(item) for item in items):  # (-\infty, 1] or [3, \infty)
+            regions = [region for item in items if (region := as_region(item)) is not None]
+            return Region(tuple(piece for region in regions for piece in region.pieces))
         if (total := _compound(items)) is not None:
             return total
     return Collection(answer.kind, tuple(items), answer.joined_by)
+
+
+def _is_interval(answer: Answer) -> bool:
+    """Whether an answer is an interval and can be no point: half-open, or with an infinite end."""
+    match answer:
+        case Interval():
+            return True
+        case Collection("tuple", (Quantity(low, None), Quantity(high, None))):
+            return low == NEGATIVE_INFINITY or high == INFINITY
+    return False
 
 
 def _joined(regions: list[Region], joined_by: str) -> Answer:

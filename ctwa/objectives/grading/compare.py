@@ -171,8 +171,9 @@ def _in_lowest_terms(parts: Sequence[Expression]) -> bool:
 
 
 def _is_time(ratio: Ratio) -> bool:
-    """A ratio is given in lowest terms; 3:30 is none."""
-    return bool(ratio.half) or (ratio.has_clock_form and not _in_lowest_terms(ratio.parts))
+    """A ratio is given in lowest terms, and without a 0; 3:30 and 1:00 are none."""
+    is_ratio = _in_lowest_terms(ratio.parts) and not any(exact(part) == 0 for part in ratio.parts)
+    return bool(ratio.half) or (ratio.has_clock_form and not is_ratio)
 
 
 def _same_ratio(gold: Ratio, answer: Ratio) -> Verdict:
@@ -254,6 +255,9 @@ def assigned(relation: Relation) -> Answer | None:
     if not set(relation.operators) <= {"=", "approx"}:
         return None
     values = list(relation.members[1:])
+    match relation.members:
+        case (Quantity() as number, Quantity(Symbol()) as label) if not names_of(number.value):
+            return number if _is_label(label, number) else None  # 5 = x
     if not _is_label(relation.members[0], relation.members[1]):
         values = list(relation.members)
     operators = relation.operators[len(relation.operators) - len(values) + 1 :] if len(values) > 1 else ()
@@ -296,7 +300,13 @@ def _has_number(expression: Expression) -> bool:
 
 def _same_relation(gold: Relation, answer: Relation) -> Verdict:
     if "mod" in (*gold.operators[-1:], *answer.operators[-1:]):
-        return _same_in_order(gold.members, answer.members) and gold.operators[-1] == answer.operators[-1]
+        if gold.operators[-1] != answer.operators[-1]:
+            return False
+        if len(gold.members) == len(answer.members):
+            return _same_in_order(gold.members, answer.members)
+        names = max(gold.members, answer.members, key=len)[:-2]  # the n of n = 2 (mod 5), where the other has none
+        is_named = len(names) == 1 and _is_label(names[0], gold.members[-2])
+        return is_named and _same_in_order(gold.members[-2:], answer.members[-2:])
     ours, theirs = assigned(gold), assigned(answer)
     labels = gold.members[0], answer.members[0]
     if ours is not None and theirs is not None and _same_label(*labels) and same(ours, theirs):

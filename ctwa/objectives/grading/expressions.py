@@ -103,12 +103,15 @@ class ExpressionParser(AtomParser, ABC):
             upper, _, lower = self.take(), self.take(), self.take()
             part: Operand = over(literal(upper), literal(lower))
         else:
-            part = self.factor()
+            part = self.atom()
         match part:
-            case Operation("divide", (Number(upper_value, None), Number(lower_value, None))):
+            case Operation("divide", (Number(upper_value, None), Number(lower_value, None))) if (
+                unit := self._postfix_unit()
+            ) or self.peek().kind not in ("^", "!", "_"):
                 if not 0 < upper_value < lower_value or not upper_value.denominator == lower_value.denominator == 1:
                     raise Unreadable("a mixed number of an improper fraction")
-                return Number(whole.value + upper_value / lower_value)
+                mixed = Number(whole.value + upper_value / lower_value)
+                return Operation(unit, (mixed,)) if unit else mixed
         self.place = start
         return None
 
@@ -136,17 +139,11 @@ class ExpressionParser(AtomParser, ABC):
             token = self.peek()
             if self.place > start + 8 * MAX_CHAIN:
                 raise Unreadable("too many powers of powers")
-            if token.kind == "^" and self._accept_degree():
-                value = Operation("degree", (scalar(value),))
+            if unit := self._postfix_unit():
+                value = Operation(unit, (scalar(value),))
             elif token.kind == "^":
                 self.take()
                 value = Operation("power", (scalar(value), self.exponent()))
-            elif token.kind == "unit" and token.text == "percent":
-                self.take()
-                value = Operation("percent", (scalar(value),))
-            elif token.kind == "unit" and token.text == "degree":
-                self.take()
-                value = Operation("degree", (scalar(value),))
             elif token.kind == "!":
                 self.take()
                 if self.peek().kind == "!":
@@ -156,6 +153,15 @@ class ExpressionParser(AtomParser, ABC):
                 value = self._based(value)
             else:
                 return value
+
+    def _postfix_unit(self) -> str:
+        """``percent`` or ``degree`` where its sign follows, which is then read; else nothing."""
+        token = self.peek()
+        if token.kind == "^" and self._accept_degree():
+            return "degree"
+        if token.kind == "unit" and token.text in ("percent", "degree"):
+            return self.take().text
+        return ""
 
     def _accept_degree(self) -> bool:
         r"""Whether ^\circ follows, which is then read."""

@@ -44,21 +44,30 @@ _REWRITES = [
         (r"\\[()\[\]]", " "),  # \( and \[ around formulas
         (r"(?<!\\)\$", ""),
         (r"\{,\}|\\[,!;:]|\\thinspace\b", THIN),
+        (r"\{:\}", ":"),
         (r"\\(?:quad|qquad|enspace|enskip|space|hfill|null)(?![A-Za-z])|\\[ \n>]|~", " "),
         (r"\\[hv]space\*?\s*\{[^{}]*\}|\\(?:hphantom|vphantom|phantom|label|tag)\s*\{[^{}]*\}", " "),
         (r"\\(?:left|right|middle)\s*\.(?!\d)", ""),
         (r"\\(?:left|right|middle|[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle|scriptscriptstyle|limits|nolimits"
          r"|mathstrut|strut|rm|bf|it|sf|tt|cal|normalsize|small|large|Large|LARGE|huge|Huge|boxed|fbox|framebox"
          r"|underline|centering|noindent|ensuremath|mathopen|mathclose|mathord|mathrel|mathbin)(?![A-Za-z])", " "),
-        (r"\\(?:color|textcolor)\s*\{[^{}]*\}", " "),
-        (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
+        (r"\\(?:color|textcolor|colorbox)\s*\{[^{}]*\}", " "),
+        (r"\\(?:[dtcs]|nice)frac(?![A-Za-z])", r"\\frac"),
+        (r"(?<=\d)\s*\^\s*(?:\{\s*)?(?:\\(?:text|mathrm)\s*\{\s*o\s*\}|o(?![A-Za-z]))(?:\s*\})?", r"^\\circ "),
+        (r"_\s*\{\s*\\text\s*\{\s*base\s*(\w*)\s*\}\s*(\w*)\s*\}", r"_{\1\2}"),
+        (r"(?<=\w)\s*(?:\\text\s*\{[\s(]*(?:in )?base\s*(\w+)[\s)]*\}|\\text\s*\{\s*(?:in )?base\s*\}\s*(\w+)"
+         r"|\s\(?(?:in )?base\s+(\w+)\)?)\s*$", r"_{\1\2\3}"),
+        (r"(?<=[)\]}])\s*-\s*(?=\\\{)", r"\\setminus "),  # \mathbb{R} - \{2\}
         (r"\\operatorname\*", r"\\operatorname"),
+        (r"\\dot\s*\{?(\d)\}?(\d*)\\dot\s*\{?(\d)\}?", r"\\overline{\1\2\3}"),  # 0.\dot{1}4285\dot{7}
+        (r"(?<!\d)\.(?=\\(?:overline|bar|dot)\b)", "0."),
         (r"\.\.\.+", r"\\ldots "),
         (r"(?<=\d)\s*[xX]\s*(?=10\s*\^)", r"\\times "),
         (rf"{ROW}\s*\[[\d.]{{1,5}}\s*[a-z]{{2}}\]", ROW),
         (r"\\(?:checkmark|square|blacksquare|qed)(?![A-Za-z])", " "),
     ]
 ]  # fmt: skip
+_GROUPED_DECIMALS = re.compile(rf"\.(?:(?:\d{{3}}{THIN})+\d{{1,3}}|(?:\d{{5}}{THIN})+\d{{1,5}})(?!\d)")
 _GROUPED_DIGITS = re.compile(rf"(?<=\d)(?:\s*,?\s*{THIN}\s*,?\s*)+(?=\d{{3}}(?!\d))")
 _TRAILING = " \t\n.,;:\\" + THIN + ROW
 _MARKS = ("**", "__", "``", "*", "`")
@@ -83,6 +92,7 @@ def to_plain_latex(text: str) -> str:
     text = text.replace("\\\\", ROW)
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
+    text = _GROUPED_DECIMALS.sub(lambda digits: digits[0].replace(THIN, ""), text)
     text = _GROUPED_DIGITS.sub(THIN, text)
     text = re.sub(rf"(?<!\d){THIN}|{THIN}(?!\d)", " ", text)
     return _without_wrapping(text)

@@ -40,7 +40,7 @@ def read(text: str, *, groups_thousands: bool = True) -> Answer:
     Raises:
         Unreadable: there is a part that cannot be read.
     """
-    tokens = tokenize(text, groups_thousands=groups_thousands)
+    tokens = _with_or_for_cup(tokenize(text, groups_thousands=groups_thousands))
     while tokens and _are_in_braces(tokens):
         tokens = tokens[1:-1]
     if not tokens:
@@ -52,6 +52,14 @@ def read(text: str, *, groups_thousands: bool = True) -> Answer:
     if parser.place < len(tokens):
         raise Unreadable(f"'{parser.peek().text}' after the answer")
     return answer
+
+
+def _with_or_for_cup(tokens: tuple[Token, ...]) -> tuple[Token, ...]:
+    r"""x<1 \cup x>3 is meant as x<1 or x>3, where no set is joined to another."""
+    kinds = {token.kind for token in tokens}
+    if "cup" not in kinds or not kinds & {"<", ">", "<=", ">="} or kinds & {"(", "[", "]", "\\{", "in"}:
+        return tokens
+    return tuple(Token("joint", "or", spaced=token.spaced) if token.kind == "cup" else token for token in tokens)
 
 
 def _are_in_braces(tokens: tuple[Token, ...]) -> bool:

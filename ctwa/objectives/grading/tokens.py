@@ -65,6 +65,10 @@ _ACCENTS = names(
     """overline bar widebar hat widehat tilde widetilde vec overrightarrow overleftrightarrow dot ddot
     mathcal mathscr mathfrak overarc wideparen"""
 )
+_SAME_ACCENT = {
+    "bar": "overline", "widebar": "overline", "widehat": "hat", "widetilde": "tilde", "overrightarrow": "vec",
+    "wideparen": "overarc",
+}  # fmt: skip
 _TEXT = names("""text mbox hbox textrm textnormal textsf texttt textup textit textbf emph textmd textsl""")
 _FONTS = names("""mathrm mathbf mathit mathsf mathtt boldsymbol bm bold pmb operatorname mathnormal bf rm it""")
 _GREEK = names(
@@ -73,6 +77,11 @@ _GREEK = names(
     Omega ell hbar imath jmath nabla partial aleph"""
 )
 
+# Functions that are units too, and what their arguments begin with: \sec 5 is one, and \min 5 is none.
+_SHORT_UNITS = {
+    "min": names("( { _"),
+    "sec": names("( { ^ | number letter command accent function"),
+}
 _PLAIN_FUNCTIONS = FUNCTIONS - {"deg", "arg", "Re", "Im"} | {"sqrt", "abs"}
 _NUMBER = rf"\d{{1,3}}(?:[{THIN} ]\d{{3}})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+|\.(?!\d))?|\.\d+"
 _TOKEN = re.compile(
@@ -83,6 +92,10 @@ _TOKEN = re.compile(
 _THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+(?![\d])(?:\.\d+)?")
 _TEXT_WORD = re.compile(r"[^\W\d_]+(?:[-'.][^\W\d_]+)*\.?|\u00a2")
 _PERIOD = re.compile(r"\s*\\(?:overline|bar|dot|overbar)\s*(?:\{\s*(\d+)\s*\}|(\d))")
+_LETTERS = re.compile(r"[^\W\d_](?:(?:\s*,\s*(?:and\s+|or\s+)?|\s+(?:and|or)\s+)[^\W\d_])*")
+_REPEATED = re.compile(r"(\d+?)\1+$")
+_DOTS = re.compile(r"\s*\\[lc]?dots\s*$")
+_PERIOD_IN_BRACKETS = re.compile(r"\((\d+)\)")
 _FIRST_DIGIT = re.compile(r"\s*\d")
 
 
@@ -92,7 +105,21 @@ def tokenize(text: str, *, groups_thousands: bool = True) -> tuple[Token, ...]:
     Raises:
         Unreadable: braces that do not match, or nested too deep.
     """
-    return tuple(_Tokenizer(groups_thousands).run(text, is_text=False, depth=0))
+    return tuple(_with_short_units(_Tokenizer(groups_thousands).run(text, is_text=False, depth=0)))
+
+
+def _with_short_units(tokens: list[Token]) -> list[Token]:
+    """The min of 30 min and the sec of 5 sec as words: behind a value, and without an argument."""
+    following = [*tokens, Token("end", "")][1:]
+    for place, (token, after) in enumerate(zip(tokens, following, strict=True)):
+        is_short = token.kind == "function" and token.text in _SHORT_UNITS and place > 0
+        if is_short and _is_value(tokens[place - 1]) and after.kind not in _SHORT_UNITS[token.text]:
+            tokens[place] = Token("word", token.text, spaced=token.spaced)
+    return tokens
+
+
+def _is_value(token: Token) -> bool:
+    return token.kind in ("number", "letter", ")", "]", "}")
 
 
 class _Tokenizer:
@@ -130,7 +157,9 @@ class _Tokenizer:
                 name = content[1:]
                 if name in _TEXT or name in _FONTS:
                     inner, place = _group(text, place)
-                    tokens += self._font(name, inner, spaced, depth)
+                    tokens += self._font(
+                        name, inner, spaced, depth, follows_value=bool(tokens) and _is_value(tokens[-1])
+                    )
                 else:
                     tokens.append(_command(name, spaced))
                     if name in ("frac", "binom"):  # \frac12 and \frac1{72}: one digit is an argument
@@ -148,7 +177,7 @@ class _Tokenizer:
             spaced = False
         return tokens
 
-    def _font(self, name: str, inner: str, spaced: bool, depth: int) -> list[Token]:
+    def _font(self, name: str, inner: str, spaced: bool, depth: int, *, follows_value: bool) -> list[Token]:
         r"""What \text{...} or \mathbf{...} holds: words in text, formulas where it is a font around a formula."""
         stripped = inner.strip()
         if name in _FONTS and stripped in FUNCTIONS:
@@ -160,6 +189,9 @@ class _Tokenizer:
         is_formula = name in _FONTS and ("\\" in inner or "^" in inner or "_" in inner)
         if name in _FONTS and (len(stripped) == 1 or not stripped.isalpha()):
             is_formula = True
+        is_letter = _LETTERS.fullmatch(stripped) and not any(is_unit(word) for word in _TEXT_WORD.findall(inner))
+        if name in _TEXT and is_letter and (not follows_value or stripped in "ei"):
+            return self.run(inner, is_text=False, depth=depth + 1)  # A, B and \text{A, B}, e and \text{e}
         tokens = self.run(inner, is_text=not is_formula or name in _TEXT, depth=depth + 1)
         if tokens and spaced:
             tokens[0] = Token(tokens[0].kind, tokens[0].text, tokens[0].number, spaced=True)
@@ -202,7 +234,7 @@ def _command(name: str, spaced: bool) -> Token:
     if name in _UNIT_COMMANDS:
         return Token("unit", _UNIT_COMMANDS[name], spaced=spaced)
     if name in _ACCENTS:
-        return Token("accent", name, spaced=spaced)
+        return Token("accent", _SAME_ACCENT.get(name, name), spaced=spaced)
     if name in _GREEK:
         return Token("letter", name.removeprefix("var"), spaced=spaced)
     if name in ("lor", "vee"):
@@ -233,14 +265,23 @@ def _number(text: str, spaced: bool) -> Token:
 def _with_period(text: str, match: re.Match[str], spaced: bool) -> tuple[Token, int]:
     r"""A number, with the repeating digits that may follow it: 0.1\overline{6}."""
     token = _number(match[0], spaced)
-    period = _PERIOD.match(text, match.end()) if "." in match[0] else None
-    if period is None:
+    if "." not in match[0]:
         return token, match.end()
-    digits = period[1] or period[2]
     assert token.number is not None
     places = token.number.places or 0
+    period = _PERIOD.match(text, match.end())
+    if period is None and (in_brackets := _PERIOD_IN_BRACKETS.match(text, match.end())):  # 0.(3), 0.1(6)
+        is_all = not text[: match.start()].strip(" -") and in_brackets.end() == len(text)
+        period = in_brackets if is_all else None
+    dots = _DOTS.match(text, match.end())
+    if period is not None:
+        end, digits = period.end(), next(filter(None, period.groups()))
+    elif dots and (repeated := _REPEATED.search(match[0].partition(".")[2])) and len(repeated[0]) > 2:  # 0.1666...
+        end, digits = dots.end(), repeated[1]
+    else:
+        return token, match.end()
     value = token.number.value + Fraction(int(digits), (10 ** len(digits) - 1) * 10**places)
-    return Token("number", token.text + digits, Number(value), spaced), period.end()
+    return Token("number", token.text + digits, Number(value), spaced), end
 
 
 def _text_word(word: str, spaced: bool) -> Token:

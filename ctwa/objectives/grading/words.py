@@ -48,6 +48,8 @@ _UNITS: dict[str, tuple[str, Fraction, str]] = {
     "hour": ("time", Fraction(3600), "h hr hrs"),
     "day": ("time", Fraction(86400), ""),
     "week": ("time", Fraction(604800), ""),
+    "month": ("month", Fraction(1), ""),
+    "year": ("month", Fraction(12), "yr yrs"),
     "ml": ("volume", Fraction(1, 1000), "milliliter millilitre mL"),
     "liter": ("volume", Fraction(1), "l L litre"),
     "dollar": ("dollar", Fraction(1), "usd buck"),
