@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from ctwa.errors import CtwaError
+from ctwa.errors import CtwaError, neighbour
 from ctwa.monitor.checkpoints import newest_complete
 from ctwa.monitor.run import RunFolder
 
@@ -22,17 +22,17 @@ def check_folders(config: DictConfig) -> None:
     run.refuse_if_taken(resume=config.ctwa.resume, how_to_resume="ctwa.resume=true")
     _check_ranks_of_checkpoint(config, run)
     task_dir = config.ctwa.get("task_dir")
-    if task_dir is not None and not Path(task_dir).expanduser().is_dir():
+    if task_dir is not None and not (folder := Path(task_dir).expanduser()).is_dir():
         raise CtwaError(
             f"ctwa.task_dir: {task_dir} {_is_no_folder(task_dir)}; make it (`ctwa testbed make`, "
-            "scripts/prepare_math500.py) or give the folder of the task's files"
+            f"scripts/prepare_math500.py) or give the folder of the task's files{neighbour(folder)}"
         )
     model = config.actor_rollout_ref.model.path
     looks_local = model.startswith(("/", ".", "~")) or model.count("/") > 1
     if (looks_local or Path(model).exists()) and not Path(model).expanduser().is_dir():
         raise CtwaError(
             f"actor_rollout_ref.model.path: {model} {_is_no_folder(model)}; give a model folder or a model's name on a "
-            "hub"
+            f"hub{neighbour(Path(model).expanduser())}"
         )
 
 

@@ -18,7 +18,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from ctwa.errors import CtwaError
+from ctwa.errors import CtwaError, neighbour
 from ctwa.monitor.checkpoints import locate
 
 HUB_TIMEOUT = 2.0  # s
@@ -57,7 +57,7 @@ class Source:
         if path.is_file():
             raise self.error(f"is a file; give the folder it is in: {path.parent}")
         if self.name.startswith(("/", ".", "~")) or self.name.count("/") > 1:
-            raise self.error(f"does not exist; give a model folder or a model's name on a hub{_neighbour(path)}")
+            raise self.error(f"does not exist; give a model folder or a model's name on a hub{neighbour(path)}")
         return self._downloaded()
 
     def _downloaded(self) -> Path | None:
@@ -72,18 +72,19 @@ class Source:
             return Path(config).parent
         if os.environ.get("VERL_USE_MODELSCOPE", "").lower() == "true":  # verl's switch to another hub
             return None
-        what = f"is neither a folder nor among the downloads{_neighbour(Path(self.name))}, and "
+        near = neighbour(Path(self.name))
+        what = "is neither a folder nor among the downloads, and "
         if constants.HF_HUB_OFFLINE:
-            raise self.error(what + "HF_HUB_OFFLINE is set; download it first (hf download), or give a folder")
+            raise self.error(what + "HF_HUB_OFFLINE is set; download it first (hf download), or give a folder" + near)
         try:
             ask_hub(self.name)
         except RepositoryNotFoundError as error:
-            raise self.error(what + "the hub has no such model, or not for you; give another name") from error
+            raise self.error(what + "the hub has no such model, or not for you; give another name" + near) from error
         except Exception as error:  # whatever its HTTP client raises
             raise self.error(
                 what
                 + f"the hub does not answer ({type(error).__name__}); connect, download it first (hf download), or "
-                "give a folder"
+                "give a folder" + near
             ) from error
         return None
 
@@ -189,12 +190,6 @@ def quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _neighbour(path: Path) -> str:
-    parent = path.parent
-    names = [entry.name for entry in parent.iterdir() if entry.is_dir()] if parent.is_dir() else []
-    return "".join(f": did you mean {parent / name}?" for name in get_close_matches(path.name, names, n=1))
-
-
 def _config(source: Source, folder: Path) -> Any:
     from transformers import AutoConfig
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -207,7 +202,7 @@ def _config(source: Source, folder: Path) -> Any:
     content = _json(source, folder / "config.json")
     is_remote = "auto_map" in content
     kind = content.get("model_type")
-    if not is_remote and kind not in CONFIG_MAPPING:
+    if not isinstance(kind, str | None) or (not is_remote and kind not in CONFIG_MAPPING):
         near = "".join(f": did you mean {each!r}?" for each in get_close_matches(str(kind), CONFIG_MAPPING.keys(), n=1))
         raise source.error(
             f"has the model_type {kind!r} in its config.json, which transformers does not know; give the model's own "
@@ -217,7 +212,9 @@ def _config(source: Source, folder: Path) -> Any:
         with quiet_transformers():
             config = AutoConfig.from_pretrained(folder, trust_remote_code=source.trust_remote_code)
     except Exception as error:  # a config may raise anything, code of the model's own included
-        raise source.error(f"has a config.json that transformers does not take ({reason(error)})") from error
+        raise source.error(
+            f"has a config.json that transformers does not take ({reason(error)}); give the model's own"
+        ) from error
     others = [name for name in content.get("architectures") or [] if not str(name).endswith(_HEADS)]
     if others or (not is_remote and _loader(config) is None):
         raise source.error(

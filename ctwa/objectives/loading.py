@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ctwa.errors import CtwaError
+from ctwa.errors import CtwaError, neighbour
 
 # In a clone of the repository this is its root, so `reward_fns/accuracy.py:accuracy` works from any directory.
 _PACKAGE_PARENT = Path(__file__).resolve().parents[2]
@@ -50,7 +50,8 @@ def resolve_spec(spec: str) -> str:
         if candidate.is_file():
             return f"{candidate.resolve()}:{name}"
     raise CtwaError(
-        f"reward function '{spec}': there is no file {' nor '.join(str(candidate) for candidate in candidates)}"
+        f"reward function '{spec}': there is no file {' nor '.join(map(str, candidates))}"
+        + next(filter(None, map(neighbour, candidates)), "")
     )
 
 

@@ -157,6 +157,7 @@ def test_other_ways_to_save_it(copy: Path, change: Change) -> None:
         (lambda folder: (folder / CONFIG).write_bytes(b"\xff\xfe"), "has a config.json that is not JSON"),
         (write("generation_config.json", "{"), "has a generation_config.json that is not JSON"),
         (in_config(model_type="gone"), "has the model_type None in its config.json, which transformers does not know"),
+        (in_config(model_type=["qwen2"]), "has the model_type .'qwen2'. in its config.json, which transformers"),
         (in_config(model_type="qwenn2"), "has the model_type 'qwenn2' .* did you mean 'qwen2'?"),
         (in_config(model_type="t5", architectures=None), "is a t5 (config.json); give a causal language model"),
         (in_config(architectures=["Qwen2ForSequenceClassification"]), "is a Qwen2ForSequenceClassification (config"),
@@ -225,7 +226,7 @@ def test_names_of_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.chdir(tmp_path)
 
     assert "does not exist; give a model folder or" in said(tmp_path / "none" / "model")
-    assert f"did you mean {tmp_path}/runs/model?" in said(tmp_path / "runs" / "modle")
+    assert f"; did you mean {tmp_path}/runs/model?" in said(tmp_path / "runs" / "modle")
     assert "is neither a folder nor a name on a hub" in said("no such model")
 
 
@@ -243,9 +244,9 @@ class TestHub:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(look_module, "ask_hub", missing)
 
-        assert "is neither a folder nor among the downloads: did you mean model?, and the hub has no such" in said(
-            "modle"
-        )
+        told = said("modle")
+        assert "is neither a folder nor among the downloads, and the hub has no such" in told
+        assert told.endswith("; did you mean model?")
 
     def test_without_a_network(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def unreachable(_: str) -> None:
