@@ -272,7 +272,10 @@ def _weight_files(source: Source, folder: Path) -> list[Path]:
             return [folder / name]
         if (folder / f"{name}.index.json").is_file():
             index = _json(source, folder / f"{name}.index.json")
-            shards = sorted(set(index.get("weight_map", {}).values())) if isinstance(index, dict) else []
+            named = index.get("weight_map") if isinstance(index, dict) else None
+            if not isinstance(named, dict) or not all(isinstance(shard, str) for shard in named.values()):
+                raise source.error(f"has a {name}.index.json without a weight_map of file names; give the model's own")
+            shards = sorted(set(named.values()))
             if missing := [shard for shard in shards if not (folder / shard).is_file()]:
                 raise source.error(
                     f"lacks {', '.join(missing[:3])} ({len(missing)} of the {len(shards)} files of {name}.index.json); "
@@ -307,7 +310,9 @@ def _weights(source: Source, folder: Path, config: Any) -> None:
                 ignore_mismatched_sizes=True,  # in the report, all of them, and not an error at the first
             )
     except Exception as error:  # the model's own code may raise anything
-        raise source.error(f"cannot be built from its config.json and weights ({reason(error)})") from error
+        raise source.error(
+            f"cannot be built from its config.json and weights ({reason(error)}); give the config.json of these weights"
+        ) from error
     if fault := loading_fault(found, config):
         raise source.error(fault)
 

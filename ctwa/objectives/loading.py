@@ -69,6 +69,8 @@ def load_function(spec: str) -> Callable[..., Any]:
     except BaseException as error:  # the user's file may raise anything, SystemExit included
         raise CtwaError(f"reward function '{spec}': importing {where} failed with {describe_error(error)}") from error
     function = getattr(module, name, None)
+    if inspect.isclass(function):
+        raise CtwaError(f"reward function '{spec}': '{name}' is a class; give a function, or an object of the class")
     if not callable(function):
         there = [
             key
@@ -91,7 +93,8 @@ def did_you_mean(wrong: Iterable[str], right: Iterable[str]) -> str:
 
 def describe_error(error: BaseException) -> str:
     """Type and message of an exception, and where in the reward function's own file it arose."""
-    message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    text = " ".join(str(error).split())
+    message = f"{type(error).__name__}: {text}" if text else type(error).__name__
     ours = (Path(__file__).parent, Path(importlib.__file__).parent)
     frames = [
         frame

@@ -343,7 +343,8 @@ def _of_a_folder(folder: Path) -> str:
         return f" of splits ({', '.join(splits)}) that datasets.save_to_disk wrote; make a file of one: {how}"
     if (folder / "dataset_info.json").is_file() or any(folder.glob("*.arrow")):
         return f" that datasets.save_to_disk wrote; make a file of it: {write % ''}"
-    files = sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES)
+    found = sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES)
+    files = [path for path in found if path.suffix != ".json"] or found  # a model's folder is full of .json
     named = ",".join(map(str, files[:4])) + (",..." if len(files) > 4 else "")
     return f"; name its files: [{named}]" if files else "; give a parquet or JSON Lines file in verl's format"
 

@@ -120,6 +120,14 @@ def in_shards(folder: Path) -> None:
     (folder / f"{WEIGHTS}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": shards}))
 
 
+def with_index(content: Any) -> Change:
+    def change(folder: Path) -> None:
+        (folder / WEIGHTS).unlink()
+        (folder / f"{WEIGHTS}.index.json").write_text(json.dumps(content))
+
+    return change
+
+
 def without_a_shard(folder: Path) -> None:
     in_shards(folder)
     (folder / "model-00002-of-00002.safetensors").unlink()
@@ -157,7 +165,7 @@ def test_other_ways_to_save_it(copy: Path, change: Change) -> None:
         (lambda folder: (folder / CONFIG).write_bytes(b"\xff\xfe"), "has a config.json that is not JSON"),
         (write("generation_config.json", "{"), "has a generation_config.json that is not JSON"),
         (in_config(model_type="gone"), "has the model_type None in its config.json, which transformers does not know"),
-        (in_config(model_type=["qwen2"]), "has the model_type .'qwen2'. in its config.json, which transformers"),
+        (in_config(model_type=["qwen2"]), "has the model_type ['qwen2'] in its config.json, which transformers"),
         (in_config(model_type="qwenn2"), "has the model_type 'qwenn2' .* did you mean 'qwen2'?"),
         (in_config(model_type="t5", architectures=None), "is a t5 (config.json); give a causal language model"),
         (in_config(architectures=["Qwen2ForSequenceClassification"]), "is a Qwen2ForSequenceClassification (config"),
@@ -181,6 +189,11 @@ def test_other_ways_to_save_it(copy: Path, change: Change) -> None:
             "has a pointer of Git LFS in place of model.saf",
         ),
         (cut_bin, "has a pytorch_model.bin that is cut off or damaged ("),
+        (
+            with_index({"weight_map": ["a"]}),
+            "has a model.safetensors.index.json without a weight_map of file names; give",
+        ),
+        (with_index({"weight_map": {"a": 5}}), "has a model.safetensors.index.json without a weight_map of file names"),
         (without_a_shard, "lacks model-00002-of-00002.safetensors (1 of the 2 files of model.safetensors.index.json)"),
         (with_a_cut_shard, "has a model-00002-of-00002.safetensors that is cut off or damaged"),
         (

@@ -280,6 +280,7 @@ class TestFolders:
 
     def test_with_files(self, tmp_path: Path) -> None:
         assert self.said(tmp_path).endswith("is a folder; give a parquet or JSON Lines file in verl's format")
+        (tmp_path / "config.json").write_text("")
         (tmp_path / "b.jsonl").write_text("")
         (tmp_path / "a.parquet").write_text("")
         assert self.said(tmp_path).endswith(f"is a folder; name its files: [{tmp_path}/a.parquet,{tmp_path}/b.jsonl]")
