@@ -175,7 +175,9 @@ def read_sample(config: DictConfig) -> list[DataRow]:
     Raises:
         CtwaError: the first row that cannot be used, and what to write.
     """
-    if (config.data.get("custom_cls") or {}).get("path"):
+    if path := (config.data.get("custom_cls") or {}).get("path"):
+        if not path.startswith("pkg://") and not Path(path.removeprefix("file://")).is_file():
+            raise CtwaError(f"data.custom_cls.path: there is no file {path}; give the file of the class")
         return []
     rows = []
     for key in FILES:

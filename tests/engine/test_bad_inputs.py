@@ -112,7 +112,7 @@ VALUES = """
     {M}.path=null {M}.path=5 {M}.path='' {M}.path=[a] {M}.lora_rank=-1 {M}.lora_rank=half
     {M}.enable_gradient_checkpointing=5
     algorithm.adv_estimator=[grpo] algorithm.adv_estimator=null {R}.name=vlm {R}.name=null
-    {A}.checkpoint.save_contents=5
+    {A}.checkpoint.save_contents=5 {A}.checkpoint.save_contents=[modle] {A}.fsdp_config.dtype=foo
     algorithm.gamma=2 algorithm.norm_adv_by_std_in_grpo=2 algorithm.use_kl_in_reward=x
     reward.num_workers=-1 ray_kwargs.ray_init.num_cpus=0 ray_kwargs.ray_init.num_cpus=many
     transfer_queue.backend.SimpleStorage.num_data_storage_units=0
