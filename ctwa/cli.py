@@ -348,6 +348,10 @@ def check_reward(
         arguments = json.loads(kwargs)
     except json.JSONDecodeError as error:
         raise CtwaError(f"--kwargs is not JSON ({error}): write e.g. --kwargs '{{\"limit\": 100}}'") from error
+    if not isinstance(arguments, dict):
+        raise CtwaError(f"--kwargs {kwargs} is no object: write e.g. --kwargs '{{\"limit\": 100}}'")
+    if reference_tokens is not None and not 0 < reference_tokens < math.inf:
+        raise CtwaError(f"--reference-tokens {reference_tokens:g} is no length: write a number of tokens above 0")
     sys.exit(
         main(
             reward_fn,

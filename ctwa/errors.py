@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 
@@ -22,8 +23,18 @@ def did_you_mean(word: object, known: Iterable[str]) -> str:
     Returns:
         ``; did you mean 'accuracy'?``, or nothing where none is near.
     """
-    near = get_close_matches(str(word), list(known), n=1, cutoff=0.6)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    names = {name.lower(): name for name in known}
+    near = get_close_matches(str(word).lower(), list(names), n=1, cutoff=0.6)
+    return f"; did you mean {names[near[0]]!r}?" if near else ""
+
+
+def neighbour(path: Path) -> str:
+    """What lies beside a path that is not there and has nearly its name, as the end of a sentence about it."""
+    try:
+        names = [entry.name for entry in path.parent.iterdir()]
+    except OSError:  # there is nothing beside it
+        return ""
+    return "".join(f"; did you mean {path.parent / name}?" for name in get_close_matches(path.name, names, n=1))
 
 
 def check_state(state: Mapping[str, Any], expected: Mapping[str, Any], what: str = "state") -> None:

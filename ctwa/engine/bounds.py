@@ -95,6 +95,8 @@ TRACKER = choice(
     *("console", "tensorboard", "wandb", "mlflow", "swanlab", "vemlp_wandb", "clearml", "trackio", "file", "rl_insight")
 )
 TRACKERS = Bound(TRACKER.kind | listed(TRACKER, "", least=0).kind, f"{TRACKER.words}, or a list of some")
+CONTENT = choice("model", "optimizer", "extra", "hf_model")
+CONTENTS = listed(CONTENT, f"a list of some of {CONTENT.words.removeprefix('one of ')}")
 PRECISION = choice("fp32", "bf16", "fp16", "float32", "bfloat16", "float16")
 
 ACTOR, REF, ROLLOUT = (f"actor_rollout_ref.{part}" for part in ("actor", "ref", "rollout"))
@@ -176,6 +178,8 @@ BOUNDS: dict[str, Bound] = {
     ),
     f"{ACTOR}.loss_scale_factor": MAYBE,
     f"{ACTOR}.ulysses_sequence_parallel_size": whole(1, 1024),
+    f"{ACTOR}.checkpoint.save_contents": CONTENTS,
+    f"{ACTOR}.checkpoint.load_contents": CONTENTS,
     f"{ACTOR}.optim.lr": number(0, 1),
     f"{ACTOR}.optim.weight_decay": number(0, 1e3),
     f"{ACTOR}.optim.betas": BETAS,
@@ -192,6 +196,7 @@ BOUNDS: dict[str, Bound] = {
             "fsdp_size": ALL_OR,
             "ulysses_sequence_parallel_size": whole(1, 1024),
             "model_dtype": PRECISION,
+            "dtype": PRECISION,
             "seed": SEED,
             "pad_to_length_bucket": COUNT,
         }.items()

@@ -199,6 +199,12 @@ def _check_engine(config: DictConfig) -> None:
         raise CtwaError("generation=transformers is for the CPU: write generation=vllm")
     if rollout.name == "vllm":
         _check_vllm(config)
+    for part in ("prompt", "response"):
+        if rollout[f"{part}_length"] != config.data[f"max_{part}_length"]:
+            raise CtwaError(
+                f"actor_rollout_ref.rollout.{part}_length={rollout[f'{part}_length']} is not data.max_{part}_length="
+                f"{config.data[f'max_{part}_length']}, from which it is taken: write data.max_{part}_length alone"
+            )
     longest = config.data.max_prompt_length + config.data.max_response_length
     if rollout.max_model_len is not None and rollout.max_model_len < longest:
         raise CtwaError(

@@ -47,6 +47,7 @@ def compose_config(
     """
     parsed = _parse(overrides)
     known = known_keys(name, module)
+    _refuse_groups(parsed, _groups(module), known)
     with _as_one_sentence(parsed, known, name, module):
         config = _compose(_search_path(parsed, module), name, module)
         _refuse_deletions(config, parsed, known, module)
@@ -124,8 +125,8 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
             parsed += parser.parse_overrides([each])
         except OverrideParseException:
             raise CtwaError(
-                f"the setting {each!r} cannot be read: put a value with spaces, quotes, brackets or commas in quotes "
-                f"of its own, e.g. \"{name.lstrip('+')}='a value'\""
+                f"the setting {each!r} cannot be read: put a value with spaces, quotes, brackets, commas or ~ in "
+                f"quotes of its own, e.g. \"{name.lstrip('+')}='a value'\""
             ) from None
     return parsed
 
@@ -134,7 +135,8 @@ def _refuse_deletions(config: DictConfig, parsed: Sequence[Override], known: Map
     """What is empty by default may be deleted, and a section that is written anew (``~ctwa.x +ctwa.x={...}``)."""
     empty = {f"ctwa.{key}" for key, default in known["ctwa"].items() if default in ({}, None)}
     needed = {*dotted(known), *_groups(module)} - empty
-    there = {*dotted(_plain(config)), *(override.key_or_group for override in parsed if not override.is_delete())}
+    chosen = {override.key_or_group for override in parsed if not override.is_delete()} & {*_groups(module)}
+    there = {*dotted(_plain(config)), *chosen}
     for override in parsed:
         key = override.key_or_group
         if override.is_delete() and key in needed and key not in there:
@@ -216,10 +218,8 @@ def _as_one_sentence(parsed: Sequence[Override], known: Mapping[str, Any], name:
     except MissingConfigException as error:
         raise _no_such_choice(error, module) from None
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, RecursionError, UnicodeError, ValueError) as error:
-        groups = _groups(module)
         for override in parsed:
             _refuse_key(override, str(error), parsed, known, name, module)
-            _refuse_group(override, groups, known)
         raise CtwaError(f"the configuration cannot be composed: {_first_lines(error)}") from error
 
 
@@ -240,17 +240,19 @@ def _no_such_choice(error: MissingConfigException, module: str) -> CtwaError:
     return CtwaError(f"{group}={given} is no choice: write one of {', '.join(options)}{did_you_mean(given, options)}")
 
 
-def _refuse_group(override: Override, groups: Mapping[str, Sequence[str]], known: Mapping[str, Any]) -> None:
-    """Hydra has no sentence for a group that is given a number, nothing or several choices."""
-    group, value = override.key_or_group, override.value() if not override.is_delete() else ""
-    if override.is_sweep_override():
-        raise CtwaError(
-            f"{override.input_line} gives several values, and one command is one run: write one, or a list in brackets"
-        )
-    if group in groups and not isinstance(value, str):
-        raise CtwaError(f"{group}={shown(value)} is no choice: write one of {', '.join(groups[group])}")
-    if group in known and not isinstance(value, str | Mapping | list):
-        raise CtwaError(f"{group}={shown(value)} is not possible, for it is a section: write {group}.<key>=<value>")
+def _refuse_groups(parsed: Sequence[Override], groups: Mapping[str, Sequence[str]], known: Mapping[str, Any]) -> None:
+    """Hydra has no sentence for a group that is given a number or several choices, and merges a list of them."""
+    for override in parsed:
+        group, value = override.key_or_group, override.value() if not override.is_delete() else ""
+        if override.is_sweep_override():
+            raise CtwaError(
+                f"{override.input_line} gives several values, and one command is one run: write one, or a list in "
+                "brackets"
+            )
+        if group in groups and not isinstance(value, str):
+            raise CtwaError(f"{group}={shown(value)} is no choice: write one of {', '.join(groups[group])}")
+        if isinstance(known.get(group), Mapping) and not isinstance(value, str | Mapping | list):
+            raise CtwaError(f"{group}={shown(value)} is not possible, for it is a section: write {group}.<key>=<value>")
 
 
 def _refuse_key(

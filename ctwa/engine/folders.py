@@ -8,7 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from ctwa.engine.look import model_source
-from ctwa.errors import CtwaError
+from ctwa.errors import CtwaError, neighbour
 from ctwa.monitor.checkpoints import newest_complete
 from ctwa.monitor.run import RunFolder
 
@@ -27,7 +27,7 @@ def check_folders(config: DictConfig) -> None:
         what = "is a file" if folder.exists() else "does not exist"
         raise CtwaError(
             f"ctwa.task_dir: {task_dir} {what}; make it (`ctwa testbed make`, "
-            "scripts/prepare_math500.py) or give the folder of the task's files"
+            f"scripts/prepare_math500.py) or give the folder of the task's files{neighbour(folder)}"
         )
     model_source(config).local()
 

@@ -68,6 +68,7 @@ def look(config: DictConfig, settings: Settings) -> None:
 
     rows = read_sample(config)
     model = look_at_trained_model(config)
+    _check_positions(config, model)
     contracts = load_contracts(settings.objectives)
     _check_what_functions_need(contracts, settings, rows)
     tokenizer = load_tokenizer(config, model)
@@ -105,6 +106,21 @@ def look_at_trained_model(config: DictConfig) -> Any:
     if adapter := config.actor_rollout_ref.model.get("lora_adapter_path"):
         look_at_adapter(Source(adapter, "actor_rollout_ref.model.lora_adapter_path"))
     return look_at_model(model_source(config))
+
+
+def _check_positions(config: DictConfig, model: Any) -> None:
+    """See that the model has places for as many tokens as a row may have; one that stretches them says so itself."""
+    text = model if model is None else model.get_text_config()
+    own = config.actor_rollout_ref.model.get("override_config") or {}
+    most = own.get("max_position_embeddings") or getattr(text, "max_position_embeddings", None)
+    rope = getattr(text, "rope_parameters", None) or {}
+    is_stretched = rope.get("rope_type", "default") != "default" or "rope_scaling" in own or "rope_parameters" in own
+    longest = config.data.max_prompt_length + config.data.max_response_length
+    if isinstance(most, int) and 0 < most < longest and not is_stretched:
+        raise model_source(config).error(
+            f"has places for {most} tokens (max_position_embeddings), less than data.max_prompt_length + "
+            f"data.max_response_length = {longest}: write smaller ones, or give a model that takes longer texts"
+        )
 
 
 def load_tokenizer(config: DictConfig, model: Any) -> Any:
@@ -159,7 +175,9 @@ def read_sample(config: DictConfig) -> list[DataRow]:
     Raises:
         CtwaError: the first row that cannot be used, and what to write.
     """
-    if (config.data.get("custom_cls") or {}).get("path"):
+    if path := (config.data.get("custom_cls") or {}).get("path"):
+        if not path.startswith("pkg://") and not Path(path.removeprefix("file://")).is_file():
+            raise CtwaError(f"data.custom_cls.path: there is no file {path}; give the file of the class")
         return []
     rows = []
     for key in FILES:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from omegaconf import DictConfig, OmegaConf
@@ -172,31 +172,52 @@ def read_settings(config: DictConfig, of: type[SettingsOf] = Settings) -> Settin
             scale_invariant=is_scale_invariant(config.algorithm),
         )
     except ValidationError as error:
-        raise invalid(error, of) from None
+        raise invalid(error, of, node) from None
 
 
-def invalid(error: ValidationError, of: type[BaseModel]) -> CtwaError:
+def invalid(error: ValidationError, of: type[BaseModel], node: Mapping[Any, Any]) -> CtwaError:
     """Every mistake of our node of the config in one message, each with its key.
 
     Args:
         error: what pydantic says.
         of: the settings that it read, whose names are offered for a misspelt one.
+        node: what it read.
     """
-    return told_together([_mistake(item, of) for item in error.errors()])
+    return told_together([_mistake(item, of, node) for item in error.errors()])
 
 
-def _mistake(item: Mapping[str, Any], of: type[BaseModel]) -> str:
+def _mistake(item: Mapping[str, Any], of: type[BaseModel], node: Mapping[Any, Any]) -> str:
     said = item["msg"].removeprefix("Value error, ")
-    # A union's tag is in the place, too: ctwa.method.linear.eta.
-    place = [str(part) for part in item["loc"]]
-    text = f"ctwa.{'.'.join(place)}: {said}"
+    place = _place(item["loc"], node)
+    key = ".".join(["ctwa", *place])
+    if item["type"] == "missing":
+        # A misspelt name makes a new entry, which lacks what every entry has.
+        others = [name for name in _inside(node, place[:-2]) or () if name not in place]
+        return f"{key} is missing: write {key}=VALUE" + (did_you_mean(place[-2], others) if len(place) > 1 else "")
     if item["type"] == "extra_forbidden":
-        return text + did_you_mean(place[-1], _names_of(of))
+        return f"{key} is no key of the configuration{did_you_mean(place[-1], _names_of(of))}"
+    text = f"{key}: {said}"
     if item["type"] == "union_tag_invalid":
         return text + did_you_mean(item["ctx"]["tag"], re.findall(r"'(\w+)'", item["ctx"]["expected_tags"]))
-    if isinstance(item["input"], str | int | float) or item["input"] is None:
+    if item["type"] != "value_error" and (isinstance(item["input"], str | int | float) or item["input"] is None):
         text += f", not {shown(item['input'])}"
     return text
+
+
+def _place(loc: Sequence[str | int], node: Any) -> list[str]:
+    """The key that pydantic means: its own has a union's tag in it, too, as in method.linear.eta."""
+    place: list[str] = []
+    for part in loc[:-1]:
+        if not isinstance(node, Mapping) or part in node:
+            place.append(str(part))
+            node = _inside(node, [part])
+    return [*place, *map(str, loc[-1:])]
+
+
+def _inside(node: Any, place: Sequence[str | int]) -> Any:
+    for part in place:
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return node
 
 
 def _names_of(kind: Any) -> set[str]:

@@ -14,11 +14,10 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from ctwa.errors import CtwaError, did_you_mean
+from ctwa.errors import CtwaError, did_you_mean, neighbour
 from ctwa.monitor.checkpoints import locate
 
 HUB_TIMEOUT = 2.0  # s
@@ -57,7 +56,7 @@ class Source:
         if path.is_file():
             raise self.error(f"is a file; give the folder it is in: {path.parent}")
         if self.name.startswith(("/", ".", "~")) or self.name.count("/") > 1:
-            raise self.error(f"does not exist; give a model folder or a model's name on a hub{_neighbour(path)}")
+            raise self.error(f"does not exist; give a model folder or a model's name on a hub{neighbour(path)}")
         return None
 
     def folder(self) -> Path | None:
@@ -80,18 +79,19 @@ class Source:
             return Path(config).parent
         if os.environ.get("VERL_USE_MODELSCOPE", "").lower() == "true":  # verl's switch to another hub
             return None
-        what = f"is neither a folder nor among the downloads{_neighbour(Path(self.name))}, and "
+        near = neighbour(Path(self.name))
+        what = "is neither a folder nor among the downloads, and "
         if constants.HF_HUB_OFFLINE:
-            raise self.error(what + "HF_HUB_OFFLINE is set; download it first (hf download), or give a folder")
+            raise self.error(what + "HF_HUB_OFFLINE is set; download it first (hf download), or give a folder" + near)
         try:
             ask_hub(self.name)
         except RepositoryNotFoundError as error:
-            raise self.error(what + "the hub has no such model, or not for you; give another name") from error
+            raise self.error(what + "the hub has no such model, or not for you; give another name" + near) from error
         except Exception as error:  # whatever its HTTP client raises
             raise self.error(
                 what
                 + f"the hub does not answer ({type(error).__name__}); connect, download it first (hf download), or "
-                "give a folder"
+                "give a folder" + near
             ) from error
         return None
 
@@ -197,12 +197,6 @@ def quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _neighbour(path: Path) -> str:
-    parent = path.parent
-    names = [entry.name for entry in parent.iterdir() if entry.is_dir()] if parent.is_dir() else []
-    return "".join(f": did you mean {parent / name}?" for name in get_close_matches(path.name, names, n=1))
-
-
 def _config(source: Source, folder: Path) -> Any:
     from transformers import AutoConfig
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -215,16 +209,18 @@ def _config(source: Source, folder: Path) -> Any:
     content = _json(source, folder / "config.json")
     is_remote = "auto_map" in content
     kind = content.get("model_type")
-    if not is_remote and kind not in CONFIG_MAPPING:
+    if not isinstance(kind, str | None) or (not is_remote and kind not in CONFIG_MAPPING):
         raise source.error(
             f"has the model_type {kind!r} in its config.json, which transformers does not know; give the model's own "
-            f"config.json, or install a transformers that knows it" + did_you_mean(kind, CONFIG_MAPPING.keys())
+            f"config.json, or install a transformers that knows it" + did_you_mean(str(kind), CONFIG_MAPPING.keys())
         )
     try:
         with quiet_transformers():
             config = AutoConfig.from_pretrained(folder, trust_remote_code=source.trust_remote_code)
     except Exception as error:  # a config may raise anything, code of the model's own included
-        raise source.error(f"has a config.json that transformers does not take ({reason(error)})") from error
+        raise source.error(
+            f"has a config.json that transformers does not take ({reason(error)}); give the model's own"
+        ) from error
     others = [name for name in content.get("architectures") or [] if not str(name).endswith(_HEADS)]
     if others or (not is_remote and _loader(config) is None):
         raise source.error(
@@ -282,7 +278,10 @@ def _weight_files(source: Source, folder: Path) -> list[Path]:
             return [folder / name]
         if (folder / f"{name}.index.json").is_file():
             index = _json(source, folder / f"{name}.index.json")
-            shards = sorted(set(index.get("weight_map", {}).values())) if isinstance(index, dict) else []
+            named = index.get("weight_map") if isinstance(index, dict) else None
+            if not isinstance(named, dict) or not all(isinstance(shard, str) for shard in named.values()):
+                raise source.error(f"has a {name}.index.json without a weight_map of file names; give the model's own")
+            shards = sorted(set(named.values()))
             if missing := [shard for shard in shards if not (folder / shard).is_file()]:
                 raise source.error(
                     f"lacks {', '.join(missing[:3])} ({len(missing)} of the {len(shards)} files of {name}.index.json); "
@@ -317,7 +316,9 @@ def _weights(source: Source, folder: Path, config: Any) -> None:
                 ignore_mismatched_sizes=True,  # in the report, all of them, and not an error at the first
             )
     except Exception as error:  # the model's own code may raise anything
-        raise source.error(f"cannot be built from its config.json and weights ({reason(error)})") from error
+        raise source.error(
+            f"cannot be built from its config.json and weights ({reason(error)}); give the config.json of these weights"
+        ) from error
     if fault := loading_fault(found, config):
         raise source.error(fault)
 

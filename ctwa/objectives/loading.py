@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ctwa.errors import CtwaError, did_you_mean
+from ctwa.errors import CtwaError, did_you_mean, neighbour
 
 # In a clone of the repository this is its root, so `reward_fns/accuracy.py:accuracy` works from any directory.
 _PACKAGE_PARENT = Path(__file__).resolve().parents[2]
@@ -48,7 +48,8 @@ def resolve_spec(spec: str) -> str:
         if candidate.is_file():
             return f"{candidate.resolve()}:{name}"
     raise CtwaError(
-        f"reward function '{spec}': there is no file {' nor '.join(str(candidate) for candidate in candidates)}"
+        f"reward function '{spec}': there is no file {' nor '.join(map(str, candidates))}"
+        + next(filter(None, map(neighbour, candidates)), "")
     )
 
 
@@ -66,6 +67,8 @@ def load_function(spec: str) -> Callable[..., Any]:
     except BaseException as error:  # the user's file may raise anything, SystemExit included
         raise CtwaError(f"reward function '{spec}': importing {where} failed with {describe_error(error)}") from error
     function = getattr(module, name, None)
+    if inspect.isclass(function):
+        raise CtwaError(f"reward function '{spec}': '{name}' is a class; give a function, or an object of the class")
     if not callable(function):
         there = [
             key
@@ -81,7 +84,8 @@ def load_function(spec: str) -> Callable[..., Any]:
 
 def describe_error(error: BaseException) -> str:
     """Type and message of an exception, and where in the reward function's own file it arose."""
-    message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    text = " ".join(str(error).split())
+    message = f"{type(error).__name__}: {text}" if text else type(error).__name__
     ours = (Path(__file__).parent, Path(importlib.__file__).parent)
     frames = [
         frame

@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ctwa.errors import CtwaError
+from ctwa.errors import CtwaError, neighbour
 from ctwa.objectives.completion import text_fault
 
 SUFFIXES = (".parquet", ".jsonl", ".json")  # by which verl, too, knows a file
@@ -75,7 +75,12 @@ def open_rows(path: Path) -> RowFile:
     if path.is_dir():
         raise CtwaError(f"{path} is a folder{_of_a_folder(path)}")
     if not path.exists():
-        raise CtwaError(f"{path} does not exist; give a parquet or JSON Lines file in verl's format (docs/training.md)")
+        raise CtwaError(
+            f"{path} does not exist; give a parquet or JSON Lines file in verl's format (docs/training.md)"
+            f"{neighbour(path)}"
+        )
+    if not path.is_file():
+        raise CtwaError(f"{path} is no file, but a pipe or device; give a parquet or JSON Lines file")
     if path.suffix not in SUFFIXES:
         raise CtwaError(f"{path} has the suffix {path.suffix!r}; give a file that ends with .parquet, .jsonl or .json")
     try:
@@ -234,6 +239,9 @@ class _Parquet(RowFile):
             self._file = parquet.ParquetFile(path)
         except self._errors as error:
             raise CtwaError(f"{path} is damaged or cut off ({_line(error)}); write it again") from error
+        names = self._file.schema_arrow.names
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise CtwaError(f"{path} has the column '{twice}' twice; write it once")
         self.num_rows = self._file.metadata.num_rows
 
     def head(self, number: int) -> list[Row]:
@@ -303,7 +311,7 @@ class _Json(RowFile):
 
     def _read_list(self) -> list[Any]:
         try:
-            objects = json.loads(self.path.read_bytes())
+            objects = json.loads(self.path.read_bytes(), object_pairs_hook=_unique)
         except (ValueError, RecursionError) as error:
             raise CtwaError(f"{self.path} is not JSON ({error}); write a list of rows, or a row a line") from error
         assert isinstance(objects, list)
@@ -318,7 +326,7 @@ class _Json(RowFile):
                 file.seek(self._offsets[index])
                 line = file.readline().removeprefix(b"\xef\xbb\xbf")
                 try:
-                    rows.append(self._row(index, json.loads(line)))
+                    rows.append(self._row(index, json.loads(line, object_pairs_hook=_unique)))
                 except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or a bottomless list
                     rows.append(Row(index, {}, f"it is not JSON ({error}); write one object a line"))
         return rows
@@ -328,6 +336,15 @@ class _Json(RowFile):
         if not isinstance(value, dict):
             return Row(index, {}, f"it is {_described(value)}; write an object with the columns, like {EXAMPLE}")
         return Row(index, value)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Python takes the last of two values of one name; `datasets` refuses the file."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the name {next(name for name in names if names.count(name) > 1)!r} is there twice")
+    return made
 
 
 def _of_a_folder(folder: Path) -> str:
@@ -340,7 +357,8 @@ def _of_a_folder(folder: Path) -> str:
         return f" of splits ({', '.join(splits)}) that datasets.save_to_disk wrote; make a file of one: {how}"
     if (folder / "dataset_info.json").is_file() or any(folder.glob("*.arrow")):
         return f" that datasets.save_to_disk wrote; make a file of it: {write % ''}"
-    files = sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES)
+    found = sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES)
+    files = [path for path in found if path.suffix != ".json"] or found  # a model's folder is full of .json
     named = ",".join(map(str, files[:4])) + (",..." if len(files) > 4 else "")
     return f"; name its files: [{named}]" if files else "; give a parquet or JSON Lines file in verl's format"
 

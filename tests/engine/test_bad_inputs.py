@@ -112,7 +112,7 @@ VALUES = """
     {M}.path=null {M}.path=5 {M}.path='' {M}.path=[a] {M}.lora_rank=-1 {M}.lora_rank=half
     {M}.enable_gradient_checkpointing=5
     algorithm.adv_estimator=[grpo] algorithm.adv_estimator=null {R}.name=vlm {R}.name=null
-    {A}.checkpoint.save_contents=5
+    {A}.checkpoint.save_contents=5 {A}.checkpoint.save_contents=[modle] {A}.fsdp_config.dtype=foo
     algorithm.gamma=2 algorithm.norm_adv_by_std_in_grpo=2 algorithm.use_kl_in_reward=x
     reward.num_workers=-1 ray_kwargs.ray_init.num_cpus=0 ray_kwargs.ray_init.num_cpus=many
     transfer_queue.backend.SimpleStorage.num_data_storage_units=0
@@ -264,6 +264,11 @@ WRITTEN = [
     (["method=mdga"], "method=mdga is no choice: write one of cagrad, .*; did you mean 'mgda'\\?"),
     (["method=null"], "method=null is no choice: write one of cagrad, "),
     (["method=5"], "method=5 is no choice: write one of cagrad, "),
+    (["method={a:1}"], "method=.*'a': 1.* is no choice: write one of cagrad, "),
+    (["method=[ctwa,linear]"], "method=.*'ctwa', 'linear'.* is no choice: write one of cagrad, "),
+    (["method=CTWA"], "method=CTWA is no choice: .*; did you mean 'ctwa'\\?"),
+    (["ctwa.run=~/mine"], "the setting 'ctwa.run=~/mine' cannot be read: put a value with .* or ~ in quotes"),
+    (["~ctwa.run"], "^~ctwa.run deletes a key that is needed: write ctwa.run=VALUE, or leave it out$"),
     (["method=mgda,linear"], "method=mgda,linear gives several values"),
     (["task=testbet"], "task=testbet is no choice: write one of custom, math500, testbed; did you mean 'testbed'\\?"),
     (["engine=tpu"], "engine=tpu is no choice: write one of cpu, gpu"),

@@ -212,6 +212,21 @@ class TestCheckReward:
         assert code == 2
         assert err.startswith("error: --kwargs is not JSON")
 
+    @pytest.mark.parametrize(
+        ("option", "value", "said"),
+        [
+            ("--kwargs", "[1]", "--kwargs [1] is no object: write e.g."),
+            ("--reference-tokens", "nan", "--reference-tokens nan is no length: write a number of tokens above 0"),
+        ],
+    )
+    def test_arguments_that_cannot_be(
+        self, command: Command, task_dir: Path, option: str, value: str, said: str
+    ) -> None:
+        data = str(task_dir / "train.parquet")
+        code, _, err = command("check-reward", "ctwa.testbed.rewards:accuracy", "--data", data, option, value)
+
+        assert (code, err.startswith(f"error: {said}")) == (2, True)
+
     def test_a_function_that_is_not_there(self, command: Command, task_dir: Path) -> None:
         code, _, err = command("check-reward", "no/such.py:reward", "--data", str(task_dir / "train.parquet"))
 

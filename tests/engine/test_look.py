@@ -283,6 +283,19 @@ def test_caid_looks_too(task_dir: Path, tmp_path: Path) -> None:
             read_caid_settings(changed)
 
 
+def test_a_class_for_the_data_that_is_nowhere(changed: Changed) -> None:
+    with pytest.raises(CtwaError, match=r"^data\.custom_cls\.path: there is no file /none\.py; give the file of"):
+        check_config(changed({"data.custom_cls.path": "/none.py"}))
+
+
+def test_rows_longer_than_the_model_takes(changed: Changed) -> None:
+    longer = {"data.max_response_length": 5000, "actor_rollout_ref.rollout.response_length": 5000}
+    said = r"has places for 4096 tokens .*max_response_length = 5016: write smaller ones, or give"
+    with pytest.raises(CtwaError, match=said):
+        check_config(changed(longer))
+    check_config(changed({**longer, f"{MODEL}.override_config": {"max_position_embeddings": 8192}}))
+
+
 def test_it_takes_no_time_to_speak_of(testbed_config: DictConfig) -> None:
     check_config(testbed_config)  # what it imports is imported
     began = time.process_time()

@@ -120,6 +120,14 @@ def in_shards(folder: Path) -> None:
     (folder / f"{WEIGHTS}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": shards}))
 
 
+def with_index(content: Any) -> Change:
+    def change(folder: Path) -> None:
+        (folder / WEIGHTS).unlink()
+        (folder / f"{WEIGHTS}.index.json").write_text(json.dumps(content))
+
+    return change
+
+
 def without_a_shard(folder: Path) -> None:
     in_shards(folder)
     (folder / "model-00002-of-00002.safetensors").unlink()
@@ -157,6 +165,7 @@ def test_other_ways_to_save_it(copy: Path, change: Change) -> None:
         (lambda folder: (folder / CONFIG).write_bytes(b"\xff\xfe"), "has a config.json that is not JSON"),
         (write("generation_config.json", "{"), "has a generation_config.json that is not JSON"),
         (in_config(model_type="gone"), "has the model_type None in its config.json, which transformers does not know"),
+        (in_config(model_type=["qwen2"]), "has the model_type ['qwen2'] in its config.json, which transformers"),
         (in_config(model_type="qwenn2"), "has the model_type 'qwenn2' .* did you mean 'qwen2'?"),
         (in_config(model_type="t5", architectures=None), "is a t5 (config.json); give a causal language model"),
         (in_config(architectures=["Qwen2ForSequenceClassification"]), "is a Qwen2ForSequenceClassification (config"),
@@ -180,6 +189,11 @@ def test_other_ways_to_save_it(copy: Path, change: Change) -> None:
             "has a pointer of Git LFS in place of model.saf",
         ),
         (cut_bin, "has a pytorch_model.bin that is cut off or damaged ("),
+        (
+            with_index({"weight_map": ["a"]}),
+            "has a model.safetensors.index.json without a weight_map of file names; give",
+        ),
+        (with_index({"weight_map": {"a": 5}}), "has a model.safetensors.index.json without a weight_map of file names"),
         (without_a_shard, "lacks model-00002-of-00002.safetensors (1 of the 2 files of model.safetensors.index.json)"),
         (with_a_cut_shard, "has a model-00002-of-00002.safetensors that is cut off or damaged"),
         (
@@ -225,7 +239,7 @@ def test_names_of_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.chdir(tmp_path)
 
     assert "does not exist; give a model folder or" in said(tmp_path / "none" / "model")
-    assert f"did you mean {tmp_path}/runs/model?" in said(tmp_path / "runs" / "modle")
+    assert f"; did you mean {tmp_path}/runs/model?" in said(tmp_path / "runs" / "modle")
     assert "is neither a folder nor a name on a hub" in said("no such model")
 
 
@@ -243,9 +257,9 @@ class TestHub:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(look_module, "ask_hub", missing)
 
-        assert "is neither a folder nor among the downloads: did you mean model?, and the hub has no such" in said(
-            "modle"
-        )
+        told = said("modle")
+        assert "is neither a folder nor among the downloads, and the hub has no such" in told
+        assert told.endswith("; did you mean model?")
 
     def test_without_a_network(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def unreachable(_: str) -> None:

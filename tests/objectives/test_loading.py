@@ -67,6 +67,17 @@ def test_a_missing_file_says_where_it_was_looked_for(tmp_path: Path, monkeypatch
         resolve_spec(f"{tmp_path}/such.py:f")
 
 
+def test_a_class_is_no_function(reward_file: Callable[..., str]) -> None:
+    with pytest.raises(CtwaError, match=r"'Reward' is a class; give a function, or an object of the class$"):
+        load_function(f"{reward_file('class Reward: ...')}:Reward")
+
+
+def test_an_import_that_fails_in_several_lines_is_told_in_one(reward_file: Callable[..., str]) -> None:
+    path = reward_file(r"raise ValueError('a\nb')")
+    with pytest.raises(CtwaError, match=r"failed with ValueError: a b \(\w+\.py, line 1\)$"):
+        load_function(f"{path}:f")
+
+
 def test_a_missing_function_says_which_there_are(reward_file: Callable[..., str]) -> None:
     path = reward_file("""
         from math import sqrt

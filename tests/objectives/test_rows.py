@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -196,6 +197,7 @@ class TestReading:
         [
             ("{", "it is not JSON (Expecting property name"),
             ("prompt,answer", "it is not JSON (Expecting value"),
+            ('{"prompt": 1, "prompt": 2}', "it is not JSON (the name 'prompt' is there twice)"),
             ("7", "it is the number 7; write an object with the columns, like {"),
             ('"a"', "it is the text 'a'; write an object"),
             ("[" * 20_000, "it is not JSON (maximum recursion depth"),
@@ -278,9 +280,17 @@ class TestFolders:
 
     def test_with_files(self, tmp_path: Path) -> None:
         assert self.said(tmp_path).endswith("is a folder; give a parquet or JSON Lines file in verl's format")
+        (tmp_path / "config.json").write_text("")
         (tmp_path / "b.jsonl").write_text("")
         (tmp_path / "a.parquet").write_text("")
         assert self.said(tmp_path).endswith(f"is a folder; name its files: [{tmp_path}/a.parquet,{tmp_path}/b.jsonl]")
 
     def test_that_is_not_there(self, tmp_path: Path) -> None:
         assert "none.parquet does not exist; give a parquet or JSON Lines file" in self.said(tmp_path / "none.parquet")
+        (tmp_path / "train.parquet").touch()
+        assert self.said(tmp_path / "trian.parquet").endswith(f"; did you mean {tmp_path}/train.parquet?")
+        twice = pa.Table.from_arrays([pa.array(["a"])] * 2, names=["prompt", "prompt"])
+        pq.write_table(twice, tmp_path / "twice.parquet")
+        assert "twice.parquet has the column 'prompt' twice; write it once" in self.said(tmp_path / "twice.parquet")
+        os.mkfifo(tmp_path / "pipe.jsonl")
+        assert "pipe.jsonl is no file, but a pipe or device; give" in self.said(tmp_path / "pipe.jsonl")

@@ -151,7 +151,7 @@ def read_preference_settings(config: DictConfig) -> PreferenceSettings:
     try:
         settings = PreferenceSettings(**node)
     except ValidationError as error:
-        raise invalid(error, PreferenceSettings) from None
+        raise invalid(error, PreferenceSettings, node) from None
     if settings.modpo is not None:
         _check_modpo(settings, settings.modpo)
     return settings
