@@ -97,6 +97,10 @@ TRACKER = choice(
 TRACKERS = Bound(TRACKER.kind | listed(TRACKER, "", least=0).kind, f"{TRACKER.words}, or a list of some")
 CONTENT = choice("model", "optimizer", "extra", "hf_model")
 CONTENTS = listed(CONTENT, f"a list of some of {CONTENT.words.removeprefix('one of ')}")
+LOAD_FORMAT = choice(
+    *("auto", "dummy", "hf", "safetensors", "pt", "npcache", "fastsafetensors", "mistral", "gguf", "bitsandbytes"),
+    *("sharded_state", "tensorizer", "runai_streamer", "megatron"),
+)
 PRECISION = choice("fp32", "bf16", "fp16", "float32", "bfloat16", "float16")
 
 ACTOR, REF, ROLLOUT = (f"actor_rollout_ref.{part}" for part in ("actor", "ref", "rollout"))
@@ -152,6 +156,11 @@ BOUNDS: dict[str, Bound] = {
     "trainer.logger": TRACKERS,
     "trainer.log_val_generations": whole(0),
     "trainer.critic_warmup": whole(0, 0),
+    "trainer.use_v1": Bound(Literal[True], "true: verl's other trainer has no objectives"),
+    "trainer.val_only": Bound(Literal[False], "false: `ctwa eval` evaluates models"),
+    "trainer.resume_mode": Bound(Literal["disable"], "ctwa.resume=true, with the run's folder in ctwa.run"),
+    "critic.enable": Bound(Literal[False] | None, "false: no method has a critic"),
+    "reward.custom_reward_function.path": Bound(None, "null, and the function in ctwa.objectives.NAME.reward_fn"),
     "trainer.project_name": text("a name"),
     "trainer.experiment_name": text("a name"),
     #
@@ -205,6 +214,8 @@ BOUNDS: dict[str, Bound] = {
     f"{REF}.log_prob_max_token_len_per_gpu": COUNT,
     #
     f"{ROLLOUT}.name": choice("transformers", "vllm", "sglang", "trtllm"),
+    f"{ROLLOUT}.mode": choice("async"),
+    f"{ROLLOUT}.load_format": LOAD_FORMAT,
     f"{ROLLOUT}.n": whole(1, 100_000),
     f"{ROLLOUT}.temperature": number(0, 100, above=True),
     f"{ROLLOUT}.top_p": number(0, 1, above=True),

@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 
 from ctwa.engine.folders import check_folders
 from ctwa.engine.look import check_files, look, prompt_lines, read_sample
-from ctwa.errors import CtwaError
+from ctwa.errors import CtwaError, did_you_mean
 from ctwa.objectives.loading import resolve_spec
 from ctwa.objectives.rows import open_rows
 
@@ -54,7 +54,9 @@ def check_settings(config: DictConfig, settings: Settings) -> None:
     for objective in settings.objectives.values():
         resolve_spec(objective.reward_fn)  # the file is there; whether the function is, its worker says
     _check_batches(config)
+    _check_groups_of_ranks(config)
     _check_engine(config)
+    _check_what_is_imported(config)
     _check_queue(config)
     check_correction(config)
     _check_agent_loop(config)
@@ -166,6 +168,48 @@ def _check_batches(config: DictConfig) -> None:
             )
 
 
+def _check_groups_of_ranks(config: DictConfig) -> None:
+    rollout, num_ranks = config.actor_rollout_ref.rollout, config.trainer.nnodes * config.trainer.n_gpus_per_node
+    of_server = ("tensor_model_parallel_size", "data_parallel_size", "pipeline_model_parallel_size")
+    for keys, size in (
+        ("actor.fsdp_config.fsdp_size", config.actor_rollout_ref.actor.fsdp_config.fsdp_size),
+        (f"rollout.({' x '.join(of_server)})", math.prod(rollout[key] for key in of_server)),
+    ):
+        if size > 0 and num_ranks % size:
+            raise CtwaError(
+                f"actor_rollout_ref.{keys}={size} does not divide the {num_ranks} ranks of trainer.nnodes x "
+                "trainer.n_gpus_per_node: write a divisor"
+            )
+
+
+def _check_what_is_imported(config: DictConfig) -> None:
+    optim, model = config.actor_rollout_ref.actor.optim, config.actor_rollout_ref.model
+    needed = {"actor.optim.optimizer_impl": optim.optimizer_impl, "model.external_lib": model.external_lib}
+    for key, module in needed.items():
+        if module is not None and not _is_installed(module):
+            raise CtwaError(f"actor_rollout_ref.{key}={module}: there is no such module here; install it, or leave it")
+    if optim.optimizer_impl == "torch.optim":
+        import torch
+
+        known = [name for name in dir(torch.optim) if isinstance(getattr(torch.optim, name), type)]
+        if optim.optimizer not in known:
+            raise CtwaError(
+                f"actor_rollout_ref.actor.optim.optimizer={optim.optimizer} is none of torch.optim's: write one of "
+                f"them, e.g. AdamW{did_you_mean(optim.optimizer, known)}"
+            )
+    loggers = [config.trainer.logger] if isinstance(config.trainer.logger, str) else config.trainer.logger
+    for name in loggers:
+        if name in ("tensorboard", "wandb", "mlflow", "swanlab", "clearml", "trackio") and not _is_installed(name):
+            raise CtwaError(f"trainer.logger: {name} is not installed; install it, or leave it out")
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except (ImportError, ValueError):  # of what it is in
+        return False
+
+
 def _check_engine(config: DictConfig) -> None:
     if config.trainer.v1.trainer_mode != "sync":
         raise CtwaError(
@@ -235,6 +279,8 @@ def check_token_budgets(config: DictConfig, longest: int, what: str) -> None:
 
 
 def _check_queue(config: DictConfig) -> None:
+    if not config.transfer_queue.enable:
+        raise CtwaError("transfer_queue.enable=false: rows go to the workers and back through it; write true")
     backend = config.transfer_queue.backend.storage_backend
     if backend not in ("SimpleStorage", "RayStore") and not config.ctwa.trust_network:
         raise CtwaError(

@@ -78,6 +78,13 @@ def read_contract(function: Callable[..., Any], spec: str, kwargs: Mapping[str, 
         raise CtwaError(
             f"the arguments of reward function '{spec}' cannot be read ({error}); write it as a def"
         ) from error
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise CtwaError(f"reward function '{spec}' yields; write return in place of yield")
+    if not parameters:
+        raise CtwaError(
+            f"reward function '{spec}' takes no arguments, and so sees no response; name what it looks at, e.g. "
+            "response: str"
+        )
     open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
     named = {p.name: p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
 

@@ -72,6 +72,9 @@ def settled(command: str, override: str) -> DictConfig:
 
 
 VALUES = """
+    trainer.use_v1=false trainer.val_only=true trainer.resume_mode=foo trainer.resume_mode=auto critic.enable=true
+    reward.custom_reward_function.path=/nowhere.py actor_rollout_ref.rollout.mode=foo
+    actor_rollout_ref.rollout.mode=sync actor_rollout_ref.rollout.load_format=foo
     data.train_files=null data.train_files=5 data.train_files=[] data.train_files=[5] data.train_files=''
     data.train_files=true data.train_files=[a.parquet,null] data.train_files=(a:1)
     data.val_files=null data.val_files=5 data.val_files=[]

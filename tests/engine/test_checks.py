@@ -134,6 +134,19 @@ def test_all_mistakes_of_our_part_are_told_at_once(changed: Changed) -> None:
             {f"{ROLLOUT}.response_length": 5000},
             r"rollout\.response_length=5000 is not .*=80, from .*: write data\.max_response_length alone$",
         ),
+        ({f"{ACTOR}.fsdp_config.fsdp_size": 3}, r"fsdp_config\.fsdp_size=3 does not divide the 2 ranks of .* divisor$"),
+        (
+            {f"{ROLLOUT}.tensor_model_parallel_size": 3},
+            r"tensor_model_parallel_size x .*=3 does not divide the 2 ranks",
+        ),
+        (
+            {f"{ACTOR}.optim.optimizer": "Adamw"},
+            r"optimizer=Adamw is none of torch\.optim's: .*; did you mean 'AdamW'\?",
+        ),
+        ({f"{ACTOR}.optim.optimizer_impl": "no.such"}, r"optimizer_impl=no\.such: there is no such module here"),
+        ({"actor_rollout_ref.model.external_lib": "nosuch"}, r"external_lib=nosuch: there is no such module here"),
+        ({"trainer.logger": ["console", "swanlab"]}, r"^trainer\.logger: swanlab is not installed; install it"),
+        ({"transfer_queue.enable": False}, r"transfer_queue\.enable=false: rows go .*; write true"),
         (
             {f"{ROLLOUT}.max_model_len": 90},
             r"max_model_len=90 is less than data\.max_prompt_length \+ data\.max_response_length = 96: write 96",

@@ -147,7 +147,11 @@ def test_a_validation_file_without_rows(changed: Changed, tmp_path: Path) -> Non
 def test_a_class_of_the_users_own_reads_what_it_likes(changed: Changed, tmp_path: Path) -> None:
     own = parquet(tmp_path / "a.parquet", [{"question": "1 + 1"}] * 40)
 
-    check_config(changed({"data.train_files": [own], "data.custom_cls.path": "my_data.py"}))
+    (tmp_path / "my_data.py").write_text("class MyData: ...")
+
+    check_config(changed({"data.train_files": [own], "data.custom_cls.path": f"{tmp_path}/my_data.py"}))
+    with pytest.raises(CtwaError, match=r"data\.custom_cls\.path: there is no file nowhere\.py; give the file"):
+        check_config(changed({"data.train_files": [own], "data.custom_cls.path": "nowhere.py"}))
 
 
 class TestFunctions:

@@ -90,6 +90,18 @@ def test_an_unknown_required_argument_is_named_with_what_is_offered() -> None:
     )
 
 
+def test_functions_that_cannot_be_rewards_are_told_at_once() -> None:
+    def yields(response: str):
+        yield 1.0
+
+    def sees_nothing() -> float: ...
+
+    with pytest.raises(CtwaError, match=r"'r\.py:f' yields; write return in place of yield"):
+        contract_of(yields)
+    with pytest.raises(CtwaError, match=r"'r\.py:f' takes no arguments, and so sees no response"):
+        contract_of(sees_nothing)
+
+
 def test_functions_of_other_trainers_that_take_a_batch_are_told_how_to_be_wrapped(
     completions: Callable[..., list[Completion]],
 ) -> None:
