@@ -8,8 +8,6 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-import os
-from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,14 +16,13 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from ctwa.engine.folders import check_folders
-from ctwa.engine.look import check_files, look, prompt_lines, read_sample
+from ctwa.engine.look import check_files, look, read_sample
 from ctwa.errors import CtwaError, did_you_mean
 from ctwa.objectives.loading import resolve_spec
 from ctwa.objectives.rows import open_rows
 
 if TYPE_CHECKING:
     from ctwa.engine.settings import GradientSettings, Settings
-    from ctwa.scalarizers.base import Scalarizer
 
 
 def check_config(config: DictConfig) -> Settings:
@@ -456,143 +453,3 @@ def check_with_verl(config: DictConfig) -> None:
             omega_conf_to_dataclass(node)
     except (AssertionError, ValueError, TypeError, NotImplementedError, HydraException) as error:
         raise CtwaError(f"verl does not accept the configuration: {error}") from error
-
-
-def check_machine(config: DictConfig) -> None:
-    """See, where the run starts Ray itself, that this machine has what the run will ask of it.
-
-    Raises:
-        CtwaError: what is missing, and what to write.
-    """
-    ray_init = config.ray_kwargs.ray_init
-    if ray_init.get("address") or os.environ.get("RAY_ADDRESS"):
-        return  # the machines of another's Ray: asked when it has answered
-    num_gpus = ray_init.get("num_gpus")
-    if config.trainer.device == "cuda":
-        import torch
-
-        found = torch.cuda.device_count()
-        if found < config.trainer.n_gpus_per_node:
-            raise CtwaError(
-                f"trainer.n_gpus_per_node={config.trainer.n_gpus_per_node}, but torch finds {found} GPUs here: write "
-                + (f"trainer.n_gpus_per_node={found}" if found else "engine=cpu, or start where there are GPUs")
-            )
-        num_gpus = found if num_gpus is None else num_gpus
-    num_cpus = (os.cpu_count() or 1) if ray_init.num_cpus is None else ray_init.num_cpus
-    check_placement([{"CPU": num_cpus, "GPU": num_gpus or 0}], config)
-
-
-def check_resources(config: DictConfig) -> None:
-    """Compare what the run will ask of Ray's nodes with what they have: verl waits for ever for what is missing.
-
-    Raises:
-        CtwaError: the resource, how much is there, how much is needed.
-    """
-    import ray  # not needed, and slow to import, where only the config is checked
-
-    check_placement([node["Resources"] for node in ray.nodes() if node["Alive"]], config)
-
-
-CPUS_PER_RANK = 3
-"""verl's: each bundle of a placement group has room for three workers."""
-
-
-def check_placement(nodes: Sequence[Mapping[str, float]], config: DictConfig) -> None:
-    """See whether the ranks fit on the nodes: those of a node come as one group, whole and on one node, or never.
-
-    Beside the groups stand the transfer queue's processes, one CPU each and the storage dealt out to the nodes in turn,
-    and on each node servers and agent loops, of which each wants a CPU while it is placed and none after that.
-
-    Args:
-        nodes: of each the resources, as Ray has them.
-        config: the resolved config; its transfer queue is enabled where the run uses one.
-
-    Raises:
-        CtwaError: the resource, how much is there, how much is needed.
-    """
-    trainer, storage = config.trainer, 0
-    if config.transfer_queue.get("enable"):
-        storage = config.transfer_queue.backend.SimpleStorage.num_data_storage_units
-    num_ranks, of_node = trainer.nnodes * trainer.n_gpus_per_node, trainer.n_gpus_per_node
-    queue = storage + 1 if storage else 0  # its controller
-    placing = 1
-    needed = {"GPU": num_ranks, "CPU": CPUS_PER_RANK * num_ranks + queue + placing}
-    hints = {"GPU": "ray_kwargs.ray_init.num_gpus, or trainer.n_gpus_per_node", "CPU": "ray_kwargs.ray_init.num_cpus"}
-    for name, amount in needed.items():
-        available = sum(node.get(name, 0) for node in nodes)
-        if available < amount:
-            raise CtwaError(f"Ray has {available:g} {name} but the run needs {amount:g}: change {hints[name]}")
-    poorest = min(node.get("CPU", 0) for node in nodes)
-    if storage >= len(nodes) and poorest < storage // len(nodes):
-        raise CtwaError(
-            f"one of Ray's nodes has {poorest:g} CPU, and the transfer queue puts some of its {storage} processes, of "
-            "one CPU each, on every node: start that node with more --num-cpus"
-        )
-    share = math.ceil(queue / len(nodes)) + placing
-    groups = [
-        int(min(node.get("GPU", 0) // of_node, max(node.get("CPU", 0) - share, 0) // (CPUS_PER_RANK * of_node)))
-        for node in nodes
-    ]
-    if sum(groups) < trainer.nnodes:
-        table = ", ".join(f"{node.get('GPU', 0):g} GPU and {node.get('CPU', 0):g} CPU" for node in nodes)
-        raise CtwaError(
-            f"trainer.n_gpus_per_node={of_node} asks for {of_node} GPU and {CPUS_PER_RANK * of_node} CPU on one node, "
-            f"{trainer.nnodes} times (trainer.nnodes), and {share} CPU of each node for the transfer queue and for "
-            f"starting servers; Ray's nodes have {table}, which is room for {sum(groups)}: write nnodes and "
-            "n_gpus_per_node as the nodes are, or start Ray's nodes with more --num-cpus"
-        )
-
-
-def _update_passes(config: DictConfig, settings: Settings, scalarizer: Scalarizer) -> str:
-    """The passes of an update; with a method that combines gradients, of one that takes them."""
-    if scalarizer.aggregator is None:
-        return passes_text(config, 1, 1)
-    actor, gradients = config.actor_rollout_ref.actor, settings.gradients
-    # The KL penalty and the entropy bonus are no objective's: they are differentiated once, by themselves.
-    is_shared = bool(actor.use_kl_loss or actor.entropy_coeff)
-    num = len(settings.objectives) + is_shared
-    forwards = 1 if gradients.passes == "shared_forward" else num
-    if gradients.last_layers is not None:
-        measured = f"{forwards} forward and {num} backward through {gradients.last_layers} layers"
-        return f"{measured}, then {passes_text(config, 1, 1)}"
-    return passes_text(config, forwards, num)
-
-
-def passes_text(config: DictConfig, num_forward: int, num_backward: int) -> str:
-    """What so many passes are, in words: with gradient checkpointing a backward pass goes forward again."""
-    text = f"{num_forward} forward and {num_backward} backward"
-    if not config.actor_rollout_ref.model.enable_gradient_checkpointing:
-        return text
-    return f"{text} (activations computed anew in each backward)"
-
-
-def plan_text(config: DictConfig, settings: Settings) -> str:
-    """What a run would do: steps, tokens, passes a step."""
-    actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
-    scalarizer = settings.build_scalarizer()
-    rows = config.data.train_batch_size * rollout.n
-    num_updates = config.data.train_batch_size // actor.ppo_mini_batch_size * actor.ppo_epochs
-    source = settings.log_probs_source(scalarizer.requirements)
-    passes = ["old log-probs (1 forward)"] * (not config.algorithm.rollout_correction.bypass_mode)
-    passes += ["reference log-probs (1 forward)"] * bool(actor.use_kl_loss)
-    passes += [
-        f"update ({num_updates} optimizer steps, {_update_passes(config, settings, scalarizer)} of the batch an epoch)"
-    ]
-    passes += ["statistic after the update (1 forward)"] * (source == "post_update")
-    passes += ["probe (1 forward)"] * (settings.probe_source(scalarizer.requirements) == "backward")
-    lines = [
-        "plan:",
-        f"  method       {settings.method.type}, log-probs of the statistic: {source}",
-        f"  objectives   {', '.join(f'{name} ({weight:g})' for name, weight in scalarizer.weights.items())}",
-        f"  engine       {config.trainer.device}, {config.trainer.nnodes * config.trainer.n_gpus_per_node} ranks, "
-        f"{actor.strategy}, rollout on {rollout.name}",
-        f"  model        {config.actor_rollout_ref.model.path}",
-        *prompt_lines(config),
-        f"  steps        {num_steps(config)}",
-        f"  a step       {config.data.train_batch_size} prompts x {rollout.n} completions = {rows} completions, "
-        f"at most {rows * (config.data.max_prompt_length + config.data.max_response_length):,} tokens",
-        f"  passes       {'; '.join(passes)}",
-        f"  validation   every {config.trainer.test_freq} steps; checkpoint every {config.trainer.save_freq} steps",
-        f"  run folder   {settings.run}",
-    ]
-    return "\n".join(lines)

@@ -19,9 +19,11 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.text import Text
 
-from ctwa.engine.checks import check_config, check_machine, check_with_verl, num_steps, plan_text
+from ctwa.engine.checks import check_config, check_with_verl, num_steps
 from ctwa.engine.compose import compose_config
+from ctwa.engine.plan import plan_text
 from ctwa.engine.ray_session import ray_session
+from ctwa.engine.resources import check_machine
 from ctwa.engine.signals import end_request
 from ctwa.monitor.console import ConsoleReporter
 from ctwa.monitor.follow import following

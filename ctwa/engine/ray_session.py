@@ -8,8 +8,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from ctwa.engine.checks import check_resources
 from ctwa.engine.ray_security import close_to_others
+from ctwa.engine.resources import check_resources
 from ctwa.engine.signals import end_request
 from ctwa.errors import CtwaError
 

@@ -14,15 +14,9 @@ from omegaconf import DictConfig
 
 from ctwa.engine import checks
 from ctwa.engine.checkpoint import seal
-from ctwa.engine.checks import (
-    check_config,
-    check_machine,
-    check_placement,
-    check_resources,
-    check_with_verl,
-    num_steps,
-    plan_text,
-)
+from ctwa.engine.checks import check_config, check_with_verl, num_steps
+from ctwa.engine.plan import plan_text
+from ctwa.engine.resources import check_machine, check_placement, check_resources
 from ctwa.errors import CtwaError
 
 Changed = Callable[[dict[str, Any]], DictConfig]
@@ -575,7 +569,7 @@ class TestPlan:
         self, changed: Changed, values: dict[str, Any], passes: list[str]
     ) -> None:
         config = changed(values)
-        plan = checks.plan_text(config, check_config(config))
+        plan = plan_text(config, check_config(config))
         line = next(line for line in plan.splitlines() if line.strip().startswith("passes"))
 
         found = [part.strip() for part in line.split("passes", 1)[1].split(";")]

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig
 
-from ctwa.engine.checks import check_config, plan_text
+from ctwa.engine.checks import check_config
+from ctwa.engine.plan import plan_text
 from ctwa.errors import CtwaError
 
 Changed = Callable[[dict[str, Any]], DictConfig]

@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from ctwa.engine.checks import check_config, plan_text
+from ctwa.engine.checks import check_config
 from ctwa.engine.launch import compose_config, prepare_run
+from ctwa.engine.plan import plan_text
 from ctwa.engine.preference.caid_settings import read_caid_settings
 from ctwa.errors import CtwaError
 

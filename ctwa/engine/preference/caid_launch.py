@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, open_dict
 from rich.console import Console
 
-from ctwa.engine.checks import check_disk, check_machine, check_with_verl
+from ctwa.engine.checks import check_disk, check_with_verl
 from ctwa.engine.compose import compose_config
 from ctwa.engine.launch import make_folder, print_plan, run_training, set_environment, told
 from ctwa.engine.look import prompt_lines
+from ctwa.engine.resources import check_machine
 from ctwa.monitor.run import ObjectiveInfo, RunInfo
 
 if TYPE_CHECKING:

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, open_dict
 from rich.console import Console
 
-from ctwa.engine.checks import check_backward_passes, check_machine, check_token_budgets, num_data_ranks, passes_text
+from ctwa.engine.checks import check_backward_passes, check_token_budgets, num_data_ranks
 from ctwa.engine.compose import compose_config
 from ctwa.engine.folders import check_folders
 from ctwa.engine.launch import make_folder, print_plan, set_environment, told
 from ctwa.engine.look import look_at_trained_model, model_source
+from ctwa.engine.plan import passes_text
 from ctwa.engine.ray_session import ray_session
+from ctwa.engine.resources import check_machine
 from ctwa.errors import CtwaError
 from ctwa.models.look import Source, look_at_model, look_at_tokenizer
 from ctwa.monitor.run import ObjectiveInfo, RunFolder, RunInfo

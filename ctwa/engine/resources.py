@@ -1,0 +1,96 @@
+"""Whether the machine, or the cluster, has what a run asks Ray for: verl would wait for ever for what is missing."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+
+from omegaconf import DictConfig
+
+from ctwa.errors import CtwaError
+
+
+def check_machine(config: DictConfig) -> None:
+    """See, where the run starts Ray itself, that this machine has what the run will ask of it.
+
+    Raises:
+        CtwaError: what is missing, and what to write.
+    """
+    ray_init = config.ray_kwargs.ray_init
+    if ray_init.get("address") or os.environ.get("RAY_ADDRESS"):
+        return  # the machines of another's Ray: asked when it has answered
+    num_gpus = ray_init.get("num_gpus")
+    if config.trainer.device == "cuda":
+        import torch
+
+        found = torch.cuda.device_count()
+        if found < config.trainer.n_gpus_per_node:
+            raise CtwaError(
+                f"trainer.n_gpus_per_node={config.trainer.n_gpus_per_node}, but torch finds {found} GPUs here: write "
+                + (f"trainer.n_gpus_per_node={found}" if found else "engine=cpu, or start where there are GPUs")
+            )
+        num_gpus = found if num_gpus is None else num_gpus
+    num_cpus = (os.cpu_count() or 1) if ray_init.num_cpus is None else ray_init.num_cpus
+    check_placement([{"CPU": num_cpus, "GPU": num_gpus or 0}], config)
+
+
+def check_resources(config: DictConfig) -> None:
+    """Compare what the run will ask of Ray's nodes with what they have: verl waits for ever for what is missing.
+
+    Raises:
+        CtwaError: the resource, how much is there, how much is needed.
+    """
+    import ray  # not needed, and slow to import, where only the config is checked
+
+    check_placement([node["Resources"] for node in ray.nodes() if node["Alive"]], config)
+
+
+CPUS_PER_RANK = 3
+"""verl's: each bundle of a placement group has room for three workers."""
+
+
+def check_placement(nodes: Sequence[Mapping[str, float]], config: DictConfig) -> None:
+    """See whether the ranks fit on the nodes: those of a node come as one group, whole and on one node, or never.
+
+    Beside the groups stand the transfer queue's processes, one CPU each and the storage dealt out to the nodes in turn,
+    and on each node servers and agent loops, of which each wants a CPU while it is placed and none after that.
+
+    Args:
+        nodes: of each the resources, as Ray has them.
+        config: the resolved config; its transfer queue is enabled where the run uses one.
+
+    Raises:
+        CtwaError: the resource, how much is there, how much is needed.
+    """
+    trainer, storage = config.trainer, 0
+    if config.transfer_queue.get("enable"):
+        storage = config.transfer_queue.backend.SimpleStorage.num_data_storage_units
+    num_ranks, of_node = trainer.nnodes * trainer.n_gpus_per_node, trainer.n_gpus_per_node
+    queue = storage + 1 if storage else 0  # its controller
+    placing = 1
+    needed = {"GPU": num_ranks, "CPU": CPUS_PER_RANK * num_ranks + queue + placing}
+    hints = {"GPU": "ray_kwargs.ray_init.num_gpus, or trainer.n_gpus_per_node", "CPU": "ray_kwargs.ray_init.num_cpus"}
+    for name, amount in needed.items():
+        available = sum(node.get(name, 0) for node in nodes)
+        if available < amount:
+            raise CtwaError(f"Ray has {available:g} {name} but the run needs {amount:g}: change {hints[name]}")
+    poorest = min(node.get("CPU", 0) for node in nodes)
+    if storage >= len(nodes) and poorest < storage // len(nodes):
+        raise CtwaError(
+            f"one of Ray's nodes has {poorest:g} CPU, and the transfer queue puts some of its {storage} processes, of "
+            "one CPU each, on every node: start that node with more --num-cpus"
+        )
+    share = math.ceil(queue / len(nodes)) + placing
+    groups = [
+        int(min(node.get("GPU", 0) // of_node, max(node.get("CPU", 0) - share, 0) // (CPUS_PER_RANK * of_node)))
+        for node in nodes
+    ]
+    if sum(groups) < trainer.nnodes:
+        table = ", ".join(f"{node.get('GPU', 0):g} GPU and {node.get('CPU', 0):g} CPU" for node in nodes)
+        raise CtwaError(
+            f"trainer.n_gpus_per_node={of_node} asks for {of_node} GPU and {CPUS_PER_RANK * of_node} CPU on one node, "
+            f"{trainer.nnodes} times (trainer.nnodes), and {share} CPU of each node for the transfer queue and for "
+            f"starting servers; Ray's nodes have {table}, which is room for {sum(groups)}: write nnodes and "
+            "n_gpus_per_node as the nodes are, or start Ray's nodes with more --num-cpus"
+        )
