@@ -16,7 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from ctwa.engine.folders import check_folders
-from ctwa.engine.look import check_files, look, read_sample
+from ctwa.engine.look import SINGLE_TURN, check_files, look
 from ctwa.errors import CtwaError, did_you_mean
 from ctwa.objectives.loading import resolve_spec
 from ctwa.objectives.rows import open_rows
@@ -286,9 +286,6 @@ def _check_queue(config: DictConfig) -> None:
         )
 
 
-SINGLE_TURN = ("single_turn_agent", "ctwa_single_turn")
-
-
 def _check_agent_loop(config: DictConfig) -> None:
     """One prompt, one completion, all of it the policy's: what tools and users say in between is not told apart."""
     rollout = config.actor_rollout_ref.rollout
@@ -302,12 +299,6 @@ def _check_agent_loop(config: DictConfig) -> None:
             f"actor_rollout_ref.rollout.agent.default_agent_loop={rollout.agent.default_agent_loop!r}: several turns, "
             f"tools and several outputs are not supported; write {' or '.join(SINGLE_TURN)}"
         )
-    for sample in read_sample(config):
-        if (named := sample.row.values.get("agent_name")) not in (None, *SINGLE_TURN):
-            raise sample.error(
-                f"its agent_name asks for the agent loop {named!r}; several turns, tools and several outputs are not "
-                f"supported: write {' or '.join(SINGLE_TURN)}, or leave the column out"
-            )
 
 
 def _check_vllm(config: DictConfig) -> None:

@@ -28,6 +28,8 @@ NUM_ROWS = 1000
 NUM_RENDERED = 100
 """Of these, how many are rendered by the chat template."""
 FILES = ("train_files", "val_files")
+SINGLE_TURN = ("single_turn_agent", "ctwa_single_turn")
+"""The agent loops that give one completion, all of it the policy's."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ def look(config: DictConfig, settings: Settings) -> None:
     from ctwa.objectives.evaluation import load_contracts  # torch's import takes seconds
 
     rows = read_sample(config)
+    _check_agent_loops(rows)
     model = look_at_trained_model(config)
     _check_positions(config, model)
     contracts = load_contracts(settings.objectives)
@@ -189,6 +192,15 @@ def read_sample(config: DictConfig) -> list[DataRow]:
                 if fault := row_fault(row, prompt_key=config.data.prompt_key) or kinds.fault(where, row):
                     raise rows[-1].error(fault)
     return rows
+
+
+def _check_agent_loops(rows: Sequence[DataRow]) -> None:
+    for each in rows:
+        if (named := each.row.values.get("agent_name")) not in (None, *SINGLE_TURN):
+            raise each.error(
+                f"its agent_name asks for the agent loop {named!r}; several turns, tools and several outputs are not "
+                f"supported: write {' or '.join(SINGLE_TURN)}, or leave the column out"
+            )
 
 
 def _check_what_functions_need(contracts: Mapping[str, Contract], settings: Settings, rows: Sequence[DataRow]) -> None:
