@@ -31,7 +31,7 @@ from statistics import median, quantiles
 from typing import Any
 
 from ctwa.engine.compose import compose_config
-from ctwa.engine.launch import set_environment
+from ctwa.engine.job import set_environment
 
 NAMES = tuple("abcdefgh")
 
@@ -126,9 +126,9 @@ def build_engine(config: Any) -> tuple[Any, Callable]:
     from verl.workers.engine import EngineRegistry
     from verl.workers.utils.losses import ppo_loss
 
-    from ctwa.engine.cpu_platform import register_cpu_platform
     from ctwa.engine.gradients import objective_losses
-    from ctwa.engine.registry import register_engines
+    from ctwa.engine.verl.cpu_platform import register_cpu_platform
+    from ctwa.engine.verl.registry import register_engines
 
     register_cpu_platform()
     register_engines()

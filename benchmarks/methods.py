@@ -20,7 +20,7 @@ from math import prod
 from pathlib import Path
 from statistics import mean, median, stdev
 
-from ctwa.monitor.summary import RunSummary, summarize
+from ctwa.report.summary import RunSummary, summarize
 from ctwa.scalarizers.catalogue import CATALOGUE
 
 STEPS = 60

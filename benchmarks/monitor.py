@@ -24,8 +24,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from ctwa.monitor.run import ObjectiveInfo, RunFolder, RunInfo
-from ctwa.monitor.trace import TraceWriter
+from ctwa.run.folder import ObjectiveInfo, RunFolder, RunInfo
+from ctwa.run.trace import TraceWriter
 
 VALIDATE_EVERY = 10
 STEP_SECONDS = 2.0

@@ -33,10 +33,10 @@ from rich.console import Console
 from rich.table import Table
 
 from ctwa.engine.compose import compose_config
-from ctwa.engine.launch import prepare_run, run_training, set_environment
+from ctwa.engine.job import prepare_run, run_training, set_environment
 from ctwa.engine.settings import Settings, read_settings
-from ctwa.monitor.logs import quiet
-from ctwa.monitor.trace import read_trace
+from ctwa.run.log import quiet
+from ctwa.run.trace import read_trace
 from ctwa.scalarizers.catalogue import CATALOGUE
 
 WARM_UP_ROUNDS = 2
@@ -124,8 +124,8 @@ def main() -> None:
 def alternating(variants: list[Settings], stack: ExitStack, config: Any, **parts: Any) -> Any:
     """A trainer that changes its method with every step."""
     from ctwa.engine.probe import build_probe
-    from ctwa.engine.trainer import MultiObjectiveTrainer
-    from ctwa.objectives.evaluation import RewardEvaluator
+    from ctwa.engine.train import MultiObjectiveTrainer
+    from ctwa.objectives.evaluator import RewardEvaluator
 
     evaluators = {tuple(parts["settings"].objectives): parts["evaluator"]}
     for settings in variants:

@@ -32,7 +32,7 @@ from gradient_methods import (
 )
 
 from ctwa.engine.compose import compose_config
-from ctwa.engine.launch import set_environment
+from ctwa.engine.job import set_environment
 
 NAMES = ("a", "b", "c")
 
@@ -72,7 +72,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
     from ctwa.aggregators.linear import LinearConfig
     from ctwa.aggregators.registry import build_aggregator
     from ctwa.engine.gradients import GradientPlan
-    from ctwa.engine.preference.objective import PreferenceObjective
+    from ctwa.engine.pairs.objective import PreferenceObjective
     from ctwa.engine.settings import GradientSettings
     from ctwa.preference import DpoLoss
 
@@ -117,7 +117,7 @@ def batch_of(arguments: argparse.Namespace, names: tuple[str, ...], *, shared: b
     import torch
     from verl.utils import tensordict_utils as tu
 
-    from ctwa.engine.preference.batches import PairBatch, to_rows
+    from ctwa.engine.pairs.batches import PairBatch, to_rows
     from ctwa.preference.tokenization import PairTokens
     from ctwa.testbed.tokenizer import VOCABULARY
 

@@ -79,16 +79,16 @@ def compose(arguments: argparse.Namespace, method: str, preference: float, seed:
 
 def run_all(arguments: argparse.Namespace, wanted: list[tuple[str, float, int]]) -> None:
     """One engine; every run begins with the base model, a new optimizer and its own settings."""
-    from ctwa.engine.launch import set_environment
-    from ctwa.engine.preference.launch import check_preference_config, prepare_data, run_info, train
+    from ctwa.engine.job import set_environment
+    from ctwa.engine.prefer_job import check_preference_config, prepare_data, run_info, train
     from ctwa.engine.ray_session import ray_session
-    from ctwa.monitor.run import RunFolder
-    from ctwa.monitor.summary import write_summary
+    from ctwa.report.summary import write_summary
+    from ctwa.run.folder import RunFolder
 
     first = compose(arguments, *wanted[0])
     set_environment(first)
 
-    from ctwa.engine.preference.workers import start_workers
+    from ctwa.engine.pairs.workers import start_workers
     from ctwa.engine.recorder import Recorder
 
     with open_dict(first):

@@ -63,7 +63,7 @@ def measure(*, with_keys: bool) -> None:
     close_to_others(ray_init, trust_network=False)
     ray.init(**ray_init)
     if with_keys:
-        from ctwa.engine import queue_security  # closes the queue's sockets by being imported
+        from ctwa.engine.verl import queue_security  # closes the queue's sockets by being imported
 
         queue_security.share_keys()
     storage = {"num_data_storage_units": 1, "total_storage_size": 100_000}

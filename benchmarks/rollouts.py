@@ -24,7 +24,7 @@ from statistics import median
 from rich.console import Console
 from rich.table import Table
 
-from ctwa.monitor.jsonl import read_jsonl
+from ctwa.run.jsonl import read_jsonl
 
 ROLLOUTS = ("transformers", "vllm_cpu")
 PHASES = {"step": "step", "gen": "generation", "update_weights": "weights"}

@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.text import Text
 
 from ctwa.errors import CtwaError
-from ctwa.monitor.alarms import KINDS
-from ctwa.monitor.disk import check_place
-from ctwa.monitor.logs import RunFailed
+from ctwa.run.alarms import KINDS
+from ctwa.run.disk import check_place
+from ctwa.run.log import RunFailed
 
 if TYPE_CHECKING:
     from ctwa.engine.recorder import Stop
@@ -113,7 +113,7 @@ def train(
     """
 
     def start() -> Stop | None:
-        from ctwa.engine.launch import train
+        from ctwa.engine.job import train
 
         return train(overrides or [], stop_on=stop_on or [], dry_run=dry_run)
 
@@ -133,7 +133,7 @@ def prefer(
     """
 
     def start() -> Stop | None:
-        from ctwa.engine.preference.launch import prefer
+        from ctwa.engine.prefer_job import prefer
 
         return prefer(overrides or [], stop_on=stop_on or [], dry_run=dry_run)
 
@@ -153,7 +153,7 @@ def caid(
     """
 
     def start() -> Stop | None:
-        from ctwa.engine.preference.caid_launch import caid
+        from ctwa.engine.caid_job import caid
 
         return caid(overrides or [], stop_on=stop_on or [], dry_run=dry_run)
 
@@ -187,12 +187,12 @@ def summary(
     ] = None,
 ) -> None:
     """Sum up runs: one alone, or several side by side."""
-    from ctwa.monitor.comparison import compare
-    from ctwa.monitor.summary import summarize, summary_text
+    from ctwa.report.comparison import compare
+    from ctwa.report.summary import summarize, summary_text
 
     print(summary_text(summarize(runs[0])) if len(runs) == 1 else compare(runs))
     if figure is not None:
-        from ctwa.monitor.figures import plot_runs
+        from ctwa.report.figures import plot_runs
 
         plot_runs(runs, figure)
         print(f"figure: {figure}")
@@ -212,7 +212,7 @@ def report(
     ] = None,
 ) -> None:
     """Write a report of runs: one HTML file that opens without a network."""
-    from ctwa.monitor.report import write_report
+    from ctwa.report.html import write_report
 
     out = out or (runs[0] / "report.html" if len(runs) == 1 else Path("report.html"))
     written = write_report(runs, out, figures=figures, num_processes=os.cpu_count() or 1)
@@ -235,7 +235,7 @@ def compare(
     """Compare methods at equal steps or equal time, with intervals over seeds. Runs that differ in their seed alone are
     one method.
     """
-    from ctwa.monitor.paired import compare_methods, comparison_text
+    from ctwa.report.compare import compare_methods, comparison_text
 
     comparison = compare_methods(runs, at_steps=at_steps, at_seconds=at_seconds)
     print(comparison_text(comparison))
@@ -255,11 +255,11 @@ def watch(
 ) -> None:
     """Watch a run: a live view in the terminal, or with --web its report in a browser, made anew as the run goes on."""
     if web is None:
-        from ctwa.monitor.watch.terminal import watch
+        from ctwa.report.watch.terminal import watch
 
         watch(run)
     else:
-        from ctwa.monitor.watch.web import serve
+        from ctwa.report.watch.web import serve
 
         serve(run, web, say=print)
 
@@ -275,8 +275,8 @@ def merge(
 
     E.g. ctwa merge runs/helpful=0.3 runs/harmless=0.7 --out runs/soup. A run stands for its newest complete checkpoint.
     """
-    from ctwa.monitor.checkpoints import locate
-    from ctwa.preference.merging import ADAPTER_CONFIG, merge_folders
+    from ctwa.models.locate import locate
+    from ctwa.models.merging import ADAPTER_CONFIG, merge_folders
 
     weights: dict[str, float] = {}
     for each in models:

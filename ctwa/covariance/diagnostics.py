@@ -3,46 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Protocol
 
 from torch import Tensor
 
+from ctwa.batch import ClipRange, Update
 from ctwa.covariance.distortion import clipping_distortion
-from ctwa.covariance.weights import ClipRange, completion_weights, token_weights
+from ctwa.covariance.weights import completion_weights, token_weights
 from ctwa.covariance.within_prompt import within_prompt_covariance
-
-
-class _Rewards(Protocol):
-    @property
-    def names(self) -> tuple[str, ...]: ...
-    @property
-    def rewards_NM(self) -> Tensor: ...
-    @property
-    def scored_NM(self) -> Tensor: ...
-
-
-class _Rollout(Protocol):
-    @property
-    def rewards(self) -> _Rewards: ...
-    @property
-    def group_N(self) -> Tensor: ...
-    @property
-    def mask_NT(self) -> Tensor: ...
-    @property
-    def correction_NT(self) -> Tensor | None: ...
-
-
-class _Update(Protocol):
-    @property
-    def rollout(self) -> _Rollout: ...
-    @property
-    def advantages_NT(self) -> Tensor: ...
-    @property
-    def log_probs_old_NT(self) -> Tensor: ...
-    @property
-    def log_probs_new_NT(self) -> Tensor: ...
-    @property
-    def clip(self) -> ClipRange: ...
 
 
 def finite(metrics: dict[str, float]) -> dict[str, float]:
@@ -63,11 +30,11 @@ def sampled_entropy(log_probs_NT: Tensor, mask_NT: Tensor) -> float:
     return -float(log_probs_NT.masked_fill(~mask_NT, 0.0).double().sum() / mask_NT.sum())
 
 
-def diagnostics(update: _Update) -> dict[str, float]:
+def diagnostics(update: Update) -> dict[str, float]:
     """Covariances and clipping of one update, as the paper defines them whatever the method's own options.
 
     Args:
-        update: a ``ctwa.scalarizers.Update``.
+        update: what the update did.
 
     Returns:
         ``ctwa/covariance/<name>``: the covariance of the reward with the completion weight; positive where the update

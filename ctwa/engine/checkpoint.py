@@ -18,9 +18,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ctwa.errors import CtwaError
-from ctwa.monitor.checkpoints import SEAL_FILE, is_complete, newest_complete, step_folder, steps
-from ctwa.monitor.disk import DiskFull, why_full
-from ctwa.monitor.jsonl import write_atomically
+from ctwa.models.locate import SEAL_FILE, is_complete, newest_complete, step_folder, steps
+from ctwa.run.disk import DiskFull, why_full
+from ctwa.run.jsonl import write_atomically
 
 __all__ = [
     "SEAL_FILE",

@@ -20,8 +20,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import ctwa.config
-from ctwa.engine.bounds import leaves, out_of_bounds, shown
-from ctwa.engine.keys import dotted, known_keys, near_key, verl_files, wrong_keys
+from ctwa.engine.checks.bounds import leaves, out_of_bounds, shown
+from ctwa.engine.checks.keys import dotted, known_keys, near_key, verl_files, wrong_keys
 from ctwa.errors import CtwaError, did_you_mean
 
 OmegaConf.register_new_resolver("ctwa_config_dir", lambda: str(Path(ctwa.config.__file__).parent), replace=True)

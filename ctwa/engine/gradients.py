@@ -18,9 +18,10 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, Shard
 
 from ctwa.aggregators.base import Aggregator, Solution
+from ctwa.batch import Rollout
 from ctwa.covariance.diagnostics import finite
 from ctwa.engine.settings import GradientSettings
-from ctwa.scalarizers.base import Rollout, Scalarizer
+from ctwa.scalarizers.base import Scalarizer
 
 CHUNK = 1 << 20
 """Elements of one objective's gradient that are turned into float64 at a time."""

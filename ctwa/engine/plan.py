@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from ctwa.engine.checks import num_steps
-from ctwa.engine.look import prompt_lines
+from ctwa.engine.checks.config import num_steps
+from ctwa.engine.checks.look import prompt_lines
 
 if TYPE_CHECKING:
     from ctwa.engine.settings import Settings

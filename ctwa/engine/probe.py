@@ -16,9 +16,10 @@ from omegaconf import DictConfig
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from ctwa.batch import Rollout, Update
 from ctwa.covariance.probe import Agreement, Progress, backward_probe, forward_probe
 from ctwa.engine.settings import ProbeSource, Settings
-from ctwa.scalarizers.base import Rollout, Scalarizer, Update
+from ctwa.scalarizers.base import Scalarizer
 
 
 class ProbeMeter:

@@ -8,8 +8,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from ctwa.engine.checks.resources import check_resources
 from ctwa.engine.ray_security import close_to_others
-from ctwa.engine.resources import check_resources
 from ctwa.engine.signals import end_request
 from ctwa.errors import CtwaError
 
@@ -28,7 +28,7 @@ def ray_session(config: DictConfig, *, transfer_queue: bool) -> Iterator[None]:
     import ray
     from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
 
-    from ctwa.engine.worker_path import WorkerPath
+    from ctwa.engine.checks.worker_path import WorkerPath
 
     ray_init: dict[str, Any] = OmegaConf.to_container(
         OmegaConf.merge({"runtime_env": get_ppo_ray_runtime_env(config)}, config.ray_kwargs.ray_init)
@@ -55,7 +55,7 @@ def _transfer_queue(settings: DictConfig) -> Iterator[None]:
     import ray
     import transfer_queue
 
-    from ctwa.engine import queue_security
+    from ctwa.engine.verl import queue_security
 
     # The queue would attach itself to one that is there, whose keys are another run's.
     if "TransferQueueController" in {actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)}:

@@ -12,12 +12,12 @@ import numpy as np
 from ctwa.engine.checkpoint import newest_complete, remove_unfinished
 from ctwa.engine.signals import Interruption, end_request
 from ctwa.errors import CtwaError
-from ctwa.monitor.alarms import Alarm, alarm_event
-from ctwa.monitor.jsonl import iterate_jsonl
-from ctwa.monitor.run import RunFolder, alarm_monitor
-from ctwa.monitor.trace import EventWriter, SampleWriter, TraceWriter, make_record
 from ctwa.objectives.completion import Completion
-from ctwa.objectives.evaluation import Evaluation
+from ctwa.objectives.evaluator import Evaluation
+from ctwa.run.alarms import Alarm, alarm_event
+from ctwa.run.folder import RunFolder, alarm_monitor
+from ctwa.run.jsonl import iterate_jsonl
+from ctwa.run.trace import EventWriter, SampleWriter, TraceWriter, make_record
 
 Stop = Alarm | Interruption
 """What ends a run before its last step."""

@@ -10,14 +10,14 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 from omegaconf import DictConfig, OmegaConf
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from ctwa.covariance.weights import ClipRange
-from ctwa.engine.bounds import shown
+from ctwa.batch import ClipRange
+from ctwa.engine.checks.bounds import shown
 from ctwa.engine.compose import told_together
 from ctwa.errors import CtwaError, did_you_mean
-from ctwa.monitor.alarms import AlarmKind, AlarmLimits
-from ctwa.monitor.checkpoints import locate
+from ctwa.models.locate import locate
 from ctwa.objectives.config import Objectives
 from ctwa.objectives.reference import ReferenceConfig, ReferenceLength, build_reference
+from ctwa.run.alarms import AlarmKind, AlarmLimits
 from ctwa.scalarizers.base import Requirements, Scalarizer
 from ctwa.scalarizers.registry import MethodConfig, build_scalarizer
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ctwa.monitor.jsonl import write_atomically
+from ctwa.run.jsonl import write_atomically
 
 
 def digest(content: Any) -> str:

@@ -20,10 +20,10 @@ from ctwa.evaluation.config import EvalConfig, GenerationConfig, JudgeConfig, Pe
 from ctwa.evaluation.intervals import Measured, Ratio, measure
 from ctwa.evaluation.models import Model
 from ctwa.evaluation.results import Results, Section
-from ctwa.monitor.jsonl import write_atomically
-from ctwa.objectives.evaluation import RewardEvaluator
+from ctwa.objectives.evaluator import RewardEvaluator
 from ctwa.objectives.reference import build_reference
 from ctwa.preference.reference import ReferenceLogProbs
+from ctwa.run.jsonl import write_atomically
 
 # Called with what is being done, how much of it is done, and how much there is.
 Progress = Callable[[str, int, int], None]

@@ -16,10 +16,10 @@ from ctwa.evaluation.config import GenerationConfig
 from ctwa.evaluation.data import read_rows
 from ctwa.evaluation.intervals import Floats, Ratio
 from ctwa.evaluation.models import Model, without_progress_bars
-from ctwa.generation.decoding import Sampling, end_tokens, generate_batch
-from ctwa.generation.seeds import completion_seed
+from ctwa.models.decoding import Sampling, end_tokens, generate_batch
+from ctwa.models.seeds import completion_seed
 from ctwa.objectives.completion import Completion, prompt_fault
-from ctwa.objectives.evaluation import Evaluation, RewardEvaluator, need_ground_truth
+from ctwa.objectives.evaluator import Evaluation, RewardEvaluator, need_ground_truth
 from ctwa.objectives.reference import ReferenceLength
 from ctwa.objectives.rows import ground_truth_fault
 from ctwa.preference.schemas import BadRow

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ctwa.monitor.statistics import CONFIDENCE, Interval
+from ctwa.statistics import CONFIDENCE, Interval
 
 Floats = NDArray[np.float64]
 NUM_DRAWS = 10_000

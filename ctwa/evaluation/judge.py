@@ -19,7 +19,7 @@ from ctwa.errors import CtwaError
 from ctwa.evaluation.cache import digest
 from ctwa.evaluation.config import JudgeConfig
 from ctwa.evaluation.verdicts import Reply, read_reply
-from ctwa.monitor.jsonl import JsonLinesWriter
+from ctwa.run.jsonl import JsonLinesWriter
 
 OUTCOMES = ("win", "loss", "tie", "identical", "disagreement", "unparsed", "refused")
 _LONGEST_WAIT = 60.0  # s between two attempts

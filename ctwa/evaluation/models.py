@@ -13,8 +13,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
 from ctwa.errors import CtwaError
+from ctwa.models.locate import locate
 from ctwa.models.look import Source, look_at_model
-from ctwa.monitor.checkpoints import locate
 from ctwa.preference.reference import model_fingerprint
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ctwa.evaluation.intervals import Measured
-from ctwa.monitor.jsonl import write_atomically
-from ctwa.monitor.paired import interval_text
-from ctwa.monitor.statistics import CONFIDENCE, Interval
-from ctwa.monitor.text import number, table
+from ctwa.report.compare import interval_text
+from ctwa.run.jsonl import write_atomically
+from ctwa.run.text import number, table
+from ctwa.statistics import CONFIDENCE, Interval
 
 SCHEMA = 1
 

@@ -11,7 +11,7 @@ import yaml
 
 from ctwa.errors import CtwaError
 from ctwa.evaluation.config import EvalConfig, parse_config
-from ctwa.monitor.checkpoints import locate
+from ctwa.models.locate import locate
 from ctwa.testbed.prepare import RECORD
 from ctwa.testbed.presets import get_preset
 

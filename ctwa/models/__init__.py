@@ -1,1 +1,1 @@
-"""Model folders: what is wrong with one, before anything loads it."""
+"""Models: which folder holds one, what is wrong with it, how it completes prompts, how several are merged."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ctwa.errors import CtwaError, did_you_mean, neighbour
-from ctwa.monitor.checkpoints import locate
+from ctwa.models.locate import locate
 
 HUB_TIMEOUT = 2.0  # s
 _HEADS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")

@@ -1,4 +1,4 @@
-"""What is optimised: objectives, the reward function contract, guarded evaluation, the reward matrix.
+"""What is optimised: objectives, the reward function contract, guarded evaluation.
 
 Names are imported when first used: the worker processes import this package, and need neither torch nor pydantic.
 """
@@ -10,8 +10,7 @@ if TYPE_CHECKING:
     from ctwa.objectives.check import check_reward
     from ctwa.objectives.completion import Completion
     from ctwa.objectives.config import ObjectiveConfig, Objectives, parse_objectives
-    from ctwa.objectives.evaluation import Evaluation, Failure, RewardEvaluator
-    from ctwa.objectives.matrix import RewardMatrix
+    from ctwa.objectives.evaluator import Evaluation, Failure, RewardEvaluator
     from ctwa.objectives.reference import ReferenceConfig, ReferenceLength, build_reference
 
 _MODULES = {
@@ -20,10 +19,9 @@ _MODULES = {
     "ObjectiveConfig": "config",
     "Objectives": "config",
     "parse_objectives": "config",
-    "Evaluation": "evaluation",
-    "Failure": "evaluation",
-    "RewardEvaluator": "evaluation",
-    "RewardMatrix": "matrix",
+    "Evaluation": "evaluator",
+    "Failure": "evaluator",
+    "RewardEvaluator": "evaluator",
     "ReferenceConfig": "reference",
     "ReferenceLength": "reference",
     "build_reference": "reference",
@@ -38,7 +36,6 @@ __all__ = [
     "ReferenceConfig",
     "ReferenceLength",
     "RewardEvaluator",
-    "RewardMatrix",
     "build_reference",
     "check_reward",
     "parse_objectives",

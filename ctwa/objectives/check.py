@@ -19,7 +19,7 @@ from ctwa.errors import CtwaError
 from ctwa.objectives.completion import Completion, text_fault
 from ctwa.objectives.config import parse_objectives
 from ctwa.objectives.contract import Outcome, shortened
-from ctwa.objectives.evaluation import need_ground_truth, plan
+from ctwa.objectives.evaluator import need_ground_truth, plan
 from ctwa.objectives.loading import resolve_spec, split_spec
 from ctwa.objectives.messages import Function
 from ctwa.objectives.pool import WorkerPool

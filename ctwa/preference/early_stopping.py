@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from ctwa.errors import CtwaError, check_state
-from ctwa.preference.weights import shares
+from ctwa.weights import shares
 
 
 class EarlyStoppingConfig(BaseModel):

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from ctwa.errors import CtwaError
-from ctwa.preference.weights import shares
+from ctwa.weights import shares
 
 
 class ModpoConfig(BaseModel):

@@ -1,6 +1,7 @@
 """Methods that turn M rewards a completion into the advantages of one policy update."""
 
-from ctwa.scalarizers.base import ClipRange, Estimate, Requirements, Rollout, Scalarizer, Update
+from ctwa.batch import ClipRange, Rollout, Update
+from ctwa.scalarizers.base import Estimate, Requirements, Scalarizer
 from ctwa.scalarizers.ctwa import CTWA, CtwaConfig
 from ctwa.scalarizers.gdpo import Gdpo, GdpoConfig
 from ctwa.scalarizers.hypervolume import Hypervolume, HypervolumeConfig

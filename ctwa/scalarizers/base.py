@@ -11,44 +11,9 @@ import torch
 from torch import Tensor
 
 from ctwa.aggregators.base import Aggregator
+from ctwa.batch import Rollout, Update
 from ctwa.covariance.probe import Progress
-from ctwa.covariance.weights import ClipRange
 from ctwa.errors import CtwaError, check_state
-from ctwa.objectives.matrix import RewardMatrix
-
-__all__ = ["ClipRange", "Estimate", "Requirements", "Rollout", "Scalarizer", "Update", "weighted_scores"]
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """One batch of completions and their rewards.
-
-    Attributes:
-        rewards: the rewards of the N completions.
-        group_N: int64, the prompt each completion belongs to; equal numbers are completions of one prompt.
-        mask_NT: 1 (or True) on response tokens, end of sequence included.
-        rejected_NT: bool, response tokens that a rollout correction keeps out of the loss; None where it rejects none.
-        importance_NT: what a rollout correction multiplies each token's loss by; None for 1.
-    """
-
-    rewards: RewardMatrix
-    group_N: Tensor
-    mask_NT: Tensor
-    rejected_NT: Tensor | None = None
-    importance_NT: Tensor | None = None
-
-    @property
-    def loss_mask_NT(self) -> Tensor:
-        """``mask_NT`` without the tokens that the loss does not see."""
-        return self.mask_NT if self.rejected_NT is None else self.mask_NT * ~self.rejected_NT
-
-    @property
-    def correction_NT(self) -> Tensor | None:
-        """float64: what the loss multiplies each token by beside advantage and ratio, 0 where it is rejected."""
-        if self.rejected_NT is None and self.importance_NT is None:
-            return None
-        kept_NT = self.loss_mask_NT.double()
-        return kept_NT if self.importance_NT is None else torch.where(kept_NT != 0, self.importance_NT.double(), 0.0)
 
 
 class Estimate(Protocol):
@@ -62,26 +27,6 @@ class Estimate(Protocol):
     def __call__(self, scores_N: Tensor) -> Tensor:
         """Turn one score a completion, float64 (N,), into advantages (N, T)."""
         ...
-
-
-@dataclass(frozen=True)
-class Update:
-    """What one policy update did to the completions it was computed on; all tensors on the CPU.
-
-    Attributes:
-        rollout: the batch.
-        advantages_NT: the advantages the loss used.
-        log_probs_old_NT: under the policy that sampled the completions (the behaviour policy).
-        log_probs_new_NT: under the policy after the update, or as seen during it: see ``Requirements.log_probs``. NaN
-            where nobody asked for them.
-        clip: the clipping of the loss.
-    """
-
-    rollout: Rollout
-    advantages_NT: Tensor
-    log_probs_old_NT: Tensor
-    log_probs_new_NT: Tensor
-    clip: ClipRange
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,13 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
+from ctwa.batch import Rollout, Update
 from ctwa.covariance.diagnostics import finite
 from ctwa.covariance.feasibility import reward_covariance, target_feasibility
 from ctwa.covariance.weights import LengthNormalization, completion_weights, token_weights
 from ctwa.covariance.within_prompt import within_prompt_covariance
 from ctwa.errors import CtwaError
-from ctwa.scalarizers.base import Estimate, Requirements, Rollout, Scalarizer, Update, weighted_scores
+from ctwa.scalarizers.base import Estimate, Requirements, Scalarizer, weighted_scores
 from ctwa.scalarizers.controller import EmaInit, WeightController
 from ctwa.solvers.fallbacks import count_fallbacks
 

@@ -9,8 +9,9 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from ctwa.batch import Rollout, Update
 from ctwa.errors import CtwaError
-from ctwa.scalarizers.base import Estimate, Rollout, Scalarizer, Update
+from ctwa.scalarizers.base import Estimate, Scalarizer
 from ctwa.scalarizers.per_objective import objective_advantages, trained_objectives
 
 _EPSILON = 1e-4

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ctwa.aggregators.base import Aggregator
 from ctwa.aggregators.registry import AggregatorConfig, build_aggregator
+from ctwa.batch import Rollout, Update
 from ctwa.errors import CtwaError
-from ctwa.scalarizers.base import Estimate, Rollout, Scalarizer, Update
+from ctwa.scalarizers.base import Estimate, Scalarizer
 
 REWARD_CEILING = 1.0
 """The reward that a loss is counted from (methods that compare losses): the most that a 0/1 reward can be."""

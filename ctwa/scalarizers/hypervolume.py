@@ -11,8 +11,9 @@ import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from torch import Tensor
 
+from ctwa.batch import Rollout, Update
 from ctwa.errors import CtwaError
-from ctwa.scalarizers.base import Estimate, Rollout, Scalarizer, Update, weighted_scores
+from ctwa.scalarizers.base import Estimate, Scalarizer, weighted_scores
 from ctwa.scalarizers.per_objective import batch_means, check_names, trained_objectives
 from ctwa.solvers.fallbacks import count_fallbacks
 from ctwa.solvers.volumes import dominated_volume, not_dominated

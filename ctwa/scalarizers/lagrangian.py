@@ -11,8 +11,9 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from ctwa.batch import Rollout, Update
 from ctwa.errors import CtwaError
-from ctwa.scalarizers.base import Estimate, Rollout, Scalarizer, Update
+from ctwa.scalarizers.base import Estimate, Scalarizer
 from ctwa.scalarizers.per_objective import batch_means, check_names, objective_advantages, trained_objectives
 
 

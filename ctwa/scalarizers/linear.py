@@ -8,7 +8,8 @@ from typing import ClassVar, Literal
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from ctwa.scalarizers.base import Estimate, Rollout, Scalarizer, Update, weighted_scores
+from ctwa.batch import Rollout, Update
+from ctwa.scalarizers.base import Estimate, Scalarizer, weighted_scores
 
 
 class LinearConfig(BaseModel):

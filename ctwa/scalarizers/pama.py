@@ -12,7 +12,8 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from ctwa.scalarizers.base import Estimate, Rollout, Scalarizer, Update
+from ctwa.batch import Rollout, Update
+from ctwa.scalarizers.base import Estimate, Scalarizer
 from ctwa.scalarizers.per_objective import objective_advantages, token_mean, trained_objectives
 
 

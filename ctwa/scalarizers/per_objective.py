@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from ctwa.batch import RewardMatrix, Rollout
 from ctwa.errors import CtwaError
-from ctwa.objectives.matrix import RewardMatrix
-from ctwa.scalarizers.base import Estimate, Rollout
+from ctwa.scalarizers.base import Estimate
 
 
 def trained_objectives(weights: Mapping[str, float]) -> list[str]:

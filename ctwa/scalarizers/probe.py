@@ -10,10 +10,11 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from ctwa.batch import Rollout, Update
 from ctwa.covariance.diagnostics import finite
 from ctwa.covariance.probe import Progress, mean_rewards
 from ctwa.errors import CtwaError
-from ctwa.scalarizers.base import Estimate, Requirements, Rollout, Scalarizer, Update, weighted_scores
+from ctwa.scalarizers.base import Estimate, Requirements, Scalarizer, weighted_scores
 from ctwa.scalarizers.relative_controller import RelativeController
 
 ProbeSource = Literal["backward", "minibatch", "held_out"]

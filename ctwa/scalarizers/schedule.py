@@ -9,8 +9,9 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
+from ctwa.batch import Rollout, Update
 from ctwa.errors import CtwaError
-from ctwa.scalarizers.base import Estimate, Rollout, Scalarizer, Update, weighted_scores
+from ctwa.scalarizers.base import Estimate, Scalarizer, weighted_scores
 
 
 class SchedulePoint(BaseModel):

@@ -12,8 +12,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, model_validator
 from torch import Tensor
 
+from ctwa.batch import Rollout, Update
 from ctwa.errors import CtwaError
-from ctwa.scalarizers.base import Estimate, Rollout, Scalarizer, Update
+from ctwa.scalarizers.base import Estimate, Scalarizer
 from ctwa.scalarizers.per_objective import check_names, trained_objectives
 
 

@@ -3,9 +3,8 @@ import math
 import pytest
 import torch
 
-from ctwa.covariance import ClipRange, diagnostics
-from ctwa.objectives.matrix import RewardMatrix
-from ctwa.scalarizers.base import Rollout, Update
+from ctwa.batch import ClipRange, RewardMatrix, Rollout, Update
+from ctwa.covariance import diagnostics
 
 CLIP = ClipRange(0.2, 0.2)
 

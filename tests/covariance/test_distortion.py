@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from ctwa.batch import ClipRange
 from ctwa.covariance import (
-    ClipRange,
     clipping_distortion,
     completion_weights,
     covariance_bound,

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from ctwa.batch import ClipRange
 from ctwa.covariance import (
-    ClipRange,
     completion_weights,
     reward_covariance,
     target_feasibility,

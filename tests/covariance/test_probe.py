@@ -8,11 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from ctwa.batch import ClipRange, RewardMatrix, Rollout, Update
 from ctwa.covariance import Agreement, Progress, backward_probe, diagnostics, forward_probe, mean_rewards
 from ctwa.covariance.bandit import tilt
 from ctwa.errors import CtwaError
-from ctwa.objectives.matrix import RewardMatrix
-from ctwa.scalarizers import ClipRange, Rollout, Update
 
 NAMES = ("accuracy", "clarity")
 PROBES = pytest.mark.parametrize("probe", [backward_probe, forward_probe])

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ctwa.covariance import ClipRange, TokenWeights, clip_indicator, completion_weights, token_weights
+from ctwa.batch import ClipRange
+from ctwa.covariance import TokenWeights, clip_indicator, completion_weights, token_weights
 
 CLIP = ClipRange(low=0.2, high=0.2)
 

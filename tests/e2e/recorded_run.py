@@ -19,9 +19,9 @@ from verl.utils.transferqueue_utils import KVBatchMeta
 
 from ctwa.engine.compose import compose_config
 from ctwa.engine.gradients import advantages_field
-from ctwa.engine.launch import prepare_run, run_training, set_environment
-from ctwa.engine.rows import prompt_name
-from ctwa.engine.trainer import MultiObjectiveTrainer
+from ctwa.engine.job import prepare_run, run_training, set_environment
+from ctwa.engine.train import MultiObjectiveTrainer
+from ctwa.engine.verl.rows import prompt_name
 
 FIELDS = ["input_ids", "responses", "old_log_probs", "advantages"]
 

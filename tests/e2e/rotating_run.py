@@ -9,12 +9,13 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from ctwa.aggregators.base import Aggregator
+from ctwa.batch import Rollout, Update
 from ctwa.covariance.probe import Progress
 from ctwa.engine.compose import compose_config
-from ctwa.engine.launch import prepare_run, run_training, set_environment
+from ctwa.engine.job import prepare_run, run_training, set_environment
 from ctwa.engine.settings import read_settings
-from ctwa.engine.trainer import MultiObjectiveTrainer
-from ctwa.scalarizers import METHODS, Estimate, Requirements, Rollout, Scalarizer, Update
+from ctwa.engine.train import MultiObjectiveTrainer
+from ctwa.scalarizers import METHODS, Estimate, Requirements, Scalarizer
 
 NEEDED = {
     "lagrangian": [

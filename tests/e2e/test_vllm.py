@@ -81,7 +81,7 @@ def vllm_cpu(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     import vllm.model_executor.layers.utils as vllm_layers
 
     monkeypatch.setattr(vllm_layers, "dispatch_cpu_unquantized_gemm", vllm_layers.dispatch_cpu_unquantized_gemm)
-    import ctwa.engine.rollout.vllm_cpu as module
+    import ctwa.engine.verl.rollout.vllm_cpu as module
 
     return module
 

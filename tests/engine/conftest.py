@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from ctwa.engine.compose import compose_config
 from ctwa.objectives.config import ObjectiveConfig
 from ctwa.objectives.contract import Contract
-from ctwa.objectives.evaluation import load_contracts
+from ctwa.objectives.evaluator import load_contracts
 from ctwa.testbed.model import build_model
 from ctwa.testbed.tokenizer import build_tokenizer
 
@@ -53,7 +53,7 @@ def same_functions(monkeypatch: pytest.MonkeyPatch) -> None:
             _CONTRACTS[key] = load_contracts(objectives)
         return _CONTRACTS[key]
 
-    monkeypatch.setattr("ctwa.objectives.evaluation.load_contracts", load)
+    monkeypatch.setattr("ctwa.objectives.evaluator.load_contracts", load)
 
 
 @pytest.fixture(scope="session")

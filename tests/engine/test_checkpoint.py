@@ -28,7 +28,7 @@ from ctwa.engine.checkpoint import (
     write_state,
 )
 from ctwa.errors import CtwaError
-from ctwa.monitor.disk import DiskFull
+from ctwa.run.disk import DiskFull
 
 STATE = {"step": 3, "scalarizer": {"growth": {"accuracy": 0.1 + 0.2}}, "reference_length": None}
 

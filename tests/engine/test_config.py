@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from ctwa.engine.checks import check_config, check_with_verl, num_steps
+from ctwa.engine.checks.config import check_config, check_with_verl, num_steps
 from ctwa.engine.compose import compose_config
-from ctwa.engine.launch import _run_info, plugins, set_environment
+from ctwa.engine.job import _run_info, plugins, set_environment
 from ctwa.engine.settings import read_settings
 from ctwa.errors import CtwaError
 from ctwa.scalarizers.registry import METHODS
@@ -101,10 +101,10 @@ def test_verl_accepts_every_task_on_every_engine(compose: Compose, task: str, en
 @pytest.mark.parametrize(
     ("named", "used"),
     [
-        ("", "ctwa.engine.plugin"),
-        ("my.plugin", "my.plugin,ctwa.engine.plugin"),
-        ("my.plugin,other", "my.plugin,other,ctwa.engine.plugin"),
-        ("ctwa.engine.plugin", "ctwa.engine.plugin"),
+        ("", "ctwa.engine.verl.plugin"),
+        ("my.plugin", "my.plugin,ctwa.engine.verl.plugin"),
+        ("my.plugin,other", "my.plugin,other,ctwa.engine.verl.plugin"),
+        ("ctwa.engine.verl.plugin", "ctwa.engine.verl.plugin"),
     ],
 )
 def test_the_users_own_plugins_of_verl_stay(named: str, used: str) -> None:
@@ -366,8 +366,8 @@ def test_the_resolved_configuration_is_plain_data(testbed_config: DictConfig) ->
 def test_composing_and_checking_the_configuration_imports_nothing_that_takes_seconds() -> None:
     program = """
 import sys
-from ctwa.engine.launch import check_config, compose_config
-from ctwa.engine.checks import check_disk
+from ctwa.engine.job import check_config, compose_config
+from ctwa.engine.checks.config import check_disk
 from ctwa.errors import CtwaError
 try:
     check_disk(compose_config(["ctwa.run=runs/a", "ctwa.task_dir=/nowhere"]))

@@ -13,6 +13,7 @@ from torch import nn
 from ctwa.aggregators.gradnorm import GradNormConfig
 from ctwa.aggregators.mgda import MgdaConfig
 from ctwa.aggregators.registry import build_aggregator
+from ctwa.batch import RewardMatrix, Rollout
 from ctwa.engine.gradients import (
     GradientPlan,
     GradientRecord,
@@ -22,8 +23,7 @@ from ctwa.engine.gradients import (
     make_plan,
 )
 from ctwa.engine.settings import GradientSettings
-from ctwa.objectives.matrix import RewardMatrix
-from ctwa.scalarizers.base import Rollout, Scalarizer
+from ctwa.scalarizers.base import Scalarizer
 from ctwa.scalarizers.registry import METHODS
 from tests.engine.gradient_ranks import PREFERENCE, losses_of, measure, small_model
 

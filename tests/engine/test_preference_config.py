@@ -11,12 +11,12 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
+from ctwa.engine.caid import Samples
+from ctwa.engine.caid_settings import read_caid_settings
 from ctwa.engine.checkpoint import seal
 from ctwa.engine.compose import compose_config
-from ctwa.engine.preference.caid_settings import read_caid_settings
-from ctwa.engine.preference.caid_trainer import Samples
-from ctwa.engine.preference.data import choose_device, load_policy
-from ctwa.engine.preference.launch import check_preference_config, plan_text, prepare_data
+from ctwa.engine.pairs.data import choose_device, load_policy
+from ctwa.engine.prefer_job import check_preference_config, plan_text, prepare_data
 from ctwa.errors import CtwaError
 from ctwa.preference.log_probs import response_log_probs
 from ctwa.preference.losses import PairLogProbs, objective_losses

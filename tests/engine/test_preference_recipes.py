@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from ctwa.engine.checks import check_config
+from ctwa.engine.caid_settings import CaidSettings, read_caid_settings
+from ctwa.engine.checks.config import check_config
 from ctwa.engine.compose import compose_config
-from ctwa.engine.preference.caid_settings import CaidSettings, read_caid_settings
-from ctwa.engine.preference.launch import check_preference_config, prepare_data
-from ctwa.engine.preference.settings import PreferenceSettings
+from ctwa.engine.prefer_job import check_preference_config, prepare_data
+from ctwa.engine.prefer_settings import PreferenceSettings
 from ctwa.engine.settings import Settings
 from ctwa.testbed.preferences import make_preferences
 

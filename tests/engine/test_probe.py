@@ -8,11 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ctwa.batch import ClipRange, RewardMatrix, Rollout, Update
 from ctwa.covariance.probe import Progress
 from ctwa.engine.probe import PreviousWeights, ProbeMeter
 from ctwa.engine.settings import ProbeSource
-from ctwa.objectives.matrix import RewardMatrix
-from ctwa.scalarizers.base import ClipRange, Rollout, Update
 
 NAMES = ("clarity", "accuracy")
 

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from ray._private import ray_constants, services
 
 from ctwa.engine import ray_security
-from ctwa.engine.checks import check_config
+from ctwa.engine.checks.config import check_config
 from ctwa.engine.ray_security import asks_for_token, close_to_others
 from ctwa.errors import CtwaError
 

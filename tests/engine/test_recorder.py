@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import torch
 
+from ctwa.batch import RewardMatrix
 from ctwa.engine import checkpoint
 from ctwa.engine.recorder import Recorder
 from ctwa.errors import CtwaError
-from ctwa.monitor.alarms import AlarmLimits
-from ctwa.monitor.jsonl import read_jsonl
-from ctwa.monitor.run import ObjectiveInfo, RunFolder, RunInfo
-from ctwa.monitor.trace import read_trace
 from ctwa.objectives.completion import Completion
-from ctwa.objectives.evaluation import Evaluation
-from ctwa.objectives.matrix import RewardMatrix
+from ctwa.objectives.evaluator import Evaluation
+from ctwa.run.alarms import AlarmLimits
+from ctwa.run.folder import ObjectiveInfo, RunFolder, RunInfo
+from ctwa.run.jsonl import read_jsonl
+from ctwa.run.trace import read_trace
 
 
 @pytest.fixture

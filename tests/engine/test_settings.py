@@ -21,7 +21,7 @@ from ctwa.engine.settings import (
     read_settings,
 )
 from ctwa.errors import CtwaError
-from ctwa.monitor.alarms import AlarmLimits
+from ctwa.run.alarms import AlarmLimits
 from ctwa.scalarizers.base import Requirements
 from ctwa.scalarizers.ctwa import CtwaConfig
 
@@ -68,7 +68,7 @@ def test_scale_invariance_is_what_verls_estimator_does(
     estimator: str, by_std: bool, testbed_config: DictConfig
 ) -> None:
     """The table is compared with verl itself: A(7 s) against A(s) on random scores of whole groups."""
-    from ctwa.engine.estimate import VerlEstimate
+    from ctwa.engine.verl.estimate import VerlEstimate
 
     algorithm = OmegaConf.merge(
         testbed_config.algorithm, {"adv_estimator": estimator, "norm_adv_by_std_in_grpo": by_std}

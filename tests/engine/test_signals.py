@@ -18,11 +18,11 @@ import pytest
 import typer
 
 from ctwa import cli
-from ctwa.engine import checkpoint, launch
+from ctwa.engine import checkpoint, job
 from ctwa.engine.checkpoint import is_complete
 from ctwa.engine.recorder import Recorder, Stop
 from ctwa.engine.signals import end_request
-from ctwa.monitor.run import ObjectiveInfo, RunFolder, RunInfo
+from ctwa.run.folder import ObjectiveInfo, RunFolder, RunInfo
 
 LAST = 6
 
@@ -76,7 +76,7 @@ class Play:
         self.at("compose")
         info = RunInfo(method="linear", objectives={"accuracy": ObjectiveInfo(weight=1.0)}, num_steps=LAST)
         self.run = RunFolder.create("run", {}, info, resume=self.resume)
-        return launch.told(self.run, SimpleNamespace(print_every=1, stop_within=self.within), self.train)  # type: ignore[arg-type]
+        return job.told(self.run, SimpleNamespace(print_every=1, stop_within=self.within), self.train)  # type: ignore[arg-type]
 
     def __call__(self) -> None:
         cli.app = typer.Typer()

@@ -23,7 +23,7 @@ from ctwa.evaluation.models import Model
 from ctwa.evaluation.preferences import read_pairs
 from ctwa.evaluation.results import results_text
 from ctwa.evaluation.runs import config_of
-from ctwa.monitor.checkpoints import locate
+from ctwa.models.locate import locate
 from ctwa.preference.data import PreferenceSource, hold_out, load_preferences
 from tests.evaluation.test_judge import KEY, Server
 

@@ -25,7 +25,7 @@ from ctwa.evaluation.generation import (
 )
 from ctwa.evaluation.models import Model
 from ctwa.objectives.config import parse_objectives
-from ctwa.objectives.evaluation import RewardEvaluator
+from ctwa.objectives.evaluator import RewardEvaluator
 from ctwa.objectives.reference import FixedReferenceConfig, build_reference
 
 

@@ -8,7 +8,7 @@ import torch
 from ctwa.errors import CtwaError
 from ctwa.preference import PairTokens, TokenSet, continuation_log_probs, response_log_probs
 from ctwa.preference import log_probs as module
-from tests.generation.models import build
+from tests.models.models import build
 
 PAIRS = (
     PairTokens((2, 5, 7), (9, 4, 1), (3, 1), {}, 0),

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ctwa.objectives.matrix import RewardMatrix
-from ctwa.scalarizers import ClipRange, Rollout, Scalarizer, Update
+from ctwa.batch import ClipRange, RewardMatrix, Rollout, Update
+from ctwa.scalarizers import Scalarizer
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ctwa.objectives.matrix import RewardMatrix
-from ctwa.scalarizers import ClipRange, Rollout, Update
+from ctwa.batch import ClipRange, RewardMatrix, Rollout, Update
 
 
 def rollout_of(columns: Mapping[str, Sequence[float | None]], *, lengths: Sequence[int] | None = None) -> Rollout:

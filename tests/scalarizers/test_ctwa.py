@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ctwa.batch import RewardMatrix
 from ctwa.covariance import diagnostics, target_feasibility
 from ctwa.errors import CtwaError
-from ctwa.objectives.matrix import RewardMatrix
 from ctwa.scalarizers import CTWA, CtwaConfig, Linear, LinearConfig, Requirements
 
 WEIGHTS = {"accuracy": 0.333, "conciseness": 0.333, "clarity": 0.334}

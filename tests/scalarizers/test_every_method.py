@@ -14,10 +14,10 @@ from torch import Tensor
 
 import ctwa
 from ctwa.aggregators.registry import GRADIENT_METHODS
+from ctwa.batch import RewardMatrix, Rollout
 from ctwa.covariance.probe import Progress
 from ctwa.errors import CtwaError
-from ctwa.objectives.matrix import RewardMatrix
-from ctwa.scalarizers import METHODS, MethodConfig, Rollout, Scalarizer, build_scalarizer
+from ctwa.scalarizers import METHODS, MethodConfig, Scalarizer, build_scalarizer
 
 CONFIG: TypeAdapter = TypeAdapter(MethodConfig)
 EIGHT = [f"objective-{i}" for i in range(8)]

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
+from ctwa.batch import RewardMatrix, Rollout
 from ctwa.errors import CtwaError
-from ctwa.objectives.matrix import RewardMatrix
-from ctwa.scalarizers import Linear, LinearConfig, Requirements, Rollout
+from ctwa.scalarizers import Linear, LinearConfig, Requirements
 from ctwa.scalarizers.base import weighted_scores
 
 

@@ -9,18 +9,10 @@ import yaml
 from pydantic import ValidationError
 from torch import Tensor
 
+from ctwa.batch import RewardMatrix, Rollout
 from ctwa.covariance import Progress
 from ctwa.errors import CtwaError
-from ctwa.objectives.matrix import RewardMatrix
-from ctwa.scalarizers import (
-    Linear,
-    LinearConfig,
-    Probe,
-    ProbeConfig,
-    Requirements,
-    Rollout,
-    build_scalarizer,
-)
+from ctwa.scalarizers import Linear, LinearConfig, Probe, ProbeConfig, Requirements, build_scalarizer
 
 WEIGHTS = {"accuracy": 0.333, "conciseness": 0.333, "clarity": 0.334}
 NAMES = list(WEIGHTS)

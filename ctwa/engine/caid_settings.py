@@ -1,0 +1,89 @@
+"""Our part of the configuration of `ctwa caid`, validated before anything starts."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from omegaconf import DictConfig
+from pydantic import BeforeValidator, Field
+
+from ctwa.engine.checks.config import check_settings, check_token_budgets
+from ctwa.engine.checks.look import look
+from ctwa.engine.settings import ModelSource, Settings, read_settings
+from ctwa.errors import CtwaError
+from ctwa.models.look import Source, look_at_model
+from ctwa.preference.caid import CaidConfig
+
+REWARD = "reward"
+"""The trace's name of the weighted sum of all that is no constraint."""
+
+
+class CaidSettings(Settings):
+    """The ``ctwa`` node of the config: that of ``ctwa train``, and what the iterations want.
+
+    The objectives that ``caid.thresholds`` names are constraints; the reward is the weighted sum of the others.
+
+    Attributes:
+        caid: thresholds, beta, iterations.
+        policies: by objective, a pre-aligned policy whose implicit reward it is (PeCAID), in place of its reward
+            function: a model folder, a run's, or a name on the hub.
+        implicit_scale: of those rewards: with beta as in the paper, or without as in the published code.
+        pairs_per_prompt: pairs of samples that are compared.
+        steps_per_iteration: optimizer steps on them.
+        labels: ``soft`` trains on the probability that the first response is preferred, ``drawn`` on a label that is
+            drawn from it once an iteration.
+    """
+
+    caid: CaidConfig
+    policies: Annotated[dict[str, ModelSource], BeforeValidator(lambda given: given or {})] = Field(
+        default_factory=dict
+    )
+    implicit_scale: Literal["paper", "published-code"] = "paper"
+    pairs_per_prompt: Annotated[int, Field(ge=1)] = 4
+    steps_per_iteration: Annotated[int, Field(ge=1)] = 32
+    labels: Literal["soft", "drawn"] = "soft"
+
+    @property
+    def names(self) -> list[str]:
+        """Everything that scores a response: reward functions, and pre-aligned policies."""
+        return [*self.objectives, *(name for name in self.policies if name not in self.objectives)]
+
+    @property
+    def reward_weights(self) -> dict[str, float]:
+        """The weights of what makes up the reward: all but the constraints; 1 for a policy that is not an objective."""
+        weights = {name: self.objectives[name].weight if name in self.objectives else 1.0 for name in self.names}
+        return {name: weight for name, weight in weights.items() if name not in self.caid.thresholds}
+
+
+def read_caid_settings(config: DictConfig) -> CaidSettings:
+    """Validate our part of a resolved config, and all that can be known from the config and the disk.
+
+    Raises:
+        CtwaError: what is wrong, where, and what to write instead.
+    """
+    settings = read_settings(config, CaidSettings)
+    if REWARD in settings.names:
+        raise CtwaError(f"{REWARD!r} is the weighted sum in the trace of ctwa caid: give that objective another name")
+    if unknown := sorted(settings.caid.thresholds.keys() - set(settings.names)):
+        raise CtwaError(f"ctwa.caid.thresholds names {unknown}, which score nothing; write some of {settings.names}")
+    if not any(settings.reward_weights.values()):
+        raise CtwaError(
+            f"ctwa.caid.thresholds names all of {settings.names} (or the others have no weight): leave one out, which "
+            "is the reward"
+        )
+    num_samples = config.actor_rollout_ref.rollout.val_kwargs.n
+    possible = num_samples * (num_samples - 1) // 2
+    if settings.pairs_per_prompt > possible:
+        raise CtwaError(
+            f"ctwa.pairs_per_prompt={settings.pairs_per_prompt}, but {num_samples} samples of a prompt make "
+            f"{possible} pairs: write less, or more samples (actor_rollout_ref.rollout.val_kwargs.n)"
+        )
+    if not config.actor_rollout_ref.rollout.val_kwargs.do_sample:
+        raise CtwaError("actor_rollout_ref.rollout.val_kwargs.do_sample=false: samples of a prompt would be the same")
+    check_settings(config, settings)
+    longest = config.data.max_prompt_length + config.data.max_response_length  # two of which are a pair
+    check_token_budgets(config, 2 * longest, "2 x (data.max_prompt_length + data.max_response_length)")
+    look(config, settings)
+    for name, policy in settings.policies.items():
+        look_at_model(Source(policy, f"ctwa.policies.{name}"))
+    return settings

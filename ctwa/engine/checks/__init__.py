@@ -1,0 +1,1 @@
+"""All that can be known before anything expensive starts: what is wrong, where, and what to write instead."""

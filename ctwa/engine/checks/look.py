@@ -1,0 +1,292 @@
+"""One look at what a run will read, before anything starts: its data, reward functions, model, and prompts as tokens.
+
+A run that would fail on one of them minutes later, or train on something else without a word, does not start. What is
+cheap comes first; together it takes a second or two.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from ctwa.errors import CtwaError
+from ctwa.models.look import Source, look_at_adapter, look_at_model, look_at_tokenizer, reason
+from ctwa.objectives.contract import shortened
+from ctwa.objectives.rows import Kinds, Row, ground_truth_fault, open_rows, row_fault
+
+if TYPE_CHECKING:
+    from ctwa.engine.settings import Settings
+    from ctwa.objectives.contract import Contract
+
+NUM_ROWS = 1000
+"""Random rows of a file whose columns are looked at."""
+NUM_RENDERED = 100
+"""Of these, how many are rendered by the chat template."""
+FILES = ("train_files", "val_files")
+SINGLE_TURN = ("single_turn_agent", "ctwa_single_turn")
+"""The agent loops that give one completion, all of it the policy's."""
+
+
+@dataclass(frozen=True)
+class DataRow:
+    """A row that is looked at, and where it is from."""
+
+    key: str
+    path: str
+    row: Row
+
+    def error(self, fault: str) -> CtwaError:
+        """A mistake of the row."""
+        return CtwaError(f"data.{self.key}: {self.path}, row {self.row.index} (from 0): {fault}")
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """The rows' prompts as the model will get them.
+
+    Attributes:
+        lengths: in tokens.
+        unknown_frac: the share of their tokens that stands for what the tokenizer does not know.
+        first: the first, as the model reads it.
+    """
+
+    lengths: tuple[int, ...]
+    unknown_frac: float
+    first: str
+
+
+def look(config: DictConfig, settings: Settings) -> None:
+    """Look at everything that a run with objectives will read.
+
+    Raises:
+        CtwaError: what is wrong, where, and what to write instead.
+    """
+    from ctwa.objectives.evaluator import load_contracts  # torch's import takes seconds
+
+    rows = read_sample(config)
+    _check_agent_loops(rows)
+    model = look_at_trained_model(config)
+    _check_positions(config, model)
+    contracts = load_contracts(settings.objectives)
+    _check_what_functions_need(contracts, settings, rows)
+    tokenizer = load_tokenizer(config, model)
+    if tokenizer is not None and rows:
+        prompts = look_at_prompts(config, tokenizer, rows)
+        _check_unknown(config, prompts, settings.max_unknown_tokens)
+
+
+def prompt_lines(config: DictConfig) -> list[str]:
+    """What a plan says of the prompts: how long they are, and the first as the model reads it."""
+    rows, tokenizer = read_sample(config), load_tokenizer(config, None)
+    if tokenizer is None or not rows:
+        return []
+    seen = look_at_prompts(config, tokenizer, rows)["train_files"]
+    unknown = f", {seen.unknown_frac:.0%} of them unknown to the tokenizer" if seen.unknown_frac else ""
+    return [
+        f"  prompts      {min(seen.lengths)} to {max(seen.lengths)} tokens{unknown} ({len(seen.lengths)} looked at, at "
+        f"most {config.data.max_prompt_length} are taken)",
+        f"  the first    {shortened(repr(seen.first))}",
+    ]
+
+
+def model_source(config: DictConfig) -> Source:
+    """The model that is trained."""
+    model = config.actor_rollout_ref.model
+    return Source(model.path, "actor_rollout_ref.model.path", bool(model.get("trust_remote_code")))
+
+
+def look_at_trained_model(config: DictConfig) -> Any:
+    """Look at the model that is trained, and at the adapter that it begins with, where one is named.
+
+    Returns:
+        The model's config; None where it has to be downloaded yet.
+    """
+    if adapter := config.actor_rollout_ref.model.get("lora_adapter_path"):
+        look_at_adapter(Source(adapter, "actor_rollout_ref.model.lora_adapter_path"))
+    return look_at_model(model_source(config))
+
+
+def _check_positions(config: DictConfig, model: Any) -> None:
+    """See that the model has places for as many tokens as a row may have; one that stretches them says so itself."""
+    text = model if model is None else model.get_text_config()
+    own = config.actor_rollout_ref.model.get("override_config") or {}
+    most = own.get("max_position_embeddings") or getattr(text, "max_position_embeddings", None)
+    rope = getattr(text, "rope_parameters", None) or {}
+    is_stretched = rope.get("rope_type", "default") != "default" or "rope_scaling" in own or "rope_parameters" in own
+    longest = config.data.max_prompt_length + config.data.max_response_length
+    if isinstance(most, int) and 0 < most < longest and not is_stretched:
+        raise model_source(config).error(
+            f"has places for {most} tokens (max_position_embeddings), less than data.max_prompt_length + "
+            f"data.max_response_length = {longest}: write smaller ones, or give a model that takes longer texts"
+        )
+
+
+def load_tokenizer(config: DictConfig, model: Any) -> Any:
+    """The tokenizer of the run, as verl takes it; None where it has to be downloaded yet.
+
+    Args:
+        config: the resolved config.
+        model: the model's config, where it is known.
+    """
+    node, source = config.actor_rollout_ref.model, model_source(config)
+    if path := node.get("tokenizer_path"):
+        source = Source(path, "actor_rollout_ref.model.tokenizer_path", source.trust_remote_code)
+    tokenizer = look_at_tokenizer(source, model)
+    if tokenizer is None:
+        return None
+    if tokenizer.eos_token_id is None:
+        raise source.error(
+            "has a tokenizer without an end-of-sequence token, so no completion would end; write eos_token in its "
+            "tokenizer_config.json"
+        )
+    if template := node.get("custom_chat_template"):
+        tokenizer.chat_template = template
+    if not tokenizer.chat_template:
+        raise source.error(
+            "has no chat template, and prompts are chat messages; give the folder of a model that has one, or write "
+            "the template to chat_template.jinja in it or in actor_rollout_ref.model.custom_chat_template"
+        )
+    return tokenizer
+
+
+def check_files(config: DictConfig) -> None:
+    """See that every file of the data is there and one that verl reads.
+
+    Raises:
+        CtwaError: what is wrong, where, and what to write instead.
+    """
+    for key in FILES:
+        if not config.data[key]:
+            raise CtwaError(f"data.{key} names no file; give a parquet or JSON Lines file in verl's format")
+        for path in config.data[key]:
+            try:
+                num_rows = open_rows(Path(path)).num_rows
+            except CtwaError as error:
+                raise CtwaError(f"data.{key}: {error}") from error.__cause__
+            if num_rows == 0:
+                raise CtwaError(f"data.{key}: {path} has no row; give a file that has some")
+
+
+def read_sample(config: DictConfig) -> list[DataRow]:
+    """The first row and random ones of every file; none where a class of the user's own reads the data.
+
+    Raises:
+        CtwaError: the first row that cannot be used, and what to write.
+    """
+    if path := (config.data.get("custom_cls") or {}).get("path"):
+        if not path.startswith("pkg://") and not Path(path.removeprefix("file://")).is_file():
+            raise CtwaError(f"data.custom_cls.path: there is no file {path}; give the file of the class")
+        return []
+    rows = []
+    for key in FILES:
+        kinds = Kinds()
+        for path in config.data[key]:
+            for row in open_rows(Path(path)).sample(NUM_ROWS):
+                rows.append(DataRow(key, path, row))
+                where = f"row {row.index}" if len(config.data[key]) == 1 else f"row {row.index} of {path}"
+                if fault := row_fault(row, prompt_key=config.data.prompt_key) or kinds.fault(where, row):
+                    raise rows[-1].error(fault)
+    return rows
+
+
+def _check_agent_loops(rows: Sequence[DataRow]) -> None:
+    for each in rows:
+        if (named := each.row.values.get("agent_name")) not in (None, *SINGLE_TURN):
+            raise each.error(
+                f"its agent_name asks for the agent loop {named!r}; several turns, tools and several outputs are not "
+                f"supported: write {' or '.join(SINGLE_TURN)}, or leave the column out"
+            )
+
+
+def _check_what_functions_need(contracts: Mapping[str, Contract], settings: Settings, rows: Sequence[DataRow]) -> None:
+    from ctwa.objectives.evaluator import need_ground_truth
+
+    for name, contract in contracts.items():
+        if "reference_tokens" in contract.required and settings.reference_length is None:
+            raise CtwaError(
+                f"objective '{name}' asks for reference_tokens, and there are none: write "
+                "ctwa.reference_length={type:fixed} or another (docs/rewards.md)"
+            )
+    needed_by = need_ground_truth(contracts)
+    for each in rows:
+        if fault := ground_truth_fault(each.row.values, needed_by):
+            raise each.error(fault)
+
+
+def look_at_prompts(config: DictConfig, tokenizer: Any, rows: Sequence[DataRow]) -> dict[str, Prompts]:
+    """Render some rows' prompts, and see that they fit.
+
+    Args:
+        config: the resolved config.
+        tokenizer: the model's.
+        rows: rows of the files.
+
+    Returns:
+        What was seen, by key of the files.
+
+    Raises:
+        CtwaError: what is wrong, where, and what to write instead.
+    """
+    seen = {}
+    for key in FILES:
+        of_key = [each for each in rows if each.key == key]
+        chosen = of_key[:1] + random.Random(0).sample(of_key[1:], min(NUM_RENDERED, len(of_key) - 1))
+        tokens = [_rendered(config, tokenizer, each) for each in chosen]
+        lengths = tuple(map(len, tokens))
+        _check_lengths(config, chosen, lengths)
+        seen[key] = Prompts(lengths, _unknown_frac(tokenizer, tokens), tokenizer.decode(tokens[0]))
+    return seen
+
+
+def _check_unknown(config: DictConfig, prompts: Mapping[str, Prompts], most: float) -> None:
+    for key, seen in prompts.items():
+        if seen.unknown_frac > most:
+            raise model_source(config).error(
+                f"does not know {seen.unknown_frac:.0%} of the tokens of data.{key}: it reads the first prompt as "
+                f"{shortened(seen.first)!r}; give a model that can read these prompts, or allow so many with "
+                "ctwa.max_unknown_tokens"
+            )
+
+
+def _rendered(config: DictConfig, tokenizer: Any, each: DataRow) -> list[int]:
+    kwargs = OmegaConf.to_container(OmegaConf.create(config.data.get("apply_chat_template_kwargs") or {}))
+    messages = each.row.values[config.data.prompt_key]
+    try:
+        tokens = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=True, return_dict=False, **kwargs
+        )
+    except Exception as error:  # a template raises what it likes
+        raise each.error(
+            f"the model's chat template cannot render its prompt ({reason(error)}); write messages that it takes"
+        ) from error
+    if not tokens:
+        raise each.error("the model's chat template makes nothing of its prompt; give a template that does")
+    return list(tokens)
+
+
+def _unknown_frac(tokenizer: Any, tokens: Sequence[Sequence[int]]) -> float:
+    unknown = tokenizer.unk_token_id
+    if unknown is None or unknown in (tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id):
+        return 0.0
+    return sum(list(each).count(unknown) for each in tokens) / sum(map(len, tokens))
+
+
+def _check_lengths(config: DictConfig, rows: Sequence[DataRow], lengths: Sequence[int]) -> None:
+    limit = config.data.max_prompt_length
+    too_long = [(length, each) for length, each in zip(lengths, rows, strict=True) if length > limit]
+    if len(too_long) == len(rows):
+        raise CtwaError(
+            f"data.{rows[0].key}: all prompts that were looked at ({len(rows)}) are longer than data.max_prompt_length="
+            f"{limit}, the shortest {min(lengths)} tokens, the longest {max(lengths)}: write {max(lengths)} or more"
+        )
+    if too_long and not config.data.filter_overlong_prompts:
+        length, each = max(too_long, key=lambda pair: pair[0])
+        raise each.error(
+            f"its prompt has {length} tokens, more than data.max_prompt_length={limit}: write {length} or more, or "
+            "data.filter_overlong_prompts=true to leave such rows out"
+        )

@@ -1,0 +1,1 @@
+"""All that touches verl's insides: its platform, engines, workers, rollouts and queue."""

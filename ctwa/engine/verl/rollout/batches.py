@@ -1,0 +1,141 @@
+"""Generation of whole batches through the transformers servers: where verl has agent loops, one call a server.
+
+verl's agent loops treat every completion as a conversation of its own, as a production rollout must. For one turn of
+text on a CPU that costs more than the generation. Here the driver tokenises each prompt once, deals the rows out to
+the servers in a fixed pattern and writes all completions to the transfer queue at once, so that the result depends on
+nothing but the prompts, the weights and the seeds.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+import torch
+import transfer_queue as tq
+from omegaconf import DictConfig, OmegaConf
+from tensordict import NonTensorStack, TensorDict
+from verl.utils import normalize_token_ids
+from verl.utils import tensordict_utils as tu
+
+from ctwa.engine.verl.seeds import SEED_FIELD
+from ctwa.errors import CtwaError
+from ctwa.models.decoding import Generated, Sampling
+from ctwa.models.seeds import completion_seed
+
+
+class BatchGeneration:
+    """Stands where verl has its agent loop manager.
+
+    Args:
+        config: the resolved config.
+        tokenizer: turns messages into tokens with its chat template.
+        servers: handles of the ``TransformersServer`` actors.
+    """
+
+    def __init__(self, config: DictConfig, tokenizer: Any, servers: list[Any]) -> None:
+        self._rollout = config.actor_rollout_ref.rollout
+        self._template_kwargs = OmegaConf.to_container(config.data.apply_chat_template_kwargs)
+        self._tokenizer = tokenizer
+        self._servers = servers
+
+    def generate_sequences(self, batch: TensorDict) -> None:
+        """Complete a batch of prompts and put the completions into the transfer queue; returns when they are there.
+
+        Raises:
+            CtwaError: a prompt is longer than ``data.max_prompt_length``.
+        """
+        validate = tu.get_non_tensor_data(batch, "validate", default=False)
+        sampling, num_completions = self._sampling(validate)
+        names, prompt_seeds = list(batch["uid"]), list(batch[SEED_FIELD])
+        prompts = [self._tokens(messages) for messages in batch["raw_prompt"]]
+        keys = [f"{name}_{index}_0" for name in names for index in range(num_completions)]
+        rows = [prompt for prompt in prompts for _ in range(num_completions)]
+        seeds = [completion_seed(seed, index) for seed in prompt_seeds for index in range(num_completions)]
+        completions = self._generate(rows, seeds, sampling)
+        partition = "val" if validate else "train"
+        step = tu.get_non_tensor_data(batch, "global_steps", default=0)
+        fields, tags = _rows(rows, completions, [name for name in names for _ in range(num_completions)], step)
+        tq.kv_batch_put(keys=keys, partition_id=partition, fields=fields, tags=tags)
+        tq.kv_batch_put(keys=names, partition_id=partition, tags=[{"status": "finished"}] * len(names))
+
+    def _sampling(self, validate: bool) -> tuple[Sampling, int]:
+        source = self._rollout.val_kwargs if validate else self._rollout
+        greedy = validate and not source.do_sample
+        return (
+            Sampling(
+                temperature=0.0 if greedy else float(source.temperature),
+                top_p=float(source.top_p),
+                top_k=int(source.top_k),
+                max_tokens=int(self._rollout.response_length),
+            ),
+            int(source.n),
+        )
+
+    def _tokens(self, messages: Any) -> list[int]:
+        tokens = self._tokenizer.apply_chat_template(
+            list(messages), add_generation_prompt=True, tokenize=True, return_dict=False, **self._template_kwargs
+        )
+        tokens = normalize_token_ids(tokens)
+        if len(tokens) > self._rollout.prompt_length:
+            raise CtwaError(
+                f"a prompt has {len(tokens)} tokens, data.max_prompt_length is {self._rollout.prompt_length}: "
+                f"write a larger one, or data.filter_overlong_prompts=true ({str(messages)[:80]}...)"
+            )
+        return tokens
+
+    def _generate(self, prompts: list[list[int]], seeds: list[int], sampling: Sampling) -> list[Generated]:
+        """Row i goes to server i modulo their number: every prompt's completions are spread evenly."""
+        num = len(self._servers)
+        shares = ray.get(
+            [
+                server.generate.remote(prompts[place::num], seeds[place::num], sampling)
+                for place, server in enumerate(self._servers)
+                if prompts[place::num]
+            ]
+        )
+        completions: list[Generated | None] = [None] * len(prompts)
+        for place, share in enumerate(shares):
+            completions[place::num] = share
+        return [completion for completion in completions if completion is not None]
+
+
+def _rows(
+    prompts: list[list[int]], completions: list[Generated], names: list[str], step: int
+) -> tuple[TensorDict, list[dict[str, Any]]]:
+    """The columns that verl's trainer expects of a finished completion, and the tags it schedules by."""
+    sequences = [prompt + completion.token_ids for prompt, completion in zip(prompts, completions, strict=True)]
+    masks = [torch.ones(len(completion.token_ids), dtype=torch.int64) for completion in completions]
+    num = len(prompts)
+    fields = TensorDict(
+        {
+            "prompts": _nested([torch.tensor(prompt) for prompt in prompts]),
+            "responses": _nested([torch.tensor(completion.token_ids) for completion in completions]),
+            "response_mask": _nested(masks),
+            "loss_mask": _nested(masks),
+            "input_ids": _nested([torch.tensor(sequence) for sequence in sequences]),
+            "position_ids": _nested([torch.arange(len(sequence)) for sequence in sequences]),
+            "rollout_log_probs": _nested([torch.tensor(completion.log_probs) for completion in completions]),
+            "num_turns": torch.full((num,), 2),
+            "uid": NonTensorStack(*names),
+            "multi_modal_inputs": NonTensorStack(*[{} for _ in range(num)]),
+        },
+        batch_size=num,
+    )
+    tags = [
+        {
+            "status": "success",
+            "prompt_len": len(prompt),
+            "response_len": len(completion.token_ids),
+            "seq_len": len(prompt) + len(completion.token_ids),
+            "global_steps": step,
+            "min_global_steps": step,
+            "max_global_steps": step,
+        }
+        for prompt, completion in zip(prompts, completions, strict=True)
+    ]
+    return fields, tags
+
+
+def _nested(rows: list[torch.Tensor]) -> torch.Tensor:
+    return torch.nested.as_nested_tensor(rows, layout=torch.jagged)

@@ -1,0 +1,80 @@
+"""The transformers rollout as verl sees it: the replica that starts a server, the worker's end that sends weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from typing import Any
+
+import ray
+import torch
+from verl.workers.rollout.base import BaseRollout
+from verl.workers.rollout.replica import RolloutReplica
+
+from ctwa.engine.verl.rollout.transformers_server import TransformersServer
+
+
+def _server_name(replica_rank: int) -> str:
+    return f"transformers_server_{replica_rank}"
+
+
+class TransformersReplica(RolloutReplica):
+    """One server process, with one copy of the model, for each training rank."""
+
+    async def launch_servers(self) -> None:
+        """Start the server's process; verl calls this once the training workers are up."""
+        config = self.config
+        server = (
+            ray.remote(TransformersServer)
+            .options(name=_server_name(self.replica_rank), runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})
+            .remote(
+                model_path=self.model_config.path,
+                dtype=config.dtype,
+                max_length=config.max_model_len or config.prompt_length + config.response_length,
+                max_rows=config.max_num_seqs,
+                trust_remote_code=self.model_config.trust_remote_code,
+            )
+        )
+        self.servers = [server]
+        # verl's router alone reads `_server_handle`. It stays None: with a handle, the process of the router that
+        # stands there (NoRouter) would import torch, for nothing.
+        self._server_address = _server_name(self.replica_rank)
+
+
+class WeightSender(BaseRollout):
+    """The worker's end: hands the policy's weights to its replica's server through Ray's shared memory."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._server: Any = None
+
+    async def resume(self, tags: list[str]) -> None:
+        """The server keeps its memory."""
+
+    async def release(self) -> None:
+        """The server keeps its memory."""
+
+    async def update_weights(
+        self,
+        weights: Generator[tuple[str, torch.Tensor], None, None],
+        wire_format: str = "named_tensors",
+        *,
+        peft_config: Any = None,
+        **_: Any,
+    ) -> None:
+        """Send every parameter; returns when the server uses them.
+
+        Raises:
+            ValueError: the weights are LoRA adapters, or not whole tensors.
+        """
+        if wire_format != "named_tensors":
+            raise ValueError(f"the transformers rollout takes named tensors, not {wire_format!r}")
+        if peft_config is not None:
+            raise ValueError(
+                "the transformers rollout has no LoRA adapters: set actor_rollout_ref.model.lora.merge=True, "
+                "or use the vllm rollout"
+            )
+        if self._server is None:
+            self._server = ray.get_actor(_server_name(int(os.environ["RANK"])))
+        tensors = {name: tensor.detach().contiguous() for name, tensor in weights}
+        await self._server.load_weights.remote(tensors)

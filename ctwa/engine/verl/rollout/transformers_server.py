@@ -1,0 +1,78 @@
+"""Generation with plain transformers: small to install, quick to start, and reproducible to the bit.
+
+This module imports neither verl nor ray: a server starts as quickly as torch and transformers do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from ctwa.models.decoding import Generated, Sampling, end_tokens, generate_batch
+
+
+class TransformersServer:
+    """The Ray actor behind one replica: a copy of the policy that generates batches.
+
+    Args:
+        model_path: a folder or name that transformers loads.
+        dtype: of the weights, e.g. ``float32``.
+        max_length: longest sequence, prompt included, in tokens.
+        max_rows: completions generated at once; a longer batch is cut into pieces of this size.
+        trust_remote_code: as transformers has it.
+    """
+
+    def __init__(self, model_path: str, dtype: str, max_length: int, max_rows: int, trust_remote_code: bool) -> None:
+        torch.set_num_threads(1)
+        self._model = AutoModelForCausalLM.from_pretrained(
+            model_path, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code
+        ).eval()
+        self._parameters = dict(self._model.named_parameters(remove_duplicate=False))
+        self._eos_ids, self._pad_id = end_tokens(self._model)
+        self._max_length = max_length
+        self._max_rows = max_rows
+
+    def generate(self, prompts: list[list[int]], seeds: list[int], sampling: Sampling) -> list[Generated]:
+        """Complete every prompt, one seed each, in the order given.
+
+        Raises:
+            ValueError: a prompt fills the context.
+        """
+        longest = max(map(len, prompts))
+        room = min(sampling.max_tokens, self._max_length - longest)
+        if room < 1:
+            raise ValueError(f"a prompt of {longest} tokens leaves no room in a context of {self._max_length}")
+        completions = []
+        for start in range(0, len(prompts), self._max_rows):
+            rows = slice(start, start + self._max_rows)
+            completions += generate_batch(
+                self._model,
+                prompts[rows],
+                replace(sampling, max_tokens=room),
+                seeds[rows],
+                self._eos_ids,
+                self._pad_id,
+            )
+        return completions
+
+    def load_weights(self, weights: dict[str, torch.Tensor]) -> None:
+        """Replace the model's weights in place.
+
+        Raises:
+            KeyError: a name the model does not have, or one of its own that is missing.
+        """
+        sent = {id(self._parameters[name]) for name in weights}
+        missing = sorted(name for name, parameter in self._parameters.items() if id(parameter) not in sent)
+        if missing:
+            raise KeyError(f"the trainer sent no weights for {missing}")
+        with torch.no_grad():
+            for name, tensor in weights.items():
+                self._parameters[name].copy_(tensor)
+
+    def wake_up(self) -> None:
+        """Weights and caches stay in main memory: nothing to restore."""
+
+    def sleep(self) -> None:
+        """Nothing to release."""

@@ -1,0 +1,135 @@
+"""The rows of a step: prompts that have names, completions that have places, and mini-batches dealt out to ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from verl.utils.seqlen_balancing import calculate_workload, get_seqlen_balanced_partitions
+
+from ctwa.engine.verl.seeds import SEED_FIELD
+from ctwa.errors import CtwaError
+
+
+class Prompts:
+    """Gives each prompt a name and a seed that depend on its place alone, and remembers its row for the rewards.
+
+    Args:
+        seed: the run's.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        #: the data set's row of each prompt named since the last `clear`
+        self.rows: dict[str, dict[str, Any]] = {}
+
+    def name(self, batch_dict: Mapping[str, Any], split: str, step: int, seed_name: str) -> dict[str, Any]:
+        """The columns of a batch of prompts, with those of their names (verl's ``uid``) and seeds."""
+        first = len(self.rows)
+        places = range(first, first + len(batch_dict["raw_prompt"]))
+        names = [f"{split}{step:06d}-{place:05d}" for place in places]
+        # A dict of columns -> a dict a row; verl reads the prompt's messages under the name raw_prompt.
+        columns = {("prompt" if key == "raw_prompt" else key): values for key, values in batch_dict.items()}
+        for index, name in enumerate(names):
+            self.rows[name] = {key: values[index] for key, values in columns.items()}
+        seeds = [f"{self._seed}/{seed_name}/{place}" for place in places]
+        return {**batch_dict, "uid": np.array(names, dtype=object), SEED_FIELD: np.array(seeds, dtype=object)}
+
+    def clear(self) -> None:
+        """Forget the rows; the next prompt's place is the first."""
+        self.rows.clear()
+
+
+def prompt_name(key: str) -> str:
+    """The prompt of a row: verl's keys are ``{prompt}_{session}_{output}``."""
+    return key.rsplit("_", 2)[0]
+
+
+def place_of(key: str) -> tuple[str, int, int]:
+    """Where a row belongs in the step's order."""
+    name, session, output = key.rsplit("_", 2)
+    return name, int(session), int(output)
+
+
+def deal_rows(seq_lens_N: Sequence[int], *, rows_per_minibatch: int, num_ranks: int) -> list[list[int]]:
+    """The rows of each rank, so that every mini-batch is the same prompts whatever the number of ranks.
+
+    verl balances the whole batch by length, which scatters prompts over mini-batches differently for each world size.
+    Here a mini-batch is whole prompts in the step's order, balanced by length within itself.
+    """
+    workloads_N = calculate_workload(torch.tensor(seq_lens_N, dtype=torch.int64))
+    rows_of_rank: list[list[int]] = [[] for _ in range(num_ranks)]
+    for start in range(0, len(seq_lens_N), rows_per_minibatch):
+        stop = min(start + rows_per_minibatch, len(seq_lens_N))
+        parts = get_seqlen_balanced_partitions(workloads_N[start:stop], num_ranks, equal_size=True)
+        for rank, part in enumerate(parts):
+            rows_of_rank[rank].extend(sorted(start + row for row in part))
+    return rows_of_rank
+
+
+def num_missing(keys: Sequence[str], num_asked: int, *, limit: float) -> int:
+    """How many of the completions that were asked for are lost: their rollout failed.
+
+    Raises:
+        CtwaError: more than the limit, a share of those asked for; or a prompt's rollout gave several outputs, which
+            this trainer would take for completions of their own.
+    """
+    if several := next((key for key in keys if place_of(key)[2] > 0), None):
+        raise CtwaError(
+            f"the agent loop gave several outputs for one completion ({several}), which would each count as one: use a "
+            "loop with one turn and one output, actor_rollout_ref.rollout.agent.default_agent_loop=single_turn_agent"
+        )
+    missing = num_asked - len(keys)
+    if missing > limit * num_asked or not keys:
+        raise CtwaError(
+            f"{missing} of {num_asked} completions were lost, more than ctwa.rollout.max_missing={limit:g} allows: "
+            "their rollout's error is in the engine's log; mend it and go on with ctwa.resume=true"
+        )
+    return missing
+
+
+@dataclass(frozen=True)
+class RowValues:
+    """A value at each response token of some rows, as workers send them.
+
+    One tensor holds all of them: pickled by itself, a view of a row takes the storage of every other row along.
+
+    Attributes:
+        rows_R: int64, their places in the step.
+        lengths_R: int64, their response tokens.
+        values: (sum of the lengths,), one row after the other.
+    """
+
+    rows_R: Tensor
+    lengths_R: Tensor
+    values: Tensor
+
+    @classmethod
+    def of(cls, values_of_row: Mapping[int, Tensor]) -> RowValues:
+        """The values of each row, (length,), by its place; those without a place fill a batch up, and are left out."""
+        kept = {row: values_T for row, values_T in values_of_row.items() if row >= 0}
+        lengths = [len(values_T) for values_T in kept.values()]
+        values = torch.cat(list(kept.values())) if kept else torch.zeros(0)
+        return cls(torch.tensor(list(kept), dtype=torch.int64), torch.tensor(lengths, dtype=torch.int64), values)
+
+
+def in_order(by_worker: Iterable[RowValues], shape: Sequence[int]) -> Tensor:
+    """(N, T) of what each worker recorded of its rows, by their places in the step; 0 behind a row's end.
+
+    Raises:
+        RuntimeError: a row that nobody recorded.
+    """
+    values_NT = torch.zeros(*shape)
+    is_missing_N = torch.ones(shape[0], dtype=torch.bool)
+    for recorded in by_worker:
+        starts_R = recorded.lengths_R.cumsum(0) - recorded.lengths_R
+        places = torch.arange(len(recorded.values)) - starts_R.repeat_interleave(recorded.lengths_R)
+        values_NT[recorded.rows_R.repeat_interleave(recorded.lengths_R), places] = recorded.values
+        is_missing_N[recorded.rows_R] = False
+    if is_missing_N.any():
+        raise RuntimeError(f"no worker recorded the rows {is_missing_N.nonzero().flatten().tolist()} of the step")
+    return values_NT

@@ -1,0 +1,134 @@
+"""Rows in verl's transfer queue, in the trainer's own order, and the columns that the trainer gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import transfer_queue as tq
+from omegaconf import DictConfig
+from tensordict import TensorDict
+from torch import Tensor
+from verl.protocol import DataProto
+from verl.trainer.ppo.rollout_corr_helper import compute_rollout_correction_and_add_to_batch
+from verl.workers.utils.padding import response_to_nested
+
+from ctwa.batch import Rollout
+from ctwa.engine.gradients import advantages_field
+from ctwa.engine.verl.workers import ROW_FIELD
+
+
+@dataclass(frozen=True)
+class QueuedRows:
+    """Rows in the transfer queue.
+
+    Attributes:
+        keys: their names there, in the order in which everything is read and written.
+        partition: where they are.
+    """
+
+    keys: Sequence[str]
+    partition: str
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def read(self, *columns: str) -> TensorDict:
+        """Some of their columns."""
+        return tq.kv_batch_get(keys=list(self.keys), partition_id=self.partition, select_fields=list(columns))
+
+    def write(self, columns: Mapping[str, Tensor]) -> list[str]:
+        """Add columns to them; returns the names of all that they have then."""
+        fields = TensorDict(dict(columns), batch_size=len(self))
+        written = tq.kv_batch_put(keys=list(self.keys), partition_id=self.partition, fields=fields)
+        return list(written.fields)
+
+    def clear(self) -> None:
+        """Take them out of the queue."""
+        tq.kv_clear(keys=list(self.keys), partition_id=self.partition)
+
+
+def advantage_columns(
+    rollout: Rollout,
+    advantages_NT: Tensor,
+    objective_advantages_MNT: Tensor | None,
+    weights: Mapping[str, float],
+    response_mask: Any,
+) -> dict[str, Tensor]:
+    """What the rows of a step get from the scalarizer.
+
+    Args:
+        rollout: the step's rewards.
+        advantages_NT: what the policy is trained on.
+        objective_advantages_MNT: the objectives' own, where their gradients are wanted.
+        weights: of the objectives, for ``rm_scores``: verl's metrics show the weighted sum of the rewards.
+        response_mask: nested, as it is in the queue.
+    """
+    weights_M = torch.tensor([weights[name] for name in rollout.rewards.names], dtype=torch.float64)
+    scores_N = (rollout.rewards.filled_NM(rollout.group_N) * weights_M).sum(dim=1)
+    scores_NT = torch.zeros_like(advantages_NT)
+    scores_NT[torch.arange(len(scores_NT)), response_mask.offsets().diff() - 1] = scores_N.float()
+    advantages = response_to_nested(advantages_NT, response_mask)
+    columns = {
+        "advantages": advantages,
+        "returns": advantages,
+        "rm_scores": response_to_nested(scores_NT, response_mask),
+        ROW_FIELD: torch.arange(len(advantages_NT)),
+    }
+    for place, objective_NT in enumerate(() if objective_advantages_MNT is None else objective_advantages_MNT):
+        columns[advantages_field(place)] = response_to_nested(objective_NT, response_mask)
+    return columns
+
+
+def padding_columns(names: Iterable[str], response_mask: Any) -> dict[str, Tensor]:
+    """The same columns for rows that verl adds to fill a batch up: no advantage, and no place in the step.
+
+    Args:
+        names: of the columns.
+        response_mask: of the added rows, nested.
+    """
+    zeros = torch.zeros_like(response_mask.values(), dtype=torch.float32)
+    columns = {
+        name: torch.nested.nested_tensor_from_jagged(zeros.clone(), response_mask.offsets())
+        for name in names
+        if name not in (ROW_FIELD, "response_mask")  # verl's mask of them is empty
+    }
+    return columns | {ROW_FIELD: torch.full((response_mask.shape[0],), -1)}
+
+
+def correct(
+    correction: DictConfig | None, rows: QueuedRows, rollout: Rollout
+) -> tuple[Rollout, dict[str, Tensor], dict[str, float]]:
+    """Correct for a rollout whose probabilities differ from the trainer's, where the config asks for it.
+
+    Where the trainer takes the rollout's own log-probabilities (``bypass_mode``) there is nothing to correct.
+
+    Args:
+        correction: the config's ``algorithm.rollout_correction``.
+        rows: the step's, whose old log-probs are there.
+        rollout: the step's.
+
+    Returns:
+        The rollout with what is rejected of it and its importance weights; the columns in which verl's loss finds
+        them; and verl's metrics of how the two differ, whether anything is corrected or not.
+    """
+    if correction is None or correction.get("bypass_mode"):
+        return rollout, {}, {}
+    data = rows.read("response_mask", "rollout_log_probs", "old_log_probs")
+    if "rollout_log_probs" not in data:
+        return rollout, {}, {}
+    response_mask = data["response_mask"]
+    corrected, metrics = compute_rollout_correction_and_add_to_batch(
+        DataProto(batch=data.to_padded_tensor(0)), correction
+    )
+    columns = {}
+    if correction.get("rollout_rs"):
+        rejected_NT = rollout.mask_NT.bool() & ~corrected.batch["response_mask"].bool()
+        rollout = replace(rollout, rejected_NT=rejected_NT)
+        columns["response_mask"] = response_to_nested(rollout.loss_mask_NT, response_mask)
+    if correction.get("rollout_is"):
+        rollout = replace(rollout, importance_NT=corrected.batch["rollout_is_weights"])
+        columns["rollout_is_weights"] = response_to_nested(rollout.importance_NT, response_mask)
+    return rollout, columns, metrics

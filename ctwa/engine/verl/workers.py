@@ -1,0 +1,254 @@
+"""The workers that hold the policy: verl's own, with what a multi-objective trainer asks of them.
+
+Beside verl's calls they answer two more: the token log-probs behind a statistic of the update (those the update itself
+computed, at no extra pass, or those of the updated policy), and the gradients of the objectives.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from tensordict import TensorDict
+from verl.plugin.platform import get_platform
+from verl.single_controller.base.decorator import Dispatch, make_nd_compute_dataproto_dispatch_fn, register
+from verl.utils import tensordict_utils as tu
+from verl.utils.distributed import initialize_global_process_group_ray
+from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
+
+from ctwa.engine.checkpoint import declare_dtype, merge_adapter
+from ctwa.engine.gradients import GradientPlan, objective_losses
+from ctwa.engine.pairs.objective import PreferenceObjective
+from ctwa.engine.probe import PreviousWeights
+from ctwa.engine.verl.registry import register_engines, register_rollouts
+from ctwa.engine.verl.rows import RowValues
+
+register_engines()
+register_rollouts()
+
+ROW_FIELD = "ctwa_row"
+"""Field of the batch that numbers its rows, so that what a worker recorded finds its place again."""
+
+
+LogProbs = Literal["in_update", "post_update"]
+
+
+class PolicyWorker(TrainingWorker):
+    """verl's training worker, on CPUs too, with log-probs and gradients for the methods."""
+
+    def __init__(self, config: Any) -> None:
+        if get_platform().device_name == "cpu":
+            # verl would ask for "cpu:gloo,cpu:gloo", which torch refuses; a group that exists is left alone.
+            initialize_global_process_group_ray(backend="gloo")
+        self._source: LogProbs | None = None
+        self._log_probs: dict[int, torch.Tensor] = {}
+        self._previous: PreviousWeights | None = None
+        self.loss_fn: Callable
+        super().__init__(config=config)
+
+    def set_loss_fn(self, loss_fn: Callable) -> None:
+        """Train on this loss; where asked for, record the log-probs behind it and take each objective's loss."""
+
+        def loss(model_output: dict, data: TensorDict, dp_group: Any = None) -> tuple[torch.Tensor, dict]:
+            if self._source == "in_update" and self.engine.is_mp_src_rank_with_outputs():
+                self._record(model_output["log_probs"], data)
+            if not getattr(self.engine, "collects", False):
+                return loss_fn(model_output=model_output, data=data, dp_group=dp_group)
+            losses, shared, metrics = objective_losses(loss_fn, model_output, data, dp_group, self.engine.plan)
+            self.engine.losses = ([*losses], shared)
+            return losses[0], metrics
+
+        super().set_loss_fn(loss)
+
+    def train_mini_batch(self, data: TensorDict) -> TensorDict:
+        """Update the policy as verl does; then, where that was asked for, take the batch's log-probs under it.
+
+        The pass after the update runs here, on rows that are here already, and not as a call of its own.
+        """
+        again = data.clone(recurse=False) if self._source == "post_update" else None
+        output = super().train_mini_batch(data)
+        if again is not None:
+            tu.assign_non_tensor(again, calculate_entropy=False, compute_loss=False)
+            measured = self.infer_batch(again)
+            if measured is not None:  # sequence parallel ranks share their rows, and the first of them answers
+                self._record(measured["log_probs"], again)
+        return output
+
+    def set_preference(self, objective: PreferenceObjective) -> None:
+        """Train on pairs, with a plan that says how the objectives' losses are combined."""
+        self._preference = objective
+
+        def loss(model_output: dict, data: TensorDict, dp_group: Any = None) -> tuple[torch.Tensor, dict]:
+            del dp_group
+            losses = objective.losses(model_output, data)
+            self.engine.losses = (losses, None)
+            # What verl reports; the engine differentiates the objectives' own.
+            weights = self.engine.plan.aggregator.preference_M.tolist()
+            return sum(
+                (w * each.detach() for w, each in zip(weights, losses, strict=True) if each is not None),
+                start=torch.zeros((), device=data["pair"].device),
+            ), {}
+
+        super().set_loss_fn(loss)
+
+    def update_preferences(self, data: TensorDict) -> TensorDict | None:
+        """One optimizer step on a batch of pairs.
+
+        Returns:
+            The pairs of this rank, as :meth:`PreferenceObjective.take` gives them: their log-probabilities before the
+            step, and the update's ``metrics``.
+        """
+        return self._pairs(self.train_batch(data))
+
+    def preference_log_probs(self, data: TensorDict) -> TensorDict | None:
+        """The pairs of this rank with their log-probabilities, as :meth:`update_preferences` gives them."""
+
+        def only_record(model_output: dict, data: TensorDict, dp_group: Any = None) -> tuple[torch.Tensor, dict]:
+            del dp_group
+            self._preference.record(model_output, data)
+            return torch.zeros(()), {}
+
+        trained, self.loss_fn = self.loss_fn, only_record
+        try:
+            return self._pairs(self.infer_batch(data))
+        finally:
+            self.loss_fn = trained
+
+    def _pairs(self, output: TensorDict | None) -> TensorDict | None:
+        pairs = self._preference.take()
+        if output is None:
+            return None
+        tu.assign_non_tensor(pairs, metrics=tu.get(output, "metrics"))
+        return pairs
+
+    def _record(self, log_probs: torch.Tensor, data: TensorDict) -> None:
+        """Keep the response tokens' log-probs of rows, which are nested: prompt and response one after the other."""
+        # One copy from the device for all rows; what it holds of a row is copied out when it is sent.
+        values = log_probs.detach().values().float().cpu()
+        ends_N = log_probs.offsets()[1:].tolist()  # type: ignore[attr-defined]  # of the jagged layout alone
+        lengths_N = data["response_mask"].offsets().diff().tolist()
+        for row, end, length in zip(data[ROW_FIELD].tolist(), ends_N, lengths_N, strict=True):
+            # The log-probability at a position is that of the token behind it.
+            self._log_probs[row] = values[end - length - 1 : end - 1]
+
+    def save_checkpoint(self, local_path: str, *arguments: Any, **options: Any) -> None:
+        """Save as verl does, and what a probe keeps; the model for ``transformers`` says what type its tensors have."""
+        super().save_checkpoint(local_path, *arguments, **options)
+        if self._previous is not None:
+            torch.save(self._previous.copies, self._previous_file(local_path))
+        model = Path(local_path) / "huggingface"
+        if self.rank == 0 and any(model.glob("*.safetensors")):
+            adapter = Path(local_path) / "lora_train_meta.json"
+            if adapter.is_file():
+                lora = json.loads(adapter.read_text())
+                merge_adapter(model, scale=lora["lora_alpha"] / lora["r"])
+            declare_dtype(model)
+
+    def load_checkpoint(self, local_path: str, *arguments: Any, **options: Any) -> None:
+        """Load as verl does, and what a probe kept."""
+        super().load_checkpoint(local_path, *arguments, **options)
+        if self._previous_file(local_path).exists():
+            self._previous = PreviousWeights(self.engine.trained())
+            self._previous.copies = torch.load(self._previous_file(local_path))
+
+    def _previous_file(self, local_path: str) -> Path:
+        return Path(local_path) / f"previous_world_size_{self.world_size}_rank_{self.rank}.pt"
+
+    def keep_weights(self) -> None:
+        """Copy the weights, before an update that a probe is to measure."""
+        if self._previous is None:
+            self._previous = PreviousWeights(self.engine.trained())
+        self._previous.keep()
+
+    def swap_weights(self) -> None:
+        """Exchange the weights with the kept ones."""
+        assert self._previous is not None
+        self._previous.swap()
+        self.engine.reshard()
+
+    def record_update(self, source: LogProbs) -> None:
+        """Keep the log-probs of the next update, by row; with several epochs the last one's."""
+        self._source = source
+
+    def take_update(self) -> RowValues:
+        """Hand out what was kept, and keep no more."""
+        log_probs, self._log_probs, self._source = self._log_probs, {}, None
+        return RowValues.of(log_probs)
+
+    def plan_gradients(self, plan: GradientPlan) -> None:
+        """Take the objectives' gradients in the next update."""
+        self.engine.plan = plan
+
+    def take_gradients(self) -> GradientPlan:
+        """The plan with its records and its method's state, once the update is done."""
+        plan, self.engine.plan = self.engine.plan, None
+        return plan
+
+
+class MultiObjectiveWorker(ActorRolloutRefWorker):
+    """verl's hybrid worker (policy, rollout, reference) over :class:`PolicyWorker`."""
+
+    actor_worker_cls = PolicyWorker
+    ref_worker_cls = PolicyWorker
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def record_update(self, source: LogProbs) -> None:
+        """Keep the log-probs of the next update on every rank."""
+        self.actor.record_update(source)
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def take_update(self) -> RowValues:
+        """The log-probs of this rank's rows."""
+        return self.actor.take_update()
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def plan_gradients(self, plan: GradientPlan) -> None:
+        """Take the objectives' gradients in the next update, on every rank."""
+        self.actor.plan_gradients(plan)
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def take_gradients(self) -> GradientPlan | None:
+        """What the update measured; it is the same on all ranks, so the first one's alone is sent."""
+        plan = self.actor.take_gradients()
+        return plan if self.rank == 0 else None
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def set_preference(self, objective: PreferenceObjective) -> None:
+        """Train on pairs from now on."""
+        self.actor.set_preference(objective)
+
+    @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="actor"))
+    def update_preferences(self, data: TensorDict) -> TensorDict | None:
+        """One optimizer step on a batch of pairs, which is dealt out to the ranks; the pairs come back."""
+        return self.actor.update_preferences(data)
+
+    @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="actor"))
+    def preference_log_probs(self, data: TensorDict) -> TensorDict | None:
+        """The log-probabilities of pairs, without a gradient."""
+        return self.actor.preference_log_probs(data)
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def keep_weights(self) -> None:
+        """Copy the weights on every rank."""
+        self.actor.keep_weights()
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def swap_weights(self) -> None:
+        """Exchange the weights with the kept ones on every rank."""
+        self.actor.swap_weights()
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def registrations(self) -> dict[str, bool]:
+        """What this process knows of ours: the driver compares it at start-up."""
+        from verl.plugin.platform.platform_manager import PlatformRegistry
+        from verl.workers.engine import EngineRegistry
+        from verl.workers.rollout.base import _ROLLOUT_REGISTRY
+
+        return {
+            "CPU platform": PlatformRegistry.get("cpu") is not None,
+            "FSDP engine on the CPU": "cpu" in EngineRegistry._engines["language_model"]["fsdp2"],
+            "transformers rollout": ("transformers", "async") in _ROLLOUT_REGISTRY,
+        }

@@ -1,0 +1,283 @@
+"""Methods side by side at equal steps or equal time, with intervals over seeds: as a table and as JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ctwa.errors import CtwaError
+from ctwa.report.groups import Group, group_runs, objectives_of
+from ctwa.report.summary import RunTrace, read_runs
+from ctwa.run.jsonl import SCHEMA
+from ctwa.run.text import clean, duration, number, table
+from ctwa.statistics import CONFIDENCE, Interval, bootstrap, hypervolume, on_front, reference_point
+
+
+@dataclass(frozen=True)
+class MethodResult:
+    """One method at the point of comparison."""
+
+    label: str
+    runs: tuple[str, ...]
+    seeds: tuple[int | None, ...]
+    steps: tuple[int, ...]  # of each run: the step its results are from
+    seconds: tuple[float | None, ...]  # of each run: what training up to there took
+    results: dict[str, Interval]  # by objective; left out where a run has none
+    gains: dict[str, Interval]  # the results less those of the baseline with the same seed; empty for the baseline
+    hypervolume: Interval | None
+    on_front: bool | None  # whether no other method is at least as good everywhere and better somewhere
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Methods compared, the first of them the baseline."""
+
+    at: str  # "step 40", "600 s of training"
+    source: str
+    result: str  # of the baseline's runs, in words
+    objectives: tuple[str, ...]
+    reference: dict[str, float]  # where hypervolumes are measured from
+    methods: tuple[MethodResult, ...]
+
+    @property
+    def baseline(self) -> str:
+        """The method that the others are compared with."""
+        return self.methods[0].label
+
+    def as_json(self) -> dict[str, Any]:
+        """As plain values, for a JSON file."""
+        found = asdict(self)
+        for method, result in zip(found["methods"], self.methods, strict=True):
+            for key in ("results", "gains"):
+                method[key] = {name: each._asdict() for name, each in getattr(result, key).items()}
+            method["hypervolume"] = result.hypervolume._asdict() if result.hypervolume else None
+        return {"schema": SCHEMA, "confidence": CONFIDENCE, "baseline": self.baseline, **found}
+
+
+def compare_methods(
+    paths: Sequence[Path | str], *, at_steps: int | None = None, at_seconds: float | None = None
+) -> Comparison:
+    """Compares runs at the same step or after the same time of training; the first method is the baseline.
+
+    Args:
+        paths: the folders of the runs. Runs that differ in their seed alone are one method.
+        at_steps: compare the newest results up to this step; default: the last step that all runs have results of.
+        at_seconds: compare the newest results within this much training instead, in s, the sum of `time/step`.
+
+    Raises:
+        CtwaError: a path holds no run, a run has no result by then, both limits are given, or the results of some runs
+            are over held-out problems and of others over training ones.
+    """
+    if at_steps is not None and at_seconds is not None:
+        raise CtwaError("--at-steps and --at-seconds are both given: give one of them")
+    runs = read_runs(paths, wanted=lambda key: key.startswith(("val/", "objective/")) or key == "time/step")
+    return compare_groups(group_runs(runs), at_steps=at_steps, at_seconds=at_seconds)
+
+
+def compare_groups(
+    groups: Sequence[Group], *, at_steps: int | None = None, at_seconds: float | None = None
+) -> Comparison:
+    """As `compare_methods`, of runs that have been read."""
+    runs = [run for group in groups for run in group.runs]
+    sources = {run.source for run in runs}
+    if len(sources) > 1:
+        trained = next(run.label for run in runs if run.source == "training")
+        raise CtwaError(
+            f"the run {trained} has no results on held-out problems and others do: compare it with runs like it"
+        )
+    names = objectives_of(runs)
+    if at_seconds is None:
+        measured = {run.label: steps for run in runs if (steps := _measured_steps(run, at_steps)) is not None}
+        common = set.intersection(*measured.values()) if measured else set()
+        if not common:
+            limit = "" if at_steps is None else f" up to step {at_steps}"
+            raise CtwaError(
+                f"the runs have no step in common with a result of every objective{limit}: {_what_blocks(measured)}; "
+                "leave out what does not fit, or compare at equal time (--at-seconds)"
+            )
+        ends = {run.label: max(common) for run in runs}
+        at = f"step {max(common)}"
+    else:
+        ends = {run.label: _step_within(run, at_seconds) for run in runs}
+        at = f"{number(at_seconds)} s of training"
+    results = {run.label: _results_at(run, ends[run.label]) for run in runs}
+    points_RM = np.array([[results[run.label].get(name, np.nan) for name in names] for run in runs])
+    reference_M = reference_point(points_RM) if np.isfinite(points_RM).any(axis=0).all() else np.zeros(len(names))
+    methods, means = [], []
+    for group in groups:
+        own = [results[run.label] for run in group.runs]
+        shared = [name for name in names if all(name in each for each in own)]
+        complete = len(shared) == len(names)
+        volumes = [hypervolume(np.array([[each[name] for name in names]]), reference_M) for each in own if complete]
+        intervals = {name: bootstrap([each[name] for each in own]) for name in shared}
+        means.append([intervals[name].mean if name in intervals else np.nan for name in names])
+        methods.append(
+            MethodResult(
+                label=group.label,
+                runs=tuple(run.label for run in group.runs),
+                seeds=tuple(group.seeds),
+                steps=tuple(ends[run.label] for run in group.runs),
+                seconds=tuple(_seconds_until(run, ends[run.label]) for run in group.runs),
+                results=intervals,
+                gains={} if group is groups[0] else _gains(group, groups[0], results, names),
+                hypervolume=bootstrap(volumes) if volumes else None,
+                on_front=None,
+            )
+        )
+    front = on_front(np.array(means))
+    complete_M = np.isfinite(np.array(means)).all(axis=1)
+    methods = [
+        MethodResult(**{**vars(method), "on_front": front[index] if complete_M[index] else None})
+        for index, method in enumerate(methods)
+    ]
+    reference = dict(zip(names, reference_M.tolist(), strict=True))
+    return Comparison(at, runs[0].source, runs[0].result, tuple(names), reference, tuple(methods))
+
+
+def comparison_text(comparison: Comparison) -> str:
+    """The comparison as tables for a terminal or a README."""
+    overview = [
+        (
+            method.label,
+            str(len(method.runs)),
+            ", ".join("-" if seed is None else str(seed) for seed in method.seeds),
+            " or ".join(str(step) for step in sorted(set(method.steps))),
+            duration(_mean(method.seconds)),
+            interval_text(method.hypervolume),
+            {True: "yes", False: "no", None: "-"}[method.on_front],
+        )
+        for method in comparison.methods
+    ]
+    rows = []
+    for name in comparison.objectives:
+        for method in comparison.methods:
+            gain = method.gains.get(name)
+            rows.append(
+                (
+                    name if method is comparison.methods[0] else "",
+                    method.label,
+                    interval_text(method.results.get(name)),
+                    interval_text(gain, sign=True),
+                    "-" if gain is None else str(gain.num),
+                )
+            )
+    title = f"{clean(comparison.result)} at {comparison.at}"
+    against = f"gain over {comparison.baseline}"
+    return "\n".join(
+        [
+            f"{title}, with {CONFIDENCE:.0%} intervals over seeds",
+            *table(("objective", "method", "mean reward", against, "pairs"), rows, left=2),
+            "",
+            *table(("method", "runs", "seeds", "step", "trained", "hypervolume", "on the front"), overview),
+            "",
+            "Intervals are bootstrapped over seeds (a gain's over pairs of the same seed), and too narrow for few of"
+            " them.",
+        ]
+    )
+
+
+def interval_text(interval: Interval | None, *, sign: bool = False) -> str:
+    """0.500 [0.400, 0.600]; the mean alone where there is no interval."""
+    if interval is None:
+        return "-"
+    mean = number(interval.mean, sign=sign)
+    if interval.low is None or interval.high is None:
+        return mean
+    return f"{mean} [{number(interval.low, sign=sign)}, {number(interval.high, sign=sign)}]"
+
+
+def _gains(
+    group: Group, baseline: Group, results: dict[str, dict[str, float]], names: Sequence[str]
+) -> dict[str, Interval]:
+    """Differences of runs with the same seed; of two single runs without seeds, their difference."""
+    by_seed = {seed: run for seed, run in zip(baseline.seeds, baseline.runs, strict=True) if seed is not None}
+    pairs = [(run, by_seed[seed]) for seed, run in zip(group.seeds, group.runs, strict=True) if seed in by_seed]
+    if len(group.runs) == len(baseline.runs) == 1:
+        pairs = [(group.runs[0], baseline.runs[0])]
+    gains = {}
+    for name in names:
+        differences = [
+            results[run.label][name] - results[other.label][name]
+            for run, other in pairs
+            if name in results[run.label] and name in results[other.label]
+        ]
+        if differences:
+            gains[name] = bootstrap(differences)
+    return gains
+
+
+def _results_at(run: RunTrace, step: int) -> dict[str, float]:
+    found = {}
+    for name in run.objectives:
+        values = [value for at, value in run.results(name) if at <= step]
+        if values and math.isfinite(values[-1]):  # an earlier number is not the result where the newest is none
+            found[name] = values[-1]
+    return found
+
+
+def _measured_steps(run: RunTrace, at_steps: int | None) -> set[int] | None:
+    """The steps with a result of each of its objectives that has any, up to a limit; None for a run without results."""
+    curves = [{step for step, _ in points} for name in run.objectives if (points := run.results(name))]
+    if not curves:
+        return None
+    return {step for step in set.intersection(*curves) if at_steps is None or step <= at_steps}
+
+
+def _what_blocks(measured: dict[str, set[int]]) -> str:
+    """The run or runs but for which the others had a step in common; where no one run is to blame, all of them."""
+    blamed = [label for label, steps in measured.items() if not steps]
+    if not blamed and len(measured) > 2:
+        blamed = [
+            label
+            for label in measured
+            if set.intersection(*(steps for other, steps in measured.items() if other != label))
+        ]
+    shown = [f"the run {label} has {_steps_text(measured[label])}" for label in blamed or measured]
+    rest = [steps for label, steps in measured.items() if label not in (blamed or measured)]
+    if rest and (shared := set.intersection(*rest)):
+        shown.append(f"the other{'s have' if len(rest) > 1 else ' has'} {_steps_text(shared)}")
+    return ", ".join(shown) or "none has any"
+
+
+def _steps_text(steps: set[int]) -> str:
+    if not steps:
+        return "none"
+    first, *more = sorted(steps)
+    few = 3
+    if len(more) < few:
+        return ", ".join(map(str, [first, *more]))
+    return ", ".join(map(str, [first, *more[: few - 1], "...", more[-1]]))
+
+
+def _elapsed(run: RunTrace) -> list[tuple[int, float]]:
+    """(step, s of training up to its end)."""
+    seconds = run.series("time/step")
+    return list(zip((step for step, _ in seconds), accumulate(value for _, value in seconds), strict=True))
+
+
+def _seconds_until(run: RunTrace, step: int) -> float | None:
+    elapsed = _elapsed(run)
+    return max((seconds for at, seconds in elapsed if at <= step), default=0.0) if elapsed else None
+
+
+def _step_within(run: RunTrace, seconds: float) -> int:
+    """The last step with results that was reached in so much training; the model before training takes none."""
+    elapsed = _elapsed(run)
+    if not elapsed:
+        raise CtwaError(f"the run {run.label} has no time/step: compare at equal steps")
+    reached = max((step for step, at in elapsed if at <= seconds), default=0)
+    steps = {step for name in run.objectives for step, _ in run.results(name) if step <= reached}
+    if not steps:
+        raise CtwaError(f"the run {run.label} has no result within {seconds:g} s of training: give more seconds")
+    return max(steps)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

@@ -1,0 +1,278 @@
+"""The report as one HTML file: what stands in its tables, and the figures as JSON for the script in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from math import isfinite, nan
+from statistics import fmean
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from ctwa.report.compare import Comparison, interval_text
+from ctwa.report.groups import Group
+from ctwa.report.html.charts import chart, palette, points_of_a_curve
+from ctwa.report.html.curves import averaging_window, of_group
+from ctwa.report.html.panels import COLORS, DASHES, Bars
+from ctwa.report.html.samples import Sample, early_and_late
+from ctwa.report.html.sections import Section
+from ctwa.report.html.verdict import Verdict, judge
+from ctwa.report.summary import RunTrace, summarize_trace
+from ctwa.run.alarms import AlarmMonitor
+from ctwa.run.text import duration, number
+from ctwa.statistics import CONFIDENCE
+
+_MOST_ALARMS = 100
+_MARKS = {"improved": "▲", "held": "=", "sacrificed": "▼", "unknown": "?"}
+_DASHARRAYS = {"solid": "", "dash": "7 4", "dot": "2 3", "dashdot": "7 3 2 3"}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a page is made of."""
+
+    groups: Sequence[Group]
+    sections: Sequence[Section]
+    comparison: Comparison | None
+    alarms: dict[str, AlarmMonitor]  # by run
+
+    @property
+    def runs(self) -> list[RunTrace]:
+        """All runs, in the order of their groups."""
+        return [run for group in self.groups for run in group.runs]
+
+
+def page(report: Report) -> str:
+    """The page. Everything that the user named is escaped; the scripts are the package's own and plotly's."""
+    figures = [figure for section in report.sections for figure in section.figures]
+    most_points = points_of_a_curve(figures)
+    index = 0
+    sections = []
+    for section in report.sections:
+        panels = []
+        for figure in section.figures:
+            panels.append({"index": index, "title": figure.title, "wide": isinstance(figure, Bars)})
+            index += 1
+        table = unscored_table(report.runs) if section.name == "update" else []
+        sections.append({**vars(section), "panels": panels, "table": table})
+    charts = {"charts": [chart(figure, most_points) for figure in figures], "palette": palette()}
+    labels = ", ".join(group.label for group in report.groups)
+    steps = max(run.last_step for run in report.runs)
+    seeds = [error for run in report.runs for error in run.columns if error.startswith("val_standard_error/")]
+    sources = dict.fromkeys(run.source for run in report.runs)
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    return environment.from_string(_resource("page.html")).render(
+        title=f"Report: {labels}",
+        facts=f"{len(report.runs)} {'runs' if len(report.runs) > 1 else 'run'}, up to step {steps}",
+        css=Markup(_resource("page.css")),
+        js=Markup(_resource("page.js")),
+        plotly=Markup(get_plotlyjs()),
+        charts=Markup(script_json(charts)),
+        groups=[_key(group, at) for at, group in enumerate(report.groups)],
+        result=" or ".join(dict.fromkeys(run.result for run in report.runs)),
+        averaged=averaging_window(steps) if "training" in sources else 0,
+        standard_errors=bool(seeds),
+        verdicts=list(verdict_rows(report.groups)),
+        **_alarm_rows(report.alarms),
+        comparison=_comparison(report.comparison) if report.comparison else None,
+        sections=sections,
+        samples=_samples(report.groups),
+        runs=[_run(run) for run in report.runs],
+        thinning=(
+            f"A curve is drawn with at most {most_points} points: of each stretch of steps its lowest and highest"
+            " value. Tables and alarms are from every step."
+        ),
+    )
+
+
+def script_json(value: Any) -> str:
+    """JSON for a script element: no character in it can end the element or begin a comment."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def verdicts(group: Group) -> dict[str, Verdict]:
+    """Each objective of a group, judged on the mean of its seeds; those without a result are left out."""
+    found = {}
+    held_out = all(run.source == "held-out" for run in group.runs)
+    window = averaging_window(max(run.last_step for run in group.runs))
+    for name in group.objectives:
+        curve = of_group(group, f"val/{name}") if held_out else of_group(group, f"objective/{name}/mean", window)
+        # Where a seed's result is no number, so is the mean of the seeds.
+        unknown = {step: nan for run in group.runs for step, value in run.results(name) if not isfinite(value)}
+        points = sorted({**dict(zip(curve.steps.tolist(), curve.values.tolist(), strict=True)), **unknown}.items())
+        if not points:
+            continue
+        errors = of_group(group, f"val_standard_error/{name}") if held_out else ()
+        error = float(errors.values.mean()) / len(group.runs) ** 0.5 if held_out and len(errors) else None  # type: ignore[union-attr]
+        found[name] = judge(points, error)
+    return found
+
+
+def verdict_rows(groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """The rows of the first table: objectives, and under each the methods."""
+    judged = [verdicts(group) for group in groups]
+    of_seeds = [[verdicts(Group(run.label, (run,))) for run in group.runs] for group in groups]
+    rows = []
+    for name in dict.fromkeys(name for each in judged for name in each):
+        first = True
+        for group, each, seeds in zip(groups, judged, of_seeds, strict=True):
+            if name not in each:
+                continue
+            verdict = each[name]
+            summary = verdict.summary
+            rows.append(
+                {
+                    "first": first,
+                    "objective": name,
+                    "method": group.label,
+                    "start": number(summary.start),
+                    "best": number(summary.best),
+                    "best_step": summary.best_step,
+                    "end": number(summary.end),
+                    "change": number(summary.change, sign=True),
+                    "drawdown": number(-summary.drawdown) if summary.drawdown else "-",
+                    "drawdown_steps": " to ".join(map(str, verdict.drawdown_steps or ())),
+                    "word": verdict.word,
+                    "mark": _MARKS[verdict.word],
+                    "rest": verdict.text.removeprefix(verdict.word),
+                    "seeds": _of_seeds([seed[name].word for seed in seeds if name in seed], verdict.word, len(seeds)),
+                }
+            )
+            first = False
+    return rows
+
+
+def unscored_table(runs: Sequence[RunTrace]) -> list[tuple[str, ...]]:
+    """What could not be scored, by reason; empty where everything was."""
+    rows = []
+    for run in runs:
+        for name in run.objectives:
+            scored = run.columns.get(f"objective/{name}/scored_frac")
+            if scored is None or scored.values.min() == 1:
+                continue
+            unscored = 1 - fmean(scored.values)
+            shares = (run.series(f"objective/{name}/{reason}_frac") for reason in ("timeout", "error"))
+            timeout, error = (fmean(value for _, value in share) if share else 0.0 for share in shares)
+            rest = max(unscored - timeout - error, 0.0)
+            worst = 1 - float(scored.values.min())
+            rows.append((run.label, name, *(f"{share:.2%}" for share in (unscored, timeout, error, rest, worst))))
+    header = ("run", "objective", "not scored", "too slow", "failed", "no reward given", "in the worst step")
+    return [header, *rows] if rows else []
+
+
+def _key(group: Group, at: int) -> dict[str, Any]:
+    dash = DASHES[at // len(COLORS) % len(DASHES)]
+    return {
+        "label": group.label,
+        "num_runs": len(group.runs),
+        "color": COLORS[at % len(COLORS)],
+        "dasharray": _DASHARRAYS[dash],
+    }
+
+
+def _of_seeds(words: Sequence[str], word: str, num_runs: int) -> str:
+    """How many seeds agree, where there are several."""
+    return f"so {words.count(word)} of {len(words)} seeds" if num_runs > 1 else ""
+
+
+def _alarm_rows(alarms: dict[str, AlarmMonitor]) -> dict[str, Any]:
+    rows = [
+        {
+            "run": label,
+            "kind": episode.alarm.kind,
+            "steps": f"{episode.alarm.since} to {episode.last}",
+            "text": episode.alarm.text,
+            "advice": episode.alarm.advice,
+        }
+        for label, monitor in alarms.items()
+        for episode in monitor.episodes
+    ]
+    left = len(rows) - _MOST_ALARMS
+    return {
+        "alarms": rows[:_MOST_ALARMS],
+        "more_alarms": f"{left} more are not shown: report on fewer runs to see them." if left > 0 else "",
+    }
+
+
+def _comparison(comparison: Comparison) -> dict[str, Any]:
+    rows = []
+    for method in comparison.methods:
+        cells = []
+        for name in comparison.objectives:
+            gain = method.gains.get(name)
+            cells.append(
+                {
+                    "result": interval_text(method.results.get(name)),
+                    "gain": f"{interval_text(gain, sign=True)}" if gain else "",
+                }
+            )
+        known = [seconds for seconds in method.seconds if seconds is not None]
+        rows.append(
+            {
+                "label": method.label,
+                "num_runs": len(method.runs),
+                "cells": cells,
+                "hypervolume": interval_text(method.hypervolume),
+                "on_front": {True: "yes", False: "no", None: "-"}[method.on_front],
+                "trained": duration(fmean(known)) if known else "-",
+            }
+        )
+    reference = ", ".join(f"{name} {number(value)}" for name, value in comparison.reference.items())
+    note = (
+        f"At {comparison.at}: {comparison.result}, with {CONFIDENCE:.0%} bootstrap intervals"
+        f" over seeds, too narrow for few of them; below it the gain over {comparison.baseline}, paired by seed. The"
+        f" hypervolume is measured from {reference}. On the front: no other method is at least as good in every"
+        " objective and better in one."
+    )
+    return {"objectives": comparison.objectives, "rows": rows, "note": note}
+
+
+def _samples(groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """Of the first run of each group that has some."""
+    found = []
+    for group in groups:
+        for run in group.runs:
+            early, late = early_and_late(run.folder.samples)
+            if early:
+                parts = [{"step": part[0].step, "samples": [*map(_sample, part)]} for part in (early, late) if part]
+                found.append({"label": run.label, "parts": parts})
+                break
+    return found
+
+
+def _sample(sample: Sample) -> dict[str, Any]:
+    rewards = [(name, "not scored" if value is None else number(value)) for name, value in sample.rewards.items()]
+    return {**vars(sample), "rewards": rewards}
+
+
+def _run(run: RunTrace) -> dict[str, Any]:
+    summary = summarize_trace(run)
+    info = run.info
+    notes = []
+    if info is None:
+        notes.append("no run.json: method, seed and targets are not known")
+    if not run.folder.samples.is_file():
+        notes.append("no samples.jsonl")
+    if run.schema_is_older:
+        notes.append(f"written with the older schema {run.schema}: what it did not record is left out")
+    return {
+        "label": run.label,
+        "method": run.method,
+        "seed": "-" if info is None or info.seed is None else info.seed,
+        "steps": str(run.last_step) + (f" of {info.num_steps}" if info and info.num_steps != run.last_step else ""),
+        "trained": duration(summary.train_seconds),
+        "step_seconds": number(summary.step_seconds),
+        "model": info.model if info else "",
+        "engine": info.engine if info else "",
+        "notes": "; ".join(notes),
+    }
+
+
+def _resource(name: str) -> str:
+    return (files("ctwa.report.html") / name).read_text(encoding="utf-8")

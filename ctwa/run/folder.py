@@ -1,0 +1,172 @@
+"""The folder of a run: where everything is that a run leaves."""
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ctwa.errors import CtwaError
+from ctwa.run.alarms import AlarmLimits, AlarmMonitor
+from ctwa.run.disk import check_place
+from ctwa.run.jsonl import SCHEMA, write_atomically
+
+
+class ObjectiveInfo(BaseModel):
+    """What a reader of the trace needs to know of an objective: its first weight and, if it has one, the covariance
+    with the update that the method aims at (no other target is meant).
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    weight: float
+    target: float | None = None
+
+
+class RunInfo(BaseModel):
+    """What runs, in the words of the methods and not of a configuration file; kept in run.json."""
+
+    model_config = ConfigDict(frozen=True)
+
+    schema_: int = Field(default=SCHEMA, alias="schema")
+    method: str
+    objectives: dict[str, ObjectiveInfo]
+    num_steps: int
+    engine: str = ""
+    model: str = ""
+    seed: int | None = None
+    result: str = "mean reward on held-out problems"  # what a validation measures
+    versions: dict[str, str] = {}
+    alarms: AlarmLimits = AlarmLimits()
+    created: float = Field(default_factory=time.time)  # s since 1970
+
+
+def alarm_monitor(info: RunInfo | None) -> AlarmMonitor:
+    """Raises a run's alarms: with its own limits, or the default ones where there is no run.json."""
+    return AlarmMonitor(list(info.objectives), info.alarms) if info else AlarmMonitor()
+
+
+class RunFolder:
+    """The layout of a run's folder. Making one of these touches no disk; see `create` and `open`."""
+
+    def __init__(self, path: Path | str):
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.info = self.path / "run.json"
+        self.metrics = self.path / "metrics.jsonl"
+        self.events = self.path / "events.jsonl"
+        self.samples = self.path / "samples.jsonl"
+        self.summary = self.path / "summary.json"
+        self.engine_log = self.path / "engine.log"
+        self.tensorboard = self.path / "tensorboard"
+        self.checkpoints = self.path / "checkpoints"
+
+    @classmethod
+    def create(
+        cls,
+        path: Path | str,
+        config: Mapping[str, Any],
+        info: RunInfo,
+        *,
+        resume: bool = False,
+        how_to_resume: str = "resume=true",
+    ) -> Self:
+        """Makes the folder and writes config.yaml and run.json.
+
+        Args:
+            path: the folder; its parents are made too.
+            config: the resolved configuration, of plain dicts, lists, strings and numbers.
+            info: what runs.
+            resume: continue the run the folder holds; with none in it, start one. A configuration that differs from
+                the one there is written, and the earlier one kept as config.1.yaml, config.2.yaml, ...
+            how_to_resume: what the user writes to resume, for the message.
+
+        Raises:
+            CtwaError: the folder holds a run and `resume` is False, or is none that can be made or written.
+        """
+        run = cls(path)
+        try:
+            run.refuse_if_taken(resume=resume, how_to_resume=how_to_resume)
+            held = run.holds_run()
+            try:
+                run._begin(config, info)
+            except (OSError, CtwaError):
+                if not held:  # it is no run yet, and must not be taken for one
+                    run.info.unlink(missing_ok=True)
+                raise
+        except OSError as error:
+            raise CtwaError(
+                f"the run folder {run.path} cannot be written ({error.strerror}): give another one, or mend that"
+            ) from error
+        return run
+
+    def _begin(self, config: Mapping[str, Any], info: RunInfo) -> None:
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        self.tensorboard.mkdir(exist_ok=True)
+        text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True).encode()
+        if self.config.exists() and self.config.read_bytes() != text:
+            self.config.rename(self._earlier_config())
+        if self.info.exists():
+            info = info.model_copy(update={"created": self.read_info().created})
+        write_atomically(self.info, (info.model_dump_json(by_alias=True, indent=2) + "\n").encode())
+        write_atomically(self.config, text)
+
+    @classmethod
+    def open(cls, path: Path | str) -> Self:
+        """The folder of a run that was begun, for reading.
+
+        Raises:
+            CtwaError: no run is there.
+        """
+        run = cls(path)
+        if not run.metrics.is_file():
+            raise CtwaError(
+                f"{run.path} holds no run (no metrics.jsonl in it): give the folder of a run that has begun"
+            )
+        return run
+
+    def refuse_if_taken(self, *, resume: bool = False, how_to_resume: str = "resume=true") -> None:
+        """See that a run can be begun here, or continued, without touching the disk.
+
+        Args:
+            resume: a run that the folder holds is to be continued.
+            how_to_resume: what the user writes to resume, for the message.
+
+        Raises:
+            CtwaError: the path is a file, is under one or cannot be written, or the folder holds a run and ``resume``
+                is false.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise CtwaError(f"{self.path} is a file: give a folder for the run")
+        check_place(self.path)
+        if self.holds_run() and not resume:
+            raise CtwaError(
+                f"{self.path} already holds a run: write {how_to_resume} to continue it, or give another folder"
+            )
+
+    def holds_run(self) -> bool:
+        """Whether a run was begun here, however far it came."""
+        begun = self.config.exists() or self.info.exists() or self.metrics.exists()
+        return begun or (self.checkpoints.is_dir() and any(self.checkpoints.iterdir()))
+
+    def read_info(self) -> RunInfo:
+        """What run.json says.
+
+        Raises:
+            CtwaError: the file is missing or is not one of ctwa's.
+        """
+        if not self.info.is_file():
+            raise CtwaError(f"{self.info} does not exist: give the folder of a run that ctwa made")
+        try:
+            return RunInfo.model_validate(json.loads(self.info.read_bytes()))
+        except (ValueError, ValidationError) as error:
+            raise CtwaError(f"{self.info} cannot be read ({error}): restore it, or give another run") from error
+
+    def _earlier_config(self) -> Path:
+        number = 1
+        while (path := self.path / f"config.{number}.yaml").exists():
+            number += 1
+        return path

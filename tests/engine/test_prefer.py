@@ -1,0 +1,103 @@
+"""How a preference run ends by a signal: the loop, the recorder and the checkpoints, with the workers played."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import DictConfig
+
+from ctwa.engine import checkpoint
+from ctwa.engine.gradients import GradientPlan
+from ctwa.engine.job import compose_config
+from ctwa.engine.pairs.batches import PairBatch
+from ctwa.engine.prefer import PreferenceTrainer
+from ctwa.engine.prefer_job import check_preference_config, prepare_data, run_info
+from ctwa.engine.recorder import Recorder
+from ctwa.engine.signals import Interruption, end_request
+from ctwa.preference.tokenization import PairTokens
+from ctwa.run.folder import RunFolder
+from ctwa.run.jsonl import read_jsonl
+from ctwa.testbed.preferences import make_preferences
+
+
+class Workers:
+    """Of a policy that is never better: as far as the loop can see, it trains."""
+
+    def __init__(self, signal_at: int | None) -> None:
+        self.updates, self._signal_at = 0, signal_at
+        self.group = self
+
+    def update(self, batch: PairBatch, plan: GradientPlan) -> tuple[torch.Tensor, dict[str, Any], GradientPlan]:
+        self.updates += 1
+        if self.updates == self._signal_at:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        metrics = {"loss": 0.7, "grad_norm": 1.0, "lr": 1e-4, "perf/max_memory_allocated_gb": 0.0}
+        return torch.full((len(batch.pairs), 2), -1.0, dtype=torch.float64), metrics, plan
+
+    def log_probs(self, pairs: Sequence[PairTokens]) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.full((len(pairs),), -1.0).double(), torch.full((len(pairs),), -1.0).double()
+
+    def save_checkpoint(self, folder: str, *_: Any, max_ckpt_to_keep: int | None) -> None:
+        assert max_ckpt_to_keep is None  # ours to prune
+        Path(folder).mkdir()
+        (Path(folder) / "model.pt").write_text(str(self.updates))
+
+    def load_checkpoint(self, folder: str) -> None:
+        self.updates = int((Path(folder) / "model.pt").read_text())
+
+
+@pytest.fixture(autouse=True)
+def listening() -> Iterator[None]:
+    with end_request.listening():
+        yield
+
+
+@pytest.fixture
+def train(task_dir: Path, tmp_path: Path) -> Callable[..., Recorder]:
+    make_preferences("D", tmp_path / "pairs", num_train=40, num_validation=10, num_test=4)
+    own = [f"ctwa.run={tmp_path / 'run'}", f"ctwa.task_dir={task_dir}", "data.train_batch_size=8", "loss=simpo"]
+    files = [
+        f"ctwa.objectives.{name}.{key}={tmp_path}/pairs/{part}.parquet"
+        for name in ("accuracy", "conciseness")
+        for key, part in (("data", "train"), ("validation", "validation"))
+    ]
+    often = ["method=linear", "trainer.save_freq=1", "trainer.test_freq=4", "trainer.logger=[]"]
+    config: DictConfig = compose_config([*own, *files, *often], name="prefer", module="ctwa.config.prefer")
+    settings = check_preference_config(config)
+    data, _, _ = prepare_data(config, settings)
+
+    def start(*, signal_at: int | None = None, resume: bool = False) -> Recorder:
+        run = RunFolder.create(tmp_path / "run", {}, run_info(config, settings, 8), resume=resume)
+        workers: Any = Workers(signal_at)
+        with Recorder(run, resume=resume, num_samples=0, seed=0) as recorder:
+            PreferenceTrainer(
+                config, settings=settings, data=data, workers=workers, recorder=recorder, num_steps=8
+            ).fit()
+        return recorder
+
+    return start
+
+
+def test_a_signal_ends_it_after_its_step_and_the_checkpoints_of_both_parts_are_pruned(
+    train: Callable[..., Recorder],
+) -> None:
+    recorder = train(signal_at=5)
+    run = recorder.run
+    assert recorder.stopped_by == Interruption("SIGUSR1", 5)
+    assert checkpoint.steps(run.checkpoints) == [3, 4, 5]
+    assert checkpoint.is_complete(checkpoint.step_folder(run.checkpoints, 5))
+    records = read_jsonl(run.metrics)
+    assert [record["step"] for record in records] == [0, 1, 2, 3, 4, 5]
+    assert "val/accuracy" not in records[5]["metrics"]  # none was due, and time is short
+
+    end_request.by = None  # of another process
+    resumed = train(resume=True)
+    assert resumed.stopped_by is None
+    assert [record["step"] for record in read_jsonl(run.metrics)] == list(range(9))
+    assert checkpoint.steps(run.checkpoints) == [6, 7, 8]

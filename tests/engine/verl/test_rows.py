@@ -1,0 +1,67 @@
+"""Names, places and mini-batches of a step's rows."""
+
+from __future__ import annotations
+
+import pytest
+
+from ctwa.engine.verl.rows import Prompts, deal_rows, num_missing, place_of, prompt_name
+from ctwa.engine.verl.seeds import SEED_FIELD
+from ctwa.errors import CtwaError
+
+
+def batch(*texts: str) -> dict[str, list[str]]:
+    return {"raw_prompt": list(texts), "answer": [text.upper() for text in texts]}
+
+
+def test_a_prompts_name_and_seed_are_those_of_its_place() -> None:
+    prompts = Prompts(seed=7)
+    first, second = (prompts.name(batch(*texts), "train", 3, "train/3") for texts in (("a", "b"), ("c",)))
+
+    assert [*first["uid"], *second["uid"]] == ["train000003-00000", "train000003-00001", "train000003-00002"]
+    assert [*first[SEED_FIELD], *second[SEED_FIELD]] == ["7/train/3/0", "7/train/3/1", "7/train/3/2"]
+    assert prompts.rows["train000003-00002"] == {"prompt": "c", "answer": "C"}
+    prompts.clear()
+    assert list(prompts.name(batch("d"), "train", 4, "train/4")["uid"]) == ["train000004-00000"]
+    assert list(prompts.rows) == ["train000004-00000"]
+
+
+def test_rows_are_ordered_by_number_and_not_by_letter() -> None:
+    keys = ["train1_b-00001_10_0", "train1_b-00001_2_0", "train1_b-00000_11_0"]
+
+    assert sorted(keys, key=place_of) == [keys[2], keys[1], keys[0]]
+    assert {prompt_name(key) for key in keys} == {"train1_b-00000", "train1_b-00001"}
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 4])
+def test_a_mini_batch_is_the_same_rows_whatever_the_number_of_ranks(num_ranks: int) -> None:
+    lengths = [9, 1, 5, 3, 2, 8, 7, 1, 6, 6, 4, 2, 3, 3, 9, 9]
+    rows_of_rank = deal_rows(lengths, rows_per_minibatch=8, num_ranks=num_ranks)
+
+    per_rank = 8 // num_ranks
+    for start in (0, 8):
+        parts = [rows[start // num_ranks : start // num_ranks + per_rank] for rows in rows_of_rank]
+        assert sorted(row for part in parts for row in part) == list(range(start, start + 8))
+        assert all(part == sorted(part) for part in parts)
+
+
+KEYS = [f"train000001-{prompt:05d}_{session}_0" for prompt in range(4) for session in range(5)]
+
+
+@pytest.mark.parametrize(("lost", "limit"), [(0, 0.0), (1, 0.05), (5, 0.25), (19, 1.0)])
+def test_lost_completions_are_counted_up_to_a_share(lost: int, limit: float) -> None:
+    assert num_missing(KEYS[lost:], 20, limit=limit) == lost
+
+
+@pytest.mark.parametrize(("lost", "limit"), [(1, 0.0), (2, 0.05), (6, 0.25), (20, 1.0)])
+def test_more_than_the_share_or_all_stop_the_run(lost: int, limit: float) -> None:
+    with pytest.raises(
+        CtwaError, match=f"{lost} of 20 completions were lost, more than ctwa.rollout.max_missing={limit:g}"
+    ):
+        num_missing(KEYS[lost:], 20, limit=limit)
+
+
+def test_several_outputs_of_a_completion_are_refused() -> None:
+    with pytest.raises(
+        CtwaError, match=r"gave several outputs for one completion .*default_agent_loop=single_turn_agent"
+    ):
+        num_missing([*KEYS, "train000001-00003_4_1"], 20, limit=0)

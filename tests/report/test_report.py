@@ -1,0 +1,331 @@
+import base64
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+from typer.testing import CliRunner
+
+from ctwa.cli import app
+from ctwa.errors import CtwaError
+from ctwa.report.html import make_report, page, write_report
+from ctwa.report.html.charts import chart, escape, palette
+from ctwa.report.html.page import script_json
+from ctwa.report.html.samples import early_and_late
+from ctwa.run import SampleWriter
+from tests.run.runs import info
+
+
+class Page(HTMLParser):
+    """The texts of a page's elements, and what its script is given."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.rows, self.scripts, self.attributes = [], [], [], []
+        self._open, self._cell = None, None
+        self.feed(text)
+        self.charts = json.loads(self.scripts[0])["charts"]
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes.append((tag, dict(attrs)))
+        if tag == "script":
+            self._open = "script"
+            self.scripts.append("")
+        elif tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self._open = "cell"
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        if tag in ("td", "th", "script"):
+            self._open = None
+
+    def handle_data(self, data):
+        if self._open == "script":
+            self.scripts[-1] += data
+        elif self._open == "cell":
+            self.rows[-1][-1] += data
+
+
+def numbers(typed):
+    return np.frombuffer(base64.b64decode(typed["bdata"]), typed["dtype"]).tolist()
+
+
+def metrics(names, step, rng):
+    found = {"time/step": 2.0, "time/gen": 1.5, "time/testing": 0.5, "ctwa/feasibility": 0.4, "clip/fraction": 0.01}
+    found |= {"clip/distortion": 0.1, "actor/entropy": 2.0, "actor/grad_norm": 0.5, "response_length/mean": 40.0}
+    for index, name in enumerate(names):
+        found |= {
+            f"objective/{name}/mean": 0.5 + 0.01 * step,
+            f"objective/{name}/scored_frac": 0.99 if index else 1.0,
+            f"objective/{name}/timeout_frac": 0.01 if index else 0.0,
+            f"objective/{name}/error_frac": 0.0,
+            f"ctwa/covariance/{name}": float(rng.normal()),
+            f"ctwa/weight/{name}": 0.5,
+            f"clip/bound/{name}": 0.05,
+            f"gradient/norm/{name}": 1.0,
+            f"probe/gain/{name}": 0.01,
+            f"probe/standard_error/{name}": 0.02,
+        }
+    found[f"gradient/cosine/{names[0]}:{names[-1]}"] = -0.5
+    if step % 5 == 0:
+        found |= {f"val/{name}": 0.5 + 0.02 * step * (-1) ** index for index, name in enumerate(names)}
+        found |= {f"val_standard_error/{name}": 0.01 for name in names}
+    return found
+
+
+@pytest.fixture
+def make_full_run(make_run):
+    """A run with every metric a report shows, 10 steps of it."""
+
+    def make(name, names=("accuracy", "clarity"), **changes):
+        rng = np.random.default_rng(0)
+        start = {f"val/{each}": 0.5 for each in names}
+        steps = {0: start} | {step: metrics(names, step, rng) for step in range(1, 11)}
+        run = make_run(name, steps, info(names, num_steps=10, **changes))
+        run.config.write_text("lr: 0.1\n")
+        with SampleWriter(run.samples) as samples:
+            for step in (1, 10):
+                rewards = {each: [1.0, None] for each in names}
+                samples.write(step, [f"prompt of {step}"] * 2, [f"response <b>of</b> {step}"] * 2, rewards)
+        return run.path
+
+    return make
+
+
+@pytest.fixture
+def paths(make_full_run):
+    return [
+        make_full_run(f"{method}-s{seed}", method=method, seed=seed) for method in ("linear", "ctwa") for seed in (0, 1)
+    ]
+
+
+def test_the_answer_stands_first(paths):
+    found = Page(page(make_report(paths)))
+    header, first, second = found.rows[:3]
+    assert header[:4] == ["objective", "method", "verdict", "start"]
+    assert first == [
+        "accuracy",
+        "linear",
+        "▲ improved (so 2 of 2 seeds)",
+        "0.500",
+        "0.700 step 10",
+        "0.700",
+        "+0.200",
+        "-",
+    ]
+    assert second[1] == "ctwa"
+    clarity = next(row for row in found.rows if row[0] == "clarity")
+    assert clarity[2] == "▼ sacrificed: below its start since step 5 (so 2 of 2 seeds)"
+    assert clarity[-1] == "-0.200 steps 0 to 10"
+
+
+def test_every_section_has_its_figures(paths):
+    report = make_report(paths)
+    titles = {section.name: [figure.title for figure in section.figures] for section in report.sections}
+    assert list(titles) == ["front", "objectives", "control", "probes", "gradients", "update", "time"]
+    assert titles["front"] == ["accuracy and clarity", "hypervolume of the results"]
+    assert titles["objectives"][:2] == ["accuracy, held-out problems", "accuracy, training problems"]
+    assert {"accuracy: covariance with the update", "clarity: log-weight"} <= set(titles["control"])
+    assert {"accuracy: norm of its gradient", "accuracy:clarity: cosine"} <= set(titles["gradients"])
+    assert "clarity: completions that could not be scored" in titles["update"]
+    assert "accuracy: completions that could not be scored" not in titles["update"]
+    assert titles["time"] == ["time of a run by phase", "time of a step"]
+
+
+def test_every_chart_is_one_that_plotly_takes(paths):
+    report = make_report(paths)
+    figures = [figure for section in report.sections for figure in section.figures]
+    found = Page(page(report))
+    assert len(found.charts) == len(figures) == found.tags.count("figure")
+    for each in found.charts:
+        go.Figure(each)  # raises where a name or value is none of plotly's
+        assert each["data"]
+
+
+def test_the_numbers_of_a_chart_are_those_of_the_trace(paths):
+    report = make_report(paths[:1])
+    figure = next(f for s in report.sections for f in s.figures if f.title == "accuracy, held-out problems")
+    [trace] = chart(figure, 1000)["data"]
+    assert numbers(trace["x"]) == [0, 5, 10]
+    assert numbers(trace["y"]) == pytest.approx([0.5, 0.6, 0.7])
+
+
+def test_seeds_are_drawn_as_their_mean_and_range(paths):
+    report = make_report(paths)
+    figure = next(f for s in report.sections for f in s.figures if f.title == "accuracy: covariance with the update")
+    data = chart(figure, 1000)["data"]
+    assert [trace.get("fill") for trace in data] == ["toself", None, "toself", None]
+    assert [trace["meta"]["group"] for trace in data] == [0, 0, 1, 1]
+
+
+def test_the_unscored_are_listed_by_reason(paths):
+    rows = Page(page(make_report(paths[:1]))).rows
+    assert ["linear-s0", "clarity", "1.00%", "1.00%", "0.00%", "0.00%", "1.00%"] in rows
+
+
+def test_where_the_time_went(paths):
+    report = make_report(paths[:1])
+    bars = report.sections[-1].figures[0]
+    # 10 steps of 2 s, 1.5 s of each generation; testing is not part of a step.
+    assert bars.parts == {"gen": [15.0], "testing": [5.0], "other": [5.0]}
+
+
+def test_methods_side_by_side_have_intervals(paths):
+    rows = Page(page(make_report(paths))).rows
+    linear = next(row for row in rows if row[:2] == ["linear", "2"])
+    assert linear[2:5] == ["0.700 [0.700, 0.700]", "0.300 [0.300, 0.300]", "0.210 [0.210, 0.210]"]
+    ctwa = next(row for row in rows if row[:2] == ["ctwa", "2"])
+    assert ctwa[2] == "0.700 [0.700, 0.700]" + "0.000 [0.000, 0.000]".replace("0.000", "+0.000")
+
+
+def test_alarms_stand_in_the_report(make_run):
+    steps = {0: {"val/accuracy": 0.5}} | {step: {"val/accuracy": 0.2, "time/step": 1.0} for step in range(1, 13)}
+    rows = Page(page(make_report([make_run("r", steps).path]))).rows
+    [alarm] = [row for row in rows if row[1:2] == ["drop"]]
+    assert alarm[0] == "r"
+    assert alarm[2] == "1 to 12"
+    assert alarm[3].startswith("accuracy has been well below its best")
+
+
+def test_samples_early_and_late_with_rewards(paths):
+    text = page(make_report(paths[:1]))
+    assert text.index("prompt of 1<") < text.index("prompt of 10<")
+    assert "response &lt;b&gt;of&lt;/b&gt; 10" in text
+    assert "accuracy <b>not scored</b>" in text
+
+
+NAMES = [
+    "<script>alert(1)</script>",
+    "a b/c",
+    '"><img src=x onerror=alert(1)>',
+    "%{x} $x$ &amp;",
+    "</script>",
+    "{{ 7*7 }}",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_the_user_named_stays_text(make_full_run, tmp_path, name):
+    folder = re.sub("/", "_", name)
+    text = page(make_report([make_full_run(folder, (name, "b"), method=name, model=name)]))
+    plain = Page(page(make_report([make_full_run("plain", ("a", "b"), method="m", model="n")])))
+    found = Page(text)
+    # The same elements, attributes by name and scripts as with plain names: nothing became markup.
+    assert found.tags == plain.tags
+    assert [(tag, list(each)) for tag, each in found.attributes] == [
+        (tag, list(each)) for tag, each in plain.attributes
+    ]
+    assert found.scripts[1:] == plain.scripts[1:]
+    assert found.rows[1][:2] == [name, name]
+    assert any(trace["name"] == escape(name) for each in found.charts for trace in each["data"])
+
+
+def test_json_in_a_script_cannot_end_it():
+    text = script_json({"<!--</script>&": ["\u2028"]})
+    assert not set("<>&") & set(text)
+    assert json.loads(text) == {"<!--</script>&": ["\u2028"]}
+
+
+def test_the_page_asks_for_nothing_from_outside(paths):
+    found = Page(page(make_report(paths)))
+    sources = [each.get("src") or each.get("href") for tag, each in found.attributes]
+    assert set(sources) == {None}
+    policy = next(each["content"] for tag, each in found.attributes if each.get("http-equiv"))
+    assert policy.startswith("default-src 'none'")
+
+
+def test_a_half_written_last_line_is_left_out(paths):
+    with (paths[0] / "metrics.jsonl").open("ab") as file:
+        file.write(b'{"schema": 1, "step": 11, "metr')
+    with (paths[0] / "samples.jsonl").open("ab") as file:
+        file.write(b'{"schema": 1, "step": 11, "spl')
+    assert make_report(paths[:1]).runs[0].last_step == 10
+    assert [each.step for each in early_and_late(paths[0] / "samples.jsonl")[1]] == [10, 10]
+
+
+def test_missing_files_are_named(paths):
+    for name in ("run.json", "samples.jsonl", "config.yaml"):
+        (paths[0] / name).unlink()
+    found = Page(page(make_report(paths[:1])))
+    notes = next(row for row in found.rows if row[0] == "linear-s0" and len(row) == 9)[-1]
+    assert notes == "no run.json: method, seed and targets are not known; no samples.jsonl"
+    assert found.rows[1][:2] == ["accuracy", "linear-s0"]
+
+
+def test_an_older_schema_is_read_and_named(paths):
+    trace = paths[0] / "metrics.jsonl"
+    trace.write_text(trace.read_text().replace('"schema": 1', '"schema": 0'))
+    assert "written with the older schema 0" in page(make_report(paths[:1]))
+
+
+def test_a_newer_schema_is_refused(paths):
+    trace = paths[0] / "metrics.jsonl"
+    trace.write_text(trace.read_text().replace('"schema": 1', '"schema": 2'))
+    with pytest.raises(CtwaError, match="newer than this ctwa reads"):
+        make_report(paths)
+
+
+def test_runs_read_by_several_processes_are_read_alike(paths, monkeypatch):
+    monkeypatch.setattr("ctwa.report.html._LARGE", 0)
+    assert page(make_report(paths, num_processes=2)) == page(make_report(paths))
+
+
+def test_a_run_that_has_measured_nothing_says_so(make_run, tmp_path):
+    with pytest.raises(CtwaError, match="no result of any objective yet"):
+        write_report([make_run("r", {1: {"loss": 1.0}}).path], tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_runs_with_nothing_in_common_are_shown_by_themselves(make_run):
+    runs = [
+        make_run("a", {1: {"val/x": 0.5}}, info(("x",), method="a")),
+        make_run("b", {2: {"val/y": 0.5}}, info(("y",))),
+    ]
+    report = make_report([run.path for run in runs])
+    assert report.comparison is None
+    assert [row[:2] for row in Page(page(report)).rows[1:3]] == [["x", "a"], ["y", "ctwa"]]
+
+
+def test_a_broken_character_of_a_model_can_be_written(make_full_run, tmp_path):
+    path = make_full_run("r")
+    with SampleWriter(path / "samples.jsonl", resume_after=0) as samples:
+        samples.write(1, ["\ud83d"], ["\ud83d"], {"accuracy": [1.0]})
+    write_report([path], tmp_path / "report.html")
+    (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_every_light_colour_has_a_dark_one_and_both_can_be_seen():
+    def luminance(color):
+        channels = [int(color[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+        return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
+
+    for light, dark in palette().items():
+        if light.startswith("#"):
+            assert 1.05 / (luminance(light) + 0.05) >= 3
+            assert (luminance(dark) + 0.05) / (luminance("#15171a") + 0.05) >= 3
+
+
+def test_the_command_writes_a_report_and_figures(paths, tmp_path):
+    out, figures = tmp_path / "a b" / "report.html", tmp_path / "figures"
+    # One run with few figures: each is drawn three times.
+    result = CliRunner().invoke(
+        app, ["report", str(paths[0]), "--out", str(out), "--figures", str(figures)], catch_exceptions=False
+    )
+    assert result.exit_code == 0
+    assert out.read_text(encoding="utf-8").startswith("<!doctype html>")
+    names = {path.stem for path in figures.iterdir()}
+    assert {"held-out-accuracy", "covariance-clarity", "time", "gradient-cosine-accuracy_clarity"} <= names
+    assert {path.suffix for path in figures.iterdir()} == {".pdf", ".svg", ".png"}
+    assert len(list(figures.iterdir())) == 3 * len(names)
+
+
+def test_a_report_of_one_run_goes_into_its_folder(make_run):
+    path = make_run("r", {1: {"val/accuracy": 0.5}}).path
+    CliRunner().invoke(app, ["report", str(path)], catch_exceptions=False)
+    assert (path / "report.html").is_file()

@@ -1,0 +1,103 @@
+"""The report in a headless Chromium; skipped where none is installed."""
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+from ctwa.report.html import write_report
+from tests.report.browsers import CHROMIUM, needs_chromium
+from tests.report.test_report import make_full_run, paths
+
+__all__ = ["make_full_run", "paths"]
+
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+pytestmark = [pytest.mark.browser, needs_chromium]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_report(browser, tmp_path):
+    """Opens the report of runs with all its figures drawn; the page's messages and requests are checked at the end."""
+    pages = []
+
+    def open_it(runs, width=1440, scheme="light"):
+        write_report(runs, tmp_path / "report.html")
+        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        seen = {"messages": [], "requests": []}
+        page.on("console", lambda message: seen["messages"].append(message.text))
+        page.on("pageerror", lambda error: seen["messages"].append(str(error)))
+        page.on("request", lambda request: seen["requests"].append(request.url))
+        pages.append((page, seen))
+        page.goto((tmp_path / "report.html").as_uri())
+        for plot in page.locator(".plot").all():
+            plot.scroll_into_view_if_needed()
+            plot.locator(".main-svg").first.wait_for()
+        return page
+
+    yield open_it
+    for page, seen in pages:
+        page.close()
+        assert seen == {"messages": [], "requests": [(tmp_path / "report.html").as_uri()]}
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (390, "dark")])
+def test_every_figure_is_drawn_and_the_page_fits(open_report, paths, width, scheme):
+    page = open_report(paths, width, scheme)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate("document.documentElement.dataset.theme") == scheme
+    empty = page.evaluate(
+        "[...document.querySelectorAll('.plot')].filter((p) => !p.querySelector('.trace path, .point path')).length"
+    )
+    assert empty == 0
+
+
+def test_hovering_tells_the_numbers(open_report, paths):
+    page = open_report(paths)
+    plot = page.locator("figure", has_text="accuracy, held-out problems").locator(".plot")
+    plot.scroll_into_view_if_needed()
+    plot.locator(".nsewdrag").first.hover(position={"x": 5, "y": 50}, force=True)
+    text = plot.locator(".hoverlayer")
+    text.locator("text").first.wait_for()
+    assert "0.5" in text.text_content()
+    assert "linear" in text.text_content()
+
+
+def test_a_method_can_be_hidden_and_shown(open_report, paths):
+    page = open_report(paths)
+    plot = page.locator("figure", has_text="accuracy, held-out problems").locator(".plot")
+    assert plot.locator(".trace").count() == 4  # a band and a mean of each method
+    key = page.get_by_role("button", name="linear")
+    key.click()
+    plot.locator(".trace").nth(1).wait_for()
+    assert key.get_attribute("aria-pressed") == "false"
+    assert plot.locator(".trace").count() == 2
+    key.click()
+    assert key.get_attribute("aria-pressed") == "true"
+    assert plot.locator(".trace").count() == 4
+
+
+def test_the_other_theme_has_other_colours(open_report, paths):
+    page = open_report(paths)
+    line = page.locator(".plot .js-line").first
+    before = line.evaluate("(each) => each.style.stroke")
+    page.get_by_role("button", name="dark or light").click()
+    assert page.locator(".plot .js-line").first.evaluate("(each) => each.style.stroke") != before
+
+
+def test_a_script_as_a_name_stays_text(open_report, make_full_run):
+    name = "<script>alert(1)</script><img src=x>"
+    page = open_report([make_full_run("run", (name, "b"), method=name)])
+    assert page.locator("img").count() == 0
+    assert page.locator("script").count() == 3
+    assert name in page.locator("figcaption").first.text_content()
+    plot = page.locator(".plot").first
+    plot.scroll_into_view_if_needed()
+    plot.locator(".nsewdrag").first.hover(position={"x": 5, "y": 50}, force=True)
+    plot.locator(".hoverlayer text").first.wait_for()
+    assert "<script>" in plot.locator(".hoverlayer").text_content()

@@ -1,0 +1,242 @@
+"""What is known of a watched run, and the lines it is drawn in."""
+
+import os
+from itertools import pairwise
+
+import pytest
+from rich.cells import cell_len
+
+from ctwa.errors import CtwaError
+from ctwa.report.summary import read_runs
+from ctwa.report.watch.screen import draw
+from ctwa.report.watch.state import Curve, WatchedRun
+from ctwa.report.watch.writer import WriterSearch
+from ctwa.run import ObjectiveInfo, RunFolder, TraceWriter, read_trace
+from ctwa.run.alarms import AlarmLimits, AlarmMonitor
+from ctwa.run.trace import EventWriter
+from tests.run.runs import info, step_metrics
+
+
+class Clock:
+    def __init__(self, now=0.0):
+        self.now = now
+
+    def __call__(self):
+        return self.now
+
+
+def text_of(run, width=100, height=40):
+    return "\n".join(line.plain for line in draw(run, width, height))
+
+
+def watched(folder, now=0.0):
+    run = WatchedRun(folder.path, clock=Clock(now))
+    run.poll()
+    return run
+
+
+def test_a_result_that_is_no_number_is_not_hidden_by_an_earlier_one(make_run):
+    nan = float("nan")
+    values = {0: (0.5, nan), 1: (0.25, nan), 2: (nan, nan)}
+    run = watched(
+        make_run("run", {step: {"val/accuracy": one, "val/clarity": two} for step, (one, two) in values.items()})
+    )
+    assert run.curve("val/{}", "accuracy").points == [(0, 0.5), (1, 0.25)]
+    shown = {line.split()[0]: line.split()[1] for line in text_of(run).splitlines() if line[:1].isalpha()}
+    assert (shown["accuracy"], shown["clarity"]) == ("NaN", "NaN")
+
+
+def test_a_covariance_target_is_that_of_run_json(make_run):
+    metrics = {1: step_metrics(accuracy=0.5) | {"ctwa/target/accuracy": 0.7, "ctwa/target/clarity": 0.7}}
+    folder = make_run("run", metrics, info(objectives={"accuracy": ObjectiveInfo(weight=1.0)}))
+    assert watched(folder).target("accuracy") is None
+    folder.info.unlink()
+    assert watched(folder).target("accuracy") == 0.7
+    of_correlation = make_run("another", {1: metrics[1] | {"ctwa/correlation/accuracy": 0.1}})
+    of_correlation.info.unlink()
+    assert watched(of_correlation).target("accuracy") is None
+    assert read_runs([of_correlation.path])[0].target("accuracy") is None
+
+
+def test_a_resumed_run_forgets_what_was_rewound(make_run):
+    folder = make_run("run", {step: step_metrics(accuracy=step / 10) for step in range(1, 5)})
+    run = watched(folder)
+    assert run.curve("objective/{}/mean", "accuracy").points == [(1, 0.1), (2, 0.2), (3, 0.3), (4, 0.4)]
+    with TraceWriter(folder.metrics, resume_after=2, clock=lambda: 100.0) as trace:
+        trace.write(3, step_metrics(accuracy=0.9))
+    run.poll()
+    assert run.step == 3
+    assert run.trained == 6.0
+    assert run.curve("objective/{}/mean", "accuracy").points == [(1, 0.1), (2, 0.2), (3, 0.9)]
+
+
+def test_the_alarms_are_those_of_the_whole_trace(make_run):
+    steps = {step: step_metrics(accuracy=-0.5 if 5 < step < 20 else 0.5, clarity=0.5) for step in range(1, 31)}
+    folder = make_run("run", steps)
+    monitor = AlarmMonitor(["accuracy", "clarity"])
+    for record in read_trace(folder.metrics):
+        monitor.feed(record)
+    assert {episode.alarm.kind for episode in monitor.episodes} == {"drop", "negative-covariance"}
+    run = watched(folder)
+    assert run.alarms.episodes == monitor.episodes
+    assert "over: negative-covariance, steps 6 to 19" in text_of(run)
+
+
+def test_the_limits_of_alarms_are_the_runs_and_change_with_them(make_run):
+    steps = {step: step_metrics(accuracy=-0.5, clarity=0.5) for step in range(1, 4)}
+    folder = make_run("run", steps, info(alarms=AlarmLimits(negative_covariance_steps=3)))
+    run = watched(folder)
+    assert [(alarm.kind, alarm.step) for alarm in run.alarms.active] == [("negative-covariance", 3)]
+    resumed = info(alarms=AlarmLimits(negative_covariance_steps=2))
+    folder.info.write_text(resumed.model_dump_json(by_alias=True))
+    os.utime(folder.info, ns=(0, 1))
+    run.poll()
+    assert [alarm.step for alarm in run.alarms.active] == [2]
+    assert (run.step, run.trained) == (3, 6.0)
+
+
+def test_a_run_that_an_alarm_stopped_says_so_until_it_is_resumed(make_run):
+    folder = make_run("run", {1: step_metrics(accuracy=0.5)})
+    with EventWriter(folder.events, clock=lambda: 20.0) as events:
+        events.write("stop", "stopped by the alarm drop", step=1)
+        events.write("alarm", "drop: ...", step=1)
+        run = watched(folder, now=30.0)
+        status = run.status()
+        assert (status.word, status.text) == ("ended", "stopped by the alarm drop")
+        events.write("resume", "continuing from global_step_1", step=1)
+        run.poll()
+        assert run.status().word == "going on"
+
+
+def test_a_large_trace_is_read_in_parts(make_run, monkeypatch):
+    monkeypatch.setattr("ctwa.report.watch.state._CHUNK", 100)
+    run = watched(make_run("run", {step: step_metrics(accuracy=step / 10) for step in range(1, 5)}))
+    assert run.step == 4
+    assert len(run.curve("objective/{}/mean", "accuracy").points) == 4
+
+
+def test_a_long_curve_is_thinned_and_keeps_its_ends():
+    curve = Curve()
+    for step in range(10_000):
+        curve.add(step, float(step))
+    assert 512 <= len(curve.points) <= 1024
+    assert (curve.first, curve.last) == (0.0, 9999.0)
+    assert curve.points[0] == (15, 7.5)  # of the steps 0 to 15
+    assert curve.points[-1] == (9999, 9991.5)
+    assert {after - before for (before, _), (after, _) in pairwise(curve.points)} == {16}
+
+
+@pytest.mark.parametrize("num_steps", [4, None])
+def test_a_finished_run(make_run, num_steps):
+    folder = make_run("run", {step: step_metrics(accuracy=0.5) for step in range(1, 5)})
+    if num_steps is None:  # it ended before its last step, and was summed up
+        folder.info.write_text(info(num_steps=100).model_dump_json(by_alias=True))
+        folder.summary.write_text("{}")
+    status = watched(folder, now=1e9).status()
+    assert (status.word, status.text) == ("finished", f"finished at step 4 of {num_steps or 100}")
+
+
+def test_a_summary_of_before_the_resume_does_not_make_it_finished(make_run):
+    folder = make_run("run", {1: step_metrics(accuracy=0.5)})
+    folder.summary.write_text("{}")
+    os.utime(folder.summary, ns=(0, 0))
+    assert watched(folder, now=15.0).status().word == "going on"
+
+
+def test_a_run_that_nobody_writes_has_ended_when_it_was_silent_for_long(make_run):
+    folder = make_run("run", {step: step_metrics(accuracy=0.5) for step in range(1, 4)})  # ten seconds apart
+    assert watched(folder, now=79.0).status().text == "going on at step 3 of 4, newest record 0:00:49 ago"
+    assert watched(folder, now=81.0).status().word == "ended"
+
+
+def test_a_run_that_is_written_goes_on_however_silent(make_run):
+    folder = make_run("run", {1: step_metrics(accuracy=0.5)})
+    with TraceWriter(folder.metrics, resume_after=1):
+        run = watched(folder, now=1e6)
+        assert run.status().word == "going on"
+    assert run.status().word == "ended"  # its writer was there and is gone
+
+
+def test_a_run_that_is_resumed_goes_on_before_it_writes_its_trace(make_run):
+    folder = make_run("run", {1: step_metrics(accuracy=0.5)})
+    folder.summary.write_text("{}")  # of its earlier part
+    run = watched(folder, now=1e6)
+    assert run.status().word == "finished"
+    with folder.engine_log.open("ab"):
+        assert watched(folder, now=1e6).status().word == "going on"
+
+
+def test_a_run_before_its_first_step(tmp_path):
+    folder = RunFolder.create(tmp_path / "run", {}, info(created=0.0))
+    assert watched(folder, now=60.0).status().text == "going on for 0:01:00, no step has a record yet"
+    assert watched(folder, now=3600.0).status().text == "ended at step 0 of 4 without finishing; engine.log may say why"
+    assert "step 0/4" in text_of(watched(folder))
+
+
+def test_a_reader_is_no_writer(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("")
+    with path.open("rb"):
+        assert not WriterSearch([path]).found()
+    with path.open("ab"):
+        assert WriterSearch([path]).found()
+    other = tmp_path / "other" / "metrics.jsonl"
+    other.parent.mkdir()
+    with other.open("wb"):
+        assert not WriterSearch([path]).found()
+
+
+def test_a_trace_without_run_json(make_run):
+    folder = make_run("run", {1: step_metrics(accuracy=0.5), 2: step_metrics(accuracy=0.25, clarity=1.0)})
+    folder.info.unlink()
+    text = text_of(watched(folder))
+    assert "step 2  trained 0:00:04" in text
+    assert "accuracy    0.250" in text
+    assert "clarity     1.000" in text
+
+
+def test_an_older_schema_is_read_and_a_newer_one_refused(make_run):
+    folder = make_run("run", {1: step_metrics(accuracy=0.5)})
+    folder.metrics.write_bytes(folder.metrics.read_bytes().replace(b'"schema": 1', b'"schema": 0'))
+    assert watched(folder).step == 1
+    folder.metrics.write_bytes(folder.metrics.read_bytes().replace(b'"schema": 0', b'"schema": 2'))
+    with pytest.raises(CtwaError, match=r"metrics\.jsonl has a newer schema than this ctwa reads"):
+        watched(folder)
+
+
+@pytest.mark.parametrize("line", [b"no json\n", b"[1]\n", b'{"step": 1}\n'])
+def test_a_line_that_is_no_record_is_an_error_with_the_file(make_run, line):
+    folder = make_run("run", {1: step_metrics(accuracy=0.5)})
+    with folder.metrics.open("ab") as file:
+        file.write(line)
+    with pytest.raises(CtwaError, match=r"metrics\.jsonl has a line that is no record of ctwa"):
+        watched(folder)
+
+
+@pytest.mark.parametrize("num_objectives", [1, 3, 8])
+@pytest.mark.parametrize(("width", "height"), [(200, 60), (80, 24), (40, 10), (12, 3), (1, 1)])
+def test_every_size_is_kept(make_run, num_objectives, width, height):
+    names = tuple(f"目的 {index} with a rather long name indeed" for index in range(num_objectives))
+    metrics = {**step_metrics(**dict.fromkeys(names, -0.5)), **{f"val/{name}": 0.5 for name in names}}
+    run = watched(make_run("run", dict.fromkeys(range(1, 21), metrics), info(names)))
+    assert run.alarms.active
+    lines = draw(run, width, height)
+    assert len(lines) <= height
+    assert max(cell_len(line.plain) for line in lines) <= width
+    if (width, height) == (80, 24):
+        shown = "\n".join(line.plain for line in lines)
+        assert shown.count("目的") >= num_objectives
+        assert "! negative-covariance, since step 1" in shown
+        assert "-0.050" in shown
+
+
+def test_colours_say_what_is_wrong(make_run):
+    metrics = {f"ctwa/covariance/{name}": value for name, value in (("a", -0.1), ("b", 0.05), ("c", 0.2))}
+    run = watched(make_run("run", {1: metrics}, info(("a", "b", "c"))))
+    styles = {}
+    for line in draw(run, 100, 40):
+        for name, value in (("a", "-0.100"), ("b", "+0.050"), ("c", "+0.200")):
+            if value in line.plain:
+                at = line.plain.index(value)
+                styles[name] = [str(span.style) for span in line.spans if span.start <= at < span.end]
+    assert styles == {"a": ["red"], "b": ["yellow"], "c": []}

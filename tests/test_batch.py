@@ -1,0 +1,67 @@
+import math
+
+import pytest
+import torch
+
+from ctwa.batch import RewardMatrix
+from ctwa.errors import CtwaError
+
+NAN = math.nan
+
+
+def test_what_is_not_a_finite_number_is_not_scored():
+    matrix = RewardMatrix.from_columns({"a": [1.0, None, 3], "b": [NAN, math.inf, -1.0]})
+    assert matrix.names == ("a", "b")
+    assert matrix.rewards_NM.tolist() == [[1, 0], [0, 0], [3, -1]]
+    assert matrix.scored_NM.tolist() == [[True, False], [False, False], [True, True]]
+    assert matrix.rewards_NM.dtype == torch.float64
+
+
+def test_column_and_select_go_by_name():
+    matrix = RewardMatrix.from_columns({"a": [1.0, None], "b": [2.0, 3.0]})
+    rewards_N, scored_N = matrix.column("a")
+    assert (rewards_N.tolist(), scored_N.tolist()) == ([1, 0], [True, False])
+    swapped = matrix.select(["b", "a"])
+    assert swapped.names == ("b", "a")
+    assert swapped.rewards_NM.tolist() == [[2, 1], [3, 0]]
+    with pytest.raises(CtwaError, match=r"no objective 'c'.*write one of"):
+        matrix.column("c")
+
+
+def test_unscored_entries_are_filled_with_the_mean_of_prompt_then_batch_then_zero():
+    matrix = RewardMatrix.from_columns(
+        {"a": [1.0, None, 3.0, None, 5.0], "b": [None] * 5, "c": [0.5, 0.5, 0.5, 0.5, 0.5]}
+    )
+    filled_NM = matrix.filled_NM(torch.tensor([7, 7, 7, 2, 9]))
+    assert filled_NM[:, 0].tolist() == [1, 2, 3, 3, 5]
+    assert filled_NM[:, 1].tolist() == [0] * 5
+    assert filled_NM[:, 2].tolist() == [0.5] * 5
+
+
+def test_garbage_in_unscored_entries_is_gone():
+    matrix = RewardMatrix(("a",), torch.tensor([[NAN], [2.0]], dtype=torch.float64), torch.tensor([[False], [True]]))
+    assert matrix.rewards_NM.tolist() == [[0], [2]]
+
+
+@pytest.mark.parametrize(
+    ("names", "rewards", "scored", "message"),
+    [
+        (("a", "a"), [[1.0, 2.0]], [[True, True]], "names must differ"),
+        (("a",), [[1.0, 2.0]], [[True, True]], "for 1 objectives"),
+        (("a", "b"), [[1.0, 2.0]], [[True]], "bool tensor of the rewards' shape"),
+        (("a", "b"), [[1.0, NAN]], [[True, True]], "objective 'b' has the reward nan in row 0"),
+    ],
+)
+def test_mistakes_are_named(names, rewards, scored, message):
+    with pytest.raises(CtwaError, match=message):
+        RewardMatrix(names, torch.tensor(rewards, dtype=torch.float64), torch.tensor(scored))
+
+
+def test_columns_of_different_lengths_are_refused():
+    with pytest.raises(CtwaError, match="different numbers of rewards"):
+        RewardMatrix.from_columns({"a": [1.0], "b": [1.0, 2.0]})
+
+
+def test_single_precision_is_refused():
+    with pytest.raises(CtwaError, match="pass float64"):
+        RewardMatrix(("a",), torch.ones(1, 1), torch.ones(1, 1).bool())
