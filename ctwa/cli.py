@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -99,65 +100,46 @@ def _run(start: Callable[[], Stop | None]) -> None:
         sys.exit(INTERRUPTED if isinstance(stopped_by, Interruption) else STOPPED)
 
 
+def _execute(job: str, overrides: list[str] | None, dry_run: bool, stop_on: list[str] | None) -> None:
+    """Run a command's job, whose imports take a while."""
+
+    def start() -> Stop | None:
+        from ctwa.engine.job import execute
+
+        return execute(resolve_name(job), overrides or [], stop_on=stop_on or [], dry_run=dry_run)
+
+    _run(start)
+
+
 @app.command(context_settings={"ignore_unknown_options": True})
-def train(
-    overrides: Overrides = None,
-    dry_run: DryRun = False,
-    stop_on: StopOn = None,
-) -> None:
+def train(overrides: Overrides = None, dry_run: DryRun = False, stop_on: StopOn = None) -> None:
     """Fine-tune a model on several objectives.
 
     Groups: method={cagrad,cagrad_clip,ctwa,dynamic,gdpo,gradnorm,hypervolume,lagrangian,linear,mgda,pama,pcgrad,probe,
     schedule,tchebycheff,upgrad} (`ctwa methods` says what each is), task={testbed,math500,custom}, engine={cpu,gpu},
     estimator={grpo,reinforce}, clipping={on,off}, generation={transformers,vllm_cpu,vllm}.
     """
-
-    def start() -> Stop | None:
-        from ctwa.engine.job import train
-
-        return train(overrides or [], stop_on=stop_on or [], dry_run=dry_run)
-
-    _run(start)
+    _execute("ctwa.engine.train_job:TrainJob", overrides, dry_run, stop_on)
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
-def prefer(
-    overrides: Overrides = None,
-    dry_run: DryRun = False,
-    stop_on: StopOn = None,
-) -> None:
+def prefer(overrides: Overrides = None, dry_run: DryRun = False, stop_on: StopOn = None) -> None:
     """Align a model with several objectives' preference pairs, without a reward model (docs/preference.md).
 
     Groups: method={raco,raco_unclipped,clamp,linear}, loss={dpo,ipo,cpo,simpo}, task={testbed,custom},
     engine={cpu,gpu}.
     """
-
-    def start() -> Stop | None:
-        from ctwa.engine.prefer_job import prefer
-
-        return prefer(overrides or [], stop_on=stop_on or [], dry_run=dry_run)
-
-    _run(start)
+    _execute("ctwa.engine.prefer_job:PreferJob", overrides, dry_run, stop_on)
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
-def caid(
-    overrides: Overrides = None,
-    dry_run: DryRun = False,
-    stop_on: StopOn = None,
-) -> None:
+def caid(overrides: Overrides = None, dry_run: DryRun = False, stop_on: StopOn = None) -> None:
     """Align a model under constraints by iterated dualization (docs/caid.md).
 
     E.g. ctwa caid ctwa.run=runs/caid ctwa.task_dir=runs/testbed-D 'ctwa.caid.thresholds={accuracy:0.05}'.
     Groups: task={testbed,math500,custom}, engine={cpu,gpu}, generation={transformers,vllm_cpu,vllm}.
     """
-
-    def start() -> Stop | None:
-        from ctwa.engine.caid_job import caid
-
-        return caid(overrides or [], stop_on=stop_on or [], dry_run=dry_run)
-
-    _run(start)
+    _execute("ctwa.engine.caid_job:CaidJob", overrides, dry_run, stop_on)
 
 
 @app.command()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from ctwa.engine.caid import REFERENCE_FILE, Samples
+from ctwa.engine.caid_samples import REFERENCE_FILE, Samples
 from ctwa.preference.dual import Dual
 from tests.e2e.conftest import Run
 
