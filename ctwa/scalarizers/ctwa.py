@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from ctwa import metrics as key_of
@@ -19,9 +19,10 @@ from ctwa.errors import CtwaError
 from ctwa.scalarizers.base import Estimate, Requirements, Scalarizer, weighted_scores
 from ctwa.scalarizers.controller import EmaInit, WeightController
 from ctwa.solvers.fallbacks import count_fallbacks
+from ctwa.strict import StrictModel
 
 
-class CtwaConfig(BaseModel):
+class CtwaConfig(StrictModel):
     """The options of CTWA. The defaults are the paper's; docs/methods.md says when to leave them.
 
     Attributes:
@@ -42,8 +43,6 @@ class CtwaConfig(BaseModel):
         length: what a completion's token weights are divided by; see ``completion_weights``.
         weight_floor: the least weight, as a share of the largest.
     """
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
     type: Literal["ctwa"] = "ctwa"
     preset: Literal["paper", "published-code"] = "paper"
