@@ -389,14 +389,6 @@ def test_the_packaged_config_has_every_option_with_its_default(method):
 
 
 @every_method
-def test_the_documentation_has_a_section_for_it(method):
-    text = (Path(ctwa.__file__).parents[1] / "docs" / "methods.md").read_text()
-
-    assert f"\n## {method}\n" in text
-    assert any(line.startswith("|") and f"`{method}`" in line for line in text.partition("\n## ")[0].splitlines())
-
-
-@every_method
 def test_an_unknown_option_is_refused(method):
     with pytest.raises(ValueError, match="bananas"):
         CONFIG.validate_python({"type": method, **CASES[method].config(EIGHT[:3]), "bananas": 1})
