@@ -59,7 +59,7 @@ def schedule(names: list[str]) -> dict:
 
 CASES = {
     "linear": Case(),
-    "ctwa": Case(lambda names: {"targets": unequal(names), "eta": 0.5}),
+    "ctwa": Case(lambda _: {"eta": 0.5}),
     "probe": Case(),
     "schedule": Case(schedule, scaling="invariant"),
     "tchebycheff": Case(),
@@ -83,7 +83,8 @@ def build(
     case = CASES[method]
     config = CONFIG.validate_python({"type": method, **case.config(names)})
     kind = case.estimators[0] if scale_invariant is None else scale_invariant
-    return build_scalarizer(config, {name: (weights or unequal(names))[name] for name in names}, scale_invariant=kind)
+    weights = {name: (weights or unequal(names))[name] for name in names}
+    return build_scalarizer(config, weights, targets=unequal(names), scale_invariant=kind)
 
 
 @dataclass(frozen=True)
