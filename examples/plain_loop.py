@@ -85,7 +85,7 @@ def train(step: Callable[[Tensor, Any], None], method: Scalarizer | Aggregator) 
 def main() -> dict[str, Tensor]:
     """Train with three methods, and print what became of each objective."""
     linear = build_scalarizer(LinearConfig(), WEIGHTS, scale_invariant=True)
-    ctwa = build_scalarizer(CtwaConfig(targets=TARGETS, eta=0.5), WEIGHTS, scale_invariant=True)
+    ctwa = build_scalarizer(CtwaConfig(eta=0.5), WEIGHTS, targets=TARGETS, scale_invariant=True)
     curves = {
         "linear": train(step_by_scores, linear),
         "ctwa": train(step_by_scores, ctwa),
