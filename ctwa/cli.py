@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import os
@@ -84,6 +85,7 @@ wrote, 130 a second Ctrl-C."""
 
 def _run(start: Callable[[], Stop | None]) -> None:
     """Start a run that signals can end; how it ended is the exit status."""
+    import ctwa.engine.process  # noqa: F401 - before all that takes long to import
     from ctwa.engine.signals import Interruption, end_request
 
     with end_request.listening():
@@ -418,6 +420,8 @@ def main() -> None:
         sys.exit(2)
     except RunFailed:
         sys.exit(1)
+    finally:
+        gc.freeze()  # all of it goes with the process: Python need not look through it for garbage
 
 
 if __name__ == "__main__":
