@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+import ctwa.engine.process  # noqa: F401 - before all that takes long to import
 from ctwa.errors import CtwaError
 from ctwa.run.alarms import KINDS
 from ctwa.run.disk import check_place
@@ -85,7 +86,6 @@ wrote, 130 a second Ctrl-C."""
 
 def _run(start: Callable[[], Stop | None]) -> None:
     """Start a run that signals can end; how it ended is the exit status."""
-    import ctwa.engine.process  # noqa: F401 - before all that takes long to import
     from ctwa.engine.signals import Interruption, end_request
 
     with end_request.listening():
