@@ -145,8 +145,8 @@ def watched_process(command: Callable[..., list[str]]) -> Iterator[Callable[...,
     """Start a run without waiting for it."""
     started: list[process] = []
 
-    def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:
-        started.append(process(command(folder, overrides)))
+    def start(folder: Path, *overrides: str, program: Sequence[str] = CTWA_TRAIN) -> subprocess.Popen[str]:
+        started.append(process(command(folder, overrides, program)))
         return started[-1].__enter__()
 
     yield start
