@@ -11,13 +11,15 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "ctwa"
 
-NOUNS = {"errors", "batch", "weights"}
+NOUNS = {"errors", "strict", "batch", "weights", "metrics"}
 """The ground floor: every part may import it."""
 ALLOWED = {
     "errors": set(),
     "statistics": {"solvers"},
+    "strict": {"errors"},
     "batch": {"errors"},
     "weights": {"errors"},
+    "metrics": set(),
     "config": set(),
     "solvers": set(),
     "covariance": {"solvers"},

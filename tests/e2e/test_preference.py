@@ -129,7 +129,7 @@ def test_the_engine_takes_the_steps_that_a_plain_torch_loop_takes(raco: Run, tes
         metrics = raco.records[step]
         for m, name in enumerate(NAMES):
             assert metrics[f"preference/{name}/loss"] == pytest.approx(losses_M[m].item(), abs=1e-5)
-            assert metrics[f"ctwa/weight/{name}"] == pytest.approx(float(weights_M[m]), abs=1e-3)
+            assert metrics[f"weight/{name}"] == pytest.approx(float(weights_M[m]), abs=1e-3)
     expected = dict(model.state_dict())
     trained, base = weights_of(raco), dict(reference.state_dict())
     assert distance(trained, expected) < 1e-3 * distance(trained, base)
@@ -186,8 +186,8 @@ def test_clamp_trains_an_adapter_on_a_data_set_an_objective(prefer: Prefer, test
         assert first[f"preference/{name}/loss"] == pytest.approx(math.log(2))  # the policy is the reference still
         assert first[f"gradient/norm/{name}"] > 0
     # CLAMP at mu = 100 follows the larger weighted loss alone, and that is accuracy's: .7 log 2 against .3 log 2.
-    assert first["ctwa/weight/accuracy"] == pytest.approx(0.7, abs=1e-6)
-    assert first["ctwa/weight/conciseness"] == pytest.approx(0, abs=1e-6)
+    assert first["weight/accuracy"] == pytest.approx(0.7, abs=1e-6)
+    assert first["weight/conciseness"] == pytest.approx(0, abs=1e-6)
     # What is saved for transformers is the plain model, the adapter merged: it has the losses that were measured.
     saved = AutoModelForCausalLM.from_pretrained(run.folder / "checkpoints/global_step_2/actor/huggingface")
     plain = AutoModelForCausalLM.from_pretrained(testbed / "model")
