@@ -8,11 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
 
 from ctwa.engine.caid import REFERENCE_FILE, Samples
 from ctwa.preference.dual import Dual
-from tests.e2e.conftest import Run
+from tests.e2e.conftest import Run, assert_same_weights, comparable
 
 pytestmark = pytest.mark.e2e
 
@@ -83,14 +82,8 @@ def test_a_run_that_broke_off_before_it_sampled_its_policy_resumes_to_the_same_b
     (folder / "metrics.jsonl").write_text("".join(lines[:2]))
     resumed = caid(folder, "ctwa.resume=true")
     for step, (one, other) in enumerate(zip(two_policies.records, resumed.records, strict=True)):
-        for key in one.keys() - {key for key in one if key.startswith("time/")}:
-            assert one[key] == other[key], (step, key)
-
-    def weights(run: Run) -> dict:
-        return load_file(run.folder / "checkpoints/global_step_4/actor/huggingface/model.safetensors")
-
-    ours, theirs = weights(two_policies), weights(resumed)
-    assert all((ours[name] == theirs[name]).all() for name in ours)
+        assert comparable(one) == comparable(other), step
+    assert_same_weights(two_policies, resumed, 4)
 
 
 def test_implicit_rewards_of_a_policy_that_is_the_reference_are_zero(caid: Caid, testbed: Path, tmp_path: Path) -> None:

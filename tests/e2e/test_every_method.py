@@ -15,8 +15,7 @@ import pytest
 
 from ctwa.engine.checkpoint import is_complete, read_state
 from ctwa.scalarizers import METHODS
-from tests.e2e.conftest import Run, end_session
-from tests.e2e.test_training import assert_same_weights, comparable
+from tests.e2e.conftest import Run, assert_same_weights, comparable, end_session
 
 pytestmark = pytest.mark.e2e
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ctwa.aggregators.cagrad_clip import CAGradClipConfig
@@ -30,7 +29,7 @@ from ctwa.preference import (
 )
 from ctwa.preference.sampling import PairSampler
 from ctwa.testbed.preferences import make_preferences
-from tests.e2e.conftest import Run
+from tests.e2e.conftest import Run, assert_same_weights, comparable, weights_of
 
 pytestmark = pytest.mark.e2e
 
@@ -71,10 +70,6 @@ def prefer(testbed: Path, run_command: Callable[[Path, list[str]], Run]) -> Pref
 @pytest.fixture(scope="module")
 def raco(prefer: Prefer, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return prefer(tmp_path_factory.mktemp("raco") / "run", *RACO)
-
-
-def weights_of(run: Run, step: int = 4) -> dict[str, torch.Tensor]:
-    return load_file(run.folder / f"checkpoints/global_step_{step}/actor/huggingface/model.safetensors")
 
 
 def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
@@ -131,7 +126,7 @@ def test_the_engine_takes_the_steps_that_a_plain_torch_loop_takes(raco: Run, tes
             assert metrics[f"preference/{name}/loss"] == pytest.approx(losses_M[m].item(), abs=1e-5)
             assert metrics[f"weight/{name}"] == pytest.approx(float(weights_M[m]), abs=1e-3)
     expected = dict(model.state_dict())
-    trained, base = weights_of(raco), dict(reference.state_dict())
+    trained, base = weights_of(raco, 4), dict(reference.state_dict())
     assert distance(trained, expected) < 1e-3 * distance(trained, base)
 
 
@@ -156,9 +151,8 @@ def test_a_run_that_broke_off_resumes_to_the_same_bits(raco: Run, prefer: Prefer
     (folder / "metrics.jsonl").write_text("".join(lines[:4]))
     resumed = prefer(folder, *RACO, "ctwa.resume=true")
     for step, (one, other) in enumerate(zip(raco.records, resumed.records, strict=True)):
-        for key in one.keys() - {key for key in one if key.startswith(("time/", "perf/"))}:
-            assert one[key] == other[key], (step, key)
-    assert distance(weights_of(raco), weights_of(resumed)) == 0
+        assert comparable(one) == comparable(other), step
+    assert_same_weights(raco, resumed, 4)
 
 
 def test_clamp_trains_an_adapter_on_a_data_set_an_objective(prefer: Prefer, testbed: Path, tmp_path: Path) -> None:
