@@ -209,6 +209,8 @@ class TestSetUp:
         assert re.search(r"^installing [0-9a-f]{64}$", result.stdout, re.MULTILINE)
 
     def test_a_failed_installation_fails_the_script_and_leaves_no_stamp(self, tmp_path: Path) -> None:
+        (tmp_path / "venv" / "bin").mkdir(parents=True)
+        (tmp_path / "venv" / "bin" / "python").symlink_to(sys.executable)
         result = self.bash(
             "ctwa_pip_install() { fail 'no network'; }; ctwa_setup; echo went on", CTWA_VENV=str(tmp_path / "venv")
         )
