@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import os
@@ -15,6 +16,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+import ctwa.engine.process  # noqa: F401 - before all that takes long to import
 from ctwa.errors import CtwaError
 from ctwa.run.alarms import KINDS
 from ctwa.run.disk import check_place
@@ -83,7 +85,7 @@ STOPPED, INTERRUPTED = 3, 4
 wrote, 130 a second Ctrl-C."""
 
 
-def _run(start: Callable[[], Stop | None]) -> None:
+def run(start: Callable[[], Stop | None]) -> None:
     """Start a run that signals can end; how it ended is the exit status."""
     from ctwa.engine.signals import Interruption, end_request
 
@@ -108,7 +110,7 @@ def _execute(job: str, overrides: list[str] | None, dry_run: bool, stop_on: list
 
         return execute(resolve_name(job), overrides or [], stop_on=stop_on or [], dry_run=dry_run)
 
-    _run(start)
+    run(start)
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
@@ -400,6 +402,8 @@ def main() -> None:
         sys.exit(2)
     except RunFailed:
         sys.exit(1)
+    finally:
+        gc.freeze()  # all of it goes with the process: Python need not look through it for garbage
 
 
 if __name__ == "__main__":

@@ -9,17 +9,15 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from ctwa.errors import CtwaError, check_state
 from ctwa.solvers.fallbacks import count_fallbacks
+from ctwa.strict import StrictModel
 
 
-class AggregatorConfigBase(BaseModel):
+class AggregatorConfigBase(StrictModel):
     """What every method's config has in common: unknown keys and non-finite numbers are refused."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
+from ctwa import metrics as key_of
 from ctwa.aggregators.linear import Linear, LinearConfig
 from ctwa.engine.caid_samples import PolicySampler, Samples
 from ctwa.engine.caid_settings import REWARD, CaidSettings
@@ -232,7 +233,7 @@ class CaidTrainer(Trainer):
     def _weights(self) -> dict[str, float]:
         assert self.caid.multipliers is not None
         weights = {**self.settings.reward_weights, **self.caid.multipliers}
-        return {f"ctwa/weight/{name}": weight for name, weight in weights.items()}
+        return {key_of.weight(name): weight for name, weight in weights.items()}
 
     # -- checkpoints: one an iteration, before it is measured, and one where a signal ended it ------------------------
 

@@ -20,9 +20,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import ctwa.config
-from ctwa.engine.checks.bounds import leaves, out_of_bounds, shown
+from ctwa.engine.checks.bounds import leaves, out_of_bounds
 from ctwa.engine.checks.keys import dotted, known_keys, near_key, verl_files, wrong_keys
-from ctwa.errors import CtwaError, did_you_mean
+from ctwa.errors import CtwaError, did_you_mean, shown, told_together
 
 OmegaConf.register_new_resolver("ctwa_config_dir", lambda: str(Path(ctwa.config.__file__).parent), replace=True)
 OmegaConf.register_new_resolver("ctwa_verl_config_dir", lambda: str(verl_files()), replace=True)
@@ -201,13 +201,6 @@ def _is_within(key: str, other: str) -> bool:
     return f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.")
 
 
-def told_together(mistakes: Sequence[str]) -> CtwaError:
-    """One mistake in a sentence, several in a line each."""
-    if len(mistakes) == 1:
-        return CtwaError(mistakes[0])
-    return CtwaError("the configuration is not valid:\n  " + "\n  ".join(mistakes))
-
-
 @contextmanager
 def _as_one_sentence(parsed: Sequence[Override], known: Mapping[str, Any], name: str, module: str) -> Iterator[None]:
     """What Hydra and OmegaConf refuse, in our words."""
@@ -259,7 +252,7 @@ def _refuse_key(
     override: Override, said: str, parsed: Sequence[Override], known: Mapping[str, Any], name: str, module: str
 ) -> None:
     key = override.key_or_group
-    if not said.startswith(f"Could not override '{key}'"):
+    if not said.startswith((f"Could not override '{key}'", f"Could not delete from config. '{key}'")):
         return
     if isinstance(override.value(), dict) and key in dotted(known):
         raise CtwaError(f"{override.input_line} gives {key} new names: write ++{override.input_line.lstrip('+')}")

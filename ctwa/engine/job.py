@@ -61,6 +61,7 @@ def set_environment(config: DictConfig) -> None:
             "OMP_NUM_THREADS": "1",
             # Ray would start as many idle Python processes as it was told there are CPUs.
             "RAY_prestart_worker_first_driver": "0",
+            "RAY_preload_python_modules": "ctwa.engine.process",
             "TQ_NUM_THREADS": "1",
             "VLLM_CPU_KVCACHE_SPACE": "1",
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",

@@ -12,6 +12,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
+from ctwa import metrics as key_of
 from ctwa.aggregators.base import Aggregator
 from ctwa.engine import checkpoint
 from ctwa.engine.gradients import GradientPlan, gradient_metrics
@@ -112,7 +113,7 @@ class PreferenceTrainer(Trainer):
             "time/update_actor": seconds,
         }
         last_M = self.aggregator.last_weights_M
-        metrics |= {f"ctwa/weight/{name}": weight for name, weight in self.aggregator.named(last_M).items()}
+        metrics |= {key_of.weight(name): weight for name, weight in self.aggregator.named(last_M).items()}
         for name in self.names:
             if f"preference/{name}/accuracy" in metrics:
                 metrics[f"objective/{name}/mean"] = metrics[f"preference/{name}/accuracy"]

@@ -162,8 +162,8 @@ def sampling_engine(
         RewardEvaluator(
             settings.objectives, num_workers=rewards.num_workers, max_unscored=rewards.max_unscored
         ) as evaluator,
-        ray_session(config, transfer_queue=True),
+        ray_session(config, transfer_queue=True) as wait_for_queue,
     ):
-        session = Session(config, poll_interval=settings.poll_interval)
+        session = Session(config, poll_interval=settings.poll_interval, wait_for_queue=wait_for_queue)
         recorder.engine_is_up()
         yield Sampler(session, settings, evaluator, max_missing=max_missing)

@@ -19,6 +19,7 @@ from torch import Tensor
 from verl.utils.debug import marked_timer
 from verl.utils.transferqueue_utils import KVBatchMeta
 
+from ctwa import metrics as key_of
 from ctwa.batch import Rollout, Update
 from ctwa.covariance.diagnostics import diagnostics, sampled_entropy
 from ctwa.covariance.probe import Progress
@@ -191,7 +192,7 @@ class MultiObjectiveTrainer(Trainer):
         if progress is not None:
             step.metrics |= self._measured(progress)
         # The weights of the next step, as the method left them.
-        step.metrics |= {f"ctwa/weight/{name}": weight for name, weight in self.scalarizer.weights.items()}
+        step.metrics |= {key_of.weight(name): weight for name, weight in self.scalarizer.weights.items()}
 
     @property
     def _source(self) -> str:

@@ -5,29 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from ctwa.errors import CtwaError
 from ctwa.objectives.loading import split_spec
+from ctwa.strict import StrictModel, validated
 
 
-class ObjectiveConfig(BaseModel):
+class ObjectiveConfig(StrictModel):
     """One objective.
 
     Attributes:
         reward_fn: ``path/file.py:function`` or ``package.module:function``.
         weight: its weight at the start, at least 0. An objective of weight 0 is scored and shown but not optimised,
             unless the method raises its weight.
+        target: the covariance with the policy update that a method such as CTWA is to hold it at; None where there is
+            none. Methods that steer by something else leave it alone.
         kwargs: further arguments of the function, by name.
         timeout: seconds a call may take; then it is killed and its completion counts as not scored.
         on_failure: ``mask`` leaves out what could not be scored, up to ``max_unscored`` of a batch; ``stop`` ends the
             run at the first failure.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
     reward_fn: str
     weight: float = Field(default=1.0, ge=0)
+    target: float | None = None
     kwargs: dict[str, Any] = Field(default_factory=dict)
     timeout: float = Field(default=10.0, gt=0)
     on_failure: Literal["mask", "stop"] = "mask"
@@ -66,11 +68,7 @@ def parse_objectives(objectives: Mapping[str, Any]) -> dict[str, ObjectiveConfig
     """Validate the ``objectives`` section of a configuration.
 
     Raises:
-        CtwaError: naming the objective, its field and what is wrong with it.
+        CtwaError: every mistake, each with its objective and field.
     """
-    try:
-        return TypeAdapter(Objectives).validate_python(dict(objectives))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(["objectives", *(str(part) for part in first["loc"])])
-        raise CtwaError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from error
+    parsed: dict[str, ObjectiveConfig] = validated(Objectives, dict(objectives), under="objectives")
+    return parsed

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from ctwa.errors import CtwaError
+from ctwa.strict import StrictModel
 
 ROUNDING = 1e-6
 """Margins below it are the reference's own: its log-probabilities may come of other batches than the policy's."""
@@ -55,7 +56,7 @@ class PairLogProbs:
     reference_rejected_P: Tensor | None = None
 
 
-class PreferenceLoss(BaseModel, ABC):
+class PreferenceLoss(StrictModel, ABC):
     """A loss and its options.
 
     Attributes:
@@ -63,7 +64,6 @@ class PreferenceLoss(BaseModel, ABC):
             of its opposite, with this weight on the opposite.
     """
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
     needs_reference: ClassVar[bool]
 
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0

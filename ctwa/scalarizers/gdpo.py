@@ -6,27 +6,25 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from ctwa.batch import Rollout, Update
 from ctwa.errors import CtwaError
 from ctwa.scalarizers.base import Estimate, Scalarizer
 from ctwa.scalarizers.per_objective import objective_advantages, trained_objectives
+from ctwa.strict import StrictModel
 
 _EPSILON = 1e-4
 _ROUNDING = 1e-6  # of a sum of advantages in float32, relative to the terms
 
 
-class GdpoConfig(BaseModel):
+class GdpoConfig(StrictModel):
     """The options of GDPO. The defaults are the paper's.
 
     Attributes:
         batch_normalize: bring the sum of the advantages to mean 0 and standard deviation 1 over the completions of the
             batch, so that its size does not depend on the number of objectives or their weights.
     """
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
     type: Literal["gdpo"] = "gdpo"
     batch_normalize: bool = True

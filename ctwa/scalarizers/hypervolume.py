@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from ctwa.batch import Rollout, Update
@@ -17,6 +17,7 @@ from ctwa.scalarizers.base import Estimate, Scalarizer, weighted_scores
 from ctwa.scalarizers.per_objective import batch_means, check_names, trained_objectives
 from ctwa.solvers.fallbacks import count_fallbacks
 from ctwa.solvers.volumes import dominated_volume, not_dominated
+from ctwa.strict import StrictModel
 
 _logger = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ ApplyTo = Annotated[
 ]
 
 
-class HypervolumeConfig(BaseModel):
+class HypervolumeConfig(StrictModel):
     """The options of hypervolume-guided weighting.
 
     Attributes:
@@ -39,8 +40,6 @@ class HypervolumeConfig(BaseModel):
         num_points: the most points of the front that are kept. A dominated point is never kept; where there are more
             than this, the one that adds least to the volume goes.
     """
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
     type: Literal["hypervolume"] = "hypervolume"
     apply_to: ApplyTo = "auto"

@@ -8,16 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
 from ctwa.batch import Rollout, Update
 from ctwa.errors import CtwaError
 from ctwa.scalarizers.base import Estimate, Scalarizer
 from ctwa.scalarizers.per_objective import batch_means, check_names, objective_advantages, trained_objectives
+from ctwa.strict import StrictModel
 
 
-class LagrangianConfig(BaseModel):
+class LagrangianConfig(StrictModel):
     """The options of the Lagrangian method. The defaults are the paper's.
 
     Attributes:
@@ -29,8 +30,6 @@ class LagrangianConfig(BaseModel):
         normalize: divide the advantages by ``1 + the sum of the multipliers``, as PPO-Lagrangian of Safe RLHF
             (Dai et al. 2023) does, so that growing multipliers are no growing learning rate.
     """
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
     type: Literal["lagrangian"] = "lagrangian"
     objective: str

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from ctwa.batch import Rollout, Update
 from ctwa.scalarizers.base import Estimate, Scalarizer, weighted_scores
+from ctwa.strict import StrictModel
 
 
-class LinearConfig(BaseModel):
+class LinearConfig(StrictModel):
     """Linear scalarization has nothing to configure: the weights are the objectives' own."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
     type: Literal["linear"] = "linear"
 

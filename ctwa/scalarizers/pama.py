@@ -9,15 +9,15 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from ctwa.batch import Rollout, Update
 from ctwa.scalarizers.base import Estimate, Scalarizer
 from ctwa.scalarizers.per_objective import objective_advantages, token_mean, trained_objectives
+from ctwa.strict import StrictModel
 
 
-class PamaConfig(BaseModel):
+class PamaConfig(StrictModel):
     """The options of PAMA.
 
     Attributes:
@@ -26,8 +26,6 @@ class PamaConfig(BaseModel):
             trained on the positive part of one objective, the one whose mean is least. ``published-code``: every token
             of the batch gets that least mean itself, one and the same number, which prefers no completion to another.
     """
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
     type: Literal["pama"] = "pama"
     variant: Literal["completion", "objective", "published-code"] = "completion"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
 from ctwa.batch import Rollout, Update
@@ -16,11 +16,12 @@ from ctwa.covariance.probe import Progress, mean_rewards
 from ctwa.errors import CtwaError
 from ctwa.scalarizers.base import Estimate, Requirements, Scalarizer, weighted_scores
 from ctwa.scalarizers.relative_controller import RelativeController
+from ctwa.strict import StrictModel
 
 ProbeSource = Literal["backward", "minibatch", "held_out"]
 
 
-class ProbeConfig(BaseModel):
+class ProbeConfig(StrictModel):
     """The options of the probe method; docs/methods.md says what each does.
 
     Attributes:
@@ -38,8 +39,6 @@ class ProbeConfig(BaseModel):
         gate_tau: the weight of a new batch in the gate's moving average.
         warmup: the number of measurements that are only averaged.
     """
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
     type: Literal["probe"] = "probe"
     signal: Literal["probe", "slope"] = "probe"

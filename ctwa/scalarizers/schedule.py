@@ -6,15 +6,16 @@ from bisect import bisect_right
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from ctwa.batch import Rollout, Update
 from ctwa.errors import CtwaError
 from ctwa.scalarizers.base import Estimate, Scalarizer, weighted_scores
+from ctwa.strict import StrictModel
 
 
-class SchedulePoint(BaseModel):
+class SchedulePoint(StrictModel):
     """The weights at one step.
 
     Attributes:
@@ -22,13 +23,11 @@ class SchedulePoint(BaseModel):
         weights: the weight of every objective, by name.
     """
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
-
     step: Annotated[int, Field(ge=0)]
     weights: dict[str, Annotated[float, Field(ge=0)]]
 
 
-class ScheduleConfig(BaseModel):
+class ScheduleConfig(StrictModel):
     """The options of a schedule.
 
     Attributes:
@@ -36,8 +35,6 @@ class ScheduleConfig(BaseModel):
         interpolation: ``linear`` moves from one point's weights to the next one's in equal steps; ``piecewise`` keeps a
             point's weights until the next point.
     """
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
     type: Literal["schedule"] = "schedule"
     points: Annotated[tuple[SchedulePoint, ...], Field(min_length=1)]

@@ -9,16 +9,17 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import model_validator
 from torch import Tensor
 
 from ctwa.batch import Rollout, Update
 from ctwa.errors import CtwaError
 from ctwa.scalarizers.base import Estimate, Scalarizer
 from ctwa.scalarizers.per_objective import check_names, trained_objectives
+from ctwa.strict import StrictModel
 
 
-class TchebycheffConfig(BaseModel):
+class TchebycheffConfig(StrictModel):
     """The options of weighted Tchebycheff.
 
     Attributes:
@@ -27,8 +28,6 @@ class TchebycheffConfig(BaseModel):
         reference_point: the reference of the objectives, by name. ``fixed`` needs all of them; ``running`` starts from
             it, and an objective that is not named starts at the best of its first batch.
     """
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
     type: Literal["tchebycheff"] = "tchebycheff"
     reference: Literal["running", "batch", "fixed"] = "running"

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from ctwa.cli import run
 from ctwa.engine.job import execute
 from ctwa.engine.recorder import Recorder
 from ctwa.engine.sampling import Sampler
@@ -75,7 +76,7 @@ def attack(folder: Path) -> None:
 def main() -> None:
     """Train."""
     RecordedJob.loses_a_prompt = sys.argv[1] == "--lose-a-prompt"
-    execute(RecordedJob, sys.argv[1 + RecordedJob.loses_a_prompt :])
+    run(lambda: execute(RecordedJob, sys.argv[1 + RecordedJob.loses_a_prompt :]))
 
 
 if __name__ == "__main__":

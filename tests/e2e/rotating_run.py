@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ctwa.aggregators.base import Aggregator
 from ctwa.batch import Rollout, Update
+from ctwa.cli import run
 from ctwa.covariance.probe import Progress
 from ctwa.engine.compose import compose_config
 from ctwa.engine.job import execute
@@ -122,4 +123,4 @@ class RotatingJob(TrainJob):
 
 
 if __name__ == "__main__":
-    execute(RotatingJob, sys.argv[1:])
+    run(lambda: execute(RotatingJob, sys.argv[1:]))

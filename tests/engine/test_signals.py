@@ -95,7 +95,7 @@ class Play:
 
     def __call__(self) -> None:
         cli.app = typer.Typer()
-        cli.app.command()(lambda: cli._run(self.start))
+        cli.app.command()(lambda: cli.run(self.start))
         sys.argv = ["ctwa"]
         cli.main()
 

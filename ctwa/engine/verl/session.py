@@ -7,7 +7,7 @@ what happens in which order.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +27,7 @@ from verl.workers.utils.padding import response_from_nested
 from ctwa.engine.verl.columns import SAMPLED_COLUMNS
 from ctwa.engine.verl.registry import TRANSFORMERS_ROLLOUT, install
 from ctwa.engine.verl.rollout.batches import BatchGeneration
+from ctwa.engine.verl.rollout.transformers_rollout import start_server
 from ctwa.engine.verl.rows import deal_rows
 from ctwa.engine.verl.transfer import QueuedRows
 from ctwa.engine.verl.workers import MultiObjectiveWorker, num_data_ranks
@@ -38,10 +39,12 @@ class Session(PPOTrainerSync):
     Args:
         config: the resolved config.
         poll_interval: seconds between looks for completions.
+        wait_for_queue: for the transfer queue, whose processes start meanwhile.
     """
 
-    def __init__(self, config: DictConfig, *, poll_interval: float) -> None:
+    def __init__(self, config: DictConfig, *, poll_interval: float, wait_for_queue: Callable[[], None]) -> None:
         install()
+        servers = self._start_servers(config)
         super().__init__(config)
         # verl polls every 2 s, so each step would wait for whole multiples of it.
         self.replay_buffer.poll_interval = poll_interval
@@ -50,7 +53,8 @@ class Session(PPOTrainerSync):
         self._epoch: Iterator[dict[str, Any]] | None = None
         self.init()
         self.reward_loop_manager = None  # ends its workers: rewards are computed on the driver, a whole step at once
-        self.generation = self._build_generation()
+        wait_for_queue()
+        self.generation = self._build_generation(servers)
 
     # -- set-up -------------------------------------------------------------------------------------------------------
 
@@ -62,10 +66,18 @@ class Session(PPOTrainerSync):
     def on_init_end(self) -> None:
         """The replicas get their weights when they wake."""
 
-    def _build_generation(self) -> Any:
+    @staticmethod
+    def _start_servers(config: DictConfig) -> list[Any]:
+        """The transformers servers, where they complete the prompts: they need no training workers to be there."""
+        rollout = config.actor_rollout_ref.rollout
+        if rollout.name != TRANSFORMERS_ROLLOUT:
+            return []
+        num_ranks = config.trainer.nnodes * config.trainer.n_gpus_per_node
+        return [start_server(rank, rollout, config.actor_rollout_ref.model) for rank in range(num_ranks)]
+
+    def _build_generation(self, servers: list[Any]) -> Any:
         """What completes prompts: batches on our servers, or verl's agent loops for every other rollout."""
-        if self.config.actor_rollout_ref.rollout.name == TRANSFORMERS_ROLLOUT:
-            servers = [server for replica in self.llm_server_manager.get_replicas() for server in replica.servers]
+        if servers:
             return BatchGeneration(self.config, self.tokenizer, servers)
         return AgentLoopManagerTQ.create(
             config=self.config, llm_client=self.get_llm_client(), teacher_client=None, reward_loop_worker_handles=None
