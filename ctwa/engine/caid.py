@@ -7,7 +7,6 @@ multipliers, and measured by samples of its own on the same prompts.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -49,23 +48,22 @@ class CaidTrainer(Trainer):
     """
 
     def __init__(self, config: DictConfig, *, settings: CaidSettings, sampler: Sampler, recorder: Recorder) -> None:
-        super().__init__(config, recorder, num_steps=config.trainer.total_training_steps)
+        super().__init__(config, sampler.session, recorder, num_steps=config.trainer.total_training_steps)
         self.settings = settings
-        self.session = sampler.session
         self.sampler = sampler
-        self.policy = PolicySampler(config, settings, sampler, recorder)
+        self.samples = PolicySampler(config, settings, sampler, recorder)
         self.caid = Caid(settings.caid)
         self._iteration_ends = settings.steps_per_iteration  # at this step
         self._aggregator = Linear(LinearConfig(), {COMPOSITE: 1.0})
         self._loss = DpoLoss(beta=settings.caid.beta)
         actor = config.actor_rollout_ref.actor
         self._workers = PreferenceWorkers(
-            self.session.actor_rollout_wg,
+            sampler.session.actor_rollout_wg,
             PreferenceObjective(self._loss, (COMPOSITE,), skip_absent=False),
-            pad_token_id=self.session.tokenizer.pad_token_id,
+            pad_token_id=sampler.session.tokenizer.pad_token_id,
             micro_batch=1 if actor.use_dynamic_bsz else actor.ppo_micro_batch_size_per_gpu,
         )
-        self.reference = self.policy.reference()
+        self.reference = self.samples.reference()
         self._draw_pairs(self.reference)
         self._reference_P2 = torch.stack(self._workers.log_probs(self._pairs), 1)
 
@@ -123,14 +121,6 @@ class CaidTrainer(Trainer):
         """At the end of an iteration."""
         return self.steps_made == self._iteration_ends
 
-    def validates_on_alarm(self) -> bool:
-        """Only at the end of an iteration."""
-        return False
-
-    def saves(self) -> bool:
-        """Only before a policy is measured, and where a signal ends the run."""
-        return False
-
     def finish_step(self, metrics: dict[str, Any]) -> None:
         """At the end of an iteration the policy is saved before it is measured: no signal has to wait for that."""
         if self.validates():
@@ -150,7 +140,7 @@ class CaidTrainer(Trainer):
 
     def validate(self) -> dict[str, Any]:
         """Sample the last policy, and move the multipliers by how far it misses the thresholds."""
-        samples = self.policy.sample(f"policy/{self.caid.num_policies}", step=self.steps_made)
+        samples = self.samples.sample(f"policy/{self.caid.num_policies}", step=self.steps_made)
         metrics = {
             **self._means(samples),
             **self.caid.observe(self._constraints(samples), self._constraints(self.reference)),
@@ -250,11 +240,3 @@ class CaidTrainer(Trainer):
         self._iteration_ends = state.get("last", state["step"])  # absent before one could be left halfway
         self.caid.load_state_dict(state["caid"])
         self.sampler.load_state_dict(state["reference_length"])
-
-    def save_policy(self, folder: Path) -> None:
-        """Write policy and optimizer."""
-        self.session.save(folder, step=self.steps_made)
-
-    def load_policy(self, folder: Path) -> None:
-        """Read what ``save_policy`` wrote."""
-        self.session.load(folder)

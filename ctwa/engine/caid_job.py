@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from omegaconf import open_dict
 
@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 class CaidJob(Job):
     """An alignment under constraints."""
 
-    config_name: ClassVar[str] = "caid"
-    config_module: ClassVar[str] = "ctwa.config.caid"
-    result: ClassVar[str] = "mean score of the policy's samples"
+    name: ClassVar[str] = "caid"
+    module: ClassVar[str] = "ctwa.config.caid"
     settings: CaidSettings
 
     def check(self) -> None:
@@ -37,20 +36,23 @@ class CaidJob(Job):
         self.num_samples = self.settings.num_samples
         with open_dict(self.config):
             self.config.trainer.total_training_steps = self.num_steps
+            self.config.trainer.test_freq = -1  # a policy is measured at the end of its iteration
 
-    def method(self) -> str:
-        """The same for all of its kinds."""
-        return "caid"
-
-    def objectives(self) -> dict[str, ObjectiveInfo]:
+    def about(self) -> dict[str, Any]:
         """Everything that scores, with its weight in the reward."""
         weights = self.settings.reward_weights
-        return {name: ObjectiveInfo(weight=weights.get(name, 0.0)) for name in self.settings.names}
+        return {
+            "method": "caid",
+            "objectives": {name: ObjectiveInfo(weight=weights.get(name, 0.0)) for name in self.settings.names},
+            "result": "mean score of the policy's samples",
+        }
 
-    def goal(self) -> list[str]:
-        """Reward and constraints."""
-        settings = self.settings
+    def plan_lines(self) -> list[str]:
+        """Reward and constraints; samples, policies and steps."""
+        config, settings = self.config, self.settings
         kind = "PeCAID" if settings.policies else "MoCAID"
+        samples = f"{config.data.val_max_samples} prompts x {config.actor_rollout_ref.rollout.val_kwargs.n}"
+        steps = f"{settings.steps_per_iteration} steps of {config.data.train_batch_size} pairs each"
         return [
             line("method", f"{kind}, labels {settings.labels}"),
             line("reward", " + ".join(f"{weight:g} {name}" for name, weight in settings.reward_weights.items())),
@@ -58,14 +60,7 @@ class CaidJob(Job):
                 line("constraint", f"{name} at least {value:g} above the reference")
                 for name, value in settings.caid.thresholds.items()
             ),
-        ]
-
-    def work(self) -> list[str]:
-        """Samples, policies and steps."""
-        config, settings = self.config, self.settings
-        samples = f"{config.data.val_max_samples} prompts x {config.actor_rollout_ref.rollout.val_kwargs.n}"
-        steps = f"{settings.steps_per_iteration} steps of {config.data.train_batch_size} pairs each"
-        return [
+            *self.engine_lines(),
             *prompt_lines(config),
             line("samples", f"{samples}, of the reference and of each policy"),
             line("policies", f"at most {settings.caid.iterations}, {steps}"),

@@ -23,7 +23,7 @@ from ctwa.engine.compose import compose_config
 from ctwa.engine.signals import end_request
 from ctwa.report.summary import summary_text, write_summary
 from ctwa.run.console import ConsoleReporter
-from ctwa.run.folder import ObjectiveInfo, RunFolder, RunInfo
+from ctwa.run.folder import RunFolder, RunInfo
 from ctwa.run.follow import following
 from ctwa.run.log import quiet
 
@@ -81,9 +81,8 @@ class Job(ABC):
         config: the resolved config, with the environment set that it wants.
 
     Attributes:
-        config_name: of the Hydra config that the command composes.
-        config_module: where that is.
-        result: what a validation measures, in words.
+        name: of the Hydra config that the command composes.
+        module: where that is.
         settings: our part of the config, validated.
         num_steps: of the run.
         num_samples: completions of a step that are kept for people.
@@ -92,9 +91,8 @@ class Job(ABC):
         CtwaError: a mistake in the config, or something that this machine has not.
     """
 
-    config_name: ClassVar[str]
-    config_module: ClassVar[str]
-    result: ClassVar[str]
+    name: ClassVar[str]
+    module: ClassVar[str]
     settings: Any
     num_steps: int
     num_samples: int
@@ -108,20 +106,12 @@ class Job(ABC):
         """Set what :class:`Job` lists, or raise a CtwaError."""
 
     @abstractmethod
-    def goal(self) -> list[str]:
-        """The lines of the plan that say what is wanted."""
+    def about(self) -> dict[str, Any]:
+        """Of a RunInfo: method, objectives, and what a validation measures."""
 
     @abstractmethod
-    def work(self) -> list[str]:
-        """The lines of the plan that say what it costs."""
-
-    @abstractmethod
-    def method(self) -> str:
-        """The method's name, for people."""
-
-    @abstractmethod
-    def objectives(self) -> dict[str, ObjectiveInfo]:
-        """The objectives, for the readers of the run's folder."""
+    def plan_lines(self) -> list[str]:
+        """What is wanted, on which engine (`engine_lines`), and what it costs."""
 
     @abstractmethod
     def run(self, recorder: Recorder) -> None:
@@ -135,21 +125,22 @@ class Job(ABC):
     def _rollout(self) -> str:
         return str(self.config.actor_rollout_ref.rollout.name)
 
+    def engine_lines(self) -> list[str]:
+        """What the run runs on, as lines of a plan."""
+        return [line("engine", self.engine()), line("model", self.config.actor_rollout_ref.model.path)]
+
     def plan(self) -> str:
         """What the run would do, in words."""
-        engine = [line("engine", self.engine()), line("model", self.config.actor_rollout_ref.model.path)]
-        return "\n".join(["plan:", *self.goal(), *engine, *self.work(), line("run folder", self.settings.run)])
+        return "\n".join(["plan:", *self.plan_lines(), line("run folder", self.settings.run)])
 
     def info(self) -> RunInfo:
         """What runs, for the readers of the run's folder."""
         return RunInfo(
-            method=self.method(),
-            objectives=self.objectives(),
+            **self.about(),
             num_steps=self.num_steps,
             engine=self.engine(),
             model=self.config.actor_rollout_ref.model.path,
             seed=self.settings.seed,
-            result=self.result,
             alarms=self.settings.alarms,
             versions={package: version(package) for package in ("ctwa", "verl", "torch", "transformers", "ray")},
         )
@@ -172,6 +163,14 @@ class Job(ABC):
 def line(label: str, text: object) -> str:
     """A line of a plan."""
     return f"  {label:<12} {text}"
+
+
+def passes_text(config: DictConfig, num_forward: int, num_backward: int) -> str:
+    """What so many passes are, in words: with gradient checkpointing a backward pass goes forward again."""
+    text = f"{num_forward} forward and {num_backward} backward"
+    if not config.actor_rollout_ref.model.enable_gradient_checkpointing:
+        return text
+    return f"{text} (activations computed anew in each backward)"
 
 
 def execute(
@@ -198,7 +197,7 @@ def execute(
         CtwaError: a mistake that was found before anything started.
         RunFailed: the run ended by an error, which the user has been told of.
     """
-    config = compose_config(overrides, stop_on=stop_on, name=kind.config_name, module=kind.config_module)
+    config = compose_config(overrides, stop_on=stop_on, name=kind.name, module=kind.module)
     set_environment(config)
     job = kind(config)
     if dry_run:

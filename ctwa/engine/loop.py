@@ -6,7 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from omegaconf import DictConfig, OmegaConf
 from verl.utils.tracking import Tracking
@@ -17,11 +17,22 @@ from ctwa.engine.signals import end_request
 from ctwa.run.alarms import Alarm
 
 
+class Policy(Protocol):
+    """What is trained, wherever it is."""
+
+    def save(self, folder: Path, *, step: int) -> None:
+        """Write it, and all that its training goes on from, into a checkpoint's folder."""
+
+    def load(self, folder: Path) -> None:
+        """Read what ``save`` wrote."""
+
+
 class Trainer(ABC):
     """A training, step by step; what a step does is the subclass's.
 
     Args:
         config: the resolved config, verl's and ours.
+        policy: what is trained.
         recorder: writes the run folder, and knows of alarms and signals.
         num_steps: of the run.
 
@@ -29,8 +40,9 @@ class Trainer(ABC):
         steps_made: so far, those before a resumption among them.
     """
 
-    def __init__(self, config: DictConfig, recorder: Recorder, *, num_steps: int) -> None:
+    def __init__(self, config: DictConfig, policy: Policy, recorder: Recorder, *, num_steps: int) -> None:
         self.config = config
+        self.policy = policy
         self.recorder = recorder
         self.num_steps = num_steps
         self.steps_made = 0
@@ -59,14 +71,6 @@ class Trainer(ABC):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what ``state_dict`` gave."""
 
-    @abstractmethod
-    def save_policy(self, folder: Path) -> None:
-        """Write the policy and its optimizer into a checkpoint's folder."""
-
-    @abstractmethod
-    def load_policy(self, folder: Path) -> None:
-        """Read what ``save_policy`` wrote."""
-
     def is_over(self) -> bool:
         """Whether the last step is made."""
         return self.steps_made >= self.num_steps
@@ -74,10 +78,6 @@ class Trainer(ABC):
     def validates(self) -> bool:
         """Whether the policy is measured after the step that was made last."""
         return self._is_due(self.config.trainer.test_freq)
-
-    def validates_on_alarm(self) -> bool:
-        """Whether the policy is measured where an alarm ends the run."""
-        return bool(self.config.trainer.test_freq > 0)
 
     def saves(self) -> bool:
         """Whether a checkpoint is due after the step that was made last."""
@@ -123,7 +123,7 @@ class Trainer(ABC):
         if self.validates():
             self._validate(metrics)
         stop = None if self.is_over() else self.recorder.stopping(self.steps_made, metrics)
-        if isinstance(stop, Alarm) and self.validates_on_alarm() and "time/testing" not in metrics:
+        if isinstance(stop, Alarm) and self.config.trainer.test_freq > 0 and "time/testing" not in metrics:
             self._validate(metrics)
         if stop is not None or self.saves():
             began = time.perf_counter()
@@ -156,12 +156,12 @@ class Trainer(ABC):
         state = {"step": self.steps_made, **self.state_dict(), "metrics": numbers(metrics)}
         keep = self.config.trainer.max_actor_ckpt_to_keep
         with checkpoint.saving(folder, state, keep=keep, spare=self.spared()):
-            self.save_policy(folder)
+            self.policy.save(folder, step=self.steps_made)
 
     def _load(self, folder: Path) -> dict[str, Any]:
         """Take up a checkpoint; returns the metrics of its step."""
         state = checkpoint.read_state(folder)
-        self.load_policy(folder)
+        self.policy.load(folder)
         self.steps_made = state["step"]
         self.load_state_dict(state)
         metrics: dict[str, Any] = state["metrics"]

@@ -81,7 +81,7 @@ class PreferenceTrainer(Trainer):
         recorder: Recorder,
         num_steps: int,
     ) -> None:
-        super().__init__(config, recorder, num_steps=num_steps)
+        super().__init__(config, workers, recorder, num_steps=num_steps)
         self.settings = settings
         self.data = data
         self.workers = workers
@@ -207,14 +207,6 @@ class PreferenceTrainer(Trainer):
         self.aggregator.load_state_dict(state["aggregator"])
         if self.early_stopping is not None and state["early_stopping"] is not None:
             self.early_stopping.load_state_dict(state["early_stopping"])
-
-    def save_policy(self, folder: Path) -> None:
-        """Write policy and optimizer."""
-        self.workers.save(folder, step=self.steps_made)
-
-    def load_policy(self, folder: Path) -> None:
-        """Read what ``save_policy`` wrote."""
-        self.workers.load(folder)
 
 
 def mean_loss(loss: PreferenceLoss, scored: Scored, objective: int) -> float:

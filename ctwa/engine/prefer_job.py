@@ -10,8 +10,7 @@ from ctwa.engine.checks.config import check_backward_passes, check_token_budgets
 from ctwa.engine.checks.folders import check_folders
 from ctwa.engine.checks.look import look_at_trained_model, model_source
 from ctwa.engine.checks.resources import check_machine
-from ctwa.engine.job import Job, line
-from ctwa.engine.plan import passes_text
+from ctwa.engine.job import Job, line, passes_text
 from ctwa.engine.ray_session import ray_session
 from ctwa.errors import CtwaError
 from ctwa.models.look import Source, look_at_model, look_at_tokenizer
@@ -32,9 +31,8 @@ class PreferJob(Job):
         tokenizer: the model's.
     """
 
-    config_name: ClassVar[str] = "prefer"
-    config_module: ClassVar[str] = "ctwa.config.prefer"
-    result: ClassVar[str] = "share of held-out pairs that the policy ranks as the objective prefers"
+    name: ClassVar[str] = "prefer"
+    module: ClassVar[str] = "ctwa.config.prefer"
     settings: PreferenceSettings
     num_samples = 0
 
@@ -46,20 +44,25 @@ class PreferJob(Job):
         with open_dict(self.config):
             self.config.actor_rollout_ref.actor.optim.total_training_steps = self.num_steps
 
-    def method(self) -> str:
-        """Its name, and the loss."""
-        return f"{alignment_name(self.settings.method.type)}, {self.settings.loss.type}"
-
-    def objectives(self) -> dict[str, ObjectiveInfo]:
-        """With their weights."""
-        return {name: ObjectiveInfo(weight=weight) for name, weight in self.settings.weights.items()}
+    def about(self) -> dict[str, Any]:
+        """With the loss beside the method."""
+        return {
+            "method": f"{alignment_name(self.settings.method.type)}, {self.settings.loss.type}",
+            "objectives": {name: ObjectiveInfo(weight=weight) for name, weight in self.settings.weights.items()},
+            "result": "share of held-out pairs that the policy ranks as the objective prefers",
+        }
 
     def _rollout(self) -> str:
         return str(self.config.actor_rollout_ref.actor.strategy)  # there is no rollout
 
-    def goal(self) -> list[str]:
-        """Method, objectives and pairs."""
-        settings = self.settings
+    def plan_lines(self) -> list[str]:
+        """Method, objectives and pairs; steps and passes."""
+        config, settings = self.config, self.settings
+        num_backward = 1 if settings.build_aggregator().has_fixed_weights else len(settings.objectives)
+        num_forward = num_backward if settings.gradients.passes == "sequential" else 1
+        stopping = settings.early_stopping
+        fewer = "" if stopping is None else f", fewer if {stopping.patience} validations in a row are no better"
+        every = f"every {config.trainer.test_freq} steps; checkpoint every {config.trainer.save_freq} steps"
         return [
             line("method", f"{alignment_name(settings.method.type)}, loss {settings.loss.type}"),
             line("objectives", ", ".join(f"{name} ({weight:g})" for name, weight in settings.weights.items())),
@@ -71,17 +74,7 @@ class PreferJob(Job):
                 )
                 for train, validation in zip(self.data.train, self.data.validation, strict=True)
             ),
-        ]
-
-    def work(self) -> list[str]:
-        """Steps and passes."""
-        config, settings = self.config, self.settings
-        num_backward = 1 if settings.build_aggregator().has_fixed_weights else len(settings.objectives)
-        num_forward = num_backward if settings.gradients.passes == "sequential" else 1
-        stopping = settings.early_stopping
-        fewer = "" if stopping is None else f", fewer if {stopping.patience} validations in a row are no better"
-        every = f"every {config.trainer.test_freq} steps; checkpoint every {config.trainer.save_freq} steps"
-        return [
+            *self.engine_lines(),
             line("steps", f"{self.num_steps}{fewer}"),
             line("a step", f"{config.data.train_batch_size} pairs, {passes_text(config, num_forward, num_backward)}"),
             line("validation", every),

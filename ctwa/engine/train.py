@@ -10,7 +10,6 @@ import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -80,7 +79,7 @@ class MultiObjectiveTrainer(Trainer):
     def __init__(
         self, config: DictConfig, settings: Settings, scalarizer: Scalarizer, sampler: Sampler, recorder: Recorder
     ) -> None:
-        super().__init__(config, recorder, num_steps=sampler.session.num_steps)
+        super().__init__(config, sampler.session, recorder, num_steps=sampler.session.num_steps)
         self.settings = settings
         self.scalarizer = scalarizer
         self.sampler = sampler
@@ -250,11 +249,3 @@ class MultiObjectiveTrainer(Trainer):
         self.scalarizer.load_state_dict(state["scalarizer"])
         self.probe.load_state_dict(state["probe"])
         self.sampler.load_state_dict(state["reference_length"])
-
-    def save_policy(self, folder: Path) -> None:
-        """Write policy, optimizer and data position."""
-        self.session.save(folder, step=self.steps_made)
-
-    def load_policy(self, folder: Path) -> None:
-        """Read what ``save_policy`` wrote."""
-        self.session.load(folder)

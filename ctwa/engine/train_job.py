@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from omegaconf import DictConfig
 
 from ctwa.engine.checks.config import check_config, check_with_verl, num_steps
 from ctwa.engine.checks.look import prompt_lines
 from ctwa.engine.checks.resources import check_machine
-from ctwa.engine.job import Job, line
-from ctwa.engine.plan import passes_text
+from ctwa.engine.job import Job, line, passes_text
 from ctwa.run.folder import ObjectiveInfo
 
 if TYPE_CHECKING:
@@ -24,9 +23,8 @@ if TYPE_CHECKING:
 class TrainJob(Job):
     """A training on rewards."""
 
-    config_name: ClassVar[str] = "train"
-    config_module: ClassVar[str] = "ctwa.config"
-    result: ClassVar[str] = "mean reward on held-out problems"
+    name: ClassVar[str] = "train"
+    module: ClassVar[str] = "ctwa.config"
     settings: Settings
 
     def check(self) -> None:
@@ -37,36 +35,28 @@ class TrainJob(Job):
         self.num_steps = num_steps(self.config)
         self.num_samples = self.settings.num_samples
 
-    def method(self) -> str:
-        """Its type."""
-        return self.settings.method.type
-
-    def objectives(self) -> dict[str, ObjectiveInfo]:
-        """With the targets of their covariances, where the method has any."""
+    def about(self) -> dict[str, Any]:
+        """With the targets of covariances, where the method has any."""
         targets = self.settings.build_scalarizer().covariance_targets
-        return {
+        objectives = {
             name: ObjectiveInfo(weight=objective.weight, target=targets.get(name))
             for name, objective in self.settings.objectives.items()
         }
+        return {"method": self.settings.method.type, "objectives": objectives}
 
-    def goal(self) -> list[str]:
-        """Method and objectives."""
-        scalarizer = self.settings.build_scalarizer()
+    def plan_lines(self) -> list[str]:
+        """Method and objectives; steps, tokens and passes."""
+        config, scalarizer = self.config, self.settings.build_scalarizer()
         source = self.settings.log_probs_source(scalarizer.requirements)
         weights = ", ".join(f"{name} ({weight:g})" for name, weight in scalarizer.weights.items())
-        return [
-            line("method", f"{self.method()}, log-probs of the statistic: {source}"),
-            line("objectives", weights),
-        ]
-
-    def work(self) -> list[str]:
-        """Steps, tokens and passes."""
-        config = self.config
         rows = config.data.train_batch_size * config.actor_rollout_ref.rollout.n
         tokens = rows * (config.data.max_prompt_length + config.data.max_response_length)
         prompts = f"{config.data.train_batch_size} prompts x {config.actor_rollout_ref.rollout.n} completions"
         every = f"every {config.trainer.test_freq} steps; checkpoint every {config.trainer.save_freq} steps"
         return [
+            line("method", f"{self.settings.method.type}, log-probs of the statistic: {source}"),
+            line("objectives", weights),
+            *self.engine_lines(),
             *prompt_lines(config),
             line("steps", self.num_steps),
             line("a step", f"{prompts} = {rows} completions, at most {tokens:,} tokens"),

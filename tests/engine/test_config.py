@@ -178,7 +178,7 @@ def test_the_run_s_targets_are_of_covariances_alone(
 ) -> None:
     config = compose("task=math500", *choices)
 
-    objectives = TrainJob(config).objectives()
+    objectives = TrainJob(config).info().objectives
 
     assert [objectives[name].target for name in ("accuracy", "conciseness", "clarity")] == targets
 

@@ -35,7 +35,7 @@ class PlayTrainer(Trainer):
     def __init__(self, recorder: Recorder, play: Play) -> None:
         trainer = {"project_name": "tests", "experiment_name": "play", "logger": [], "max_actor_ckpt_to_keep": 3}
         trainer |= {"test_freq": -1, "save_freq": 3, "val_before_train": False}
-        super().__init__(OmegaConf.create({"trainer": trainer}), recorder, num_steps=LAST)
+        super().__init__(OmegaConf.create({"trainer": trainer}), play, recorder, num_steps=LAST)
         self._play = play
 
     def step(self, number: int) -> dict[str, Any]:
@@ -56,14 +56,9 @@ class PlayTrainer(Trainer):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
-    def save_policy(self, folder: Path) -> None:
-        self._play.at(f"saving{self.steps_made}")
-
-    def load_policy(self, folder: Path) -> None: ...
-
 
 class Play:
-    """A job that is told of signals at places, by itself.
+    """A job, and a policy, that is told of signals at places, by itself.
 
     Args:
         plan: "place=SIGNAL", the places being compose, start, stepN, recordedN, savingN and shutdown; or "hangN".
@@ -80,6 +75,11 @@ class Play:
         for each in self.plan:
             if each.startswith(f"{place}="):
                 os.kill(os.getpid(), getattr(signal, each.partition("=")[2]))
+
+    def save(self, folder: Path, *, step: int) -> None:
+        self.at(f"saving{step}")
+
+    def load(self, folder: Path) -> None: ...
 
     def run(self, recorder: Recorder) -> None:
         try:
