@@ -56,6 +56,8 @@ class Scalarizer(ABC):
     """
 
     method: ClassVar[str]
+    takes_targets: ClassVar[bool] = False
+    """Whether it steers by the objectives' covariance targets, which its constructor is then given as ``targets``."""
     requirements: Requirements = Requirements()
     aggregator: Aggregator | None = None
     """What combines the objectives' gradients, for methods of that level. The engine hands it to the workers before an

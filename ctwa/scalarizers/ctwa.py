@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -28,7 +28,6 @@ class CtwaConfig(StrictModel):
     Attributes:
         preset: ``published-code`` makes sure that the published code's solved-objective gate is on, which the paper
             does not have: ``gate_targets`` must then name every objective.
-        targets: the covariance target c* of every objective, by name.
         eta: the step size of the log-weights; 0 is linear weighting.
         tau: the weight of a new observation in the moving average.
         ema_init: where the moving average starts: ``first`` observation, ``debiased``, or ``zero``.
@@ -46,7 +45,6 @@ class CtwaConfig(StrictModel):
 
     type: Literal["ctwa"] = "ctwa"
     preset: Literal["paper", "published-code"] = "paper"
-    targets: dict[str, float]
     eta: Annotated[float, Field(ge=0)] = 0.05
     tau: Annotated[float, Field(gt=0, le=1)] = 0.1
     ema_init: EmaInit = "first"
@@ -58,19 +56,12 @@ class CtwaConfig(StrictModel):
     length: LengthNormalization = "mean"
     weight_floor: Annotated[float, Field(gt=0, lt=1)] | None = None
 
-    @model_validator(mode="after")
-    def _names_agree(self) -> Self:
-        gated = set(self.gate_targets or {})
-        if unknown := sorted(gated - set(self.targets)):
-            raise CtwaError(
-                f"gate_targets names {unknown}, which are not objectives; write some of {list(self.targets)}"
-            )
-        if self.preset == "published-code" and gated != set(self.targets):
-            raise CtwaError(
-                f"the preset 'published-code' gates every objective; add gate_targets with {list(self.targets)} "
-                "(the published code has 1.0 for accuracy, 0.95 for the others) or write preset: paper"
-            )
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def _targets_are_the_objectives(cls, options: Any) -> Any:
+        if isinstance(options, Mapping) and "targets" in options:
+            raise CtwaError("a covariance target is its objective's: write ctwa.objectives.NAME.target, and no targets")
+        return options
 
 
 class CTWA(Scalarizer):
@@ -82,6 +73,7 @@ class CTWA(Scalarizer):
     Args:
         config: the options.
         weights: lam_0 by name, all above 0.
+        targets: the covariance target c* of every objective, by name.
         scale_invariant: whether the advantage estimator is (``Estimate.scale_invariant``).
 
     Raises:
@@ -90,15 +82,26 @@ class CTWA(Scalarizer):
     """
 
     method: ClassVar[str] = "ctwa"
+    takes_targets: ClassVar[bool] = True
 
-    def __init__(self, config: CtwaConfig, weights: Mapping[str, float], *, scale_invariant: bool) -> None:
+    def __init__(
+        self, config: CtwaConfig, weights: Mapping[str, float], *, targets: Mapping[str, float], scale_invariant: bool
+    ) -> None:
         super().__init__(weights)
         # All arithmetic is in alphabetical order: the order of the objectives in the config changes no bit.
         self._names = sorted(weights)
-        if self._names != sorted(config.targets):
+        if self._names != sorted(targets):
             raise CtwaError(
-                f"the method's targets name {sorted(config.targets)} but the objectives are {self._names}; "
-                "write one target for each objective"
+                f"CTWA wants a covariance target of every objective, and those of {sorted(targets)} are given where "
+                f"the objectives are {self._names}: write ctwa.objectives.NAME.target for each"
+            )
+        gates = config.gate_targets or {}
+        if unknown := sorted(gates.keys() - targets.keys()):
+            raise CtwaError(f"gate_targets names {unknown}, which are not objectives; write some of {list(targets)}")
+        if config.preset == "published-code" and gates.keys() != targets.keys():
+            raise CtwaError(
+                f"the preset 'published-code' gates every objective; add gate_targets with {list(targets)} "
+                "(the published code has 1.0 for accuracy, 0.95 for the others) or write preset: paper"
             )
         if zero := [name for name in self._names if weights[name] == 0]:
             raise CtwaError(f"{zero} have the weight 0, which CTWA can never raise; write a small positive weight")
@@ -112,14 +115,13 @@ class CTWA(Scalarizer):
         self._scale_invariant = scale_invariant
         self._controller = WeightController(
             self._by_name(weights),
-            self._by_name(config.targets),
+            self._by_name(targets),
             eta=config.eta,
             tau=config.tau,
             ema_init=config.ema_init,
             renormalize=not scale_invariant if config.renormalize == "auto" else config.renormalize,
             floor=config.weight_floor,
         )
-        gates = config.gate_targets or {}
         self._gates_M = self._by_name({name: gates.get(name, float("inf")) for name in self._names})
 
     @property
@@ -131,7 +133,7 @@ class CTWA(Scalarizer):
     @property
     def covariance_targets(self) -> dict[str, float]:
         """The targets, where it is the covariance that is compared to them."""
-        return dict(self.config.targets) if self.config.measure == "covariance" else {}
+        return self._named(self._controller.targets_M) if self.config.measure == "covariance" else {}
 
     def advantages(self, rollout: Rollout, estimate: Estimate) -> Tensor:
         """The advantages (N, T) of the weighted sum, with the weights of the last ``observe``."""

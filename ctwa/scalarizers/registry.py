@@ -51,16 +51,26 @@ MethodConfig = Annotated[
 ]
 
 
-def build_scalarizer(config: MethodConfig, weights: Mapping[str, float], *, scale_invariant: bool) -> Scalarizer:
+def build_scalarizer(
+    config: MethodConfig,
+    weights: Mapping[str, float],
+    *,
+    scale_invariant: bool,
+    targets: Mapping[str, float] | None = None,
+) -> Scalarizer:
     """Build the scalarizer that a config asks for.
 
     Args:
         config: a method's config.
         weights: the objectives' weights, by name.
         scale_invariant: whether the engine's advantage estimator is (``Estimate.scale_invariant``).
+        targets: the objectives' covariance targets, by name, for a method that steers by them; to the others they are
+            nothing.
 
     Raises:
         CtwaError: the config does not fit the objectives or the estimator.
     """
-    scalarizer: Scalarizer = METHODS[config.type](config, weights, scale_invariant=scale_invariant)
+    method = METHODS[config.type]
+    own = {"targets": targets or {}} if method.takes_targets else {}
+    scalarizer: Scalarizer = method(config, weights, scale_invariant=scale_invariant, **own)
     return scalarizer

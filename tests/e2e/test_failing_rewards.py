@@ -51,7 +51,7 @@ def test_reward_functions_that_fail_stop_the_run_which_says_how_each_did(
 ) -> None:
     failing = ("raises", "not_finite", "text", "many")
     objectives = ",".join(f"{name}:{{reward_fn:'{rewards}:{name}',weight:1}}" for name in failing)
-    own = ("~ctwa.objectives", f"+ctwa.objectives={{{objectives}}}", "~ctwa.covariance_targets")
+    own = ("~ctwa.objectives", f"+ctwa.objectives={{{objectives}}}")
     run = train(tmp_path / "run", *QUICK, "method=linear", *own)
     assert run.returncode == 1
     said = " ".join(run.output[run.output.index("error:") :].split())

@@ -18,7 +18,7 @@ NAMES = list(WEIGHTS)
 
 
 def ctwa(*, weights: dict = WEIGHTS, targets: dict = TARGETS, scale_invariant: bool = True, **options) -> CTWA:
-    return CTWA(CtwaConfig(targets=targets, **options), weights, scale_invariant=scale_invariant)
+    return CTWA(CtwaConfig(**options), weights, targets=targets, scale_invariant=scale_invariant)
 
 
 @pytest.mark.parametrize("scale_invariant", [True, False])
@@ -270,7 +270,7 @@ def test_it_asks_for_the_log_probs_it_was_told_to_use(statistic):
 
 def test_the_paper_is_the_default():
     assert ctwa().requirements == Requirements(log_probs="post_update")
-    assert CtwaConfig(targets=TARGETS).model_dump(exclude={"type", "targets"}) == {
+    assert CtwaConfig().model_dump(exclude={"type"}) == {
         "preset": "paper",
         "eta": 0.05,
         "tau": 0.1,
@@ -307,8 +307,11 @@ def test_weights_never_fall(covariances):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"targets": {"accuracy": 0.1}}, "write one target for each objective"),
-        ({"targets": TARGETS | {"style": 0.1}}, "write one target for each objective"),
+        ({"targets": {"accuracy": 0.1}}, r"those of \['accuracy'\] are given .* write ctwa.objectives.NAME.target for"),
+        ({"targets": TARGETS | {"style": 0.1}}, "CTWA wants a covariance target of every objective"),
+        ({"gate_targets": {"style": 0.9}}, r"\['style'\], which are not objectives"),
+        ({"preset": "published-code"}, "add gate_targets"),
+        ({"preset": "published-code", "gate_targets": {"accuracy": 1.0}}, "gates every objective"),
         ({"weights": WEIGHTS | {"clarity": 0.0}}, r"\['clarity'\] have the weight 0"),
     ],
 )
