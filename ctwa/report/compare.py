@@ -113,7 +113,7 @@ def compare_groups(
     else:
         ends = {run.label: _step_within(run, at_seconds) for run in runs}
         at = f"{number(at_seconds)} s of training"
-    results = {run.label: _results_at(run, ends[run.label]) for run in runs}
+    results = {run.label: results_at(run, ends[run.label]) for run in runs}
     points_RM = np.array([[results[run.label].get(name, np.nan) for name in names] for run in runs])
     reference_M = reference_point(points_RM) if np.isfinite(points_RM).any(axis=0).all() else np.zeros(len(names))
     methods, means = [], []
@@ -254,7 +254,8 @@ def _gains(
     return gains
 
 
-def _results_at(run: RunTrace, step: int) -> dict[str, float]:
+def results_at(run: RunTrace, step: int) -> dict[str, float]:
+    """A run's newest result of each objective up to a step; none where that is no number."""
     found = {}
     for name in run.objectives:
         values = [value for at, value in run.results(name) if at <= step]

@@ -9,8 +9,8 @@ from itertools import combinations
 import numpy as np
 
 from ctwa import metrics as key_of
-from ctwa.report.compare import Comparison
-from ctwa.report.curves import Curve, Floats, averaged, averaging_window, over_seeds
+from ctwa.report.compare import Comparison, results_at
+from ctwa.report.curves import EMPTY, Curve, Floats, averaged, averaging_window, over_seeds
 from ctwa.report.groups import Group, objectives_of
 from ctwa.report.html.panels import Bars, Figure, Kind, Line, Mark, Panel
 from ctwa.report.trace import RunTrace
@@ -20,6 +20,7 @@ _RAW_UP_TO = 3  # groups: with more, curves as measured would hide the averages
 _MOST_PAIRS = 10  # cosines of pairs of objectives
 _MOST_PLANES = 6
 _MOST_VOLUMES = 200  # steps
+_ZERO = (0.0, "")  # a level
 _FEW_POINTS = 10  # each is marked: a curve of one point would not be seen
 
 
@@ -36,7 +37,8 @@ class Section:
 class Sections:
     """Makes the sections of some groups of runs.
 
-    What a section draws it takes by `_lines` or `_curve`, which note the metric: `method` draws those that are left.
+    A section names the metrics it draws, and `_lines` and `_gain` note them: `method` draws the methods' own that are
+    left. So no metric of a method is hidden, whichever method it is.
     """
 
     def __init__(self, groups: Sequence[Group]):
@@ -68,13 +70,12 @@ class Sections:
         return Section("objectives", "Objectives", text, _drawn(figures))
 
     def _rewards(self, name: str) -> tuple[Panel, Panel]:
-        held_out = self._lines(key_of.validation(name), kind="marked")
-        training = self._lines(key_of.objective_mean(name), average=True)
-        bounds = _unit([*held_out, *training])
-        return (
-            Panel(f"held-out-{name}", f"{name}, held-out problems", "mean reward", held_out, y_range=bounds),
-            Panel(f"training-{name}", f"{name}, training problems", "mean reward", training, y_range=bounds),
+        held_out = self._panel(
+            key_of.validation(name), f"{name}, held-out problems", "mean reward", average=False, kind="marked"
         )
+        training = self._panel(key_of.objective_mean(name), f"{name}, training problems", "mean reward")
+        bounds = _unit([*held_out.lines, *training.lines])
+        return replace(held_out, y_range=bounds), replace(training, y_range=bounds)
 
     def _results(self, name: str) -> Panel:
         held_out, training = self._rewards(name)
@@ -86,20 +87,16 @@ class Sections:
             "How each objective's reward goes together with the update: below 0 the step works against the objective."
             f" Averages over {self.window} steps{self._thin()}. The weight is that of the next step."
         )
-        figures = [self._covariance(name) for name in self.objectives] + [
-            self._weight(name) for name in self.objectives
-        ]
+        figures = [panel(name) for panel in (self._covariance, self._weight) for name in self.objectives]
         return Section("control", "Covariances and weights", text, _drawn(figures))
 
     def _covariance(self, name: str) -> Panel:
-        lines = self._lines(key_of.covariance(name), average=True)
         targets = dict.fromkeys(target for run in self.runs if (target := run.target(name)) is not None)
-        levels = [(0.0, ""), *((target, f"target {target:g}") for target in targets)]
-        title = f"{name}: covariance with the update"
-        return Panel(f"covariance-{name}", title, "covariance", lines, levels=levels)
+        levels = (_ZERO, *((target, f"target {target:g}") for target in targets))
+        return self._panel(key_of.covariance(name), f"{name}: covariance with the update", "covariance", levels=levels)
 
     def _weight(self, name: str) -> Panel:
-        return Panel(f"weight-{name}", f"{name}: weight", "weight", self._lines(key_of.weight(name)))
+        return self._panel(key_of.weight(name), f"{name}: weight", "weight", average=False)
 
     def method(self) -> Section:
         """Every metric that is a method's own and has no place in another section."""
@@ -112,7 +109,7 @@ class Sections:
             label, name = key.replace("_", " "), f"{family}-{key}"
             title = f"{family}: {label}"
             if whole := by_objective.pop("", ""):
-                figures.append(Panel(name, title, label, self._lines(whole)))
+                figures.append(self._panel(whole, title, label, average=False))
             panels = [
                 Panel(f"{name}-{group.label}", f"{title}, {group.label}", label, _by_objective(group, by_objective))
                 for group in self.groups
@@ -130,7 +127,7 @@ class Sections:
                 Line(group.label, over_seeds([self._gain(run, name) for run in group.runs]), index)
                 for index, group in enumerate(self.groups)
             ]
-            figures.append(Panel(f"gain-{name}", f"{name}: gain of a step", "gain", lines, levels=[(0.0, "")]))
+            figures.append(Panel(f"gain-{name}", f"{name}: gain of a step", "gain", lines, levels=[_ZERO]))
         text = (
             f"What one step did to the objective's expected reward, averaged over {self.window} steps. The band is 1.96"
             " standard errors of that average to each side; of several seeds, their range."
@@ -141,72 +138,41 @@ class Sections:
         """Norms of the objectives' gradients and the angles between them."""
         prefix = key_of.GRADIENT_COSINE
         keys = [key for key in self._keys if key.startswith(prefix)]
-        pairs = sorted(keys, key=self._mean)
-        chosen = [key for key in keys if key in pairs[:_MOST_PAIRS]]
-        figures = [
-            Panel(
-                f"gradient-norm-{name}",
-                f"{name}: norm of its gradient",
-                "norm",
-                self._lines(key_of.gradient_norm(name), average=True),
-            )
-            for name in self.objectives
+        pairs = sorted(keys, key=self._mean)[:_MOST_PAIRS]
+        norms = [
+            self._panel(key_of.gradient_norm(name), f"{name}: norm of its gradient", "norm") for name in self.objectives
         ]
-        figures += [
-            Panel(
-                f"gradient-cosine-{key.removeprefix(prefix)}",
-                f"{key.removeprefix(prefix)}: cosine",
-                "cosine",
-                self._lines(key, average=True),
-                levels=[(0.0, "")],
-            )
-            for key in chosen
+        cosines = [
+            self._panel(key, f"{key.removeprefix(prefix)}: cosine", "cosine", levels=[_ZERO])
+            for key in keys
+            if key in pairs
         ]
         text = f"Averages over {self.window} steps. Below 0 two objectives pull against each other."
-        if len(chosen) < len(keys):
-            text += f" Of {len(keys)} pairs the {len(chosen)} with the lowest cosines are shown."
-        return Section("gradients", "Gradients", text, _drawn(figures))
+        if len(pairs) < len(keys):
+            text += f" Of {len(keys)} pairs the {len(pairs)} with the lowest cosines are shown."
+        return Section("gradients", "Gradients", text, _drawn([*norms, *cosines]))
 
     def update(self) -> Section:
         """Feasibility, clipping, unscored completions, and how the policy moves."""
+        impossible = [(1.0, "cannot be met above")]
         figures = [
-            Panel(
-                "feasibility",
-                "feasibility of the targets",
-                "v*",
-                self._lines(key_of.FEASIBILITY, average=True),
-                levels=[(1.0, "cannot be met above")],
-            ),
-            Panel("clip-fraction", "clipped tokens", "share", self._lines(key_of.CLIP_FRACTION, average=True)),
-            Panel(
-                "clip-distortion", "clipping distortion", "spread", self._lines(key_of.CLIP_DISTORTION, average=True)
-            ),
-        ]
-        figures += [
-            Panel(
-                f"clip-bound-{name}",
-                f"{name}: least covariance clipping can have left",
-                "covariance",
-                self._lines(key_of.clip_bound(name), average=True),
-                levels=[(0.0, "")],
-            )
-            for name in self.objectives
+            self._panel(key_of.FEASIBILITY, "feasibility of the targets", "v*", levels=impossible),
+            self._panel(key_of.CLIP_FRACTION, "clipped tokens", "share"),
+            self._panel(key_of.CLIP_DISTORTION, "clipping distortion", "spread"),
         ]
         for name in self.objectives:
-            lines = [
-                Line(line.label, _unscored(line.curve), line.color, line.kind)
-                for line in self._lines(key_of.objective(name, "scored_frac"))
-                if (line.curve.values < 1).any()
-            ]
-            figures.append(Panel(f"unscored-{name}", f"{name}: completions that could not be scored", "share", lines))
+            title = f"{name}: least covariance clipping can have left"
+            figures.append(self._panel(key_of.clip_bound(name), title, "covariance", levels=[_ZERO]))
+        for name in self.objectives:
+            title = f"{name}: completions that could be scored"
+            scored = self._panel(key_of.objective(name, "scored_frac"), title, "share", average=False)
+            incomplete = [line for line in scored.lines if (line.curve.values < 1).any()]
+            figures.append(replace(scored, lines=incomplete))
         figures += [
-            Panel(key.replace("/", "-"), title, label, self._lines(key, average=True))
-            for key, title, label in (
-                (key_of.ENTROPY, "entropy of the policy", "nats"),
-                (key_of.KL, "divergence from the sampling policy", "KL"),
-                (key_of.GRADIENT_NORM, "norm of the gradient", "norm"),
-                (key_of.RESPONSE_LENGTH, "length of the responses", "tokens"),
-            )
+            self._panel(key_of.ENTROPY, "entropy of the policy", "nats"),
+            self._panel(key_of.KL, "divergence from the sampling policy", "KL"),
+            self._panel(key_of.GRADIENT_NORM, "norm of the gradient", "norm"),
+            self._panel(key_of.RESPONSE_LENGTH, "length of the responses", "tokens"),
         ]
         text = (
             f"Averages over {self.window} steps. Targets with a feasibility above 1 cannot be met together by any"
@@ -221,7 +187,7 @@ class Sections:
         phases = dict.fromkeys(phase for each in totals for phase in each)
         parts = {phase: [each.get(phase, 0.0) for each in totals] for phase in phases}
         bars = Bars("time", "time of a run by phase", "seconds", [group.label for group in self.groups], parts)
-        steps = Panel("step-time", "time of a step", "seconds", self._lines(key_of.STEP_SECONDS, average=True))
+        steps = self._panel(key_of.STEP_SECONDS, "time of a step", "seconds")
         text = "Sums over the run, the mean of a method's seeds. Validation (testing) is not part of a step."
         return Section("time", "Where the time went", text, _drawn([bars, steps]))
 
@@ -262,8 +228,8 @@ class Sections:
                 continue
             if len(group.runs) > 1:
                 for run, step in zip(group.runs, method.steps, strict=True):
-                    at = _value_at(run.results(x_name), step), _value_at(run.results(y_name), step)
-                    marks.append(Mark(run.label, index, *at, large=False))
+                    results = results_at(run, step)
+                    marks.append(Mark(run.label, index, results[x_name], results[y_name], large=False))
             x, y = method.results[x_name], method.results[y_name]
             marks.append(Mark(group.label, index, x.mean, y.mean, _range(x), _range(y)))
         points = means[:, [first, second]]
@@ -277,9 +243,9 @@ class Sections:
         return Panel(f"front-{x_name}-{y_name}", title, y_name, marks=marks, front=np.array(front), x_label=x_name)
 
     def _volume(self, run: RunTrace, comparison: Comparison) -> Curve:
-        curves = [_as_curve(run.results(name)) for name in comparison.objectives]
+        curves = [run.curve(run.result_key(name)) for name in comparison.objectives]
         if not all(len(each) for each in curves):
-            return Curve(np.zeros(0, np.int64), np.zeros(0))
+            return EMPTY
         steps = curves[0].steps
         for each in curves[1:]:
             steps = np.intersect1d(steps, each.steps)
@@ -288,6 +254,20 @@ class Sections:
         values_SM = np.array([each.values[np.isin(each.steps, steps)] for each in curves]).T
         reference = np.array(list(comparison.reference.values()))
         return Curve(steps, np.array([hypervolume(value_M[None], reference) for value_M in values_SM]))
+
+    def _panel(
+        self,
+        key: str,
+        title: str,
+        y_label: str,
+        *,
+        average: bool = True,
+        kind: Kind | None = None,
+        levels: Sequence[tuple[float, str]] = (),
+    ) -> Panel:
+        """One metric of all groups; its file is named like it."""
+        lines = self._lines(key, average=average, kind=kind)
+        return Panel(key.replace("/", "-"), title, y_label, lines, levels=levels)
 
     def _lines(self, key: str, *, average: bool = False, kind: Kind | None = None) -> list[Line]:
         """A line for each group; with `average`, of the averages over steps, and what was measured behind them."""
@@ -366,21 +346,6 @@ def _unit(lines: Sequence[Line]) -> tuple[float, float] | None:
         return None
     low, high = min(values.min() for values in curves), max(values.max() for values in curves)
     return (-0.03, 1.03) if low >= 0 and 0.25 < high <= 1 else None
-
-
-def _unscored(found: Curve) -> Curve:
-    high = None if found.low is None else 1 - found.low
-    low = None if found.high is None else 1 - found.high
-    return Curve(found.steps, 1 - found.values, low, high)
-
-
-def _as_curve(points: Sequence[tuple[int, float]]) -> Curve:
-    points = [point for point in points if np.isfinite(point[1])]
-    return Curve(np.array([step for step, _ in points], np.int64), np.array([value for _, value in points]))
-
-
-def _value_at(points: Sequence[tuple[int, float]], step: int) -> float:
-    return [value for at, value in points if at <= step][-1]
 
 
 def _range(interval: Interval) -> tuple[float, float] | None:
