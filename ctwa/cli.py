@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import os
@@ -14,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+import ctwa.engine.process  # noqa: F401 - before all that takes long to import
 from ctwa.errors import CtwaError
 from ctwa.run.alarms import KINDS
 from ctwa.run.disk import check_place
@@ -429,6 +431,8 @@ def main() -> None:
         sys.exit(2)
     except RunFailed:
         sys.exit(1)
+    finally:
+        gc.freeze()  # all of it goes with the process: Python need not look through it for garbage
 
 
 if __name__ == "__main__":

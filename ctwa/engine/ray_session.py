@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -15,8 +16,10 @@ from ctwa.errors import CtwaError
 
 
 @contextmanager
-def ray_session(config: DictConfig, *, transfer_queue: bool) -> Iterator[None]:
+def ray_session(config: DictConfig, *, transfer_queue: bool) -> Iterator[Callable[[], None]]:
     """Start Ray, and where it is asked for verl's transfer queue; end all of it at the end.
+
+    The queue's processes start while the caller starts others: what is yielded waits for them.
 
     Args:
         config: the resolved config.
@@ -37,21 +40,50 @@ def ray_session(config: DictConfig, *, transfer_queue: bool) -> Iterator[None]:
         config.transfer_queue.enable = True
         ray_init["runtime_env"]["env_vars"]["TRANSFER_QUEUE_ENABLE"] = "1"
     close_to_others(ray_init, trust_network=config.ctwa.trust_network)
-    ray.init(**ray_init, job_config=WorkerPath())
+    with _less_of_ray(ray_init):
+        ray.init(**ray_init, job_config=WorkerPath())
     end_request.take_signals()
     try:
         check_resources(config)
         if not transfer_queue:
-            yield
+            yield lambda: None
             return
-        with _transfer_queue(config.transfer_queue):
-            yield
+        with _transfer_queue(config.transfer_queue) as wait_for_queue:
+            yield wait_for_queue
     finally:
         ray.shutdown()
 
 
 @contextmanager
-def _transfer_queue(settings: DictConfig) -> Iterator[None]:
+def _less_of_ray(ray_init: Mapping[str, Any]) -> Iterator[None]:
+    """Start Ray without its autoscaler, and without the server of a dashboard that there is not to be.
+
+    On a machine of its own the one has nothing to scale, and the other, which Ray starts and waits for all the same,
+    nothing to serve. Both take a second to start, and the autoscaler another to end.
+    """
+    from ray._private.node import Node
+
+    with ExitStack() as stack:
+        if ray_init["address"] == "local":
+            stack.enter_context(_replaced(Node, "start_monitor"))
+            if ray_init.get("include_dashboard") is False:
+                stack.enter_context(_replaced(Node, "start_api_server"))
+        yield
+
+
+@contextmanager
+def _replaced(owner: type, name: str) -> Iterator[None]:
+    """Let a method do nothing for a while."""
+    method = getattr(owner, name)
+    setattr(owner, name, lambda *_, **__: None)
+    try:
+        yield
+    finally:
+        setattr(owner, name, method)
+
+
+@contextmanager
+def _transfer_queue(settings: DictConfig) -> Iterator[Callable[[], None]]:
     import ray
     import transfer_queue
 
@@ -64,12 +96,17 @@ def _transfer_queue(settings: DictConfig) -> Iterator[None]:
             "end, or start a cluster for each"
         )
     keys = queue_security.share_keys()
-    try:
-        started = transfer_queue.init(settings)
-        queue_security.check_closed(_addresses(started), keys)
-        yield
-    finally:
-        transfer_queue.close()
+
+    def start() -> None:
+        queue_security.check_closed(_addresses(transfer_queue.init(settings)), keys)
+
+    with ThreadPoolExecutor(1, thread_name_prefix="ctwa-queue") as thread:
+        started = thread.submit(start)
+        try:
+            yield started.result
+        finally:
+            wait([started])
+            transfer_queue.close()
 
 
 def _addresses(started: DictConfig) -> list[str]:
