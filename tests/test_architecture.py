@@ -11,7 +11,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "ctwa"
 
-NOUNS = {"errors", "strict", "batch", "weights"}
+NOUNS = {"errors", "strict", "batch", "weights", "metrics"}
 """The ground floor: every part may import it."""
 ALLOWED = {
     "errors": set(),
@@ -19,6 +19,7 @@ ALLOWED = {
     "strict": {"errors"},
     "batch": {"errors"},
     "weights": {"errors"},
+    "metrics": set(),
     "config": set(),
     "solvers": set(),
     "covariance": {"solvers"},

@@ -9,6 +9,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from ctwa import metrics as key_of
 from ctwa.batch import Rollout, Update
 from ctwa.covariance.diagnostics import finite
 from ctwa.covariance.feasibility import reward_covariance, target_feasibility
@@ -145,10 +146,10 @@ class CTWA(Scalarizer):
         """Measure the covariances of this update and set the weights of the next rollout.
 
         Returns:
-            ``ctwa/{covariance or correlation,ema,deficit,weight,log_weight,target,num_held}/<name>``, the last being
-            the number of updates so far in which the objective could not be observed, and, where advantages are scale
-            invariant, ``ctwa/feasibility``: v*, above 1 where no weights can meet the targets. Without an
-            observation, a metric is left out.
+            ``covariance/<name>`` (or ``ctwa/correlation/<name>``), ``weight/<name>``,
+            ``ctwa/{ema,deficit,log_weight,target,num_held}/<name>``, the last being the number of updates so far in
+            which the objective could not be observed, and, where advantages are scale invariant, ``ctwa/feasibility``:
+            v*, above 1 where no weights can meet the targets. Without an observation, a metric is left out.
         """
         config, controller, rollout = self.config, self._controller, update.rollout
         rewards = rollout.rewards.select(self._names)
@@ -173,18 +174,18 @@ class CTWA(Scalarizer):
         deficit_M = controller.step(statistic_M, active_M=mean_M < self._gates_M)
         metrics: dict[str, float] = {}
         for key, values_M in {
-            config.measure: statistic_M,
-            "ema": controller.ema_M,
-            "deficit": deficit_M,
+            "covariance" if config.measure == "covariance" else "ctwa/correlation": statistic_M,
+            "ctwa/ema": controller.ema_M,
+            "ctwa/deficit": deficit_M,
             "weight": controller.weights_M,
-            "log_weight": controller.log_weights_M,
-            "target": controller.targets_M,
-            "num_held": controller.num_held_M,
+            "ctwa/log_weight": controller.log_weights_M,
+            "ctwa/target": controller.targets_M,
+            "ctwa/num_held": controller.num_held_M,
         }.items():
-            metrics |= {f"ctwa/{key}/{name}": float(value) for name, value in self._named(values_M).items()}
+            metrics |= {f"{key}/{name}": float(value) for name, value in self._named(values_M).items()}
         if self._scale_invariant:
             with count_fallbacks() as fallbacks:
-                metrics["ctwa/feasibility"] = self._feasibility(rollout)
+                metrics[key_of.FEASIBILITY] = self._feasibility(rollout)
             metrics["ctwa/num_fallback"] = fallbacks.num
         return finite(metrics)
 

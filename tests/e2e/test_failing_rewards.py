@@ -112,7 +112,7 @@ def test_entries_that_could_not_be_scored_are_counted_and_left_out(stopped: Run)
     assert metrics["objective/clarity/mean"] == 1
     assert metrics["objective/accuracy/scored_frac"] == 1
     # What was scored is constant: no covariance with anything.
-    assert metrics["ctwa/covariance/clarity"] == pytest.approx(0, abs=1e-12)
+    assert metrics["covariance/clarity"] == pytest.approx(0, abs=1e-12)
 
 
 def test_an_alarm_ends_the_run_with_a_validation_and_a_checkpoint(stopped: Run) -> None:

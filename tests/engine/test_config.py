@@ -212,9 +212,7 @@ def test_relative_paths_mean_the_users_current_directory(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("task", ["testbed", "math500"])
 def test_a_task_without_its_folder_says_so(task: str) -> None:
-    with pytest.raises(
-        CtwaError, match=r"^ctwa\.task_dir is missing, and .*data\.train_files.*: give the folder$"
-    ):
+    with pytest.raises(CtwaError, match=r"^ctwa\.task_dir is missing, and .*data\.train_files.*: give the folder$"):
         compose_config(["ctwa.run=runs/a", f"task={task}"])
 
 

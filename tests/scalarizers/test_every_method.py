@@ -4,14 +4,12 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
-import ctwa
 from ctwa.aggregators.registry import GRADIENT_METHODS
 from ctwa.batch import RewardMatrix, Rollout
 from ctwa.covariance.probe import Progress
@@ -369,14 +367,6 @@ def test_the_order_of_completions_does_not_matter(make_batch, method):
     one, other = (drive(build(method, names), each) for each in (batch, batch.with_rows(order_N)))
 
     torch.testing.assert_close(one.advantages_NT[order_N], other.advantages_NT, rtol=0, atol=1e-9)
-
-
-@every_method
-def test_the_documentation_has_a_section_for_it(method):
-    text = (Path(ctwa.__file__).parents[1] / "docs" / "methods.md").read_text()
-
-    assert f"\n## {method}\n" in text
-    assert any(line.startswith("|") and f"`{method}`" in line for line in text.partition("\n## ")[0].splitlines())
 
 
 @every_method

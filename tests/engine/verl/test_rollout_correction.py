@@ -77,7 +77,7 @@ def test_a_rejected_completion_weighs_nothing_and_stays_in_the_covariance() -> N
     learnt, shown = method.observe(update(of)), diagnostics(update(of))
     by_hand = [float(w) for w in weights.weight_N]
     expected = ((1 - 0.5) * by_hand[0] / 2 + (0 - 0.5) * by_hand[1] / 2 + 0.25 * by_hand[2] - 0.25 * by_hand[3]) / 2
-    assert learnt["ctwa/covariance/accuracy"] == shown["ctwa/covariance/accuracy"] == pytest.approx(expected)
+    assert learnt["covariance/accuracy"] == shown["covariance/accuracy"] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
