@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -102,7 +103,7 @@ STOPPED, INTERRUPTED = 3, 4
 wrote, 130 a second Ctrl-C."""
 
 
-def _run(start: Callable[[], Stop | None]) -> None:
+def run(start: Callable[[], Stop | None]) -> None:
     """Start a run that signals can end; how it ended is the exit status."""
     from ctwa.engine.signals import Interruption, end_request
 
@@ -119,55 +120,36 @@ def _run(start: Callable[[], Stop | None]) -> None:
         sys.exit(INTERRUPTED if isinstance(stopped_by, Interruption) else STOPPED)
 
 
+def _execute(job: str, overrides: list[str] | None, dry_run: bool, stop_on: list[str] | None) -> None:
+    """Run a command's job, whose imports take a while."""
+
+    def start() -> Stop | None:
+        from ctwa.engine.job import execute
+
+        return execute(resolve_name(job), overrides or [], stop_on=stop_on or [], dry_run=dry_run)
+
+    run(start)
+
+
 @app.command(cls=_WithGroups, context_settings={"ignore_unknown_options": True})
-def train(
-    overrides: Overrides = None,
-    dry_run: DryRun = False,
-    stop_on: StopOn = None,
-) -> None:
+def train(overrides: Overrides = None, dry_run: DryRun = False, stop_on: StopOn = None) -> None:
     """Fine-tune a model on several objectives; `ctwa methods` says what the methods are."""
-
-    def start() -> Stop | None:
-        from ctwa.engine.job import train
-
-        return train(overrides or [], stop_on=stop_on or [], dry_run=dry_run)
-
-    _run(start)
+    _execute("ctwa.engine.train_job:TrainJob", overrides, dry_run, stop_on)
 
 
 @app.command(cls=_WithGroups, context_settings={"ignore_unknown_options": True})
-def prefer(
-    overrides: Overrides = None,
-    dry_run: DryRun = False,
-    stop_on: StopOn = None,
-) -> None:
+def prefer(overrides: Overrides = None, dry_run: DryRun = False, stop_on: StopOn = None) -> None:
     """Align a model with several objectives' preference pairs, without a reward model (docs/preference.md)."""
-
-    def start() -> Stop | None:
-        from ctwa.engine.prefer_job import prefer
-
-        return prefer(overrides or [], stop_on=stop_on or [], dry_run=dry_run)
-
-    _run(start)
+    _execute("ctwa.engine.prefer_job:PreferJob", overrides, dry_run, stop_on)
 
 
 @app.command(cls=_WithGroups, context_settings={"ignore_unknown_options": True})
-def caid(
-    overrides: Overrides = None,
-    dry_run: DryRun = False,
-    stop_on: StopOn = None,
-) -> None:
+def caid(overrides: Overrides = None, dry_run: DryRun = False, stop_on: StopOn = None) -> None:
     """Align a model under constraints by iterated dualization (docs/caid.md).
 
     E.g. ctwa caid ctwa.run=runs/caid ctwa.task_dir=runs/testbed-D 'ctwa.caid.thresholds={accuracy:0.05}'.
     """
-
-    def start() -> Stop | None:
-        from ctwa.engine.caid_job import caid
-
-        return caid(overrides or [], stop_on=stop_on or [], dry_run=dry_run)
-
-    _run(start)
+    _execute("ctwa.engine.caid_job:CaidJob", overrides, dry_run, stop_on)
 
 
 @app.command()

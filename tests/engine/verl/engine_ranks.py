@@ -26,13 +26,14 @@ from verl.workers.utils.padding import response_from_nested
 from ctwa.aggregators.registry import GRADIENT_METHODS, GradientMethodConfig, build_aggregator
 from ctwa.batch import ClipRange, RewardMatrix, Rollout, Update
 from ctwa.engine.compose import compose_config
-from ctwa.engine.gradients import GradientPlan
+from ctwa.engine.gradients import OBJECTIVE_LOSSES, GradientPlan, ObjectiveLosses
 from ctwa.engine.settings import GradientSettings
+from ctwa.engine.verl.columns import ROW_COLUMN
 from ctwa.engine.verl.cpu_platform import register_cpu_platform
 from ctwa.engine.verl.multi_objective_engine import MultiObjectiveEngine
 from ctwa.engine.verl.registry import register_engines
 from ctwa.engine.verl.rows import in_order
-from ctwa.engine.verl.workers import ROW_FIELD, PolicyWorker
+from ctwa.engine.verl.workers import PolicyWorker
 from ctwa.scalarizers import CTWA, CtwaConfig
 from ctwa.testbed.model import build_model
 from ctwa.testbed.tokenizer import build_tokenizer
@@ -203,7 +204,7 @@ def two_steps_of_ctwa(folder: Path, num_ranks: int) -> list[dict[str, Any]]:
         data = batch_of(rows, 2, use_remove_padding=True, mini_batch_size=num_rows, global_batch_size=num_rows)
         data["prompts"] = torch.nested.as_nested_tensor([row[:prompt] for row in rows], layout=torch.jagged)
         data["responses"] = torch.nested.as_nested_tensor([row[prompt:] for row in rows], layout=torch.jagged)
-        data["response_mask"], data[ROW_FIELD] = nested(mask_NT), torch.arange(num_rows)
+        data["response_mask"], data[ROW_COLUMN] = nested(mask_NT), torch.arange(num_rows)
         advantages_NT = method.advantages(rollout, centred) * mask_NT  # type: ignore[arg-type]
 
         before = worker.infer_batch(tu_copy(data, compute_loss=False))
@@ -260,8 +261,8 @@ def two_mini_batches(engine: MultiObjectiveEngine, method: str, rank: int, num_r
         log_probs = torch.cat([row[:-1] for row in model_output["log_probs"].unbind()])
         each = [-log_probs, log_probs.square(), log_probs.exp()]
         # verl's engine wants the whole batch's mean times the number of ranks.
-        engine.losses = ([value.sum() * num_ranks / num_tokens for value in each], None)
-        return engine.losses[0][0], {}
+        losses = [value.sum() * num_ranks / num_tokens for value in each]
+        return losses[0], {OBJECTIVE_LOSSES: ObjectiveLosses(losses)}
 
     norms = []
     for seed in (0, 1):

@@ -13,8 +13,9 @@ from verl.workers.config import FSDPActorConfig
 from verl.workers.utils.losses import ppo_loss
 
 from ctwa.aggregators.linear import Linear, LinearConfig
-from ctwa.engine.gradients import GradientPlan, advantages_field, objective_losses
+from ctwa.engine.gradients import GradientPlan, objective_losses
 from ctwa.engine.settings import GradientSettings
+from ctwa.engine.verl.columns import advantages_column
 
 PROMPTS, RESPONSES = [2, 3], [4, 2]
 WEIGHTS = torch.tensor([0.2, 0.8])
@@ -36,10 +37,10 @@ def batch() -> TensorDict:
         ),
         "old_log_probs": nested(RESPONSES, generator, 0.1),
         "ref_log_prob": nested(RESPONSES, generator, 0.1),
-        **{advantages_field(column): nested(RESPONSES, generator) for column in range(2)},
+        **{advantages_column(column): nested(RESPONSES, generator) for column in range(2)},
     }
     # What the weights make of the objectives' advantages.
-    rows = [data[advantages_field(column)].unbind() for column in range(2)]
+    rows = [data[advantages_column(column)].unbind() for column in range(2)]
     data["advantages"] = torch.nested.as_nested_tensor(
         [WEIGHTS[0] * one + WEIGHTS[1] * other for one, other in zip(*rows, strict=True)], layout=torch.jagged
     )
@@ -87,7 +88,7 @@ def test_the_weighted_losses_and_the_shared_terms_are_verls_loss(batch: TensorDi
     assert "actor/pg_loss" in metrics
     # The terms that all share are in no objective's loss.
     bare = partial(ppo_loss, config=actor_config(entropy=0.0, kl=False))
-    rows = batch.clone(recurse=False).set("advantages", batch[advantages_field(0)])
+    rows = batch.clone(recurse=False).set("advantages", batch[advantages_column(0)])
     alone, _ = bare(model_output=output, data=rows)
     torch.testing.assert_close(losses[0], alone)
 
