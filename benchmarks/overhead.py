@@ -37,7 +37,7 @@ from ctwa.engine.job import prepare_run, run_training, set_environment
 from ctwa.engine.settings import Settings, read_settings
 from ctwa.run.log import quiet
 from ctwa.run.trace import read_trace
-from ctwa.scalarizers.catalogue import CATALOGUE
+from ctwa.scalarizers import METHODS
 
 WARM_UP_ROUNDS = 2
 TWELVE = [
@@ -83,7 +83,7 @@ COMPARISONS = {
         reference="linear-traced",
     ),
     "methods": Comparison(
-        {method: settings_of(method, steps=1000) for method in (*CATALOGUE, next(iter(CONTROLS)))}, reference="linear"
+        {method: settings_of(method, steps=1000) for method in (*METHODS, next(iter(CONTROLS)))}, reference="linear"
     ),
 }
 

@@ -12,13 +12,15 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "ctwa"
 
-NOUNS = {"errors", "batch", "weights"}
+NOUNS = {"errors", "batch", "weights", "methods", "state"}
 """The ground floor: every part may import it."""
 ALLOWED = {
     "errors": set(),
     "statistics": {"solvers"},
     "batch": {"errors"},
     "weights": {"errors"},
+    "methods": {"errors"},
+    "state": {"errors"},
     "config": set(),
     "solvers": set(),
     "covariance": {"solvers"},
@@ -30,6 +32,7 @@ ALLOWED = {
     "report": {"run", "statistics", "covariance", "solvers"},
     "models": {"run"},
     "testbed": {"covariance", "objectives", "run"},
+    "listing": {"scalarizers", "preference", "models"},
     "evaluation": {"objectives", "preference", "run", "report", "models", "testbed", "statistics"},
 }
 """What each part may import beside the ground floor."""

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from verl.utils.tracking import Tracking
 
-from ctwa.aggregators.linear import Linear, LinearConfig
+from ctwa.aggregators.linear import FixedWeights, FixedWeightsConfig
 from ctwa.engine import checkpoint
 from ctwa.engine.caid_settings import REWARD, CaidSettings
 from ctwa.engine.gradients import GradientPlan
@@ -120,7 +120,7 @@ class CaidTrainer(MultiObjectiveTrainer):
             config=OmegaConf.to_container(self.config, resolve=True),
         )
         settings = self.settings
-        self._aggregator = Linear(LinearConfig(), {COMPOSITE: 1.0})
+        self._aggregator = FixedWeights(FixedWeightsConfig(), {COMPOSITE: 1.0})
         self._loss = DpoLoss(beta=settings.caid.beta)
         actor = self.config.actor_rollout_ref.actor
         self._workers = PreferenceWorkers(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, open_dict
 from rich.console import Console
 
+from ctwa.aggregators.registry import AGGREGATORS
 from ctwa.engine.checks.config import check_backward_passes, check_token_budgets, num_data_ranks
 from ctwa.engine.checks.folders import check_folders
 from ctwa.engine.checks.look import look_at_trained_model, model_source
@@ -20,7 +21,6 @@ from ctwa.engine.plan import passes_text
 from ctwa.engine.ray_session import ray_session
 from ctwa.errors import CtwaError
 from ctwa.models.look import Source, look_at_model, look_at_tokenizer
-from ctwa.preference.catalogue import alignment_name
 from ctwa.run.folder import ObjectiveInfo, RunFolder, RunInfo
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ def plan_text(config: DictConfig, settings: PreferenceSettings, data: Preference
     num = len(settings.objectives)
     num_backward = 1 if aggregator.has_fixed_weights else num
     passes = passes_text(config, num_backward if settings.gradients.passes == "sequential" else 1, num_backward)
-    lines = ["plan:", f"  method       {alignment_name(settings.method.type)}, loss {settings.loss.type}"]
+    lines = ["plan:", f"  method       {_method(settings)}, loss {settings.loss.type}"]
     lines.append(f"  objectives   {', '.join(f'{name} ({weight:g})' for name, weight in settings.weights.items())}")
     for train, validation in zip(data.train, data.validation, strict=True):
         lines.append(
@@ -216,10 +216,15 @@ def _engine(config: DictConfig) -> str:
     return f"{config.trainer.device}, {ranks} ranks, {config.actor_rollout_ref.actor.strategy}"
 
 
+def _method(settings: PreferenceSettings) -> str:
+    """What the method is called that was chosen."""
+    return AGGREGATORS[settings.method.type].preference_name or settings.method.type
+
+
 def run_info(config: DictConfig, settings: PreferenceSettings, num_steps: int) -> RunInfo:
     """What runs, for the readers of the run's folder."""
     return RunInfo(
-        method=f"{alignment_name(settings.method.type)}, {settings.loss.type}",
+        method=f"{_method(settings)}, {settings.loss.type}",
         objectives={name: ObjectiveInfo(weight=weight) for name, weight in settings.weights.items()},
         num_steps=num_steps,
         engine=_engine(config),

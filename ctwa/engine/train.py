@@ -292,7 +292,7 @@ class MultiObjectiveTrainer(PPOTrainerSync):
         return self.probe.backward(self._rollout, data["old_log_probs"].to_padded_tensor(0.0), before)
 
     def _measured(self, progress: Progress) -> dict[str, float]:
-        return self.probe.metrics(progress) | self.scalarizer.measured(progress)
+        return self.probe.metrics(progress) | self.scalarizer.observe_probe(progress)
 
     def _neutralise_padding(self, batch: KVBatchMeta, columns: dict[str, torch.Tensor]) -> None:
         """Rows that verl adds to fill a batch up (a prompt whose rollout failed is missing) carry no advantage."""
@@ -320,7 +320,7 @@ class MultiObjectiveTrainer(PPOTrainerSync):
             metrics.setdefault("actor/entropy", sampled_entropy(update.log_probs_old_NT, update.rollout.mask_NT))
             if source != "none":
                 metrics.update(diagnostics(update))
-            metrics.update(self.scalarizer.observe(update))
+            metrics.update(self.scalarizer.observe_update(update))
             self.probe.step_covariance(metrics)
             progress = self.probe.forward(update)
             if progress is not None:
@@ -376,7 +376,9 @@ class MultiObjectiveTrainer(PPOTrainerSync):
             values = rewards_N[scored_N]
             metrics[f"val/{name}"] = float(values.mean())
             metrics[f"val_standard_error/{name}"] = float(values.std() / len(values) ** 0.5)
-        self.scalarizer.validated(self.global_steps, {name: metrics[f"val/{name}"] for name in evaluation.matrix.names})
+        self.scalarizer.observe_validation(
+            self.global_steps, {name: metrics[f"val/{name}"] for name in evaluation.matrix.names}
+        )
         if self.global_steps == 0:
             self.recorder.step(0, metrics)
         return metrics

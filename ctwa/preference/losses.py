@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from ctwa.errors import CtwaError
+from ctwa.methods import Options
 
 ROUNDING = 1e-6
 """Margins below it are the reference's own: its log-probabilities may come of other batches than the policy's."""
@@ -44,7 +45,7 @@ def sum_log_probs(log_probs_NT: Tensor, mask_NT: Tensor) -> tuple[Tensor, Tensor
 class PairLogProbs:
     """Log-probabilities of P pairs of responses, summed over the response's tokens; lengths in tokens.
 
-    The reference's may be None for a loss that ``needs_reference`` not.
+    The reference's may be None for a loss without ``needs_reference``.
     """
 
     chosen_P: Tensor
@@ -55,7 +56,7 @@ class PairLogProbs:
     reference_rejected_P: Tensor | None = None
 
 
-class PreferenceLoss(BaseModel, ABC):
+class PreferenceLoss(Options, ABC):
     """A loss and its options.
 
     Attributes:
@@ -63,7 +64,6 @@ class PreferenceLoss(BaseModel, ABC):
             of its opposite, with this weight on the opposite.
     """
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
     needs_reference: ClassVar[bool]
 
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
@@ -88,6 +88,12 @@ class PreferenceLoss(BaseModel, ABC):
 
 
 class _WithReference(PreferenceLoss):
+    """A loss of the log-ratios of policy to reference.
+
+    Attributes:
+        beta: the scale of the log-ratio in the implicit reward: the price of divergence from the reference.
+    """
+
     needs_reference: ClassVar[bool] = True
 
     beta: Positive = 0.1
@@ -136,6 +142,7 @@ class CpoLoss(PreferenceLoss):
     Label smoothing acts on the first term alone. A tie prefers no response, so nothing is added.
 
     Attributes:
+        beta: the scale of the log-probability in the implicit reward.
         likelihood: of the preferred response, in the second term: ``sum`` over its tokens as in CLAMP's Table 1, or
             the ``mean``.
     """
@@ -187,9 +194,6 @@ class SimpoLoss(PreferenceLoss):
     def of_margin(self, margin: Tensor) -> Tensor:
         """-log sigma(margin - gamma)."""
         return -logsigmoid(margin - self.gamma)
-
-
-PreferenceLossConfig = Annotated[DpoLoss | IpoLoss | CpoLoss | SimpoLoss, Field(discriminator="type")]
 
 
 def objective_losses(loss: PreferenceLoss, log_probs: PairLogProbs, labels_PM: Tensor) -> Tensor:

@@ -53,6 +53,8 @@ def test_the_help_names_every_group_that_exists(name: str, folder: str) -> None:
             groups[path.parent.name].add(path.stem)
     assert groups
     for group, choices in groups.items():
+        if f"{group}=NAME" in text:  # `ctwa methods` lists them
+            continue
         named = text.split(f"{group}={{", 1)[1].split("}", 1)[0]
         assert set(named.replace(" ", "").split(",")) == choices
 

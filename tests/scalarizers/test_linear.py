@@ -3,12 +3,13 @@ import torch
 
 from ctwa.batch import RewardMatrix, Rollout
 from ctwa.errors import CtwaError
-from ctwa.scalarizers import Linear, LinearConfig, Requirements
+from ctwa.scalarizers import Requirements
 from ctwa.scalarizers.base import weighted_scores
+from ctwa.scalarizers.linear import Linear, LinearConfig
 
 
 def linear(weights: dict[str, float]) -> Linear:
-    return Linear(LinearConfig(), weights, scale_invariant=True)
+    return Linear(LinearConfig(), weights)
 
 
 def rollout_of(columns: dict) -> Rollout:

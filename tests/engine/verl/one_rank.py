@@ -15,7 +15,7 @@ from torch import Tensor
 from verl.utils import tensordict_utils as tu
 from verl.utils import torch_functional
 
-from ctwa.aggregators.linear import LinearConfig
+from ctwa.aggregators.linear import FixedWeightsConfig
 from ctwa.aggregators.mgda import MgdaConfig
 from ctwa.aggregators.registry import build_aggregator
 from ctwa.engine.gradients import GradientPlan
@@ -124,7 +124,9 @@ def several_backwards(engine: MultiObjectiveEngine, layout: bool) -> dict[str, A
 
     found["preference/plain"] = [take_step(engine, pairs, plain(preference_losses, weights)) for weights in unit]
     for passes in ("shared_forward", "sequential"):
-        found[f"preference/{passes}"] = take_step(engine, pairs, worker.loss_fn, plan_of(passes, config=LinearConfig()))
+        found[f"preference/{passes}"] = take_step(
+            engine, pairs, worker.loss_fn, plan_of(passes, config=FixedWeightsConfig())
+        )
     return found
 
 
