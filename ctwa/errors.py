@@ -1,6 +1,6 @@
 """The one exception for mistakes a user can mend, and the one that every saved state can be."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,25 @@ def did_you_mean(word: object, known: Iterable[str]) -> str:
     names = {name.lower(): name for name in known}
     near = get_close_matches(str(word).lower(), list(names), n=1, cutoff=0.6)
     return f"; did you mean {names[near[0]]!r}?" if near else ""
+
+
+def told_together(mistakes: Sequence[str], heading: str = "") -> CtwaError:
+    """One mistake in a sentence, several in a line each.
+
+    Args:
+        mistakes: a sentence each.
+        heading: what they are in; then a single one is told under it, too.
+    """
+    if len(mistakes) == 1 and not heading:
+        return CtwaError(mistakes[0])
+    return CtwaError(f"{heading or 'the configuration'} is not valid:\n  " + "\n  ".join(mistakes))
+
+
+def shown(value: object) -> str:
+    """A value as one writes it on the command line, and no longer than a line."""
+    names = {True: "true", False: "false"} if isinstance(value, bool) else {None: "null", "": "''"}
+    written = names.get(value, str(value)) if not isinstance(value, list | dict) else str(value)  # type: ignore[call-overload]
+    return written if len(written) <= 80 else written[:77] + "..."
 
 
 def neighbour(path: Path) -> str:

@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from pydantic.fields import FieldInfo
 
+from ctwa.errors import shown
+from ctwa.strict import StrictModel
 
-class Options(BaseModel):
+
+class Options(StrictModel):
     """What a user may set of a method. ``type`` names the method; an option's meaning stands under ``Attributes``."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
     type: str = ""
 
@@ -92,7 +93,7 @@ def options_of(config: type[BaseModel]) -> list[Option]:
         Option(
             name,
             _kind(Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation),
-            "required" if field.is_required() else _written(field.get_default(call_default_factory=True)),
+            "required" if field.is_required() else shown(field.get_default(call_default_factory=True)),
             meanings.get(name, ""),
         )
         for name, field in config.model_fields.items()
@@ -112,7 +113,7 @@ def _kind(annotation: Any) -> str:
     if origin is Annotated:
         return " ".join([_kind(parts[0]), *_bounds(parts[1:])])
     if origin is Literal:
-        return " | ".join(map(_written, parts))
+        return " | ".join(map(shown, parts))
     if origin in (Union, UnionType):
         return " | ".join(map(_kind, parts))
     if origin is dict:
@@ -135,9 +136,3 @@ def _bounds(metadata: Iterable[Any]) -> list[str]:
             if (value := getattr(each, attribute, None)) is not None:
                 bounds.append(f"{sign} {value:g}")
     return bounds
-
-
-def _written(value: Any) -> str:
-    if isinstance(value, bool | None):
-        return {None: "null", True: "true", False: "false"}[value]
-    return f"{value:g}" if isinstance(value, float) else str(value)

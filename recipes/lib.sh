@@ -1,29 +1,44 @@
 # shellcheck shell=bash
-# What the recipes share. A recipe names its method; everything else it runs with is here, in ctwa/config, or the user's
-# own, which comes last and wins.
+# What the recipes share. The user's own settings come last and win.
 RECIPE="$(basename "$0" .sh)"
 TESTBED="${TESTBED:-runs/testbed-D}"
 SHARES=(20 35 50 65 80) # of accuracy in the preference, in hundredths: what a front is drawn of
 
-testbed() { # settings of the recipe, then the user's
-    estimator
-    run_settings "testbed-$RECIPE"
-    exec ctwa train task=testbed "${RUN_SETTINGS[@]}" engine=cpu "${ESTIMATOR_SETTINGS[@]}" ctwa.task_dir="$TESTBED" "$@"
-}
-
-math500() { # settings of the recipe, then the user's
-    estimator
-    run_settings "math500-$RECIPE"
-    exec ctwa train task=math500 "${RUN_SETTINGS[@]}" engine="${ENGINE:-gpu}" "${ESTIMATOR_SETTINGS[@]}" \
-        actor_rollout_ref.model.path="${MODEL:-Qwen/Qwen2.5-1.5B}" ctwa.task_dir="${DATA:-data/math500}" "$@"
-}
-
-estimator() { # sets ESTIMATOR_SETTINGS
-    local name="${ESTIMATOR:-grpo}" clipping=on
-    if [[ "$name" == reinforce ]]; then
+# Reinforcement learning by the method of the command line: sets METHOD_SETTINGS.
+choose_method() { # step at which a schedule ends, then the recipe's arguments
+    local schedule_end="$1" method="${2:-}" estimator="${ESTIMATOR:-grpo}" clipping=on
+    need_ctwa
+    if [[ -z "$method" || "$method" == *=* || "$method" == -* ]]; then
+        echo "error: name a method first, or static: $0 METHOD [KEY=VALUE]... These are the methods:" >&2
+        ctwa methods >&2
+        exit 2
+    fi
+    if [[ "$estimator" == reinforce ]]; then
         clipping=off # as in the paper
     fi
-    ESTIMATOR_SETTINGS=(estimator="$name" clipping="$clipping")
+    run_settings "$RECIPE-$method"
+    METHOD_SETTINGS=("${RUN_SETTINGS[@]}" estimator="$estimator" clipping="$clipping")
+    case "$method" in # the methods that cannot know what they need
+        lagrangian)
+            METHOD_SETTINGS+=(ctwa.method.objective=accuracy "ctwa.method.targets={conciseness:0.9,clarity:0.9}")
+            ;;
+        schedule)
+            METHOD_SETTINGS+=("ctwa.method.points=[{step:0,weights:{accuracy:0.5,conciseness:0.25,clarity:0.25}},\
+{step:$schedule_end,weights:{accuracy:0.333,conciseness:0.333,clarity:0.334}}]")
+            ;;
+        static)
+            method=linear
+            METHOD_SETTINGS+=("ctwa.objectives={accuracy:{weight:0.375},conciseness:{weight:0.3125},clarity:{weight:0.3125}}")
+            ;;
+    esac
+    METHOD_SETTINGS+=(method="$method")
+}
+
+need_ctwa() {
+    if ! command -v ctwa >/dev/null; then
+        echo "error: the command ctwa is not found: activate its environment first (source .venv/bin/activate)." >&2
+        exit 127
+    fi
 }
 
 run_folder() { # name of the run
@@ -35,10 +50,7 @@ run_settings() { # name of the run: sets RUN_SETTINGS
     if [[ "${RESUME:-0}" == 1 ]]; then
         resume=true
     fi
-    if ! command -v ctwa >/dev/null; then
-        echo "error: the command ctwa is not found: activate its environment first (source .venv/bin/activate)." >&2
-        exit 127
-    fi
+    need_ctwa
     RUN_SETTINGS=(ctwa.run="$(run_folder "$1")" ctwa.seed="${SEED:-0}" ctwa.resume="$resume")
 }
 

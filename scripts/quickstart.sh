@@ -19,10 +19,10 @@ say "Writing problems and the base model that comes with ctwa to $testbed (kept 
 ctwa testbed make --preset D --out "$testbed"
 
 say "Fine-tuning with linear weights: $runs/linear"
-bash recipes/testbed/linear.sh ctwa.task_dir="$testbed" ctwa.run="$runs/linear" "$@"
+bash recipes/testbed.sh linear ctwa.task_dir="$testbed" ctwa.run="$runs/linear" "$@"
 
 say "Fine-tuning with CTWA: $runs/ctwa"
-bash recipes/testbed/ctwa.sh ctwa.task_dir="$testbed" ctwa.run="$runs/ctwa" "$@"
+bash recipes/testbed.sh ctwa ctwa.task_dir="$testbed" ctwa.run="$runs/ctwa" "$@"
 
 say "Both runs side by side:"
 ctwa summary "$runs/linear" "$runs/ctwa" --figure "$runs/curves.png"

@@ -20,9 +20,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import ctwa.config
-from ctwa.engine.checks.bounds import leaves, out_of_bounds, shown
+from ctwa.engine.checks.bounds import leaves, out_of_bounds
 from ctwa.engine.checks.keys import dotted, known_keys, near_key, verl_files, wrong_keys
-from ctwa.errors import CtwaError, did_you_mean
+from ctwa.errors import CtwaError, did_you_mean, shown, told_together
 
 OmegaConf.register_new_resolver("ctwa_config_dir", lambda: str(Path(ctwa.config.__file__).parent), replace=True)
 OmegaConf.register_new_resolver("ctwa_verl_config_dir", lambda: str(verl_files()), replace=True)
@@ -199,13 +199,6 @@ def _tell(wrong: Mapping[str, str], written: Sequence[str]) -> None:
 def _is_within(key: str, other: str) -> bool:
     """Whether one of two keys is the other, or in it."""
     return f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.")
-
-
-def told_together(mistakes: Sequence[str]) -> CtwaError:
-    """One mistake in a sentence, several in a line each."""
-    if len(mistakes) == 1:
-        return CtwaError(mistakes[0])
-    return CtwaError("the configuration is not valid:\n  " + "\n  ".join(mistakes))
 
 
 @contextmanager

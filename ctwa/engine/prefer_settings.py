@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Annotated
 
 from omegaconf import DictConfig, OmegaConf
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from ctwa.aggregators.base import Aggregator
 from ctwa.aggregators.linear import FixedWeightsConfig
 from ctwa.aggregators.registry import AggregatorConfig, build_aggregator
-from ctwa.engine.settings import GradientSettings, ModelSource, invalid
+from ctwa.engine.settings import GradientSettings, ModelSource
 from ctwa.errors import CtwaError
 from ctwa.preference.data import PreferenceSource
 from ctwa.preference.early_stopping import EarlyStoppingConfig
@@ -19,6 +19,7 @@ from ctwa.preference.losses import DpoLoss, PreferenceLoss
 from ctwa.preference.modpo import Modpo, ModpoConfig
 from ctwa.preference.registry import PreferenceLossConfig
 from ctwa.run.alarms import AlarmKind, AlarmLimits
+from ctwa.strict import StrictModel, validated
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 
@@ -31,7 +32,7 @@ class PreferenceObjective(PreferenceSource):
         validation: a file like ``data`` with the pairs to validate on; by default a share of ``data``.
     """
 
-    weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    weight: Annotated[float, Field(ge=0)] = 1.0
     validation: str | None = None
 
     def source(self, *, validation: bool = False) -> PreferenceSource:
@@ -50,7 +51,7 @@ class ModpoSettings(ModpoConfig):
     policies: dict[str, ModelSource]
 
 
-class PreferenceDiagnostics(BaseModel):
+class PreferenceDiagnostics(StrictModel):
     """What is measured beyond what the method needs.
 
     Attributes:
@@ -58,12 +59,10 @@ class PreferenceDiagnostics(BaseModel):
             the method looks at them itself.
     """
 
-    model_config = ConfigDict(extra="forbid")
-
     gradients_every: Annotated[int, Field(ge=0)] = 0
 
 
-class PreferenceSettings(BaseModel):
+class PreferenceSettings(StrictModel):
     """The ``ctwa`` node of the config.
 
     Attributes:
@@ -74,8 +73,6 @@ class PreferenceSettings(BaseModel):
         modpo: train one objective with margins, in place of all of them.
         reference_cache: the folder of the reference's log-probabilities; by default inside the run.
     """
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     run: str
     resume: bool = False
@@ -149,10 +146,7 @@ def read_preference_settings(config: DictConfig) -> PreferenceSettings:
     assert isinstance(node, dict)
     for key in ("rewards", "poll_interval"):  # what engine=gpu says of reward functions and rollouts: here are none
         node.pop(key, None)
-    try:
-        settings = PreferenceSettings(**node)
-    except ValidationError as error:
-        raise invalid(error, PreferenceSettings, node) from None
+    settings: PreferenceSettings = validated(PreferenceSettings, node, under="ctwa")
     if settings.modpo is not None:
         _check_modpo(settings, settings.modpo)
     return settings

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Literal, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, Field
 
 from ctwa.batch import ClipRange
-from ctwa.engine.checks.bounds import shown
-from ctwa.engine.compose import told_together
 from ctwa.errors import CtwaError, did_you_mean
 from ctwa.models.locate import locate
 from ctwa.objectives.config import Objectives
@@ -20,28 +16,25 @@ from ctwa.objectives.reference import ReferenceConfig, ReferenceLength, build_re
 from ctwa.run.alarms import AlarmKind, AlarmLimits
 from ctwa.scalarizers.base import Requirements, Scalarizer
 from ctwa.scalarizers.registry import MethodConfig, build_scalarizer
+from ctwa.strict import StrictModel, validated
 
 NO_CLIP = 1e6
 """A clip range from here on never binds (log-ratios are clamped to 20): the loss is unclipped."""
 
 
-class RewardSettings(BaseModel):
+class RewardSettings(StrictModel):
     """How reward functions are run: processes beside the trainer, and how many entries may stay unscored."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     num_workers: Annotated[int, Field(ge=1)] = 2
     max_unscored: Annotated[float, Field(ge=0, le=1)] = 0.05
 
 
-class RolloutSettings(BaseModel):
+class RolloutSettings(StrictModel):
     """What may go wrong while prompts are completed.
 
     Attributes:
         max_missing: the share of a step's (or a validation's) completions that may be lost before the run stops.
     """
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     max_missing: Annotated[float, Field(ge=0, le=1)] = 0.05
 
@@ -50,7 +43,7 @@ Passes = Literal["shared_forward", "sequential"]
 ProbeSource = Literal["none", "backward", "minibatch", "held_out"]
 
 
-class GradientSettings(BaseModel):
+class GradientSettings(StrictModel):
     """How the objectives' gradients are taken, for methods and diagnostics that look at them.
 
     Attributes:
@@ -62,14 +55,12 @@ class GradientSettings(BaseModel):
         refresh_every: solve for weights at every k-th step; in between the last ones hold, at linear's cost.
     """
 
-    model_config = ConfigDict(extra="forbid")
-
     passes: Passes = "shared_forward"
     last_layers: Annotated[int, Field(ge=1)] | None = None
     refresh_every: Annotated[int, Field(ge=1)] = 1
 
 
-class DiagnosticSettings(BaseModel):
+class DiagnosticSettings(StrictModel):
     """What is measured beyond what the method needs.
 
     Attributes:
@@ -81,18 +72,14 @@ class DiagnosticSettings(BaseModel):
         held_out_prompts: with ``probe: held_out``, how many of a step's prompts get no gradient.
     """
 
-    model_config = ConfigDict(extra="forbid")
-
     covariance: Literal["none", "in_update", "post_update"] = "in_update"
     gradients_every: Annotated[int, Field(ge=0)] = 0
     probe: ProbeSource = "none"
     held_out_prompts: Annotated[int, Field(ge=2)] = 4
 
 
-class Settings(BaseModel):
+class Settings(StrictModel):
     """The ``ctwa`` node of the config."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
 
     run: str
     resume: bool = False
@@ -165,67 +152,12 @@ def read_settings(config: DictConfig, of: type[SettingsOf] = Settings) -> Settin
     """
     node = OmegaConf.to_container(config.ctwa, resolve=True)
     assert isinstance(node, dict)
-    try:
-        return of(
-            **node,
-            clip=clip_range(config.actor_rollout_ref.actor),
-            scale_invariant=is_scale_invariant(config.algorithm),
-        )
-    except ValidationError as error:
-        raise invalid(error, of, node) from None
-
-
-def invalid(error: ValidationError, of: type[BaseModel], node: Mapping[Any, Any]) -> CtwaError:
-    """Every mistake of our node of the config in one message, each with its key.
-
-    Args:
-        error: what pydantic says.
-        of: the settings that it read, whose names are offered for a misspelt one.
-        node: what it read.
-    """
-    return told_together([_mistake(item, of, node) for item in error.errors()])
-
-
-def _mistake(item: Mapping[str, Any], of: type[BaseModel], node: Mapping[Any, Any]) -> str:
-    said = item["msg"].removeprefix("Value error, ")
-    place = _place(item["loc"], node)
-    key = ".".join(["ctwa", *place])
-    if item["type"] == "missing":
-        # A misspelt name makes a new entry, which lacks what every entry has.
-        others = [name for name in _inside(node, place[:-2]) or () if name not in place]
-        return f"{key} is missing: write {key}=VALUE" + (did_you_mean(place[-2], others) if len(place) > 1 else "")
-    if item["type"] == "extra_forbidden":
-        return f"{key} is no key of the configuration{did_you_mean(place[-1], _names_of(of))}"
-    text = f"{key}: {said}"
-    if item["type"] == "union_tag_invalid":
-        return text + did_you_mean(item["ctx"]["tag"], re.findall(r"'(\w+)'", item["ctx"]["expected_tags"]))
-    if item["type"] != "value_error" and (isinstance(item["input"], str | int | float) or item["input"] is None):
-        text += f", not {shown(item['input'])}"
-    return text
-
-
-def _place(loc: Sequence[str | int], node: Any) -> list[str]:
-    """The key that pydantic means: its own has a union's tag in it, too, as in method.linear.eta."""
-    place: list[str] = []
-    for part in loc[:-1]:
-        if not isinstance(node, Mapping) or part in node:
-            place.append(str(part))
-            node = _inside(node, [part])
-    return [*place, *map(str, loc[-1:])]
-
-
-def _inside(node: Any, place: Sequence[str | int]) -> Any:
-    for part in place:
-        node = node.get(part) if isinstance(node, Mapping) else None
-    return node
-
-
-def _names_of(kind: Any) -> set[str]:
-    """The names of every key of a model and of the models inside it."""
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
-        fields = kind.model_fields
-        return fields.keys() | {name for each in fields.values() for name in _names_of(each.annotation)}
-    return {name for part in get_args(kind) for name in _names_of(part)}
+    read_of_verl = {
+        "clip": clip_range(config.actor_rollout_ref.actor),
+        "scale_invariant": is_scale_invariant(config.algorithm),
+    }
+    settings: SettingsOf = validated(of, node | read_of_verl, under="ctwa")
+    return settings
 
 
 def clip_range(actor: DictConfig) -> ClipRange:

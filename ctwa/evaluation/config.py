@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-import types
-from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ctwa.errors import CtwaError
 from ctwa.objectives.config import Objectives
@@ -18,6 +16,7 @@ from ctwa.objectives.reference import FixedReferenceConfig, GroupReferenceConfig
 from ctwa.preference.data import PreferenceSource
 from ctwa.preference.losses import DpoLoss
 from ctwa.preference.registry import PreferenceLossConfig
+from ctwa.strict import StrictModel, validated
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -39,11 +38,7 @@ Give your reasons in a few sentences. Then end with one line that holds your ver
 better, [[B]] if answer B is better, [[tie]] if they are equally good."""
 
 
-class _Config(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class PreferencesConfig(_Config):
+class PreferencesConfig(StrictModel):
     """Losses and implicit rewards on preference pairs.
 
     Attributes:
@@ -61,11 +56,11 @@ class PreferencesConfig(_Config):
     max_length: Count = 1024
     validation_share: Annotated[float, Field(gt=0, lt=1)] | None = None
     limit: Count | None = None
-    template_kwargs: dict[str, Any] = {}
+    template_kwargs: dict[str, Any] = Field(default_factory=dict)
     batch_tokens: Count = 8192
 
 
-class PerplexityConfig(_Config):
+class PerplexityConfig(StrictModel):
     """Perplexity on held-out text.
 
     Attributes:
@@ -91,7 +86,7 @@ class PerplexityConfig(_Config):
         return self
 
 
-class GenerationConfig(_Config):
+class GenerationConfig(StrictModel):
     """Completions of prompts, and what the objectives make of them.
 
     Attributes:
@@ -124,13 +119,13 @@ class GenerationConfig(_Config):
     backend: Literal["transformers", "vllm"] = "transformers"
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
     batch_size: Count = 64
-    template_kwargs: dict[str, Any] = {}
+    template_kwargs: dict[str, Any] = Field(default_factory=dict)
     reference_length: Annotated[FixedReferenceConfig | GroupReferenceConfig, Field(discriminator="type")] | None = None
     num_workers: Count = 2
     max_unscored: Annotated[float, Field(ge=0, le=1)] = 0.05
 
 
-class JudgeConfig(_Config):
+class JudgeConfig(StrictModel):
     """A language model behind an OpenAI-compatible endpoint that compares completions.
 
     Attributes:
@@ -156,7 +151,7 @@ class JudgeConfig(_Config):
     template: str = TEMPLATE
     max_tokens: Count = 1024
     seed: int = 0
-    extra_body: dict[str, Any] = {}
+    extra_body: dict[str, Any] = Field(default_factory=dict)
     concurrency: Count = 8
     timeout: Annotated[float, Field(gt=0)] = 60.0
     max_attempts: Count = 8
@@ -189,7 +184,7 @@ class JudgeConfig(_Config):
         return template
 
 
-class EvalConfig(_Config):
+class EvalConfig(StrictModel):
     """An evaluation.
 
     Attributes:
@@ -255,42 +250,5 @@ def read_config(path: Path) -> EvalConfig:
 
 def parse_config(content: Mapping[str, Any], where: str) -> EvalConfig:
     """Validate an evaluation's content; `where` names it in messages. Raises CtwaError as :func:`read_config`."""
-    try:
-        return EvalConfig.model_validate(content)
-    except ValidationError as error:
-        lines = [_mistake(each["loc"], each["type"], each["msg"]) for each in error.errors()]
-        raise CtwaError(f"{where} is not valid:\n  " + "\n  ".join(lines)) from None
-
-
-def _mistake(loc: Sequence[str | int], kind: str, message: str) -> str:
-    key = ".".join(map(str, loc)) or "the whole"
-    if kind != "extra_forbidden":
-        return f"{key}: {message.removeprefix('Value error, ')}"
-    known = _keys_at(EvalConfig, loc[:-1])
-    close = get_close_matches(str(loc[-1]), known, n=1)
-    advice = f"did you mean {close[0]}?" if close else f"write one of {', '.join(known)}"
-    return f"{key}: there is no such key; {advice}"
-
-
-def _keys_at(annotation: Any, loc: Sequence[str | int]) -> list[str]:
-    """The keys that are known where an error is: along models, dicts and unions."""
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        return _keys_at(arguments[0], loc)
-    if origin in (Union, types.UnionType):
-        tagged = [each for each in arguments if loc and _tag(each) == loc[0]]
-        options, loc = (tagged, loc[1:]) if tagged else (arguments, loc)
-        return list(dict.fromkeys(key for each in options for key in _keys_at(each, loc)))
-    if origin is dict:
-        return _keys_at(arguments[1], loc[1:])
-    if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-        return []
-    if not loc:
-        return list(annotation.model_fields)
-    field = annotation.model_fields.get(str(loc[0]))
-    return _keys_at(field.annotation, loc[1:]) if field else []
-
-
-def _tag(annotation: Any) -> str | None:
-    fields = getattr(annotation, "model_fields", {})
-    return fields["type"].default if "type" in fields else None
+    config: EvalConfig = validated(EvalConfig, content, heading=where)
+    return config

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from ctwa.errors import CtwaError
 from ctwa.objectives.loading import split_spec
+from ctwa.strict import StrictModel, validated
 
 
-class ObjectiveConfig(BaseModel):
+class ObjectiveConfig(StrictModel):
     """One objective.
 
     Attributes:
@@ -23,8 +24,6 @@ class ObjectiveConfig(BaseModel):
         on_failure: ``mask`` leaves out what could not be scored, up to ``max_unscored`` of a batch; ``stop`` ends the
             run at the first failure.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     reward_fn: str
     weight: float = Field(default=1.0, ge=0)
@@ -66,11 +65,7 @@ def parse_objectives(objectives: Mapping[str, Any]) -> dict[str, ObjectiveConfig
     """Validate the ``objectives`` section of a configuration.
 
     Raises:
-        CtwaError: naming the objective, its field and what is wrong with it.
+        CtwaError: every mistake, each with its objective and field.
     """
-    try:
-        return TypeAdapter(Objectives).validate_python(dict(objectives))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(["objectives", *(str(part) for part in first["loc"])])
-        raise CtwaError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from error
+    parsed: dict[str, ObjectiveConfig] = validated(Objectives, dict(objectives), under="objectives")
+    return parsed

@@ -9,16 +9,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from ctwa.errors import CtwaError
+from ctwa.strict import StrictModel
 
 
-class _Config(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class FixedReferenceConfig(_Config):
+class FixedReferenceConfig(StrictModel):
     """The same length all through training.
 
     Attributes:
@@ -34,7 +31,7 @@ class FixedReferenceConfig(_Config):
         return self.tokens is None
 
 
-class GroupReferenceConfig(_Config):
+class GroupReferenceConfig(StrictModel):
     """The mean length of the completions of the same prompt.
 
     Attributes:
@@ -51,7 +48,7 @@ class GroupReferenceConfig(_Config):
         return self.alone is None
 
 
-class RunningReferenceConfig(_Config):
+class RunningReferenceConfig(StrictModel):
     """The mean length over the batches before this one.
 
     Attributes:

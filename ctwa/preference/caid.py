@@ -14,15 +14,16 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
 from ctwa.errors import CtwaError, check_state
 from ctwa.methods import MethodInfo
 from ctwa.preference.dual import DualSolution, check_scores
+from ctwa.strict import StrictModel
 
 
-class CaidConfig(BaseModel):
+class CaidConfig(StrictModel):
     """The options of CAID.
 
     Attributes:
@@ -35,8 +36,6 @@ class CaidConfig(BaseModel):
         stop_at: stop when every slack is within so many standard errors of 0.
         cap: the largest multiplier.
     """
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
     thresholds: Annotated[dict[str, float], Field(min_length=1)]
     beta: Annotated[float, Field(gt=0)] = 0.1
@@ -52,7 +51,6 @@ CAID = MethodInfo(
     "a reward under constraints on other scores, by iterated dualization",
     "arXiv 2505.19387",
     passes="sampling between policies",
-    memory="1 policy an iteration, on disk",
 )
 
 

@@ -15,11 +15,12 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import model_validator
 
 from ctwa.errors import CtwaError
 from ctwa.objectives.completion import prompt_fault, text_fault
 from ctwa.preference.schemas import READERS, BadRow, Content, Format, Prompt
+from ctwa.strict import StrictModel
 
 BadRows = Literal["stop", "skip"]
 ASPECTS = ("instruction_following", "honesty", "truthfulness", "helpfulness")
@@ -30,7 +31,7 @@ LABELS: Mapping[Format, tuple[str, ...]] = {
 }
 
 
-class PreferenceSource(BaseModel):
+class PreferenceSource(StrictModel):
     """Where an objective's preferences are.
 
     Attributes:
@@ -44,8 +45,6 @@ class PreferenceSource(BaseModel):
             ``pairs``, whose files say themselves what they are.
         bad_rows: ``stop`` at the first unusable row, or ``skip`` such rows and count them by reason.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     data: str
     format: Format = "pairs"

@@ -6,20 +6,19 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from ctwa.errors import CtwaError, check_state
+from ctwa.strict import StrictModel
 from ctwa.weights import shares
 
 
-class EarlyStoppingConfig(BaseModel):
+class EarlyStoppingConfig(StrictModel):
     """When to stop.
 
     Attributes:
         patience: evaluations in a row without a new least value after which training stops.
     """
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
     patience: Annotated[int, Field(ge=1)] = 10
 

@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from typing import Annotated
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
 from ctwa.errors import CtwaError
+from ctwa.strict import StrictModel
 from ctwa.weights import shares
 
 
-class ModpoConfig(BaseModel):
+class ModpoConfig(StrictModel):
     """The options of MODPO.
 
     Attributes:
@@ -21,8 +22,6 @@ class ModpoConfig(BaseModel):
         largest_scale: the largest factor 1 / w on the margin, w being that objective's weight. Below a weight of
             1 / largest_scale the loss would be ever steeper: without bound as the weight goes to 0.
     """
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
     objective: str
     largest_scale: Annotated[float, Field(ge=1)] = 20.0

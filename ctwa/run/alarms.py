@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
 from ctwa.errors import did_you_mean
 from ctwa.run.text import number
 from ctwa.run.trace import Record
+from ctwa.strict import StrictModel
 
 Metrics = Mapping[str, float | None]
 
@@ -26,10 +27,8 @@ _UPDATE = ("actor/", "gradient/norm/", "ctwa/weight/", "ctwa/log_weight/")
 _LOST = ("rollout/missing_rows", "val_rollout/missing_rows")
 
 
-class AlarmLimits(BaseModel):
+class AlarmLimits(StrictModel):
     """When each alarm is raised."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     drop: float = Field(default=0.15, gt=0)  # of the best so far
     drop_steps: int = Field(default=10, ge=1)  # how long an objective has been that far below it

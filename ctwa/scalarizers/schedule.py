@@ -6,24 +6,23 @@ from bisect import bisect_right
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from ctwa.batch import Rollout, Update
 from ctwa.errors import CtwaError
 from ctwa.methods import MethodInfo, Options
 from ctwa.scalarizers.base import Estimate, Scalarizer, weighted_scores
+from ctwa.strict import StrictModel
 
 
-class SchedulePoint(BaseModel):
+class SchedulePoint(StrictModel):
     """The weights at one step.
 
     Attributes:
         step: the number of updates before it; the first update of a run is of step 0.
         weights: the weight of every objective, by name.
     """
-
-    model_config = Options.model_config
 
     step: Annotated[int, Field(ge=0)]
     weights: dict[str, Annotated[float, Field(ge=0)]]

@@ -177,7 +177,10 @@ def test_a_vertex_of_weight_is_not_clipped_whatever_the_number(make, cases):
 @both
 def test_c_0_is_linear(make, random_gradients, method):
     gradients_MD = random_gradients(0, 4)
+    """To the last bit: its weights are known without a gradient, so that a trainer takes linear's one backward pass."""
     aggregator = make(method, [1.0, 2.0, 3.0, 4.0], c=0.0)
+    assert aggregator.has_fixed_weights
+    assert torch.equal(aggregator.last_weights_M, aggregator.preference_M)
     weights_M = aggregator.solve(gradients_MD @ gradients_MD.T).weights_M
     assert torch.equal(weights_M, aggregator.preference_M)
 

@@ -63,7 +63,7 @@ def test_the_recipe_runs_two_steps_on_a_cpu(data: Path, testbed: Path, tmp_path:
     pd.read_parquet(data / "train.parquet").to_json(lines, orient="records", lines=True)
     folder = tmp_path / "run"
     recipe = [
-        *("bash", str(ROOT / "recipes/math500/ctwa.sh"), f"ctwa.run={folder}", "trainer.total_training_steps=2"),
+        *("bash", str(ROOT / "recipes/math500.sh"), "ctwa", f"ctwa.run={folder}", "trainer.total_training_steps=2"),
         *("data.train_batch_size=4", "actor_rollout_ref.actor.ppo_mini_batch_size=4", "actor_rollout_ref.rollout.n=4"),
         *("data.max_prompt_length=256", "data.max_response_length=128", "data.val_max_samples=8"),
         *("trainer.n_gpus_per_node=1", "trainer.save_freq=-1", "trainer.test_freq=2"),

@@ -17,10 +17,10 @@ from ctwa.engine.compose import compose_config
 from ctwa.engine.job import _run_info, plugins, set_environment
 from ctwa.engine.settings import read_settings
 from ctwa.errors import CtwaError
+from ctwa.scalarizers.linear import Linear
 from ctwa.scalarizers.registry import METHODS
 
 ROOT = Path(__file__).parents[2]
-RECIPES = sorted(path for task in ("testbed", "math500") for path in (ROOT / "recipes" / task).glob("*.sh"))
 
 Compose = Callable[..., DictConfig]
 
@@ -247,10 +247,10 @@ class TestRecipes:
         stub.write_text('#!/usr/bin/env bash\nprintf "%s\\0" "$@"\n')
         stub.chmod(0o755)
 
-        def arguments(recipe: str | Path, *overrides: str, **environment: str) -> list[str]:
+        def arguments(task: str, *words: str, **environment: str) -> list[str]:
             path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
             result = subprocess.run(
-                ["bash", ROOT / "recipes" / recipe, *overrides],
+                ["bash", ROOT / "recipes" / f"{task}.sh", *words],
                 capture_output=True,
                 text=True,
                 check=True,
@@ -262,60 +262,46 @@ class TestRecipes:
 
         return arguments
 
-    @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: f"{path.parent.name}/{path.name}")
-    def test_it_passes_the_checks(
-        self, recipe: Path, arguments_of: Callable[..., list[str]], task_dir: Path, tmp_path: Path
+    @pytest.mark.parametrize("method", METHODS)
+    def test_every_method_runs_on_the_testbed(
+        self, method: str, arguments_of: Callable[..., list[str]], run_overrides: list[str]
     ) -> None:
-        overrides = arguments_of(
-            recipe,
-            f"ctwa.run={tmp_path / 'run'}",
-            f"ctwa.task_dir={task_dir}",
-            f"actor_rollout_ref.model.path={task_dir / 'model'}",
-        )
-        config = compose_config(overrides)
+        config = compose_config(arguments_of("testbed", method, *run_overrides))
         settings = check_config(config)
 
-        assert settings.method.type == ("linear" if recipe.stem == "static" else recipe.stem)
-        assert config.trainer.device == {"testbed": "cpu", "math500": "cuda"}[recipe.parent.name]
+        assert settings.method.type == method
+        assert config.trainer.device == "cpu"
 
-    @pytest.mark.parametrize("folder", sorted({recipe.parent for recipe in RECIPES}), ids=lambda path: path.name)
-    def test_recipes_of_a_task_differ_in_their_method_line_alone(self, folder: Path) -> None:
-        texts = [path.read_text().splitlines() for path in sorted(folder.glob("*.sh"))]
+    def test_the_static_baseline_raises_accuracy(
+        self, arguments_of: Callable[..., list[str]], run_overrides: list[str]
+    ) -> None:
+        scalarizer = read_settings(compose_config(arguments_of("testbed", "static", *run_overrides))).build_scalarizer()
 
-        assert len(texts) > 1
-        for lines in zip(*texts, strict=True):
-            assert len(set(lines)) == 1 or all("method=" in line for line in lines)
+        assert type(scalarizer) is Linear
+        assert scalarizer.weights == {"accuracy": 0.375, "conciseness": 0.3125, "clarity": 0.3125}
 
-    def test_the_static_baseline_raises_accuracy(self, arguments_of: Callable[..., list[str]], task_dir: Path) -> None:
-        config = compose_config(arguments_of("testbed/static.sh", f"ctwa.task_dir={task_dir}"))
-        weights = read_settings(config).build_scalarizer().weights
+    def test_a_schedule_ends_when_its_task_does(self, arguments_of: Callable[..., list[str]]) -> None:
+        for task, step in (("testbed", 50), ("math500", 100)):
+            (points,) = (each for each in arguments_of(task, "schedule") if each.startswith("ctwa.method.points="))
+            assert f"step:{step}," in points
 
-        assert weights == {"accuracy": 0.375, "conciseness": 0.3125, "clarity": 0.3125}
-
-    def test_the_run_folder_is_named_by_task_recipe_and_seed(self, arguments_of: Callable[..., list[str]]) -> None:
-        assert "ctwa.run=runs/testbed-static-s0" in arguments_of("testbed/static.sh")
-        seeded = arguments_of("math500/ctwa.sh", SEED="3")
-        assert {"ctwa.run=runs/math500-ctwa-s3", "ctwa.seed=3", "ctwa.resume=false"} <= set(seeded)
-
-    def test_resume_is_asked_for_by_the_environment(self, arguments_of: Callable[..., list[str]]) -> None:
-        assert "ctwa.resume=true" in arguments_of("testbed/ctwa.sh", RESUME="1")
-
-    def test_every_method_has_a_recipe_for_every_task(self) -> None:
-        for task in ("testbed", "math500"):
-            assert {path.stem for path in RECIPES if path.parent.name == task} == METHODS.keys() | {"static"}
+    def test_the_run_folder_is_named_by_task_method_and_seed(self, arguments_of: Callable[..., list[str]]) -> None:
+        assert {"ctwa.run=runs/testbed-static-s0", "ctwa.resume=false"} <= set(arguments_of("testbed", "static"))
+        resumed = arguments_of("math500", "ctwa", SEED="3", RESUME="1")
+        assert {"ctwa.run=runs/math500-ctwa-s3", "ctwa.seed=3", "ctwa.resume=true"} <= set(resumed)
 
     def test_the_users_settings_come_last(self, arguments_of: Callable[..., list[str]]) -> None:
-        overrides = arguments_of("testbed/linear.sh", "ctwa.run=elsewhere", "a.b=c d", "--dry-run")
+        overrides = arguments_of("testbed", "linear", "ctwa.run=elsewhere", "a.b=c d", "--dry-run")
 
         assert overrides[-3:] == ["ctwa.run=elsewhere", "a.b=c d", "--dry-run"]
 
     def test_reinforce_runs_without_clipping_on_the_testbed_too(self, arguments_of: Callable[..., list[str]]) -> None:
-        assert {"estimator=reinforce", "clipping=off"} <= set(arguments_of("testbed/mgda.sh", ESTIMATOR="reinforce"))
-        assert {"estimator=grpo", "clipping=on"} <= set(arguments_of("testbed/mgda.sh"))
+        assert {"estimator=reinforce", "clipping=off"} <= set(arguments_of("testbed", "mgda", ESTIMATOR="reinforce"))
+        assert {"estimator=grpo", "clipping=on"} <= set(arguments_of("testbed", "mgda"))
 
     def test_reinforce_runs_without_clipping(self, arguments_of: Callable[..., list[str]], task_dir: Path) -> None:
         overrides = arguments_of(
-            "math500/ctwa.sh", ESTIMATOR="reinforce", DATA=str(task_dir), MODEL="Qwen/Qwen3-1.7B-Base"
+            "math500", "ctwa", ESTIMATOR="reinforce", DATA=str(task_dir), MODEL="Qwen/Qwen3-1.7B-Base"
         )
         config = compose_config(overrides)
 
@@ -323,6 +309,7 @@ class TestRecipes:
         assert read_settings(config).clip.high == float("inf")
         assert config.actor_rollout_ref.model.path == "Qwen/Qwen3-1.7B-Base"
         assert num_steps(config) == 810
+        assert config.trainer.device == "cuda"
 
     def test_the_documented_two_steps_on_a_cpu_pass_the_checks(
         self, arguments_of: Callable[..., list[str]], task_dir: Path
@@ -330,19 +317,34 @@ class TestRecipes:
         """The command of docs/training.md, with this test's data and model in place of the reader's."""
         lines = (ROOT / "docs/training.md").read_text().replace("\\\n", " ").splitlines()
         words = shlex.split(next(line for line in lines if line.startswith("ENGINE=cpu")))
-        environment = dict(word.split("=", 1) for word in words[: words.index("recipes/math500/ctwa.sh")])
+        place = words.index("recipes/math500.sh")
+        environment = dict(word.split("=", 1) for word in words[:place])
         environment |= {"DATA": str(task_dir), "MODEL": str(task_dir / "model")}
-        overrides = words[words.index("recipes/math500/ctwa.sh") + 1 :]
 
-        config = compose_config(arguments_of("math500/ctwa.sh", *overrides, **environment))
+        config = compose_config(arguments_of("math500", *words[place + 1 :], **environment))
         check_config(config)
 
         assert num_steps(config) == 2
         assert config.trainer.device == "cpu"
 
+    @pytest.mark.parametrize("words", [[], ["--dry-run"]], ids=["nothing", "an option"])
+    def test_without_a_method_it_says_which_there_are(self, words: list[str]) -> None:
+        result = subprocess.run(
+            ["bash", ROOT / "recipes/testbed.sh", *words],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},
+        )
+
+        assert result.returncode == 2
+        assert result.stdout == ""
+        assert "testbed.sh METHOD [KEY=VALUE]" in result.stderr
+        assert all(method in result.stderr for method in METHODS)
+
     def test_without_the_command_it_says_what_to_do(self) -> None:
         result = subprocess.run(
-            ["bash", ROOT / "recipes/testbed/ctwa.sh"],
+            ["bash", ROOT / "recipes/testbed.sh", "ctwa"],
             capture_output=True,
             text=True,
             check=False,

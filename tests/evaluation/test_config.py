@@ -35,22 +35,22 @@ def test_the_defaults_are_sound() -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ({"generaton": GENERATION}, "generaton: there is no such key; did you mean generation?"),
+        ({"generaton": GENERATION}, "generaton is no key of the configuration; did you mean 'generation'?"),
         (
             {"generation": GENERATION | {"temprature": 1}},
-            "generation.temprature: there is no such key; did you mean",
+            "generation.temprature is no key of the configuration; did you mean",
         ),
         (
             {"generation": GENERATION | {"objectives": {"a": {"reward_fn": "m:f", "timout": 3}}}},
-            "generation.objectives.a.timout: there is no such key; did you mean timeout?",
+            "generation.objectives.a.timout is no key of the configuration; did you mean 'timeout'?",
         ),
         (
             {"reference": "r", "preferences": PREFERENCES | {"loss": {"type": "dpo", "betta": 1}}},
-            "preferences.loss.dpo.betta: there is no such key; did you mean beta?",
+            "preferences.loss.betta is no key of the configuration; did you mean 'beta'?",
         ),
         (
             {"preferences": {"objectives": {"h": {"data": "x", "colour": 1}}, "loss": {"type": "simpo"}}},
-            "preferences.objectives.h.colour: there is no such key; write one of data, format, label",
+            "preferences.objectives.h.colour is no key of the configuration; write one of data, format, label",
         ),
         ({}, "write a section preferences, perplexity or generation"),
         ({"preferences": PREFERENCES}, "the loss dpo compares with a reference; write reference:"),

@@ -67,8 +67,8 @@ def test_state_fits_only_the_same_objectives_and_method():
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ({"a": -1.0, "b": 1.0}, "objective 'a' has the weight -1.0"),
-        ({"a": float("nan"), "b": 1.0}, "objective 'a' has the weight nan"),
+        ({"a": -1.0, "b": 1.0}, "'a' has the weight -1.0"),
+        ({"a": float("nan"), "b": 1.0}, "'a' has the weight nan"),
         ({"a": 0.0, "b": 0.0}, "weight above 0"),
         ({}, "weight above 0"),
     ],

@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from ctwa.errors import shown
+
 ABSURD = 1e15
 """No number of a configuration is as large: a sum of several, or its square, may not be finite."""
 
@@ -264,13 +266,6 @@ def out_of_bounds(config: Mapping[str, Any]) -> dict[str, str]:
         if isinstance(value, int | float) and not abs(value) < ABSURD and key not in wrong:
             wrong[key] = f"{key}={shown(value)} is not possible: write a finite number below {ABSURD:g}"
     return wrong
-
-
-def shown(value: object) -> str:
-    """A value as one writes it on the command line, and no longer than a line."""
-    names = {True: "true", False: "false"} if isinstance(value, bool) else {None: "null", "": "''"}
-    written = names.get(value, str(value)) if not isinstance(value, list | dict) else str(value)  # type: ignore[call-overload]
-    return written if len(written) <= 80 else written[:77] + "..."
 
 
 def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -16,7 +16,8 @@ from typing import Any
 
 import yaml
 
-from ctwa.engine.checks.bounds import ACTOR, BOUNDS, MODEL, REF, ROLLOUT, shown
+from ctwa.engine.checks.bounds import ACTOR, BOUNDS, MODEL, REF, ROLLOUT
+from ctwa.errors import shown
 
 NO_DEFAULT: dict[str, tuple[str, ...]] = {
     ACTOR: ("ppo_infer_micro_batch_size_per_gpu", "ppo_infer_max_token_len_per_gpu", "use_rollout_log_probs"),

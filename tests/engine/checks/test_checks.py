@@ -69,7 +69,7 @@ def test_the_testbed_as_it_stands_passes(testbed_config: DictConfig) -> None:
         ({"ctwa.objectives.accuracy.weight": -1}, r"ctwa\.objectives\.accuracy\.weight: .*greater than or equal to 0"),
         (
             {"ctwa.objectives.acuracy.weight": 1},
-            r"^ctwa\.objectives\.acuracy\.reward_fn is missing: write .*=VALUE; did you mean 'accuracy'\?$",
+            r"^ctwa\.objectives\.acuracy\.reward_fn is missing: give it a value; did you mean 'accuracy'\?$",
         ),
         ({"ctwa.method": {}}, r"ctwa\.method: Unable to extract tag"),
         ({"ctwa.stop_on": ["drops"]}, r"ctwa\.stop_on\.0: 'drops' is no alarm; .*; did you mean 'drop'\?$"),

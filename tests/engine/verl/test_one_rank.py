@@ -54,6 +54,17 @@ def test_with_a_cross_entropy_that_goes_backward_in_place_the_gradients_are_auto
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("kind", [*KINDS, BF16])
+def test_without_a_radius_raco_is_loss_weighting_to_the_bit(kind: str, layout: str, found: dict) -> None:
+    linear, raco = (found[kind, layout][f"preference/fixed/{name}"] for name in ("linear", "raco"))
+    assert torch.equal(raco["gradient"], linear["gradient"])
+    assert torch.equal(raco["weights"], linear["weights"])
+    assert linear["in_place"] == [True, True]  # one backward pass a micro-batch
+    measured = found[kind, layout]["preference/shared_forward"]["gradient"]
+    is_close(linear["gradient"], measured, 0.15 if kind == BF16 else 1e-5)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("kind", [*KINDS, BF16])
 def test_a_step_whose_gradients_are_measured_is_the_step_without(kind: str, layout: str, found: dict) -> None:
     steps = found[kind, layout]
     weighted_D = sum(w * step["gradient"] for w, step in zip(PREFERENCE.values(), steps["plain"], strict=True))

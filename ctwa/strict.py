@@ -1,0 +1,114 @@
+"""The strict base of every configuration, its defaults as plain data, and the sentences about what it refuses."""
+
+from __future__ import annotations
+
+import re
+import types
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from ctwa.errors import did_you_mean, shown, told_together
+
+
+class StrictModel(BaseModel):
+    """What a user writes: unknown keys and numbers that are not finite are refused, and nothing changes afterwards."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+
+
+def validated(kind: Any, content: Any, *, under: str = "", heading: str = "") -> Any:
+    """What a user wrote, as the model that it is to be.
+
+    Args:
+        kind: a model, or any other type that pydantic validates.
+        content: plain containers.
+        under: the key that the content has in its configuration.
+        heading: of the message, such as the name of the file; by default one is added to several mistakes.
+
+    Raises:
+        CtwaError: every mistake in one message, each with its key and, for a misspelt name, the one that was meant.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(content)
+    except ValidationError as error:
+        raise told_together([_mistake(item, kind, content, under) for item in error.errors()], heading) from None
+
+
+def _mistake(item: Mapping[str, Any], kind: Any, content: Any, under: str) -> str:
+    place = _place(item["loc"], content)
+    key = ".".join([*([under] if under else []), *place]) or "the whole"
+    if item["type"] == "missing":
+        # A misspelt name makes a new entry, which lacks what every entry has.
+        others = [name for name in _inside(content, place[:-2]) or () if name not in place]
+        return f"{key} is missing: give it a value" + (did_you_mean(place[-2], others) if len(place) > 1 else "")
+    if item["type"] == "extra_forbidden":
+        known = _keys_at(kind, item["loc"][:-1])
+        near = did_you_mean(place[-1], known) or f"; write one of {', '.join(known)}"
+        return f"{key} is no key of the configuration{near}"
+    text = f"{key}: {item['msg'].removeprefix('Value error, ')}"
+    if item["type"] == "union_tag_invalid":
+        return text + did_you_mean(item["ctx"]["tag"], re.findall(r"'(\w+)'", item["ctx"]["expected_tags"]))
+    if item["type"] != "value_error" and (isinstance(item["input"], str | int | float) or item["input"] is None):
+        text += f", not {shown(item['input'])}"
+    return text
+
+
+def _place(loc: Sequence[str | int], node: Any) -> list[str]:
+    """The key that pydantic means: its own has a union's tag in it, too, as in method.linear.eta."""
+    place: list[str] = []
+    for part in loc[:-1]:
+        if not isinstance(node, Mapping) or part in node:
+            place.append(str(part))
+            node = _inside(node, [part])
+    return [*place, *map(str, loc[-1:])]
+
+
+def _inside(node: Any, place: Sequence[str | int]) -> Any:
+    for part in place:
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return node
+
+
+def _keys_at(kind: Any, loc: Sequence[str | int]) -> list[str]:
+    """The keys that are known where an error is: along models, dicts and unions."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _keys_at(arguments[0], loc)
+    if origin in (Union, types.UnionType):
+        tagged = [each for each in models_of(kind) if loc and _tag(each) == loc[0]]
+        options, loc = (tagged, loc[1:]) if tagged else (arguments, loc)
+        return list(dict.fromkeys(key for each in options for key in _keys_at(each, loc)))
+    if origin is dict:
+        return _keys_at(arguments[1], loc[1:])
+    if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+        return []
+    if not loc:
+        return list(kind.model_fields)
+    field = kind.model_fields.get(str(loc[0]))
+    return _keys_at(field.annotation, loc[1:]) if field else []
+
+
+def models_of(kind: Any) -> list[type[BaseModel]]:
+    """The models of a union, in their order, however it is nested."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return [kind]
+    return [model for each in get_args(kind) for model in models_of(each)]
+
+
+def _tag(model: type[BaseModel]) -> Any:
+    return model.model_fields["type"].default if "type" in model.model_fields else None
+
+
+def defaults_of(model: type[BaseModel]) -> dict[str, Any]:
+    """Every key of a configuration with its default, as plain containers; ``???`` for what has none."""
+    return {
+        name: "???" if field.is_required() else _plain(field.get_default(call_default_factory=True))
+        for name, field in model.model_fields.items()
+        if not field.exclude
+    }
+
+
+def _plain(value: Any) -> Any:
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
