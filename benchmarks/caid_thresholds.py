@@ -81,7 +81,7 @@ def line(threshold: float, runs: list[list[dict[str, Any]]]) -> str:
     slack, error, weight = (
         f"caid/slack/{CONSTRAINT}",
         f"caid/slack_standard_error/{CONSTRAINT}",
-        f"ctwa/weight/{CONSTRAINT}",
+        f"weight/{CONSTRAINT}",
     )
     cells = [f"{threshold:g}", str(len(runs))]
     for which in (1, -1):

@@ -77,7 +77,8 @@ def made_up(names: list[str], steps: int, *, seed: int) -> list[dict[str, float]
         for name in names
         for prefix, suffix in (
             *(("objective/", f"/{kind}") for kind in ("mean", "std", "scored_frac", "timeout_frac", "error_frac")),
-            *((f"ctwa/{kind}/", "") for kind in ("covariance", "ema", "deficit", "weight", "log_weight", "target")),
+            *((f"{kind}/", "") for kind in ("covariance", "weight")),
+            *((f"ctwa/{kind}/", "") for kind in ("ema", "deficit", "log_weight", "target")),
         )
     ]
     keys += ["ctwa/feasibility", "clip/fraction", "clip/distortion", "actor/entropy", "actor/grad_norm", "time/gen"]

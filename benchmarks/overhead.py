@@ -61,10 +61,9 @@ class Comparison:
 
 def ctwa(statistic: str, objectives: list[str]) -> list[str]:
     """CTWA with its weights held, so that every variant steps alike."""
-    targets = ", ".join(f"{name}: 0.1" for name in objectives)
     return [
         *("method=ctwa", f"ctwa.method.statistic={statistic}", "ctwa.method.eta=0", UNTRACED),
-        *("~ctwa.covariance_targets", f"+ctwa.covariance_targets={{{targets}}}"),
+        *(f"++ctwa.objectives.{name}.target=0.1" for name in objectives),
     ]
 
 
@@ -76,8 +75,8 @@ COMPARISONS = {
             "in_update": ctwa("in_update", [*OBJECTIVES]),
             "post_update": ctwa("post_update", [*OBJECTIVES]),
             "12-objectives": [
-                *ctwa("in_update", [f"{name}-{copy}" for name in OBJECTIVES for copy in range(4)]),
                 *TWELVE,
+                *ctwa("in_update", [f"{name}-{copy}" for name in OBJECTIVES for copy in range(4)]),
             ],
         },
         reference="linear-traced",

@@ -37,14 +37,15 @@ def validated(kind: Any, content: Any, *, under: str = "", heading: str = "") ->
 
 
 def _mistake(item: Mapping[str, Any], kind: Any, content: Any, under: str) -> str:
-    place = _place(item["loc"], content)
+    loc = item["loc"]
+    place = [*_place(loc[:-1], content), str(loc[-1])] if item["type"] == "missing" else _place(loc, content)
     key = ".".join([*([under] if under else []), *place]) or "the whole"
     if item["type"] == "missing":
         # A misspelt name makes a new entry, which lacks what every entry has.
         others = [name for name in _inside(content, place[:-2]) or () if name not in place]
         return f"{key} is missing: give it a value" + (did_you_mean(place[-2], others) if len(place) > 1 else "")
     if item["type"] == "extra_forbidden":
-        known = _keys_at(kind, item["loc"][:-1])
+        known = _keys_at(kind, loc[:-1])
         near = did_you_mean(place[-1], known) or f"; write one of {', '.join(known)}"
         return f"{key} is no key of the configuration{near}"
     text = f"{key}: {item['msg'].removeprefix('Value error, ')}"
@@ -58,11 +59,11 @@ def _mistake(item: Mapping[str, Any], kind: Any, content: Any, under: str) -> st
 def _place(loc: Sequence[str | int], node: Any) -> list[str]:
     """The key that pydantic means: its own has a union's tag in it, too, as in method.linear.eta."""
     place: list[str] = []
-    for part in loc[:-1]:
+    for part in loc:
         if not isinstance(node, Mapping) or part in node:
             place.append(str(part))
             node = _inside(node, [part])
-    return [*place, *map(str, loc[-1:])]
+    return place
 
 
 def _inside(node: Any, place: Sequence[str | int]) -> Any:

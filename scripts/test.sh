@@ -2,25 +2,36 @@
 # Everything that is checked: set-up, ruff, mypy, then all tests, those that start the engine last.
 #
 #   scripts/test.sh                     everything, as continuous integration does
-#   scripts/test.sh tests/covariance    arguments go to pytest
+#   scripts/test.sh engine              without what starts Ray clusters: the core, and the engine's parts
+#   scripts/test.sh core                the methods, rewards and losses alone, and no mypy: within two minutes
+#   scripts/test.sh tests/covariance    arguments go to pytest, after a tier or without one
 #   CTWA_SKIP_VLLM=1 scripts/test.sh    without vLLM: its tests are skipped
 #   CTWA_TEST_PROCESSES=0 ...           one test after the other, not two beside each other
 #
-# Safe to run twice; the environment is reused. Ends with pytest's own closing line, and with its exit status.
+# What a tier holds stands in tests/conftest.py. Safe to run twice; the environment is reused. Ends with pytest's own
+# closing line, and with its exit status.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/lib.sh
 
+tier=all
+case "${1:-}" in
+    core | engine)
+        tier="$1"
+        shift
+        ;;
+esac
+
 ctwa_setup
 if [[ "${CTWA_SKIP_VLLM:-0}" == 1 ]]; then
     say "Leaving vLLM out: CTWA_SKIP_VLLM is 1."
-else
+elif [[ "$tier" == all ]]; then
     ctwa_setup_vllm
 fi
 export PATH="$CTWA_VENV/bin:$PATH"
 # Tests of the report look at it in a browser: one on the PATH, else playwright's own, kept beside the environment.
 export PLAYWRIGHT_BROWSERS_PATH="$CTWA_VENV/browsers"
-if [[ -z "${CTWA_CHROMIUM:-}" ]] && ! command -v chromium chromium-browser google-chrome >/dev/null; then
+if [[ "$tier" != core && -z "${CTWA_CHROMIUM:-}" ]] && ! command -v chromium chromium-browser google-chrome >/dev/null; then
     log="$CTWA_VENV/browsers.log"
     find_own() { find "$PLAYWRIGHT_BROWSERS_PATH" -type f -name chrome-headless-shell -print -quit 2>/dev/null || true; }
     if [[ -z "$(find_own)" ]]; then
@@ -42,8 +53,10 @@ say "ruff check"
 ruff check .
 say "ruff format --check"
 ruff format --check .
-say "mypy"
-mypy
+if [[ "$tier" != core ]]; then
+    say "mypy"
+    mypy
+fi
 say "pytest"
 # In two processes: one starts the engine, again and again, which leaves half of two cores idle; the other does the rest.
-exec python -m pytest --numprocesses="${CTWA_TEST_PROCESSES:-2}" --no-loadscope-reorder "$@"
+exec python -m pytest --numprocesses="${CTWA_TEST_PROCESSES:-2}" --no-loadscope-reorder --tier="$tier" "$@"

@@ -8,7 +8,29 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parent.parent
-END_TO_END = Path(__file__).parent / "e2e"
+TESTS = Path(__file__).parent
+END_TO_END = TESTS / "e2e"
+
+CORE = (
+    *("solvers", "covariance", "aggregators", "scalarizers", "objectives", "reward_fns", "preference"),
+    *("test_architecture.py", "test_batch.py", "test_statistics.py"),
+)
+"""What the author of a method, a reward or a loss runs: neither verl nor Ray is started or needed."""
+ENGINE = tuple(sorted({path.name for path in TESTS.iterdir()} - {"e2e"}))
+"""All but what starts Ray clusters: the engine's parts, in processes of their own at most."""
+TIERS = {"core": CORE, "engine": ENGINE, "all": (*ENGINE, "e2e")}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """--tier: how much is tested; ``scripts/test.sh core`` and ``scripts/test.sh engine`` say so."""
+    parser.addoption("--tier", choices=sorted(TIERS), default="all", help="how much of the tests to run")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out what is not of the tier; its modules are not even imported."""
+    if TESTS not in collection_path.parents:
+        return None
+    return True if collection_path.relative_to(TESTS).parts[0] not in TIERS[config.getoption("tier")] else None
 
 
 @pytest.hookimpl(trylast=True)

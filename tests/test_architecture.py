@@ -11,7 +11,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "ctwa"
 
-NOUNS = {"errors", "strict", "batch", "weights", "methods", "state"}
+NOUNS = {"errors", "strict", "batch", "weights", "methods", "metrics", "state"}
 """The ground floor: every part may import it."""
 ALLOWED = {
     "errors": set(),
@@ -20,6 +20,7 @@ ALLOWED = {
     "batch": {"errors"},
     "weights": {"errors"},
     "methods": {"errors", "strict"},
+    "metrics": set(),
     "state": {"errors"},
     "config": set(),
     "solvers": set(),

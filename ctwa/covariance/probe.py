@@ -20,6 +20,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ctwa import metrics as key_of
 from ctwa.covariance.diagnostics import finite
 from ctwa.covariance.within_prompt import within_prompt_covariance
 from ctwa.errors import CtwaError
@@ -61,8 +62,8 @@ class Progress:
         """``probe/{gain,standard_error}/<name>`` where measured, ``probe/num_prompts``, ``probe/clipped_fraction``."""
         metrics = {"probe/num_prompts": float(self.num_prompts), "probe/clipped_fraction": self.clipped_fraction}
         for column, name in enumerate(self.names):
-            metrics[f"probe/gain/{name}"] = float(self.gain_M[column])
-            metrics[f"probe/standard_error/{name}"] = float(self.standard_error_M[column])
+            metrics[key_of.probe_gain(name)] = float(self.gain_M[column])
+            metrics[key_of.probe_error(name)] = float(self.standard_error_M[column])
         return finite(metrics)
 
 

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from verl.utils.tracking import Tracking
 
+from ctwa import metrics as key_of
 from ctwa.aggregators.linear import FixedWeights, FixedWeightsConfig
 from ctwa.engine import checkpoint
 from ctwa.engine.caid_settings import REWARD, CaidSettings
@@ -339,7 +340,7 @@ class CaidTrainer(MultiObjectiveTrainer):
     def _weights(self) -> dict[str, float]:
         assert self.caid.multipliers is not None
         weights = {**self.settings.reward_weights, **self.caid.multipliers}
-        return {f"ctwa/weight/{name}": weight for name, weight in weights.items()}
+        return {key_of.weight(name): weight for name, weight in weights.items()}
 
     def _record(self, step: int, metrics: Mapping[str, Any]) -> None:
         self.recorder.step(step, metrics)

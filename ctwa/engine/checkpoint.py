@@ -17,6 +17,7 @@ from typing import Any
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from ctwa import metrics as key_of
 from ctwa.errors import CtwaError
 from ctwa.models.locate import SEAL_FILE, is_complete, newest_complete, step_folder, steps
 from ctwa.run.disk import DiskFull, why_full
@@ -99,7 +100,7 @@ def write_state(folder: Path, state: Mapping[str, Any]) -> None:
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """What :func:`write_state` saved.
+    """What :func:`write_state` saved; the metrics in it are called as they are today.
 
     Raises:
         CtwaError: there is none, or it is of another version.
@@ -110,6 +111,8 @@ def read_state(folder: Path) -> dict[str, Any]:
     state = json.loads(path.read_text())
     if state.pop("version") != STATE_VERSION:
         raise CtwaError(f"{path} is of another version of ctwa: resume with that version, or start a new run")
+    if "metrics" in state:
+        state["metrics"] = {key_of.renamed(name): value for name, value in state["metrics"].items()}
     return state
 
 

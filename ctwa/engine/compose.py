@@ -252,7 +252,7 @@ def _refuse_key(
     override: Override, said: str, parsed: Sequence[Override], known: Mapping[str, Any], name: str, module: str
 ) -> None:
     key = override.key_or_group
-    if not said.startswith(f"Could not override '{key}'"):
+    if not said.startswith((f"Could not override '{key}'", f"Could not delete from config. '{key}'")):
         return
     if isinstance(override.value(), dict) and key in dotted(known):
         raise CtwaError(f"{override.input_line} gives {key} new names: write ++{override.input_line.lstrip('+')}")

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from verl.utils.tracking import Tracking
 
+from ctwa import metrics as key_of
 from ctwa.aggregators.base import Aggregator
 from ctwa.engine import checkpoint
 from ctwa.engine.gradients import GradientPlan, gradient_metrics
@@ -149,7 +150,7 @@ class PreferenceTrainer:
             **gradient_metrics(plan),
         }
         last_M = self.aggregator.last_weights_M
-        metrics |= {f"ctwa/weight/{name}": weight for name, weight in self.aggregator.named(last_M).items()}
+        metrics |= {key_of.weight(name): weight for name, weight in self.aggregator.named(last_M).items()}
         for name in self.names:
             if f"preference/{name}/accuracy" in metrics:
                 metrics[f"objective/{name}/mean"] = metrics[f"preference/{name}/accuracy"]

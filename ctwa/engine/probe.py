@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from ctwa import metrics as key_of
 from ctwa.batch import Rollout, Update
 from ctwa.covariance.probe import Agreement, Progress, backward_probe, forward_probe
 from ctwa.engine.settings import ProbeSource, Settings
@@ -87,10 +88,9 @@ class ProbeMeter:
         )
 
     def step_covariance(self, metrics: Mapping[str, Any]) -> None:
-        """Remember CTWA's covariances of the step, to be compared with what the probe says of it."""
-        self._covariance = {
-            name: metrics[f"ctwa/covariance/{name}"] for name in self._names if f"ctwa/covariance/{name}" in metrics
-        }
+        """Remember the covariances of the step, to be compared with what the probe says of it."""
+        found = {name: metrics.get(key_of.covariance(name)) for name in self._names}
+        self._covariance = {name: value for name, value in found.items() if value is not None}
 
     def metrics(self, progress: Progress) -> dict[str, float]:
         """``probe/{gain,standard_error,agreement}/<name>`` and the rest of ``Progress.metrics``."""

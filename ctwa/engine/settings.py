@@ -86,7 +86,6 @@ class Settings(StrictModel):
     seed: Annotated[int, Field(ge=0)] = 0
     task_dir: str | None = None
     objectives: Objectives
-    covariance_targets: dict[str, float] = Field(default_factory=dict)
     method: MethodConfig
     reference_length: ReferenceConfig | None = None
     rewards: RewardSettings = Field(default_factory=RewardSettings)
@@ -110,13 +109,9 @@ class Settings(StrictModel):
         Raises:
             CtwaError: names that do not agree, or a method that the estimator does not allow.
         """
-        if unknown := sorted(self.covariance_targets.keys() - self.objectives.keys()):
-            raise CtwaError(
-                f"ctwa.covariance_targets names {unknown}, which are not objectives; write some of "
-                f"{list(self.objectives)}{did_you_mean(unknown[0], self.objectives)}"
-            )
         weights = {name: objective.weight for name, objective in self.objectives.items()}
-        return build_scalarizer(self.method, weights, scale_invariant=self.scale_invariant)
+        targets = {name: each.target for name, each in self.objectives.items() if each.target is not None}
+        return build_scalarizer(self.method, weights, targets=targets, scale_invariant=self.scale_invariant)
 
     def build_reference_length(self) -> ReferenceLength | None:
         """The length that conciseness is measured against, where one is configured."""

@@ -27,6 +27,7 @@ from verl.utils.debug import marked_timer
 from verl.utils.transferqueue_utils import KVBatchMeta
 from verl.workers.utils.padding import response_from_nested
 
+from ctwa import metrics as key_of
 from ctwa.batch import Rollout, Update
 from ctwa.covariance.diagnostics import diagnostics, sampled_entropy
 from ctwa.covariance.probe import Progress
@@ -326,7 +327,7 @@ class MultiObjectiveTrainer(PPOTrainerSync):
             if progress is not None:
                 metrics.update(self._measured(progress))
         # The weights of the next step, as the method left them.
-        metrics.update({f"ctwa/weight/{name}": weight for name, weight in self.scalarizer.weights.items()})
+        metrics.update({key_of.weight(name): weight for name, weight in self.scalarizer.weights.items()})
         self._step_metrics = metrics
         return batch
 

@@ -19,6 +19,8 @@ class ObjectiveConfig(StrictModel):
         reward_fn: ``path/file.py:function`` or ``package.module:function``.
         weight: its weight at the start, at least 0. An objective of weight 0 is scored and shown but not optimised,
             unless the method raises its weight.
+        target: the covariance with the policy update that a method such as CTWA is to hold it at; None where there is
+            none. Methods that steer by something else leave it alone.
         kwargs: further arguments of the function, by name.
         timeout: seconds a call may take; then it is killed and its completion counts as not scored.
         on_failure: ``mask`` leaves out what could not be scored, up to ``max_unscored`` of a batch; ``stop`` ends the
@@ -27,6 +29,7 @@ class ObjectiveConfig(StrictModel):
 
     reward_fn: str
     weight: float = Field(default=1.0, ge=0)
+    target: float | None = None
     kwargs: dict[str, Any] = Field(default_factory=dict)
     timeout: float = Field(default=10.0, gt=0)
     on_failure: Literal["mask", "stop"] = "mask"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from ctwa import metrics as key_of
 from ctwa.batch import RewardMatrix
 from ctwa.errors import CtwaError
 from ctwa.objectives.completion import Completion
@@ -65,12 +66,12 @@ class Evaluation:
             rewards_N, scored_N = self.matrix.column(name)
             rewards = rewards_N[scored_N]
             if len(rewards):
-                metrics[f"objective/{name}/mean"] = float(rewards.mean())
-                metrics[f"objective/{name}/std"] = float(rewards.std(correction=0))
-            metrics[f"objective/{name}/scored_frac"] = len(rewards) / num_rows
-            metrics[f"objective/{name}/timeout_frac"] = counts[name, "timeout"] / num_rows
-            metrics[f"objective/{name}/error_frac"] = sum(counts[name, r] for r in _ERROR_REASONS) / num_rows
-            metrics[f"objective/{name}/seconds"] = self.seconds[name]
+                metrics[key_of.objective_mean(name)] = float(rewards.mean())
+                metrics[key_of.objective(name, "std")] = float(rewards.std(correction=0))
+            metrics[key_of.objective(name, "scored_frac")] = len(rewards) / num_rows
+            metrics[key_of.objective(name, "timeout_frac")] = counts[name, "timeout"] / num_rows
+            metrics[key_of.objective(name, "error_frac")] = sum(counts[name, r] for r in _ERROR_REASONS) / num_rows
+            metrics[key_of.objective(name, "seconds")] = self.seconds[name]
         return metrics
 
 

@@ -108,7 +108,7 @@ def _sparklines(runs: Sequence[RunTrace], key: str, title: str, width: int) -> l
     rows, curves = [], []
     for name in _objectives(runs):
         for run in runs:
-            points = run.series(f"ctwa/{key}/{name}")
+            points = run.series(f"{key}/{name}")
             if not points:
                 continue
             values = [value for _, value in points]

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from ctwa import metrics as key_of
 from ctwa.errors import CtwaError
 from ctwa.report.summary import RunTrace, read_runs
 
@@ -47,13 +48,13 @@ def plot_runs(paths: Sequence[Path | str], out: Path) -> None:
         few = {**marks, "markevery": ((1 + index) / (8 * (1 + len(runs))), 1 / 8)}
         for row, name in zip(axes, names, strict=True):
             _plot(row[0], run.results(name), **line, **marks)
-            covariances = run.series(f"ctwa/covariance/{name}")
+            covariances = run.series(key_of.covariance(name))
             _plot(row[1], covariances, **{**line, "linewidth": 0.6}, alpha=0.45)
             _plot(row[1], _average(covariances), **line, **few)
-            _plot(row[2], run.series(f"ctwa/weight/{name}"), **line, **few)
+            _plot(row[2], run.series(key_of.weight(name)), **line, **few)
     for row, name in zip(axes, names, strict=True):
         _furnish(row, name, runs)
-    weights = [value for run in runs for name in names for _, value in run.series(f"ctwa/weight/{name}")]
+    weights = [value for run in runs for name in names for _, value in run.series(key_of.weight(name))]
     for axis in axes[:, 2]:
         axis.set_ylim(0, 1.1 * (max(weights, default=0.0) or 1.0))
     sources = " or ".join(dict.fromkeys(run.source for run in runs))

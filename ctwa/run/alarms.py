@@ -15,16 +15,17 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import AfterValidator, Field
 
+from ctwa import metrics as key_of
 from ctwa.errors import did_you_mean
 from ctwa.run.text import number
 from ctwa.run.trace import Record
 from ctwa.strict import StrictModel
 
 Metrics = Mapping[str, float | None]
+Key = Callable[[str], str]  # of an objective: the name of a metric of it
 
 # What is not finite without an update having gone wrong: a covariance where no prompt group is usable, for one.
-_UPDATE = ("actor/", "gradient/norm/", "ctwa/weight/", "ctwa/log_weight/")
-_LOST = ("rollout/missing_rows", "val_rollout/missing_rows")
+_UPDATE = ("actor/", key_of.gradient_norm(""), key_of.weight(""), key_of.ctwa("log_weight", ""))
 
 
 class AlarmLimits(StrictModel):
@@ -95,14 +96,13 @@ class Watched:
     first: dict[str, list[float]] = field(default_factory=dict)
     start: dict[str, float] = field(default_factory=dict)  # the means of `first`
     steered: set[str] = field(default_factory=set)  # the objectives that the method has a target for
-    keys: dict[tuple[str, ...], list[tuple[str, ...]]] = field(default_factory=dict)
+    keys: dict[tuple[Key, ...], list[tuple[str, ...]]] = field(default_factory=dict)
 
-    def keyed(self, *patterns: str) -> list[tuple[str, ...]]:
-        """Each objective's name, and the names of its metrics: the patterns with the name for {}."""
-        found = self.keys.get(patterns)
+    def keyed(self, *keys: Key) -> list[tuple[str, ...]]:
+        """Each objective's name, and the names of its metrics."""
+        found = self.keys.get(keys)
         if found is None or len(found) != len(self.objectives):
-            found = [(name, *(pattern.replace("{}", name) for pattern in patterns)) for name in self.objectives]
-            self.keys[patterns] = found
+            found = self.keys[keys] = [(name, *(key(name) for key in keys)) for name in self.objectives]
         return found
 
     def average(self, key: str, value: float) -> float | None:
@@ -140,12 +140,9 @@ class AlarmMonitor:
     def feed(self, record: Record) -> list[Alarm]:
         """Looks at the next record; returns the alarms it raises."""
         if self._find_objectives:
-            self._watched.objectives = list(
-                dict.fromkeys([*self._watched.objectives, *_objectives_in(record["metrics"])])
-            )
-        self._watched.steered |= {
-            name for name, target in self._watched.keyed("ctwa/target/{}") if target in record["metrics"]
-        }
+            known = self._watched.objectives
+            self._watched.objectives = list(dict.fromkeys([*known, *key_of.objectives_in(record["metrics"])]))
+        self._watched.steered |= {name for name, target in self._watched.keyed(_target) if target in record["metrics"]}
         raised = []
         for rule in RULES:
             self._watched.tracked = self._since[rule.kind]
@@ -188,10 +185,12 @@ class AlarmMonitor:
         return alarm
 
 
-def _objectives_in(metrics: Metrics) -> Iterator[str]:
-    for key in metrics:
-        if key.startswith("objective/") and key.endswith("/mean"):
-            yield key.removeprefix("objective/").removesuffix("/mean")
+def _target(name: str) -> str:
+    return key_of.ctwa("target", name)
+
+
+def _scored(name: str) -> str:
+    return key_of.objective(name, "scored_frac")
 
 
 def _steps(count: int) -> str:
@@ -201,13 +200,13 @@ def _steps(count: int) -> str:
 def _drop(watched: Watched, record: Record) -> Iterator[Finding]:
     """On held-out problems, from the first validation on; on the average over training problems without any."""
     metrics, limits = record["metrics"], watched.limits
-    keyed = watched.keyed("val/{}", "val_standard_error/{}")
+    keyed = watched.keyed(key_of.validation, key_of.validation_error)
     watched.validated = watched.validated or any(validation in metrics for _, validation, _ in keyed)
     for name, validation, error in keyed:
         if watched.validated:
             value = metrics.get(validation)
         else:
-            mean = metrics.get(f"objective/{name}/mean")
+            mean = metrics.get(key_of.objective_mean(name))
             value = None if mean is None else watched.average(name, mean)
         if value is None:
             continue
@@ -221,14 +220,14 @@ def _drop(watched: Watched, record: Record) -> Iterator[Finding]:
 
 def _negative_covariance(watched: Watched, record: Record) -> Iterator[Finding]:
     metrics = record["metrics"]
-    for name, key in watched.keyed("ctwa/covariance/{}"):
+    for name, key in watched.keyed(key_of.covariance):
         value = metrics.get(key)
         if value is not None and (value < 0 or name in watched.tracked):
             yield Finding(name, value < 0, (value,))
 
 
 def _infeasible(watched: Watched, record: Record) -> Iterator[Finding]:
-    value = record["metrics"].get("ctwa/feasibility")
+    value = record["metrics"].get(key_of.FEASIBILITY)
     if value is not None and (value > 1 or None in watched.tracked):
         yield Finding(None, value > 1, (value,))
 
@@ -240,7 +239,7 @@ def _clipping(watched: Watched, record: Record) -> Iterator[Finding]:
     a covariance that is negative anyway it says so only where the distortion is larger than that.
     """
     metrics = record["metrics"]
-    for name, covariance_key, bound_key in watched.keyed("ctwa/covariance/{}", "clip/bound/{}"):
+    for name, covariance_key, bound_key in watched.keyed(key_of.covariance, key_of.clip_bound):
         bound = metrics.get(bound_key)
         if bound is None or (bound >= 0 and name not in watched.tracked):
             continue
@@ -251,7 +250,7 @@ def _clipping(watched: Watched, record: Record) -> Iterator[Finding]:
 
 def _unscored(watched: Watched, record: Record) -> Iterator[Finding]:
     metrics, least = record["metrics"], 1 - watched.limits.unscored - 1e-9
-    for name, key in watched.keyed("objective/{}/scored_frac"):
+    for name, key in watched.keyed(_scored):
         scored = metrics.get(key)
         if scored is not None and scored < least:
             yield Finding(name, True, (f"{1 - scored:.0%}",))
@@ -262,7 +261,7 @@ def _unscored(watched: Watched, record: Record) -> Iterator[Finding]:
 def _lost_completions(watched: Watched, record: Record) -> Iterator[Finding]:
     """Of a step, or of a validation."""
     metrics = record["metrics"]
-    counted = [value for key in _LOST if (value := metrics.get(key)) is not None]
+    counted = [value for key in key_of.MISSING_ROWS if (value := metrics.get(key)) is not None]
     if any(counted) or (counted and None in watched.tracked):
         lost = round(sum(counted))
         yield Finding(None, lost > 0, (f"{lost} completions were" if lost > 1 else "1 completion was",))
@@ -341,14 +340,14 @@ RULES = (
     Rule(
         "entropy-collapse",
         lambda limits: limits.collapse_steps,
-        _collapse("actor/entropy"),
+        _collapse(key_of.ENTROPY),
         "The policy's entropy has collapsed to {0}, from {1} in the first steps.",
         "Lower the learning rate, raise the sampling temperature, or add an entropy or KL term.",
     ),
     Rule(
         "length-collapse",
         lambda limits: limits.collapse_steps,
-        _collapse("response_length/mean"),
+        _collapse(key_of.RESPONSE_LENGTH),
         "The responses have collapsed to {0} tokens, from {1} in the first steps.",
         "Look at the samples, and give objectives that reward brevity less weight or a floor.",
     ),

@@ -10,6 +10,7 @@ from statistics import median
 from rich.console import Console
 from rich.text import Text
 
+from ctwa import metrics as key_of
 from ctwa.run.folder import RunInfo
 from ctwa.run.text import clean, duration, fit, number, table
 from ctwa.run.trace import Event, Record
@@ -104,17 +105,17 @@ class ConsoleReporter:
         self._print(f"{duration(event['time'] - self._started)}  {mark}{event['text']}", style)
 
     def _seconds(self, record: Record) -> float:
-        measured = record["metrics"].get("time/step")
+        measured = record["metrics"].get(key_of.STEP_SECONDS)
         return record["time"] - self._reached if measured is None else measured
 
     def _validation(self, metrics: Metrics) -> dict[str, float]:
-        found = {name: _value(metrics, f"val/{name}") for name in self.info.objectives}
+        found = {name: _value(metrics, key_of.validation(name)) for name in self.info.objectives}
         return {name: value for name, value in found.items() if value is not None}
 
     def _mean(self, metrics: Metrics, name: str) -> float | None:
         """The mean reward of a step's completions; NaN where none of them was scored."""
-        nothing = metrics.get(f"objective/{name}/scored_frac") == 0
-        return nan if nothing else _value(metrics, f"objective/{name}/mean")
+        nothing = metrics.get(key_of.objective(name, "scored_frac")) == 0
+        return nan if nothing else _value(metrics, key_of.objective_mean(name))
 
     def _print_step(self, record: Record) -> None:
         step, metrics = record["step"], record["metrics"]
@@ -125,12 +126,12 @@ class ConsoleReporter:
         )
         cells = {}
         for name, objective in self.info.objectives.items():
-            covariance = metrics.get(f"ctwa/covariance/{name}")
+            covariance = metrics.get(key_of.covariance(name))
             short = covariance is not None and objective.target is not None and covariance < objective.target
             cells[name] = [
                 (number(self._mean(metrics, name)), 1, ""),
                 (number(covariance, sign=True), 1, "yellow" if short else ""),
-                (number(metrics.get(f"ctwa/weight/{name}")), 1, ""),
+                (number(metrics.get(key_of.weight(name))), 1, ""),
             ]
         self._print_heading()
         self._print_cells(Text(prefix.ljust(self._prefix_width)), cells)

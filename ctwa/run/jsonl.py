@@ -9,10 +9,11 @@ from typing import Any, Self
 
 import msgspec
 
+from ctwa import metrics as key_of
 from ctwa.errors import CtwaError
 from ctwa.run.disk import naming_the_disk
 
-SCHEMA = 1
+SCHEMA = 2  # 1: covariances and weights were called ctwa/covariance/<name> and ctwa/weight/<name>
 _FAST = msgspec.json.Decoder()  # a long trace is hundreds of MB; this reads it three times as fast as json does
 
 
@@ -53,23 +54,34 @@ def _read_lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
         raise CtwaError(f"{path} does not exist: give the folder of a run that has begun, or the path of its file")
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
-            if line.isspace():
-                continue
-            try:
-                record = decode_line(line)
-            except ValueError as error:  # neither JSON nor UTF-8
-                if not line.endswith(b"\n"):
-                    break
-                raise CtwaError(f"{path}:{number} is not JSON ({error}): mend or delete that line") from error
-            if not isinstance(record, dict) or not isinstance(record.get("schema"), int):
-                raise CtwaError(
-                    f'{path}:{number} is no record of ctwa (no "schema" in it): give a file that ctwa wrote'
-                )
-            if record["schema"] > SCHEMA:
-                raise CtwaError(
-                    f"{path}:{number} has schema {record['schema']}, newer than this ctwa reads ({SCHEMA}): update ctwa"
-                )
-            yield line, record
+            if not line.endswith(b"\n") and not _is_json(line):
+                break
+            if not line.isspace():
+                yield line, _record(line, f"{path}:{number}")
+
+
+def _record(line: bytes, where: str) -> dict[str, Any]:
+    """The record of a line, with the names of today where an earlier ctwa wrote it."""
+    try:
+        record = decode_line(line)
+    except ValueError as error:  # neither JSON nor UTF-8
+        raise CtwaError(f"{where} is not JSON ({error}): mend or delete that line") from error
+    if not isinstance(record, dict) or not isinstance(record.get("schema"), int):
+        raise CtwaError(f'{where} is no record of ctwa (no "schema" in it): give a file that ctwa wrote')
+    if record["schema"] > SCHEMA:
+        raise CtwaError(f"{where} has schema {record['schema']}, newer than this ctwa reads ({SCHEMA}): update ctwa")
+    if record["schema"] < SCHEMA and "metrics" in record:
+        record["metrics"] = {key_of.renamed(name): value for name, value in record["metrics"].items()}
+        record["non_finite"] = [key_of.renamed(name) for name in record.get("non_finite", ())]
+    return record
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        decode_line(line)
+    except ValueError:
+        return False
+    return True
 
 
 def decode_line(line: bytes) -> Any:
@@ -161,6 +173,9 @@ class JsonLinesTail:
 
         Args:
             most_bytes: read about so much and leave the rest to the next poll; all of it by default.
+
+        Raises:
+            CtwaError: a line is not a record, or has a newer schema than this ctwa reads.
         """
         if not self.path.exists():
             return []
@@ -174,4 +189,4 @@ class JsonLinesTail:
                 data += file.readline()  # to the end of the line it was cut in
         complete = data[: data.rfind(b"\n") + 1]
         self._offset += len(complete)
-        return [decode_line(line) for line in complete.split(b"\n") if line.strip()]
+        return [_record(line, str(self.path)) for line in complete.split(b"\n") if line.strip()]

@@ -60,6 +60,8 @@ class Scalarizer(Stateful, ABC):
     """
 
     info: ClassVar[MethodInfo]
+    takes_targets: ClassVar[bool] = False
+    """Whether it steers by the objectives' covariance targets, which its constructor is then given as ``targets``."""
     requirements: Requirements = Requirements()
     aggregator: Aggregator | None = None
     """What combines the objectives' gradients, for methods of that level. The engine hands it to the workers before an

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import model_validator
 from torch import Tensor
 
+from ctwa import metrics as key_of
 from ctwa.batch import Rollout, Update
 from ctwa.covariance.diagnostics import finite
 from ctwa.covariance.feasibility import reward_covariance, target_feasibility
@@ -26,7 +27,6 @@ class CtwaConfig(ControllerOptions):
     Attributes:
         preset: ``published-code`` makes sure that the published code's solved-objective gate is on, which the paper
             does not have: ``gate_targets`` must then name every objective.
-        targets: the covariance target c* of every objective, by name.
         gate_targets: an objective whose mean reward in the batch has reached this value gains no weight; by name, for
             some or all objectives.
         statistic: ``post_update`` measures under the updated policy, at the price of one more forward pass;
@@ -38,7 +38,6 @@ class CtwaConfig(ControllerOptions):
 
     type: Literal["ctwa"] = "ctwa"
     preset: Literal["paper", "published-code"] = "paper"
-    targets: dict[str, float]
     gate_targets: dict[str, float] | None = None
     statistic: Literal["post_update", "in_update"] = "post_update"
     measure: Literal["covariance", "correlation"] = "covariance"
@@ -54,19 +53,12 @@ class CtwaConfig(ControllerOptions):
             )
         return self.model_copy(update={"renormalize": not scale_invariant}) if self.renormalize == "auto" else self
 
-    @model_validator(mode="after")
-    def _names_agree(self) -> Self:
-        gated = set(self.gate_targets or {})
-        if unknown := sorted(gated - set(self.targets)):
-            raise CtwaError(
-                f"gate_targets names {unknown}, which are not objectives; write some of {list(self.targets)}"
-            )
-        if self.preset == "published-code" and gated != set(self.targets):
-            raise CtwaError(
-                f"the preset 'published-code' gates every objective; add gate_targets with {list(self.targets)} "
-                "(the published code has 1.0 for accuracy, 0.95 for the others) or write preset: paper"
-            )
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def _targets_are_the_objectives(cls, options: Any) -> Any:
+        if isinstance(options, Mapping) and "targets" in options:
+            raise CtwaError("a covariance target is its objective's: write ctwa.objectives.NAME.target, and no targets")
+        return options
 
 
 class CTWA(Scalarizer):
@@ -78,6 +70,7 @@ class CTWA(Scalarizer):
     Args:
         config: the options.
         weights: lam_0 by name, all above 0.
+        targets: the covariance target c* of every objective, by name.
 
     Raises:
         CtwaError: targets and weights name different objectives, or a weight is 0.
@@ -89,22 +82,30 @@ class CTWA(Scalarizer):
         "Lu & Jiang 2026, arXiv 2602.06869",
         passes="1 forward, or none in_update",
     )
+    takes_targets = True
     STATE = tuple(f"_controller.{each}" for each in WeightController.STATE)
     config: CtwaConfig
 
-    def __init__(self, config: CtwaConfig, weights: Mapping[str, float]) -> None:
+    def __init__(self, config: CtwaConfig, weights: Mapping[str, float], *, targets: Mapping[str, float]) -> None:
         super().__init__(config, weights)
-        if sorted(weights) != sorted(config.targets):
+        if sorted(weights) != sorted(targets):
             raise CtwaError(
-                f"the method's targets name {sorted(config.targets)} but the objectives are {sorted(weights)}; "
-                "write one target for each objective"
+                f"CTWA wants a covariance target of every objective, and those of {sorted(targets)} are given where "
+                f"the objectives are {sorted(weights)}: write ctwa.objectives.NAME.target for each"
+            )
+        gates = config.gate_targets or {}
+        if unknown := sorted(gates.keys() - targets.keys()):
+            raise CtwaError(f"gate_targets names {unknown}, which are not objectives; write some of {list(targets)}")
+        if config.preset == "published-code" and gates.keys() != targets.keys():
+            raise CtwaError(
+                f"the preset 'published-code' gates every objective; add gate_targets with {list(targets)} "
+                "(the published code has 1.0 for accuracy, 0.95 for the others) or write preset: paper"
             )
         if zero := [name for name in self.names if weights[name] == 0]:
             raise CtwaError(f"{zero} have the weight 0, which CTWA can never raise; write a small positive weight")
         self.requirements = Requirements(log_probs=config.statistic)
         self._scale_invariant = False  # until there are advantages
-        self._controller = WeightController(config, self.by_name(weights), self.by_name(config.targets))
-        gates = config.gate_targets or {}
+        self._controller = WeightController(config, self.by_name(weights), self.by_name(targets))
         self._gates_M = self.by_name({name: gates.get(name, float("inf")) for name in self.names})
 
     @property
@@ -115,7 +116,7 @@ class CTWA(Scalarizer):
     @property
     def covariance_targets(self) -> dict[str, float]:
         """The targets, where it is the covariance that is compared to them."""
-        return dict(self.config.targets) if self.config.measure == "covariance" else {}
+        return self.named(self._controller.targets_M) if self.config.measure == "covariance" else {}
 
     def advantages(self, rollout: Rollout, estimate: Estimate) -> Tensor:
         """The advantages (N, T) of the weighted sum, with the weights of the last ``observe_update``."""
@@ -129,10 +130,10 @@ class CTWA(Scalarizer):
         """Measure the covariances of this update and set the weights of the next rollout.
 
         Returns:
-            ``ctwa/{covariance or correlation,ema,deficit,weight,log_weight,target,num_held}/<name>``, the last being
-            the number of updates so far in which the objective could not be observed, and, where advantages are scale
-            invariant, ``ctwa/feasibility``: v*, above 1 where no weights can meet the targets. Without an
-            observation, a metric is left out.
+            ``covariance/<name>`` (or ``ctwa/correlation/<name>``), ``weight/<name>``,
+            ``ctwa/{ema,deficit,log_weight,target,num_held}/<name>``, the last being the number of updates so far in
+            which the objective could not be observed, and, where advantages are scale invariant, ``ctwa/feasibility``:
+            v*, above 1 where no weights can meet the targets. Without an observation, a metric is left out.
         """
         config, controller, rollout = self.config, self._controller, update.rollout
         rewards = rollout.rewards.select(self.names)
@@ -157,18 +158,18 @@ class CTWA(Scalarizer):
         deficit_M = controller.step(statistic_M, active_M=mean_M < self._gates_M)
         metrics: dict[str, float] = {}
         for key, values_M in {
-            config.measure: statistic_M,
-            "ema": controller.ema_M,
-            "deficit": deficit_M,
+            "covariance" if config.measure == "covariance" else "ctwa/correlation": statistic_M,
+            "ctwa/ema": controller.ema_M,
+            "ctwa/deficit": deficit_M,
             "weight": controller.weights_M,
-            "log_weight": controller.log_weights_M,
-            "target": controller.targets_M,
-            "num_held": controller.num_held_M,
+            "ctwa/log_weight": controller.log_weights_M,
+            "ctwa/target": controller.targets_M,
+            "ctwa/num_held": controller.num_held_M,
         }.items():
-            metrics |= {f"ctwa/{key}/{name}": float(value) for name, value in self.named(values_M).items()}
+            metrics |= {f"{key}/{name}": float(value) for name, value in self.named(values_M).items()}
         if self._scale_invariant:
             with count_fallbacks() as fallbacks:
-                metrics["ctwa/feasibility"] = self._feasibility(rollout)
+                metrics[key_of.FEASIBILITY] = self._feasibility(rollout)
             metrics["ctwa/num_fallback"] = fallbacks.num
         return finite(metrics)
 

@@ -42,15 +42,25 @@ else:
     MethodConfig = one_of(method.info.config for method in METHODS.values())
 
 
-def build_scalarizer(config: MethodConfig, weights: Mapping[str, float], *, scale_invariant: bool) -> Scalarizer:
+def build_scalarizer(
+    config: MethodConfig,
+    weights: Mapping[str, float],
+    *,
+    scale_invariant: bool,
+    targets: Mapping[str, float] | None = None,
+) -> Scalarizer:
     """Build the scalarizer that a config asks for.
 
     Args:
         config: a method's config.
         weights: the objectives' weights, by name.
         scale_invariant: whether the engine's advantage estimator is (``Estimate.scale_invariant``).
+        targets: the objectives' covariance targets, by name, for a method that steers by them; to the others they are
+            nothing.
 
     Raises:
         CtwaError: the config does not fit the objectives or the estimator.
     """
-    return SCALARIZERS.get(config.type, GradientMethod)(config.fitted(scale_invariant=scale_invariant), weights)
+    method = SCALARIZERS.get(config.type, GradientMethod)
+    own = {"targets": targets or {}} if method.takes_targets else {}
+    return method(config.fitted(scale_invariant=scale_invariant), weights, **own)

@@ -125,7 +125,7 @@ def test_golden_feasibility_of_the_first_step(goldens):
 
 
 def test_examples_in_docstrings_and_documentation_hold():
-    methods = Path(__file__).parents[2] / "docs" / "methods.md"
-    for results in (doctest.testmod(bandit), doctest.testfile(str(methods), module_relative=False)):
+    page = Path(__file__).parents[2] / "docs" / "methods" / "ctwa.md"
+    for results in (doctest.testmod(bandit), doctest.testfile(str(page), module_relative=False)):
         assert results.attempted > 0
         assert results.failed == 0

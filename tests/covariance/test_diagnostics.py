@@ -28,10 +28,10 @@ COLUMNS = {
 
 def test_metrics_by_name():
     metrics = diagnostics(update_of(COLUMNS))
-    shared = {"ctwa/usable_groups", "clip/fraction", "clip/mass", "clip/distortion"}
-    assert set(metrics) == shared | {f"{key}/{name}" for key in ("ctwa/covariance", "clip/bound") for name in "abc"}
-    assert metrics["ctwa/usable_groups"] == 1
-    assert all(metrics[f"clip/bound/{name}"] <= metrics[f"ctwa/covariance/{name}"] for name in "abc")
+    shared = {"rollout/usable_groups", "clip/fraction", "clip/mass", "clip/distortion"}
+    assert set(metrics) == shared | {f"{key}/{name}" for key in ("covariance", "clip/bound") for name in "abc"}
+    assert metrics["rollout/usable_groups"] == 1
+    assert all(metrics[f"clip/bound/{name}"] <= metrics[f"covariance/{name}"] for name in "abc")
     assert 0 < metrics["clip/fraction"] < 1
 
 
@@ -45,16 +45,16 @@ def test_covariance_by_hand_where_nothing_is_clipped():
     w_N = update.advantages_NT[:, 0] * torch.where(torch.arange(6) == 1, ratio_NT[:, 0], ratio_NT.mean(1))
     by_hand = (w_N[0] - w_N[:3].mean()) / 3 / 2  # the second prompt's reward is constant
     metrics = diagnostics(update)
-    assert metrics["ctwa/covariance/a"] == pytest.approx(float(by_hand), abs=1e-12)
+    assert metrics["covariance/a"] == pytest.approx(float(by_hand), abs=1e-12)
     assert (metrics["clip/fraction"], metrics["clip/mass"], metrics["clip/distortion"]) == (0, 0, 0)
-    assert metrics["clip/bound/a"] == pytest.approx(metrics["ctwa/covariance/a"], abs=1e-12)
+    assert metrics["clip/bound/a"] == pytest.approx(metrics["covariance/a"], abs=1e-12)
 
 
 def test_what_was_not_observed_is_left_out():
     metrics = diagnostics(update_of({"a": [1.0, None, None, None, None, 0.5], "b": COLUMNS["b"]}))
-    assert "ctwa/covariance/a" not in metrics
+    assert "covariance/a" not in metrics
     assert "clip/bound/a" not in metrics
-    assert metrics["ctwa/usable_groups"] == 0.5
+    assert metrics["rollout/usable_groups"] == 0.5
     assert all(math.isfinite(value) for value in metrics.values())
 
 

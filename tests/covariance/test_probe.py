@@ -117,7 +117,7 @@ def test_it_sees_an_objective_fall_whose_covariance_is_above_zero():
     )
 
     true_gain = float((p_after_A - p_A) @ reward_A)
-    assert shown["ctwa/covariance/accuracy"] > 0.02
+    assert shown["covariance/accuracy"] > 0.02
     assert true_gain < -0.01
     assert progress.gain_M.item() == pytest.approx(10 / 9 * true_gain, rel=1e-12)
 

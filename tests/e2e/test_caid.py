@@ -55,12 +55,12 @@ def test_the_multipliers_are_those_of_the_samples_and_move_against_the_slack(two
     assert records[0]["dual/multiplier/accuracy"] == pytest.approx(solution.multipliers["accuracy"])
     assert records[0]["val/accuracy"] == pytest.approx(float(samples.scores_PS["accuracy"].mean()))
     first = records[2]
-    assert records[1]["ctwa/weight/accuracy"] == pytest.approx(solution.multipliers["accuracy"])
+    assert records[1]["weight/accuracy"] == pytest.approx(solution.multipliers["accuracy"])
     assert first["caid/slack/accuracy"] == pytest.approx(first["val/accuracy"] - records[0]["val/accuracy"] - 0.02)
     eta = 0.5 / solution.curvature["accuracy"]
     moved = max(solution.multipliers["accuracy"] - eta * first["caid/slack/accuracy"], 0)
     assert first["caid/multiplier/accuracy"] == pytest.approx(moved)
-    assert records[3]["ctwa/weight/accuracy"] == pytest.approx(moved)
+    assert records[3]["weight/accuracy"] == pytest.approx(moved)
     assert [len(two_policies.records), max(record["caid/policies"] for record in records[2::2])] == [5, 2]
 
 

@@ -40,9 +40,9 @@ def test_every_method_trains(rotating: Run) -> None:
         # PAMA trains on what is good by every objective, and a weak model has steps without any.
         assert metrics["actor/grad_norm"] > 0 or metrics["pama/zero_rows"] == 1, method
         for name in ("accuracy", "conciseness", "clarity"):
-            assert f"ctwa/covariance/{name}" in metrics, method
+            assert f"covariance/{name}" in metrics, method
             assert f"gradient/norm/{name}" in metrics, method
-            assert metrics[f"ctwa/weight/{name}"] >= 0, method
+            assert metrics[f"weight/{name}"] >= 0, method
             if step > 0:
                 assert f"probe/gain/{name}" in metrics, method
 

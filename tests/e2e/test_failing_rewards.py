@@ -51,7 +51,7 @@ def test_reward_functions_that_fail_stop_the_run_which_says_how_each_did(
 ) -> None:
     failing = ("raises", "not_finite", "text", "many")
     objectives = ",".join(f"{name}:{{reward_fn:'{rewards}:{name}',weight:1}}" for name in failing)
-    own = ("~ctwa.objectives", f"+ctwa.objectives={{{objectives}}}", "~ctwa.covariance_targets")
+    own = ("~ctwa.objectives", f"+ctwa.objectives={{{objectives}}}")
     run = train(tmp_path / "run", *QUICK, "method=linear", *own)
     assert run.returncode == 1
     said = " ".join(run.output[run.output.index("error:") :].split())
@@ -112,7 +112,7 @@ def test_entries_that_could_not_be_scored_are_counted_and_left_out(stopped: Run)
     assert metrics["objective/clarity/mean"] == 1
     assert metrics["objective/accuracy/scored_frac"] == 1
     # What was scored is constant: no covariance with anything.
-    assert metrics["ctwa/covariance/clarity"] == pytest.approx(0, abs=1e-12)
+    assert metrics["covariance/clarity"] == pytest.approx(0, abs=1e-12)
 
 
 def test_an_alarm_ends_the_run_with_a_validation_and_a_checkpoint(stopped: Run) -> None:

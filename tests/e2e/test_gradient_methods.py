@@ -59,7 +59,7 @@ def test_the_engine_descends_along_the_gradients_that_a_plain_torch_loop_combine
         for row, name in enumerate(NAMES):
             norm = torch.stack([gram_MM[row, row].sqrt() for gram_MM in grams]).mean()
             assert metrics[f"gradient/norm/{name}"] == pytest.approx(float(norm), rel=1e-3)
-            assert metrics[f"ctwa/weight/{name}"] == pytest.approx(float(weights_M[row]), abs=1e-3)
+            assert metrics[f"weight/{name}"] == pytest.approx(float(weights_M[row]), abs=1e-3)
     trained = weights_of(mgda, 2)
     moved = torch.cat([(trained[name] - p.detach()).flatten() for name, p in base.named_parameters()])
     expected = torch.cat(
@@ -79,6 +79,6 @@ def test_ranks_micro_batches_and_passes_change_nothing(mgda: Run, train: Callabl
         "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=128",
     ).checked()
     expected = {key: value for key, value in mgda.records[1].items() if key.startswith(("gradient/", "ctwa/"))}
-    assert {"gradient/norm/accuracy", "gradient/cosine/accuracy:clarity", "ctwa/weight/clarity"} <= expected.keys()
+    assert {"gradient/norm/accuracy", "gradient/cosine/accuracy:clarity", "weight/clarity"} <= expected.keys()
     for key, value in expected.items():
         assert other.records[1][key] == pytest.approx(value, rel=1e-4, abs=1e-5), key

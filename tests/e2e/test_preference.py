@@ -111,7 +111,7 @@ def test_the_engine_takes_the_steps_that_a_plain_torch_loop_takes(raco: Run, tes
         metrics = raco.records[step]
         for m, name in enumerate(NAMES):
             assert metrics[f"preference/{name}/loss"] == pytest.approx(losses_M[m].item(), abs=1e-5)
-            assert metrics[f"ctwa/weight/{name}"] == pytest.approx(float(weights_M[m]), abs=1e-3)
+            assert metrics[f"weight/{name}"] == pytest.approx(float(weights_M[m]), abs=1e-3)
     expected = dict(model.state_dict())
     trained, base = weights_of(raco), dict(reference.state_dict())
     assert distance(trained, expected) < 1e-3 * distance(trained, base)
@@ -140,7 +140,7 @@ def test_ranks_micro_batches_and_passes_change_nothing(raco: Run, prefer: Prefer
     )
     for step in (1, 2):
         for name in NAMES:
-            for key in (f"gradient/norm/{name}", f"ctwa/weight/{name}", f"preference/{name}/loss"):
+            for key in (f"gradient/norm/{name}", f"weight/{name}", f"preference/{name}/loss"):
                 assert other.records[step][key] == pytest.approx(raco.records[step][key], rel=1e-5)
     moved = distance(weights_of(raco), weights_of(raco, 2))
     assert distance(weights_of(raco), weights_of(other)) < 1e-2 * moved
@@ -153,7 +153,7 @@ def test_a_resumed_run_is_the_unbroken_one_to_the_bit(raco: Run, prefer: Prefer,
     resumed = prefer(folder, *settings, "ctwa.resume=true")
     assert len(resumed.records) == len(raco.records) == 5
     assert distance(weights_of(raco), weights_of(resumed)) == 0
-    for key in ("ctwa/weight/accuracy", "early_stopping/value", "val/accuracy"):
+    for key in ("weight/accuracy", "early_stopping/value", "val/accuracy"):
         assert resumed.records[4][key] == raco.records[4][key]
 
 
@@ -162,7 +162,7 @@ def test_without_a_radius_raco_is_loss_weighting_to_the_bit(prefer: Prefer, tmp_
     linear = prefer(tmp_path / "linear", "method=linear", short)
     raco = prefer(tmp_path / "raco", "method=raco", "ctwa.method.c=0", short)
     assert distance(weights_of(linear, 2), weights_of(raco, 2)) == 0
-    assert linear.records[2]["ctwa/weight/accuracy"] == pytest.approx(0.7)
+    assert linear.records[2]["weight/accuracy"] == pytest.approx(0.7)
 
 
 def test_clamp_trains_an_adapter_on_a_data_set_an_objective(prefer: Prefer, testbed: Path, tmp_path: Path) -> None:
@@ -190,12 +190,12 @@ def test_clamp_trains_an_adapter_on_a_data_set_an_objective(prefer: Prefer, test
         "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=2",
     )
     for name in NAMES:
-        for key in (f"gradient/norm/{name}", f"ctwa/weight/{name}", f"val_preference/{name}/loss"):
+        for key in (f"gradient/norm/{name}", f"weight/{name}", f"val_preference/{name}/loss"):
             assert two.records[2][key] == pytest.approx(one.records[2][key], rel=1e-3)
         assert one.records[1][f"gradient/norm/{name}"] > 0
     # CLAMP at mu = 100 follows the larger weighted loss alone, and that is accuracy's: .7 log 2 against .3 log 2.
-    assert one.records[1]["ctwa/weight/accuracy"] == pytest.approx(0.7, abs=1e-6)
-    assert one.records[1]["ctwa/weight/conciseness"] == pytest.approx(0, abs=1e-6)
+    assert one.records[1]["weight/accuracy"] == pytest.approx(0.7, abs=1e-6)
+    assert one.records[1]["weight/conciseness"] == pytest.approx(0, abs=1e-6)
     # What is saved for transformers is the plain model, the adapter merged.
     plain = AutoModelForCausalLM.from_pretrained(testbed / "model").state_dict()
     assert weights_of(two, 2).keys() <= plain.keys()

@@ -84,7 +84,7 @@ def test_one_rank_and_two_ranks_measure_the_same(six_steps: Run, two_ranks: Run)
         assert one[f"objective/{name}/mean"] == two[f"objective/{name}/mean"]
         for what in ("covariance", "ema", "deficit", "weight"):
             assert two[f"ctwa/{what}/{name}"] == pytest.approx(one[f"ctwa/{what}/{name}"], abs=1e-6)
-    assert two["ctwa/usable_groups"] == one["ctwa/usable_groups"] == 1
+    assert two["rollout/usable_groups"] == one["rollout/usable_groups"] == 1
     # The same mini-batches of whole prompts, so the same two updates.
     assert two["actor/grad_norm"] == pytest.approx(one["actor/grad_norm"], rel=1e-4)
 

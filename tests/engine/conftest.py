@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
+import ctwa.config
 from ctwa.engine.compose import compose_config
 from ctwa.objectives.config import ObjectiveConfig
 from ctwa.objectives.contract import Contract
@@ -38,6 +39,24 @@ def same_environment() -> Iterator[None]:
 def a_hub_with_every_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test asks the network whether a model's name is known there."""
     monkeypatch.setattr("ctwa.models.look.ask_hub", lambda _: None)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def files_parsed_once() -> Iterator[None]:
+    """To compose a configuration Hydra parses some forty files of verl's and ours, which do not change."""
+    load, parsed = OmegaConf.load, {}
+
+    def load_once(file: Any) -> Any:
+        name = str(getattr(file, "name", file))
+        if "site-packages" not in name and str(Path(ctwa.config.__file__).parent) not in name:
+            return load(file)
+        if name not in parsed:
+            parsed[name] = load(file)
+        return copy.deepcopy(parsed[name])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OmegaConf, "load", load_once)
+        yield
 
 
 _CONTRACTS: dict[str, dict[str, Contract]] = {}

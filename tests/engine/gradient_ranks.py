@@ -1,4 +1,4 @@
-"""A tiny model and three losses of it; run as a script, one of two ranks: gradient_ranks.py RANK LORA FOLDER."""
+"""A tiny model and three losses of it; run as a script, one of two ranks: gradient_ranks.py RANK FOLDER."""
 
 from __future__ import annotations
 
@@ -62,11 +62,8 @@ def measure(model: nn.Module, batches: list[Tensor], scale: float) -> tuple[Tens
     return gram_MM, combined
 
 
-def main() -> None:
-    """Measure this rank's half of the tokens, in two micro-batches, and save what came of it."""
-    rank, lora, folder = int(sys.argv[1]), sys.argv[2] == "lora", Path(sys.argv[3])
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+def measure_shards(folder: Path, rank: int, *, lora: bool) -> tuple:
+    """This rank's half of the tokens, in two micro-batches."""
     model = small_model(lora=lora)
     mesh = init_device_mesh("cpu", (2,))
     for module in model.modules():
@@ -79,8 +76,15 @@ def main() -> None:
     # A rank whose processor finds something else, here that the gradients are not finite.
     found_MM = gram_MM * (1.0 if rank == 0 else float("nan"))
     aggregator, solution, _ = solve_once(build_aggregator(MgdaConfig(), PREFERENCE), found_MM, None, learning_rate=0.1)
-    solved = (solution.weights_M, solution.skipped, aggregator.state_dict())
-    torch.save((gram_MM, combined, solved), folder / f"rank{rank}.pt")
+    return gram_MM, combined, (solution.weights_M, solution.skipped, aggregator.state_dict())
+
+
+def main() -> None:
+    """Measure with all weights trained and with an adapter, and save what came of it."""
+    rank, folder = int(sys.argv[1]), Path(sys.argv[2])
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    torch.save({lora: measure_shards(folder, rank, lora=lora) for lora in (False, True)}, folder / f"rank{rank}.pt")
     torch.distributed.destroy_process_group()
 
 

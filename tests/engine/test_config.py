@@ -27,7 +27,8 @@ Compose = Callable[..., DictConfig]
 CUSTOM = (
     "+ctwa.objectives.accuracy.reward_fn=ctwa.testbed.rewards:accuracy",
     "+ctwa.objectives.clarity.reward_fn=ctwa.testbed.rewards:clarity",
-    "+ctwa.covariance_targets={accuracy:0.15,clarity:0.08}",
+    "+ctwa.objectives.accuracy.target=0.15",
+    "+ctwa.objectives.clarity.target=0.08",
     "data.train_files=${ctwa.task_dir}/train.parquet",
     "data.val_files=[${ctwa.task_dir}/val.parquet]",
 )
@@ -150,7 +151,7 @@ def test_math500_has_the_hyperparameters_of_the_paper(compose: Compose) -> None:
     assert num_steps(config) == 810
     settings = read_settings(config)
     assert settings.build_scalarizer().weights == {"accuracy": 0.333, "conciseness": 0.333, "clarity": 0.334}
-    assert settings.method.targets == {"accuracy": 0.15, "conciseness": 0.08, "clarity": 0.08}
+    assert settings.build_scalarizer().covariance_targets == {"accuracy": 0.15, "conciseness": 0.08, "clarity": 0.08}
     assert (settings.method.eta, settings.method.tau) == (0.05, 0.1)
     assert settings.reference_length.needs_validation
 

@@ -31,15 +31,26 @@ NAMES = ("accuracy", "clarity", "conciseness")
 CONFIGS = {"mgda": MgdaConfig(), "gradnorm": GradNormConfig()}
 
 
-@pytest.mark.parametrize("lora", [False, True])
-def test_two_ranks_measure_and_combine_as_one_process_does(lora: bool, tmp_path: Path) -> None:
-    tokens_NT = torch.randint(0, 11, (8, 9), generator=torch.Generator().manual_seed(1))
-    torch.save(tokens_NT, tmp_path / "tokens.pt")
-    script = str(Path(__file__).with_name("gradient_ranks.py"))
-    kind = "lora" if lora else "full"
-    ranks = [subprocess.Popen([sys.executable, script, str(rank), kind, str(tmp_path)]) for rank in range(2)]
-    assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
+@pytest.fixture(scope="module")
+def tokens_NT() -> torch.Tensor:
+    return torch.randint(0, 11, (8, 9), generator=torch.Generator().manual_seed(1))
 
+
+@pytest.fixture(scope="module")
+def ranks(tokens_NT: torch.Tensor, tmp_path_factory: pytest.TempPathFactory) -> list[dict[bool, tuple]]:
+    """What each of two ranks measured, without an adapter and with one."""
+    folder = tmp_path_factory.mktemp("ranks")
+    torch.save(tokens_NT, folder / "tokens.pt")
+    script = str(Path(__file__).with_name("gradient_ranks.py"))
+    running = [subprocess.Popen([sys.executable, script, str(rank), str(folder)]) for rank in range(2)]
+    assert [rank.wait(timeout=120) for rank in running] == [0, 0]
+    return [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_two_ranks_measure_and_combine_as_one_process_does(
+    lora: bool, tokens_NT: torch.Tensor, ranks: list[dict[bool, tuple]]
+) -> None:
     model = small_model(lora=lora)
     gram_MM, combined = measure(model, [tokens_NT], scale=1.0)
     # The oracle: every gradient by itself, of the whole batch.
@@ -50,8 +61,8 @@ def test_two_ranks_measure_and_combine_as_one_process_does(lora: bool, tmp_path:
     ]
     torch.testing.assert_close(gram_MM, torch.stack(rows) @ torch.stack(rows).T, rtol=1e-12, atol=0)
 
-    for rank in range(2):
-        gram_of_rank_MM, combined_of_rank, (weights_M, skipped, state) = torch.load(tmp_path / f"rank{rank}.pt")
+    for rank in ranks:
+        gram_of_rank_MM, combined_of_rank, (weights_M, skipped, state) = rank[lora]
         solved = build_aggregator(MgdaConfig(), PREFERENCE)
         torch.testing.assert_close(weights_M, solved.solve(gram_MM).weights_M, rtol=1e-9, atol=1e-9)
         assert not skipped
@@ -60,9 +71,7 @@ def test_two_ranks_measure_and_combine_as_one_process_does(lora: bool, tmp_path:
         assert combined_of_rank.keys() == combined.keys() != set()
         for name, gradient in combined.items():
             torch.testing.assert_close(combined_of_rank[name], gradient, rtol=1e-9, atol=1e-12)
-    (first_MM, _, (first_M, *_)), (second_MM, _, (second_M, *_)) = (
-        torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)
-    )
+    (first_MM, _, (first_M, *_)), (second_MM, _, (second_M, *_)) = (rank[lora] for rank in ranks)
     assert torch.equal(first_MM, second_MM)
     assert torch.equal(first_M, second_M)
 

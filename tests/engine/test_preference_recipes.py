@@ -114,7 +114,7 @@ def test_every_recipe_passes_the_checks_with_what_it_is_named_after(recipe: str,
     if isinstance(settings, PreferenceSettings):
         assert (settings.method.type, settings.loss.type) == PREFERENCE_METHODS[recipe]
         assert (settings.modpo is not None) == (recipe == "modpo")
-        assert (settings.early_stopping is not None) == ("clamp" in recipe)
+        assert (settings.early_stopping is not None) == (recipe in {"clamp", "pku_clamp"})
         separate = len({objective.data for objective in settings.objectives.values()}) == 2
         assert separate == (recipe == "pwg_modpo")
     elif isinstance(settings, CaidSettings):

@@ -62,7 +62,7 @@ def test_agreement_is_with_the_covariance_of_the_same_step_and_survives_a_restar
     one = meter("backward")
     progress = Progress(("accuracy", "clarity"), torch.tensor([0.1, 0.1]), torch.tensor([0.01, 0.01]), 4)
     assert not any("agreement" in key for key in one.metrics(progress))  # nothing to compare with yet
-    one.step_covariance({"ctwa/covariance/accuracy": -1.0, "ctwa/covariance/clarity": 2.0})
+    one.step_covariance({"covariance/accuracy": -1.0, "covariance/clarity": 2.0})
     one.has_weights = True
     other = meter("backward")
     other.load_state_dict(json.loads(json.dumps(one.state_dict())))

@@ -212,7 +212,7 @@ def test_a_crash_between_checkpoint_and_record_costs_no_record(run: RunFolder, r
 class TestAlarms:
     """Of a run whose alarm `negative-covariance` needs three steps."""
 
-    LOW, FINE = {"ctwa/covariance/accuracy": -0.1}, {"ctwa/covariance/accuracy": 0.1}
+    LOW, FINE = {"covariance/accuracy": -0.1}, {"covariance/accuracy": 0.1}
 
     @pytest.fixture
     def run(self, tmp_path: Path) -> RunFolder:

@@ -146,7 +146,7 @@ def test_the_command_writes_json(make_series, tmp_path):
     assert result.exit_code == 0
     assert "gain over linear" in result.output
     found = json.loads(out.read_text())
-    assert (found["schema"], found["baseline"], found["at"]) == (1, "linear", "step 1")
+    assert (found["schema"], found["baseline"], found["at"]) == (2, "linear", "step 1")
     assert found["methods"][1]["gains"]["accuracy"] == {"mean": 0.375, "low": 0.25, "high": 0.5, "num": 2}
     assert found["methods"][1]["seeds"] == [0, 1]
 

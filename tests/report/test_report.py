@@ -64,8 +64,8 @@ def metrics(names, step, rng):
             f"objective/{name}/scored_frac": 0.99 if index else 1.0,
             f"objective/{name}/timeout_frac": 0.01 if index else 0.0,
             f"objective/{name}/error_frac": 0.0,
-            f"ctwa/covariance/{name}": float(rng.normal()),
-            f"ctwa/weight/{name}": 0.5,
+            f"covariance/{name}": float(rng.normal()),
+            f"weight/{name}": 0.5,
             f"clip/bound/{name}": 0.05,
             f"gradient/norm/{name}": 1.0,
             f"probe/gain/{name}": 0.01,
@@ -259,13 +259,13 @@ def test_missing_files_are_named(paths):
 
 def test_an_older_schema_is_read_and_named(paths):
     trace = paths[0] / "metrics.jsonl"
-    trace.write_text(trace.read_text().replace('"schema": 1', '"schema": 0'))
-    assert "written with the older schema 0" in page(make_report(paths[:1]))
+    trace.write_text(trace.read_text().replace('"schema": 2', '"schema": 1'))
+    assert "written with the older schema 1" in page(make_report(paths[:1]))
 
 
 def test_a_newer_schema_is_refused(paths):
     trace = paths[0] / "metrics.jsonl"
-    trace.write_text(trace.read_text().replace('"schema": 1', '"schema": 2'))
+    trace.write_text(trace.read_text().replace('"schema": 2', '"schema": 3'))
     with pytest.raises(CtwaError, match="newer than this ctwa reads"):
         make_report(paths)
 

@@ -54,7 +54,7 @@ def test_the_summary_is_written_and_printed(make_run):
     run = make_run("run", HELD_OUT)
     summary = write_summary(run)
     written = json.loads(run.summary.read_text())
-    assert written["schema"] == 1
+    assert written["schema"] == 2
     assert written["objectives"]["accuracy"]["drawdown"] == 0.25
     assert summary_text(summary).splitlines() == [
         "ctwa, 4 steps: mean reward on held-out problems",

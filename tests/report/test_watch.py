@@ -156,7 +156,7 @@ def test_a_broken_file_ends_it_in_one_sentence(make_run):
             file.write(b"no record\n")
         assert terminal.ends() == 2
         assert terminal.settings_now == terminal.settings
-        assert b"metrics.jsonl has a line that is no record" in terminal.output.replace(b"\r\n", b"")
+        assert b"metrics.jsonl is not JSON" in terminal.output.replace(b"\r\n", b"")
         assert b"Traceback" not in terminal.output
 
 

@@ -115,7 +115,7 @@ def test_a_file_that_breaks_is_told_and_does_not_end_the_server(make_run, serve)
         file.write(b"no record\n")
     answer, body = get(port, "/state")
     assert answer.status == 500
-    assert "metrics.jsonl has a line that is no record" in body
+    assert "metrics.jsonl is not JSON" in body
 
 
 def test_a_port_that_is_taken_is_a_mistake_in_one_sentence(make_run):

@@ -15,5 +15,5 @@ def step_metrics(**values: float) -> dict[str, float]:
     """Metrics of a step in which every objective has its mean, covariance and weight."""
     found: dict[str, float] = {"time/step": 2.0}
     for name, value in values.items():
-        found |= {f"objective/{name}/mean": value, f"ctwa/covariance/{name}": value / 10, f"ctwa/weight/{name}": 0.5}
+        found |= {f"objective/{name}/mean": value, f"covariance/{name}": value / 10, f"weight/{name}": 0.5}
     return found

@@ -21,7 +21,7 @@ def feed(steps, monitor=None, start=1):
     raised = []
     for step, metrics in enumerate(steps, start=start):
         non_finite = [key for key, value in metrics.items() if value is None]
-        record = {"schema": 1, "step": step, "time": float(step), "metrics": metrics}
+        record = {"schema": 2, "step": step, "time": float(step), "metrics": metrics}
         raised += monitor.feed({**record, "non_finite": non_finite} if non_finite else record)
     return [(alarm.step, alarm.kind, alarm.objective) for alarm in raised], monitor
 
@@ -42,7 +42,7 @@ def test_a_drop_on_held_out_problems_is_told_after_its_steps():
 @pytest.mark.parametrize("steered", [True, False])
 def test_targets_are_spoken_of_where_there_are_some(steered):
     target = {"ctwa/target/accuracy": 0.1} if steered else {}
-    for key, values in {"val/accuracy": (0.5, 0.1, 0.1, 0.1), "ctwa/covariance/accuracy": (-0.1,) * 4}.items():
+    for key, values in {"val/accuracy": (0.5, 0.1, 0.1, 0.1), "covariance/accuracy": (-0.1,) * 4}.items():
         [alarm] = feed([each | target for each in curve(key, *values)])[1].active
         assert ("method=ctwa" in alarm.advice) is not steered
         assert ("its target" in alarm.advice or "larger target" in alarm.advice) is steered
@@ -75,13 +75,13 @@ def test_negative_rewards_fall_too():
 
 
 def test_a_covariance_below_zero():
-    raised, monitor = feed(curve("ctwa/covariance/clarity", 0.1, -0.1, -0.1, 0.0, -0.1, -0.1, -0.2, -0.1))
+    raised, monitor = feed(curve("covariance/clarity", 0.1, -0.1, -0.1, 0.0, -0.1, -0.1, -0.2, -0.1))
     assert raised == [(7, "negative-covariance", "clarity")]
     assert monitor.episodes[0].last == 8
 
 
 def test_steps_without_a_measurement_neither_raise_nor_end_anything():
-    steps = [{"ctwa/covariance/clarity": -0.1}, {}, {"ctwa/covariance/clarity": -0.1}, {}]
+    steps = [{"covariance/clarity": -0.1}, {}, {"covariance/clarity": -0.1}, {}]
     raised, monitor = feed(steps)
     assert raised == [(3, "negative-covariance", "clarity")]
     assert len(monitor.active) == 1
@@ -102,7 +102,7 @@ def test_targets_that_cannot_be_met():
     ],
 )
 def test_clipping_that_can_have_taken_all(covariance, bound, wrong):
-    step = {"ctwa/covariance/accuracy": covariance, "clip/bound/accuracy": bound}
+    step = {"covariance/accuracy": covariance, "clip/bound/accuracy": bound}
     kinds = {kind for _, kind, _ in feed([step] * 4)[0]}
     assert ("clipping" in kinds) == wrong
 
@@ -124,13 +124,13 @@ def test_entropy_and_length_against_the_first_steps(key, kind):
 
 
 def test_an_update_that_is_not_finite():
-    raised, monitor = feed([{"actor/grad_norm": None, "ctwa/covariance/accuracy": None}])
+    raised, monitor = feed([{"actor/grad_norm": None, "covariance/accuracy": None}])
     assert raised == [(1, "non-finite", None)]
     assert monitor.active[0].text == "The update was not finite: actor/grad_norm."
 
 
 def test_a_covariance_that_no_prompt_group_gives_is_no_alarm():
-    assert feed([{"ctwa/covariance/accuracy": None, "clip/bound/accuracy": None}] * 5)[0] == []
+    assert feed([{"covariance/accuracy": None, "clip/bound/accuracy": None}] * 5)[0] == []
 
 
 def test_an_alarm_is_raised_again_only_after_it_was_over():
@@ -147,7 +147,7 @@ def test_objectives_are_found_in_the_records():
 
 
 def test_feeding_in_two_parts_is_feeding_at_once():
-    steps = curve("ctwa/covariance/clarity", -0.1, -0.1, -0.1, 0.1, -0.1, -0.1, -0.1)
+    steps = curve("covariance/clarity", -0.1, -0.1, -0.1, 0.1, -0.1, -0.1, -0.1)
     together, _ = feed(steps)
     first, monitor = feed(steps[:2])
     second, _ = feed(steps[2:], monitor, start=3)
@@ -155,7 +155,7 @@ def test_feeding_in_two_parts_is_feeding_at_once():
 
 
 def test_peeking_raises_what_feeding_will_and_changes_nothing():
-    steps = curve("ctwa/covariance/clarity", -0.1, -0.1, -0.1, 0.1, -0.1)
+    steps = curve("covariance/clarity", -0.1, -0.1, -0.1, 0.1, -0.1)
     monitor, untouched = (AlarmMonitor(["accuracy", "clarity"], LIMITS) for _ in range(2))
     for step, metrics in enumerate(steps, start=1):
         record = make_record(step, metrics)
@@ -178,7 +178,7 @@ def test_lost_completions_are_told_once_while_they_last_whichever_split_they_are
 def test_every_kind_has_been_seen_and_reads_well():
     wrong = {
         "val/accuracy": 0.1,
-        "ctwa/covariance/accuracy": -0.1,
+        "covariance/accuracy": -0.1,
         "clip/bound/accuracy": -0.5,
         "ctwa/feasibility": 2.0,
         "objective/accuracy/scored_frac": 0.5,

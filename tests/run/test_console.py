@@ -21,7 +21,7 @@ class Screen:
         self.reporter = ConsoleReporter(run_info, console, clock=lambda: 100.0, **how)
 
     def record(self, step, seconds, **metrics):
-        found = {"schema": 1, "step": step, "time": 100.0 + seconds, "metrics": metrics}
+        found = {"schema": 2, "step": step, "time": 100.0 + seconds, "metrics": metrics}
         self.reporter.record(found)
 
     def lines(self):
@@ -103,7 +103,7 @@ def test_a_validation_is_marked_and_shows_the_change_since_the_start():
 
 def test_the_change_of_a_resumed_run_is_since_its_first_start():
     screen = Screen(info())
-    screen.reporter.past({"schema": 1, "step": 0, "time": 1.0, "metrics": {"val/accuracy": 0.5}})
+    screen.reporter.past({"schema": 2, "step": 0, "time": 1.0, "metrics": {"val/accuracy": 0.5}})
     screen.record(2, 3.0, **{"objective/accuracy/mean": 0.5, "val/accuracy": 0.75})
     step, validation = screen.lines()[-2:]
     assert step.split()[3] == "3.000"  # not the time since the earlier process
@@ -121,7 +121,7 @@ def test_every_k_steps_but_always_the_validated_and_the_last():
 
 def test_a_metric_that_was_not_measured_is_a_dash():
     screen = Screen(info())
-    screen.record(1, 2.0, **{"objective/accuracy/mean": 0.5, "ctwa/covariance/accuracy": None})
+    screen.record(1, 2.0, **{"objective/accuracy/mean": 0.5, "covariance/accuracy": None})
     assert screen.lines()[-1].split("│")[1].split() == ["0.500", "-", "-"]
 
 
@@ -161,7 +161,7 @@ def test_markup_in_a_name_stays_text(name, num_others):
     screen = Screen(info(names, method="[bold]m[/bold]"), terminal=True, width=100, folder="runs/[1]")
     screen.reporter.header()
     screen.record(1, 2.0, **step_metrics(**dict.fromkeys(names, 0.5)))
-    screen.reporter.event({"schema": 1, "time": 103.0, "step": None, "kind": "note", "text": f"of {name}"})
+    screen.reporter.event({"schema": 2, "time": 103.0, "step": None, "kind": "note", "text": f"of {name}"})
     shown = "\n".join(screen.lines())
     if num_others:
         assert shown.count(name) == 3  # header, row, event
@@ -191,13 +191,13 @@ def test_the_header_says_what_runs():
 
 def test_an_event_is_a_line_with_its_time():
     screen = Screen(info())
-    screen.reporter.event({"schema": 1, "time": 131.0, "step": None, "kind": "engine", "text": "the engine is up"})
+    screen.reporter.event({"schema": 2, "time": 131.0, "step": None, "kind": "engine", "text": "the engine is up"})
     assert screen.lines() == ["0:00:31  the engine is up"]
 
 
 @pytest.mark.parametrize(("kind", "mark"), [("alarm", "alarm: "), ("stop", "")])
 def test_alarms_stand_out(kind, mark):
-    event = {"schema": 1, "time": 131.0, "step": 4, "kind": kind, "text": "drop: [a] has fallen. Raise its weight."}
+    event = {"schema": 2, "time": 131.0, "step": 4, "kind": kind, "text": "drop: [a] has fallen. Raise its weight."}
     screen = Screen(info())
     screen.reporter.event(event)
     assert screen.lines() == [f"0:00:31  {mark}drop: [a] has fallen. Raise its weight."]

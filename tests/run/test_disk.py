@@ -110,7 +110,7 @@ def test_a_record_is_written_whole_where_the_system_takes_it_in_parts(tmp_path):
 
     writer = JsonLinesWriter(tmp_path / "a.jsonl")
     writer._file = Slow(writer._file)
-    writer._append({"schema": 1, "text": "x" * 100})
+    writer._append({"schema": 2, "text": "x" * 100})
     writer.close()
-    assert read_jsonl(tmp_path / "a.jsonl") == [{"schema": 1, "text": "x" * 100}]
+    assert read_jsonl(tmp_path / "a.jsonl") == [{"schema": 2, "text": "x" * 100}]
     assert os.path.getsize(tmp_path / "a.jsonl") > 100

@@ -57,7 +57,7 @@ def test_records_are_reported_once_when_they_come(run):
 def test_a_line_is_reported_when_it_is_whole(run):
     listener = Listener()
     follower = Follower(run, listener)
-    line = b'{"schema": 1, "step": 1, "time": 1.0, "metrics": {}}\n'
+    line = b'{"schema": 2, "step": 1, "time": 1.0, "metrics": {}}\n'
     with run.metrics.open("wb", buffering=0) as file:
         for index in range(len(line)):
             follower.poll()
@@ -102,13 +102,13 @@ def test_a_resumed_run_reports_what_is_run_again_and_not_what_stayed(run):
 
 def test_a_file_cut_in_place_is_read_again(tmp_path):
     path = tmp_path / "lines.jsonl"
-    path.write_text('{"a": 1}\n{"a": 2}\n')
+    path.write_text('{"schema": 2, "a": 1}\n{"schema": 2, "a": 2}\n')
     tail = JsonLinesTail(path)
-    assert tail.poll() == [{"a": 1}, {"a": 2}]
+    assert tail.poll() == [{"schema": 2, "a": 1}, {"schema": 2, "a": 2}]
     with path.open("r+") as file:
         file.truncate(0)
-        file.write('{"a": 3}\n')
-    assert tail.poll() == [{"a": 3}]
+        file.write('{"schema": 2, "a": 3}\n')
+    assert tail.poll() == [{"schema": 2, "a": 3}]
 
 
 def test_all_that_was_written_is_reported_when_the_following_ends(run):

@@ -8,6 +8,7 @@ import torch
 
 from ctwa.errors import CtwaError
 from ctwa.run import EventWriter, SampleWriter, TraceWriter, read_trace
+from ctwa.run.jsonl import JsonLinesTail
 from ctwa.run.trace import series
 
 
@@ -29,7 +30,7 @@ def steps_of(path):
 def test_a_record_is_on_disk_when_write_returns(path):
     with TraceWriter(path, clock=lambda: 12.5) as writer:
         writer.write(3, {"val/a b": 0.25})
-        assert path.read_text() == '{"schema": 1, "step": 3, "time": 12.5, "metrics": {"val/a b": 0.25}}\n'
+        assert path.read_text() == '{"schema": 2, "step": 3, "time": 12.5, "metrics": {"val/a b": 0.25}}\n'
 
 
 def test_numbers_of_numpy_and_torch_are_written_exactly(path):
@@ -81,13 +82,27 @@ def test_every_cut_of_the_last_line_reads_as_the_record_before_or_as_both(path):
     [
         ('{"schema": 1, "st\n{"schema": 1, "step": 2, "time": 0, "metrics": {}}\n', r"metrics.jsonl:1 is not JSON"),
         ('{"loss": 1}\n', r"metrics.jsonl:1 is no record of ctwa"),
-        ('{"schema": 2, "step": 1}\n', "update ctwa"),
+        ('{"schema": 3, "step": 1}\n', "update ctwa"),
     ],
 )
 def test_a_broken_or_foreign_or_newer_file_is_named_with_its_line(path, text, message):
     path.write_text(text)
     with pytest.raises(CtwaError, match=message):
         read_trace(path)
+
+
+def test_a_trace_of_schema_1_has_the_names_of_today(path):
+    old = ("ctwa/covariance/a", "ctwa/weight/a", "ctwa/usable_groups", "ctwa/ema/a", "val/a")
+    path.write_text(
+        f'{{"schema": 1, "step": 1, "time": 0, "metrics": {json.dumps(dict.fromkeys(old, 0.5))}}}\n'
+        '{"schema": 1, "step": 2, "time": 0, "metrics": {"ctwa/weight/a": null}, "non_finite": ["ctwa/weight/a"]}\n'
+    )
+    write(path, [3], resume_after=2)  # what a resumed run adds is of the schema of today
+    first, second, third = read_trace(path)
+    assert list(first["metrics"]) == ["covariance/a", "weight/a", "rollout/usable_groups", "ctwa/ema/a", "val/a"]
+    assert (second["metrics"], second["non_finite"]) == ({"weight/a": None}, ["weight/a"])
+    assert [record["schema"] for record in (first, second, third)] == [1, 1, 2]
+    assert JsonLinesTail(path).poll() == [first, second, third]
 
 
 def test_a_missing_file_is_a_users_mistake(path):
@@ -104,10 +119,10 @@ def test_a_new_run_does_not_append_to_another_runs_trace(path):
 def test_a_resumed_run_continues_without_doubling_steps_and_loses_nothing(path):
     write(path, [0, 1, 2, 3, 4])
     whole = path.read_bytes()
-    path.write_bytes(whole + b'{"schema": 1, "ste')
+    path.write_bytes(whole + b'{"schema": 2, "ste')
     write(path, [3, 4, 5], resume_after=2)
     assert steps_of(path) == [0, 1, 2, 3, 4, 5]
-    assert path.read_bytes().startswith(whole[: whole.index(b'{"schema": 1, "step": 3')])
+    assert path.read_bytes().startswith(whole[: whole.index(b'{"schema": 2, "step": 3')])
     assert steps_of(path.with_name("metrics.dropped.jsonl")) == [3, 4]
 
 

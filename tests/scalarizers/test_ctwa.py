@@ -20,7 +20,7 @@ NAMES = list(WEIGHTS)
 
 
 def ctwa(*, weights: dict = WEIGHTS, targets: dict = TARGETS, scale_invariant: bool = True, **options) -> Scalarizer:
-    return build_scalarizer(CtwaConfig(targets=targets, **options), weights, scale_invariant=scale_invariant)
+    return build_scalarizer(CtwaConfig(**options), weights, targets=targets, scale_invariant=scale_invariant)
 
 
 @pytest.mark.parametrize("scale_invariant", [True, False])
@@ -41,15 +41,15 @@ def test_one_step_by_hand(make_batch):
     scalarizer = ctwa()
     metrics = batch.step(scalarizer)
     for name in NAMES:
-        covariance = metrics[f"ctwa/covariance/{name}"]
+        covariance = metrics[f"covariance/{name}"]
         deficit = max(TARGETS[name] - covariance, 0)
         assert metrics[f"ctwa/ema/{name}"] == covariance
         assert metrics[f"ctwa/deficit/{name}"] == deficit
         assert metrics[f"ctwa/target/{name}"] == TARGETS[name]
-        assert metrics[f"ctwa/weight/{name}"] == pytest.approx(WEIGHTS[name] * math.exp(0.05 * deficit), rel=1e-14)
-        assert metrics[f"ctwa/log_weight/{name}"] == pytest.approx(math.log(metrics[f"ctwa/weight/{name}"]))
+        assert metrics[f"weight/{name}"] == pytest.approx(WEIGHTS[name] * math.exp(0.05 * deficit), rel=1e-14)
+        assert metrics[f"ctwa/log_weight/{name}"] == pytest.approx(math.log(metrics[f"weight/{name}"]))
         assert metrics[f"ctwa/num_held/{name}"] == 0
-        assert scalarizer.weights[name] == metrics[f"ctwa/weight/{name}"]
+        assert scalarizer.weights[name] == metrics[f"weight/{name}"]
     assert "ctwa/feasibility" in metrics
 
 
@@ -59,7 +59,7 @@ def test_the_statistic_is_the_one_of_the_diagnostics(make_batch):
     update = batch.update(scalarizer.advantages(batch.rollout, batch.estimate()))
     metrics, shown = scalarizer.observe_update(update), diagnostics(update)
     for name in NAMES:
-        assert metrics[f"ctwa/covariance/{name}"] == shown[f"ctwa/covariance/{name}"]
+        assert metrics[f"covariance/{name}"] == shown[f"covariance/{name}"]
 
 
 def test_weights_of_one_step_score_the_next(make_batch):
@@ -113,7 +113,7 @@ def test_scale_of_the_initial_weights_is_free_where_advantages_are_scale_invaria
         batch = make_batch(NAMES, seed=seed)
         metrics, scaled = batch.step(one), batch.step(other)
         for name in NAMES:
-            assert metrics[f"ctwa/covariance/{name}"] == pytest.approx(scaled[f"ctwa/covariance/{name}"], abs=1e-5)
+            assert metrics[f"covariance/{name}"] == pytest.approx(scaled[f"covariance/{name}"], abs=1e-5)
 
 
 def test_renormalisation_changes_no_advantage_where_they_are_scale_invariant(make_batch):
@@ -178,7 +178,7 @@ def test_an_objective_that_could_not_be_scored_is_held_and_counted(make_batch):
         batch, rollout=replace(batch.rollout, rewards=RewardMatrix(rewards.names, rewards.rewards_NM, scored_NM))
     )
     metrics = unscored.step(scalarizer)
-    assert "ctwa/covariance/conciseness" not in metrics
+    assert "covariance/conciseness" not in metrics
     assert metrics["ctwa/num_held/conciseness"] == 1
     assert metrics["ctwa/deficit/conciseness"] == 0
     assert scalarizer.weights["conciseness"] == before[0]["conciseness"]
@@ -223,7 +223,7 @@ def test_a_constant_objective_gains_weight_at_the_pace_of_its_target(make_batch)
     )
     scalarizer = ctwa()
     metrics = batch.step(scalarizer)
-    assert metrics["ctwa/covariance/accuracy"] == 0
+    assert metrics["covariance/accuracy"] == 0
     assert metrics["ctwa/log_weight/accuracy"] == pytest.approx(math.log(0.333) + 0.05 * 0.15)
     assert metrics["ctwa/feasibility"] > 1
     by_correlation = ctwa(measure="correlation")
@@ -248,9 +248,9 @@ def test_the_gate_stops_objectives_that_are_solved(make_batch):
 def test_options_reach_the_statistic(make_batch):
     batch = make_batch(NAMES)
     paper, sample, total = ctwa(), ctwa(ddof=1), ctwa(length="sum")
-    covariance = batch.step(paper)["ctwa/covariance/accuracy"]
-    assert batch.step(sample)["ctwa/covariance/accuracy"] == pytest.approx(4 / 3 * covariance)
-    assert batch.step(total)["ctwa/covariance/accuracy"] != pytest.approx(covariance)
+    covariance = batch.step(paper)["covariance/accuracy"]
+    assert batch.step(sample)["covariance/accuracy"] == pytest.approx(4 / 3 * covariance)
+    assert batch.step(total)["covariance/accuracy"] != pytest.approx(covariance)
 
 
 def test_feasibility_of_a_correlation_is_that_of_the_correlation_matrix(make_batch):
@@ -273,7 +273,7 @@ def test_it_asks_for_the_log_probs_it_was_told_to_use(statistic):
 
 def test_the_paper_is_the_default():
     assert ctwa().requirements == Requirements(log_probs="post_update")
-    assert CtwaConfig(targets=TARGETS).model_dump(exclude={"type", "targets"}) == {
+    assert CtwaConfig().model_dump(exclude={"type"}) == {
         "preset": "paper",
         "eta": 0.05,
         "tau": 0.1,
@@ -310,8 +310,11 @@ def test_weights_never_fall(covariances):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"targets": {"accuracy": 0.1}}, "write one target for each objective"),
-        ({"targets": TARGETS | {"style": 0.1}}, "write one target for each objective"),
+        ({"targets": {"accuracy": 0.1}}, r"those of \['accuracy'\] are given .* write ctwa.objectives.NAME.target for"),
+        ({"targets": TARGETS | {"style": 0.1}}, "CTWA wants a covariance target of every objective"),
+        ({"gate_targets": {"style": 0.9}}, r"\['style'\], which are not objectives"),
+        ({"preset": "published-code"}, "add gate_targets"),
+        ({"preset": "published-code", "gate_targets": {"accuracy": 1.0}}, "gates every objective"),
         ({"weights": WEIGHTS | {"clarity": 0.0}}, r"\['clarity'\] have the weight 0"),
     ],
 )

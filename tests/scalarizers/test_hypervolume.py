@@ -265,7 +265,7 @@ def test_the_front_survives_a_restart():
 
 
 def test_a_front_in_other_units_is_refused():
-    with pytest.raises(CtwaError, match="scales .* where this run has"):
+    with pytest.raises(CtwaError, match=r"scales .* where this run has"):
         guided(scales={"a": 10.0}).load_state_dict(guided().state_dict())
 
 

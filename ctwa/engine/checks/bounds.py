@@ -114,7 +114,7 @@ BOUNDS: dict[str, Bound] = {
     "ctwa.task_dir": text("the folder of the task's files") | NOTHING,
     "ctwa.objectives.*.weight": number(0, 1e6),
     "ctwa.objectives.*.timeout": number(0, 1e6, above=True),
-    "ctwa.covariance_targets.*": number(-1e6, 1e6),
+    "ctwa.objectives.*.target": number(-1e6, 1e6) | NOTHING,
     "ctwa.rewards.num_workers": WORKERS,
     "ctwa.rewards.max_unscored": SHARE,
     "ctwa.gradients.last_layers": MAYBE,

@@ -62,6 +62,12 @@ DEAD: dict[str, str] = {
 }
 """Keys of verl 0.9.1 that nothing reads in a run of ctwa, and what is to be written instead."""
 
+MOVED: dict[str, str] = {
+    "ctwa.covariance_targets": "ctwa.objectives.NAME.target",
+    "ctwa.method.targets": "ctwa.objectives.NAME.target",
+}
+"""Keys of ours that were, and what is to be written in their place."""
+
 SYNONYMS: dict[str, str] = {
     "learning_rate": f"{ACTOR}.optim.lr",
     "lr": f"{ACTOR}.optim.lr",
@@ -189,7 +195,7 @@ def _compare(
     for name, value in node.items():
         key = f"{prefix}{name}"
         if name not in known:
-            yield key, f"{key} is no key of the configuration, and would be ignored{near(key)}"
+            yield key, f"{key} is no key of the configuration{near(key)}"
             continue
         default = known[name]
         if isinstance(default, Mapping) and not isinstance(value, Mapping) and not _is_interpolation(value):
@@ -237,6 +243,9 @@ def near_key(key: str, known: Iterable[str]) -> str:
     Returns:
         ``; did you mean actor_rollout_ref.actor.optim.lr?``, or nothing where none is near.
     """
+    for old, new in MOVED.items():
+        if f"{key}.".startswith(f"{old}."):
+            return f" any more: write {new}"
     names = key.lower().replace("-", "_").split(".")
     found = SYNONYMS.get(names[-1])
     if found is None or found == key:

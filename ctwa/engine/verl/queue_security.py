@@ -158,7 +158,7 @@ def check_closed(addresses: Iterable[str], keys: KeyPair) -> None:
                 if _lets_in(context, address, stranger, keys.public):
                     raise CtwaError(
                         f"the transfer queue's socket {address} lets in whoever reaches it: use the versions of "
-                        "TransferQueue and Ray that docs/dependencies.md names"
+                        "TransferQueue and Ray that pyproject.toml names"
                     )
 
 

@@ -17,7 +17,10 @@ from ctwa.run.jsonl import write_atomically
 __all__ = ["Report", "make_report", "page", "write_report"]
 
 # What a report shows; a trace holds much more, and a long one would not fit into memory.
-_SHOWN = ("val/", "val_standard_error/", "ctwa/", "clip/", "gradient/", "probe/gain/", "probe/standard_error/", "time/")
+_SHOWN = (
+    *("val/", "val_standard_error/", "covariance/", "weight/", "ctwa/", "clip/", "gradient/", "probe/gain/"),
+    *("probe/standard_error/", "time/"),
+)
 _LARGE = 100_000_000  # bytes of all traces: reading them takes longer than starting a process
 _SHOWN_ALONE = {"actor/entropy", "actor/ppo_kl", "actor/grad_norm", "response_length/mean"}
 

@@ -8,6 +8,7 @@ from itertools import combinations
 
 import numpy as np
 
+from ctwa import metrics as key_of
 from ctwa.report.compare import Comparison
 from ctwa.report.groups import Group, objectives_of
 from ctwa.report.html.curves import Curve, Floats, averaged, averaging_window, curve, of_group, over_seeds
@@ -74,7 +75,7 @@ class Sections:
         """Covariance against its target, deficit, log-weight."""
         covariances, deficits, weights = [], [], []
         for name in self.objectives:
-            lines = self._lines(f"ctwa/covariance/{name}", average=True, instead=f"ctwa/ema/{name}")
+            lines = self._lines(key_of.covariance(name), average=True, instead=f"ctwa/ema/{name}")
             targets = dict.fromkeys(target for run in self.runs if (target := run.target(name)) is not None)
             levels = [(0.0, ""), *((target, f"target {target:g}") for target in targets)]
             covariances.append(
@@ -278,7 +279,7 @@ class Sections:
         curves = []
         for run in group.runs:
             logs = curve(run, f"ctwa/log_weight/{name}")
-            weights = curve(run, f"ctwa/weight/{name}")
+            weights = curve(run, key_of.weight(name))
             positive = weights.values > 0
             curves.append(logs if len(logs) else Curve(weights.steps[positive], np.log(weights.values[positive])))
         return over_seeds(curves)

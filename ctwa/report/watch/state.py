@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from math import inf, isfinite, nan
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Literal
 
 from ctwa.errors import CtwaError
 from ctwa.report.watch.writer import WriterSearch
 from ctwa.run.folder import RunFolder, RunInfo, alarm_monitor
-from ctwa.run.jsonl import SCHEMA, JsonLinesTail
+from ctwa.run.jsonl import JsonLinesTail
 from ctwa.run.text import duration
 from ctwa.run.trace import Event, Record
 
-CURVES = ("val/{}", "objective/{}/mean", "ctwa/covariance/{}", "ctwa/weight/{}")
+CURVES = ("val/{}", "objective/{}/mean", "covariance/{}", "weight/{}")
 
 _MOST_POINTS = 1024  # of a curve, an even number: more than a terminal has columns
 _CHUNK = 1 << 22  # bytes of a trace read at once
@@ -118,10 +118,10 @@ class WatchedRun:
             CtwaError: a file is broken, or of a newer schema.
         """
         self._read_info()
-        while records := self._new(self._records):
+        while records := self._records.poll(_CHUNK):
             for record in records:
                 self._add(record)  # type: ignore[arg-type]
-        while events := self._new(self._events):
+        while events := self._events.poll(_CHUNK):
             told = [event for event in events if event["kind"] != "alarm"]  # alarms are worked out from the records
             self.event = told[-1] if told else self.event  # type: ignore[assignment]
 
@@ -133,17 +133,6 @@ class WatchedRun:
             if before is None or (before.objectives, before.alarms) != (self.info.objectives, self.info.alarms):
                 self._records = JsonLinesTail(self.folder.metrics)  # from its start, with these names and limits
                 self._restart()
-
-    def _new(self, tail: JsonLinesTail) -> list[dict[str, Any]]:
-        try:
-            records = tail.poll(_CHUNK)
-            if any(record["schema"] > SCHEMA for record in records):
-                raise CtwaError(f"{tail.path} has a newer schema than this ctwa reads ({SCHEMA}): update ctwa")
-        except CtwaError:
-            raise
-        except (ValueError, TypeError, KeyError) as error:
-            raise CtwaError(f"{tail.path} has a line that is no record of ctwa ({error}): mend it") from error
-        return records
 
     def _add(self, record: Record) -> None:
         step, metrics, at = record["step"], record["metrics"], record["time"]

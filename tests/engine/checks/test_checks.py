@@ -52,10 +52,6 @@ def test_the_testbed_as_it_stands_passes(testbed_config: DictConfig) -> None:
             {"ctwa.method.type": "mgd"},
             r"ctwa\.method: Input tag 'mgd' .* does not match .*'linear', 'ctwa'.*; did you mean 'mgda'\?",
         ),
-        (
-            {"ctwa.covariance_targets.acuracy": 0.1, "ctwa.method": {"type": "linear"}},
-            r"ctwa\.covariance_targets names \['acuracy'\], .*; did you mean 'accuracy'\?",
-        ),
         ({"algorithm.adv_estimator": "gppo"}, r"adv_estimator is 'gppo': .*; did you mean 'grpo'\?"),
         ({"ctwa.method.eta": float("nan")}, r"ctwa\.method\.eta: Input should be a finite number"),
         (
@@ -63,8 +59,8 @@ def test_the_testbed_as_it_stands_passes(testbed_config: DictConfig) -> None:
             r"ctwa\.objectives\.accuracy\.weight: Input should be a finite number",
         ),
         (
-            {"ctwa.covariance_targets.accuracy": float("nan"), "ctwa.method": {"type": "linear"}},
-            r"ctwa\.covariance_targets\.accuracy: Input should be a finite number",
+            {"ctwa.objectives.accuracy.target": float("nan"), "ctwa.method": {"type": "linear"}},
+            r"ctwa\.objectives\.accuracy\.target: Input should be a finite number",
         ),
         ({"ctwa.objectives.accuracy.weight": -1}, r"ctwa\.objectives\.accuracy\.weight: .*greater than or equal to 0"),
         (
@@ -78,12 +74,12 @@ def test_the_testbed_as_it_stands_passes(testbed_config: DictConfig) -> None:
         ({"ctwa.objectives.accuracy.reward_fn": "no/such.py:accuracy"}, r"'no/such\.py:accuracy': there is no file"),
         ({"ctwa.reference_length": {"type": "median"}}, r"ctwa\.reference_length: Input tag 'median' .*'fixed'"),
         (
-            {"ctwa.method.targets": {"accuracy": 0.1, "conciseness": 0.1, "clearness": 0.1}},
-            r"targets name \['accuracy', 'clearness', 'conciseness'\] but the objectives are \['accuracy', 'clarity', ",
+            {"ctwa.method.targets": {"accuracy": 0.1, "conciseness": 0.1, "clarity": 0.1}},
+            r"^ctwa\.method: a covariance target is its objective's: write ctwa.objectives.NAME.target, ",
         ),
         (
-            {"ctwa.covariance_targets.clearness": 0.1, "ctwa.method": {"type": "linear"}},
-            r"ctwa\.covariance_targets names \['clearness'\], which are not objectives; write some of \['accuracy', ",
+            {"ctwa.objectives.clarity.target": None},
+            r"those of \['accuracy', 'conciseness'\] are given .*: write ctwa\.objectives\.NAME\.target for each",
         ),
         ({"ctwa.objectives.accuracy.weight": 0}, r"\['accuracy'\] have the weight 0, which CTWA can never raise"),
     ],

@@ -181,7 +181,8 @@ def two_steps_of_ctwa(folder: Path, num_ranks: int) -> list[dict[str, Any]]:
     mask_NT = (torch.arange(max(responses)) < torch.tensor(responses)[:, None]).long()
     rollout = Rollout(rewards, torch.tensor([0, 0, 1, 1]), mask_NT)
     targets = {"accuracy": 0.3, "clarity": 0.2}
-    method = build_scalarizer(CtwaConfig(targets=targets, eta=1.0), dict.fromkeys(targets, 0.5), scale_invariant=False)
+    weights = dict.fromkeys(targets, 0.5)
+    method = build_scalarizer(CtwaConfig(eta=1.0), weights, targets=targets, scale_invariant=False)
 
     def centred(scores_N: Tensor) -> Tensor:
         means_N = scores_N.view(2, 2).mean(1).repeat_interleave(2)

@@ -74,13 +74,13 @@ def test_a_rejected_completion_weighs_nothing_and_stays_in_the_covariance() -> N
     assert columns["response_mask"].dtype == MASK_NT.dtype  # as it was in the queue
     assert any(key.startswith("rollout_corr/rollout_rs") for key in metrics)
     # What the method learns from is what the diagnostics show: both without the rejected completion's weight.
-    method = build_scalarizer(
-        CtwaConfig(targets={"accuracy": 0.1, "clarity": 0.1}), {"accuracy": 0.5, "clarity": 0.5}, scale_invariant=True
-    )
+    targets = {"accuracy": 0.1, "clarity": 0.1}
+    weights = {"accuracy": 0.5, "clarity": 0.5}
+    method = build_scalarizer(CtwaConfig(), weights, targets=targets, scale_invariant=True)
     learnt, shown = method.observe_update(update(of)), diagnostics(update(of))
     by_hand = [float(w) for w in weights.weight_N]
     expected = ((1 - 0.5) * by_hand[0] / 2 + (0 - 0.5) * by_hand[1] / 2 + 0.25 * by_hand[2] - 0.25 * by_hand[3]) / 2
-    assert learnt["ctwa/covariance/accuracy"] == shown["ctwa/covariance/accuracy"] == pytest.approx(expected)
+    assert learnt["covariance/accuracy"] == shown["covariance/accuracy"] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,144 @@
+"""The names of metrics: what a record calls each number. They are made here and taken apart here.
+
+A name begins with its family: `covariance/accuracy`, `objective/accuracy/mean`, `lagrangian/multiplier/accuracy`. The
+families of `TRAINING` say the same whatever the method is; every other one is a method's own. docs/trace.md lists them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable
+from typing import NamedTuple
+
+STEP_SECONDS = "time/step"
+ENTROPY = "actor/entropy"
+GRADIENT_NORM = "actor/grad_norm"
+KL = "actor/ppo_kl"
+RESPONSE_LENGTH = "response_length/mean"
+VALIDATION_LENGTH = "val/response_length"
+MISSING_ROWS = ("rollout/missing_rows", "val_rollout/missing_rows")
+USABLE_GROUPS = "rollout/usable_groups"
+CLIP_FRACTION, CLIP_MASS, CLIP_DISTORTION = "clip/fraction", "clip/mass", "clip/distortion"
+FEASIBILITY = "ctwa/feasibility"
+
+TRAINING = frozenset(
+    (
+        *("actor", "clip", "covariance", "critic", "global_seqlen", "gradient", "num_turns", "objective"),
+        *(
+            "perf",
+            "prompt_length",
+            "response",
+            "response_length",
+            "response_length_non_aborted",
+            "rollout",
+            "rollout_corr",
+        ),
+        *("time", "tool_call_counts", "training", "val", "val_rollout", "val_standard_error"),
+        *("variance_proxy", "weight"),
+    )
+)
+"""The families of the training and of its diagnostics, for every method."""
+_OBJECTIVE_FIRST = ("objective", "preference", "val_preference")  # objective/<name>/mean
+_SINCE_SCHEMA_2 = {"ctwa/covariance/": "covariance/", "ctwa/weight/": "weight/"}
+
+
+def covariance(name: str) -> str:
+    """Within-prompt covariance of an objective's reward with the update."""
+    return f"covariance/{name}"
+
+
+def weight(name: str) -> str:
+    """An objective's weight in the next step."""
+    return f"weight/{name}"
+
+
+def objective(name: str, key: str) -> str:
+    """What was measured of an objective on the step's completions: mean, std, scored_frac, timeout_frac, ..."""
+    return f"objective/{name}/{key}"
+
+
+def objective_mean(name: str) -> str:
+    """An objective's mean reward over the step's completions."""
+    return objective(name, "mean")
+
+
+def validation(name: str) -> str:
+    """An objective's mean reward on held-out problems."""
+    return f"val/{name}"
+
+
+def validation_error(name: str) -> str:
+    """The standard error of `validation`."""
+    return f"val_standard_error/{name}"
+
+
+def clip_bound(name: str) -> str:
+    """The least covariance that clipping can have left an objective."""
+    return f"clip/bound/{name}"
+
+
+def gradient_norm(name: str) -> str:
+    """The norm of an objective's gradient."""
+    return f"gradient/norm/{name}"
+
+
+def gradient_cosine(name: str, other: str) -> str:
+    """The cosine of two objectives' gradients."""
+    return f"gradient/cosine/{name}:{other}"
+
+
+def probe_gain(name: str) -> str:
+    """What a step did to an objective's expected reward."""
+    return f"probe/gain/{name}"
+
+
+def probe_error(name: str) -> str:
+    """The standard error of `probe_gain`."""
+    return f"probe/standard_error/{name}"
+
+
+def ctwa(key: str, name: str) -> str:
+    """What the method ctwa says of an objective: ema, deficit, log_weight, target, correlation, num_held."""
+    return f"ctwa/{key}/{name}"
+
+
+class Metric(NamedTuple):
+    """A name taken apart."""
+
+    family: str
+    key: str  # "" where the family is all there is to say: covariance/<objective>
+    objective: str  # "" for what concerns the run
+
+
+def parse(name: str) -> Metric:
+    """A metric's name taken apart: `<family>/<key>`, `<family>/<key>/<objective>` or `objective/<objective>/<key>`."""
+    family, _, rest = name.partition("/")
+    if family in _OBJECTIVE_FIRST:
+        first, _, key = rest.rpartition("/")
+        return Metric(family, key, first)
+    if family in ("covariance", "weight", "val", "val_standard_error"):
+        return Metric(family, "", rest)
+    key, _, first = rest.partition("/")
+    return Metric(family, key, first)
+
+
+def objectives_in(names: Iterable[str]) -> list[str]:
+    """The objectives that some metrics are about: those with rewards of a step or, without any, with a validation."""
+    found = [parse(name) for name in names if name != VALIDATION_LENGTH]
+    trained = [each.objective for each in found if each.family == "objective" and each.key == "mean"]
+    validated = [each.objective for each in found if each.family == "val"]
+    return list(dict.fromkeys(trained or validated))
+
+
+def of_methods(names: Iterable[str], shown: Container[str] = ()) -> list[str]:
+    """The metrics that are methods' own, whichever the methods are, without those that are shown already."""
+    return [name for name in names if parse(name).family not in TRAINING and name not in shown]
+
+
+def renamed(name: str) -> str:
+    """What a metric of a trace of schema 1 is called today."""
+    if name == "ctwa/usable_groups":
+        return USABLE_GROUPS
+    for before, after in _SINCE_SCHEMA_2.items():
+        if name.startswith(before):
+            return after + name.removeprefix(before)
+    return name
