@@ -96,7 +96,7 @@ def _text(entry: Entry, usages: list[str]) -> str:
         lines.append(f"  source        {info.source}")
     lines.append(f"  level         {info.level}")
     lines += [f"  extra passes  {info.passes}", f"  extra memory  {info.memory}", ""]
-    options = options_of(info.config) if info.config else []
+    options = options_of(info.config)
     lines.append("  options:" if options else "  no options")
     for option in options:
         default = option.default if option.default == "required" else f"default {option.default}"

@@ -39,7 +39,7 @@ class MethodInfo:
     """What a method is, does and costs; M is the number of objectives.
 
     Attributes:
-        config: its options; None for a method that has none.
+        config: its options.
         summary: what it does, in a line.
         source: who proposed it.
         level: what it combines: rewards, advantages, losses or gradients of each objective, or whole models.
@@ -47,7 +47,7 @@ class MethodInfo:
         memory: what it keeps beyond that.
     """
 
-    config: type[BaseModel] | None
+    config: type[BaseModel]
     summary: str
     source: str = "-"
     level: Literal["reward", "advantage", "loss", "gradient", "model"] = "reward"
@@ -57,12 +57,11 @@ class MethodInfo:
     @property
     def name(self) -> str:
         """The method's ``type``."""
-        assert self.config is not None
         name: str = self.config.model_fields["type"].default
         return name
 
 
-def one_of(configs: Iterable[type[BaseModel] | None]) -> Any:
+def one_of(configs: Iterable[type[BaseModel]]) -> Any:
     """The type of a config that is one of these, chosen by ``type``."""
     return Annotated[Union[tuple(configs)], Field(discriminator="type")]  # noqa: UP007 - they are known at run time
 

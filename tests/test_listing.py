@@ -34,7 +34,7 @@ def test_a_page_says_how_to_choose_it_and_what_each_option_does(name: str) -> No
         if each.name == name:
             assert f"    {each.usage}\n" in text
             assert each.info.summary in text
-            for option in options_of(each.info.config) if each.info.config else ():
+            for option in options_of(each.info.config):
                 assert option.meaning, f"{option.name} of {name} is not documented under Attributes"
                 assert f"{each.key}.{option.name}=" in text
 

@@ -25,11 +25,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ctwa.errors import CtwaError
-from ctwa.methods import MethodInfo
+from ctwa.methods import MethodInfo, Options
 from ctwa.weights import shares
 
 SOUPS = MethodInfo(
-    None,
+    Options,
     "models of one objective each, merged",
     "Rame et al. 2023, arXiv 2306.04488",
     level="model",
