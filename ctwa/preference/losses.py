@@ -87,7 +87,7 @@ class PreferenceLoss(Options, ABC):
         return chosen_P - rejected_P
 
 
-class _WithReference(PreferenceLoss):
+class WithReference(PreferenceLoss):
     """A loss of the log-ratios of policy to reference.
 
     Attributes:
@@ -108,7 +108,7 @@ class _WithReference(PreferenceLoss):
         )
 
 
-class DpoLoss(_WithReference):
+class DpoLoss(WithReference):
     """``-log sigma(margin)``, direct preference optimization (Rafailov et al. 2023, arXiv 2305.18290)."""
 
     type: Literal["dpo"] = "dpo"
@@ -118,7 +118,7 @@ class DpoLoss(_WithReference):
         return -logsigmoid(margin)
 
 
-class IpoLoss(_WithReference):
+class IpoLoss(WithReference):
     """``(margin / beta - 1 / (2 beta))^2``, identity preference optimization (Azar et al. 2024, arXiv 2310.12036).
 
     Attributes:

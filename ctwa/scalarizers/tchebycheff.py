@@ -19,8 +19,8 @@ from ctwa.scalarizers.base import Estimate, Scalarizer
 from ctwa.scalarizers.per_objective import check_names, trained_objectives
 
 
-class TchebycheffConfig(Options):
-    """The options of weighted Tchebycheff.
+class TchebycheffOptions(Options):
+    """The options of weighted Tchebycheff, plain or smooth.
 
     Attributes:
         reference: where the reference point is. ``running``: at the best reward that any training completion had so
@@ -29,7 +29,6 @@ class TchebycheffConfig(Options):
             it, and an objective that is not named starts at the best of its first batch.
     """
 
-    type: Literal["tchebycheff"] = "tchebycheff"
     reference: Literal["running", "batch", "fixed"] = "running"
     reference_point: dict[str, float] | None = None
 
@@ -40,6 +39,12 @@ class TchebycheffConfig(Options):
         if self.reference == "batch" and self.reference_point is not None:
             raise CtwaError("reference is batch, which makes its own reference_point; remove that, or write fixed")
         return self
+
+
+class TchebycheffConfig(TchebycheffOptions):
+    """The options of weighted Tchebycheff."""
+
+    type: Literal["tchebycheff"] = "tchebycheff"
 
 
 class Tchebycheff(Scalarizer):
@@ -59,9 +64,9 @@ class Tchebycheff(Scalarizer):
         TchebycheffConfig, "the worst weighted distance to a reference point", "Bowman 1976; Miettinen 1999"
     )
     STATE = ("_reference_point",)
-    config: TchebycheffConfig
+    config: TchebycheffOptions
 
-    def __init__(self, config: TchebycheffConfig, weights: Mapping[str, float]) -> None:
+    def __init__(self, config: TchebycheffOptions, weights: Mapping[str, float]) -> None:
         super().__init__(config, weights)
         self.names = trained_objectives(weights)
         self._weights_M = self.by_name(weights)
@@ -78,26 +83,32 @@ class Tchebycheff(Scalarizer):
             self._reference_point = {
                 name: value for name, value in self.named(reference_M).items() if value > float("-inf")
             }
-        gap_NM = self._gaps(rollout, reference_M)
-        score_N = -gap_NM.amax(1)
+        score_N = -self.distance(self._gaps(rollout, reference_M))
         return estimate(torch.where(score_N.isfinite(), score_N, 0.0))
 
     def observe_update(self, update: Update) -> dict[str, float]:
         """Nothing to learn from the update.
 
         Returns:
-            ``tchebycheff/reference/<name>``: the reference point. ``tchebycheff/binding/<name>``: the share of the
-            completions whose score this objective decides, alone or together with others.
+            ``tchebycheff/reference/<name>``: the reference point. ``tchebycheff/binding/<name>``: the mean of
+            ``binding``, the share of the completions whose score this objective decides. Of a method that this one is
+            the base of, in its own name.
         """
         reference_M = self._reference_of(update.rollout)
-        gap_NM = self._gaps(update.rollout, reference_M)
-        binding_M = (gap_NM == gap_NM.amax(1, keepdim=True)).double().mean(0)
+        binding = self.named(self.binding(self._gaps(update.rollout, reference_M)).mean(0))
         metrics: dict[str, float] = {}
         for name, value in self.named(reference_M).items():
             if value > float("-inf"):
-                metrics[f"tchebycheff/reference/{name}"] = value
-                metrics[f"tchebycheff/binding/{name}"] = self.named(binding_M)[name]
+                metrics |= {f"{self.method}/reference/{name}": value, f"{self.method}/binding/{name}": binding[name]}
         return metrics
+
+    def distance(self, gap_NM: Tensor) -> Tensor:
+        """How far each completion is from the reference, (N,), by its weighted distances; -inf for no part in it."""
+        return gap_NM.amax(1)
+
+    def binding(self, gap_NM: Tensor) -> Tensor:
+        """How much of each completion's score each objective decides, (N, M): 1 where it is the furthest."""
+        return (gap_NM == gap_NM.amax(1, keepdim=True)).double()
 
     def _reference_of(self, rollout: Rollout) -> Tensor:
         """The reference point for this batch, -inf where there is none."""
