@@ -68,7 +68,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
 
     from ctwa.aggregators.cagrad_clip import CAGradClipConfig
     from ctwa.aggregators.clamp import ClampConfig
-    from ctwa.aggregators.linear import LinearConfig
+    from ctwa.aggregators.linear import FixedWeightsConfig
     from ctwa.aggregators.registry import build_aggregator
     from ctwa.engine.gradients import OBJECTIVE_LOSSES, GradientPlan, ObjectiveLosses
     from ctwa.engine.pairs.objective import PreferenceObjective
@@ -76,8 +76,8 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
     from ctwa.preference import DpoLoss
 
     variants: dict[str, tuple[int, Any, bool]] = {
-        "loss weighting, M = 1": (1, LinearConfig(), True),
-        "loss weighting, M = 3": (3, LinearConfig(), True),
+        "loss weighting, M = 1": (1, FixedWeightsConfig(), True),
+        "loss weighting, M = 3": (3, FixedWeightsConfig(), True),
         "RACO, M = 3": (3, CAGradClipConfig(), True),
         "CLAMP, M = 3": (3, ClampConfig(), True),
         "RACO, M = 3, separate pairs": (3, CAGradClipConfig(), False),

@@ -153,22 +153,19 @@ def caid(overrides: Overrides = None, dry_run: DryRun = False, stop_on: StopOn =
 
 
 @app.command()
-def methods() -> None:
-    """List the methods: what each combines, and what a step costs beyond one with fixed weights."""
-    from rich.table import Table
+def methods(
+    name: Annotated[str | None, typer.Argument(help="A method or a loss: print what it is, costs and takes.")] = None,
+) -> None:
+    """List the methods and losses: what each does, and what a step costs beyond one with fixed weights."""
+    from ctwa.listing import describe, tables
 
-    from ctwa.preference.catalogue import ALIGNMENT
-    from ctwa.scalarizers.catalogue import CATALOGUE
-
-    rewards = Table("method", "level", "extra passes a step", "memory", "what it does", "source", box=None)
-    for name, info in CATALOGUE.items():
-        rewards.add_row(name, info.level, info.passes, info.memory, info.summary, info.source)
-    preferences = Table("method", "command", "extra passes a step", "what it does", "source", box=None)
-    for name, way in ALIGNMENT.items():
-        preferences.add_row(name, way.command, way.passes, way.summary, way.source)
+    if name is not None:
+        print(describe(name))
+        return
     # One line each where the output goes to a file or a pipe, which have no width.
     console = Console(width=None if sys.stdout.isatty() else 200)
-    console.print("from rewards: ctwa train", rewards, "\nfrom preferences", preferences, sep="\n")
+    for title, table in tables():
+        console.print(title, table, sep="\n", end="\n\n")
 
 
 @app.command()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from omegaconf import DictConfig, open_dict
 
+from ctwa.aggregators.registry import AGGREGATORS
 from ctwa.engine.checks.config import check_backward_passes, check_token_budgets, num_data_ranks
 from ctwa.engine.checks.folders import check_folders
 from ctwa.engine.checks.look import look_at_trained_model, model_source
@@ -15,7 +16,6 @@ from ctwa.engine.plan import passes_text
 from ctwa.engine.ray_session import ray_session
 from ctwa.errors import CtwaError
 from ctwa.models.look import Source, look_at_model, look_at_tokenizer
-from ctwa.preference.catalogue import alignment_name
 from ctwa.run.folder import ObjectiveInfo
 
 if TYPE_CHECKING:
@@ -47,7 +47,10 @@ class PreferJob(Job):
 
     def method(self) -> str:
         """Its name, and the loss."""
-        return f"{alignment_name(self.settings.method.type)}, {self.settings.loss.type}"
+        return f"{self._method()}, {self.settings.loss.type}"
+
+    def _method(self) -> str:
+        return AGGREGATORS[self.settings.method.type].preference_name or str(self.settings.method.type)
 
     def objectives(self) -> dict[str, ObjectiveInfo]:
         """With their weights."""
@@ -60,7 +63,7 @@ class PreferJob(Job):
         """Method, objectives and pairs."""
         settings = self.settings
         return [
-            line("method", f"{alignment_name(settings.method.type)}, loss {settings.loss.type}"),
+            line("method", f"{self._method()}, loss {settings.loss.type}"),
             line("objectives", ", ".join(f"{name} ({weight:g})" for name, weight in settings.weights.items())),
             *(
                 line(

@@ -27,7 +27,7 @@ from verl.utils import tensordict_utils as tu
 from verl.utils import torch_functional
 
 from ctwa.aggregators.cagrad_clip import CAGradClipConfig
-from ctwa.aggregators.linear import LinearConfig
+from ctwa.aggregators.linear import FixedWeightsConfig
 from ctwa.aggregators.mgda import MgdaConfig
 from ctwa.aggregators.registry import build_aggregator
 from ctwa.engine.gradients import OBJECTIVE_LOSSES, GradientPlan, ObjectiveLosses
@@ -136,9 +136,10 @@ def several_backwards(engine: MultiObjectiveEngine, layout: bool) -> dict[str, A
 
     found["preference/plain"] = [take_step(engine, pairs, plain(preference_losses, weights)) for weights in unit]
     for passes in ("shared_forward", "sequential"):
-        found[f"preference/{passes}"] = take_step(engine, pairs, worker.loss_fn, plan_of(passes, config=LinearConfig()))
+        plan = plan_of(passes, config=FixedWeightsConfig())
+        found[f"preference/{passes}"] = take_step(engine, pairs, worker.loss_fn, plan)
     # Fixed weights need no gradient measured, and RACO without a radius has linear's.
-    for name, config in {"linear": LinearConfig(), "raco": CAGradClipConfig(c=0)}.items():
+    for name, config in {"linear": FixedWeightsConfig(), "raco": CAGradClipConfig(c=0)}.items():
         fixed = replace(plan_of("shared_forward", config=config), solve=False)
         found[f"preference/fixed/{name}"] = take_step(engine, pairs, worker.loss_fn, fixed)
     return found
