@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import os
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.text import Text
 from typer.core import TyperCommand
 
+import ctwa.engine.process  # noqa: F401 - before all that takes long to import
 from ctwa.errors import CtwaError
 from ctwa.run.alarms import KINDS
 from ctwa.run.disk import check_place
@@ -22,6 +24,7 @@ from ctwa.run.log import RunFailed
 
 if TYPE_CHECKING:
     from ctwa.engine.recorder import Stop
+    from ctwa.report.compare import Comparison
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -193,15 +196,17 @@ def summary(
         Path | None, typer.Option(callback=_file, help="Draw the curves of the runs into this PNG, SVG or PDF.")
     ] = None,
 ) -> None:
-    """Sum up runs: one alone, or several side by side."""
-    from ctwa.report.comparison import compare
+    """Sum up a run; several are compared, as by `ctwa compare`."""
     from ctwa.report.summary import summarize, summary_text
 
-    print(summary_text(summarize(runs[0])) if len(runs) == 1 else compare(runs))
+    if len(runs) == 1:
+        print(summary_text(summarize(runs[0])))
+    else:
+        _print_comparison(runs)
     if figure is not None:
-        from ctwa.report.figures import plot_runs
+        from ctwa.report.html.paper import write_overview
 
-        plot_runs(runs, figure)
+        write_overview(runs, figure)
         print(f"figure: {figure}")
 
 
@@ -222,7 +227,7 @@ def report(
     from ctwa.report.html import write_report
 
     out = out or (runs[0] / "report.html" if len(runs) == 1 else Path("report.html"))
-    written = write_report(runs, out, figures=figures, num_processes=os.cpu_count() or 1)
+    written = write_report(runs, out, figures=figures)
     print(f"report: {out}")
     if figures is not None:
         print(f"figures: {len(written)} files in {figures}")
@@ -242,14 +247,22 @@ def compare(
     """Compare methods at equal steps or equal time, with intervals over seeds. Runs that differ in their seed alone are
     one method.
     """
-    from ctwa.report.compare import compare_methods, comparison_text
-
-    comparison = compare_methods(runs, at_steps=at_steps, at_seconds=at_seconds)
-    print(comparison_text(comparison))
+    comparison = _print_comparison(runs, at_steps=at_steps, at_seconds=at_seconds)
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_text(json.dumps(comparison.as_json(), indent=2, allow_nan=False) + "\n")
         print(f"\nnumbers: {json_file}")
+
+
+def _print_comparison(runs: list[Path], *, at_steps: int | None = None, at_seconds: float | None = None) -> Comparison:
+    from ctwa.report.compare import compare_groups, comparison_text, curves_text
+    from ctwa.report.groups import group_runs
+    from ctwa.report.trace import read_runs
+
+    read = read_runs(runs)
+    comparison = compare_groups(group_runs(read), at_steps=at_steps, at_seconds=at_seconds)
+    print(comparison_text(comparison), curves_text(read), sep="\n\n")
+    return comparison
 
 
 @app.command()
@@ -266,9 +279,9 @@ def watch(
 
         watch(run)
     else:
-        from ctwa.report.watch.web import serve
+        from ctwa.report.watch.web import LiveReport, serve
 
-        serve(run, web, say=print)
+        serve(LiveReport(run), web, say=print)
 
 
 @app.command()
@@ -425,6 +438,8 @@ def main() -> None:
         sys.exit(2)
     except RunFailed:
         sys.exit(1)
+    finally:
+        gc.freeze()  # all of it goes with the process: Python need not look through it for garbage
 
 
 if __name__ == "__main__":

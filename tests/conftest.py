@@ -12,7 +12,7 @@ TESTS = Path(__file__).parent
 END_TO_END = TESTS / "e2e"
 
 CORE = (
-    *("solvers", "covariance", "aggregators", "scalarizers", "objectives", "reward_fns", "preference"),
+    *("solvers", "covariance", "aggregators", "scalarizers", "objectives", "reward_fns", "preference", "examples"),
     *("test_architecture.py", "test_batch.py", "test_statistics.py"),
 )
 """What the author of a method, a reward or a loss runs: neither verl nor Ray is started or needed."""

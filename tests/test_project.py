@@ -112,6 +112,14 @@ def test_packaged_configuration_is_yaml_and_not_ignored_by_git() -> None:
     assert run(["git", "check-ignore", *files]).stdout == ""
 
 
+def test_the_citation_is_of_this_version_and_names_every_paper_with_its_part() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
+    assert (citation["version"], citation["license"]) == (PROJECT["version"], PROJECT["license"])
+    assert all({"title", "authors", "notes"} <= paper.keys() for paper in citation["references"])
+
+
 SECTIONS_OF_A_METHOD = [
     "Formula",
     "When to use",
@@ -201,6 +209,8 @@ class TestSetUp:
         assert re.search(r"^installing [0-9a-f]{64}$", result.stdout, re.MULTILINE)
 
     def test_a_failed_installation_fails_the_script_and_leaves_no_stamp(self, tmp_path: Path) -> None:
+        (tmp_path / "venv" / "bin").mkdir(parents=True)
+        (tmp_path / "venv" / "bin" / "python").symlink_to(sys.executable)
         result = self.bash(
             "ctwa_pip_install() { fail 'no network'; }; ctwa_setup; echo went on", CTWA_VENV=str(tmp_path / "venv")
         )

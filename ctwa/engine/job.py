@@ -68,6 +68,7 @@ def set_environment(config: DictConfig) -> None:
             "OMP_NUM_THREADS": "1",
             # Ray would start as many idle Python processes as it was told there are CPUs.
             "RAY_prestart_worker_first_driver": "0",
+            "RAY_preload_python_modules": "ctwa.engine.process",
             "TQ_NUM_THREADS": "1",
             "VLLM_CPU_KVCACHE_SPACE": "1",
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
@@ -226,7 +227,7 @@ def run_training(
     ) as recorder:
         # verl's import takes seconds, in which a signal is the recorder's already.
         from ctwa.engine.train import MultiObjectiveTrainer
-        from ctwa.engine.verl.registry import build_generation
+        from ctwa.engine.verl.registry import build_generation, start_servers
         from ctwa.objectives.evaluator import RewardEvaluator
 
         scalarizer = settings.build_scalarizer()
@@ -238,13 +239,15 @@ def run_training(
                 num_workers=settings.rewards.num_workers,
                 max_unscored=settings.rewards.max_unscored,
             ) as evaluator,
-            ray_session(config, transfer_queue=True),
+            ray_session(config, transfer_queue=True) as wait_for_queue,
         ):
+            servers = start_servers(config)
             trainer = (make_trainer or MultiObjectiveTrainer)(
                 config, settings=settings, scalarizer=scalarizer, evaluator=evaluator, recorder=recorder
             )
             trainer.init()
-            generation = build_generation(config, trainer)
+            wait_for_queue()
+            generation = build_generation(config, trainer, servers)
             recorder.event("start", f"the engine is up after {time.monotonic() - began:.0f} s")
             trainer.fit(generation)
             trainer.logger.finish()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, wait
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -13,10 +15,15 @@ from ctwa.engine.ray_security import close_to_others
 from ctwa.engine.signals import end_request
 from ctwa.errors import CtwaError
 
+PATIENCE = 30
+"""Seconds that the end of a run waits for a transfer queue that is still starting."""
+
 
 @contextmanager
-def ray_session(config: DictConfig, *, transfer_queue: bool) -> Iterator[None]:
+def ray_session(config: DictConfig, *, transfer_queue: bool) -> Iterator[Callable[[], None]]:
     """Start Ray, and where it is asked for verl's transfer queue; end all of it at the end.
+
+    The queue's processes start while the caller starts others: what is yielded waits for them.
 
     Args:
         config: the resolved config.
@@ -37,21 +44,50 @@ def ray_session(config: DictConfig, *, transfer_queue: bool) -> Iterator[None]:
         config.transfer_queue.enable = True
         ray_init["runtime_env"]["env_vars"]["TRANSFER_QUEUE_ENABLE"] = "1"
     close_to_others(ray_init, trust_network=config.ctwa.trust_network)
-    ray.init(**ray_init, job_config=WorkerPath())
+    with _less_of_ray(ray_init):
+        ray.init(**ray_init, job_config=WorkerPath())
     end_request.take_signals()
     try:
         check_resources(config)
         if not transfer_queue:
-            yield
+            yield lambda: None
             return
-        with _transfer_queue(config.transfer_queue):
-            yield
+        with _transfer_queue(config.transfer_queue) as wait_for_queue:
+            yield wait_for_queue
     finally:
         ray.shutdown()
 
 
 @contextmanager
-def _transfer_queue(settings: DictConfig) -> Iterator[None]:
+def _less_of_ray(ray_init: Mapping[str, Any]) -> Iterator[None]:
+    """Start Ray without its autoscaler, and without the server of a dashboard that there is not to be.
+
+    On a machine of its own the one has nothing to scale, and the other, which Ray starts and waits for all the same,
+    nothing to serve. Both take a second to start, and the autoscaler another to end.
+    """
+    from ray._private.node import Node
+
+    with ExitStack() as stack:
+        if ray_init["address"] == "local":
+            stack.enter_context(_replaced(Node, "start_monitor"))
+            if ray_init.get("include_dashboard") is False:
+                stack.enter_context(_replaced(Node, "start_api_server"))
+        yield
+
+
+@contextmanager
+def _replaced(owner: type, name: str) -> Iterator[None]:
+    """Let a method do nothing for a while."""
+    method = getattr(owner, name)
+    setattr(owner, name, lambda *_, **__: None)
+    try:
+        yield
+    finally:
+        setattr(owner, name, method)
+
+
+@contextmanager
+def _transfer_queue(settings: DictConfig) -> Iterator[Callable[[], None]]:
     import ray
     import transfer_queue
 
@@ -64,11 +100,22 @@ def _transfer_queue(settings: DictConfig) -> Iterator[None]:
             "end, or start a cluster for each"
         )
     keys = queue_security.share_keys()
+    started: Future[None] = Future()
+
+    def start() -> None:
+        try:
+            queue_security.check_closed(_addresses(transfer_queue.init(settings)), keys)
+        except BaseException as error:  # noqa: BLE001 - told where it is waited for
+            started.set_exception(error)
+        else:
+            started.set_result(None)
+
+    # Not a pool's thread, which Python waits for at its end: Ray may never place the queue on a busy cluster.
+    threading.Thread(target=start, daemon=True, name="ctwa-queue").start()
     try:
-        started = transfer_queue.init(settings)
-        queue_security.check_closed(_addresses(started), keys)
-        yield
+        yield started.result
     finally:
+        wait([started], timeout=PATIENCE)  # an error or a signal may come while it starts
         transfer_queue.close()
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from itertools import combinations
 
+import scipy  # it imports `optimize`, which takes long, when that is first asked for
 import torch
-from scipy.optimize import lsq_linear, nnls
 from torch import Tensor
 
 from ctwa.solvers.fallbacks import note_fallback
@@ -68,7 +68,7 @@ def kkt_violation(matrix_DM: Tensor, target_D: Tensor, points_CM: Tensor) -> Ten
 
 def _scipy_nnls(unit_DS: Tensor, unit_D: Tensor) -> Tensor | None:
     try:
-        return torch.from_numpy(nnls(unit_DS.numpy(), unit_D.numpy())[0]).clamp(min=0)
+        return torch.from_numpy(scipy.optimize.nnls(unit_DS.numpy(), unit_D.numpy())[0]).clamp(min=0)
     except (RuntimeError, ValueError):  # it stopped before it was done
         return None
 
@@ -86,7 +86,7 @@ def _without_nnls(unit_DS: Tensor, unit_D: Tensor, resolution: float) -> Tensor:
         candidates += _on_every_support(unit_DS, unit_D, resolution)
     else:
         bounds = (0, 1 / resolution)
-        solved = lsq_linear(unit_DS.numpy(), unit_D.numpy(), bounds, method="bvls", tol=1e-15)
+        solved = scipy.optimize.lsq_linear(unit_DS.numpy(), unit_D.numpy(), bounds, method="bvls", tol=1e-15)
         candidates.append(torch.from_numpy(solved.x).clamp(min=0)[None])
     candidates_CS = torch.cat(candidates)
     violation_C = kkt_violation(unit_DS, unit_D, candidates_CS)

@@ -373,7 +373,7 @@ def test_answers_that_are_not_believed_are_counted_and_saved(make, solve, random
 
     gram_MM = gram(random_gradients(3, 4, common=-1.0))
     expected_M = solve(make(method, 4), gram_MM).weights_M
-    monkeypatch.setattr("ctwa.solvers.least_squares.nnls", stopped)
+    monkeypatch.setattr("scipy.optimize.nnls", stopped)
     aggregator = make(method, 4)
     torch.testing.assert_close(solve(aggregator, gram_MM).weights_M, expected_M, rtol=1e-9, atol=1e-12)
     assert (aggregator.num_fallback > 0) == (method in ("mgda", "upgrad", "cagrad", "cagrad_clip"))

@@ -14,6 +14,8 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from ctwa.testbed.prepare import prepare
 from ctwa.testbed.presets import get_preset
@@ -55,6 +57,24 @@ class Run:
         """This run, if it ended well."""
         assert self.returncode == 0, f"{self.output}\n--- engine.log ---\n{self.log[-5000:]}"
         return self
+
+
+def comparable(metrics: dict[str, float]) -> dict[str, float]:
+    """The metrics that the computation determines: without clocks and memory."""
+    volatile = ("time/", "perf/", "actor/perf/", "seconds")
+    return {key: value for key, value in metrics.items() if not any(part in key for part in volatile)}
+
+
+def weights_of(run: Run, step: int) -> dict[str, torch.Tensor]:
+    """The policy that a run saved."""
+    return load_file(run.folder / f"checkpoints/global_step_{step}/actor/huggingface/model.safetensors")
+
+
+def assert_same_weights(one: Run, other: Run, step: int) -> None:
+    """Of the policies of two runs after a step, to the last bit."""
+    first, second = weights_of(one, step), weights_of(other, step)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
 @pytest.fixture(scope="session")
@@ -145,8 +165,8 @@ def watched_process(command: Callable[..., list[str]]) -> Iterator[Callable[...,
     """Start a run without waiting for it."""
     started: list[process] = []
 
-    def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:
-        started.append(process(command(folder, overrides)))
+    def start(folder: Path, *overrides: str, program: Sequence[str] = CTWA_TRAIN) -> subprocess.Popen[str]:
+        started.append(process(command(folder, overrides, program)))
         return started[-1].__enter__()
 
     yield start

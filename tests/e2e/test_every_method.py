@@ -1,24 +1,30 @@
-"""Every registered method trains on the engine, and goes on after a restart as if there had been none."""
+"""Every registered method trains on the engine; however a run ends, it goes on as if it had not."""
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
+from subprocess import Popen
+from typing import Any
 
 import pytest
 
-from ctwa.engine.checkpoint import read_state
+from ctwa.engine.checkpoint import is_complete, read_state
 from ctwa.scalarizers import METHODS
-from tests.e2e.conftest import Run
-from tests.e2e.test_training import assert_same_weights, comparable
+from tests.e2e.conftest import Run, assert_same_weights, comparable, end_session
 
 pytestmark = pytest.mark.e2e
 
-NUM_METHODS, TURNS = len(METHODS), 3
+NUM_METHODS = len(METHODS)
+LAST = 2 * NUM_METHODS
 SETTINGS = (
-    f"trainer.total_training_steps={TURNS * NUM_METHODS}",
+    f"trainer.total_training_steps={LAST}",
     f"trainer.save_freq={NUM_METHODS}",
+    f"trainer.test_freq={NUM_METHODS}",
     "actor_rollout_ref.actor.optim.lr=3e-5",  # many steps from a weak model
     "ctwa.diagnostics.gradients_every=1",
     "data.train_batch_size=4",
@@ -30,7 +36,7 @@ PROGRAM = [str(Path(__file__).with_name("rotating_run.py"))]
 
 @pytest.fixture(scope="module")
 def rotating(train: Callable[..., Run], tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Three turns of every method, a step each."""
+    """Two turns of every method, a step each."""
     return train(tmp_path_factory.mktemp("rotating") / "run", *SETTINGS, program=PROGRAM).checked()
 
 
@@ -47,17 +53,71 @@ def test_every_method_trains(rotating: Run) -> None:
                 assert f"probe/gain/{name}" in metrics, method
 
 
-def test_every_method_resumes_to_the_same_bits(rotating: Run, train: Callable[..., Run], tmp_path: Path) -> None:
-    last = TURNS * NUM_METHODS
+def read_until_step(running: Popen[str], step: int) -> str:
+    """What a run says until it has made a step; waits for it."""
+    assert running.stdout is not None
+    said = []
+    for line in running.stdout:
+        said.append(line)
+        if line.split()[:1] == [f"{step}/{LAST}"]:
+            return "".join(said)
+    raise AssertionError(f"the run ended before step {step}: {''.join(said)}")
+
+
+def wait_until(running: Popen[str], condition: Callable[[], bool]) -> None:
+    """Look often: what is waited for lasts a tenth of a second."""
+    while not condition():
+        assert running.poll() is None, "the run ended before it came to the point"
+        os.sched_yield()
+
+
+def last_event(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "events.jsonl").read_text().splitlines()[-1])
+
+
+def test_a_run_that_is_told_to_end_and_then_killed_while_it_saves_resumes_to_the_same_bits(
+    rotating: Run, watched_process: Callable[..., Popen[str]], train: Callable[..., Run], tmp_path: Path
+) -> None:
+    """From the first turn's end on, so that every method has a past."""
     folder = tmp_path / "run"
+    half_written = folder / f"checkpoints/global_step_{LAST}"
     shutil.copytree(rotating.folder, folder)
-    shutil.rmtree(folder / f"checkpoints/global_step_{last}")
+    shutil.rmtree(half_written)
+
+    running = watched_process(folder, *SETTINGS, "ctwa.resume=true", program=PROGRAM)
+    output = read_until_step(running, NUM_METHODS + 1)
+    running.send_signal(signal.SIGTERM)
+    output += running.communicate(timeout=120)[0]
+    end_session(running.pid)
+    stopped = last_event(folder)
+    assert (running.returncode, stopped["kind"]) == (4, "stop"), output
+    assert NUM_METHODS < stopped["step"] < LAST
+    assert is_complete(folder / f"checkpoints/global_step_{stopped['step']}")
+    assert "SIGTERM: saving after this step; press Ctrl-C to end at once" in output
+    assert output.count("whose checkpoint is saved: ctwa.resume=true goes on from there") == 2  # and in the summary
+    assert json.loads((folder / "summary.json").read_text())["stopped"] == stopped["text"]
+
+    running = watched_process(folder, *SETTINGS, "ctwa.resume=true", program=PROGRAM)
+    read_until_step(running, LAST - 1)
+    wait_until(running, (half_written / "ctwa_state.json").exists)
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    end_session(running.pid)
+    assert not is_complete(half_written)
+    # And verl's own marker lost: what a crash at that moment leaves of it.
+    (folder / "checkpoints/latest_checkpointed_iteration.txt").write_text("")
+
     resumed = train(folder, *SETTINGS, "ctwa.resume=true", program=PROGRAM).checked()
-    assert len(resumed.records) == last + 1
-    for step in range(last - NUM_METHODS + 1, last + 1):
+
+    went_on = f"continuing from global_step_{stopped['step']}; removed global_step_{LAST}, which was not"
+    assert went_on in (folder / "events.jsonl").read_text()
+    steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(LAST + 1))
+    for step in range(NUM_METHODS + 1, LAST + 1):
         method = sorted(METHODS)[(step - 1) % NUM_METHODS]
         assert comparable(resumed.records[step]) == comparable(rotating.records[step]), method
-    assert_same_weights(resumed, rotating, last)
-    states = [read_state(run.folder / f"checkpoints/global_step_{last}") for run in (resumed, rotating)]
+    assert_same_weights(resumed, rotating, LAST)
+    states = [read_state(run.folder / f"checkpoints/global_step_{LAST}") for run in (resumed, rotating)]
     for part in ("scalarizer", "probe"):
         assert states[0][part] == states[1][part]
+    assert comparable(states[0]["metrics"]) == comparable(states[1]["metrics"])

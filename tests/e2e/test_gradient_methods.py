@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM
 
 from ctwa.aggregators.mgda import MgdaConfig
 from ctwa.aggregators.registry import build_aggregator
-from tests.e2e.conftest import Run
-from tests.e2e.test_training import completion_losses, weights_of
+from tests.e2e.conftest import Run, weights_of
+from tests.e2e.test_training import completion_losses
 
 pytestmark = pytest.mark.e2e
 

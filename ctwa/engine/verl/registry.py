@@ -41,12 +41,26 @@ def _load_transformers_replica() -> type:
     return TransformersReplica
 
 
-def build_generation(config: DictConfig, trainer: MultiObjectiveTrainer) -> Any:
+def start_servers(config: DictConfig) -> list[Any]:
+    """Start the transformers servers, where they complete the prompts: they need no training workers to be there.
+
+    Returns:
+        Their handles, by rank; a server ends when nobody holds its handle. Empty for every other rollout.
+    """
+    rollout = config.actor_rollout_ref.rollout
+    if rollout.name != TRANSFORMERS_ROLLOUT:
+        return []
+    from ctwa.engine.verl.rollout.transformers_rollout import start_server
+
+    num_ranks = config.trainer.nnodes * config.trainer.n_gpus_per_node
+    return [start_server(rank, rollout, config.actor_rollout_ref.model) for rank in range(num_ranks)]
+
+
+def build_generation(config: DictConfig, trainer: MultiObjectiveTrainer, servers: list[Any]) -> Any:
     """What completes prompts: batches on the transformers servers, or verl's agent loops for every other rollout."""
-    if config.actor_rollout_ref.rollout.name == TRANSFORMERS_ROLLOUT:
+    if servers:
         from ctwa.engine.verl.rollout.batches import BatchGeneration
 
-        servers = [server for replica in trainer.llm_server_manager.get_replicas() for server in replica.servers]
         return BatchGeneration(config, trainer.tokenizer, servers)
     from verl.trainer.ppo.v1 import AgentLoopManagerTQ
 

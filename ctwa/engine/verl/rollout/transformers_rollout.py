@@ -18,24 +18,35 @@ def _server_name(replica_rank: int) -> str:
     return f"transformers_server_{replica_rank}"
 
 
+def start_server(replica_rank: int, config: Any, model: Any) -> Any:
+    """Start a server's process, if it is not there; it ends when the first handle of it, that of its start, is gone.
+
+    Args:
+        replica_rank: of the training rank that it completes prompts for.
+        config: verl's, of the rollout.
+        model: verl's config of the model.
+    """
+    return (
+        ray.remote(TransformersServer)
+        .options(
+            name=_server_name(replica_rank), get_if_exists=True, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}}
+        )
+        .remote(
+            model_path=model.path,
+            dtype=config.dtype,
+            max_length=config.max_model_len or config.prompt_length + config.response_length,
+            max_rows=config.max_num_seqs,
+            trust_remote_code=model.trust_remote_code,
+        )
+    )
+
+
 class TransformersReplica(RolloutReplica):
     """One server process, with one copy of the model, for each training rank."""
 
     async def launch_servers(self) -> None:
-        """Start the server's process; verl calls this once the training workers are up."""
-        config = self.config
-        server = (
-            ray.remote(TransformersServer)
-            .options(name=_server_name(self.replica_rank), runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})
-            .remote(
-                model_path=self.model_config.path,
-                dtype=config.dtype,
-                max_length=config.max_model_len or config.prompt_length + config.response_length,
-                max_rows=config.max_num_seqs,
-                trust_remote_code=self.model_config.trust_remote_code,
-            )
-        )
-        self.servers = [server]
+        """Take the server that is starting; verl calls this once the training workers are up."""
+        self.servers = [start_server(self.replica_rank, self.config, self.model_config)]
         # verl's router alone reads `_server_handle`. It stays None: with a handle, the process of the router that
         # stands there (NoRouter) would import torch, for nothing.
         self._server_address = _server_name(self.replica_rank)
