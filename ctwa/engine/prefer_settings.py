@@ -24,7 +24,7 @@ from ctwa.strict import StrictModel, validated
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
-class PreferenceObjective(PreferenceSource):
+class PreferenceObjectiveConfig(PreferenceSource):
     """An objective: its weight in the preference, its pairs, and those it is validated on.
 
     Attributes:
@@ -32,7 +32,7 @@ class PreferenceObjective(PreferenceSource):
         validation: a file like ``data`` with the pairs to validate on; by default a share of ``data``.
     """
 
-    weight: Annotated[float, Field(ge=0)] = 1.0
+    weight: Annotated[float, Field(ge=0, le=1e6)] = 1.0
     validation: str | None = None
 
     def source(self, *, validation: bool = False) -> PreferenceSource:
@@ -76,14 +76,14 @@ class PreferenceSettings(StrictModel):
 
     run: str
     resume: bool = False
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     task_dir: str | None = None
-    objectives: Annotated[dict[str, PreferenceObjective], Field(min_length=1)] = Field(
+    objectives: Annotated[dict[str, PreferenceObjectiveConfig], Field(min_length=1)] = Field(
         default_factory=dict, validate_default=True
     )
     loss: PreferenceLossConfig
     method: AggregatorConfig
-    max_length: Annotated[int, Field(ge=2)] = 512
+    max_length: Annotated[int, Field(ge=2, le=10_000_000)] = 512
     validation_share: Share = 0.1
     early_stopping: EarlyStoppingConfig | None = None
     modpo: ModpoSettings | None = None
