@@ -9,11 +9,12 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.text import Text
+from typer.core import TyperCommand
 
 import ctwa.engine.process  # noqa: F401 - before all that takes long to import
 from ctwa.errors import CtwaError
@@ -71,6 +72,22 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+class _WithGroups(TyperCommand):
+    """A command whose help ends with the groups of its configuration, which are looked for when it is asked for."""
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write the groups with their choices."""
+        del ctx
+        from ctwa.engine.groups import default_choices, groups_of
+
+        assert self.name is not None
+        choices = groups_of(self.name)
+        with formatter.section("Groups, each with its default"):
+            formatter.write_dl(
+                [(f"{group}={name}", ", ".join(choices[group])) for group, name in default_choices(self.name).items()]
+            )
+
+
 @app.callback()
 def options(
     version: Annotated[
@@ -102,18 +119,13 @@ def _run(start: Callable[[], Stop | None]) -> None:
         sys.exit(INTERRUPTED if isinstance(stopped_by, Interruption) else STOPPED)
 
 
-@app.command(context_settings={"ignore_unknown_options": True})
+@app.command(cls=_WithGroups, context_settings={"ignore_unknown_options": True})
 def train(
     overrides: Overrides = None,
     dry_run: DryRun = False,
     stop_on: StopOn = None,
 ) -> None:
-    """Fine-tune a model on several objectives.
-
-    Groups: method={cagrad,cagrad_clip,ctwa,dynamic,gdpo,gradnorm,hypervolume,lagrangian,linear,mgda,pama,pcgrad,probe,
-    schedule,tchebycheff,upgrad} (`ctwa methods` says what each is), task={testbed,math500,custom}, engine={cpu,gpu},
-    estimator={grpo,reinforce}, clipping={on,off}, generation={transformers,vllm_cpu,vllm}.
-    """
+    """Fine-tune a model on several objectives; `ctwa methods` says what the methods are."""
 
     def start() -> Stop | None:
         from ctwa.engine.job import train
@@ -123,17 +135,13 @@ def train(
     _run(start)
 
 
-@app.command(context_settings={"ignore_unknown_options": True})
+@app.command(cls=_WithGroups, context_settings={"ignore_unknown_options": True})
 def prefer(
     overrides: Overrides = None,
     dry_run: DryRun = False,
     stop_on: StopOn = None,
 ) -> None:
-    """Align a model with several objectives' preference pairs, without a reward model (docs/preference.md).
-
-    Groups: method={raco,raco_unclipped,clamp,linear}, loss={dpo,ipo,cpo,simpo}, task={testbed,custom},
-    engine={cpu,gpu}.
-    """
+    """Align a model with several objectives' preference pairs, without a reward model (docs/preference.md)."""
 
     def start() -> Stop | None:
         from ctwa.engine.prefer_job import prefer
@@ -143,7 +151,7 @@ def prefer(
     _run(start)
 
 
-@app.command(context_settings={"ignore_unknown_options": True})
+@app.command(cls=_WithGroups, context_settings={"ignore_unknown_options": True})
 def caid(
     overrides: Overrides = None,
     dry_run: DryRun = False,
@@ -152,7 +160,6 @@ def caid(
     """Align a model under constraints by iterated dualization (docs/caid.md).
 
     E.g. ctwa caid ctwa.run=runs/caid ctwa.task_dir=runs/testbed-D 'ctwa.caid.thresholds={accuracy:0.05}'.
-    Groups: task={testbed,math500,custom}, engine={cpu,gpu}, generation={transformers,vllm_cpu,vllm}.
     """
 
     def start() -> Stop | None:
