@@ -61,8 +61,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
             "actor_rollout_ref.model.target_modules=all-linear",
             "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=16384",
         ],
-        name="prefer",
-        module="ctwa.config.prefer",
+        command="prefer",
     )
     set_environment(config)
     engine, _ = build_engine(config)

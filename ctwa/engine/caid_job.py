@@ -42,7 +42,7 @@ def caid(
         CtwaError: a mistake that was found before anything started.
         RunFailed: the run ended by an error, which the user has been told of.
     """
-    config = compose_config(overrides, stop_on=stop_on, name="caid", module="ctwa.config.caid")
+    config = compose_config(overrides, stop_on=stop_on, command="caid")
     set_environment(config)
     check_disk(config)
     from ctwa.engine.caid_settings import read_caid_settings  # torch's import takes seconds

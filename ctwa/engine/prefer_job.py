@@ -49,7 +49,7 @@ def prefer(
         CtwaError: a mistake that was found before anything started.
         RunFailed: the run ended by an error, which the user has been told of.
     """
-    config = compose_config(overrides, stop_on=stop_on, name="prefer", module="ctwa.config.prefer")
+    config = compose_config(overrides, stop_on=stop_on, command="prefer")
     set_environment(config)
     settings = check_preference_config(config)
     check_machine(config)

@@ -77,7 +77,9 @@ class PreferenceSettings(StrictModel):
     resume: bool = False
     seed: Annotated[int, Field(ge=0)] = 0
     task_dir: str | None = None
-    objectives: Annotated[dict[str, PreferenceObjective], Field(min_length=1)]
+    objectives: Annotated[dict[str, PreferenceObjective], Field(min_length=1)] = Field(
+        default_factory=dict, validate_default=True
+    )
     loss: PreferenceLossConfig
     method: AggregatorConfig
     max_length: Annotated[int, Field(ge=2)] = 512

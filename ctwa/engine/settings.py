@@ -85,7 +85,7 @@ class Settings(StrictModel):
     resume: bool = False
     seed: Annotated[int, Field(ge=0)] = 0
     task_dir: str | None = None
-    objectives: Objectives
+    objectives: Objectives = Field(default_factory=dict, validate_default=True)
     method: MethodConfig
     reference_length: ReferenceConfig | None = None
     rewards: RewardSettings = Field(default_factory=RewardSettings)

@@ -68,7 +68,7 @@ def train(task_dir: Path, tmp_path: Path) -> Callable[..., Recorder]:
         for key, part in (("data", "train"), ("validation", "validation"))
     ]
     often = ["method=linear", "trainer.save_freq=1", "trainer.test_freq=4", "trainer.logger=[]"]
-    config: DictConfig = compose_config([*own, *files, *often], name="prefer", module="ctwa.config.prefer")
+    config: DictConfig = compose_config([*own, *files, *often], command="prefer")
     settings = check_preference_config(config)
     data, _, _ = prepare_data(config, settings)
 

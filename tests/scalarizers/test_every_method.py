@@ -4,15 +4,12 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from pydantic import TypeAdapter
 from torch import Tensor
 
-import ctwa
 from ctwa.aggregators.registry import GRADIENT_METHODS
 from ctwa.batch import RewardMatrix, Rollout
 from ctwa.covariance.probe import Progress
@@ -370,22 +367,6 @@ def test_the_order_of_completions_does_not_matter(make_batch, method):
     one, other = (drive(build(method, names), each) for each in (batch, batch.with_rows(order_N)))
 
     torch.testing.assert_close(one.advantages_NT[order_N], other.advantages_NT, rtol=0, atol=1e-9)
-
-
-@every_method
-def test_the_packaged_config_has_every_option_with_its_default(method):
-    path = Path(ctwa.__file__).parent / "config" / "method" / f"{method}.yaml"
-    written = yaml.safe_load(path.read_text())
-    config_class = type(CONFIG.validate_python({"type": method, **CASES[method].config(EIGHT[:3])}))
-    fields = config_class.model_fields
-
-    assert path.read_text().startswith("# @package ctwa.method\n")
-    assert sorted(written) == sorted(fields)
-    for option, field in fields.items():
-        if field.is_required():
-            assert written[option] == "???" or written[option].startswith("${")
-        else:
-            assert written[option] == field.get_default(call_default_factory=True)
 
 
 @every_method

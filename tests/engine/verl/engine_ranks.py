@@ -134,23 +134,30 @@ def some_rows(lengths: list[int], *, seed: int) -> list[Tensor]:
 
 
 def every_method(folder: Path) -> None:
-    """Save, for each kind and method, what the mini-batches measured, how it was weighed, and the step's gradient."""
+    """Save what :func:`measure_every_method` and, last, :func:`two_steps_of_ctwa` find."""
     rank, num_ranks = join(folder)
-    measured = {}
+    measured = measure_every_method(folder, rank, num_ranks)
+    measured["sequence parallel"] = two_steps_of_ctwa(folder, num_ranks)
+    torch.save(measured, folder / f"measured-{rank}of{num_ranks}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def measure_every_method(folder: Path, rank: int, num_ranks: int) -> dict[Any, Any]:
+    """For each kind and method what the mini-batches measured, how it was weighed, and the step's gradient."""
+    measured: dict[Any, Any] = {}
     for kind, overrides in KINDS.items():
         engine = build_engine(folder, *overrides)
         if kind == "lora":
             leave_the_start(engine)
         for method in GRADIENT_METHODS:
             measured[kind, method] = two_mini_batches(engine, method, rank, num_ranks)
-    # Last: it changes the attention of this process.
-    measured["sequence parallel"] = two_steps_of_ctwa(folder, num_ranks)
-    torch.save(measured, folder / f"measured-{rank}of{num_ranks}.pt")
-    torch.distributed.destroy_process_group()
+    return measured
 
 
 def two_steps_of_ctwa(folder: Path, num_ranks: int) -> list[dict[str, Any]]:
     """Two steps with the statistic of the updated policy, on ranks that share the rows of one sequence parallel group.
+
+    It changes the attention of this process.
 
     Returns:
         Of each step the places of the rows that this rank sent, the log-probs after it, CTWA's weights, the gradient's
