@@ -28,7 +28,7 @@ START_A = torch.tensor([0.02, 0.48, 0.30, 0.20], dtype=torch.float64)
 NAMES = ("right", "short")
 WEIGHTS = {"right": 0.8, "short": 0.2}
 TARGETS = {"right": 0.05, "short": 0.05}  # of the covariance of each reward with the update
-B, K, S, LEARNING_RATE = 32, 16, 400, 0.1
+B, K, S, LEARNING_RATE = 32, 16, 200, 0.2
 
 
 class Grpo:
