@@ -126,7 +126,7 @@ def build_engine(config: Any) -> tuple[Any, Callable]:
     from verl.workers.engine import EngineRegistry
     from verl.workers.utils.losses import ppo_loss
 
-    from ctwa.engine.gradients import OBJECTIVE_LOSSES, ObjectiveLosses, objective_losses
+    from ctwa.engine.gradients import OBJECTIVE_LOSSES, ObjectiveLosses, policy_losses
     from ctwa.engine.verl.cpu_platform import register_cpu_platform
     from ctwa.engine.verl.registry import register_engines
 
@@ -157,7 +157,7 @@ def build_engine(config: Any) -> tuple[Any, Callable]:
     def loss_fn(model_output: dict, data: Any, dp_group: Any = None) -> tuple[Any, dict]:
         if not engine.collects:
             return verls(model_output=model_output, data=data, dp_group=dp_group)
-        losses, shared, metrics = objective_losses(verls, model_output, data, dp_group, engine.plan)
+        losses, shared, metrics = policy_losses(verls, model_output, data, dp_group, engine.plan)
         return losses[0], {**metrics, OBJECTIVE_LOSSES: ObjectiveLosses(losses, shared)}
 
     return engine, loss_fn

@@ -38,7 +38,7 @@ from ctwa.engine.settings import Settings, read_settings
 from ctwa.engine.train_job import TrainJob
 from ctwa.run.log import quiet
 from ctwa.run.trace import read_trace
-from ctwa.scalarizers.catalogue import CATALOGUE
+from ctwa.scalarizers import METHODS
 
 if TYPE_CHECKING:
     from ctwa.engine.probe import ProbeMeter
@@ -90,7 +90,7 @@ COMPARISONS = {
         reference="linear-traced",
     ),
     "methods": Comparison(
-        {method: settings_of(method, steps=1000) for method in (*CATALOGUE, next(iter(CONTROLS)))}, reference="linear"
+        {method: settings_of(method, steps=1000) for method in (*METHODS, next(iter(CONTROLS)))}, reference="linear"
     ),
 }
 

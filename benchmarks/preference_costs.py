@@ -61,15 +61,14 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
             "actor_rollout_ref.model.target_modules=all-linear",
             "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=16384",
         ],
-        name="prefer",
-        module="ctwa.config.prefer",
+        command="prefer",
     )
     set_environment(config)
     engine, _ = build_engine(config)
 
     from ctwa.aggregators.cagrad_clip import CAGradClipConfig
     from ctwa.aggregators.clamp import ClampConfig
-    from ctwa.aggregators.linear import LinearConfig
+    from ctwa.aggregators.linear import FixedWeightsConfig
     from ctwa.aggregators.registry import build_aggregator
     from ctwa.engine.gradients import OBJECTIVE_LOSSES, GradientPlan, ObjectiveLosses
     from ctwa.engine.pairs.objective import PreferenceObjective
@@ -77,8 +76,8 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
     from ctwa.preference import DpoLoss
 
     variants: dict[str, tuple[int, Any, bool]] = {
-        "loss weighting, M = 1": (1, LinearConfig(), True),
-        "loss weighting, M = 3": (3, LinearConfig(), True),
+        "loss weighting, M = 1": (1, FixedWeightsConfig(), True),
+        "loss weighting, M = 3": (3, FixedWeightsConfig(), True),
         "RACO, M = 3": (3, CAGradClipConfig(), True),
         "CLAMP, M = 3": (3, ClampConfig(), True),
         "RACO, M = 3, separate pairs": (3, CAGradClipConfig(), False),

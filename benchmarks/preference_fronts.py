@@ -74,7 +74,7 @@ def compose(arguments: argparse.Namespace, method: str, preference: float, seed:
         "trainer.test_freq=-1",
         *METHODS[method],
     ]
-    return compose_config(overrides, name="prefer", module="ctwa.config.prefer")
+    return compose_config(overrides, command="prefer")
 
 
 def run_all(arguments: argparse.Namespace, wanted: list[tuple[str, float, int]]) -> None:

@@ -137,7 +137,7 @@ def sampled() -> None:
     from ctwa.cli import main as ctwa
 
     path = sys.argv.pop(1)
-    main_thread = threading.main_thread().ident
+    main_thread = threading.get_ident()
 
     def look() -> None:
         with open(path, "w", buffering=1) as file:

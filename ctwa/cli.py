@@ -10,11 +10,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.text import Text
+from typer.core import TyperCommand
 
 import ctwa.engine.process  # noqa: F401 - before all that takes long to import
 from ctwa.errors import CtwaError
@@ -24,6 +25,7 @@ from ctwa.run.log import RunFailed
 
 if TYPE_CHECKING:
     from ctwa.engine.recorder import Stop
+    from ctwa.report.compare import Comparison
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -71,6 +73,22 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+class _WithGroups(TyperCommand):
+    """A command whose help ends with the groups of its configuration, which are looked for when it is asked for."""
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write the groups with their choices."""
+        del ctx
+        from ctwa.engine.groups import default_choices, groups_of
+
+        assert self.name is not None
+        choices = groups_of(self.name)
+        with formatter.section("Groups, each with its default"):
+            formatter.write_dl(
+                [(f"{group}={name}", ", ".join(choices[group])) for group, name in default_choices(self.name).items()]
+            )
+
+
 @app.callback()
 def options(
     version: Annotated[
@@ -113,54 +131,41 @@ def _execute(job: str, overrides: list[str] | None, dry_run: bool, stop_on: list
     run(start)
 
 
-@app.command(context_settings={"ignore_unknown_options": True})
+@app.command(cls=_WithGroups, context_settings={"ignore_unknown_options": True})
 def train(overrides: Overrides = None, dry_run: DryRun = False, stop_on: StopOn = None) -> None:
-    """Fine-tune a model on several objectives.
-
-    Groups: method={cagrad,cagrad_clip,ctwa,dynamic,gdpo,gradnorm,hypervolume,lagrangian,linear,mgda,pama,pcgrad,probe,
-    schedule,tchebycheff,upgrad} (`ctwa methods` says what each is), task={testbed,math500,custom}, engine={cpu,gpu},
-    estimator={grpo,reinforce}, clipping={on,off}, generation={transformers,vllm_cpu,vllm}.
-    """
+    """Fine-tune a model on several objectives; `ctwa methods` says what the methods are."""
     _execute("ctwa.engine.train_job:TrainJob", overrides, dry_run, stop_on)
 
 
-@app.command(context_settings={"ignore_unknown_options": True})
+@app.command(cls=_WithGroups, context_settings={"ignore_unknown_options": True})
 def prefer(overrides: Overrides = None, dry_run: DryRun = False, stop_on: StopOn = None) -> None:
-    """Align a model with several objectives' preference pairs, without a reward model (docs/preference.md).
-
-    Groups: method={raco,raco_unclipped,clamp,linear}, loss={dpo,ipo,cpo,simpo}, task={testbed,custom},
-    engine={cpu,gpu}.
-    """
+    """Align a model with several objectives' preference pairs, without a reward model (docs/preference.md)."""
     _execute("ctwa.engine.prefer_job:PreferJob", overrides, dry_run, stop_on)
 
 
-@app.command(context_settings={"ignore_unknown_options": True})
+@app.command(cls=_WithGroups, context_settings={"ignore_unknown_options": True})
 def caid(overrides: Overrides = None, dry_run: DryRun = False, stop_on: StopOn = None) -> None:
     """Align a model under constraints by iterated dualization (docs/caid.md).
 
     E.g. ctwa caid ctwa.run=runs/caid ctwa.task_dir=runs/testbed-D 'ctwa.caid.thresholds={accuracy:0.05}'.
-    Groups: task={testbed,math500,custom}, engine={cpu,gpu}, generation={transformers,vllm_cpu,vllm}.
     """
     _execute("ctwa.engine.caid_job:CaidJob", overrides, dry_run, stop_on)
 
 
 @app.command()
-def methods() -> None:
-    """List the methods: what each combines, and what a step costs beyond one with fixed weights."""
-    from rich.table import Table
+def methods(
+    name: Annotated[str | None, typer.Argument(help="A method or a loss: print what it is, costs and takes.")] = None,
+) -> None:
+    """List the methods and losses: what each does, and what a step costs beyond one with fixed weights."""
+    from ctwa.listing import describe, tables
 
-    from ctwa.preference.catalogue import ALIGNMENT
-    from ctwa.scalarizers.catalogue import CATALOGUE
-
-    rewards = Table("method", "level", "extra passes a step", "memory", "what it does", "source", box=None)
-    for name, info in CATALOGUE.items():
-        rewards.add_row(name, info.level, info.passes, info.memory, info.summary, info.source)
-    preferences = Table("method", "command", "extra passes a step", "what it does", "source", box=None)
-    for name, way in ALIGNMENT.items():
-        preferences.add_row(name, way.command, way.passes, way.summary, way.source)
+    if name is not None:
+        print(describe(name))
+        return
     # One line each where the output goes to a file or a pipe, which have no width.
     console = Console(width=None if sys.stdout.isatty() else 200)
-    console.print("from rewards: ctwa train", rewards, "\nfrom preferences", preferences, sep="\n")
+    for title, table in tables():
+        console.print(title, table, sep="\n", end="\n\n")
 
 
 @app.command()
@@ -170,15 +175,17 @@ def summary(
         Path | None, typer.Option(callback=_file, help="Draw the curves of the runs into this PNG, SVG or PDF.")
     ] = None,
 ) -> None:
-    """Sum up runs: one alone, or several side by side."""
-    from ctwa.report.comparison import compare
+    """Sum up a run; several are compared, as by `ctwa compare`."""
     from ctwa.report.summary import summarize, summary_text
 
-    print(summary_text(summarize(runs[0])) if len(runs) == 1 else compare(runs))
+    if len(runs) == 1:
+        print(summary_text(summarize(runs[0])))
+    else:
+        _print_comparison(runs)
     if figure is not None:
-        from ctwa.report.figures import plot_runs
+        from ctwa.report.html.paper import write_overview
 
-        plot_runs(runs, figure)
+        write_overview(runs, figure)
         print(f"figure: {figure}")
 
 
@@ -199,7 +206,7 @@ def report(
     from ctwa.report.html import write_report
 
     out = out or (runs[0] / "report.html" if len(runs) == 1 else Path("report.html"))
-    written = write_report(runs, out, figures=figures, num_processes=os.cpu_count() or 1)
+    written = write_report(runs, out, figures=figures)
     print(f"report: {out}")
     if figures is not None:
         print(f"figures: {len(written)} files in {figures}")
@@ -219,14 +226,22 @@ def compare(
     """Compare methods at equal steps or equal time, with intervals over seeds. Runs that differ in their seed alone are
     one method.
     """
-    from ctwa.report.compare import compare_methods, comparison_text
-
-    comparison = compare_methods(runs, at_steps=at_steps, at_seconds=at_seconds)
-    print(comparison_text(comparison))
+    comparison = _print_comparison(runs, at_steps=at_steps, at_seconds=at_seconds)
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_text(json.dumps(comparison.as_json(), indent=2, allow_nan=False) + "\n")
         print(f"\nnumbers: {json_file}")
+
+
+def _print_comparison(runs: list[Path], *, at_steps: int | None = None, at_seconds: float | None = None) -> Comparison:
+    from ctwa.report.compare import compare_groups, comparison_text, curves_text
+    from ctwa.report.groups import group_runs
+    from ctwa.report.trace import read_runs
+
+    read = read_runs(runs)
+    comparison = compare_groups(group_runs(read), at_steps=at_steps, at_seconds=at_seconds)
+    print(comparison_text(comparison), curves_text(read), sep="\n\n")
+    return comparison
 
 
 @app.command()
@@ -243,9 +258,9 @@ def watch(
 
         watch(run)
     else:
-        from ctwa.report.watch.web import serve
+        from ctwa.report.watch.web import LiveReport, serve
 
-        serve(run, web, say=print)
+        serve(LiveReport(run), web, say=print)
 
 
 @app.command()

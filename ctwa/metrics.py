@@ -18,6 +18,7 @@ VALIDATION_LENGTH = "val/response_length"
 MISSING_ROWS = ("rollout/missing_rows", "val_rollout/missing_rows")
 USABLE_GROUPS = "rollout/usable_groups"
 CLIP_FRACTION, CLIP_MASS, CLIP_DISTORTION = "clip/fraction", "clip/mass", "clip/distortion"
+GRADIENT_COSINE = "gradient/cosine/"
 FEASIBILITY = "ctwa/feasibility"
 
 TRAINING = frozenset(
@@ -83,7 +84,7 @@ def gradient_norm(name: str) -> str:
 
 def gradient_cosine(name: str, other: str) -> str:
     """The cosine of two objectives' gradients."""
-    return f"gradient/cosine/{name}:{other}"
+    return f"{GRADIENT_COSINE}{name}:{other}"
 
 
 def probe_gain(name: str) -> str:
@@ -129,9 +130,15 @@ def objectives_in(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(trained or validated))
 
 
+def mean_of_share(name: str) -> str:
+    """Of `objective/<objective>/scored_frac` the `objective_mean`; "" of any other metric."""
+    is_share = name.startswith("objective/") and name.endswith("/scored_frac")
+    return objective_mean(parse(name).objective) if is_share else ""
+
+
 def of_methods(names: Iterable[str], shown: Container[str] = ()) -> list[str]:
     """The metrics that are methods' own, whichever the methods are, without those that are shown already."""
-    return [name for name in names if parse(name).family not in TRAINING and name not in shown]
+    return [name for name in names if parse(name).family not in TRAINING and parse(name).key and name not in shown]
 
 
 def renamed(name: str) -> str:

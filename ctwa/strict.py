@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 
 from ctwa.errors import did_you_mean, shown, told_together
 
@@ -104,12 +105,12 @@ def _tag(model: type[BaseModel]) -> Any:
 
 def defaults_of(model: type[BaseModel]) -> dict[str, Any]:
     """Every key of a configuration with its default, as plain containers; ``???`` for what has none."""
-    return {
-        name: "???" if field.is_required() else _plain(field.get_default(call_default_factory=True))
-        for name, field in model.model_fields.items()
-        if not field.exclude
-    }
+    return {name: _default(field) for name, field in model.model_fields.items() if not field.exclude}
 
 
-def _plain(value: Any) -> Any:
+def _default(field: FieldInfo) -> Any:
+    if field.is_required():
+        kind = field.annotation
+        return defaults_of(kind) if isinstance(kind, type) and issubclass(kind, BaseModel) else "???"
+    value = field.get_default(call_default_factory=True)
     return value.model_dump(mode="json") if isinstance(value, BaseModel) else value

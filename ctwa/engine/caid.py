@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from ctwa import metrics as key_of
-from ctwa.aggregators.linear import Linear, LinearConfig
+from ctwa.aggregators.linear import FixedWeights, FixedWeightsConfig
 from ctwa.engine.caid_samples import PolicySampler, Samples
 from ctwa.engine.caid_settings import REWARD, CaidSettings
 from ctwa.engine.gradients import GradientPlan
@@ -54,7 +54,7 @@ class CaidTrainer(Trainer):
         self.samples = PolicySampler(config, settings, sampler, recorder)
         self.caid = Caid(settings.caid)
         self._iteration_ends = settings.steps_per_iteration  # at this step
-        self._aggregator = Linear(LinearConfig(), {COMPOSITE: 1.0})
+        self._aggregator = FixedWeights(FixedWeightsConfig(), {COMPOSITE: 1.0})
         self._loss = DpoLoss(beta=settings.caid.beta)
         actor = config.actor_rollout_ref.actor
         self._workers = PreferenceWorkers(

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 class CaidJob(Job):
     """An alignment under constraints."""
 
-    name: ClassVar[str] = "caid"
-    module: ClassVar[str] = "ctwa.config.caid"
+    command: ClassVar[str] = "caid"
     settings: CaidSettings
 
     def check(self) -> None:

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field
 
 from ctwa.engine.checks.config import check_settings, check_token_budgets
 from ctwa.engine.checks.look import look
-from ctwa.engine.settings import ModelSource, Settings, read_settings
+from ctwa.engine.settings import DiagnosticSettings, ModelSource, Settings, read_settings
 from ctwa.errors import CtwaError
 from ctwa.models.look import Source, look_at_model
 from ctwa.preference.caid import CaidConfig
@@ -35,12 +35,13 @@ class CaidSettings(Settings):
     """
 
     caid: CaidConfig
+    diagnostics: DiagnosticSettings = DiagnosticSettings(covariance="none")
     policies: Annotated[dict[str, ModelSource], BeforeValidator(lambda given: given or {})] = Field(
-        default_factory=dict
+        default=None, validate_default=True
     )
     implicit_scale: Literal["paper", "published-code"] = "paper"
-    pairs_per_prompt: Annotated[int, Field(ge=1)] = 4
-    steps_per_iteration: Annotated[int, Field(ge=1)] = 32
+    pairs_per_prompt: Annotated[int, Field(ge=1, le=1_000_000)] = 4
+    steps_per_iteration: Annotated[int, Field(ge=1, le=1_000_000)] = 32
     labels: Literal["soft", "drawn"] = "soft"
 
     @property

@@ -1,4 +1,4 @@
-"""From the overrides of a command line to a configuration whose keys and values can be: without torch, verl or ray.
+"""From the overrides of a command line to a configuration whose keys and values can be: without verl or ray.
 
 Hydra composes; what it says of a mistake is said again in one sentence, with the name that was meant.
 """
@@ -20,8 +20,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import ctwa.config
-from ctwa.engine.checks.bounds import leaves, out_of_bounds
+from ctwa.engine.checks.bounds import bounds_of, leaves, out_of_bounds
 from ctwa.engine.checks.keys import dotted, known_keys, near_key, verl_files, wrong_keys
+from ctwa.engine.groups import MODULES, SETTINGS, groups_of, register
 from ctwa.errors import CtwaError, did_you_mean, shown, told_together
 
 OmegaConf.register_new_resolver("ctwa_config_dir", lambda: str(Path(ctwa.config.__file__).parent), replace=True)
@@ -30,59 +31,56 @@ OmegaConf.register_new_resolver("ctwa_verl_config_dir", lambda: str(verl_files()
 HOW = "settings are written KEY=VALUE, e.g. trainer.total_training_steps=60 (docs/training.md)"
 
 
-def compose_config(
-    overrides: Sequence[str], *, stop_on: Sequence[str] = (), name: str = "train", module: str = "ctwa.config"
-) -> DictConfig:
-    """The resolved configuration of ``ctwa train`` with these overrides (Hydra's syntax), all of it within bounds.
+def compose_config(overrides: Sequence[str], *, stop_on: Sequence[str] = (), command: str = "train") -> DictConfig:
+    """The resolved configuration of a command with these overrides (Hydra's syntax), all of it within bounds.
 
     Args:
         overrides: Hydra's.
         stop_on: alarms that end the run, beside those of the key ``ctwa.stop_on``.
-        name: of the file that names the defaults; of another command, another one.
-        module: the package it is in.
+        command: ``train``, ``prefer`` or ``caid``.
 
     Raises:
         CtwaError: an override that cannot be read, a key that does not exist or does nothing, a value that is missing
             or out of bounds.
     """
     parsed = _parse(overrides)
-    known = known_keys(name, module)
-    _refuse_groups(parsed, _groups(module), known)
-    with _as_one_sentence(parsed, known, name, module):
-        config = _compose(_search_path(parsed, module), name, module)
-        _refuse_deletions(config, parsed, known, module)
-        settle(config, known, module, [override.key_or_group for override in parsed])
+    known = known_keys(command)
+    _refuse_groups(parsed, groups_of(command), known)
+    with _as_one_sentence(parsed, command):
+        config = _compose(_search_path(parsed, command), command)
+        _refuse_deletions(config, parsed, known, command)
+        settle(config, command, [override.key_or_group for override in parsed])
     given = config.ctwa.stop_on
     config.ctwa.stop_on = list(dict.fromkeys([*([given] if isinstance(given, str) else given), *stop_on]))
     return config
 
 
-def settle(config: DictConfig, known: Mapping[str, Any], module: str, written: Sequence[str] = ()) -> None:
+def settle(config: DictConfig, command: str, written: Sequence[str] = ()) -> None:
     """Refuse what a composed configuration cannot be; then resolve its interpolations and make its paths absolute.
 
     Args:
         config: as composed; changed in place.
-        known: every key there may be (``known_keys``).
-        module: the package of the command's configuration.
+        command: whose it is.
         written: the keys the user wrote: of several mistakes those in them are told, and not what follows from them.
 
     Raises:
         CtwaError: a key that does not exist or does nothing, a value that is missing or out of bounds.
     """
-    raw = _plain(config)
-    _tell(wrong_keys(raw, known, lambda key: near_key(key, _names(raw, known, module))), written)
+    raw, known = _plain(config), known_keys(command)
+    _tell(wrong_keys(raw, known, lambda key: near_key(key, _names(raw, command))), written)
     _refuse_missing(raw)
     _resolve(config, raw, written)
-    _tell(out_of_bounds(_plain(config)), written)
+    _tell(out_of_bounds(_plain(config), bounds_of(SETTINGS[command], "ctwa")), written)
     _make_absolute(config)
 
 
-def _compose(overrides: Sequence[str], name: str, module: str) -> DictConfig:
-    with initialize_config_module(module, version_base=None):
-        return compose(name, overrides=list(overrides))
+def _compose(overrides: Sequence[str], command: str) -> DictConfig:
+    register(command)
+    with initialize_config_module(MODULES[command], version_base=None):
+        return compose(command, overrides=list(overrides))
 
 
-def _search_path(parsed: Sequence[Override], module: str) -> list[str]:
+def _search_path(parsed: Sequence[Override], command: str) -> list[str]:
     """The overrides, with a search path of the user's own put before ours."""
     lines = []
     for override in parsed:
@@ -100,7 +98,7 @@ def _search_path(parsed: Sequence[Override], module: str) -> list[str]:
                     f"hydra.searchpath: there is no folder {place}: give one that holds e.g. task/mine.yaml"
                 )
         # As in the command's own file, whose search path this takes the place of.
-        places = [*own, *(["pkg://ctwa.config"] if module != "ctwa.config" else []), f"file://{verl_files()}"]
+        places = [*own, *(["pkg://ctwa.config"] if MODULES[command] != "ctwa.config" else []), f"file://{verl_files()}"]
         lines.append(f"hydra.searchpath=[{','.join(map(repr, places))}]")
     return lines
 
@@ -111,7 +109,7 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
     for each in overrides:
         name, equals, _ = each.partition("=")
         if name.startswith("-"):
-            key = near_key(name.strip("-"), dotted(known_keys("train", "ctwa.config")))
+            key = near_key(name.strip("-"), dotted(known_keys("train")))
             raise CtwaError(f"there is no option {name}: {HOW}{key}")
         if name.endswith((".yaml", ".yml")) and not equals:
             raise CtwaError(f"{each} is no setting, and a file of settings is not read: {HOW}")
@@ -131,11 +129,11 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
     return parsed
 
 
-def _refuse_deletions(config: DictConfig, parsed: Sequence[Override], known: Mapping[str, Any], module: str) -> None:
+def _refuse_deletions(config: DictConfig, parsed: Sequence[Override], known: Mapping[str, Any], command: str) -> None:
     """What is empty by default may be deleted, and a section that is written anew (``~ctwa.x +ctwa.x={...}``)."""
     empty = {f"ctwa.{key}" for key, default in known["ctwa"].items() if default in ({}, None)}
-    needed = {*dotted(known), *_groups(module)} - empty
-    chosen = {override.key_or_group for override in parsed if not override.is_delete()} & {*_groups(module)}
+    needed = {*dotted(known), *groups_of(command)} - empty
+    chosen = {override.key_or_group for override in parsed if not override.is_delete()} & {*groups_of(command)}
     there = {*dotted(_plain(config)), *chosen}
     for override in parsed:
         key = override.key_or_group
@@ -169,24 +167,14 @@ def _refuse_missing(raw: Mapping[str, Any]) -> None:
         raise CtwaError("give a value for " + ", ".join(missing))
     inside = [key for key, value in values.items() if "${ctwa.task_dir}" in str(value)]
     if inside and values.get("ctwa.task_dir") is None:
-        raise CtwaError(f"ctwa.task_dir=null is not possible, for {', '.join(inside)} are in it: give the folder")
+        raise CtwaError(f"ctwa.task_dir is missing, and {', '.join(inside)} are in it: give the folder")
 
 
-def _names(raw: Mapping[str, Any], known: Mapping[str, Any], module: str) -> list[str]:
+def _names(raw: Mapping[str, Any], command: str) -> list[str]:
     """Every key there may be: of the files, of the groups' choices, and the groups themselves."""
     ours = raw.get("ctwa")
-    return [*dotted(known), *dotted(ours if isinstance(ours, Mapping) else {}, "ctwa."), *_groups(module)]
-
-
-def _groups(module: str) -> dict[str, list[str]]:
-    """The groups of a command, with their choices."""
-    folders = [files("ctwa.config"), files(module)]
-    found: dict[str, list[str]] = {}
-    for folder in (each for base in folders for each in base.iterdir() if each.is_dir()):
-        choices = sorted(each.name.removesuffix(".yaml") for each in folder.iterdir() if each.name.endswith(".yaml"))
-        if choices and not (folder / "__init__.py").is_file():
-            found[folder.name] = choices
-    return found
+    node = dotted(ours if isinstance(ours, Mapping) else {}, "ctwa.")
+    return [*dotted(known_keys(command)), *node, *groups_of(command)]
 
 
 def _tell(wrong: Mapping[str, str], written: Sequence[str]) -> None:
@@ -202,30 +190,28 @@ def _is_within(key: str, other: str) -> bool:
 
 
 @contextmanager
-def _as_one_sentence(parsed: Sequence[Override], known: Mapping[str, Any], name: str, module: str) -> Iterator[None]:
+def _as_one_sentence(parsed: Sequence[Override], command: str) -> Iterator[None]:
     """What Hydra and OmegaConf refuse, in our words."""
     try:
         yield
     except CtwaError:
         raise
     except MissingConfigException as error:
-        raise _no_such_choice(error, module) from None
+        raise _no_such_choice(error, command) from None
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, RecursionError, UnicodeError, ValueError) as error:
         for override in parsed:
-            _refuse_key(override, str(error), parsed, known, name, module)
+            _refuse_key(override, str(error), parsed, command)
         raise CtwaError(f"the configuration cannot be composed: {_first_lines(error)}") from error
 
 
-def _no_such_choice(error: MissingConfigException, module: str) -> CtwaError:
+def _no_such_choice(error: MissingConfigException, command: str) -> CtwaError:
     group, _, given = str(error.missing_cfg_file).rpartition("/")
-    # verl has groups of its own, one by the name of one of ours; and some of ctwa.config's are ctwa train's alone.
-    others = [verl_files()]
-    if (files(module) / group).is_dir() and module != "ctwa.config":
-        others.append(Path(str(files("ctwa.config"))))
+    # verl has groups of its own, one by the name of one of ours; and some of ctwa.config's are another command's.
+    others = [verl_files(), Path(str(files("ctwa.config")))]
     options = [
         each
         for each in error.options or ()
-        if (files(module) / group / f"{each}.yaml").is_file()
+        if each in groups_of(command).get(group, ())
         or not any((folder / group / f"{each}.yaml").is_file() for folder in others)
     ]
     if not options:
@@ -248,18 +234,16 @@ def _refuse_groups(parsed: Sequence[Override], groups: Mapping[str, Sequence[str
             raise CtwaError(f"{group}={shown(value)} is not possible, for it is a section: write {group}.<key>=<value>")
 
 
-def _refuse_key(
-    override: Override, said: str, parsed: Sequence[Override], known: Mapping[str, Any], name: str, module: str
-) -> None:
+def _refuse_key(override: Override, said: str, parsed: Sequence[Override], command: str) -> None:
     key = override.key_or_group
     if not said.startswith((f"Could not override '{key}'", f"Could not delete from config. '{key}'")):
         return
-    if isinstance(override.value(), dict) and key in dotted(known):
+    if isinstance(override.value(), dict) and key in dotted(known_keys(command)):
         raise CtwaError(f"{override.input_line} gives {key} new names: write ++{override.input_line.lstrip('+')}")
     # Composed once more, for the keys that the chosen method and task bring.
-    groups = _groups(module)
+    groups = groups_of(command)
     chosen = [each.input_line for each in parsed if each.key_or_group in groups or each.key_or_group[:6] == "hydra."]
-    names = _names({"ctwa": _plain(_compose(chosen, name, module).ctwa)}, known, module)
+    names = _names({"ctwa": _plain(_compose(chosen, command).ctwa)}, command)
     raise CtwaError(f"{key} is no key of the configuration{near_key(key, names)}")
 
 

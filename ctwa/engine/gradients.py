@@ -170,7 +170,7 @@ def combined_advantages(plan: GradientPlan, advantages_MNT: Tensor) -> Tensor | 
     return torch.einsum("m,mnt->nt", torch.stack(weights).mean(0).to(advantages_MNT), advantages_MNT)
 
 
-def objective_losses(
+def policy_losses(
     loss_fn: Callable[..., tuple[Tensor, dict]],
     model_output: dict[str, Any],
     data: TensorDict,

@@ -81,8 +81,7 @@ class Job(ABC):
         config: the resolved config, with the environment set that it wants.
 
     Attributes:
-        name: of the Hydra config that the command composes.
-        module: where that is.
+        command: ``train``, ``prefer`` or ``caid``.
         settings: our part of the config, validated.
         num_steps: of the run.
         num_samples: completions of a step that are kept for people.
@@ -91,8 +90,7 @@ class Job(ABC):
         CtwaError: a mistake in the config, or something that this machine has not.
     """
 
-    name: ClassVar[str]
-    module: ClassVar[str]
+    command: ClassVar[str]
     settings: Any
     num_steps: int
     num_samples: int
@@ -197,7 +195,7 @@ def execute(
         CtwaError: a mistake that was found before anything started.
         RunFailed: the run ended by an error, which the user has been told of.
     """
-    config = compose_config(overrides, stop_on=stop_on, name=kind.name, module=kind.module)
+    config = compose_config(overrides, stop_on=stop_on, command=kind.command)
     set_environment(config)
     job = kind(config)
     if dry_run:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from omegaconf import DictConfig, open_dict
 
+from ctwa.aggregators.registry import AGGREGATORS
 from ctwa.engine.checks.config import check_backward_passes, check_token_budgets, num_data_ranks
 from ctwa.engine.checks.folders import check_folders
 from ctwa.engine.checks.look import look_at_trained_model, model_source
@@ -14,7 +15,6 @@ from ctwa.engine.job import Job, line, passes_text
 from ctwa.engine.ray_session import ray_session
 from ctwa.errors import CtwaError
 from ctwa.models.look import Source, look_at_model, look_at_tokenizer
-from ctwa.preference.catalogue import alignment_name
 from ctwa.run.folder import ObjectiveInfo
 
 if TYPE_CHECKING:
@@ -31,8 +31,7 @@ class PreferJob(Job):
         tokenizer: the model's.
     """
 
-    name: ClassVar[str] = "prefer"
-    module: ClassVar[str] = "ctwa.config.prefer"
+    command: ClassVar[str] = "prefer"
     settings: PreferenceSettings
     num_samples = 0
 
@@ -47,10 +46,13 @@ class PreferJob(Job):
     def about(self) -> dict[str, Any]:
         """With the loss beside the method."""
         return {
-            "method": f"{alignment_name(self.settings.method.type)}, {self.settings.loss.type}",
+            "method": f"{self._method()}, {self.settings.loss.type}",
             "objectives": {name: ObjectiveInfo(weight=weight) for name, weight in self.settings.weights.items()},
             "result": "share of held-out pairs that the policy ranks as the objective prefers",
         }
+
+    def _method(self) -> str:
+        return AGGREGATORS[self.settings.method.type].preference_name or str(self.settings.method.type)
 
     def _rollout(self) -> str:
         return str(self.config.actor_rollout_ref.actor.strategy)  # there is no rollout
@@ -64,7 +66,7 @@ class PreferJob(Job):
         fewer = "" if stopping is None else f", fewer if {stopping.patience} validations in a row are no better"
         every = f"every {config.trainer.test_freq} steps; checkpoint every {config.trainer.save_freq} steps"
         return [
-            line("method", f"{alignment_name(settings.method.type)}, loss {settings.loss.type}"),
+            line("method", f"{self._method()}, loss {settings.loss.type}"),
             line("objectives", ", ".join(f"{name} ({weight:g})" for name, weight in settings.weights.items())),
             *(
                 line(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -13,6 +14,9 @@ from ctwa.engine.checks.resources import check_resources
 from ctwa.engine.ray_security import close_to_others
 from ctwa.engine.signals import end_request
 from ctwa.errors import CtwaError
+
+PATIENCE = 30
+"""Seconds that the end of a run waits for a transfer queue that is still starting."""
 
 
 @contextmanager
@@ -96,17 +100,23 @@ def _transfer_queue(settings: DictConfig) -> Iterator[Callable[[], None]]:
             "end, or start a cluster for each"
         )
     keys = queue_security.share_keys()
+    started: Future[None] = Future()
 
     def start() -> None:
-        queue_security.check_closed(_addresses(transfer_queue.init(settings)), keys)
-
-    with ThreadPoolExecutor(1, thread_name_prefix="ctwa-queue") as thread:
-        started = thread.submit(start)
         try:
-            yield started.result
-        finally:
-            wait([started])
-            transfer_queue.close()
+            queue_security.check_closed(_addresses(transfer_queue.init(settings)), keys)
+        except BaseException as error:  # noqa: BLE001 - told where it is waited for
+            started.set_exception(error)
+        else:
+            started.set_result(None)
+
+    # Not a pool's thread, which Python waits for at its end: Ray may never place the queue on a busy cluster.
+    threading.Thread(target=start, daemon=True, name="ctwa-queue").start()
+    try:
+        yield started.result
+    finally:
+        wait([started], timeout=PATIENCE)  # an error or a signal may come while it starts
+        transfer_queue.close()
 
 
 def _addresses(started: DictConfig) -> list[str]:

@@ -185,7 +185,7 @@ class MultiObjectiveTrainer(Trainer):
         step.metrics.setdefault("actor/entropy", sampled_entropy(update.log_probs_old_NT, update.rollout.mask_NT))
         if self._source != "none":
             step.metrics |= diagnostics(update)
-        step.metrics |= self.scalarizer.observe(update)
+        step.metrics |= self.scalarizer.observe_update(update)
         self.probe.step_covariance(step.metrics)
         progress = self.probe.forward(update)
         if progress is not None:
@@ -198,7 +198,7 @@ class MultiObjectiveTrainer(Trainer):
         return self.settings.log_probs_source(self.scalarizer.requirements)
 
     def _measured(self, progress: Progress) -> dict[str, float]:
-        return self.probe.metrics(progress) | self.scalarizer.measured(progress)
+        return self.probe.metrics(progress) | self.scalarizer.observe_probe(progress)
 
     def _update_of(self, step: Step) -> Update:
         """The new log-probs are those of the policy after the update, or of the one that each mini-batch met."""
@@ -233,7 +233,7 @@ class MultiObjectiveTrainer(Trainer):
             values = rewards_N[scored_N]
             metrics[f"val/{name}"] = float(values.mean())
             metrics[f"val_standard_error/{name}"] = float(values.std() / len(values) ** 0.5)
-        self.scalarizer.validated(self.steps_made, {name: metrics[f"val/{name}"] for name in names})
+        self.scalarizer.observe_validation(self.steps_made, {name: metrics[f"val/{name}"] for name in names})
         return metrics
 
     def state_dict(self) -> dict[str, Any]:

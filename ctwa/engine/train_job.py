@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 class TrainJob(Job):
     """A training on rewards."""
 
-    name: ClassVar[str] = "train"
-    module: ClassVar[str] = "ctwa.config"
+    command: ClassVar[str] = "train"
     settings: Settings
 
     def check(self) -> None:

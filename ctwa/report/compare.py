@@ -1,4 +1,6 @@
-"""Methods side by side at equal steps or equal time, with intervals over seeds: as a table and as JSON."""
+"""Methods side by side at equal steps or equal time, with intervals over seeds, and the curves of their runs: as tables
+and as JSON.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +13,18 @@ from typing import Any
 
 import numpy as np
 
+from ctwa import metrics as key_of
 from ctwa.errors import CtwaError
+from ctwa.report.curves import Curve, resampled
 from ctwa.report.groups import Group, group_runs, objectives_of
-from ctwa.report.summary import RunTrace, read_runs
+from ctwa.report.summary import COLUMNS, ObjectiveSummary, cells
+from ctwa.report.trace import RunTrace, read_runs
 from ctwa.run.jsonl import SCHEMA
-from ctwa.run.text import clean, duration, number, table
+from ctwa.run.text import clean, duration, number, sparkline, table
 from ctwa.statistics import CONFIDENCE, Interval, bootstrap, hypervolume, on_front, reference_point
+
+_CURVE = 12  # characters
+_UPDATE_COLUMNS = ("objective", "run", "mean covariance", "target", "below it", "first weight", "last")
 
 
 @dataclass(frozen=True)
@@ -74,10 +82,7 @@ def compare_methods(
         CtwaError: a path holds no run, a run has no result by then, both limits are given, or the results of some runs
             are over held-out problems and of others over training ones.
     """
-    if at_steps is not None and at_seconds is not None:
-        raise CtwaError("--at-steps and --at-seconds are both given: give one of them")
-    runs = read_runs(paths, wanted=lambda key: key.startswith(("val/", "objective/")) or key == "time/step")
-    return compare_groups(group_runs(runs), at_steps=at_steps, at_seconds=at_seconds)
+    return compare_groups(group_runs(read_runs(paths)), at_steps=at_steps, at_seconds=at_seconds)
 
 
 def compare_groups(
@@ -92,21 +97,8 @@ def compare_groups(
             f"the run {trained} has no results on held-out problems and others do: compare it with runs like it"
         )
     names = objectives_of(runs)
-    if at_seconds is None:
-        measured = {run.label: steps for run in runs if (steps := _measured_steps(run, at_steps)) is not None}
-        common = set.intersection(*measured.values()) if measured else set()
-        if not common:
-            limit = "" if at_steps is None else f" up to step {at_steps}"
-            raise CtwaError(
-                f"the runs have no step in common with a result of every objective{limit}: {_what_blocks(measured)}; "
-                "leave out what does not fit, or compare at equal time (--at-seconds)"
-            )
-        ends = {run.label: max(common) for run in runs}
-        at = f"step {max(common)}"
-    else:
-        ends = {run.label: _step_within(run, at_seconds) for run in runs}
-        at = f"{number(at_seconds)} s of training"
-    results = {run.label: _results_at(run, ends[run.label]) for run in runs}
+    at, ends = _ends(runs, at_steps, at_seconds)
+    results = {run.label: results_at(run, ends[run.label]) for run in runs}
     points_RM = np.array([[results[run.label].get(name, np.nan) for name in names] for run in runs])
     reference_M = reference_point(points_RM) if np.isfinite(points_RM).any(axis=0).all() else np.zeros(len(names))
     methods, means = [], []
@@ -138,6 +130,23 @@ def compare_groups(
     ]
     reference = dict(zip(names, reference_M.tolist(), strict=True))
     return Comparison(at, runs[0].source, runs[0].result, tuple(names), reference, tuple(methods))
+
+
+def _ends(runs: Sequence[RunTrace], at_steps: int | None, at_seconds: float | None) -> tuple[str, dict[str, int]]:
+    """Where runs are compared, in words, and the step at which each of them is."""
+    if at_steps is not None and at_seconds is not None:
+        raise CtwaError("--at-steps and --at-seconds are both given: give one of them")
+    if at_seconds is not None:
+        return f"{number(at_seconds)} s of training", {run.label: _step_within(run, at_seconds) for run in runs}
+    measured = {run.label: steps for run in runs if (steps := _measured_steps(run, at_steps)) is not None}
+    common = set.intersection(*measured.values()) if measured else set()
+    if not common:
+        limit = "" if at_steps is None else f" up to step {at_steps}"
+        raise CtwaError(
+            f"the runs have no step in common with a result of every objective{limit}: {_what_blocks(measured)}; "
+            "leave out what does not fit, or compare at equal time (--at-seconds)"
+        )
+    return f"step {max(common)}", {run.label: max(common) for run in runs}
 
 
 def comparison_text(comparison: Comparison) -> str:
@@ -182,6 +191,41 @@ def comparison_text(comparison: Comparison) -> str:
     )
 
 
+def curves_text(runs: Sequence[RunTrace]) -> str:
+    """How each run came to its results: each objective's curve, covariance with the update and weight, as tables."""
+    curves, updates = [], []
+    for name in objectives_of(runs):
+        for run in runs:
+            points = run.results(name)
+            numbers = cells(ObjectiveSummary.of(points)) if points else ("-",) * len(COLUMNS)
+            beginning = (name if run is runs[0] else "", run.label)
+            curves.append((*beginning, *numbers, _sparkline(run.curve(run.result_key(name)))))
+            updates.append((*beginning, *_update_cells(run, name)))
+    return "\n".join(
+        [
+            *table(("objective", "run", *COLUMNS, "its results"), curves, left=2),
+            "",
+            *table(
+                ("objective", "run", "mean covariance", "target", "below it", "first weight", "last"), updates, left=2
+            ),
+        ]
+    )
+
+
+def _sparkline(curve: Curve) -> str:
+    columns = resampled(curve, int(curve.steps[0]), int(curve.steps[-1]), _CURVE) if len(curve) else []
+    return sparkline(columns, min(columns), max(columns)) if columns else ""
+
+
+def _update_cells(run: RunTrace, name: str) -> tuple[str, ...]:
+    covariances, target = run.curve(key_of.covariance(name)).values, run.target(name)
+    weights = run.curve(key_of.weight(name)).values
+    mean = number(float(covariances.mean()), sign=True) if len(covariances) else "-"
+    below = "-" if target is None or not len(covariances) else f"{(covariances < target).mean():.0%}"
+    first_and_last = [number(float(weights[at])) if len(weights) else "-" for at in (0, -1)]
+    return (mean, number(target), below, *first_and_last)
+
+
 def interval_text(interval: Interval | None, *, sign: bool = False) -> str:
     """0.500 [0.400, 0.600]; the mean alone where there is no interval."""
     if interval is None:
@@ -212,7 +256,8 @@ def _gains(
     return gains
 
 
-def _results_at(run: RunTrace, step: int) -> dict[str, float]:
+def results_at(run: RunTrace, step: int) -> dict[str, float]:
+    """A run's newest result of each objective up to a step; none where that is no number."""
     found = {}
     for name in run.objectives:
         values = [value for at, value in run.results(name) if at <= step]
@@ -257,7 +302,7 @@ def _steps_text(steps: set[int]) -> str:
 
 def _elapsed(run: RunTrace) -> list[tuple[int, float]]:
     """(step, s of training up to its end)."""
-    seconds = run.series("time/step")
+    seconds = run.series(key_of.STEP_SECONDS)
     return list(zip((step for step, _ in seconds), accumulate(value for _, value in seconds), strict=True))
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from os.path import commonprefix
 
-from ctwa.report.summary import RunTrace
+from ctwa.report.curves import Curve, averaged, over_seeds
+from ctwa.report.trace import RunTrace
 
 # Of a resolved configuration what may differ between the seeds of one experiment, each with the list below it: seeds,
 # where the run writes, and what it tells and keeps there.
@@ -35,6 +36,10 @@ class Group:
     def seeds(self) -> list[int | None]:
         """The seeds of its runs, None where no run.json tells it."""
         return [None if run.info is None else run.info.seed for run in self.runs]
+
+    def curve(self, key: str, window: int = 1) -> Curve:
+        """One metric: averaged over `window` steps, then over the seeds."""
+        return over_seeds([averaged(run.curve(key), window) for run in self.runs])
 
 
 def objectives_of(runs: Sequence[RunTrace]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from ctwa.run.console import ConsoleReporter
 from ctwa.run.folder import ObjectiveInfo, RunFolder, RunInfo
-from ctwa.run.follow import Follower, follow, following
+from ctwa.run.follow import Follower, following
 from ctwa.run.log import RunFailed, quiet
 from ctwa.run.trace import Event, EventWriter, Record, SampleWriter, TraceWriter, read_trace
 
@@ -18,7 +18,6 @@ __all__ = [
     "RunInfo",
     "SampleWriter",
     "TraceWriter",
-    "follow",
     "following",
     "quiet",
     "read_trace",

@@ -63,11 +63,6 @@ def _identity(item: Mapping[str, Any]) -> tuple[Any, ...]:
     return item["time"], item["step"], item.get("kind"), item.get("text")
 
 
-def follow(run: RunFolder | Path, reporter: Reporter, stop: StopEvent, *, interval: float = 0.2) -> None:
-    """Reports a run until `stop` is set, looking every `interval` seconds, and once more after it."""
-    _follow(Follower(run, reporter), stop, interval)
-
-
 @contextmanager
 def following(run: RunFolder | Path, reporter: Reporter, *, interval: float = 0.2) -> Iterator[None]:
     """Follows a run in a thread while the body runs; everything written by the body's end has been reported then.

@@ -12,6 +12,7 @@ import msgspec
 from ctwa import metrics as key_of
 from ctwa.errors import CtwaError
 from ctwa.run.disk import naming_the_disk
+from ctwa.run.lock import hold
 
 SCHEMA = 2  # 1: covariances and weights were called ctwa/covariance/<name> and ctwa/weight/<name>
 _FAST = msgspec.json.Decoder()  # a long trace is hundreds of MB; this reads it three times as fast as json does
@@ -112,6 +113,7 @@ class JsonLinesWriter:
                 raise CtwaError(f"{path} already has records of a run: resume that run, or give another folder")
             self._kept = _rewind(path, keep)
         self._file = path.open("ab", buffering=0)
+        hold(self._file)
 
     def _append(self, record: dict[str, Any]) -> None:
         """Writes one record as one line of strict JSON.

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from ctwa.errors import CtwaError
 from ctwa.run.disk import DiskFull, why_full
+from ctwa.run.lock import hold
 from ctwa.run.text import clean
 
 _STDOUT, _STDERR = 1, 2
@@ -59,7 +60,9 @@ def quiet(log: Path) -> Iterator[Console]:
     terminal = os.dup(_STDOUT)
     error_terminal = os.dup(_STDERR)
     begin = os.fstat(log_descriptor).st_size
-    with os.fdopen(os.dup(terminal), "w", encoding="utf-8", errors="replace") as screen:
+    # Held by a descriptor of its own: what is started inside inherits the others, and may outlive the run.
+    with log.open("ab") as held, os.fdopen(os.dup(terminal), "w", encoding="utf-8", errors="replace") as screen:
+        hold(held)
         console = Console(file=screen, width=_terminal_width(terminal))
         os.dup2(log_descriptor, _STDOUT)
         os.dup2(log_descriptor, _STDERR)

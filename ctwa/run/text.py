@@ -1,4 +1,4 @@
-"""Numbers, names and charts as plain text that keeps its columns in a terminal, a log file and a README."""
+"""Numbers, names and tables as plain text that keeps its columns in a terminal, a log file and a README."""
 
 from collections.abc import Sequence
 from math import isfinite, isnan
@@ -48,51 +48,10 @@ def duration(seconds: float | None) -> str:
     return f"{hour}:{minute:02}:{second:02}" if hour < 10 else f"{hour}h{minute:02}m"
 
 
-def resample(points: Points, first: int, last: int, width: int) -> list[float]:
-    """A curve in `width` columns over the steps first..last: the mean of a column's points, or else the nearest one."""
-    if not points:
-        return []
-    scale = (width - 1) / max(last - first, 1)
-    columns: list[list[float]] = [[] for _ in range(width)]
-    for step, value in points:
-        columns[round((step - first) * scale)].append(value)
-    filled = [index for index, values in enumerate(columns) if values]
-    means = {index: sum(columns[index]) / len(columns[index]) for index in filled}
-    return [
-        means[index if index in means else min(filled, key=lambda at: (abs(at - index), at))] for index in range(width)
-    ]
-
-
 def sparkline(values: Sequence[float], low: float, high: float) -> str:
     """One character a value, ▁ at `low` and █ at `high`."""
     span = (high - low) or 1.0
     return "".join(_BLOCKS[1 + round(7 * min(max((value - low) / span, 0.0), 1.0))] for value in values)
-
-
-def bars(values: Sequence[float], low: float, high: float, height: int) -> list[str]:
-    """A filled curve in `height` rows from the top, `low` at the bottom; eight levels a row."""
-    span = (high - low) or 1.0
-    levels = [round(8 * height * min(max((value - low) / span, 0.0), 1.0)) for value in values]
-    # A value of zero still shows, as the lowest bar: an empty column would look like a missing one.
-    levels = [max(level, 1) for level in levels]
-    return ["".join(_BLOCKS[min(max(level - 8 * row, 0), 8)] for level in levels) for row in reversed(range(height))]
-
-
-def panel(points: Points, low: float, high: float, steps: tuple[int, int], width: int, height: int = 5) -> list[str]:
-    """A small chart, `width` cells wide with its axes: the scale on the left, the first and last step below."""
-    top, bottom = number(high), number(low)
-    margin = max(len(top), len(bottom))
-    labels = [top, *[""] * (height - 2), bottom]
-    rows = bars(resample(points, *steps, width - margin - 2), low, high, height)
-    chart = [f"{label:>{margin}} │{row}" for label, row in zip(labels, rows, strict=True)]
-    first, last = (str(step) for step in steps)
-    axis = " " * (margin + 2) + first + last.rjust(width - margin - 2 - len(first))
-    return [line.ljust(width) for line in [*chart, axis]]
-
-
-def beside(blocks: Sequence[Sequence[str]], gap: int = 3) -> list[str]:
-    """Blocks of equally many lines, next to each other."""
-    return [(" " * gap).join(lines).rstrip() for lines in zip(*blocks, strict=True)]
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> list[str]:

@@ -43,12 +43,6 @@ def read_trace(path: Path) -> list[Record]:
     return read_jsonl(path)  # type: ignore[return-value]
 
 
-def series(records: Sequence[Record], key: str) -> list[tuple[int, float]]:
-    """One metric as (step, value), without the steps that did not measure it or where it was not finite."""
-    found = ((record["step"], record["metrics"].get(key)) for record in records)
-    return [(step, value) for step, value in found if value is not None]
-
-
 def make_record(step: int, metrics: Mapping[str, Any], *, clock: Callable[[], float] = time.time) -> Record:
     """The record of a step; numbers of numpy and torch are taken like Python's.
 

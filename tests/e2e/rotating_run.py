@@ -44,7 +44,7 @@ class Rotation(Scalarizer):
     method: ClassVar[str] = "rotation"
 
     def __init__(self, methods: Mapping[str, Scalarizer]) -> None:
-        super().__init__(next(iter(methods.values())).initial_weights)
+        super().__init__(None, next(iter(methods.values())).initial_weights)
         self._methods = dict(methods)
         self.turn(1)
 
@@ -78,18 +78,18 @@ class Rotation(Scalarizer):
     def losses(self, rollout: Rollout) -> Tensor | None:
         return self._current.losses(rollout)
 
-    def observe(self, update: Update) -> dict[str, float]:
-        return self._current.observe(update)
+    def observe_update(self, update: Update) -> dict[str, float]:
+        return self._current.observe_update(update)
 
-    def measured(self, progress: Progress) -> dict[str, float]:
+    def observe_probe(self, progress: Progress) -> dict[str, float]:
         metrics: dict[str, float] = {}
         for method in self._methods.values():
-            metrics |= method.measured(progress)
+            metrics |= method.observe_probe(progress)
         return metrics
 
-    def validated(self, step: int, scores: Mapping[str, float]) -> None:
+    def observe_validation(self, step: int, scores: Mapping[str, float]) -> None:
         for method in self._methods.values():
-            method.validated(step, scores)
+            method.observe_validation(step, scores)
 
     def state_dict(self) -> dict[str, Any]:
         return {name: method.state_dict() for name, method in self._methods.items()}

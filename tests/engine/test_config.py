@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from ctwa.engine.checks.config import check_config, check_with_verl, num_steps
@@ -212,7 +213,7 @@ def test_relative_paths_mean_the_users_current_directory(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("task", ["testbed", "math500"])
 def test_a_task_without_its_folder_says_so(task: str) -> None:
-    with pytest.raises(CtwaError, match=r"^give a value for .*ctwa\.task_dir"):
+    with pytest.raises(CtwaError, match=r"^ctwa\.task_dir is missing, and .*data\.train_files.*: give the folder$"):
         compose_config(["ctwa.run=runs/a", f"task={task}"])
 
 
@@ -239,6 +240,35 @@ def test_a_task_file_of_the_users_own_composes(tmp_path: Path, compose: Compose)
 
     for place in (str(tmp_path), f"file://{tmp_path}"):
         assert compose(f"hydra.searchpath=[{place}]", "task=mine").data.train_batch_size == 8
+
+
+def test_a_method_of_the_users_own_composes_beside_ours(tmp_path: Path, compose: Compose) -> None:
+    (tmp_path / "method").mkdir()
+    (tmp_path / "method" / "gentle.yaml").write_text("# @package ctwa.method\ntype: probe\neta: 0.01\n")
+    place = f"hydra.searchpath=[{tmp_path}]"
+
+    method = read_settings(compose(place, "method=gentle", "+ctwa.method.clip=1.1")).method
+    assert (method.type, method.eta, method.clip, method.tau) == ("probe", 0.01, 1.1, 0.1)
+    assert compose(place, "method=mgda").ctwa.method == {"type": "mgda"}
+
+
+@pytest.mark.parametrize(
+    ("command", "overrides"),
+    [
+        ("train", ["method=cagrad", "ctwa.method.c=0.5", "ctwa.alarms.drop=0.2", "ctwa.gradients.refresh_every=2"]),
+        (
+            "caid",
+            ["ctwa.caid.thresholds={accuracy:0.1}", "ctwa.caid.beta=0.2", "ctwa.diagnostics.covariance=in_update"],
+        ),
+        ("prefer", ["method=raco", "loss=simpo", "ctwa.method.c=0.5", "ctwa.loss.gamma=1.0", "ctwa.alarms.drop=0.2"]),
+        ("train", ["ctwa.method.eta=0.1", "ctwa.rewards.num_workers=3"]),  # and no command has another's groups
+    ],
+)
+def test_every_default_of_a_class_is_a_key_to_override(command: str, overrides: list[str]) -> None:
+    config = compose_config(["ctwa.run=run", "ctwa.task_dir=task", *overrides], command=command)
+
+    for key, value in (override.split("=", 1) for override in overrides if "{" not in override and "." in override):
+        assert OmegaConf.select(config, key) == OmegaConf.create([yaml.safe_load(value)])[0]
 
 
 class TestRecipes:
@@ -367,7 +397,8 @@ def test_the_resolved_configuration_is_plain_data(testbed_config: DictConfig) ->
     assert OmegaConf.create(text) == testbed_config
 
 
-def test_composing_and_checking_the_configuration_imports_nothing_that_takes_seconds() -> None:
+def test_composing_and_checking_the_configuration_imports_neither_verl_nor_ray() -> None:
+    """Their import takes seconds, and a path that is wrong is told without it."""
     program = """
 import sys
 from ctwa.engine.job import compose_config, execute
@@ -378,7 +409,7 @@ try:
     check_disk(compose_config(["ctwa.run=runs/a", "ctwa.task_dir=/nowhere"]))
 except CtwaError as error:
     assert "/nowhere does not exist" in str(error)
-    print(*sorted({'verl', 'ray', 'torch', 'transformers', 'pandas', 'scipy'} & set(sys.modules)))
+    print(*sorted({'verl', 'ray', 'transformers', 'pandas'} & set(sys.modules)))
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
 

@@ -65,7 +65,7 @@ def train(task_dir: Path, tmp_path: Path) -> Callable[..., Recorder]:
         for key, part in (("data", "train"), ("validation", "validation"))
     ]
     often = ["method=linear", "trainer.save_freq=1", "trainer.test_freq=4", "trainer.logger=[]"]
-    config: DictConfig = compose_config([*own, *files, *often], name="prefer", module="ctwa.config.prefer")
+    config: DictConfig = compose_config([*own, *files, *often], command="prefer")
 
     def start(*, signal_at: int | None = None, resume: bool = False) -> Recorder:
         config.ctwa.resume = resume

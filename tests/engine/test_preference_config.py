@@ -35,7 +35,7 @@ def prefer(task_dir: Path) -> Compose:
 
     def compose(*overrides: str) -> DictConfig:
         own = ["ctwa.run=run", f"ctwa.task_dir={task_dir}", "data.train_batch_size=8"]
-        return compose_config([*own, *overrides], name="prefer", module="ctwa.config.prefer")
+        return compose_config([*own, *overrides], command="prefer")
 
     return compose
 
@@ -44,7 +44,7 @@ def prefer(task_dir: Path) -> Compose:
 def caid(task_dir: Path) -> Compose:
     def compose(*overrides: str) -> DictConfig:
         own = ["ctwa.run=run", f"ctwa.task_dir={task_dir}"]
-        return compose_config([*own, *overrides], name="caid", module="ctwa.config.caid")
+        return compose_config([*own, *overrides], command="caid")
 
     return compose
 

@@ -92,12 +92,12 @@ def checked(call: list[str]) -> PreferenceSettings | CaidSettings | Settings:
     command, *overrides = call
     overrides = [each for each in overrides if each != "--dry-run"]
     if command == "prefer":
-        config = compose_config(overrides, name="prefer", module="ctwa.config.prefer")
+        config = compose_config(overrides, command="prefer")
         settings = check_preference_config(config)
         prepare_data(config, settings)
         return settings
     if command == "caid":
-        return read_caid_settings(compose_config(overrides, name="caid", module="ctwa.config.caid"))
+        return read_caid_settings(compose_config(overrides, command="caid"))
     return check_config(compose_config(overrides))
 
 

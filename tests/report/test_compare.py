@@ -1,12 +1,15 @@
 import json
+import xml.etree.ElementTree as ElementTree
 
 import pytest
 from typer.testing import CliRunner
 
 from ctwa.cli import app
 from ctwa.errors import CtwaError
-from ctwa.report.compare import compare_methods, comparison_text
-from tests.run.runs import info
+from ctwa.report.compare import compare_methods, comparison_text, curves_text
+from ctwa.report.trace import read_runs
+from ctwa.run import ObjectiveInfo
+from tests.run.runs import info, step_metrics
 
 
 @pytest.fixture
@@ -136,6 +139,43 @@ def test_runs_with_and_without_validations_are_not_compared(make_series, make_ru
     training = make_run("t", {1: {"objective/accuracy/mean": 0.5}}, info(seed=3))
     with pytest.raises(CtwaError, match="t has no results on held-out problems"):
         compare_methods([*make_series("linear", {0: {0: (0.5, 0.5)}}), training.path])
+
+
+def test_the_covariance_rows_say_how_often_it_was_below_its_target(make_run):
+    steps = {step: step_metrics(accuracy=value) for step, value in enumerate([0.5, 2.0, 0.9, 1.5], start=1)}
+    aiming = make_run("aiming", steps, info(("accuracy",))).path
+    plain = make_run("plain", steps, info(objectives={"accuracy": ObjectiveInfo(weight=1.0)})).path
+    lines = curves_text(read_runs([aiming, plain])).splitlines()
+    assert lines[1].split() == [
+        "accuracy",
+        "aiming",
+        "0.500",
+        "2.000",
+        "2",
+        "1.500",
+        "+1.000",
+        "-1.100",
+        "3",
+        "▁▁▁███▃▃▃▃▆▆",
+    ]
+    # The covariance is a tenth of the mean.
+    assert [line.split() for line in lines[5:]] == [
+        ["accuracy", "aiming", "+0.122", "0.100", "50%", "0.500", "0.500"],
+        ["plain", "+0.122", "-", "-", "0.500", "0.500"],
+    ]
+
+
+def test_the_summary_of_several_runs_is_their_comparison_and_can_be_drawn(make_series, make_run, tmp_path):
+    name = "$x_1$ <b>"
+    one = make_run("one", {1: step_metrics(**{name: 0.5})}, info((name,), seed=0, method="a_$b$")).path
+    two = make_run("two", {1: {f"objective/{name}/mean": 0.25}}, info((name,), seed=0)).path
+    runs, picture = [str(one), str(two)], tmp_path / "deep" / "runs.svg"
+    shown = CliRunner().invoke(app, ["summary", *runs, "--figure", str(picture)], catch_exceptions=False).output
+    assert CliRunner().invoke(app, ["compare", *runs], catch_exceptions=False).output in shown
+    texts = [each.text for each in ElementTree.parse(picture).iter() if each.tag.endswith("text")]
+    assert {f"{name}, training problems", f"{name}: weight", "a_$b$", "ctwa", "target 0.1"} <= set(texts)
+    with pytest.raises(CtwaError, match=r"end it in .pdf, .svg, .png"):
+        CliRunner().invoke(app, ["summary", *runs, "--figure", "runs.doc"], catch_exceptions=False)
 
 
 def test_the_command_writes_json(make_series, tmp_path):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ctwa.report.html.curves import EMPTY, Curve, averaged, averaging_window, over_seeds, thinned
+from ctwa.report.curves import EMPTY, Curve, averaged, averaging_window, over_seeds, resampled, thinned
 
 
 def make(values, steps=None):
@@ -46,3 +46,10 @@ def test_a_short_curve_is_left_as_it_is():
 
 def test_the_window_grows_with_the_run():
     assert [averaging_window(steps) for steps in (10, 200, 400, 10_000)] == [5, 5, 10, 250]
+
+
+def test_resampling_takes_the_mean_of_a_column_and_else_the_nearest():
+    assert resampled(make([1.0, 3.0, 5.0], [0, 1, 100]), 0, 100, 3) == [2.0, 2.0, 5.0]
+    assert resampled(make([1.0, 5.0], [0, 10]), 0, 10, 4) == [1.0, 1.0, 5.0, 5.0]
+    assert resampled(make([2.0], [3]), 3, 3, 2) == [2.0, 2.0]
+    assert resampled(EMPTY, 0, 3, 2) == []

@@ -1,7 +1,7 @@
 import pytest
 
 from ctwa.report.groups import group_runs, objectives_of
-from ctwa.report.summary import read_runs
+from ctwa.report.trace import read_runs
 from tests.run.runs import info, step_metrics
 
 STEPS = {1: step_metrics(accuracy=0.5, clarity=0.5)}

@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 import pytest
 from typer.testing import CliRunner
 
+from ctwa import metrics as key_of
 from ctwa.cli import app
 from ctwa.errors import CtwaError
 from ctwa.report.html import make_report, page, write_report
@@ -15,7 +16,7 @@ from ctwa.report.html.charts import chart, escape, palette
 from ctwa.report.html.page import script_json
 from ctwa.report.html.samples import early_and_late
 from ctwa.run import SampleWriter
-from tests.run.runs import info
+from tests.run.runs import info, step_metrics
 
 
 class Page(HTMLParser):
@@ -130,10 +131,10 @@ def test_every_section_has_its_figures(paths):
     assert list(titles) == ["front", "objectives", "control", "probes", "gradients", "update", "time"]
     assert titles["front"] == ["accuracy and clarity", "hypervolume of the results"]
     assert titles["objectives"][:2] == ["accuracy, held-out problems", "accuracy, training problems"]
-    assert {"accuracy: covariance with the update", "clarity: log-weight"} <= set(titles["control"])
+    assert {"accuracy: covariance with the update", "clarity: weight"} <= set(titles["control"])
     assert {"accuracy: norm of its gradient", "accuracy:clarity: cosine"} <= set(titles["gradients"])
-    assert "clarity: completions that could not be scored" in titles["update"]
-    assert "accuracy: completions that could not be scored" not in titles["update"]
+    assert "clarity: completions that could be scored" in titles["update"]
+    assert "accuracy: completions that could be scored" not in titles["update"]
     assert titles["time"] == ["time of a run by phase", "time of a step"]
 
 
@@ -257,10 +258,47 @@ def test_missing_files_are_named(paths):
     assert found.rows[1][:2] == ["accuracy", "linear-s0"]
 
 
-def test_an_older_schema_is_read_and_named(paths):
-    trace = paths[0] / "metrics.jsonl"
-    trace.write_text(trace.read_text().replace('"schema": 2', '"schema": 1'))
-    assert "written with the older schema 1" in page(make_report(paths[:1]))
+OWN = {
+    "ctwa": ("ctwa/ema/accuracy", "ctwa/num_fallback"),
+    "lagrangian": ("lagrangian/multiplier/accuracy", "lagrangian/multiplier/clarity", "lagrangian/target/clarity"),
+    "pama": ("pama/zero_rows", "pama/noon/accuracy"),
+    "cagrad_clip": ("cagrad/clip_active", "cagrad/mixture/clarity"),
+    "caid": ("caid/slack/accuracy", "dual/value", "preference/composite/loss", "caid/multiplier/accuracy"),
+    "of tomorrow": ("tomorrow/key/clarity", "tomorrow/other_key"),
+}
+
+
+def test_the_method_section_draws_what_any_method_says_of_itself(make_run):
+    """Every metric is drawn once, in the panel of its key, with its number; what all methods have is not."""
+    for method, names in OWN.items():
+        metrics = step_metrics(accuracy=0.5) | {name: index + 0.5 for index, name in enumerate(names)}
+        metrics |= {"critic/score/mean": 1.0, "training/epoch": 1.0, "actor/entropy": 1.0, "loss": 1.0}
+        report = make_report([make_run(method, {1: metrics, 2: metrics}, info(method=method)).path])
+        [section] = [section for section in report.sections if section.name == "method"]
+        drawn = {}
+        for panel in section.figures:
+            drawn |= {(panel.title, line.label): line.curve.values[-1] for line in panel.lines}
+        expected = {}
+        for index, name in enumerate(names):
+            family, key, objective = key_of.parse(name)
+            expected[f"{family}: {key.replace('_', ' ')}", objective or method] = index + 0.5
+        assert drawn == expected
+
+
+def test_methods_with_metrics_of_one_name_have_a_panel_each(make_run):
+    steps = {1: step_metrics(accuracy=0.5) | {"ctwa/ema/accuracy": 0.25, "ctwa/feasibility": 0.5}}
+    paths = [make_run(name, steps, info(method=name)).path for name in ("one", "two")]
+    [section] = [section for section in make_report(paths).sections if section.name == "method"]
+    assert [panel.title for panel in section.figures] == ["ctwa: ema, one", "ctwa: ema, two"]
+
+
+def test_an_older_schema_is_shown_like_todays(make_run):
+    metrics = {1: step_metrics(accuracy=0.5)}
+    new, old = (make_run(name, metrics) for name in ("new/run", "old/run"))
+    text = old.metrics.read_text().replace('"covariance/', '"ctwa/covariance/').replace('"weight/', '"ctwa/weight/')
+    old.metrics.write_text(text.replace('"schema": 2', '"schema": 1'))
+    assert '"ctwa/weight/accuracy": 0.5' in old.metrics.read_text()
+    assert page(make_report([old.path])) == page(make_report([new.path]))
 
 
 def test_a_newer_schema_is_refused(paths):
@@ -268,11 +306,6 @@ def test_a_newer_schema_is_refused(paths):
     trace.write_text(trace.read_text().replace('"schema": 2', '"schema": 3'))
     with pytest.raises(CtwaError, match="newer than this ctwa reads"):
         make_report(paths)
-
-
-def test_runs_read_by_several_processes_are_read_alike(paths, monkeypatch):
-    monkeypatch.setattr("ctwa.report.html._LARGE", 0)
-    assert page(make_report(paths, num_processes=2)) == page(make_report(paths))
 
 
 def test_a_run_that_has_measured_nothing_says_so(make_run, tmp_path):
@@ -311,21 +344,17 @@ def test_every_light_colour_has_a_dark_one_and_both_can_be_seen():
             assert (luminance(dark) + 0.05) / (luminance("#15171a") + 0.05) >= 3
 
 
-def test_the_command_writes_a_report_and_figures(paths, tmp_path):
+def test_the_command_writes_a_report_and_figures(make_run, tmp_path):
     out, figures = tmp_path / "a b" / "report.html", tmp_path / "figures"
-    # One run with few figures: each is drawn three times.
+    run = make_run("run", {1: step_metrics(**{"a/b": 0.5}) | {"pama/zero_rows": 0.5}}, info(("a/b",)))
     result = CliRunner().invoke(
-        app, ["report", str(paths[0]), "--out", str(out), "--figures", str(figures)], catch_exceptions=False
+        app, ["report", str(run.path), "--out", str(out), "--figures", str(figures)], catch_exceptions=False
     )
     assert result.exit_code == 0
     assert out.read_text(encoding="utf-8").startswith("<!doctype html>")
     names = {path.stem for path in figures.iterdir()}
-    assert {"held-out-accuracy", "covariance-clarity", "time", "gradient-cosine-accuracy_clarity"} <= names
+    assert names == {"objective-a-b-mean", "covariance-a-b", "weight-a-b", "pama-zero_rows", "time", "time-step"}
     assert {path.suffix for path in figures.iterdir()} == {".pdf", ".svg", ".png"}
     assert len(list(figures.iterdir())) == 3 * len(names)
-
-
-def test_a_report_of_one_run_goes_into_its_folder(make_run):
-    path = make_run("r", {1: {"val/accuracy": 0.5}}).path
-    CliRunner().invoke(app, ["report", str(path)], catch_exceptions=False)
-    assert (path / "report.html").is_file()
+    CliRunner().invoke(app, ["report", str(run.path)], catch_exceptions=False)
+    assert (run.path / "report.html").read_bytes() == out.read_bytes()

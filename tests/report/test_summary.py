@@ -5,11 +5,12 @@ import pytest
 
 from ctwa.errors import CtwaError
 from ctwa.report import summarize, summary_text, write_summary
-from ctwa.report.comparison import compare
-from ctwa.report.summary import ObjectiveSummary, read_runs
+from ctwa.report.compare import curves_text
+from ctwa.report.summary import ObjectiveSummary
+from ctwa.report.trace import read_runs
 from ctwa.run.alarms import AlarmLimits
 from ctwa.run.folder import ObjectiveInfo, RunFolder, RunInfo
-from ctwa.run.text import bars, panel, resample, sparkline, table
+from ctwa.run.text import sparkline, table
 from ctwa.run.trace import EventWriter, TraceWriter
 from tests.run.runs import info, step_metrics
 
@@ -157,8 +158,8 @@ def test_a_result_that_is_no_number_is_shown_as_one(make_run, source, values, ex
     assert rows["clarity"][3] == "0.250"
     written = json.loads(run.summary.read_text(), parse_constant=pytest.fail)["objectives"]["accuracy"]
     assert (written["end"] is None) == ("NaN" in expected.split()[3])
-    shown = compare([run.path, make_run("other", steps).path])
-    assert next(line.split()[2:] for line in shown.splitlines() if line.startswith("accuracy  ")) == expected.split()
+    shown = curves_text(read_runs([run.path])).splitlines()
+    assert next(line.split()[2:9] for line in shown if line.startswith("accuracy  ")) == expected.split()
 
 
 def test_a_step_of_which_nothing_was_scored_has_no_number_either(make_run):
@@ -183,86 +184,8 @@ def test_metrics_are_kept_with_the_steps_that_measured_them(make_run):
     assert run.series("b") == [(1, 0.5), (2, 1.5), (4, 2.5), (5, 3.5)]
     assert run.series("c") == run.series("d") == []
     assert run.last_step == 5
-    assert set(read_runs([run.folder.path], wanted=lambda key: key == "b")[0].columns) == {"b"}
-
-
-def linear_and_ctwa(make_run):
-    linear = make_run("linear", HELD_OUT, info(method="linear", objectives=info().objectives, seed=7))
-    longer = {
-        **HELD_OUT,
-        5: {**step_metrics(accuracy=0.9, clarity=0.1), "val/accuracy": 1.0, "val/clarity": 1.0},
-        6: {**step_metrics(accuracy=0.9, clarity=0.1), "val/accuracy": 1.0, "val/clarity": 1.0},
-    }
-    return [linear.path, make_run("ctwa", longer).path]
-
-
-def test_runs_are_compared_at_the_steps_they_have_in_common(make_run):
-    lines = compare(linear_and_ctwa(make_run)).splitlines()
-    at = lines.index("mean reward at the steps that all runs have results of: 3, from 0 to 4")
-    rows = [line.split() for line in lines[at + 2 : at + 6]]
-    assert rows == [
-        ["accuracy", "linear", "0.500", "0.500", "0", "0.375", "-0.125", "-0.250", "2"],
-        ["ctwa", "0.500", "0.500", "0", "0.375", "-0.125", "-0.250", "2"],
-        ["clarity", "linear", "0.250", "0.750", "2", "0.625", "+0.375", "-0.125", "4"],
-        ["ctwa", "0.250", "0.750", "2", "0.625", "+0.375", "-0.125", "4"],
-    ]
-
-
-def test_the_comparison_has_every_curve_of_every_run(make_run):
-    text = compare(linear_and_ctwa(make_run))
-    lines = text.splitlines()
-    for name in ("accuracy", "clarity"):
-        at = lines.index(f"{name}: mean reward on held-out problems over the steps")
-        assert lines[at + 1].split() == ["linear", "ctwa"]
-        assert sum("█" in line for line in lines[at + 2 : at + 7]) >= 1
-    for title in ("covariance of each objective", "weight of each objective"):
-        at = next(index for index, line in enumerate(lines) if line.startswith(title))
-        assert [line.split()[:2] for line in lines[at + 2 : at + 6]] == [
-            ["accuracy", "linear"],
-            ["accuracy", "ctwa"],
-            ["clarity", "linear"],
-            ["clarity", "ctwa"],
-        ]
-
-
-def test_the_covariance_rows_say_how_often_it_was_below_its_target(make_run):
-    steps = {step: step_metrics(accuracy=value) for step, value in enumerate([0.5, 2.0, 0.9, 1.5], start=1)}
-    row = next(line for line in compare([make_run("run", steps).path]).splitlines() if "50%" in line)
-    # first, mean, last, target, share of steps below it; the covariance is a tenth of the mean
-    assert row.split()[:7] == ["accuracy", "run", "0.050", "0.122", "0.150", "0.100", "50%"]
-
-
-def test_the_comparison_keeps_to_its_width(make_run):
-    names = tuple(f"objective {index}" for index in range(8))
-    steps = {step: {**step_metrics(**dict.fromkeys(names, 0.5))} for step in range(1, 5)}
-    paths = [make_run(f"a run of seed {index}", steps, info(names)).path for index in range(5)]
-    assert max(map(len, compare(paths).splitlines())) <= 100
-
-
-def test_markup_in_names_stays_text(make_run):
-    name = "[red]<script>[/red]"
-    run = make_run("r", {0: {f"val/{name}": 0.5}, 1: step_metrics(**{name: 0.5})}, info((name,)))
-    assert compare([run.path]).count(name) == 4  # results, curve, covariance, weight
-
-
-def test_an_objective_without_results_is_named(make_run):
-    run = make_run("run", {1: step_metrics(accuracy=0.5)})
-    assert "clarity: no result of any run" in compare([run.path])
-
-
-def test_runs_with_no_step_in_common_are_shown_over_their_own(make_run):
-    one = make_run("one", {1: step_metrics(accuracy=0.5, clarity=0.5)})
-    two = make_run("two", {2: step_metrics(accuracy=0.75, clarity=0.5)})
-    text = compare([one.path, two.path])
-    assert "the runs have no step in common" in text
-    assert "0.750" in text
-
-
-def test_runs_with_different_objectives_are_compared_where_they_have_them(make_run):
-    one = make_run("one", {1: step_metrics(a=0.5)}, info(("a",)))
-    two = make_run("two", {1: step_metrics(a=0.5, b=0.25)}, info(("a", "b")))
-    lines = compare([one.path, two.path]).splitlines()
-    assert next(line.split() for line in lines if line.startswith("b "))[:4] == ["b", "one", "-", "-"]
+    assert run.first_and_last("a") == (1.0, 3.0)
+    assert run.keys == ["a", "b", "c"]
 
 
 def test_labels_are_as_much_of_the_path_as_tells_runs_apart(make_run):
@@ -274,31 +197,16 @@ def test_labels_are_as_much_of_the_path_as_tells_runs_apart(make_run):
 def test_a_run_given_twice_is_refused(make_run, tmp_path):
     path = make_run("run", HELD_OUT).path
     with pytest.raises(CtwaError, match="is given twice"):
-        compare([path, tmp_path / "." / "run"])
+        read_runs([path, tmp_path / "." / "run"])
 
 
 def test_a_path_without_a_run_is_refused(tmp_path):
     with pytest.raises(CtwaError, match="holds no run"):
-        compare([tmp_path])
-
-
-def test_resampling_takes_the_mean_of_a_column_and_else_the_nearest():
-    assert resample([(0, 1.0), (1, 3.0), (100, 5.0)], 0, 100, 3) == [2.0, 2.0, 5.0]
-    assert resample([(0, 1.0), (10, 5.0)], 0, 10, 4) == [1.0, 1.0, 5.0, 5.0]
-    assert resample([(3, 2.0)], 3, 3, 2) == [2.0, 2.0]
+        read_runs([tmp_path])
 
 
 def test_a_sparkline_has_the_lowest_and_the_highest_block_at_its_ends():
     assert sparkline([0.0, 0.5, 1.0, 2.0, -1.0], 0.0, 1.0) == "▁▅██▁"
-
-
-def test_bars_fill_from_the_bottom():
-    assert bars([0.0, 0.25, 0.5, 0.75, 1.0], 0.0, 1.0, 2) == ["   ▄█", "▁▄███"]
-
-
-def test_a_panel_says_its_scale_and_its_steps():
-    rows = panel([(0, 0.0), (60, 1.0)], 0.0, 1.0, (0, 60), 13, height=2)
-    assert rows == ["1.000 │   ███", "0.000 │▁▁▁███", "       0   60"]
 
 
 def test_a_table_aligns_wide_characters():

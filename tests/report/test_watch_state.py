@@ -1,18 +1,18 @@
 """What is known of a watched run, and the lines it is drawn in."""
 
 import os
-from itertools import pairwise
+import subprocess
+import sys
 
 import pytest
 from rich.cells import cell_len
 
 from ctwa.errors import CtwaError
-from ctwa.report.summary import read_runs
 from ctwa.report.watch.screen import draw
-from ctwa.report.watch.state import Curve, WatchedRun
-from ctwa.report.watch.writer import WriterSearch
-from ctwa.run import ObjectiveInfo, RunFolder, TraceWriter, read_trace
+from ctwa.report.watch.state import WatchedRun
+from ctwa.run import ObjectiveInfo, RunFolder, TraceWriter, quiet, read_trace
 from ctwa.run.alarms import AlarmLimits, AlarmMonitor
+from ctwa.run.lock import is_held
 from ctwa.run.trace import EventWriter
 from tests.run.runs import info, step_metrics
 
@@ -41,33 +41,30 @@ def test_a_result_that_is_no_number_is_not_hidden_by_an_earlier_one(make_run):
     run = watched(
         make_run("run", {step: {"val/accuracy": one, "val/clarity": two} for step, (one, two) in values.items()})
     )
-    assert run.curve("val/{}", "accuracy").points == [(0, 0.5), (1, 0.25)]
+    assert run.trace.series("val/accuracy") == [(0, 0.5), (1, 0.25)]
     shown = {line.split()[0]: line.split()[1] for line in text_of(run).splitlines() if line[:1].isalpha()}
     assert (shown["accuracy"], shown["clarity"]) == ("NaN", "NaN")
 
 
-def test_a_covariance_target_is_that_of_run_json(make_run):
-    metrics = {1: step_metrics(accuracy=0.5) | {"ctwa/target/accuracy": 0.7, "ctwa/target/clarity": 0.7}}
+def test_a_mean_reward_that_is_aimed_at_is_no_covariance_target(make_run):
+    metrics = {1: step_metrics(accuracy=0.5) | {"lagrangian/target/accuracy": 0.9, "ctwa/target/accuracy": 0.7}}
     folder = make_run("run", metrics, info(objectives={"accuracy": ObjectiveInfo(weight=1.0)}))
-    assert watched(folder).target("accuracy") is None
+    assert watched(folder).trace.target("accuracy") is None
+    assert "of 0" not in text_of(watched(folder))
     folder.info.unlink()
-    assert watched(folder).target("accuracy") == 0.7
-    of_correlation = make_run("another", {1: metrics[1] | {"ctwa/correlation/accuracy": 0.1}})
-    of_correlation.info.unlink()
-    assert watched(of_correlation).target("accuracy") is None
-    assert read_runs([of_correlation.path])[0].target("accuracy") is None
+    assert watched(folder).trace.target("accuracy") is None
 
 
 def test_a_resumed_run_forgets_what_was_rewound(make_run):
     folder = make_run("run", {step: step_metrics(accuracy=step / 10) for step in range(1, 5)})
     run = watched(folder)
-    assert run.curve("objective/{}/mean", "accuracy").points == [(1, 0.1), (2, 0.2), (3, 0.3), (4, 0.4)]
+    assert run.trace.series("objective/accuracy/mean") == [(1, 0.1), (2, 0.2), (3, 0.3), (4, 0.4)]
     with TraceWriter(folder.metrics, resume_after=2, clock=lambda: 100.0) as trace:
         trace.write(3, step_metrics(accuracy=0.9))
     run.poll()
     assert run.step == 3
     assert run.trained == 6.0
-    assert run.curve("objective/{}/mean", "accuracy").points == [(1, 0.1), (2, 0.2), (3, 0.9)]
+    assert run.trace.series("objective/accuracy/mean") == [(1, 0.1), (2, 0.2), (3, 0.9)]
 
 
 def test_the_alarms_are_those_of_the_whole_trace(make_run):
@@ -78,7 +75,7 @@ def test_the_alarms_are_those_of_the_whole_trace(make_run):
         monitor.feed(record)
     assert {episode.alarm.kind for episode in monitor.episodes} == {"drop", "negative-covariance"}
     run = watched(folder)
-    assert run.alarms.episodes == monitor.episodes
+    assert run.trace.alarms.episodes == monitor.episodes
     assert "over: negative-covariance, steps 6 to 19" in text_of(run)
 
 
@@ -86,12 +83,12 @@ def test_the_limits_of_alarms_are_the_runs_and_change_with_them(make_run):
     steps = {step: step_metrics(accuracy=-0.5, clarity=0.5) for step in range(1, 4)}
     folder = make_run("run", steps, info(alarms=AlarmLimits(negative_covariance_steps=3)))
     run = watched(folder)
-    assert [(alarm.kind, alarm.step) for alarm in run.alarms.active] == [("negative-covariance", 3)]
+    assert [(alarm.kind, alarm.step) for alarm in run.trace.alarms.active] == [("negative-covariance", 3)]
     resumed = info(alarms=AlarmLimits(negative_covariance_steps=2))
     folder.info.write_text(resumed.model_dump_json(by_alias=True))
     os.utime(folder.info, ns=(0, 1))
     run.poll()
-    assert [alarm.step for alarm in run.alarms.active] == [2]
+    assert [alarm.step for alarm in run.trace.alarms.active] == [2]
     assert (run.step, run.trained) == (3, 6.0)
 
 
@@ -112,18 +109,7 @@ def test_a_large_trace_is_read_in_parts(make_run, monkeypatch):
     monkeypatch.setattr("ctwa.report.watch.state._CHUNK", 100)
     run = watched(make_run("run", {step: step_metrics(accuracy=step / 10) for step in range(1, 5)}))
     assert run.step == 4
-    assert len(run.curve("objective/{}/mean", "accuracy").points) == 4
-
-
-def test_a_long_curve_is_thinned_and_keeps_its_ends():
-    curve = Curve()
-    for step in range(10_000):
-        curve.add(step, float(step))
-    assert 512 <= len(curve.points) <= 1024
-    assert (curve.first, curve.last) == (0.0, 9999.0)
-    assert curve.points[0] == (15, 7.5)  # of the steps 0 to 15
-    assert curve.points[-1] == (9999, 9991.5)
-    assert {after - before for (before, _), (after, _) in pairwise(curve.points)} == {16}
+    assert len(run.trace.series("objective/accuracy/mean")) == 4
 
 
 @pytest.mark.parametrize("num_steps", [4, None])
@@ -160,9 +146,8 @@ def test_a_run_that_is_written_goes_on_however_silent(make_run):
 def test_a_run_that_is_resumed_goes_on_before_it_writes_its_trace(make_run):
     folder = make_run("run", {1: step_metrics(accuracy=0.5)})
     folder.summary.write_text("{}")  # of its earlier part
-    run = watched(folder, now=1e6)
-    assert run.status().word == "finished"
-    with folder.engine_log.open("ab"):
+    assert watched(folder, now=1e6).status().word == "finished"
+    with quiet(folder.engine_log):
         assert watched(folder, now=1e6).status().word == "going on"
 
 
@@ -173,17 +158,18 @@ def test_a_run_before_its_first_step(tmp_path):
     assert "step 0/4" in text_of(watched(folder))
 
 
-def test_a_reader_is_no_writer(tmp_path):
+def test_a_reader_is_no_writer_and_what_a_run_started_outlives_it_without_its_lock(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    path.write_text("")
-    with path.open("rb"):
-        assert not WriterSearch([path]).found()
-    with path.open("ab"):
-        assert WriterSearch([path]).found()
-    other = tmp_path / "other" / "metrics.jsonl"
-    other.parent.mkdir()
-    with other.open("wb"):
-        assert not WriterSearch([path]).found()
+    with TraceWriter(path) as one:
+        with path.open("rb"), TraceWriter(path):
+            assert is_held(path)
+        assert is_held(path)
+        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, close_fds=False)
+        one.write(1, {})
+    with child, path.open("rb"):
+        assert not is_held(path)
+        child.communicate(b"\n")
+    assert not is_held(tmp_path / "missing")
 
 
 def test_a_trace_without_run_json(make_run):
@@ -219,7 +205,7 @@ def test_every_size_is_kept(make_run, num_objectives, width, height):
     names = tuple(f"目的 {index} with a rather long name indeed" for index in range(num_objectives))
     metrics = {**step_metrics(**dict.fromkeys(names, -0.5)), **{f"val/{name}": 0.5 for name in names}}
     run = watched(make_run("run", dict.fromkeys(range(1, 21), metrics), info(names)))
-    assert run.alarms.active
+    assert run.trace.alarms.active
     lines = draw(run, width, height)
     assert len(lines) <= height
     assert max(cell_len(line.plain) for line in lines) <= width

@@ -9,7 +9,6 @@ import torch
 from ctwa.errors import CtwaError
 from ctwa.run import EventWriter, SampleWriter, TraceWriter, read_trace
 from ctwa.run.jsonl import JsonLinesTail
-from ctwa.run.trace import series
 
 
 @pytest.fixture
@@ -166,15 +165,6 @@ def test_pandas_reads_it_in_the_one_line_of_the_docs(path):
     assert frame.loc[0, "val/a"] == 0.5
     assert frame.loc[1, "objective/a b/mean"] == 0.25
     assert math.isnan(frame.loc[1, "loss"])
-
-
-def test_a_series_leaves_out_steps_without_a_value(path):
-    with TraceWriter(path) as writer:
-        writer.write(0, {"a": 1.0})
-        writer.write(1, {"b": 1.0})
-        writer.write(2, {"a": math.inf})
-        writer.write(3, {"a": 2.0})
-    assert series(read_trace(path), "a") == [(0, 1.0), (3, 2.0)]
 
 
 def test_events_are_kept_over_a_resume(path):

@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from ctwa.engine.checks.bounds import ACTOR, BOUNDS, MODEL, REF, ROLLOUT
+from ctwa.engine.groups import OURS, main_file, node_of
 from ctwa.errors import shown
 
 NO_DEFAULT: dict[str, tuple[str, ...]] = {
@@ -41,9 +42,6 @@ NO_DEFAULT: dict[str, tuple[str, ...]] = {
 
 OPEN = {"ray_init", "runtime_env", "tool_config", "global_tool_config", "teacher_models", "fused_kernel_options"}
 """Sections whose keys are another program's. So is every section that is empty or null by default."""
-
-OURS = ("method", "loss")
-"""Sections of the ``ctwa`` node that a group fills: the model of the group's choice knows their keys."""
 
 DEAD: dict[str, str] = {
     f"{ACTOR}.grad_clip": f"write {ACTOR}.optim.clip_grad",
@@ -133,24 +131,18 @@ def verl_files() -> Path:
 
 
 @cache
-def known_keys(name: str, module: str) -> dict[str, Any]:
-    """Every key a command's configuration may have, nested, with the default of verl or, for our keys, of ours.
-
-    Args:
-        name: of the file that names the defaults.
-        module: the package it is in.
-    """
-    ours = files("ctwa.config")
-    main = yaml.safe_load((files(module) / f"{name}.yaml").read_text())
+def known_keys(command: str) -> dict[str, Any]:
+    """Every key a command's configuration may have, nested, with the default of verl or, for our keys, of ours."""
+    ours, main = files("ctwa.config"), main_file(command)
     groups = [*(ours / "engine").iterdir(), *(ours / "generation").iterdir()]
     if "base" in main["defaults"]:
         groups.append(ours / "base.yaml")
     known: dict[str, Any] = {}
+    _merge(known, {"ctwa": node_of(command) | {section: {} for section in OURS}, "model_engine": "dp"})
     for part in (*(yaml.safe_load(path.read_text()) for path in groups), main):
         _merge(known, part)
     for key in ("defaults", "hydra"):
         known.pop(key, None)
-    _merge(known, {"ctwa": {"task_dir": None, **{section: {} for section in OURS}}, "model_engine": "dp"})
     for section, names in NO_DEFAULT.items():
         node: dict[str, Any] = dict.fromkeys(names)
         for part_of in reversed(section.split(".")):

@@ -20,7 +20,7 @@ from verl.utils.distributed import initialize_global_process_group_ray
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
 from ctwa.engine.checkpoint import declare_dtype, merge_adapter
-from ctwa.engine.gradients import OBJECTIVE_LOSSES, GradientPlan, ObjectiveLosses, objective_losses
+from ctwa.engine.gradients import OBJECTIVE_LOSSES, GradientPlan, ObjectiveLosses, policy_losses
 from ctwa.engine.pairs.objective import PreferenceObjective
 from ctwa.engine.probe import PreviousWeights
 from ctwa.engine.verl.columns import ROW_COLUMN
@@ -51,7 +51,7 @@ class PolicyWorker(TrainingWorker):
                 self._record(model_output["log_probs"], data)
             if not getattr(self.engine, "collects", False):
                 return loss_fn(model_output=model_output, data=data, dp_group=dp_group)
-            losses, shared, metrics = objective_losses(loss_fn, model_output, data, dp_group, self.engine.plan)
+            losses, shared, metrics = policy_losses(loss_fn, model_output, data, dp_group, self.engine.plan)
             return losses[0], {**metrics, OBJECTIVE_LOSSES: ObjectiveLosses(losses, shared)}
 
         super().set_loss_fn(loss)

@@ -3,7 +3,11 @@
   const { charts, palette } = JSON.parse(document.getElementById("charts").textContent);
   const root = document.documentElement;
   const plots = [...document.querySelectorAll(".plot")];
+  // What the reader chose on a live page holds when it is loaded again.
+  const live = document.getElementById("live");
+  const kept = (live && JSON.parse(sessionStorage.getItem("view"))) || {};
   const hidden = new Set();
+  const keep = () => live && sessionStorage.setItem("view", JSON.stringify({ theme: root.dataset.theme, hidden: [...hidden] }));
   const drawn = new Set();
   const dark = () => root.dataset.theme === "dark";
 
@@ -47,7 +51,7 @@
 
   const setTheme = (theme) => { root.dataset.theme = theme; };
   const preference = matchMedia("(prefers-color-scheme: dark)");
-  setTheme(preference.matches ? "dark" : "light");
+  setTheme(kept.theme || (preference.matches ? "dark" : "light"));
   const recolorKeys = () => {
     document.querySelectorAll(".key line").forEach((line) => {
       line.dataset.light ||= line.getAttribute("stroke");
@@ -57,15 +61,16 @@
   const changeTheme = (theme) => { setTheme(theme); recolorKeys(); redraw(); };
   recolorKeys();
   preference.addEventListener("change", (event) => changeTheme(event.matches ? "dark" : "light"));
-  document.getElementById("theme").addEventListener("click", () => changeTheme(dark() ? "light" : "dark"));
+  document.getElementById("theme").addEventListener("click", () => { changeTheme(dark() ? "light" : "dark"); keep(); });
 
   document.querySelectorAll(".key").forEach((key) => {
-    key.addEventListener("click", () => {
-      const group = Number(key.dataset.group);
-      if (!hidden.delete(group)) hidden.add(group);
-      key.setAttribute("aria-pressed", String(!hidden.has(group)));
-      redraw();
-    });
+    const group = Number(key.dataset.group);
+    const hide = (is) => {
+      if (is) hidden.add(group); else hidden.delete(group);
+      key.setAttribute("aria-pressed", String(!is));
+    };
+    hide((kept.hidden || []).includes(group));
+    key.addEventListener("click", () => { hide(!hidden.has(group)); keep(); redraw(); });
   });
 
   // Figures are drawn when they come near the window: a page of many runs opens at once.
@@ -76,6 +81,22 @@
     });
   }, { rootMargin: "600px" });
   plots.forEach((plot) => observer.observe(plot));
+
+  // A live page asks for news and is loaded again when there is a newer one: the browser keeps the place.
+  const look = async () => {
+    const told = live.querySelector("[role=status]");
+    try {
+      const answer = await fetch("state");
+      if (!answer.ok) throw new Error(await answer.text());
+      const { status, version } = await answer.json();
+      told.textContent = status;
+      if (version !== live.dataset.version && live.querySelector("input").checked) return location.reload();
+    } catch (error) {
+      told.textContent = error instanceof TypeError ? "ctwa watch has ended: this report stays as it is" : error.message;
+    }
+    setTimeout(look, 1000 * live.dataset.look);
+  };
+  if (live) look();
 
   // Paper is light and has no window to scroll.
   let before = null;

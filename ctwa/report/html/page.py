@@ -10,20 +10,22 @@ from math import isfinite, nan
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from ctwa import metrics as key_of
 from ctwa.report.compare import Comparison, interval_text
+from ctwa.report.curves import averaging_window
 from ctwa.report.groups import Group
 from ctwa.report.html.charts import chart, palette, points_of_a_curve
-from ctwa.report.html.curves import averaging_window, of_group
-from ctwa.report.html.panels import COLORS, DASHES, Bars
+from ctwa.report.html.panels import Bars, color_of, dash_of
 from ctwa.report.html.samples import Sample, early_and_late
 from ctwa.report.html.sections import Section
 from ctwa.report.html.verdict import Verdict, judge
-from ctwa.report.summary import RunTrace, summarize_trace
-from ctwa.run.alarms import AlarmMonitor
+from ctwa.report.summary import summarize_trace
+from ctwa.report.trace import RunTrace
 from ctwa.run.text import duration, number
 from ctwa.statistics import CONFIDENCE
 
@@ -39,7 +41,6 @@ class Report:
     groups: Sequence[Group]
     sections: Sequence[Section]
     comparison: Comparison | None
-    alarms: dict[str, AlarmMonitor]  # by run
 
     @property
     def runs(self) -> list[RunTrace]:
@@ -47,8 +48,13 @@ class Report:
         return [run for group in self.groups for run in group.runs]
 
 
-def page(report: Report) -> str:
-    """The page. Everything that the user named is escaped; the scripts are the package's own and plotly's."""
+def page(report: Report, *, live: tuple[str, float] | None = None) -> str:
+    """The page. Everything that the user named is escaped; the scripts are the package's own and plotly's.
+
+    Args:
+        report: what is on it.
+        live: of a page that a server makes anew: its version, and the seconds between two looks for a newer one.
+    """
     figures = [figure for section in report.sections for figure in section.figures]
     most_points = points_of_a_curve(figures)
     index = 0
@@ -63,11 +69,12 @@ def page(report: Report) -> str:
     charts = {"charts": [chart(figure, most_points) for figure in figures], "palette": palette()}
     labels = ", ".join(group.label for group in report.groups)
     steps = max(run.last_step for run in report.runs)
-    seeds = [error for run in report.runs for error in run.columns if error.startswith("val_standard_error/")]
+    errors = any(key.startswith(key_of.validation_error("")) for run in report.runs for key in run.keys)
     sources = dict.fromkeys(run.source for run in report.runs)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     return environment.from_string(_resource("page.html")).render(
         title=f"Report: {labels}",
+        live={"version": live[0], "look": live[1]} if live else None,
         facts=f"{len(report.runs)} {'runs' if len(report.runs) > 1 else 'run'}, up to step {steps}",
         css=Markup(_resource("page.css")),
         js=Markup(_resource("page.js")),
@@ -76,9 +83,9 @@ def page(report: Report) -> str:
         groups=[_key(group, at) for at, group in enumerate(report.groups)],
         result=" or ".join(dict.fromkeys(run.result for run in report.runs)),
         averaged=averaging_window(steps) if "training" in sources else 0,
-        standard_errors=bool(seeds),
+        standard_errors=errors,
         verdicts=list(verdict_rows(report.groups)),
-        **_alarm_rows(report.alarms),
+        **_alarm_rows(report.runs),
         comparison=_comparison(report.comparison) if report.comparison else None,
         sections=sections,
         samples=_samples(report.groups),
@@ -102,14 +109,14 @@ def verdicts(group: Group) -> dict[str, Verdict]:
     held_out = all(run.source == "held-out" for run in group.runs)
     window = averaging_window(max(run.last_step for run in group.runs))
     for name in group.objectives:
-        curve = of_group(group, f"val/{name}") if held_out else of_group(group, f"objective/{name}/mean", window)
+        curve = group.curve(key_of.validation(name)) if held_out else group.curve(key_of.objective_mean(name), window)
         # Where a seed's result is no number, so is the mean of the seeds.
         unknown = {step: nan for run in group.runs for step, value in run.results(name) if not isfinite(value)}
-        points = sorted({**dict(zip(curve.steps.tolist(), curve.values.tolist(), strict=True)), **unknown}.items())
+        points = sorted({**dict(curve.points), **unknown}.items())
         if not points:
             continue
-        errors = of_group(group, f"val_standard_error/{name}") if held_out else ()
-        error = float(errors.values.mean()) / len(group.runs) ** 0.5 if held_out and len(errors) else None  # type: ignore[union-attr]
+        errors = group.curve(key_of.validation_error(name)).values if held_out else ()
+        error = float(np.mean(errors)) / len(group.runs) ** 0.5 if len(errors) else None
         found[name] = judge(points, error)
     return found
 
@@ -153,26 +160,25 @@ def unscored_table(runs: Sequence[RunTrace]) -> list[tuple[str, ...]]:
     rows = []
     for run in runs:
         for name in run.objectives:
-            scored = run.columns.get(f"objective/{name}/scored_frac")
-            if scored is None or scored.values.min() == 1:
+            scored = run.curve(key_of.objective(name, "scored_frac")).values
+            if not len(scored) or scored.min() == 1:
                 continue
-            unscored = 1 - fmean(scored.values)
-            shares = (run.series(f"objective/{name}/{reason}_frac") for reason in ("timeout", "error"))
-            timeout, error = (fmean(value for _, value in share) if share else 0.0 for share in shares)
+            unscored = 1 - float(scored.mean())
+            shares = (run.curve(key_of.objective(name, f"{reason}_frac")).values for reason in ("timeout", "error"))
+            timeout, error = (float(share.mean()) if len(share) else 0.0 for share in shares)
             rest = max(unscored - timeout - error, 0.0)
-            worst = 1 - float(scored.values.min())
+            worst = 1 - float(scored.min())
             rows.append((run.label, name, *(f"{share:.2%}" for share in (unscored, timeout, error, rest, worst))))
     header = ("run", "objective", "not scored", "too slow", "failed", "no reward given", "in the worst step")
     return [header, *rows] if rows else []
 
 
 def _key(group: Group, at: int) -> dict[str, Any]:
-    dash = DASHES[at // len(COLORS) % len(DASHES)]
     return {
         "label": group.label,
         "num_runs": len(group.runs),
-        "color": COLORS[at % len(COLORS)],
-        "dasharray": _DASHARRAYS[dash],
+        "color": color_of(at),
+        "dasharray": _DASHARRAYS[dash_of(at)],
     }
 
 
@@ -181,17 +187,17 @@ def _of_seeds(words: Sequence[str], word: str, num_runs: int) -> str:
     return f"so {words.count(word)} of {len(words)} seeds" if num_runs > 1 else ""
 
 
-def _alarm_rows(alarms: dict[str, AlarmMonitor]) -> dict[str, Any]:
+def _alarm_rows(runs: Sequence[RunTrace]) -> dict[str, Any]:
     rows = [
         {
-            "run": label,
+            "run": run.label,
             "kind": episode.alarm.kind,
             "steps": f"{episode.alarm.since} to {episode.last}",
             "text": episode.alarm.text,
             "advice": episode.alarm.advice,
         }
-        for label, monitor in alarms.items()
-        for episode in monitor.episodes
+        for run in runs
+        for episode in run.alarms.episodes
     ]
     left = len(rows) - _MOST_ALARMS
     return {
@@ -259,8 +265,6 @@ def _run(run: RunTrace) -> dict[str, Any]:
         notes.append("no run.json: method, seed and targets are not known")
     if not run.folder.samples.is_file():
         notes.append("no samples.jsonl")
-    if run.schema_is_older:
-        notes.append(f"written with the older schema {run.schema}: what it did not record is left out")
     return {
         "label": run.label,
         "method": run.method,

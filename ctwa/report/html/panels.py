@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ctwa.report.html.curves import Curve, Floats
+from ctwa.report.curves import Curve, Floats
 
 # Okabe and Ito's palette with its two lightest colours darkened, so that each has a contrast of 3 to white; and the
 # same hues for a dark page.
 COLORS = ("#0072B2", "#D55E00", "#008A64", "#B75A93", "#A67500", "#3587BA", "#3A3A3A")
 DARK_COLORS = ("#4FA8E0", "#FF8A3D", "#2CC79A", "#E3A0C8", "#F0B429", "#9BD4F7", "#E4E4E4")
+GREY, DARK_GREY = "#707070", "#9A9A9A"
 DASHES = ("solid", "dash", "dot", "dashdot")  # tell apart what has the same colour, beyond as many groups as colours
 SYMBOLS = ("circle", "square", "triangle-up", "diamond", "cross", "x", "star")
 
@@ -26,7 +27,7 @@ class Line:
     curve: Curve
     color: int  # index of the group, or of the line where `grouped` is False
     kind: Kind = "line"  # "thin": as measured, behind its average; "marked": with a mark at each point
-    grouped: bool = True  # whether it belongs to a group that the reader can hide
+    grouped: bool = True  # whether it belongs to a group that the reader can hide; the others stand in a legend
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,6 @@ class Panel:
     levels: Sequence[tuple[float, str]] = ()  # dashed horizontal lines: where, and what they are
     x_label: str = "step"
     y_range: tuple[float, float] | None = None
-    note: str = ""
 
     @property
     def empty(self) -> bool:
@@ -72,7 +72,6 @@ class Bars:
     x_label: str
     labels: Sequence[str]
     parts: dict[str, list[float]] = field(default_factory=dict)
-    note: str = ""
 
     @property
     def empty(self) -> bool:
@@ -81,3 +80,18 @@ class Bars:
 
 
 Figure = Panel | Bars
+
+
+def color_of(index: int) -> str:
+    """The colour of a group or line, on a light page."""
+    return COLORS[index % len(COLORS)]
+
+
+def dash_of(index: int) -> str:
+    """How its line is dashed."""
+    return DASHES[index // len(COLORS) % len(DASHES)]
+
+
+def symbol_of(index: int) -> str:
+    """Its mark."""
+    return SYMBOLS[index % len(SYMBOLS)]

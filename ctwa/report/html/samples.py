@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ctwa.run.jsonl import decode_line
+from ctwa.run.jsonl import iterate_jsonl
 
-_WINDOW = 512 * 1024  # bytes read from each end: a long run's file is not read as a whole
 _CHARACTERS = 2500  # of a prompt or response on the page
 
 
@@ -26,48 +25,30 @@ class Sample:
 def early_and_late(path: Path, num: int = 3) -> tuple[list[Sample], list[Sample]]:
     """Completions of the first and of the last step that has any; empty where there is no file.
 
-    Training completions where both ends have them, else held-out ones. Lines that are broken are left out.
+    Training completions where both ends have them, else held-out ones.
+
+    Raises:
+        CtwaError: a line before the last is broken.
     """
-    if not path.is_file():
-        return [], []
-    with path.open("rb") as file:
-        head = file.read(_WINDOW)
-        size = file.seek(0, 2)
-        file.seek(max(size - _WINDOW, 0))
-        tail = file.read()
-    early = _samples(head[: head.rfind(b"\n") + 1])
-    late = _samples(tail if size <= _WINDOW else tail[tail.find(b"\n") + 1 :])
+    first: dict[str, list[Sample]] = {}
+    last: dict[str, list[Sample]] = {}
+    for record in iterate_jsonl(path) if path.is_file() else ():
+        sample = _sample(record)
+        for ends in (first, last):
+            known = ends.setdefault(sample.split, [])
+            if ends is last and known and known[0].step < sample.step:
+                known.clear()
+            if len(known) < num and (not known or known[0].step == sample.step):
+                known.append(sample)
     for split in ("train", "held-out"):
-        first = [each for each in early if each.split == split]
-        last = [each for each in late if each.split == split]
-        if first and last and first[0].step < last[-1].step:
-            return (
-                [each for each in first if each.step == first[0].step][:num],
-                [each for each in last if each.step == last[-1].step][:num],
-            )
-    return early[:num], []
-
-
-def _samples(data: bytes) -> list[Sample]:
-    found = []
-    for line in data.split(b"\n"):
-        try:
-            record = decode_line(line)
-        except ValueError:  # broken, or cut by the window
-            continue
-        if isinstance(record, dict) and {"step", "split", "prompt", "response", "rewards"} <= record.keys():
-            found.append(_sample(record))
-    return found
+        if split in first and first[split][0].step < last[split][0].step:
+            return first[split], last[split]
+    return next(iter(first.values()), []), []
 
 
 def _sample(record: dict[str, Any]) -> Sample:
-    return Sample(
-        int(record["step"]),
-        str(record["split"]),
-        _short(str(record["prompt"])),
-        _short(str(record["response"])),
-        dict(record["rewards"]),
-    )
+    prompt, response = _short(record["prompt"]), _short(record["response"])
+    return Sample(record["step"], record["split"], prompt, response, record["rewards"])
 
 
 def _short(text: str) -> str:

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 import numpy as np
 
 from ctwa import metrics as key_of
-from ctwa.report.compare import Comparison
+from ctwa.report.compare import Comparison, results_at
+from ctwa.report.curves import EMPTY, Curve, Floats, averaged, averaging_window, over_seeds
 from ctwa.report.groups import Group, objectives_of
-from ctwa.report.html.curves import Curve, Floats, averaged, averaging_window, curve, of_group, over_seeds
-from ctwa.report.html.panels import Bars, Figure, Line, Mark, Panel
-from ctwa.report.summary import RunTrace
+from ctwa.report.html.panels import Bars, Figure, Kind, Line, Mark, Panel
+from ctwa.report.trace import RunTrace
 from ctwa.statistics import Interval, hypervolume
 
 _RAW_UP_TO = 3  # groups: with more, curves as measured would hide the averages
 _MOST_PAIRS = 10  # cosines of pairs of objectives
 _MOST_PLANES = 6
 _MOST_VOLUMES = 200  # steps
+_ZERO = (0.0, "")  # a level
+_FEW_POINTS = 10  # each is marked: a curve of one point would not be seen
 
 
 @dataclass(frozen=True)
@@ -33,66 +35,89 @@ class Section:
 
 
 class Sections:
-    """Makes the sections of some groups of runs."""
+    """Makes the sections of some groups of runs.
+
+    A section names the metrics it draws, and `_lines` and `_gain` note them: `method` draws the methods' own that are
+    left. So no metric of a method is hidden, whichever method it is.
+    """
 
     def __init__(self, groups: Sequence[Group]):
         self.groups = groups
         self.runs = [run for group in groups for run in group.runs]
         self.objectives = objectives_of(self.runs)
         self.window = averaging_window(max(run.last_step for run in self.runs))
+        self._keys = dict.fromkeys(key for run in self.runs for key in run.keys)
+        self._shown: set[str] = set()
 
     def all(self, comparison: Comparison | None) -> list[Section]:
         """Every section that has something to show."""
-        found = [
-            self.side_by_side(comparison) if comparison else None,
-            self.rewards(),
-            self.control(),
-            self.probes(),
-            self.gradients(),
-            self.update(),
-            self.time(),
-        ]
-        return [section for section in found if section and section.figures]
+        front = [self.side_by_side(comparison)] if comparison else []
+        found = [self.rewards(), self.control(), self.probes(), self.gradients(), self.update(), self.time()]
+        method = self.method()  # after the others: it draws what they do not
+        return [section for section in [*front, *found[:2], method, *found[2:]] if section.figures]
+
+    def overview(self) -> list[list[Panel]]:
+        """For each objective its results, its covariance and its weight."""
+        return [[self._results(name), self._covariance(name), self._weight(name)] for name in self.objectives]
 
     def rewards(self) -> Section:
         """Each objective on held-out and training problems."""
-        figures = []
-        for name in self.objectives:
-            held_out = self._lines(f"val/{name}", kind="marked")
-            training = self._lines(f"objective/{name}/mean", average=True)
-            bounds = _unit([*held_out, *training])
-            figures += [
-                Panel(f"held-out-{name}", f"{name}, held-out problems", "mean reward", held_out, y_range=bounds),
-                Panel(f"training-{name}", f"{name}, training problems", "mean reward", training, y_range=bounds),
-            ]
+        figures = [panel for name in self.objectives for panel in self._rewards(name)]
         text = (
             f"Training curves are moving averages over {self.window} steps{self._thin()}{self._band()}."
             " Held-out results are as measured."
         )
         return Section("objectives", "Objectives", text, _drawn(figures))
 
+    def _rewards(self, name: str) -> tuple[Panel, Panel]:
+        held_out = self._panel(
+            key_of.validation(name), f"{name}, held-out problems", "mean reward", average=False, kind="marked"
+        )
+        training = self._panel(key_of.objective_mean(name), f"{name}, training problems", "mean reward")
+        bounds = _unit([*held_out.lines, *training.lines])
+        return replace(held_out, y_range=bounds), replace(training, y_range=bounds)
+
+    def _results(self, name: str) -> Panel:
+        held_out, training = self._rewards(name)
+        return training if held_out.empty else held_out
+
     def control(self) -> Section:
-        """Covariance against its target, deficit, log-weight."""
-        covariances, deficits, weights = [], [], []
-        for name in self.objectives:
-            lines = self._lines(key_of.covariance(name), average=True, instead=f"ctwa/ema/{name}")
-            targets = dict.fromkeys(target for run in self.runs if (target := run.target(name)) is not None)
-            levels = [(0.0, ""), *((target, f"target {target:g}") for target in targets)]
-            covariances.append(
-                Panel(f"covariance-{name}", f"{name}: covariance with the update", "covariance", lines, levels=levels)
-            )
-            deficits.append(
-                Panel(f"deficit-{name}", f"{name}: deficit", "deficit", self._lines(f"ctwa/deficit/{name}"))
-            )
-            logs = [Line(group.label, self._log_weight(group, name), index) for index, group in enumerate(self.groups)]
-            weights.append(Panel(f"log-weight-{name}", f"{name}: log-weight", "log-weight", logs))
+        """Covariances against their targets, and weights."""
         text = (
             "How each objective's reward goes together with the update: below 0 the step works against the objective."
-            " The curve is the method's own moving average where it keeps one, else the average over"
-            f" {self.window} steps{self._thin()}. The deficit is what the covariance lacks of its target; the"
-            " controller raises the weight by it."
+            f" Averages over {self.window} steps{self._thin()}. The weight is that of the next step."
         )
-        return Section("control", "Covariances and weights", text, _drawn([*covariances, *deficits, *weights]))
+        figures = [panel(name) for panel in (self._covariance, self._weight) for name in self.objectives]
+        return Section("control", "Covariances and weights", text, _drawn(figures))
+
+    def _covariance(self, name: str) -> Panel:
+        targets = dict.fromkeys(target for run in self.runs if (target := run.target(name)) is not None)
+        levels = (_ZERO, *((target, f"target {target:g}") for target in targets))
+        return self._panel(key_of.covariance(name), f"{name}: covariance with the update", "covariance", levels=levels)
+
+    def _weight(self, name: str) -> Panel:
+        return self._panel(key_of.weight(name), f"{name}: weight", "weight", average=False)
+
+    def method(self) -> Section:
+        """Every metric that is a method's own and has no place in another section."""
+        parts: dict[tuple[str, str], dict[str, str]] = {}
+        for name in key_of.of_methods(self._keys, self._shown):
+            family, key, objective = key_of.parse(name)
+            parts.setdefault((family, key), {})[objective] = name
+        figures = []
+        for (family, key), by_objective in parts.items():
+            label, name = key.replace("_", " "), f"{family}-{key}"
+            title = f"{family}: {label}"
+            if whole := by_objective.pop("", ""):
+                figures.append(self._panel(whole, title, label, average=False))
+            panels = [
+                Panel(f"{name}-{group.label}", f"{title}, {group.label}", label, _by_objective(group, by_objective))
+                for group in self.groups
+            ]
+            panels = [panel for panel in panels if not panel.empty]
+            figures += panels if len(panels) > 1 else [replace(panel, name=name, title=title) for panel in panels]
+        text = "What the methods say of themselves, as measured; docs/methods tells what each metric means."
+        return Section("method", "The method", text, _drawn(figures))
 
     def probes(self) -> Section:
         """What each step did to each objective's expected reward, with its standard error."""
@@ -102,7 +127,7 @@ class Sections:
                 Line(group.label, over_seeds([self._gain(run, name) for run in group.runs]), index)
                 for index, group in enumerate(self.groups)
             ]
-            figures.append(Panel(f"gain-{name}", f"{name}: gain of a step", "gain", lines, levels=[(0.0, "")]))
+            figures.append(Panel(f"gain-{name}", f"{name}: gain of a step", "gain", lines, levels=[_ZERO]))
         text = (
             f"What one step did to the objective's expected reward, averaged over {self.window} steps. The band is 1.96"
             " standard errors of that average to each side; of several seeds, their range."
@@ -111,72 +136,43 @@ class Sections:
 
     def gradients(self) -> Section:
         """Norms of the objectives' gradients and the angles between them."""
-        prefix = "gradient/cosine/"
-        keys = dict.fromkeys(key for run in self.runs for key in run.columns if key.startswith(prefix))
-        pairs = sorted(keys, key=lambda key: float(np.mean([curve(run, key).values.mean() for run in self._with(key)])))
-        chosen = [key for key in keys if key in pairs[:_MOST_PAIRS]]
-        figures = [
-            Panel(
-                f"gradient-norm-{name}",
-                f"{name}: norm of its gradient",
-                "norm",
-                self._lines(f"gradient/norm/{name}", average=True),
-            )
-            for name in self.objectives
+        prefix = key_of.GRADIENT_COSINE
+        keys = [key for key in self._keys if key.startswith(prefix)]
+        pairs = sorted(keys, key=self._mean)[:_MOST_PAIRS]
+        norms = [
+            self._panel(key_of.gradient_norm(name), f"{name}: norm of its gradient", "norm") for name in self.objectives
         ]
-        figures += [
-            Panel(
-                f"gradient-cosine-{key.removeprefix(prefix)}",
-                f"{key.removeprefix(prefix)}: cosine",
-                "cosine",
-                self._lines(key, average=True),
-                levels=[(0.0, "")],
-            )
-            for key in chosen
+        cosines = [
+            self._panel(key, f"{key.removeprefix(prefix)}: cosine", "cosine", levels=[_ZERO])
+            for key in keys
+            if key in pairs
         ]
         text = f"Averages over {self.window} steps. Below 0 two objectives pull against each other."
-        if len(chosen) < len(keys):
-            text += f" Of {len(keys)} pairs the {len(chosen)} with the lowest cosines are shown."
-        return Section("gradients", "Gradients", text, _drawn(figures))
+        if len(pairs) < len(keys):
+            text += f" Of {len(keys)} pairs the {len(pairs)} with the lowest cosines are shown."
+        return Section("gradients", "Gradients", text, _drawn([*norms, *cosines]))
 
     def update(self) -> Section:
         """Feasibility, clipping, unscored completions, and how the policy moves."""
+        impossible = [(1.0, "cannot be met above")]
         figures = [
-            Panel(
-                "feasibility",
-                "feasibility of the targets",
-                "v*",
-                self._lines("ctwa/feasibility", average=True),
-                levels=[(1.0, "cannot be met above")],
-            ),
-            Panel("clip-fraction", "clipped tokens", "share", self._lines("clip/fraction", average=True)),
-            Panel("clip-distortion", "clipping distortion", "spread", self._lines("clip/distortion", average=True)),
-        ]
-        figures += [
-            Panel(
-                f"clip-bound-{name}",
-                f"{name}: least covariance clipping can have left",
-                "covariance",
-                self._lines(f"clip/bound/{name}", average=True),
-                levels=[(0.0, "")],
-            )
-            for name in self.objectives
+            self._panel(key_of.FEASIBILITY, "feasibility of the targets", "v*", levels=impossible),
+            self._panel(key_of.CLIP_FRACTION, "clipped tokens", "share"),
+            self._panel(key_of.CLIP_DISTORTION, "clipping distortion", "spread"),
         ]
         for name in self.objectives:
-            lines = [
-                Line(line.label, _unscored(line.curve), line.color, line.kind)
-                for line in self._lines(f"objective/{name}/scored_frac")
-                if (line.curve.values < 1).any()
-            ]
-            figures.append(Panel(f"unscored-{name}", f"{name}: completions that could not be scored", "share", lines))
+            title = f"{name}: least covariance clipping can have left"
+            figures.append(self._panel(key_of.clip_bound(name), title, "covariance", levels=[_ZERO]))
+        for name in self.objectives:
+            title = f"{name}: completions that could be scored"
+            scored = self._panel(key_of.objective(name, "scored_frac"), title, "share", average=False)
+            incomplete = [line for line in scored.lines if (line.curve.values < 1).any()]
+            figures.append(replace(scored, lines=incomplete))
         figures += [
-            Panel(key.replace("/", "-"), title, label, self._lines(key, average=True))
-            for key, title, label in (
-                ("actor/entropy", "entropy of the policy", "nats"),
-                ("actor/ppo_kl", "divergence from the sampling policy", "KL"),
-                ("actor/grad_norm", "norm of the gradient", "norm"),
-                ("response_length/mean", "length of the responses", "tokens"),
-            )
+            self._panel(key_of.ENTROPY, "entropy of the policy", "nats"),
+            self._panel(key_of.KL, "divergence from the sampling policy", "KL"),
+            self._panel(key_of.GRADIENT_NORM, "norm of the gradient", "norm"),
+            self._panel(key_of.RESPONSE_LENGTH, "length of the responses", "tokens"),
         ]
         text = (
             f"Averages over {self.window} steps. Targets with a feasibility above 1 cannot be met together by any"
@@ -191,7 +187,7 @@ class Sections:
         phases = dict.fromkeys(phase for each in totals for phase in each)
         parts = {phase: [each.get(phase, 0.0) for each in totals] for phase in phases}
         bars = Bars("time", "time of a run by phase", "seconds", [group.label for group in self.groups], parts)
-        steps = Panel("step-time", "time of a step", "seconds", self._lines("time/step", average=True))
+        steps = self._panel(key_of.STEP_SECONDS, "time of a step", "seconds")
         text = "Sums over the run, the mean of a method's seeds. Validation (testing) is not part of a step."
         return Section("time", "Where the time went", text, _drawn([bars, steps]))
 
@@ -232,8 +228,8 @@ class Sections:
                 continue
             if len(group.runs) > 1:
                 for run, step in zip(group.runs, method.steps, strict=True):
-                    at = _value_at(run.results(x_name), step), _value_at(run.results(y_name), step)
-                    marks.append(Mark(run.label, index, *at, large=False))
+                    results = results_at(run, step)
+                    marks.append(Mark(run.label, index, results[x_name], results[y_name], large=False))
             x, y = method.results[x_name], method.results[y_name]
             marks.append(Mark(group.label, index, x.mean, y.mean, _range(x), _range(y)))
         points = means[:, [first, second]]
@@ -247,9 +243,9 @@ class Sections:
         return Panel(f"front-{x_name}-{y_name}", title, y_name, marks=marks, front=np.array(front), x_label=x_name)
 
     def _volume(self, run: RunTrace, comparison: Comparison) -> Curve:
-        curves = [_as_curve(run.results(name)) for name in comparison.objectives]
+        curves = [run.curve(run.result_key(name)) for name in comparison.objectives]
         if not all(len(each) for each in curves):
-            return Curve(np.zeros(0, np.int64), np.zeros(0))
+            return EMPTY
         steps = curves[0].steps
         for each in curves[1:]:
             steps = np.intersect1d(steps, each.steps)
@@ -259,34 +255,37 @@ class Sections:
         reference = np.array(list(comparison.reference.values()))
         return Curve(steps, np.array([hypervolume(value_M[None], reference) for value_M in values_SM]))
 
-    def _lines(self, key: str, *, average: bool = False, kind: str = "line", instead: str = "") -> list[Line]:
-        """A line for each group; with `average`, of the averages over steps, and what was measured behind them.
+    def _panel(
+        self,
+        key: str,
+        title: str,
+        y_label: str,
+        *,
+        average: bool = True,
+        kind: Kind | None = None,
+        levels: Sequence[tuple[float, str]] = (),
+    ) -> Panel:
+        """One metric of all groups; its file is named like it."""
+        lines = self._lines(key, average=average, kind=kind)
+        return Panel(key.replace("/", "-"), title, y_label, lines, levels=levels)
 
-        With `instead`, of that metric in its place for the groups all of whose runs have it.
-        """
+    def _lines(self, key: str, *, average: bool = False, kind: Kind | None = None) -> list[Line]:
+        """A line for each group; with `average`, of the averages over steps, and what was measured behind them."""
+        self._shown.add(key)
         lines = []
         for index, group in enumerate(self.groups):
             if average and len(group.runs) == 1 and len(self.groups) <= _RAW_UP_TO:
-                lines.append(Line(group.label, curve(group.runs[0], key), index, "thin"))
-            if instead and all(instead in run.columns for run in group.runs):
-                lines.append(Line(group.label, of_group(group, instead), index))
-            else:
-                found = of_group(group, key, self.window if average else 1)
-                lines.append(Line(group.label, found, index, kind))  # type: ignore[arg-type]
+                lines.append(Line(group.label, group.runs[0].curve(key), index, "thin"))
+            found = group.curve(key, self.window if average else 1)
+            lines.append(Line(group.label, found, index, kind or _kind(found)))
         return lines
 
-    def _log_weight(self, group: Group, name: str) -> Curve:
-        curves = []
-        for run in group.runs:
-            logs = curve(run, f"ctwa/log_weight/{name}")
-            weights = curve(run, key_of.weight(name))
-            positive = weights.values > 0
-            curves.append(logs if len(logs) else Curve(weights.steps[positive], np.log(weights.values[positive])))
-        return over_seeds(curves)
+    def _mean(self, key: str) -> float:
+        return float(np.mean([curve.values.mean() for run in self.runs if len(curve := run.curve(key))] or [0.0]))
 
     def _gain(self, run: RunTrace, name: str) -> Curve:
-        gains = curve(run, f"probe/gain/{name}")
-        errors = curve(run, f"probe/standard_error/{name}")
+        self._shown |= {key_of.probe_gain(name), key_of.probe_error(name)}
+        gains, errors = run.curve(key_of.probe_gain(name)), run.curve(key_of.probe_error(name))
         mean = averaged(gains, self.window)
         if len(errors) != len(gains) or not len(gains):
             return mean
@@ -300,8 +299,8 @@ class Sections:
         found: dict[str, float] = {}
         for run in group.runs:
             phases = {
-                key.removeprefix("time/"): float(curve(run, key).values.sum())
-                for key in run.columns
+                key.removeprefix("time/"): float(run.curve(key).values.sum())
+                for key in run.keys
                 if key.startswith("time/")
             }
             step = phases.pop("step", None)
@@ -312,9 +311,6 @@ class Sections:
                 found[phase] = found.get(phase, 0.0) + seconds / len(group.runs)
         return found
 
-    def _with(self, key: str) -> list[RunTrace]:
-        return [run for run in self.runs if key in run.columns]
-
     def _thin(self) -> str:
         return ", thin as measured" if self._shows_raw() else ""
 
@@ -323,6 +319,20 @@ class Sections:
 
     def _band(self) -> str:
         return "; the band is the range over seeds" if any(len(group.runs) > 1 for group in self.groups) else ""
+
+
+def _kind(curve: Curve) -> Kind:
+    return "marked" if len(curve) <= _FEW_POINTS else "line"
+
+
+def _by_objective(group: Group, keys: Mapping[str, str]) -> list[Line]:
+    """A line for each objective that a metric of a method is of."""
+    curves = {objective: group.curve(key) for objective, key in keys.items()}
+    return [
+        Line(objective, curve, index, _kind(curve), grouped=False)
+        for index, (objective, curve) in enumerate(curves.items())
+        if len(curve)
+    ]
 
 
 def _drawn(figures: Iterable[Figure]) -> tuple[Figure, ...]:
@@ -336,21 +346,6 @@ def _unit(lines: Sequence[Line]) -> tuple[float, float] | None:
         return None
     low, high = min(values.min() for values in curves), max(values.max() for values in curves)
     return (-0.03, 1.03) if low >= 0 and 0.25 < high <= 1 else None
-
-
-def _unscored(found: Curve) -> Curve:
-    high = None if found.low is None else 1 - found.low
-    low = None if found.high is None else 1 - found.high
-    return Curve(found.steps, 1 - found.values, low, high)
-
-
-def _as_curve(points: Sequence[tuple[int, float]]) -> Curve:
-    points = [point for point in points if np.isfinite(point[1])]
-    return Curve(np.array([step for step, _ in points], np.int64), np.array([value for _, value in points]))
-
-
-def _value_at(points: Sequence[tuple[int, float]], step: int) -> float:
-    return [value for at, value in points if at <= step][-1]
 
 
 def _range(interval: Interval) -> tuple[float, float] | None:

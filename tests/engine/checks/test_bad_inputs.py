@@ -15,13 +15,14 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from ctwa.engine import compose as composing
-from ctwa.engine.checks.bounds import BOUNDS, leaves, out_of_bounds
+from ctwa.engine.checks.bounds import BOUNDS, bounds_of, leaves, out_of_bounds
 from ctwa.engine.checks.keys import DEAD, NO_DEFAULT, SYNONYMS, dotted, known_keys, near_key, wrong_keys
 from ctwa.engine.compose import compose_config, settle
+from ctwa.engine.groups import SETTINGS
 from ctwa.errors import CtwaError
 
 ROOT = Path(__file__).parents[3]
-MODULES = {"train": "ctwa.config", "prefer": "ctwa.config.prefer", "caid": "ctwa.config.caid"}
+COMMANDS = ("train", "prefer", "caid")
 NEEDED = {"caid": ["ctwa.caid.thresholds={accuracy:0.1}"]}
 
 ACTOR, ROLLOUT, MODEL = (f"actor_rollout_ref.{part}" for part in ("actor", "rollout", "model"))
@@ -32,7 +33,7 @@ OPTIM = f"{ACTOR}.optim"
 def composed(command: str) -> DictConfig:
     """Hydra's part, which takes most of the time, once for all values."""
     own = ["ctwa.run=run", "ctwa.task_dir=task", *NEEDED.get(command, [])]
-    return composing._compose(own, command, MODULES[command])
+    return composing._compose(own, command)
 
 
 @cache
@@ -54,11 +55,11 @@ def with_override(config: dict[str, Any], override: str) -> dict[str, Any]:
 
 def mistakes(command: str, override: str) -> dict[str, str]:
     """What `settle` would tell of the command's configuration with one more override."""
-    known = known_keys(command, MODULES[command])
+    known = known_keys(command)
     names = dotted(known) + dotted(plain(command, resolve=False)["ctwa"], "ctwa.")
     raw = with_override(plain(command, resolve=False), override)
     return wrong_keys(raw, known, lambda key: near_key(key, [*names, "method"])) or out_of_bounds(
-        with_override(plain(command, resolve=True), override)
+        with_override(plain(command, resolve=True), override), bounds_of(SETTINGS[command], "ctwa")
     )
 
 
@@ -67,7 +68,7 @@ def settled(command: str, override: str) -> DictConfig:
     (parsed,) = OverridesParser.create().parse_overrides([override])
     config = copy.deepcopy(composed(command))
     OmegaConf.update(config, parsed.key_or_group, parsed.value(), force_add=parsed.is_add())
-    settle(config, known_keys(command, MODULES[command]), MODULES[command], [parsed.key_or_group])
+    settle(config, command, [parsed.key_or_group])
     return config
 
 
@@ -172,7 +173,7 @@ def test_a_value_of_caid_that_cannot_be(override: str) -> None:
     refused("caid", override)
 
 
-@pytest.mark.parametrize("command", MODULES)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_a_mistake_that_others_follow_from_is_told_alone(command: str) -> None:
     with pytest.raises(CtwaError) as error:
         settled(command, "ctwa.seed=-1")
@@ -238,7 +239,7 @@ def test_a_key_that_is_none_is_refused_with_the_one_that_was_meant(override: str
 
 @pytest.mark.parametrize("key", DEAD)
 def test_a_key_that_nothing_reads_is_refused_with_the_one_that_is_read(key: str) -> None:
-    (default,) = [value for name, value in leaves(known_keys("train", "ctwa.config")) if name == key]
+    (default,) = [value for name, value in leaves(known_keys("train")) if name == key]
     other = {True: "false", False: "true"}[default] if isinstance(default, bool) else "7"
     told = mistakes("train", f"{key}={other}")[key]
 
@@ -246,7 +247,7 @@ def test_a_key_that_nothing_reads_is_refused_with_the_one_that_is_read(key: str)
 
 
 def test_the_clipping_of_gradients_is_at_the_key_that_is_read() -> None:
-    for command in MODULES:
+    for command in COMMANDS:
         config = settled(command, f"{OPTIM}.clip_grad=0.5")
         assert config.actor_rollout_ref.actor.optim.clip_grad == 0.5
     with pytest.raises(CtwaError, match=rf"grad_clip=0\.1 would do nothing, .*: write {OPTIM}\.clip_grad$"):
@@ -290,7 +291,7 @@ WRITTEN = [
     (["~ctwa.stop_on"], "~ctwa.stop_on deletes a key that is needed"),
     (["~ctwa"], "~ctwa deletes a key that is needed"),
     (["~method"], "~method deletes a key that is needed"),
-    (["ctwa.task_dir=null"], "^ctwa.task_dir=null is not possible, for .*data.train_files.* give the folder$"),
+    (["ctwa.task_dir=null"], "^ctwa.task_dir is missing, and .*data.train_files.* give the folder$"),
     (["ctwa.run=???"], "give a value for ctwa.run"),
     (["trainer.nnodes=???"], "give a value for trainer.nnodes"),
     (["data.seed=${foo.bar}"], "data.seed=\\$.foo.bar. has no value: Interpolation key 'foo.bar' not found$"),
@@ -324,9 +325,10 @@ def test_a_section_may_be_written_anew() -> None:
 def test_the_choices_are_those_of_the_command() -> None:
     for method, meant in {"rac": "raco", "clam": "clamp"}.items():
         with pytest.raises(CtwaError) as error:
-            compose_config([f"method={method}"], name="prefer", module="ctwa.config.prefer")
+            compose_config([f"method={method}"], command="prefer")
         assert str(error.value) == (
-            f"method={method} is no choice: write one of clamp, linear, raco, raco_unclipped; did you mean {meant!r}?"
+            f"method={method} is no choice: write one of clamp, dynamic, gradnorm, linear, mgda, pcgrad, raco, "
+            f"raco_unclipped, upgrad; did you mean {meant!r}?"
         )
 
 
@@ -350,12 +352,12 @@ def test_a_key_of_a_task_file_of_the_users_own_is_looked_at_too(tmp_path: Path) 
 
 class TestTables:
     def test_every_bound_is_of_a_key_there_is(self) -> None:
-        known = {key for command, module in MODULES.items() for key in dotted(known_keys(command, module))}
+        known = {key for command in COMMANDS for key in dotted(known_keys(command))}
 
         assert {key for key in BOUNDS if "*" not in key} <= known
 
     def test_every_key_to_be_written_instead_is_one(self) -> None:
-        known = {*dotted(known_keys("train", "ctwa.config")), "ctwa.objectives"}
+        known = {*dotted(known_keys("train")), "ctwa.objectives"}
 
         assert set(SYNONYMS.values()) <= known
         assert set(DEAD) <= known
@@ -372,7 +374,7 @@ class TestTables:
             for path in (verl / folder).rglob("*.py")
         )
         for section, names in NO_DEFAULT.items():
-            node: Any = known_keys("train", "ctwa.config")
+            node: Any = known_keys("train")
             for part in section.split("."):
                 node = node[part]
             fields: set[str] = set()
@@ -396,6 +398,6 @@ def test_the_command_ends_with_2_and_one_line(command: str, overrides: list[str]
     assert len(result.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize("command", MODULES)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_the_packaged_files_have_no_key_that_is_none(command: str) -> None:
     assert mistakes(command, "ctwa.seed=3") == {}

@@ -275,7 +275,7 @@ class TestModels:
 
 def test_caid_looks_too(task_dir: Path, tmp_path: Path) -> None:
     own = ["ctwa.run=run", f"ctwa.task_dir={task_dir}", "ctwa.caid.thresholds={accuracy:0.1}"]
-    config = compose_config([*own, f"ctwa.policies={{safety:{task_dir}}}"], name="caid", module="ctwa.config.caid")
+    config = compose_config([*own, f"ctwa.policies={{safety:{task_dir}}}"], command="caid")
     read_caid_settings(config)
     for key, value, sentence in [
         ("data.val_files", [parquet(tmp_path / "a.parquet", rows(prompt="text"))], "its prompt is the text 'text'"),

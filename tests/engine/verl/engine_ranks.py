@@ -23,7 +23,7 @@ from verl.workers.engine import EngineRegistry
 from verl.workers.utils.losses import ppo_loss
 from verl.workers.utils.padding import response_from_nested
 
-from ctwa.aggregators.registry import GRADIENT_METHODS, GradientMethodConfig, build_aggregator
+from ctwa.aggregators.registry import GRADIENT_METHODS, AggregatorConfig, build_aggregator
 from ctwa.batch import ClipRange, RewardMatrix, Rollout, Update
 from ctwa.engine.compose import compose_config
 from ctwa.engine.gradients import OBJECTIVE_LOSSES, GradientPlan, ObjectiveLosses
@@ -34,7 +34,8 @@ from ctwa.engine.verl.multi_objective_engine import MultiObjectiveEngine
 from ctwa.engine.verl.registry import register_engines
 from ctwa.engine.verl.rows import in_order
 from ctwa.engine.verl.workers import PolicyWorker
-from ctwa.scalarizers import CTWA, CtwaConfig
+from ctwa.scalarizers import build_scalarizer
+from ctwa.scalarizers.ctwa import CtwaConfig
 from ctwa.testbed.model import build_model
 from ctwa.testbed.tokenizer import build_tokenizer
 
@@ -135,23 +136,30 @@ def some_rows(lengths: list[int], *, seed: int) -> list[Tensor]:
 
 
 def every_method(folder: Path) -> None:
-    """Save, for each kind and method, what the mini-batches measured, how it was weighed, and the step's gradient."""
+    """Save what :func:`measure_every_method` and, last, :func:`two_steps_of_ctwa` find."""
     rank, num_ranks = join(folder)
-    measured = {}
+    measured = measure_every_method(folder, rank, num_ranks)
+    measured["sequence parallel"] = two_steps_of_ctwa(folder, num_ranks)
+    torch.save(measured, folder / f"measured-{rank}of{num_ranks}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def measure_every_method(folder: Path, rank: int, num_ranks: int) -> dict[Any, Any]:
+    """For each kind and method what the mini-batches measured, how it was weighed, and the step's gradient."""
+    measured: dict[Any, Any] = {}
     for kind, overrides in KINDS.items():
         engine = build_engine(folder, *overrides)
         if kind == "lora":
             leave_the_start(engine)
         for method in GRADIENT_METHODS:
             measured[kind, method] = two_mini_batches(engine, method, rank, num_ranks)
-    # Last: it changes the attention of this process.
-    measured["sequence parallel"] = two_steps_of_ctwa(folder, num_ranks)
-    torch.save(measured, folder / f"measured-{rank}of{num_ranks}.pt")
-    torch.distributed.destroy_process_group()
+    return measured
 
 
 def two_steps_of_ctwa(folder: Path, num_ranks: int) -> list[dict[str, Any]]:
     """Two steps with the statistic of the updated policy, on ranks that share the rows of one sequence parallel group.
+
+    It changes the attention of this process.
 
     Returns:
         Of each step the places of the rows that this rank sent, the log-probs after it, CTWA's weights, the gradient's
@@ -181,7 +189,8 @@ def two_steps_of_ctwa(folder: Path, num_ranks: int) -> list[dict[str, Any]]:
     mask_NT = (torch.arange(max(responses)) < torch.tensor(responses)[:, None]).long()
     rollout = Rollout(rewards, torch.tensor([0, 0, 1, 1]), mask_NT)
     targets = {"accuracy": 0.3, "clarity": 0.2}
-    method = CTWA(CtwaConfig(eta=1.0), dict.fromkeys(targets, 0.5), targets=targets, scale_invariant=False)
+    weights = dict.fromkeys(targets, 0.5)
+    method = build_scalarizer(CtwaConfig(eta=1.0), weights, targets=targets, scale_invariant=False)
 
     def centred(scores_N: Tensor) -> Tensor:
         means_N = scores_N.view(2, 2).mean(1).repeat_interleave(2)
@@ -213,7 +222,7 @@ def two_steps_of_ctwa(folder: Path, num_ranks: int) -> list[dict[str, Any]]:
         torch.distributed.all_gather_object(answers, sent)
         new_NT = in_order(answers, mask_NT.shape)
         old_NT = data["old_log_probs"].to_padded_tensor(0.0)
-        method.observe(Update(rollout, advantages_NT, old_NT, new_NT, ClipRange(0.2, 0.2, 3.0)))
+        method.observe_update(Update(rollout, advantages_NT, old_NT, new_NT, ClipRange(0.2, 0.2, 3.0)))
         steps.append(
             {
                 "sent": sent.rows_R.tolist(),
@@ -244,7 +253,7 @@ def leave_the_start(engine: MultiObjectiveEngine) -> None:
 
 def two_mini_batches(engine: MultiObjectiveEngine, method: str, rank: int, num_ranks: int) -> list[dict[str, Any]]:
     """Both at the same weights of the model: those of a step would carry its rounding on."""
-    config = TypeAdapter(GradientMethodConfig).validate_python({"type": method})
+    config = TypeAdapter(AggregatorConfig).validate_python({"type": method})
     engine.plan = plan = GradientPlan(tuple(PREFERENCE), build_aggregator(config, PREFERENCE), GradientSettings())
     num_tokens = sum(LENGTHS) - len(LENGTHS)
 

@@ -9,7 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from engine_ranks import KINDS, PREFERENCE, batch_of, build_engine, join, leave_the_start, some_rows
+from engine_ranks import (
+    KINDS,
+    PREFERENCE,
+    batch_of,
+    build_engine,
+    join,
+    leave_the_start,
+    measure_every_method,
+    some_rows,
+    two_steps_of_ctwa,
+)
 from in_place_kernels import flash_attention_cross_entropy
 from tensordict import TensorDict
 from torch import Tensor
@@ -17,7 +27,7 @@ from verl.utils import tensordict_utils as tu
 from verl.utils import torch_functional
 
 from ctwa.aggregators.cagrad_clip import CAGradClipConfig
-from ctwa.aggregators.linear import LinearConfig
+from ctwa.aggregators.linear import FixedWeightsConfig
 from ctwa.aggregators.mgda import MgdaConfig
 from ctwa.aggregators.registry import build_aggregator
 from ctwa.engine.gradients import OBJECTIVE_LOSSES, GradientPlan, ObjectiveLosses
@@ -126,9 +136,10 @@ def several_backwards(engine: MultiObjectiveEngine, layout: bool) -> dict[str, A
 
     found["preference/plain"] = [take_step(engine, pairs, plain(preference_losses, weights)) for weights in unit]
     for passes in ("shared_forward", "sequential"):
-        found[f"preference/{passes}"] = take_step(engine, pairs, worker.loss_fn, plan_of(passes, config=LinearConfig()))
+        plan = plan_of(passes, config=FixedWeightsConfig())
+        found[f"preference/{passes}"] = take_step(engine, pairs, worker.loss_fn, plan)
     # Fixed weights need no gradient measured, and RACO without a radius has linear's.
-    for name, config in {"linear": LinearConfig(), "raco": CAGradClipConfig(c=0)}.items():
+    for name, config in {"linear": FixedWeightsConfig(), "raco": CAGradClipConfig(c=0)}.items():
         fixed = replace(plan_of("shared_forward", config=config), solve=False)
         found[f"preference/fixed/{name}"] = take_step(engine, pairs, worker.loss_fn, fixed)
     return found
@@ -224,7 +235,9 @@ def skipped_step(engine: MultiObjectiveEngine) -> list[dict[str, Any]]:
 
 
 def all_of_it(folder: Path) -> None:
+    """What the tests of one rank look at, and what several ranks are compared with."""
     join(folder)
+    measured = measure_every_method(folder, 0, 1)
     found: dict[Any, Any] = {}
     for kind, overrides in {**KINDS, "lora, bf16, checkpoints": KINDS["lora"] + LIKE_A_GPU}.items():
         engine = build_engine(folder, *overrides)
@@ -238,7 +251,10 @@ def all_of_it(folder: Path) -> None:
             found["skipped step"] = skipped_step(engine)
     stays = build_engine(folder, "actor_rollout_ref.actor.fsdp_config.reshard_after_forward=false")
     found["gathered", True] = after_a_pass_without_gradients(stays)
-    found["fused output"] = fused_output(folder)  # last: it changes the model's class
+    # Last: they change the attention of this process, and the model's class.
+    measured["sequence parallel"] = two_steps_of_ctwa(folder, 1)
+    found["fused output"] = fused_output(folder)
+    torch.save(measured, folder / "measured-0of1.pt")
     torch.save(found, folder / "one_rank.pt")
     torch.distributed.destroy_process_group()
 

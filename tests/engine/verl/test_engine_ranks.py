@@ -1,22 +1,126 @@
-"""The engine itself, without Ray: every gradient method on one rank and on two."""
+"""The engine itself, without Ray: however the objectives' gradients are taken, on any ranks, they are autograd's."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor
 
 from ctwa.aggregators.registry import GRADIENT_METHODS
-from tests.engine.verl.engine_ranks import KINDS, run_ranks, save_model
+from tests.engine.verl.engine_ranks import KINDS, PREFERENCE, run_ranks, save_model
+
+BF16 = "lora, bf16, checkpoints"
+LAYOUTS = ("padded", "packed")
+PASSES = ("shared_forward", "sequential")
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
-    """What one process measured, and what each of two ranks with two micro-batches each did."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one process found."""
     folder = tmp_path_factory.mktemp("ranks")
     save_model(folder)
-    run_ranks("every_method", folder, 1)
+    run_ranks("all_of_it", folder, 1, script=str(Path(__file__).with_name("one_rank.py")))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(folder: Path) -> dict[Any, Any]:
+    found: dict[Any, Any] = torch.load(folder / "one_rank.pt")
+    return found
+
+
+@pytest.fixture(scope="module")
+def measured(folder: Path) -> list[dict]:
+    """What one process measured, and what each of two ranks with two micro-batches each did."""
     run_ranks("every_method", folder, 2)
     return [torch.load(folder / f"measured-{which}.pt") for which in ("0of1", "0of2", "1of2")]
+
+
+def is_close(one_D: Tensor, other_D: Tensor, tolerance: float = 1e-5) -> None:
+    assert float((one_D - other_D).norm()) < tolerance * float(other_D.norm())
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("kind", [*KINDS, BF16])
+def test_with_a_cross_entropy_that_goes_backward_in_place_the_gradients_are_autograds(
+    kind: str, layout: str, found: dict
+) -> None:
+    steps = found[kind, layout]
+    for subject in ("", "preference/"):
+        gradients_MD = torch.stack([step["gradient"] for step in steps[f"{subject}plain"]])
+        norms_M = gradients_MD.norm(dim=1)
+        scale_MM = norms_M[:, None] * norms_M
+        assert norms_M.min() > 0
+        for passes in PASSES:
+            step = steps[subject + passes]
+            torch.testing.assert_close(
+                step["gram"] / scale_MM, gradients_MD @ gradients_MD.T / scale_MM, rtol=0, atol=1e-5
+            )
+            is_close(step["gradient"], step["weights"] @ gradients_MD)
+        # A call each micro-batch: in place wherever a graph is gone through once.
+        assert steps[f"{subject}plain"][0]["in_place"] == [True, True]
+        assert steps[f"{subject}shared_forward"]["in_place"] == [False, False]
+        assert steps[f"{subject}sequential"]["in_place"] == [True] * 2 * len(PREFERENCE)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("kind", [*KINDS, BF16])
+def test_without_a_radius_raco_is_loss_weighting_to_the_bit(kind: str, layout: str, found: dict) -> None:
+    linear, raco = (found[kind, layout][f"preference/fixed/{name}"] for name in ("linear", "raco"))
+    assert torch.equal(raco["gradient"], linear["gradient"])
+    assert torch.equal(raco["weights"], linear["weights"])
+    assert linear["in_place"] == [True, True]  # one backward pass a micro-batch
+    measured = found[kind, layout]["preference/shared_forward"]["gradient"]
+    is_close(linear["gradient"], measured, 0.15 if kind == BF16 else 1e-5)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("kind", [*KINDS, BF16])
+def test_a_step_whose_gradients_are_measured_is_the_step_without(kind: str, layout: str, found: dict) -> None:
+    steps = found[kind, layout]
+    weighted_D = sum(w * step["gradient"] for w, step in zip(PREFERENCE.values(), steps["plain"], strict=True))
+    tolerance = 0.03 if kind == BF16 else 1e-5  # of another sum, or other shapes
+    is_close(steps["step"]["gradient"], weighted_D, tolerance)
+    is_close(steps["step"]["gradient"], found[kind, "padded"]["step"]["gradient"], tolerance)
+    for passes in PASSES:
+        is_close(steps[f"diagnostics/{passes}"]["gradient"], steps["step"]["gradient"])
+        torch.testing.assert_close(steps[f"diagnostics/{passes}"]["gram"], steps[passes]["gram"], rtol=1e-5, atol=1e-12)
+
+
+def test_a_compiled_entropy_goes_backward_with_the_shared_loss_which_is_the_last(found: dict) -> None:
+    """What torch compiles frees its buffers in a backward pass: it stands none of a graph that is to be kept."""
+    shared_forward, sequential = found["compiled entropy"]
+    torch.testing.assert_close(shared_forward["gram"], sequential["gram"], rtol=1e-5, atol=1e-12)
+    is_close(shared_forward["gradient"], sequential["gradient"])
+
+
+def test_an_output_layer_that_is_fused_with_the_log_probs_stands_several_backward_passes(found: dict) -> None:
+    shared_forward, sequential = found["fused output"]
+    torch.testing.assert_close(shared_forward["gram"], sequential["gram"], rtol=1e-5, atol=1e-12)
+    is_close(shared_forward["gradient"], found["full", "packed"]["shared_forward"]["gradient"])
+
+
+@pytest.mark.parametrize("stays", [False, True], ids=["resharded", "gathered"])
+def test_weights_that_stay_gathered_after_a_pass_mislead_no_other(stays: bool, found: dict) -> None:
+    before, other, again = found["gathered", stays]["log_probs"]
+    assert not torch.allclose(other, before, atol=1e-3)
+    torch.testing.assert_close(again, before, rtol=0, atol=0)
+    last_layers, expected = found["gathered", stays]["last_layers"], found["gathered", False]["last_layers"]
+    torch.testing.assert_close(last_layers["weights"], expected["weights"], rtol=1e-5, atol=1e-6)
+    is_close(last_layers["gradient"], expected["gradient"])
+
+
+def test_a_gradient_that_is_not_finite_moves_nothing_and_the_next_step_does(found: dict) -> None:
+    first, second = found["skipped step"]
+    assert first == {"moved": 0.0, "skipped": True, "num_skipped": 1}
+    assert second["moved"] > 0
+    assert (second["skipped"], second["num_skipped"]) == (False, 1)
+
+
+# -- two ranks ----------------------------------------------------------------------------------------------------
 
 
 def test_two_ranks_that_share_their_rows_train_and_weigh_as_one_does(measured: list[dict]) -> None:

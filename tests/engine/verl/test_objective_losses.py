@@ -12,8 +12,8 @@ from verl.utils import tensordict_utils as tu
 from verl.workers.config import FSDPActorConfig
 from verl.workers.utils.losses import ppo_loss
 
-from ctwa.aggregators.linear import Linear, LinearConfig
-from ctwa.engine.gradients import GradientPlan, objective_losses
+from ctwa.aggregators.linear import FixedWeights, FixedWeightsConfig
+from ctwa.engine.gradients import GradientPlan, policy_losses
 from ctwa.engine.settings import GradientSettings
 from ctwa.engine.verl.columns import advantages_column
 
@@ -67,7 +67,7 @@ def actor_config(*, entropy: float, kl: bool) -> FSDPActorConfig:
 
 
 def plan(*, measures_only: bool = False) -> GradientPlan:
-    aggregator = None if measures_only else Linear(LinearConfig(), {"a": 0.2, "b": 0.8})
+    aggregator = None if measures_only else FixedWeights(FixedWeightsConfig(), {"a": 0.2, "b": 0.8})
     return GradientPlan(("a", "b"), aggregator, GradientSettings())
 
 
@@ -80,7 +80,7 @@ def test_the_weighted_losses_and_the_shared_terms_are_verls_loss(batch: TensorDi
     loss_fn = partial(ppo_loss, config=actor_config(entropy=entropy, kl=kl))
     expected, _ = loss_fn(model_output=output, data=batch)
 
-    losses, shared, metrics = objective_losses(loss_fn, output, batch, None, plan())
+    losses, shared, metrics = policy_losses(loss_fn, output, batch, None, plan())
 
     assert (shared is None) == (not entropy and not kl)
     total = WEIGHTS @ torch.stack(losses) + (0 if shared is None else shared)
@@ -99,7 +99,7 @@ def test_where_gradients_are_only_measured_the_step_is_verls(batch: TensorDict) 
     loss_fn = partial(ppo_loss, config=actor_config(entropy=0.0, kl=True))
     expected, _ = loss_fn(model_output=output, data=batch)
 
-    losses, shared, _ = objective_losses(loss_fn, output, batch, None, plan(measures_only=True))
+    losses, shared, _ = policy_losses(loss_fn, output, batch, None, plan(measures_only=True))
 
     assert len(losses) == 2
     torch.testing.assert_close(shared, expected)

@@ -19,7 +19,9 @@ from ctwa.covariance.weights import completion_weights, token_weights
 from ctwa.engine.verl.columns import ROW_COLUMN
 from ctwa.engine.verl.estimate import VerlEstimate
 from ctwa.engine.verl.transfer import correct, padding_columns
-from ctwa.scalarizers import CTWA, CtwaConfig, Linear, LinearConfig
+from ctwa.scalarizers import build_scalarizer
+from ctwa.scalarizers.ctwa import CtwaConfig
+from ctwa.scalarizers.linear import Linear, LinearConfig
 
 LENGTHS = [3, 2, 4, 1]
 MASK_NT = (torch.arange(4) < torch.tensor(LENGTHS)[:, None]).long()
@@ -73,8 +75,8 @@ def test_a_rejected_completion_weighs_nothing_and_stays_in_the_covariance() -> N
     assert any(key.startswith("rollout_corr/rollout_rs") for key in metrics)
     # What the method learns from is what the diagnostics show: both without the rejected completion's weight.
     targets = {"accuracy": 0.1, "clarity": 0.1}
-    method = CTWA(CtwaConfig(), {"accuracy": 0.5, "clarity": 0.5}, targets=targets, scale_invariant=True)
-    learnt, shown = method.observe(update(of)), diagnostics(update(of))
+    method = build_scalarizer(CtwaConfig(), dict.fromkeys(targets, 0.5), targets=targets, scale_invariant=True)
+    learnt, shown = method.observe_update(update(of)), diagnostics(update(of))
     by_hand = [float(w) for w in weights.weight_N]
     expected = ((1 - 0.5) * by_hand[0] / 2 + (0 - 0.5) * by_hand[1] / 2 + 0.25 * by_hand[2] - 0.25 * by_hand[3]) / 2
     assert learnt["covariance/accuracy"] == shown["covariance/accuracy"] == pytest.approx(expected)
@@ -179,7 +181,7 @@ def test_a_step_writes_what_its_loss_is_to_see(testbed_config: DictConfig) -> No
     )
     trainer = object.__new__(MultiObjectiveTrainer)  # its start is Ray's
     trainer.config = config
-    trainer.scalarizer = Linear(LinearConfig(), {"accuracy": 0.5, "clarity": 0.5}, scale_invariant=True)
+    trainer.scalarizer = Linear(LinearConfig(), {"accuracy": 0.5, "clarity": 0.5})
     nothing_held = torch.zeros(4, dtype=torch.bool)
     trainer.probe = SimpleNamespace(source="none", has_weights=False, held_out=lambda _: nothing_held)
     trainer.settings = SimpleNamespace(gradients=None, diagnostics=SimpleNamespace(gradients_every=0))

@@ -1,4 +1,4 @@
-"""Curves of runs as arrays: averages over steps, means and ranges over seeds, and fewer points for a page."""
+"""Curves of runs as arrays: averages over steps, means and ranges over seeds, and fewer points for a page or a line."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
-
-from ctwa.report.groups import Group
-from ctwa.report.summary import RunTrace
 
 Floats = NDArray[np.float64]
 Steps = NDArray[np.int64]
@@ -28,16 +25,13 @@ class Curve:
     def __len__(self) -> int:
         return len(self.steps)
 
+    @property
+    def points(self) -> list[tuple[int, float]]:
+        """As (step, value)."""
+        return list(zip(self.steps.tolist(), self.values.tolist(), strict=True))
+
 
 EMPTY = Curve(np.zeros(0, np.int64), np.zeros(0))
-
-
-def curve(run: RunTrace, key: str) -> Curve:
-    """One metric of one run."""
-    column = run.columns.get(key)
-    if column is None:
-        return EMPTY
-    return Curve(column.steps, column.values)
 
 
 def averaged(found: Curve, window: int) -> Curve:
@@ -64,11 +58,6 @@ def over_seeds(curves: Sequence[Curve]) -> Curve:
     return Curve(steps, values_ST.mean(axis=0), values_ST.min(axis=0), values_ST.max(axis=0))
 
 
-def of_group(group: Group, key: str, window: int = 1) -> Curve:
-    """One metric of a group: averaged over steps, then over its seeds."""
-    return over_seeds([averaged(curve(run, key), window) for run in group.runs])
-
-
 def averaging_window(last_step: int) -> int:
     """Over how many steps curves are averaged: 5 in short runs, a fortieth of long ones."""
     return max(5, round(last_step / 40))
@@ -89,3 +78,14 @@ def thinned(found: Curve, most: int) -> Curve:
     at = np.unique(kept)
     low, high = (None if side is None else side[at] for side in (found.low, found.high))
     return Curve(found.steps[at], found.values[at], low, high)
+
+
+def resampled(found: Curve, first: int, last: int, width: int) -> list[float]:
+    """A curve in `width` columns over the steps first..last: the mean of a column's points, or else the nearest one."""
+    if not len(found):
+        return []
+    columns = np.round((found.steps - first) * ((width - 1) / max(last - first, 1))).astype(np.int64)
+    counts, sums = np.bincount(columns, minlength=width), np.bincount(columns, found.values, width)
+    filled = np.flatnonzero(counts)
+    nearest = filled[np.abs(filled - np.arange(width)[:, None]).argmin(axis=1)]
+    return (sums[nearest] / counts[nearest]).tolist()

@@ -1,1 +1,0 @@
-"""What `ctwa caid` composes."""

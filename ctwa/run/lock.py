@@ -1,0 +1,26 @@
+"""Whether a process writes a file: it holds a lock on it, which the kernel takes from a process that dies."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+from pathlib import Path
+from typing import IO
+
+
+def hold(file: IO[bytes]) -> None:
+    """Tell `is_held` of this process, as long as the file is open. Where the file system knows no locks, nothing is."""
+    with contextlib.suppress(OSError):
+        fcntl.flock(file, fcntl.LOCK_SH)
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process is seen to `hold` the file; on some network file systems only those of this machine are."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no file, or no locks
+        return False
+    return False
