@@ -19,7 +19,8 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.text import Text
 
-from ctwa.engine.checks.config import check_config, check_with_verl, num_steps
+from ctwa.engine.checks.config import check_config, num_steps
+from ctwa.engine.checks.engine import check_with_verl
 from ctwa.engine.checks.resources import check_machine
 from ctwa.engine.compose import compose_config
 from ctwa.engine.plan import plan_text

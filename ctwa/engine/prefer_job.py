@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, open_dict
 from rich.console import Console
 
-from ctwa.engine.checks.config import check_backward_passes, check_token_budgets, num_data_ranks
+from ctwa.engine.checks.batches import check_token_budgets, num_data_ranks
 from ctwa.engine.checks.folders import check_folders
+from ctwa.engine.checks.gradients import check_backward_passes
 from ctwa.engine.checks.look import look_at_trained_model, model_source
 from ctwa.engine.checks.resources import check_machine
 from ctwa.engine.compose import compose_config
