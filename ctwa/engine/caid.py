@@ -23,7 +23,7 @@ from ctwa.engine.caid_settings import REWARD, CaidSettings
 from ctwa.engine.gradients import GradientPlan
 from ctwa.engine.pairs.batches import PairBatch
 from ctwa.engine.pairs.data import load_policy
-from ctwa.engine.pairs.objective import SOFT_LABEL, PreferenceObjective
+from ctwa.engine.pairs.objective import SOFT_LABEL, PairLoss
 from ctwa.engine.pairs.workers import PreferenceWorkers
 from ctwa.engine.prefer import Scored
 from ctwa.engine.recorder import numbers
@@ -126,7 +126,7 @@ class CaidTrainer(MultiObjectiveTrainer):
         actor = self.config.actor_rollout_ref.actor
         self._workers = PreferenceWorkers(
             self.actor_rollout_wg,
-            PreferenceObjective(self._loss, (COMPOSITE,), skip_absent=False),
+            PairLoss(self._loss, (COMPOSITE,), skip_absent=False),
             pad_token_id=self.tokenizer.pad_token_id,
             micro_batch=1 if actor.use_dynamic_bsz else actor.ppo_micro_batch_size_per_gpu,
         )

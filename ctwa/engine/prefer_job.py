@@ -165,14 +165,14 @@ def train(
     num_steps: int,
 ) -> None:
     """Train on workers that are up, and hold the model that is the reference."""
-    from ctwa.engine.pairs.objective import PreferenceObjective
+    from ctwa.engine.pairs.objective import PairLoss
     from ctwa.engine.pairs.workers import PreferenceWorkers
     from ctwa.engine.prefer import PreferenceTrainer
 
     actor = config.actor_rollout_ref.actor
     workers = PreferenceWorkers(
         group,
-        PreferenceObjective(settings.training_loss, settings.trained, skip_absent=not actor.use_dynamic_bsz),
+        PairLoss(settings.training_loss, settings.trained, skip_absent=not actor.use_dynamic_bsz),
         pad_token_id=_pad_token_id(tokenizer),
         micro_batch=1 if actor.use_dynamic_bsz else actor.ppo_micro_batch_size_per_gpu,
     )

@@ -21,7 +21,7 @@ from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
 from ctwa.engine.checkpoint import declare_dtype, merge_adapter
 from ctwa.engine.gradients import GradientPlan, objective_losses
-from ctwa.engine.pairs.objective import PreferenceObjective
+from ctwa.engine.pairs.objective import PairLoss
 from ctwa.engine.probe import PreviousWeights
 from ctwa.engine.verl.registry import register_engines, register_rollouts
 from ctwa.engine.verl.rows import RowValues
@@ -77,7 +77,7 @@ class PolicyWorker(TrainingWorker):
                 self._record(measured["log_probs"], again)
         return output
 
-    def set_preference(self, objective: PreferenceObjective) -> None:
+    def set_preference(self, objective: PairLoss) -> None:
         """Train on pairs, with a plan that says how the objectives' losses are combined."""
         self._preference = objective
 
@@ -98,7 +98,7 @@ class PolicyWorker(TrainingWorker):
         """One optimizer step on a batch of pairs.
 
         Returns:
-            The pairs of this rank, as :meth:`PreferenceObjective.take` gives them: their log-probabilities before the
+            The pairs of this rank, as :meth:`PairLoss.take` gives them: their log-probabilities before the
             step, and the update's ``metrics``.
         """
         return self._pairs(self.train_batch(data))
@@ -216,7 +216,7 @@ class MultiObjectiveWorker(ActorRolloutRefWorker):
         return plan if self.rank == 0 else None
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
-    def set_preference(self, objective: PreferenceObjective) -> None:
+    def set_preference(self, objective: PairLoss) -> None:
         """Train on pairs from now on."""
         self.actor.set_preference(objective)
 
