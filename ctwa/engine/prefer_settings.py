@@ -9,14 +9,15 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import Field
 
 from ctwa.aggregators.base import Aggregator
-from ctwa.aggregators.linear import LinearConfig
+from ctwa.aggregators.linear import FixedWeightsConfig
 from ctwa.aggregators.registry import AggregatorConfig, build_aggregator
 from ctwa.engine.settings import GradientSettings, ModelSource
 from ctwa.errors import CtwaError
 from ctwa.preference.data import PreferenceSource
 from ctwa.preference.early_stopping import EarlyStoppingConfig
-from ctwa.preference.losses import DpoLoss, PreferenceLoss, PreferenceLossConfig
+from ctwa.preference.losses import DpoLoss, PreferenceLoss
 from ctwa.preference.modpo import Modpo, ModpoConfig
+from ctwa.preference.registry import PreferenceLossConfig
 from ctwa.run.alarms import AlarmKind, AlarmLimits
 from ctwa.strict import StrictModel, validated
 
@@ -157,5 +158,5 @@ def _check_modpo(settings: PreferenceSettings, modpo: ModpoSettings) -> None:
     others = {name for name, share in Modpo(modpo, settings.weights).others.items() if share > 0}
     if missing := sorted(others - modpo.policies.keys()):
         raise CtwaError(f"ctwa.modpo.policies has none for {missing}: give each a policy aligned to it alone")
-    if not isinstance(settings.loss, DpoLoss) or not isinstance(settings.method, LinearConfig):
+    if not isinstance(settings.loss, DpoLoss) or not isinstance(settings.method, FixedWeightsConfig):
         raise CtwaError("ctwa.modpo trains with one loss, DPO's: write loss=dpo method=linear")
