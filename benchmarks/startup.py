@@ -33,7 +33,7 @@ OVERRIDES = [
     *("trainer.save_freq=-1", "trainer.val_before_train=false"),
 ]
 PHASES = (
-    ("fit", "verl/trainer/ppo/v1/trainer_base.py", "the step"),
+    ("fit", "ctwa/engine/loop.py", "the step"),
     ("init_model", "", "workers: the model"),
     ("shutdown", "ray/_private/worker.py", "end: Ray"),
     ("close", "transfer_queue/interface.py", "end: the transfer queue"),
@@ -41,10 +41,10 @@ PHASES = (
     ("create", "verl/workers/rollout/llm_server.py", "rollout servers"),
     ("init", "verl/trainer/ppo/v1/trainer_base.py", "workers: their processes, imports and model"),
     ("result", "concurrent/futures/_base.py", "the transfer queue, as far as it is not up yet"),
-    ("start_servers", "", "rollout servers"),
+    ("_start_servers", "", "rollout servers"),
     ("init", "ray/_private/worker.py", "Ray"),
-    ("<module>", "ctwa/engine/train.py", "imports of verl and of the trainer"),
-    ("check_run", "", "checks, with imports of torch and transformers"),
+    ("<module>", "ctwa/engine/sampling.py", "imports of verl and of the trainer"),
+    ("check", "ctwa/engine/train_job.py", "checks, with imports of torch and transformers"),
     ("compose_config", "", "composing the configuration"),
 )
 """A function, the end of its file's name, and the phase that it stands for; the first that is being called counts."""
