@@ -367,7 +367,7 @@ class TestRecipes:
             capture_output=True,
             text=True,
             check=False,
-            env={"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},
+            env={"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)},
         )
 
         assert result.returncode == 2
