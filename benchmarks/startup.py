@@ -33,7 +33,7 @@ OVERRIDES = [
     *("trainer.save_freq=-1", "trainer.val_before_train=false"),
 ]
 PHASES = (
-    ("fit", "verl/trainer/ppo/v1/trainer_base.py", "the step"),
+    ("fit", "ctwa/engine/loop.py", "the step"),
     ("close", "transfer_queue/interface.py", "end: the transfer queue"),
     ("shutdown", "ray/_private/worker.py", "end: Ray"),
     ("_get_master_addr_port", "verl/single_controller/ray/base.py", "workers: an address, from a process of its own"),
@@ -42,8 +42,8 @@ PHASES = (
     ("result", "concurrent/futures/_base.py", "transfer queue, as far as it is not up yet"),
     ("init", "verl/trainer/ppo/v1/trainer_base.py", "tokenizer, data, the rest of the trainer"),
     ("init", "ray/_private/worker.py", "Ray"),
-    ("<module>", "ctwa/engine/train.py", "imports of verl and of the trainer"),
-    ("check_run", "ctwa/engine/job.py", "checks, with the imports of torch and transformers"),
+    ("<module>", "ctwa/engine/sampling.py", "imports of verl and of the trainer"),
+    ("check", "ctwa/engine/train_job.py", "checks, with the imports of torch and transformers"),
     ("compose_config", "ctwa/engine/compose.py", "the configuration"),
 )
 """A function, the end of its file's name, and the phase that it stands for; the first that is being called counts."""

@@ -40,8 +40,8 @@ class CaidSettings(Settings):
         default=None, validate_default=True
     )
     implicit_scale: Literal["paper", "published-code"] = "paper"
-    pairs_per_prompt: Annotated[int, Field(ge=1)] = 4
-    steps_per_iteration: Annotated[int, Field(ge=1)] = 32
+    pairs_per_prompt: Annotated[int, Field(ge=1, le=1_000_000)] = 4
+    steps_per_iteration: Annotated[int, Field(ge=1, le=1_000_000)] = 32
     labels: Literal["soft", "drawn"] = "soft"
 
     @property

@@ -89,8 +89,6 @@ def compare_groups(
     groups: Sequence[Group], *, at_steps: int | None = None, at_seconds: float | None = None
 ) -> Comparison:
     """As `compare_methods`, of runs that have been read."""
-    if at_steps is not None and at_seconds is not None:
-        raise CtwaError("--at-steps and --at-seconds are both given: give one of them")
     runs = [run for group in groups for run in group.runs]
     sources = {run.source for run in runs}
     if len(sources) > 1:
@@ -99,20 +97,7 @@ def compare_groups(
             f"the run {trained} has no results on held-out problems and others do: compare it with runs like it"
         )
     names = objectives_of(runs)
-    if at_seconds is None:
-        measured = {run.label: steps for run in runs if (steps := _measured_steps(run, at_steps)) is not None}
-        common = set.intersection(*measured.values()) if measured else set()
-        if not common:
-            limit = "" if at_steps is None else f" up to step {at_steps}"
-            raise CtwaError(
-                f"the runs have no step in common with a result of every objective{limit}: {_what_blocks(measured)}; "
-                "leave out what does not fit, or compare at equal time (--at-seconds)"
-            )
-        ends = {run.label: max(common) for run in runs}
-        at = f"step {max(common)}"
-    else:
-        ends = {run.label: _step_within(run, at_seconds) for run in runs}
-        at = f"{number(at_seconds)} s of training"
+    at, ends = _ends(runs, at_steps, at_seconds)
     results = {run.label: results_at(run, ends[run.label]) for run in runs}
     points_RM = np.array([[results[run.label].get(name, np.nan) for name in names] for run in runs])
     reference_M = reference_point(points_RM) if np.isfinite(points_RM).any(axis=0).all() else np.zeros(len(names))
@@ -145,6 +130,23 @@ def compare_groups(
     ]
     reference = dict(zip(names, reference_M.tolist(), strict=True))
     return Comparison(at, runs[0].source, runs[0].result, tuple(names), reference, tuple(methods))
+
+
+def _ends(runs: Sequence[RunTrace], at_steps: int | None, at_seconds: float | None) -> tuple[str, dict[str, int]]:
+    """Where runs are compared, in words, and the step at which each of them is."""
+    if at_steps is not None and at_seconds is not None:
+        raise CtwaError("--at-steps and --at-seconds are both given: give one of them")
+    if at_seconds is not None:
+        return f"{number(at_seconds)} s of training", {run.label: _step_within(run, at_seconds) for run in runs}
+    measured = {run.label: steps for run in runs if (steps := _measured_steps(run, at_steps)) is not None}
+    common = set.intersection(*measured.values()) if measured else set()
+    if not common:
+        limit = "" if at_steps is None else f" up to step {at_steps}"
+        raise CtwaError(
+            f"the runs have no step in common with a result of every objective{limit}: {_what_blocks(measured)}; "
+            "leave out what does not fit, or compare at equal time (--at-seconds)"
+        )
+    return f"step {max(common)}", {run.label: max(common) for run in runs}
 
 
 def comparison_text(comparison: Comparison) -> str:

@@ -10,17 +10,18 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from verl.utils.transferqueue_utils import KVBatchMeta
 
-from ctwa.engine.compose import compose_config
-from ctwa.engine.gradients import advantages_field
-from ctwa.engine.job import prepare_run, run_training, set_environment
-from ctwa.engine.train import MultiObjectiveTrainer
+from ctwa.cli import run
+from ctwa.engine.job import execute
+from ctwa.engine.recorder import Recorder
+from ctwa.engine.sampling import Sampler
+from ctwa.engine.train import MultiObjectiveTrainer, Step
+from ctwa.engine.train_job import TrainJob
+from ctwa.engine.verl.columns import advantages_column
 from ctwa.engine.verl.rows import prompt_name
 
 FIELDS = ["input_ids", "responses", "old_log_probs", "advantages"]
@@ -29,29 +30,40 @@ FIELDS = ["input_ids", "responses", "old_log_probs", "advantages"]
 class RecordedTrainer(MultiObjectiveTrainer):
     """Keeps what an update is given."""
 
-    def __init__(self, *arguments: Any, batches: Path, lose_a_prompt: bool, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._batches = batches
-        self._lose_a_prompt = lose_a_prompt
+    def __init__(self, *parts: Any, batches: Path, loses_a_prompt: bool) -> None:
+        super().__init__(*parts)
+        batches.mkdir()
+        self._batches, self._loses_a_prompt = batches, loses_a_prompt
 
-    def _compute_reward_colocate(self, batch: KVBatchMeta, metrics: dict | None = None) -> KVBatchMeta:
-        if self._lose_a_prompt:
+    def sample(self, step: Step) -> None:
+        super().sample(step)
+        if self._loses_a_prompt:
+            batch = step.batch
             names = sorted(set(map(prompt_name, batch.keys)))
-            lost = names[-1:] if self.global_steps < 4 else names[len(names) // 2 :]
+            lost = names[-1:] if step.number < 4 else names[len(names) // 2 :]
             kept = [place for place, key in enumerate(batch.keys) if prompt_name(key) not in lost]
             batch.keys[:], batch.tags[:] = [batch.keys[at] for at in kept], [batch.tags[at] for at in kept]
-        return super()._compute_reward_colocate(batch, metrics)
 
-    def _update_actor(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
-        num_objectives = 0 if self._gradient_plan is None else len(self._gradient_plan.names)
-        fields = [*FIELDS, *map(advantages_field, range(num_objectives))]
-        data = self._rows.read(*fields)
+    def update(self, step: Step) -> None:
+        num_objectives = 0 if step.plan is None else len(step.plan.names)
+        fields = [*FIELDS, *map(advantages_column, range(num_objectives))]
+        data = step.rows.read(*fields)
         kept: dict[str, Any] = {field: [row.clone() for row in data[field].unbind()] for field in fields}
-        kept["rewards_NM"] = self._rollout.rewards.rewards_NM
-        torch.save(kept, self._batches / f"{self.global_steps}.pt")
-        if self.global_steps == 2:
+        kept["rewards_NM"] = step.rollout.rewards.rewards_NM
+        torch.save(kept, self._batches / f"{step.number}.pt")
+        if step.number == 2:
             attack(self._batches.parent)
-        return super()._update_actor(batch, metrics)
+        super().update(step)
+
+
+class RecordedJob(TrainJob):
+    """Trains with it."""
+
+    loses_a_prompt: ClassVar[bool] = False
+
+    def trainer(self, sampler: Sampler, recorder: Recorder) -> RecordedTrainer:
+        parts = (self.config, self.settings, self.settings.build_scalarizer(), sampler, recorder)
+        return RecordedTrainer(*parts, batches=recorder.run.path / "batches", loses_a_prompt=self.loses_a_prompt)
 
 
 def attack(folder: Path) -> None:
@@ -63,14 +75,8 @@ def attack(folder: Path) -> None:
 
 def main() -> None:
     """Train."""
-    lose_a_prompt = sys.argv[1] == "--lose-a-prompt"
-    config = compose_config(sys.argv[1 + lose_a_prompt :])
-    set_environment(config)
-    settings, run = prepare_run(config)
-    batches = run.path / "batches"
-    batches.mkdir()
-    make_trainer = partial(RecordedTrainer, batches=batches, lose_a_prompt=lose_a_prompt)
-    run_training(config, settings, run, make_trainer=make_trainer)
+    RecordedJob.loses_a_prompt = sys.argv[1] == "--lose-a-prompt"
+    run(lambda: execute(RecordedJob, sys.argv[1 + RecordedJob.loses_a_prompt :]))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import sys
 import urllib.request
 
 import pytest
-from starlette.testclient import TestClient
+from fastapi.testclient import TestClient
 
 from ctwa.errors import CtwaError
 from ctwa.report.html import make_report, page
