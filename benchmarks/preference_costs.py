@@ -71,7 +71,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
     from ctwa.aggregators.linear import FixedWeightsConfig
     from ctwa.aggregators.registry import build_aggregator
     from ctwa.engine.gradients import OBJECTIVE_LOSSES, GradientPlan, ObjectiveLosses
-    from ctwa.engine.pairs.objective import PreferenceObjective
+    from ctwa.engine.pairs.objective import PairLoss
     from ctwa.engine.settings import GradientSettings
     from ctwa.preference import DpoLoss
 
@@ -89,7 +89,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
         for turn in range(arguments.rounds + 2):
             for name, (num, method, shared) in variants.items():
                 aggregator = build_aggregator(method, dict.fromkeys(NAMES[:num], 1.0))
-                objective = PreferenceObjective(DpoLoss(), NAMES[:num])
+                objective = PairLoss(DpoLoss(), NAMES[:num])
                 solve = not aggregator.has_fixed_weights
                 engine.plan = GradientPlan(NAMES[:num], aggregator, GradientSettings(), solve=solve)
 

@@ -13,6 +13,7 @@ from ctwa.aggregators.dynamic import Dynamic
 from ctwa.aggregators.gradnorm import GradNorm
 from ctwa.aggregators.linear import FixedWeights
 from ctwa.aggregators.mgda import MGDA
+from ctwa.aggregators.nash_mtl import NashMTL
 from ctwa.aggregators.pcgrad import PCGrad
 from ctwa.aggregators.upgrad import UPGrad
 from ctwa.methods import Options, one_of
@@ -27,6 +28,7 @@ ALL: tuple[type[Aggregator], ...] = (
     Clamp,
     PCGrad,
     UPGrad,
+    NashMTL,
 )
 
 AGGREGATORS = {method.info.name: method for method in ALL}

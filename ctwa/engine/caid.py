@@ -20,7 +20,7 @@ from ctwa.engine.caid_settings import REWARD, CaidSettings
 from ctwa.engine.gradients import GradientPlan
 from ctwa.engine.loop import Trainer
 from ctwa.engine.pairs.batches import PairBatch
-from ctwa.engine.pairs.objective import SOFT_LABEL, PreferenceObjective
+from ctwa.engine.pairs.objective import SOFT_LABEL, PairLoss
 from ctwa.engine.pairs.workers import PreferenceWorkers
 from ctwa.engine.prefer import Scored, update_metrics
 from ctwa.engine.recorder import Recorder
@@ -59,7 +59,7 @@ class CaidTrainer(Trainer):
         actor = config.actor_rollout_ref.actor
         self._workers = PreferenceWorkers(
             sampler.session.actor_rollout_wg,
-            PreferenceObjective(self._loss, (COMPOSITE,), skip_absent=False),
+            PairLoss(self._loss, (COMPOSITE,), skip_absent=False),
             pad_token_id=sampler.session.tokenizer.pad_token_id,
             micro_batch=1 if actor.use_dynamic_bsz else actor.ppo_micro_batch_size_per_gpu,
         )

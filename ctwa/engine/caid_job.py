@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from omegaconf import open_dict
 
-from ctwa.engine.checks.config import check_disk, check_with_verl
+from ctwa.engine.checks.config import check_disk
+from ctwa.engine.checks.engine import check_with_verl
 from ctwa.engine.checks.look import prompt_lines
 from ctwa.engine.checks.resources import check_machine
 from ctwa.engine.job import Job, line

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 from omegaconf import DictConfig
 from pydantic import BeforeValidator, Field
 
-from ctwa.engine.checks.config import check_settings, check_token_budgets
+from ctwa.engine.checks.batches import check_token_budgets
+from ctwa.engine.checks.config import check_settings
 from ctwa.engine.checks.look import look
 from ctwa.engine.settings import DiagnosticSettings, ModelSource, Settings, read_settings
 from ctwa.errors import CtwaError

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from omegaconf import DictConfig, open_dict
 
 from ctwa.aggregators.registry import AGGREGATORS
-from ctwa.engine.checks.config import check_backward_passes, check_token_budgets, num_data_ranks
+from ctwa.engine.checks.batches import check_token_budgets, num_data_ranks
 from ctwa.engine.checks.folders import check_folders
+from ctwa.engine.checks.gradients import check_backward_passes
 from ctwa.engine.checks.look import look_at_trained_model, model_source
 from ctwa.engine.checks.resources import check_machine
 from ctwa.engine.job import Job, line, passes_text
@@ -96,14 +97,14 @@ class PreferJob(Job):
 
     def train(self, group: Any, recorder: Recorder) -> None:
         """Train on workers that are up, and hold the model that is the reference."""
-        from ctwa.engine.pairs.objective import PreferenceObjective
+        from ctwa.engine.pairs.objective import PairLoss
         from ctwa.engine.pairs.workers import PreferenceWorkers
         from ctwa.engine.prefer import PreferenceTrainer
 
         settings, data, actor = self.settings, self.data, self.config.actor_rollout_ref.actor
         workers = PreferenceWorkers(
             group,
-            PreferenceObjective(settings.training_loss, settings.trained, skip_absent=not actor.use_dynamic_bsz),
+            PairLoss(settings.training_loss, settings.trained, skip_absent=not actor.use_dynamic_bsz),
             pad_token_id=_pad_token_id(self.tokenizer),
             micro_batch=1 if actor.use_dynamic_bsz else actor.ppo_micro_batch_size_per_gpu,
         )

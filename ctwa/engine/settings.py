@@ -68,7 +68,7 @@ class DiagnosticSettings(StrictModel):
             no pass.
         gradients_every: norms and cosines of the objectives' gradients at the first mini-batch of every k-th step; 0
             for never.
-        probe: measure what each step did to each objective: docs/methods.md says what each source costs.
+        probe: measure what each step did to each objective: docs/methods/probe.md says what each source costs.
         held_out_prompts: with ``probe: held_out``, how many of a step's prompts get no gradient.
     """
 

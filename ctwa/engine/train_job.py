@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from omegaconf import DictConfig
 
-from ctwa.engine.checks.config import check_config, check_with_verl, num_steps
+from ctwa.engine.checks.config import check_config, num_steps
+from ctwa.engine.checks.engine import check_with_verl
 from ctwa.engine.checks.look import prompt_lines
 from ctwa.engine.checks.resources import check_machine
 from ctwa.engine.job import Job, line, passes_text

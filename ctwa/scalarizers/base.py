@@ -40,7 +40,7 @@ class Requirements:
         log_probs: where ``Update.log_probs_new_NT`` comes from. ``none``: the method does not look at it.
             ``post_update``: one more pass of the whole batch through the updated policy. ``in_update``: the
             log-probabilities that the update's own forward passes computed, at no extra cost.
-        probe: how the progress that ``Scalarizer.observe_probe`` is told of is measured; see docs/methods.md.
+        probe: how the progress that ``Scalarizer.observe_probe`` is told of is measured; see docs/methods/probe.md.
     """
 
     log_probs: Literal["none", "post_update", "in_update"] = "none"

@@ -22,7 +22,7 @@ from ctwa.solvers.fallbacks import count_fallbacks
 
 
 class CtwaConfig(ControllerOptions):
-    """The options of CTWA. The defaults are the paper's; docs/methods.md says when to leave them.
+    """The options of CTWA. The defaults are the paper's; docs/methods/ctwa.md says when to leave them.
 
     Attributes:
         preset: ``published-code`` makes sure that the published code's solved-objective gate is on, which the paper

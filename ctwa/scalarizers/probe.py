@@ -22,7 +22,7 @@ ProbeSource = Literal["backward", "minibatch", "held_out"]
 
 
 class ProbeConfig(RelativeOptions):
-    """The options of the probe method; docs/methods.md says what each does.
+    """The options of the probe method; docs/methods/probe.md says what each does.
 
     Attributes:
         signal: ``probe`` steers by the probe covariance; ``slope``, the control, by the difference of the mean rewards

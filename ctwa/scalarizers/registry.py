@@ -17,6 +17,7 @@ from ctwa.scalarizers.linear import Linear
 from ctwa.scalarizers.pama import Pama
 from ctwa.scalarizers.probe import Probe
 from ctwa.scalarizers.schedule import Schedule
+from ctwa.scalarizers.smooth_tchebycheff import SmoothTchebycheff
 from ctwa.scalarizers.tchebycheff import Tchebycheff
 
 ALL: tuple[type[Scalarizer], ...] = (
@@ -25,6 +26,7 @@ ALL: tuple[type[Scalarizer], ...] = (
     CTWA,
     Probe,
     Tchebycheff,
+    SmoothTchebycheff,
     Hypervolume,
     Lagrangian,
     Pama,

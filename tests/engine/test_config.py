@@ -13,7 +13,8 @@ import pytest
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from ctwa.engine.checks.config import check_config, check_with_verl, num_steps
+from ctwa.engine.checks.config import check_config, num_steps
+from ctwa.engine.checks.engine import check_with_verl
 from ctwa.engine.compose import compose_config
 from ctwa.engine.job import plugins, set_environment
 from ctwa.engine.settings import read_settings
@@ -366,7 +367,7 @@ class TestRecipes:
             capture_output=True,
             text=True,
             check=False,
-            env={"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},
+            env={"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)},
         )
 
         assert result.returncode == 2

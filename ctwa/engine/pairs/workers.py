@@ -16,7 +16,7 @@ from verl.utils import tensordict_utils as tu
 
 from ctwa.engine.gradients import GradientPlan
 from ctwa.engine.pairs.batches import PairBatch, to_rows
-from ctwa.engine.pairs.objective import PreferenceObjective
+from ctwa.engine.pairs.objective import PairLoss
 from ctwa.engine.verl.workers import MultiObjectiveWorker, num_data_ranks
 from ctwa.preference.tokenization import PairTokens
 
@@ -34,7 +34,7 @@ class PreferenceWorkers:
         micro_batch: pairs of one pass of one rank, where that is fixed; 1 where tokens are counted.
     """
 
-    def __init__(self, group: Any, objective: PreferenceObjective, *, pad_token_id: int, micro_batch: int) -> None:
+    def __init__(self, group: Any, objective: PairLoss, *, pad_token_id: int, micro_batch: int) -> None:
         self.group = group
         self.names = objective.names
         self._pad_token_id = pad_token_id

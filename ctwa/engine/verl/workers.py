@@ -21,7 +21,7 @@ from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
 from ctwa.engine.checkpoint import declare_dtype, merge_adapter
 from ctwa.engine.gradients import OBJECTIVE_LOSSES, GradientPlan, ObjectiveLosses, policy_losses
-from ctwa.engine.pairs.objective import PreferenceObjective
+from ctwa.engine.pairs.objective import PairLoss
 from ctwa.engine.probe import PreviousWeights
 from ctwa.engine.verl.columns import ROW_COLUMN
 from ctwa.engine.verl.registry import install
@@ -70,7 +70,7 @@ class PolicyWorker(TrainingWorker):
                 self._record(measured["log_probs"], again)
         return output
 
-    def set_preference(self, objective: PreferenceObjective) -> None:
+    def set_preference(self, objective: PairLoss) -> None:
         """Train on pairs, with a plan that says how the objectives' losses are combined."""
         self._preference = objective
 
@@ -90,7 +90,7 @@ class PolicyWorker(TrainingWorker):
         """One optimizer step on a batch of pairs.
 
         Returns:
-            The pairs of this rank, as :meth:`PreferenceObjective.take` gives them: their log-probabilities before the
+            The pairs of this rank, as :meth:`PairLoss.take` gives them: their log-probabilities before the
             step, and the update's ``metrics``.
         """
         return self._pairs(self.train_batch(data))
@@ -212,7 +212,7 @@ class MultiObjectiveWorker(ActorRolloutRefWorker):
         return plan if self.rank == 0 else None
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
-    def set_preference(self, objective: PreferenceObjective) -> None:
+    def set_preference(self, objective: PairLoss) -> None:
         """Train on pairs from now on."""
         self.actor.set_preference(objective)
 

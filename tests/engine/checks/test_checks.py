@@ -13,8 +13,9 @@ import torch
 from omegaconf import DictConfig
 
 from ctwa.engine.checkpoint import seal
-from ctwa.engine.checks import config as checks
-from ctwa.engine.checks.config import check_config, check_with_verl, num_steps
+from ctwa.engine.checks import engine as checks
+from ctwa.engine.checks.config import check_config, num_steps
+from ctwa.engine.checks.engine import check_with_verl
 from ctwa.engine.checks.resources import check_machine, check_placement, check_resources
 from ctwa.engine.train_job import TrainJob
 from ctwa.errors import CtwaError

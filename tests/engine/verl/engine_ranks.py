@@ -192,9 +192,12 @@ def two_steps_of_ctwa(folder: Path, num_ranks: int) -> list[dict[str, Any]]:
     weights = dict.fromkeys(targets, 0.5)
     method = build_scalarizer(CtwaConfig(eta=1.0), weights, targets=targets, scale_invariant=False)
 
-    def centred(scores_N: Tensor) -> Tensor:
-        means_N = scores_N.view(2, 2).mean(1).repeat_interleave(2)
-        return (scores_N - means_N)[:, None].expand(mask_NT.shape).float()
+    class Centred:
+        scale_invariant = False
+
+        def __call__(self, scores_N: Tensor) -> Tensor:
+            means_N = scores_N.view(2, 2).mean(1).repeat_interleave(2)
+            return (scores_N - means_N)[:, None].expand(mask_NT.shape).float()
 
     def nested(values_NT: Tensor) -> Tensor:
         rows = [row[:length] for row, length in zip(values_NT, responses, strict=True)]
@@ -207,7 +210,7 @@ def two_steps_of_ctwa(folder: Path, num_ranks: int) -> list[dict[str, Any]]:
         data["prompts"] = torch.nested.as_nested_tensor([row[:prompt] for row in rows], layout=torch.jagged)
         data["responses"] = torch.nested.as_nested_tensor([row[prompt:] for row in rows], layout=torch.jagged)
         data["response_mask"], data[ROW_COLUMN] = nested(mask_NT), torch.arange(num_rows)
-        advantages_NT = method.advantages(rollout, centred) * mask_NT  # type: ignore[arg-type]
+        advantages_NT = method.advantages(rollout, Centred()) * mask_NT
 
         before = worker.infer_batch(tu_copy(data, compute_loss=False))
         answers: list[Any] = [None] * num_ranks

@@ -31,7 +31,7 @@ from ctwa.aggregators.linear import FixedWeightsConfig
 from ctwa.aggregators.mgda import MgdaConfig
 from ctwa.aggregators.registry import build_aggregator
 from ctwa.engine.gradients import OBJECTIVE_LOSSES, GradientPlan, ObjectiveLosses
-from ctwa.engine.pairs.objective import PreferenceObjective
+from ctwa.engine.pairs.objective import PairLoss
 from ctwa.engine.settings import GradientSettings
 from ctwa.engine.verl.multi_objective_engine import MultiObjectiveEngine
 from ctwa.engine.verl.workers import PolicyWorker
@@ -126,7 +126,7 @@ def several_backwards(engine: MultiObjectiveEngine, layout: bool) -> dict[str, A
         found[f"diagnostics/{passes}"] = take_step(engine, data, measured, plan_of(passes, measure_only=True))
 
     pairs = pair_batch(layout)
-    objective = PreferenceObjective(DpoLoss(), NAMES, skip_absent=False)
+    objective = PairLoss(DpoLoss(), NAMES, skip_absent=False)
     worker = object.__new__(PolicyWorker)  # its start is the engine's, which is here
     worker.engine = engine
     worker.set_preference(objective)

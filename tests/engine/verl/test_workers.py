@@ -15,7 +15,7 @@ from verl.workers.engine_workers import TrainingWorker
 from ctwa.aggregators.mgda import MgdaConfig
 from ctwa.aggregators.registry import build_aggregator
 from ctwa.engine.gradients import GradientPlan, GradientRecord
-from ctwa.engine.pairs.objective import PreferenceObjective
+from ctwa.engine.pairs.objective import PairLoss
 from ctwa.engine.settings import GradientSettings
 from ctwa.engine.verl.columns import ROW_COLUMN
 from ctwa.engine.verl.rows import RowValues, in_order
@@ -125,7 +125,7 @@ def test_log_probs_are_sent_once() -> None:
 
 
 def test_the_log_probs_of_pairs_are_sent_once() -> None:
-    objective = PreferenceObjective(CpoLoss(), ("a",))
+    objective = PairLoss(CpoLoss(), ("a",))
     for pair in range(0, NUM_ROWS, 4):
         sums = torch.randn(1024, dtype=torch.float64)
         objective.seen[pair] = (torch.arange(pair, pair + 4), sums[:4], sums[4:8])
