@@ -30,8 +30,8 @@ class NashMTL(Aggregator):
     not matter: the step is the same for ``2 g_m``.
 
     The weights sum to the preference of the objectives that take part, which are those with a gradient and a weight
-    above 0. Where no step improves them all there is nothing to agree on: the step is MGDA's on the unit gradients, which
-    is 0 there.
+    above 0. Where no step improves them all there is nothing to agree on: the step is MGDA's on the unit gradients,
+    which is 0 there.
     """
 
     info = gradient_level(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ctwa.aggregators.registry import AGGREGATORS
 from ctwa.methods import one_of
+from ctwa.preference.hinge import HingeLoss
 from ctwa.preference.losses import CpoLoss, DpoLoss, IpoLoss, PreferenceLoss, SimpoLoss
 
 LOSSES: dict[str, type[PreferenceLoss]] = {
@@ -15,6 +16,7 @@ LOSSES: dict[str, type[PreferenceLoss]] = {
         IpoLoss,
         CpoLoss,
         SimpoLoss,
+        HingeLoss,
     )
 }
 
