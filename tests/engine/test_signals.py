@@ -214,6 +214,7 @@ def test_a_step_that_does_not_end_in_time_is_not_waited_for(tmp_path: Path) -> N
     assert (ended.code, ended.steps) == (1, [1, 2, 3]), ended.output
     said = "SIGTERM: the step after 3 did not end within ctwa.stop_within=0.3 s; the newest checkpoint is global_step_3"
     assert f"error: {said}" in ended.output
+    assert "Traceback" not in ended.output
     assert ended.events[-1]["text"].startswith(said)
 
 
