@@ -6,6 +6,7 @@ multipliers, and measured by samples of its own on the same prompts.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -71,6 +72,7 @@ class CaidTrainer(Trainer):
 
     def step(self, number: int) -> dict[str, Any]:
         """Draw pairs of the reference's samples, and train on them as the multipliers label them."""
+        began = time.perf_counter()
         (indices,) = self._pair_sampler.step(number)
         index_P = torch.tensor(indices)
         probability_P = self._label_probabilities()[index_P]
@@ -84,8 +86,9 @@ class CaidTrainer(Trainer):
         )
         plan = GradientPlan((COMPOSITE,), self._aggregator, self.settings.gradients, solve=False)
         log_probs_P2, verl_metrics, _ = self._workers.update(batch, plan)
-        scored = Scored.of(batch, log_probs_P2, (COMPOSITE,))
-        return {**update_metrics(verl_metrics), **scored.metrics(self._loss, (COMPOSITE,)), **self._weights()}
+        metrics = Scored.of(batch, log_probs_P2, (COMPOSITE,)).metrics(self._loss, (COMPOSITE,))
+        metrics["time/update_actor"] = time.perf_counter() - began
+        return {**update_metrics(verl_metrics), **metrics, **self._weights()}
 
     def _label_probabilities(self) -> Tensor:
         """(Q,): that the first response of a pair is preferred; or, where labels are drawn, whether it is."""
