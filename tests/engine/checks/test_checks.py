@@ -51,7 +51,7 @@ def test_the_testbed_as_it_stands_passes(testbed_config: DictConfig) -> None:
         ),
         (
             {"ctwa.method.type": "mgd"},
-            r"ctwa\.method: Input tag 'mgd' .* does not match .*'linear', 'ctwa'.*; did you mean 'mgda'\?",
+            r"ctwa\.method: Input tag 'mgd' .* does not match .*'linear', .*'ctwa'.*; did you mean 'mgda'\?",
         ),
         ({"algorithm.adv_estimator": "gppo"}, r"adv_estimator is 'gppo': .*; did you mean 'grpo'\?"),
         ({"ctwa.method.eta": float("nan")}, r"ctwa\.method\.eta: Input should be a finite number"),
