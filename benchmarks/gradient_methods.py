@@ -126,7 +126,7 @@ def build_engine(config: Any) -> tuple[Any, Callable]:
     from verl.workers.engine import EngineRegistry
     from verl.workers.utils.losses import ppo_loss
 
-    from ctwa.engine.gradients import objective_losses
+    from ctwa.engine.gradients import OBJECTIVE_LOSSES, ObjectiveLosses, policy_losses
     from ctwa.engine.verl.cpu_platform import register_cpu_platform
     from ctwa.engine.verl.registry import register_engines
 
@@ -157,9 +157,8 @@ def build_engine(config: Any) -> tuple[Any, Callable]:
     def loss_fn(model_output: dict, data: Any, dp_group: Any = None) -> tuple[Any, dict]:
         if not engine.collects:
             return verls(model_output=model_output, data=data, dp_group=dp_group)
-        losses, shared, metrics = objective_losses(verls, model_output, data, dp_group, engine.plan)
-        engine.losses = (losses, shared)
-        return losses[0], metrics
+        losses, shared, metrics = policy_losses(verls, model_output, data, dp_group, engine.plan)
+        return losses[0], {**metrics, OBJECTIVE_LOSSES: ObjectiveLosses(losses, shared)}
 
     return engine, loss_fn
 
@@ -170,7 +169,7 @@ def batch_of(arguments: argparse.Namespace, num_objectives: int) -> Any:
     from tensordict import TensorDict
     from verl.utils import tensordict_utils as tu
 
-    from ctwa.engine.gradients import advantages_field
+    from ctwa.engine.verl.columns import advantages_column
     from ctwa.testbed.tokenizer import VOCABULARY
 
     generator = torch.Generator().manual_seed(0)
@@ -195,7 +194,7 @@ def batch_of(arguments: argparse.Namespace, num_objectives: int) -> Any:
         "response_mask": nested(lambda: torch.ones(arguments.tokens, dtype=torch.long)),
         "old_log_probs": nested(lambda: per_token() - 4),
         "advantages": nested(per_token),
-        **{advantages_field(column): nested(per_token) for column in range(num_objectives)},
+        **{advantages_column(column): nested(per_token) for column in range(num_objectives)},
     }
     batch = TensorDict(data, batch_size=rows)
     tu.assign_non_tensor(

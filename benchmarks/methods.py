@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import mean, median, stdev
 
 from ctwa.report.summary import RunSummary, summarize
-from ctwa.scalarizers.catalogue import CATALOGUE
+from ctwa.scalarizers import METHODS
 
 STEPS = 60
 CONTROLS = {"static-375": (0.375, 0.3125, 0.3125), "static-450": (0.45, 0.275, 0.275)}
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the folder of the runs")
     parser.add_argument("--steps", type=int, default=STEPS, help="steps of a run; 0 to run nothing")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    everything = [*CATALOGUE, *CONTROLS, "probe-slope"]
+    everything = [*METHODS, *CONTROLS, "probe-slope"]
     parser.add_argument("--methods", nargs="+", default=everything, choices=everything, metavar="METHOD")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings of every run")
     arguments = parser.parse_args()

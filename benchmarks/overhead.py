@@ -23,21 +23,29 @@ import argparse
 from collections import defaultdict
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from methods import CONTROLS, OBJECTIVES, settings_of
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
 from ctwa.engine.compose import compose_config
-from ctwa.engine.job import prepare_run, run_training, set_environment
+from ctwa.engine.job import Job, set_environment, train
 from ctwa.engine.settings import Settings, read_settings
+from ctwa.engine.train_job import TrainJob
 from ctwa.run.log import quiet
 from ctwa.run.trace import read_trace
-from ctwa.scalarizers.catalogue import CATALOGUE
+from ctwa.scalarizers import METHODS
+
+if TYPE_CHECKING:
+    from ctwa.engine.probe import ProbeMeter
+    from ctwa.engine.recorder import Recorder
+    from ctwa.engine.sampling import Sampler
+    from ctwa.objectives.evaluator import RewardEvaluator
+    from ctwa.scalarizers.base import Scalarizer
 
 WARM_UP_ROUNDS = 2
 TWELVE = [
@@ -82,7 +90,7 @@ COMPARISONS = {
         reference="linear-traced",
     ),
     "methods": Comparison(
-        {method: settings_of(method, steps=1000) for method in (*CATALOGUE, next(iter(CONTROLS)))}, reference="linear"
+        {method: settings_of(method, steps=1000) for method in (*METHODS, next(iter(CONTROLS)))}, reference="linear"
     ),
 }
 
@@ -112,40 +120,49 @@ def main() -> None:
     variants: list[Settings] = [read_settings(compose_config([*common, *own])) for own in comparison.variants.values()]
     config = compose_config([*common, "method=linear"])
     set_environment(config)
-    settings, run = prepare_run(config)
+    job = alternating_job(variants, config)
+    run = job.make_folder()
     with quiet(run.engine_log) as console:
         console.print(f"{steps} steps; the engine's log is {run.engine_log}", highlight=False)
-        with ExitStack() as stack:
-            run_training(config, settings, run, make_trainer=partial(alternating, variants, stack))
+        train(job, run)
         report(run.metrics, comparison, console)
 
 
-def alternating(variants: list[Settings], stack: ExitStack, config: Any, **parts: Any) -> Any:
-    """A trainer that changes its method with every step."""
+def alternating_job(variants: list[Settings], config: DictConfig) -> Job:
+    """A job whose trainer changes its method with every step."""
     from ctwa.engine.probe import build_probe
     from ctwa.engine.train import MultiObjectiveTrainer
     from ctwa.objectives.evaluator import RewardEvaluator
 
-    evaluators = {tuple(parts["settings"].objectives): parts["evaluator"]}
-    for settings in variants:
-        if tuple(settings.objectives) not in evaluators:
-            evaluator = RewardEvaluator(settings.objectives, num_workers=settings.rewards.num_workers)
-            evaluators[tuple(settings.objectives)] = stack.enter_context(evaluator)
-    scalarizers = [settings.build_scalarizer() for settings in variants]
-    probes = [build_probe(config, *pair) for pair in zip(variants, scalarizers, strict=True)]
-
     class Alternating(MultiObjectiveTrainer):
-        def on_step_begin(self) -> None:
-            super().on_step_begin()
-            turn = (self.global_steps - 1) % len(variants)
-            self.settings, self.scalarizer, self.probe = variants[turn], scalarizers[turn], probes[turn]
-            self.evaluator = evaluators[tuple(self.settings.objectives)]
+        variants: list[tuple[Settings, Scalarizer, ProbeMeter, RewardEvaluator]]
 
-        def _compute_metrics(self, batch: Any, metrics: dict, *args: Any, **kwargs: Any) -> None:
-            metrics["benchmark/variant"] = (self.global_steps - 1) % len(variants)
-            super()._compute_metrics(batch, metrics, *args, **kwargs)
+        def step(self, number: int) -> dict[str, Any]:
+            turn = (number - 1) % len(self.variants)
+            self.settings, self.scalarizer, self.probe, self.sampler.evaluator = self.variants[turn]
+            return super().step(number) | {"benchmark/variant": turn}
 
-    return Alternating(config, **parts)
+    class AlternatingJob(TrainJob):
+        def run(self, recorder: Recorder) -> None:
+            self.stack = ExitStack()
+            with self.stack:
+                super().run(recorder)
+
+        def trainer(self, sampler: Sampler, recorder: Recorder) -> Alternating:
+            trainer = Alternating(self.config, self.settings, self.settings.build_scalarizer(), sampler, recorder)
+            evaluators = {tuple(self.settings.objectives): sampler.evaluator}
+            trainer.variants = []
+            for settings in variants:
+                names = tuple(settings.objectives)
+                if names not in evaluators:
+                    evaluator = RewardEvaluator(settings.objectives, num_workers=settings.rewards.num_workers)
+                    evaluators[names] = self.stack.enter_context(evaluator)
+                scalarizer = settings.build_scalarizer()
+                probe = build_probe(self.config, settings, scalarizer)
+                trainer.variants.append((settings, scalarizer, probe, evaluators[names]))
+            return trainer
+
+    return AlternatingJob(config)
 
 
 def report(metrics: Path, comparison: Comparison, console: Console) -> None:

@@ -68,16 +68,16 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
 
     from ctwa.aggregators.cagrad_clip import CAGradClipConfig
     from ctwa.aggregators.clamp import ClampConfig
-    from ctwa.aggregators.linear import LinearConfig
+    from ctwa.aggregators.linear import FixedWeightsConfig
     from ctwa.aggregators.registry import build_aggregator
-    from ctwa.engine.gradients import GradientPlan
-    from ctwa.engine.pairs.objective import PreferenceObjective
+    from ctwa.engine.gradients import OBJECTIVE_LOSSES, GradientPlan, ObjectiveLosses
+    from ctwa.engine.pairs.objective import PairLoss
     from ctwa.engine.settings import GradientSettings
     from ctwa.preference import DpoLoss
 
     variants: dict[str, tuple[int, Any, bool]] = {
-        "loss weighting, M = 1": (1, LinearConfig(), True),
-        "loss weighting, M = 3": (3, LinearConfig(), True),
+        "loss weighting, M = 1": (1, FixedWeightsConfig(), True),
+        "loss weighting, M = 3": (3, FixedWeightsConfig(), True),
         "RACO, M = 3": (3, CAGradClipConfig(), True),
         "CLAMP, M = 3": (3, ClampConfig(), True),
         "RACO, M = 3, separate pairs": (3, CAGradClipConfig(), False),
@@ -89,14 +89,14 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
         for turn in range(arguments.rounds + 2):
             for name, (num, method, shared) in variants.items():
                 aggregator = build_aggregator(method, dict.fromkeys(NAMES[:num], 1.0))
-                objective = PreferenceObjective(DpoLoss(), NAMES[:num])
+                objective = PairLoss(DpoLoss(), NAMES[:num])
                 solve = not aggregator.has_fixed_weights
                 engine.plan = GradientPlan(NAMES[:num], aggregator, GradientSettings(), solve=solve)
 
                 def loss(model_output: dict, data: Any, dp_group: Any = None) -> tuple[Any, dict]:  # noqa: ARG001 - verl calls it
                     losses = objective.losses(model_output, data)  # noqa: B023 - called within this turn
-                    engine.losses = (losses, None)
-                    return next(each for each in losses if each is not None), {}
+                    whole = next(each for each in losses if each is not None)
+                    return whole, {OBJECTIVE_LOSSES: ObjectiveLosses(losses)}
 
                 data = batch_of(arguments, NAMES[:num], shared=shared)
                 step = partial(engine.train_batch, data, loss_function=loss)

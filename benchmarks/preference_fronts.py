@@ -20,7 +20,7 @@ from typing import Any
 import moocore
 import numpy as np
 import pyarrow.parquet as pq
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig
 
 METHODS = {
     "raco": ["method=raco"],
@@ -80,10 +80,9 @@ def compose(arguments: argparse.Namespace, method: str, preference: float, seed:
 def run_all(arguments: argparse.Namespace, wanted: list[tuple[str, float, int]]) -> None:
     """One engine; every run begins with the base model, a new optimizer and its own settings."""
     from ctwa.engine.job import set_environment
-    from ctwa.engine.prefer_job import check_preference_config, prepare_data, run_info, train
+    from ctwa.engine.prefer_job import PreferJob
     from ctwa.engine.ray_session import ray_session
     from ctwa.report.summary import write_summary
-    from ctwa.run.folder import RunFolder
 
     first = compose(arguments, *wanted[0])
     set_environment(first)
@@ -91,26 +90,17 @@ def run_all(arguments: argparse.Namespace, wanted: list[tuple[str, float, int]])
     from ctwa.engine.pairs.workers import start_workers
     from ctwa.engine.recorder import Recorder
 
-    with open_dict(first):
-        first.actor_rollout_ref.actor.optim.total_training_steps = arguments.steps
-    prepare_data(first, check_preference_config(first))  # it fits micro-batches to the batch
+    PreferJob(first)  # it fits micro-batches to the batch
     with ray_session(first, transfer_queue=False):
         group = start_workers(first)
         base = str(Path(arguments.out).absolute() / "base")
         group.save_checkpoint(base, None, 0, max_ckpt_to_keep=None)
         for number, (method, preference, seed) in enumerate(wanted, start=1):
-            config = compose(arguments, method, preference, seed)
-            settings = check_preference_config(config)
-            data, tokenizer, num_steps = prepare_data(config, settings)
+            job = PreferJob(compose(arguments, method, preference, seed))
             group.load_checkpoint(base)
-            run = RunFolder.create(
-                settings.run, OmegaConf.to_container(config, resolve=True), run_info(config, settings, num_steps)
-            )
-            recorder = Recorder(run, resume=False, num_samples=0, seed=seed)
-            try:
-                train(group, config, settings, recorder, data, tokenizer, num_steps)
-            finally:
-                recorder.close()
+            run = job.make_folder()
+            with Recorder(run, resume=False, num_samples=0, seed=seed) as recorder:
+                job.train(group, recorder)
             write_summary(run)
             (run.path / "end.json").write_text(json.dumps(measure(arguments, run, seed), indent=1))
             print(f"{number}/{len(wanted)} {run.path.name}", flush=True)

@@ -33,19 +33,18 @@ OVERRIDES = [
     *("trainer.save_freq=-1", "trainer.val_before_train=false"),
 ]
 PHASES = (
-    ("fit", "verl/trainer/ppo/v1/trainer_base.py", "the step"),
-    ("init_model", "", "workers: the model"),
-    ("shutdown", "ray/_private/worker.py", "end: Ray"),
+    ("fit", "ctwa/engine/loop.py", "the step"),
     ("close", "transfer_queue/interface.py", "end: the transfer queue"),
-    ("_get_master_addr_port", "", "workers: their address, from a process of Ray's"),
-    ("create", "verl/workers/rollout/llm_server.py", "rollout servers"),
-    ("init", "verl/trainer/ppo/v1/trainer_base.py", "workers: their processes, imports and model"),
-    ("result", "concurrent/futures/_base.py", "the transfer queue, as far as it is not up yet"),
-    ("start_servers", "", "rollout servers"),
+    ("shutdown", "ray/_private/worker.py", "end: Ray"),
+    ("_get_master_addr_port", "verl/single_controller/ray/base.py", "workers: an address, from a process of its own"),
+    ("__call__", "verl/single_controller/ray/base.py", "workers: their imports and the model"),
+    ("wrapper", "verl/utils/ray_utils.py", "rollout servers, as far as they are not up yet"),
+    ("result", "concurrent/futures/_base.py", "transfer queue, as far as it is not up yet"),
+    ("init", "verl/trainer/ppo/v1/trainer_base.py", "tokenizer, data, the rest of the trainer"),
     ("init", "ray/_private/worker.py", "Ray"),
-    ("<module>", "ctwa/engine/train.py", "imports of verl and of the trainer"),
-    ("check_run", "", "checks, with imports of torch and transformers"),
-    ("compose_config", "", "composing the configuration"),
+    ("<module>", "ctwa/engine/sampling.py", "imports of verl and of the trainer"),
+    ("check", "ctwa/engine/train_job.py", "checks, with the imports of torch and transformers"),
+    ("compose_config", "ctwa/engine/compose.py", "the configuration"),
 )
 """A function, the end of its file's name, and the phase that it stands for; the first that is being called counts."""
 INTERVAL = 0.01

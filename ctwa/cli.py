@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -102,7 +103,7 @@ STOPPED, INTERRUPTED = 3, 4
 wrote, 130 a second Ctrl-C."""
 
 
-def _run(start: Callable[[], Stop | None]) -> None:
+def run(start: Callable[[], Stop | None]) -> None:
     """Start a run that signals can end; how it ended is the exit status."""
     from ctwa.engine.signals import Interruption, end_request
 
@@ -119,74 +120,52 @@ def _run(start: Callable[[], Stop | None]) -> None:
         sys.exit(INTERRUPTED if isinstance(stopped_by, Interruption) else STOPPED)
 
 
+def _execute(job: str, overrides: list[str] | None, dry_run: bool, stop_on: list[str] | None) -> None:
+    """Run a command's job, whose imports take a while."""
+
+    def start() -> Stop | None:
+        from ctwa.engine.job import execute
+
+        return execute(resolve_name(job), overrides or [], stop_on=stop_on or [], dry_run=dry_run)
+
+    run(start)
+
+
 @app.command(cls=_WithGroups, context_settings={"ignore_unknown_options": True})
-def train(
-    overrides: Overrides = None,
-    dry_run: DryRun = False,
-    stop_on: StopOn = None,
-) -> None:
+def train(overrides: Overrides = None, dry_run: DryRun = False, stop_on: StopOn = None) -> None:
     """Fine-tune a model on several objectives; `ctwa methods` says what the methods are."""
-
-    def start() -> Stop | None:
-        from ctwa.engine.job import train
-
-        return train(overrides or [], stop_on=stop_on or [], dry_run=dry_run)
-
-    _run(start)
+    _execute("ctwa.engine.train_job:TrainJob", overrides, dry_run, stop_on)
 
 
 @app.command(cls=_WithGroups, context_settings={"ignore_unknown_options": True})
-def prefer(
-    overrides: Overrides = None,
-    dry_run: DryRun = False,
-    stop_on: StopOn = None,
-) -> None:
+def prefer(overrides: Overrides = None, dry_run: DryRun = False, stop_on: StopOn = None) -> None:
     """Align a model with several objectives' preference pairs, without a reward model (docs/preference.md)."""
-
-    def start() -> Stop | None:
-        from ctwa.engine.prefer_job import prefer
-
-        return prefer(overrides or [], stop_on=stop_on or [], dry_run=dry_run)
-
-    _run(start)
+    _execute("ctwa.engine.prefer_job:PreferJob", overrides, dry_run, stop_on)
 
 
 @app.command(cls=_WithGroups, context_settings={"ignore_unknown_options": True})
-def caid(
-    overrides: Overrides = None,
-    dry_run: DryRun = False,
-    stop_on: StopOn = None,
-) -> None:
+def caid(overrides: Overrides = None, dry_run: DryRun = False, stop_on: StopOn = None) -> None:
     """Align a model under constraints by iterated dualization (docs/caid.md).
 
     E.g. ctwa caid ctwa.run=runs/caid ctwa.task_dir=runs/testbed-D 'ctwa.caid.thresholds={accuracy:0.05}'.
     """
-
-    def start() -> Stop | None:
-        from ctwa.engine.caid_job import caid
-
-        return caid(overrides or [], stop_on=stop_on or [], dry_run=dry_run)
-
-    _run(start)
+    _execute("ctwa.engine.caid_job:CaidJob", overrides, dry_run, stop_on)
 
 
 @app.command()
-def methods() -> None:
-    """List the methods: what each combines, and what a step costs beyond one with fixed weights."""
-    from rich.table import Table
+def methods(
+    name: Annotated[str | None, typer.Argument(help="A method or a loss: print what it is, costs and takes.")] = None,
+) -> None:
+    """List the methods and losses: what each does, and what a step costs beyond one with fixed weights."""
+    from ctwa.listing import describe, tables
 
-    from ctwa.preference.catalogue import ALIGNMENT
-    from ctwa.scalarizers.catalogue import CATALOGUE
-
-    rewards = Table("method", "level", "extra passes a step", "memory", "what it does", "source", box=None)
-    for name, info in CATALOGUE.items():
-        rewards.add_row(name, info.level, info.passes, info.memory, info.summary, info.source)
-    preferences = Table("method", "command", "extra passes a step", "what it does", "source", box=None)
-    for name, way in ALIGNMENT.items():
-        preferences.add_row(name, way.command, way.passes, way.summary, way.source)
+    if name is not None:
+        print(describe(name))
+        return
     # One line each where the output goes to a file or a pipe, which have no width.
     console = Console(width=None if sys.stdout.isatty() else 200)
-    console.print("from rewards: ctwa train", rewards, "\nfrom preferences", preferences, sep="\n")
+    for title, table in tables():
+        console.print(title, table, sep="\n", end="\n\n")
 
 
 @app.command()

@@ -16,16 +16,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ctwa.aggregators import Aggregator, UPGrad, UpGradConfig
+from ctwa.aggregators import Aggregator
+from ctwa.aggregators.upgrad import UPGrad, UpGradConfig
 from ctwa.batch import ClipRange, RewardMatrix, Rollout, Update
-from ctwa.scalarizers import CtwaConfig, LinearConfig, Scalarizer, build_scalarizer
+from ctwa.scalarizers import Scalarizer, build_scalarizer
+from ctwa.scalarizers.ctwa import CtwaConfig
+from ctwa.scalarizers.linear import LinearConfig
 
 REWARDS_AM = torch.tensor([[1, 1], [1, 0], [0, 1], [0, 0]], dtype=torch.float64)
 START_A = torch.tensor([0.02, 0.48, 0.30, 0.20], dtype=torch.float64)
 NAMES = ("right", "short")
 WEIGHTS = {"right": 0.8, "short": 0.2}
 TARGETS = {"right": 0.05, "short": 0.05}  # of the covariance of each reward with the update
-B, K, S, LEARNING_RATE = 32, 16, 400, 0.1
+B, K, S, LEARNING_RATE = 32, 16, 200, 0.2
 
 
 class Grpo:
@@ -60,7 +63,7 @@ def step_by_scores(logits_A: Tensor, scalarizer: Scalarizer) -> None:
     advantages_NT = scalarizer.advantages(rollout, Grpo())
     (gradient_A,) = torch.autograd.grad(-(advantages_NT * old_NT).mean(), logits_A)
     descend(logits_A, gradient_A)
-    scalarizer.observe(Update(rollout, advantages_NT, old_NT.detach(), log_probs().detach(), ClipRange.none()))
+    scalarizer.observe_update(Update(rollout, advantages_NT, old_NT.detach(), log_probs().detach(), ClipRange.none()))
 
 
 def step_by_gradients(logits_A: Tensor, aggregator: Aggregator) -> None:

@@ -13,7 +13,7 @@ END_TO_END = TESTS / "e2e"
 
 CORE = (
     *("solvers", "covariance", "aggregators", "scalarizers", "objectives", "reward_fns", "preference", "examples"),
-    *("test_architecture.py", "test_batch.py", "test_statistics.py"),
+    *("test_architecture.py", "test_batch.py", "test_contributing.py", "test_statistics.py"),
 )
 """What the author of a method, a reward or a loss runs: neither verl nor Ray is started or needed."""
 ENGINE = tuple(sorted({path.name for path in TESTS.iterdir()} - {"e2e"}))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "ctwa"
 
-NOUNS = {"errors", "strict", "batch", "weights", "metrics"}
+NOUNS = {"errors", "strict", "batch", "weights", "methods", "metrics", "state"}
 """The ground floor: every part may import it."""
 ALLOWED = {
     "errors": set(),
@@ -19,7 +19,9 @@ ALLOWED = {
     "strict": {"errors"},
     "batch": {"errors"},
     "weights": {"errors"},
+    "methods": {"errors", "strict"},
     "metrics": set(),
+    "state": {"errors"},
     "config": set(),
     "solvers": set(),
     "covariance": {"solvers"},
@@ -31,6 +33,7 @@ ALLOWED = {
     "report": {"run", "statistics", "covariance", "solvers"},
     "models": {"run"},
     "testbed": {"covariance", "objectives", "run"},
+    "listing": {"scalarizers", "preference", "models"},
     "evaluation": {"objectives", "preference", "run", "report", "models", "testbed", "statistics"},
 }
 """What each part may import beside the ground floor."""

@@ -6,18 +6,34 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from ctwa.errors import CtwaError, check_state
+from ctwa.methods import MethodInfo
 from ctwa.solvers.fallbacks import count_fallbacks
-from ctwa.strict import StrictModel
+from ctwa.state import Stateful
+from ctwa.weights import check_weights
+
+gradient_level = partial(MethodInfo, level="gradient", passes="M - 1 backward", memory="M gradient shards")
+"""What a method is that weighs gradients: config, summary, source."""
 
 
-class AggregatorConfigBase(StrictModel):
-    """What every method's config has in common: unknown keys and non-finite numbers are refused."""
+@dataclass(frozen=True)
+class Gradients:
+    """What a method knows of the gradients of one step; all float64 on the CPU.
+
+    Attributes:
+        gram_MM: their inner products: symmetric, finite, not all zero.
+        losses_M: the objectives' losses, of which some may be not finite; NaN where the method does not need them.
+        learning_rate: of the step to come; NaN where the method does not need it.
+    """
+
+    gram_MM: Tensor
+    losses_M: Tensor
+    learning_rate: float
 
 
 @dataclass(frozen=True)
@@ -35,7 +51,7 @@ class Solution:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
-class Aggregator(ABC):
+class Aggregator(Stateful, ABC):
     """A method that weighs M gradients by their Gram matrix.
 
     Objectives are in alphabetical order of their names in every vector and matrix, so that their order in the config
@@ -54,26 +70,23 @@ class Aggregator(ABC):
         num_held: how many were of gradients that were all zero, and left the weights as they were.
         num_fallback: how many answers of outside solvers missed the conditions for a minimum, so that the problem was
             solved another way (``ctwa.solvers``).
-        metrics: what ``weights`` wants reported with the solution it computes.
 
     Raises:
         CtwaError: there is no objective, a weight is negative or not finite, all of them are 0, or their sum is not
             finite.
     """
 
-    method: ClassVar[str]
+    info: ClassVar[MethodInfo]
+    for_rewards: ClassVar[bool] = True
+    """Whether it is a method of `ctwa train`, too; every one is of `ctwa prefer`."""
+    preference_name: ClassVar[str] = ""
+    """What `ctwa prefer` calls it, where that is not its own name."""
     needs_losses: ClassVar[bool] = False
+    needs_learning_rate: ClassVar[bool] = False
+    STATE: ClassVar[tuple[str, ...]] = ("last_weights_M", "num_skipped", "num_held", "num_fallback")
 
     def __init__(self, config: Any, preference: Mapping[str, float]) -> None:
-        for name, weight in preference.items():
-            if not 0 <= weight < math.inf:
-                raise CtwaError(f"objective '{name}' has the weight {weight}; write a finite number, 0 or more")
-        if sum(preference.values()) == float("inf"):
-            raise CtwaError("the weights add up to more than a number can hold; write smaller ones")
-        if not any(preference.values()):
-            raise CtwaError(
-                f"no objective among {list(preference)} has a weight above 0; give at least one of them one"
-            )
+        check_weights(preference)
         self.config = config
         self.names = tuple(sorted(preference))
         preference_M = self.by_name(preference)
@@ -82,7 +95,11 @@ class Aggregator(ABC):
         self.num_skipped = 0
         self.num_held = 0
         self.num_fallback = 0
-        self.metrics: dict[str, float] = {}
+
+    @property
+    def method(self) -> str:
+        """The method's name."""
+        return self.info.name
 
     def solve(self, gram_MM: Tensor, *, losses_M: Tensor | None = None, learning_rate: float | None = None) -> Solution:
         """Weigh the gradients of one step, and remember the weights.
@@ -94,21 +111,31 @@ class Aggregator(ABC):
         Args:
             gram_MM: inner products of the gradients.
             losses_M: the objectives' losses, for a method that ``needs_losses``; an entry may be not finite.
-            learning_rate: of the step to come, for a method that uses it.
+            learning_rate: of the step to come, for a method that ``needs_learning_rate``.
+
+        Raises:
+            TypeError: something that the method needs is not there.
         """
+        if self.needs_losses and losses_M is None:
+            raise TypeError(f"{self.method} needs the objectives' losses")
+        if self.needs_learning_rate and learning_rate is None:
+            raise TypeError(f"{self.method} needs the learning rate of the step")
         gram_MM = gram_MM.to("cpu", torch.float64)
-        self.metrics = {}
         if not gram_MM.isfinite().all():
             self.num_skipped += 1
             return Solution(self.last_weights_M.clone(), skipped=True)
         if not gram_MM.diagonal().any():
             self.num_held += 1
             return Solution(self.last_weights_M.clone())
-        gram_MM = (gram_MM + gram_MM.T) / 2  # summed over ranks in another order, the two halves may differ in a bit
+        gradients = Gradients(
+            (gram_MM + gram_MM.T) / 2,  # summed over ranks in another order, the two halves may differ in a bit
+            torch.full_like(self.preference_M, math.nan) if losses_M is None else losses_M.to("cpu", torch.float64),
+            math.nan if learning_rate is None else learning_rate,
+        )
         with count_fallbacks() as fallbacks:
-            self.last_weights_M = self.weights(gram_MM, losses_M, learning_rate)
+            self.last_weights_M, metrics = self.weights(gradients)
         self.num_fallback += fallbacks.num
-        return Solution(self.last_weights_M.clone(), metrics=self.metrics)
+        return Solution(self.last_weights_M.clone(), metrics=metrics)
 
     @property
     def has_fixed_weights(self) -> bool:
@@ -116,38 +143,9 @@ class Aggregator(ABC):
         return False
 
     @abstractmethod
-    def weights(self, gram_MM: Tensor, losses_M: Tensor | None, learning_rate: float | None) -> Tensor:
-        """The method itself, on a symmetric, finite Gram matrix of gradients not all zero: float64 (M,)."""
+    def weights(self, gradients: Gradients) -> tuple[Tensor, dict[str, float]]:
+        """The method itself: the weights, float64 (M,), and what it reports of this step."""
 
-    def state_dict(self) -> dict[str, Any]:
-        """All that a restart needs: plain Python values, keyed by objective name."""
-        return {
-            **self._identity(),
-            "last_weights": self.named(self.last_weights_M),
-            "num_skipped": self.num_skipped,
-            "num_held": self.num_held,
-            "num_fallback": self.num_fallback,
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what ``state_dict`` gave, to the last bit.
-
-        Raises:
-            CtwaError: the state is another method's, another version's, or of other objectives.
-        """
-        check_state(state, self._identity())
-        self.last_weights_M = self.by_name(state["last_weights"])
-        self.num_skipped = state["num_skipped"]
-        self.num_held = state["num_held"]
-        self.num_fallback = state.get("num_fallback", 0)  # checkpoints of ctwa 0.1 have none
-
-    def by_name(self, values: Mapping[str, float]) -> Tensor:
-        """Values by objective name as a float64 vector in alphabetical order."""
-        return torch.tensor([values[name] for name in self.names], dtype=torch.float64)
-
-    def named(self, values_M: Tensor) -> dict[str, float]:
-        """A vector in alphabetical order as values by objective name."""
-        return dict(zip(self.names, values_M.tolist(), strict=True))
-
-    def _identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
+        """Version, method and objectives."""
         return {"version": 1, "method": self.method, "objectives": list(self.names)}

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import combinations
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from ctwa.aggregators.base import Aggregator, AggregatorConfigBase
+from ctwa.aggregators.base import Aggregator, Gradients, gradient_level
 from ctwa.aggregators.gram import has_gradient, min_norm_point, norms, unit_scale
 from ctwa.errors import CtwaError
+from ctwa.methods import Options
 
 MOST_OBJECTIVES = 14  # 2^14 faces take about a tenth of a second
 ZERO = 1e-12  # relative length of a combination of gradients that is no direction
 
 
-class CAGradOptions(AggregatorConfigBase):
+class CAGradOptions(Options):
     """The options of CAGrad and CAGrad-Clip.
 
     Attributes:
@@ -51,7 +52,12 @@ class CAGrad(Aggregator):
         CtwaError: there are too many objectives for the exact solution.
     """
 
-    method: ClassVar[str] = "cagrad"
+    info = gradient_level(
+        CAGradConfig,
+        "near the weighted gradient, best for the worst off",
+        "Liu et al. 2021, arXiv 2110.14048",
+    )
+    preference_name = "raco_unclipped"
 
     def __init__(self, config: CAGradOptions, preference: Mapping[str, float]) -> None:
         super().__init__(config, preference)
@@ -66,26 +72,26 @@ class CAGrad(Aggregator):
         """Without a radius the step is linear's, to the last bit."""
         return bool(self.config.c == 0)
 
-    def weights(self, gram_MM: Tensor, losses_M: Tensor | None, learning_rate: float | None) -> Tensor:
+    def weights(self, gradients: Gradients) -> tuple[Tensor, dict[str, float]]:
         """The preference plus the correction; the weights sum to more than 1."""
-        del losses_M, learning_rate
-        gram_MM = unit_scale(gram_MM)
+        gram_MM = unit_scale(gradients.gram_MM)
         radius = self.config.c * length(gram_MM, self.preference_M)
         mixture_M = worst_mixture(gram_MM, self.preference_M, radius)
-        direction_M = self.correction(mixture_M, has_gradient(gram_MM))
+        direction_M, metrics = self.correction(mixture_M, has_gradient(gram_MM))
         norm = length(gram_MM, direction_M)
         fallback = norm <= ZERO * float(norms(gram_MM).square().sum().sqrt())
         weights_M = self.preference_M.clone()
         if not fallback:
             weights_M += radius / norm * direction_M
-        self.metrics |= {"cagrad/fallback": float(fallback)}
-        self.metrics |= {f"cagrad/mixture/{name}": value for name, value in self.named(mixture_M).items()}
-        return weights_M / (1 + self.config.c**2) if self.config.rescale == "published-code" else weights_M
+        if self.config.rescale == "published-code":
+            weights_M = weights_M / (1 + self.config.c**2)
+        metrics["cagrad/fallback"] = float(fallback)
+        return weights_M, metrics | {f"cagrad/mixture/{name}": share for name, share in self.named(mixture_M).items()}
 
-    def correction(self, mixture_M: Tensor, has_gradient_M: Tensor) -> Tensor:
-        """The combination of gradients whose direction is added to the weighted gradient: p itself."""
+    def correction(self, mixture_M: Tensor, has_gradient_M: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """The combination of gradients whose direction is added to the weighted gradient, p itself; and metrics."""
         del has_gradient_M
-        return mixture_M
+        return mixture_M, {}
 
 
 def length(gram_MM: Tensor, weights_M: Tensor) -> float:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from ctwa.aggregators.base import gradient_level
 from ctwa.aggregators.cagrad import CAGrad, CAGradOptions
 
 
@@ -24,12 +25,12 @@ class CAGradClip(CAGrad):
     have a gradient counts, for p is made of them alone.
     """
 
-    method: ClassVar[str] = "cagrad_clip"
+    info = gradient_level(CAGradClipConfig, "CAGrad, its correction kept to the preference", "RACO, 2026")
+    preference_name = "raco"
 
-    def correction(self, mixture_M: Tensor, has_gradient_M: Tensor) -> Tensor:
+    def correction(self, mixture_M: Tensor, has_gradient_M: Tensor) -> tuple[Tensor, dict[str, float]]:
         """``min(p, preference)``, objective by objective; reports whether that changes the direction."""
         share = float(self.preference_M[has_gradient_M].sum())
         clipped_M = torch.minimum(mixture_M, self.preference_M / share) if share else torch.zeros_like(mixture_M)
         change_M = torch.nn.functional.normalize(clipped_M, dim=0) - torch.nn.functional.normalize(mixture_M, dim=0)
-        self.metrics["cagrad/clip_active"] = float(change_M.norm() > 1e-6)
-        return clipped_M
+        return clipped_M, {"cagrad/clip_active": float(change_M.norm() > 1e-6)}

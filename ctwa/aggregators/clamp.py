@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import combinations
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from ctwa.aggregators.base import Aggregator, AggregatorConfigBase
+from ctwa.aggregators.base import Aggregator, Gradients, gradient_level
 from ctwa.aggregators.gram import has_gradient
 from ctwa.errors import CtwaError
+from ctwa.methods import Options
 
 MOST_OBJECTIVES = 14  # 2^14 faces take about a tenth of a second
 ROUNDING = 1e-12  # of conditions whose largest term is 1
 REFINEMENTS = 2  # of every face's solution: one brings it to rounding, the second is for badly conditioned faces
 
 
-class ClampConfig(AggregatorConfigBase):
+class ClampConfig(Options):
     """The options of CLAMP. The defaults are the paper's.
 
     Attributes:
@@ -53,8 +54,9 @@ class Clamp(Aggregator):
         CtwaError: there are too many objectives for the exact solution.
     """
 
-    method: ClassVar[str] = "clamp"
-    needs_losses: ClassVar[bool] = True
+    info = gradient_level(ClampConfig, "the largest weighted loss, by a common descent direction", "CLAMP")
+    for_rewards = False
+    needs_losses = True
 
     def __init__(self, config: ClampConfig, preference: Mapping[str, float]) -> None:
         super().__init__(config, preference)
@@ -64,22 +66,15 @@ class Clamp(Aggregator):
                 "leave some out"
             )
 
-    def weights(self, gram_MM: Tensor, losses_M: Tensor | None, learning_rate: float | None) -> Tensor:
-        """The preference times the multipliers; the last weights where no objective can have a part.
-
-        Raises:
-            TypeError: there are no losses.
-        """
-        del learning_rate
-        if losses_M is None:
-            raise TypeError("CLAMP needs the objectives' losses")
-        losses_M = losses_M.to("cpu", torch.float64)
+    def weights(self, gradients: Gradients) -> tuple[Tensor, dict[str, float]]:
+        """The preference times the multipliers; the last weights where no objective can have a part."""
+        gram_MM, losses_M = gradients.gram_MM, gradients.losses_M
         takes_part_M = losses_M.isfinite()
         if not self.config.literal:
             takes_part_M &= has_gradient(gram_MM) & (self.preference_M > 0)
         index_S = takes_part_M.nonzero()[:, 0]
         if not len(index_S):
-            return self.last_weights_M
+            return self.last_weights_M, {}
         squared = float(gram_MM.diagonal()[index_S].mean())
         mu = self.config.mu * squared if self.config.relative else self.config.mu
         preference_S = self.preference_M[index_S]
@@ -89,15 +84,15 @@ class Clamp(Aggregator):
         multiplier_M[index_S] = simplex_minimum(quadratic_SS, -linear_S)
         weights_M = self.preference_M * multiplier_M
         trace = float(quadratic_SS.trace())
-        self.metrics |= {
+        metrics = {
             "clamp/mu": mu,
             "clamp/relative_mu": mu / squared if squared else 0.0,
             "clamp/loss_share": float(linear_S.norm()) / trace if trace else 0.0,
             "clamp/weight_sum": float(weights_M.sum()),
             "clamp/left_out": float(len(self.names) - len(index_S)),
         }
-        self.metrics |= {f"clamp/multiplier/{name}": value for name, value in self.named(multiplier_M).items()}
-        return weights_M
+        metrics |= {f"clamp/multiplier/{name}": value for name, value in self.named(multiplier_M).items()}
+        return weights_M, metrics
 
 
 def simplex_minimum(quadratic_MM: Tensor, linear_M: Tensor) -> Tensor:

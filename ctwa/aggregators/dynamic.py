@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from ctwa.aggregators.base import Aggregator, AggregatorConfigBase
+from ctwa.aggregators.base import Aggregator, Gradients, gradient_level
 from ctwa.errors import CtwaError
+from ctwa.methods import Options
 
 
-class DynamicConfig(AggregatorConfigBase):
+class DynamicConfig(Options):
     """The options of dynamic weighting by gradients.
 
     Attributes:
@@ -34,7 +35,13 @@ class Dynamic(Aggregator):
         CtwaError: a weight is 0, which a product can never raise.
     """
 
-    method: ClassVar[str] = "dynamic"
+    info = gradient_level(
+        DynamicConfig,
+        "weight for what serves all objectives",
+        "Lu et al. 2025, arXiv 2509.11452",
+    )
+    needs_learning_rate = True
+    STATE = ("log_weights_M",)
 
     def __init__(self, config: DynamicConfig, preference: Mapping[str, float]) -> None:
         super().__init__(config, preference)
@@ -45,26 +52,11 @@ class Dynamic(Aggregator):
         # Kept beside the weights, which may round to 0 for a while without being lost.
         self.log_weights_M = self.preference_M.log()
 
-    def weights(self, gram_MM: Tensor, losses_M: Tensor | None, learning_rate: float | None) -> Tensor:
-        """The new weights, summing to 1.
-
-        Raises:
-            TypeError: there is no learning rate.
-        """
-        del losses_M
-        if learning_rate is None:
-            raise TypeError("dynamic weighting needs the learning rate of the step")
-        influence_M = gram_MM.sum(1)
+    def weights(self, gradients: Gradients) -> tuple[Tensor, dict[str, float]]:
+        """The new weights, summing to 1."""
+        influence_M = gradients.gram_MM.sum(1)
         # The learning rate enters here and nowhere else.
-        self.log_weights_M = torch.log_softmax(self.log_weights_M + learning_rate / self.config.mu * influence_M, 0)
-        self.metrics = {f"dynamic/influence/{name}": value for name, value in self.named(influence_M).items()}
-        return self.log_weights_M.exp()
-
-    def state_dict(self) -> dict[str, Any]:
-        """With the log-weights, by name."""
-        return super().state_dict() | {"log_weights": self.named(self.log_weights_M)}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore to the last bit. Raises CtwaError for a state of another method or objectives."""
-        super().load_state_dict(state)
-        self.log_weights_M = self.by_name(state["log_weights"])
+        move_M = gradients.learning_rate / self.config.mu * influence_M
+        self.log_weights_M = torch.log_softmax(self.log_weights_M + move_M, 0)
+        metrics = {f"dynamic/influence/{name}": value for name, value in self.named(influence_M).items()}
+        return self.log_weights_M.exp(), metrics

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from ctwa.aggregators.base import Aggregator, AggregatorConfigBase
+from ctwa.aggregators.base import Aggregator, Gradients, gradient_level
 from ctwa.aggregators.gram import has_gradient, norms, unit_scale
 from ctwa.errors import CtwaError
+from ctwa.methods import Options
 
 LOSS_FLOOR = 1e-3  # of the first losses: a loss that starts at 0 has no training rate
 WEIGHT_FLOOR = 1e-3  # of weights whose mean is 1: one that reaches 0 would turn its gradient around
 
 
-class GradNormConfig(AggregatorConfigBase):
+class GradNormConfig(Options):
     """The options of GradNorm. The defaults are those of the CTWA paper's baseline.
 
     Attributes:
@@ -51,8 +52,13 @@ class GradNorm(Aggregator):
         CtwaError: a weight is 0; GradNorm would raise it.
     """
 
-    method: ClassVar[str] = "gradnorm"
-    needs_losses: ClassVar[bool] = True
+    info = gradient_level(
+        GradNormConfig,
+        "gradient norms follow training rates",
+        "Chen et al. 2018, arXiv 1711.02257",
+    )
+    needs_losses = True
+    STATE = ("first_losses_M",)
 
     def __init__(self, config: GradNormConfig, preference: Mapping[str, float]) -> None:
         super().__init__(config, preference)
@@ -63,18 +69,12 @@ class GradNorm(Aggregator):
             )
         self.first_losses_M = torch.full_like(self.preference_M, math.nan)
 
-    def weights(self, gram_MM: Tensor, losses_M: Tensor | None, learning_rate: float | None) -> Tensor:
-        """The new weights, summing to 1.
-
-        Raises:
-            TypeError: there are no losses.
-        """
-        del learning_rate
-        if losses_M is None:
-            raise TypeError("GradNorm needs the objectives' losses")
+    def weights(self, gradients: Gradients) -> tuple[Tensor, dict[str, float]]:
+        """The new weights, summing to 1."""
+        gram_MM = gradients.gram_MM
         compared_M = has_gradient(gram_MM)
         index_S = compared_M.nonzero()[:, 0]
-        rate_S = self._training_rates(losses_M.to("cpu", torch.float64), compared_M)[index_S]
+        rate_S = self._training_rates(gradients.losses_M, compared_M)[index_S]
         norms_S = norms(gram_MM if self.config.raw else unit_scale(gram_MM))[index_S]
         if not self.config.raw:
             norms_S = norms_S / norms_S.mean()
@@ -83,14 +83,14 @@ class GradNorm(Aggregator):
         weighted_S = weights_S * norms_S
         target_S = weighted_S.mean() * rate_S**self.config.alpha
         moved_S = (weights_S - self.config.eta * (weighted_S - target_S).sign() * norms_S).clamp(min=WEIGHT_FLOOR)
-        for key, values_S in {"norm": weighted_S, "target": target_S, "rate": rate_S}.items():
-            names = [self.names[m] for m in index_S]
-            self.metrics |= {
-                f"gradnorm/{key}/{name}": value for name, value in zip(names, values_S.tolist(), strict=True)
-            }
+        metrics = {
+            f"gradnorm/{key}/{self.names[m]}": value
+            for key, values_S in {"norm": weighted_S, "target": target_S, "rate": rate_S}.items()
+            for m, value in zip(index_S.tolist(), values_S.tolist(), strict=True)
+        }
         weights_M = self.last_weights_M.clone()
         weights_M[index_S] = moved_S / moved_S.mean() * mean
-        return weights_M
+        return weights_M, metrics
 
     def _training_rates(self, losses_M: Tensor, compared_M: Tensor) -> Tensor:
         """Each objective's share of its first loss, over the mean share of the compared; 1 where it says nothing."""
@@ -102,12 +102,3 @@ class GradNorm(Aggregator):
         counts_M = compared_M & share_M.isfinite() & (share_M >= 0)
         rate_M = share_M / share_M[counts_M].mean()
         return torch.where(rate_M.isfinite() & (rate_M > 0), rate_M, 1.0)
-
-    def state_dict(self) -> dict[str, Any]:
-        """With the first losses, by name; NaN for an objective that had none yet."""
-        return super().state_dict() | {"first_losses": self.named(self.first_losses_M)}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore to the last bit. Raises CtwaError for a state of another method or objectives."""
-        super().load_state_dict(state)
-        self.first_losses_M = self.by_name(state["first_losses"])

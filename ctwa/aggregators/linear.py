@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from torch import Tensor
 
-from ctwa.aggregators.base import Aggregator, AggregatorConfigBase
+from ctwa.aggregators.base import Aggregator, Gradients
+from ctwa.methods import MethodInfo, Options
 
 
-class LinearConfig(AggregatorConfigBase):
+class FixedWeightsConfig(Options):
     """Nothing to configure: the weights are the preference."""
 
     type: Literal["linear"] = "linear"
 
 
-class Linear(Aggregator):
+class FixedWeights(Aggregator):
     """The preference itself, summing to 1, whatever the gradients are."""
 
-    method: ClassVar[str] = "linear"
+    info = MethodInfo(FixedWeightsConfig, "the weighted sum of the losses (DPO-LW)", level="loss")
+    for_rewards = False  # there it is the method linear, which needs no gradient of each objective
 
     @property
     def has_fixed_weights(self) -> bool:
-        """They are."""
+        """Always."""
         return True
 
-    def weights(self, gram_MM: Tensor, losses_M: Tensor | None, learning_rate: float | None) -> Tensor:
+    def weights(self, gradients: Gradients) -> tuple[Tensor, dict[str, float]]:
         """The preference."""
-        del gram_MM, losses_M, learning_rate
-        return self.preference_M.clone()
+        del gradients
+        return self.preference_M.clone(), {}

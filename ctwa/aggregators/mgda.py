@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from torch import Tensor
 
-from ctwa.aggregators.base import Aggregator, AggregatorConfigBase
+from ctwa.aggregators.base import Aggregator, Gradients, gradient_level
 from ctwa.aggregators.gram import has_gradient, min_norm_point, unit_scale
+from ctwa.methods import Options
 
 
-class MgdaConfig(AggregatorConfigBase):
+class MgdaConfig(Options):
     """Nothing to configure: MGDA has neither a step size nor, here, a tolerance."""
 
     type: Literal["mgda"] = "mgda"
@@ -26,14 +27,18 @@ class MGDA(Aggregator):
     signal in the batch would stop the training of all.
     """
 
-    method: ClassVar[str] = "mgda"
+    info = gradient_level(
+        MgdaConfig,
+        "the shortest combination of the gradients",
+        "Desideri 2012; Sener & Koltun 2018, arXiv 1810.04650",
+    )
 
-    def weights(self, gram_MM: Tensor, losses_M: Tensor | None, learning_rate: float | None) -> Tensor:
+    def weights(self, gradients: Gradients) -> tuple[Tensor, dict[str, float]]:
         """The weights of the shortest convex combination; the last ones where no trained objective has a gradient."""
-        del losses_M, learning_rate
+        gram_MM = gradients.gram_MM
         index_S = (has_gradient(gram_MM) & (self.preference_M > 0)).nonzero()[:, 0]
         if not len(index_S):
-            return self.last_weights_M
+            return self.last_weights_M, {}
         weights_M = gram_MM.new_zeros(len(gram_MM))
         weights_M[index_S] = min_norm_point(unit_scale(gram_MM[index_S][:, index_S]))
-        return weights_M
+        return weights_M, {}

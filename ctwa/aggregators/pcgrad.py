@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import permutations
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from ctwa.aggregators.base import Aggregator, AggregatorConfigBase
+from ctwa.aggregators.base import Aggregator, Gradients, gradient_level
 from ctwa.aggregators.gram import unit_scale
 from ctwa.errors import CtwaError
+from ctwa.methods import Options
 
 MOST_AVERAGED = 8  # objectives: 8 times 7! orders take a tenth of a second
 
 
-class PcGradConfig(AggregatorConfigBase):
+class PcGradConfig(Options):
     """The options of PCGrad.
 
     Attributes:
@@ -46,7 +47,12 @@ class PCGrad(Aggregator):
         CtwaError: there are too many objectives to average over all orders.
     """
 
-    method: ClassVar[str] = "pcgrad"
+    info = gradient_level(
+        PcGradConfig,
+        "takes conflicting components out, pair by pair",
+        "Yu et al. 2020, arXiv 2001.06782",
+    )
+    STATE = ("num_drawn",)  # the next draw depends on the seed and on it alone
 
     def __init__(self, config: PcGradConfig, preference: Mapping[str, float]) -> None:
         super().__init__(config, preference)
@@ -57,10 +63,9 @@ class PCGrad(Aggregator):
             )
         self.num_drawn = 0
 
-    def weights(self, gram_MM: Tensor, losses_M: Tensor | None, learning_rate: float | None) -> Tensor:
+    def weights(self, gradients: Gradients) -> tuple[Tensor, dict[str, float]]:
         """The weighted sum of the projected gradients, as weights of the gradients."""
-        del losses_M, learning_rate
-        gram_MM = unit_scale(gram_MM)
+        gram_MM = unit_scale(gradients.gram_MM)
         generator = np.random.default_rng([self.config.seed, self.num_drawn])
         weights_M = torch.zeros_like(self.preference_M)
         for objective, preference in enumerate(self.preference_M):
@@ -71,16 +76,7 @@ class PCGrad(Aggregator):
                 order_PJ = torch.from_numpy(generator.permutation(np.array(others, dtype=np.int64)))[None]
             weights_M += preference * projected(gram_MM, objective, order_PJ).mean(0)
         self.num_drawn += self.config.order == "random"
-        return weights_M
-
-    def state_dict(self) -> dict[str, Any]:
-        """With the number of draws so far: the next one depends on the seed and on it alone."""
-        return super().state_dict() | {"num_drawn": self.num_drawn}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore to the last bit. Raises CtwaError for a state of another method or objectives."""
-        super().load_state_dict(state)
-        self.num_drawn = state["num_drawn"]
+        return weights_M, {}
 
 
 def projected(gram_MM: Tensor, objective: int, order_PJ: Tensor) -> Tensor:

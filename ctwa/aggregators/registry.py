@@ -3,37 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, get_args
-
-from pydantic import Field
+from typing import TYPE_CHECKING
 
 from ctwa.aggregators.base import Aggregator
-from ctwa.aggregators.cagrad import CAGrad, CAGradConfig
-from ctwa.aggregators.cagrad_clip import CAGradClip, CAGradClipConfig
-from ctwa.aggregators.clamp import Clamp, ClampConfig
-from ctwa.aggregators.dynamic import Dynamic, DynamicConfig
-from ctwa.aggregators.gradnorm import GradNorm, GradNormConfig
-from ctwa.aggregators.linear import Linear, LinearConfig
-from ctwa.aggregators.mgda import MGDA, MgdaConfig
-from ctwa.aggregators.pcgrad import PCGrad, PcGradConfig
-from ctwa.aggregators.upgrad import UPGrad, UpGradConfig
+from ctwa.aggregators.cagrad import CAGrad
+from ctwa.aggregators.cagrad_clip import CAGradClip
+from ctwa.aggregators.clamp import Clamp
+from ctwa.aggregators.dynamic import Dynamic
+from ctwa.aggregators.gradnorm import GradNorm
+from ctwa.aggregators.linear import FixedWeights
+from ctwa.aggregators.mgda import MGDA
+from ctwa.aggregators.nash_mtl import NashMTL
+from ctwa.aggregators.pcgrad import PCGrad
+from ctwa.aggregators.upgrad import UPGrad
+from ctwa.methods import Options, one_of
 
-AGGREGATORS: dict[str, type[Aggregator]] = {
-    aggregator.method: aggregator
-    for aggregator in (Linear, MGDA, GradNorm, Dynamic, CAGrad, CAGradClip, Clamp, PCGrad, UPGrad)
-}
-
-GradientMethodConfig = Annotated[
-    MgdaConfig | GradNormConfig | DynamicConfig | CAGradConfig | CAGradClipConfig | PcGradConfig | UpGradConfig,
-    Field(discriminator="type"),
-]
-"""What is a method of reinforcement learning, too; the sum with fixed weights needs no gradients to be known there."""
-
-GRADIENT_METHODS: tuple[str, ...] = tuple(
-    config.model_fields["type"].default for config in get_args(get_args(GradientMethodConfig)[0])
+ALL: tuple[type[Aggregator], ...] = (
+    FixedWeights,
+    MGDA,
+    GradNorm,
+    Dynamic,
+    CAGrad,
+    CAGradClip,
+    Clamp,
+    PCGrad,
+    UPGrad,
+    NashMTL,
 )
 
-AggregatorConfig = Annotated[LinearConfig | ClampConfig | GradientMethodConfig, Field(discriminator="type")]
+AGGREGATORS = {method.info.name: method for method in ALL}
+
+GRADIENT_METHODS = {name: method for name, method in AGGREGATORS.items() if method.for_rewards}
+"""What is a method of reinforcement learning, too."""
+
+if TYPE_CHECKING:
+    AggregatorConfig = Options
+else:
+    AggregatorConfig = one_of(method.info.config for method in AGGREGATORS.values())
 
 
 def build_aggregator(config: AggregatorConfig, preference: Mapping[str, float]) -> Aggregator:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ctwa.aggregators.base import Aggregator, AggregatorConfigBase
+from ctwa.aggregators.base import Aggregator, Gradients, gradient_level
 from ctwa.aggregators.gram import RESOLUTION, has_gradient, norms, unit_factor, unit_scale
+from ctwa.methods import Options
 from ctwa.solvers.least_squares import nonnegative_least_squares
 
 
-class UpGradConfig(AggregatorConfigBase):
+class UpGradConfig(Options):
     """Nothing to configure."""
 
     type: Literal["upgrad"] = "upgrad"
@@ -26,12 +27,15 @@ class UPGrad(Aggregator):
     with them no objective's loss rises, to first order: also not that of an objective whose weight is 0.
     """
 
-    method: ClassVar[str] = "upgrad"
+    info = gradient_level(
+        UpGradConfig,
+        "the mean of the gradients, each made to harm none",
+        "Quinton & Rey 2024, arXiv 2406.16232",
+    )
 
-    def weights(self, gram_MM: Tensor, losses_M: Tensor | None, learning_rate: float | None) -> Tensor:
+    def weights(self, gradients: Gradients) -> tuple[Tensor, dict[str, float]]:
         """The weighted sum of the projections, as weights of the gradients; their sum is 1 or more."""
-        del losses_M, learning_rate
-        gram_MM = unit_scale(gram_MM)
+        gram_MM = unit_scale(gradients.gram_MM)
         factor_MM = unit_factor(gram_MM)
         lengths_M = norms(gram_MM)
         inverse_M = torch.where(has_gradient(gram_MM), 1 / lengths_M, 0.0)
@@ -39,4 +43,4 @@ class UPGrad(Aggregator):
         for objective, preference in enumerate(self.preference_M):
             added_M = nonnegative_least_squares(factor_MM, -factor_MM[:, objective], resolution=RESOLUTION)
             weights_M += preference * lengths_M[objective] * added_M * inverse_M
-        return weights_M
+        return weights_M, {}

@@ -143,12 +143,13 @@ def train_bandit(
     controller the covariances of the rewards with that advantage. A policy that has become deterministic has the
     advantage 0. With ``eta=0`` the controller is linear weighting:
 
-        >>> from ctwa.scalarizers.controller import WeightController
+        >>> from ctwa.scalarizers.controller import ControllerOptions, WeightController
         >>> p = torch.tensor([0.02, 0.48, 0.3, 0.2], dtype=torch.float64)
         >>> rewards = torch.tensor([[1, 1], [1, 0], [0, 1], [0, 0]], dtype=torch.float64)
         >>> weights, targets = torch.tensor([[0.9, 0.1], [0.05, 0.05]], dtype=torch.float64)
         >>> for eta in (0.0, 1.0):
-        ...     controller = WeightController(weights, targets, eta=eta, tau=0.1)
+        ...     options = ControllerOptions(eta=eta, tau=0.1, renormalize=False)
+        ...     controller = WeightController(options, weights, targets)
         ...     trace = train_bandit(p, rewards, targets, controller, step_size=0.05, num_steps=400)
         ...     print([round(drawdown, 3) for drawdown in trace.drawdown_M.tolist()])
         [0.0, 0.246]

@@ -1,111 +1,76 @@
-"""From the command line of `ctwa caid` to a finished run."""
+"""The job of `ctwa caid`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from omegaconf import DictConfig, open_dict
-from rich.console import Console
+from omegaconf import open_dict
 
-from ctwa.engine.checks.config import check_disk, check_with_verl
+from ctwa.engine.checks.config import check_disk
+from ctwa.engine.checks.engine import check_with_verl
 from ctwa.engine.checks.look import prompt_lines
 from ctwa.engine.checks.resources import check_machine
-from ctwa.engine.compose import compose_config
-from ctwa.engine.job import make_folder, print_plan, run_training, set_environment, told
-from ctwa.run.folder import ObjectiveInfo, RunInfo
+from ctwa.engine.job import Job, line
+from ctwa.run.folder import ObjectiveInfo
 
 if TYPE_CHECKING:
-    from ctwa.engine.caid import CaidTrainer
     from ctwa.engine.caid_settings import CaidSettings
-    from ctwa.engine.recorder import Stop
-
-RESULT = "mean score of the policy's samples"
+    from ctwa.engine.recorder import Recorder
 
 
-def caid(
-    overrides: Sequence[str], *, stop_on: Sequence[str] = (), dry_run: bool = False, console: Console | None = None
-) -> Stop | None:
-    """Run ``ctwa caid``.
+class CaidJob(Job):
+    """An alignment under constraints."""
 
-    Args:
-        overrides: Hydra overrides.
-        stop_on: alarms that end the run after the policy that raises them, beside those of the key ``ctwa.stop_on``.
-        dry_run: print the resolved config and the plan, and start nothing.
-        console: where to print.
+    command: ClassVar[str] = "caid"
+    settings: CaidSettings
 
-    Returns:
-        The alarm or signal that ended the run, if one did.
+    def check(self) -> None:
+        """Check config, disk, machine, and what verl says of it."""
+        check_disk(self.config)
+        from ctwa.engine.caid_settings import read_caid_settings  # torch's import takes seconds
 
-    Raises:
-        CtwaError: a mistake that was found before anything started.
-        RunFailed: the run ended by an error, which the user has been told of.
-    """
-    config = compose_config(overrides, stop_on=stop_on, command="caid")
-    set_environment(config)
-    check_disk(config)
-    from ctwa.engine.caid_settings import read_caid_settings  # torch's import takes seconds
+        self.settings = read_caid_settings(self.config)
+        check_machine(self.config)
+        check_with_verl(self.config)
+        self.num_steps = self.settings.caid.iterations * self.settings.steps_per_iteration
+        self.num_samples = self.settings.num_samples
+        with open_dict(self.config):
+            self.config.trainer.total_training_steps = self.num_steps
+            self.config.trainer.test_freq = -1  # a policy is measured at the end of its iteration
 
-    settings = read_caid_settings(config)
-    check_machine(config)
-    check_with_verl(config)
-    num_steps = settings.caid.iterations * settings.steps_per_iteration
-    with open_dict(config):
-        config.trainer.total_training_steps = num_steps
-    if dry_run:
-        print_plan(config, plan_text(config, settings), console)
-        return None
-    run = make_folder(config, _run_info(config, settings, num_steps))
-    return told(run, settings, lambda: run_training(config, settings, run, make_trainer=_make_trainer))
+    def about(self) -> dict[str, Any]:
+        """Everything that scores, with its weight in the reward."""
+        weights = self.settings.reward_weights
+        return {
+            "method": "caid",
+            "objectives": {name: ObjectiveInfo(weight=weights.get(name, 0.0)) for name in self.settings.names},
+            "result": "mean score of the policy's samples",
+        }
 
+    def plan_lines(self) -> list[str]:
+        """Reward and constraints; samples, policies and steps."""
+        config, settings = self.config, self.settings
+        kind = "PeCAID" if settings.policies else "MoCAID"
+        samples = f"{config.data.val_max_samples} prompts x {config.actor_rollout_ref.rollout.val_kwargs.n}"
+        steps = f"{settings.steps_per_iteration} steps of {config.data.train_batch_size} pairs each"
+        return [
+            line("method", f"{kind}, labels {settings.labels}"),
+            line("reward", " + ".join(f"{weight:g} {name}" for name, weight in settings.reward_weights.items())),
+            *(
+                line("constraint", f"{name} at least {value:g} above the reference")
+                for name, value in settings.caid.thresholds.items()
+            ),
+            *self.engine_lines(),
+            *prompt_lines(config),
+            line("samples", f"{samples}, of the reference and of each policy"),
+            line("policies", f"at most {settings.caid.iterations}, {steps}"),
+        ]
 
-def _make_trainer(*arguments: Any, **options: Any) -> CaidTrainer:
-    from ctwa.engine.caid import CaidTrainer  # verl's import takes seconds
+    def run(self, recorder: Recorder) -> None:
+        """Start the engine, train, and end everything that was started."""
+        from ctwa.engine.caid import CaidTrainer  # verl's import takes seconds
+        from ctwa.engine.sampling import sampling_engine
 
-    return CaidTrainer(*arguments, **options)
-
-
-def plan_text(config: DictConfig, settings: CaidSettings) -> str:
-    """What a run would do: samples, policies, steps."""
-    rollout = config.actor_rollout_ref.rollout
-    prompts, samples = config.data.val_max_samples, rollout.val_kwargs.n
-    kind = "PeCAID" if settings.policies else "MoCAID"
-    reward = " + ".join(f"{weight:g} {name}" for name, weight in settings.reward_weights.items())
-    lines = [
-        "plan:",
-        f"  method       {kind}, labels {settings.labels}",
-        f"  reward       {reward}",
-        *(
-            f"  constraint   {name} at least {value:g} above the reference"
-            for name, value in settings.caid.thresholds.items()
-        ),
-        f"  engine       {_engine(config)}",
-        f"  model        {config.actor_rollout_ref.model.path}",
-        *prompt_lines(config),
-        f"  samples      {prompts} prompts x {samples}, of the reference and of each policy",
-        f"  policies     at most {settings.caid.iterations}, {settings.steps_per_iteration} steps of "
-        f"{config.data.train_batch_size} pairs each",
-        f"  run folder   {settings.run}",
-    ]
-    return "\n".join(lines)
-
-
-def _engine(config: DictConfig) -> str:
-    ranks = config.trainer.nnodes * config.trainer.n_gpus_per_node
-    return f"{config.trainer.device}, {ranks} ranks, {config.actor_rollout_ref.rollout.name}"
-
-
-def _run_info(config: DictConfig, settings: CaidSettings, num_steps: int) -> RunInfo:
-    weights = settings.reward_weights
-    return RunInfo(
-        method="caid",
-        objectives={name: ObjectiveInfo(weight=weights.get(name, 0.0)) for name in settings.names},
-        num_steps=num_steps,
-        engine=_engine(config),
-        model=config.actor_rollout_ref.model.path,
-        seed=settings.seed,
-        result=RESULT,
-        alarms=settings.alarms,
-        versions={package: version(package) for package in ("ctwa", "verl", "torch", "transformers", "ray")},
-    )
+        # Each prompt is to have as many samples.
+        with sampling_engine(self.config, self.settings, recorder, max_missing=0.0) as sampler:
+            CaidTrainer(self.config, settings=self.settings, sampler=sampler, recorder=recorder).fit()

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 from omegaconf import DictConfig
 from pydantic import BeforeValidator, Field
 
-from ctwa.engine.checks.config import check_settings, check_token_budgets
+from ctwa.engine.checks.batches import check_token_budgets
+from ctwa.engine.checks.config import check_settings
 from ctwa.engine.checks.look import look
 from ctwa.engine.settings import DiagnosticSettings, ModelSource, Settings, read_settings
 from ctwa.errors import CtwaError
@@ -40,8 +41,8 @@ class CaidSettings(Settings):
         default=None, validate_default=True
     )
     implicit_scale: Literal["paper", "published-code"] = "paper"
-    pairs_per_prompt: Annotated[int, Field(ge=1)] = 4
-    steps_per_iteration: Annotated[int, Field(ge=1)] = 32
+    pairs_per_prompt: Annotated[int, Field(ge=1, le=1_000_000)] = 4
+    steps_per_iteration: Annotated[int, Field(ge=1, le=1_000_000)] = 32
     labels: Literal["soft", "drawn"] = "soft"
 
     @property

@@ -20,9 +20,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import ctwa.config
-from ctwa.engine.checks.bounds import leaves, out_of_bounds
+from ctwa.engine.checks.bounds import bounds_of, leaves, out_of_bounds
 from ctwa.engine.checks.keys import dotted, known_keys, near_key, verl_files, wrong_keys
-from ctwa.engine.groups import MODULES, groups_of, register
+from ctwa.engine.groups import MODULES, SETTINGS, groups_of, register
 from ctwa.errors import CtwaError, did_you_mean, shown, told_together
 
 OmegaConf.register_new_resolver("ctwa_config_dir", lambda: str(Path(ctwa.config.__file__).parent), replace=True)
@@ -70,7 +70,7 @@ def settle(config: DictConfig, command: str, written: Sequence[str] = ()) -> Non
     _tell(wrong_keys(raw, known, lambda key: near_key(key, _names(raw, command))), written)
     _refuse_missing(raw)
     _resolve(config, raw, written)
-    _tell(out_of_bounds(_plain(config)), written)
+    _tell(out_of_bounds(_plain(config), bounds_of(SETTINGS[command], "ctwa")), written)
     _make_absolute(config)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from tensordict import TensorDict
@@ -21,15 +21,27 @@ from ctwa.aggregators.base import Aggregator, Solution
 from ctwa.batch import Rollout
 from ctwa.covariance.diagnostics import finite
 from ctwa.engine.settings import GradientSettings
+from ctwa.engine.verl.columns import advantages_column
 from ctwa.scalarizers.base import Scalarizer
 
 CHUNK = 1 << 20
 """Elements of one objective's gradient that are turned into float64 at a time."""
 
 
-def advantages_field(column: int) -> str:
-    """Name of the batch's field with the advantages of an objective, by its place in alphabetical order."""
-    return f"objective_advantages_{column}"
+OBJECTIVE_LOSSES = "objective_losses"
+"""Where, among the metrics that it returns, a loss function puts the :class:`ObjectiveLosses` of a micro-batch."""
+
+
+class ObjectiveLosses(NamedTuple):
+    """What a micro-batch's loss function found.
+
+    Attributes:
+        each: M losses; None is that of an objective that has no part in the micro-batch.
+        shared: what all objectives share; None where that is nothing.
+    """
+
+    each: Sequence[Tensor | None]
+    shared: Tensor | None = None
 
 
 @dataclass
@@ -158,7 +170,7 @@ def combined_advantages(plan: GradientPlan, advantages_MNT: Tensor) -> Tensor | 
     return torch.einsum("m,mnt->nt", torch.stack(weights).mean(0).to(advantages_MNT), advantages_MNT)
 
 
-def objective_losses(
+def policy_losses(
     loss_fn: Callable[..., tuple[Tensor, dict]],
     model_output: dict[str, Any],
     data: TensorDict,
@@ -188,7 +200,7 @@ def objective_losses(
         rows = data.clone(recurse=False).set("advantages", advantages)
         return loss_fn(config=bare_config, model_output=bare_output, data=rows, dp_group=dp_group)[0]
 
-    losses = [bare(data[advantages_field(column)]) for column in range(len(plan.names))]
+    losses = [bare(data[advantages_column(column)]) for column in range(len(plan.names))]
     if plan.aggregator is None:
         return losses, whole, metrics
     if not config.use_kl_loss and not ("entropy" in model_output and config.entropy_coeff):

@@ -15,14 +15,12 @@ import yaml
 from hydra.core.config_store import ConfigStore
 from pydantic import BaseModel
 
-from ctwa.aggregators.registry import AggregatorConfig
 from ctwa.engine.caid_settings import CaidSettings
 from ctwa.engine.prefer_settings import PreferenceSettings
 from ctwa.engine.settings import Settings
-from ctwa.preference.catalogue import alignment_name
-from ctwa.preference.losses import PreferenceLossConfig
-from ctwa.scalarizers.registry import MethodConfig
-from ctwa.strict import defaults_of, models_of
+from ctwa.preference.registry import LOSSES, PREFERENCE_METHODS
+from ctwa.scalarizers.registry import METHODS
+from ctwa.strict import defaults_of
 
 Choices = dict[str, type[BaseModel]]
 
@@ -35,19 +33,14 @@ SETTINGS: dict[str, type[BaseModel]] = {"train": Settings, "prefer": PreferenceS
 OURS = ("method", "loss")
 """The keys of the ``ctwa`` node that a group fills: the class of the group's choice says what is in them."""
 
-
-def _by_type(union: Any) -> Choices:
-    return {model.model_fields["type"].default: model for model in models_of(union)}
-
-
-METHODS = _by_type(MethodConfig)
+METHODS_OF_TRAIN: Choices = {name: method.info.config for name, method in METHODS.items()}
 CLASSES: dict[str, dict[str, Choices]] = {
-    "train": {"method": METHODS},
+    "train": {"method": METHODS_OF_TRAIN},
     "prefer": {
-        "method": {alignment_name(name): model for name, model in _by_type(AggregatorConfig).items()},
-        "loss": _by_type(PreferenceLossConfig),
+        "method": {name: method.info.config for name, method in PREFERENCE_METHODS.items()},
+        "loss": dict(LOSSES),
     },
-    "caid": {"method": METHODS},
+    "caid": {"method": METHODS_OF_TRAIN},
 }
 """By command and group, the classes that there are to choose from."""
 

@@ -1,4 +1,4 @@
-"""From a command line to a finished run: compose, check, start Ray, train, sum up.
+"""From a command line to a finished run: compose, check, plan, make the folder, start, sum up.
 
 verl reads its platform and its plug-ins from the environment while it is imported, so nothing here imports it before
 the environment is set, and nothing expensive starts before the checks have passed.
@@ -8,34 +8,27 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.text import Text
 
-from ctwa.engine.checks.config import check_config, check_with_verl, num_steps
-from ctwa.engine.checks.resources import check_machine
 from ctwa.engine.compose import compose_config
-from ctwa.engine.plan import plan_text
-from ctwa.engine.ray_session import ray_session
 from ctwa.engine.signals import end_request
 from ctwa.report.summary import summary_text, write_summary
 from ctwa.run.console import ConsoleReporter
-from ctwa.run.folder import ObjectiveInfo, RunFolder, RunInfo
+from ctwa.run.folder import RunFolder, RunInfo
 from ctwa.run.follow import following
 from ctwa.run.log import quiet
 
 if TYPE_CHECKING:
-    from ctwa.engine.prefer_settings import PreferenceSettings
-    from ctwa.engine.recorder import Stop
-    from ctwa.engine.settings import Settings
-    from ctwa.engine.train import MultiObjectiveTrainer
+    from ctwa.engine.recorder import Recorder, Stop
 
 
 def plugins(named: str) -> str:
@@ -79,16 +72,121 @@ def set_environment(config: DictConfig) -> None:
     OmegaConf.update(config, "ray_kwargs.ray_init.runtime_env.env_vars", environment, force_add=True)
 
 
-def train(
-    overrides: Sequence[str], *, stop_on: Sequence[str] = (), dry_run: bool = False, console: Console | None = None
-) -> Stop | None:
-    """Run ``ctwa train``.
+class Job(ABC):
+    """What is a command's own in the life of a run.
+
+    Making one checks all that can be known before the run's folder is made, the cheapest first.
 
     Args:
+        config: the resolved config, with the environment set that it wants.
+
+    Attributes:
+        command: ``train``, ``prefer`` or ``caid``.
+        settings: our part of the config, validated.
+        num_steps: of the run.
+        num_samples: completions of a step that are kept for people.
+
+    Raises:
+        CtwaError: a mistake in the config, or something that this machine has not.
+    """
+
+    command: ClassVar[str]
+    settings: Any
+    num_steps: int
+    num_samples: int
+
+    def __init__(self, config: DictConfig) -> None:
+        self.config = config
+        self.check()
+
+    @abstractmethod
+    def check(self) -> None:
+        """Set what :class:`Job` lists, or raise a CtwaError."""
+
+    @abstractmethod
+    def about(self) -> dict[str, Any]:
+        """Of a RunInfo: method, objectives, and what a validation measures."""
+
+    @abstractmethod
+    def plan_lines(self) -> list[str]:
+        """What is wanted, on which engine (`engine_lines`), and what it costs."""
+
+    @abstractmethod
+    def run(self, recorder: Recorder) -> None:
+        """Start the engine, train, and end everything that was started."""
+
+    def engine(self) -> str:
+        """What the run runs on, in words."""
+        trainer = self.config.trainer
+        return f"{trainer.device}, {trainer.nnodes * trainer.n_gpus_per_node} ranks, {self._rollout()}"
+
+    def _rollout(self) -> str:
+        return str(self.config.actor_rollout_ref.rollout.name)
+
+    def engine_lines(self) -> list[str]:
+        """What the run runs on, as lines of a plan."""
+        return [line("engine", self.engine()), line("model", self.config.actor_rollout_ref.model.path)]
+
+    def plan(self) -> str:
+        """What the run would do, in words."""
+        return "\n".join(["plan:", *self.plan_lines(), line("run folder", self.settings.run)])
+
+    def info(self) -> RunInfo:
+        """What runs, for the readers of the run's folder."""
+        return RunInfo(
+            **self.about(),
+            num_steps=self.num_steps,
+            engine=self.engine(),
+            model=self.config.actor_rollout_ref.model.path,
+            seed=self.settings.seed,
+            alarms=self.settings.alarms,
+            versions={package: version(package) for package in ("ctwa", "verl", "torch", "transformers", "ray")},
+        )
+
+    def make_folder(self) -> RunFolder:
+        """Make the folder of the run, or continue the one that is there.
+
+        Raises:
+            CtwaError: the folder holds another run.
+        """
+        return RunFolder.create(
+            self.config.ctwa.run,
+            OmegaConf.to_container(self.config, resolve=True),
+            self.info(),
+            resume=self.config.ctwa.resume,
+            how_to_resume="ctwa.resume=true",
+        )
+
+
+def line(label: str, text: object) -> str:
+    """A line of a plan."""
+    return f"  {label:<12} {text}"
+
+
+def passes_text(config: DictConfig, num_forward: int, num_backward: int) -> str:
+    """What so many passes are, in words: with gradient checkpointing a backward pass goes forward again."""
+    text = f"{num_forward} forward and {num_backward} backward"
+    if not config.actor_rollout_ref.model.enable_gradient_checkpointing:
+        return text
+    return f"{text} (activations computed anew in each backward)"
+
+
+def execute(
+    kind: type[Job],
+    overrides: Sequence[str],
+    *,
+    stop_on: Sequence[str] = (),
+    dry_run: bool = False,
+    console: Console | None = None,
+) -> Stop | None:
+    """Run a command's job.
+
+    Args:
+        kind: the command's.
         overrides: Hydra overrides.
         stop_on: alarms that end the run, beside those of the key ``ctwa.stop_on``.
         dry_run: print the resolved config and the plan, and start nothing.
-        console: where to print.
+        console: where to print them.
 
     Returns:
         The alarm or signal that ended the run, if one did.
@@ -97,158 +195,51 @@ def train(
         CtwaError: a mistake that was found before anything started.
         RunFailed: the run ended by an error, which the user has been told of.
     """
-    config = compose_config(overrides, stop_on=stop_on)
+    config = compose_config(overrides, stop_on=stop_on, command=kind.command)
     set_environment(config)
-    settings = check_run(config)
+    job = kind(config)
     if dry_run:
-        print_plan(config, plan_text(config, settings), console)
+        say = partial((console or Console()).print, markup=False, highlight=False, soft_wrap=True)
+        say(OmegaConf.to_yaml(config))
+        say(job.plan())
         return None
-    run = make_folder(config, _run_info(config, settings))
-    return told(run, settings, lambda: run_training(config, settings, run))
+    return start(job, job.make_folder())
 
 
-def print_plan(config: DictConfig, plan: str, console: Console | None = None) -> None:
-    """Print what a dry run shows: the resolved config, and what it would do."""
-    console = console or Console()
-    console.print(OmegaConf.to_yaml(config), markup=False, highlight=False, soft_wrap=True)
-    console.print(plan, markup=False, highlight=False, soft_wrap=True)
-
-
-def check_run(config: DictConfig) -> Settings:
-    """Check all that can be known before a run's folder is made, the cheapest first.
-
-    Raises:
-        CtwaError: a mistake in the config, or something that this machine has not.
-    """
-    settings = check_config(config)
-    check_machine(config)
-    check_with_verl(config)
-    return settings
-
-
-def prepare_run(config: DictConfig) -> tuple[Settings, RunFolder]:
-    """Check the config and make the run's folder.
-
-    Raises:
-        CtwaError: a mistake in the config, or the folder holds another run.
-    """
-    settings = check_run(config)
-    return settings, make_folder(config, _run_info(config, settings))
-
-
-def make_folder(config: DictConfig, info: RunInfo) -> RunFolder:
-    """Make the folder of a run, or continue the one that is there.
-
-    Raises:
-        CtwaError: the folder holds another run.
-    """
-    return RunFolder.create(
-        config.ctwa.run,
-        OmegaConf.to_container(config, resolve=True),
-        info,
-        resume=config.ctwa.resume,
-        how_to_resume="ctwa.resume=true",
-    )
-
-
-def told(run: RunFolder, settings: Settings | PreferenceSettings, train: Callable[[], Stop | None]) -> Stop | None:
+def start(job: Job, run: RunFolder) -> Stop | None:
     """Train, and tell the user on the terminal how it goes and what came of it; the engine's own words go to its log.
 
-    Args:
-        run: the run's folder.
-        settings: say how often to tell, and how long a signal waits for a step.
-        train: the run; gives the alarm or signal that ended it, if one did.
+    Returns:
+        The alarm or signal that ended the run, if one did.
 
     Raises:
         RunFailed: the run ended by an error, which the user has been told of.
     """
     with quiet(run.engine_log) as terminal:
-        end_request.within = settings.stop_within
+        end_request.within = job.settings.stop_within
         # Not by way of the console: a signal may come while the console prints.
         end_request.say = partial(_write, terminal.file.fileno())
-        reporter = ConsoleReporter(run.read_info(), terminal, folder=run.path, every=settings.print_every)
+        reporter = ConsoleReporter(run.read_info(), terminal, folder=run.path, every=job.settings.print_every)
         with following(run, reporter):
             reporter.header()
-            stopped_by = train()
+            stopped_by = train(job, run)
         if run.metrics.stat().st_size:  # else a signal came before there was anything to sum up
             terminal.print(Text(summary_text(write_summary(run))), soft_wrap=True, highlight=False)
     return stopped_by
 
 
+def train(job: Job, run: RunFolder) -> Stop | None:
+    """Train, and leave all of it in the run's folder; returns the alarm or signal that ended the run, if one did."""
+    from ctwa.engine.recorder import Recorder  # torch's import takes seconds
+
+    settings = job.settings
+    with Recorder(
+        run, resume=settings.resume, num_samples=job.num_samples, seed=settings.seed, stop_on=settings.stop_on
+    ) as recorder:
+        job.run(recorder)
+    return recorder.stopped_by
+
+
 def _write(descriptor: int, text: str) -> None:
     with contextlib.suppress(OSError):  # a terminal that is gone is told nothing
         os.write(descriptor, f"{text}\n".encode())
-
-
-def _run_info(config: DictConfig, settings: Settings) -> RunInfo:
-    targets = settings.build_scalarizer().covariance_targets
-    return RunInfo(
-        method=settings.method.type,
-        objectives={
-            name: ObjectiveInfo(weight=objective.weight, target=targets.get(name))
-            for name, objective in settings.objectives.items()
-        },
-        num_steps=num_steps(config),
-        engine=f"{config.trainer.device}, {config.trainer.nnodes * config.trainer.n_gpus_per_node} ranks, "
-        f"{config.actor_rollout_ref.rollout.name}",
-        model=config.actor_rollout_ref.model.path,
-        seed=settings.seed,
-        alarms=settings.alarms,
-        versions={package: version(package) for package in ("ctwa", "verl", "torch", "transformers", "ray")},
-    )
-
-
-def run_training(
-    config: DictConfig,
-    settings: Settings,
-    run: RunFolder,
-    make_trainer: Callable[..., MultiObjectiveTrainer] | None = None,
-) -> Stop | None:
-    """Start the engine, train, and end everything that was started.
-
-    Args:
-        config: the resolved config, checked.
-        settings: our part of it.
-        run: the run's folder.
-        make_trainer: what to train with, in place of ``MultiObjectiveTrainer``.
-
-    Returns:
-        The alarm or signal that ended the run, if one did.
-    """
-    from ctwa.engine.recorder import Recorder
-
-    began = time.monotonic()
-    with Recorder(
-        run,
-        resume=settings.resume,
-        num_samples=settings.num_samples,
-        seed=settings.seed,
-        stop_on=settings.stop_on,
-    ) as recorder:
-        # verl's import takes seconds, in which a signal is the recorder's already.
-        from ctwa.engine.train import MultiObjectiveTrainer
-        from ctwa.engine.verl.registry import build_generation, start_servers
-        from ctwa.objectives.evaluator import RewardEvaluator
-
-        scalarizer = settings.build_scalarizer()
-        if recorder.resume_from is not None:
-            config.trainer.val_before_train = False
-        with (
-            RewardEvaluator(
-                settings.objectives,
-                num_workers=settings.rewards.num_workers,
-                max_unscored=settings.rewards.max_unscored,
-            ) as evaluator,
-            ray_session(config, transfer_queue=True) as wait_for_queue,
-        ):
-            servers = start_servers(config)
-            trainer = (make_trainer or MultiObjectiveTrainer)(
-                config, settings=settings, scalarizer=scalarizer, evaluator=evaluator, recorder=recorder
-            )
-            trainer.init()
-            wait_for_queue()
-            generation = build_generation(config, trainer, servers)
-            recorder.event("start", f"the engine is up after {time.monotonic() - began:.0f} s")
-            trainer.fit(generation)
-            trainer.logger.finish()
-    return recorder.stopped_by

@@ -1,64 +1,122 @@
-"""From the command line of `ctwa prefer` to a finished run."""
+"""The job of `ctwa prefer`."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from omegaconf import DictConfig, open_dict
-from rich.console import Console
 
-from ctwa.engine.checks.config import check_backward_passes, check_token_budgets, num_data_ranks
+from ctwa.aggregators.registry import AGGREGATORS
+from ctwa.engine.checks.batches import check_token_budgets, num_data_ranks
 from ctwa.engine.checks.folders import check_folders
+from ctwa.engine.checks.gradients import check_backward_passes
 from ctwa.engine.checks.look import look_at_trained_model, model_source
 from ctwa.engine.checks.resources import check_machine
-from ctwa.engine.compose import compose_config
-from ctwa.engine.job import make_folder, print_plan, set_environment, told
-from ctwa.engine.plan import passes_text
+from ctwa.engine.job import Job, line, passes_text
 from ctwa.engine.ray_session import ray_session
 from ctwa.errors import CtwaError
 from ctwa.models.look import Source, look_at_model, look_at_tokenizer
-from ctwa.preference.catalogue import alignment_name
-from ctwa.run.folder import ObjectiveInfo, RunFolder, RunInfo
+from ctwa.run.folder import ObjectiveInfo
 
 if TYPE_CHECKING:
     from ctwa.engine.pairs.data import PreferenceData
     from ctwa.engine.prefer_settings import PreferenceSettings
-    from ctwa.engine.recorder import Recorder, Stop
-
-RESULT = "share of held-out pairs that the policy ranks as the objective prefers"
+    from ctwa.engine.recorder import Recorder
 
 
-def prefer(
-    overrides: Sequence[str], *, stop_on: Sequence[str] = (), dry_run: bool = False, console: Console | None = None
-) -> Stop | None:
-    """Run ``ctwa prefer``.
+class PreferJob(Job):
+    """A training on preference pairs.
 
-    Args:
-        overrides: Hydra overrides.
-        stop_on: alarms that end the run, beside those of the key ``ctwa.stop_on``.
-        dry_run: print the resolved config and the plan, and start nothing.
-        console: where to print.
-
-    Returns:
-        The alarm or signal that ended the run, if one did.
-
-    Raises:
-        CtwaError: a mistake that was found before anything started.
-        RunFailed: the run ended by an error, which the user has been told of.
+    Attributes:
+        data: the pairs.
+        tokenizer: the model's.
     """
-    config = compose_config(overrides, stop_on=stop_on, command="prefer")
-    set_environment(config)
-    settings = check_preference_config(config)
-    check_machine(config)
-    data, tokenizer, num_steps = prepare_data(config, settings)
-    if dry_run:
-        print_plan(config, plan_text(config, settings, data, num_steps), console)
-        return None
-    run = make_folder(config, run_info(config, settings, num_steps))
-    return told(run, settings, lambda: run_preference(config, settings, run, data, tokenizer, num_steps))
+
+    command: ClassVar[str] = "prefer"
+    settings: PreferenceSettings
+    num_samples = 0
+
+    def check(self) -> None:
+        """Check config, models, machine and pairs; fit the micro-batches to the batch."""
+        self.settings = check_preference_config(self.config)
+        check_machine(self.config)
+        self.data, self.tokenizer, self.num_steps = prepare_data(self.config, self.settings)
+        with open_dict(self.config):
+            self.config.actor_rollout_ref.actor.optim.total_training_steps = self.num_steps
+
+    def about(self) -> dict[str, Any]:
+        """With the loss beside the method."""
+        return {
+            "method": f"{self._method()}, {self.settings.loss.type}",
+            "objectives": {name: ObjectiveInfo(weight=weight) for name, weight in self.settings.weights.items()},
+            "result": "share of held-out pairs that the policy ranks as the objective prefers",
+        }
+
+    def _method(self) -> str:
+        return AGGREGATORS[self.settings.method.type].preference_name or str(self.settings.method.type)
+
+    def _rollout(self) -> str:
+        return str(self.config.actor_rollout_ref.actor.strategy)  # there is no rollout
+
+    def plan_lines(self) -> list[str]:
+        """Method, objectives and pairs; steps and passes."""
+        config, settings = self.config, self.settings
+        num_backward = 1 if settings.build_aggregator().has_fixed_weights else len(settings.objectives)
+        num_forward = num_backward if settings.gradients.passes == "sequential" else 1
+        stopping = settings.early_stopping
+        fewer = "" if stopping is None else f", fewer if {stopping.patience} validations in a row are no better"
+        every = f"every {config.trainer.test_freq} steps; checkpoint every {config.trainer.save_freq} steps"
+        return [
+            line("method", f"{self._method()}, loss {settings.loss.type}"),
+            line("objectives", ", ".join(f"{name} ({weight:g})" for name, weight in settings.weights.items())),
+            *(
+                line(
+                    "pairs",
+                    f"{len(train.pairs)} of {train.tokens.source} ({', '.join(train.tokens.objectives)}), "
+                    f"{len(validation.pairs)} to validate",
+                )
+                for train, validation in zip(self.data.train, self.data.validation, strict=True)
+            ),
+            *self.engine_lines(),
+            line("steps", f"{self.num_steps}{fewer}"),
+            line("a step", f"{config.data.train_batch_size} pairs, {passes_text(config, num_forward, num_backward)}"),
+            line("validation", every),
+        ]
+
+    def run(self, recorder: Recorder) -> None:
+        """Start the engine, train, and end everything that was started."""
+        with ray_session(self.config, transfer_queue=False):
+            from ctwa.engine.pairs.workers import start_workers  # verl's import takes seconds
+
+            group = start_workers(self.config)
+            recorder.engine_is_up()
+            for source, reasons in self.data.skipped.items():
+                told = ", ".join(f"{number} {reason}" for reason, number in reasons.items())
+                recorder.event("skipped", f"rows left out of {source}: {told}")
+            self.train(group, recorder)
+
+    def train(self, group: Any, recorder: Recorder) -> None:
+        """Train on workers that are up, and hold the model that is the reference."""
+        from ctwa.engine.pairs.objective import PairLoss
+        from ctwa.engine.pairs.workers import PreferenceWorkers
+        from ctwa.engine.prefer import PreferenceTrainer
+
+        settings, data, actor = self.settings, self.data, self.config.actor_rollout_ref.actor
+        workers = PreferenceWorkers(
+            group,
+            PairLoss(settings.training_loss, settings.trained, skip_absent=not actor.use_dynamic_bsz),
+            pad_token_id=_pad_token_id(self.tokenizer),
+            micro_batch=1 if actor.use_dynamic_bsz else actor.ppo_micro_batch_size_per_gpu,
+        )
+        if settings.needs_reference:
+            # The policy is the reference still: a checkpoint is loaded afterwards.
+            model = self.config.actor_rollout_ref.model.path
+            data.add_reference(settings, model, self.tokenizer, workers.log_probs)
+        if settings.modpo is not None:
+            data.add_margins(settings, self.tokenizer)
+        PreferenceTrainer(
+            self.config, settings=settings, data=data, workers=workers, recorder=recorder, num_steps=self.num_steps
+        ).fit()
 
 
 def check_preference_config(config: DictConfig) -> PreferenceSettings:
@@ -123,112 +181,6 @@ def prepare_data(config: DictConfig, settings: PreferenceSettings) -> tuple[Pref
     if steps is None:
         steps = sampler.steps_per_epoch * config.trainer.total_epochs
     return data, tokenizer, steps
-
-
-def run_preference(
-    config: DictConfig,
-    settings: PreferenceSettings,
-    run: RunFolder,
-    data: PreferenceData,
-    tokenizer: object,
-    num_steps: int,
-) -> Stop | None:
-    """Start the engine, train, and end everything that was started; the alarm or signal that ended it, if one did."""
-    from ctwa.engine.recorder import Recorder
-
-    began = time.monotonic()
-    with open_dict(config):
-        config.actor_rollout_ref.actor.optim.total_training_steps = num_steps
-    with (
-        Recorder(run, resume=settings.resume, num_samples=0, seed=settings.seed, stop_on=settings.stop_on) as recorder,
-        ray_session(config, transfer_queue=False),
-    ):
-        from ctwa.engine.pairs.workers import start_workers  # verl's import takes seconds
-
-        group = start_workers(config)
-        recorder.event("start", f"the engine is up after {time.monotonic() - began:.0f} s")
-        for source, reasons in data.skipped.items():
-            told = ", ".join(f"{number} {reason}" for reason, number in reasons.items())
-            recorder.event("skipped", f"rows left out of {source}: {told}")
-        train(group, config, settings, recorder, data, tokenizer, num_steps)
-    return recorder.stopped_by
-
-
-def train(
-    group: Any,
-    config: DictConfig,
-    settings: PreferenceSettings,
-    recorder: Recorder,
-    data: PreferenceData,
-    tokenizer: object,
-    num_steps: int,
-) -> None:
-    """Train on workers that are up, and hold the model that is the reference."""
-    from ctwa.engine.pairs.objective import PreferenceObjective
-    from ctwa.engine.pairs.workers import PreferenceWorkers
-    from ctwa.engine.prefer import PreferenceTrainer
-
-    actor = config.actor_rollout_ref.actor
-    workers = PreferenceWorkers(
-        group,
-        PreferenceObjective(settings.training_loss, settings.trained, skip_absent=not actor.use_dynamic_bsz),
-        pad_token_id=_pad_token_id(tokenizer),
-        micro_batch=1 if actor.use_dynamic_bsz else actor.ppo_micro_batch_size_per_gpu,
-    )
-    if settings.needs_reference:
-        # The policy is the reference still: a checkpoint is loaded afterwards.
-        data.add_reference(settings, config.actor_rollout_ref.model.path, tokenizer, workers.log_probs)
-    if settings.modpo is not None:
-        data.add_margins(settings, tokenizer)
-    PreferenceTrainer(
-        config, settings=settings, data=data, workers=workers, recorder=recorder, num_steps=num_steps
-    ).fit()
-
-
-def plan_text(config: DictConfig, settings: PreferenceSettings, data: PreferenceData, num_steps: int) -> str:
-    """What a run would do: pairs, steps, passes a step."""
-    aggregator = settings.build_aggregator()
-    num = len(settings.objectives)
-    num_backward = 1 if aggregator.has_fixed_weights else num
-    passes = passes_text(config, num_backward if settings.gradients.passes == "sequential" else 1, num_backward)
-    lines = ["plan:", f"  method       {alignment_name(settings.method.type)}, loss {settings.loss.type}"]
-    lines.append(f"  objectives   {', '.join(f'{name} ({weight:g})' for name, weight in settings.weights.items())}")
-    for train, validation in zip(data.train, data.validation, strict=True):
-        lines.append(
-            f"  pairs        {len(train.pairs)} of {train.tokens.source} ({', '.join(train.tokens.objectives)}), "
-            f"{len(validation.pairs)} to validate"
-        )
-    stopping = settings.early_stopping
-    fewer = "" if stopping is None else f", fewer if {stopping.patience} validations in a row are no better"
-    lines += [
-        f"  engine       {_engine(config)}",
-        f"  model        {config.actor_rollout_ref.model.path}",
-        f"  steps        {num_steps}{fewer}",
-        f"  a step       {config.data.train_batch_size} pairs, {passes}",
-        f"  validation   every {config.trainer.test_freq} steps; checkpoint every {config.trainer.save_freq} steps",
-        f"  run folder   {settings.run}",
-    ]
-    return "\n".join(lines)
-
-
-def _engine(config: DictConfig) -> str:
-    ranks = config.trainer.nnodes * config.trainer.n_gpus_per_node
-    return f"{config.trainer.device}, {ranks} ranks, {config.actor_rollout_ref.actor.strategy}"
-
-
-def run_info(config: DictConfig, settings: PreferenceSettings, num_steps: int) -> RunInfo:
-    """What runs, for the readers of the run's folder."""
-    return RunInfo(
-        method=f"{alignment_name(settings.method.type)}, {settings.loss.type}",
-        objectives={name: ObjectiveInfo(weight=weight) for name, weight in settings.weights.items()},
-        num_steps=num_steps,
-        engine=_engine(config),
-        model=config.actor_rollout_ref.model.path,
-        seed=settings.seed,
-        result=RESULT,
-        alarms=settings.alarms,
-        versions={package: version(package) for package in ("ctwa", "verl", "torch", "transformers", "ray")},
-    )
 
 
 def _pad_token_id(tokenizer: object) -> int:

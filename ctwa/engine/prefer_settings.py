@@ -9,21 +9,22 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import Field
 
 from ctwa.aggregators.base import Aggregator
-from ctwa.aggregators.linear import LinearConfig
+from ctwa.aggregators.linear import FixedWeightsConfig
 from ctwa.aggregators.registry import AggregatorConfig, build_aggregator
 from ctwa.engine.settings import GradientSettings, ModelSource
 from ctwa.errors import CtwaError
 from ctwa.preference.data import PreferenceSource
 from ctwa.preference.early_stopping import EarlyStoppingConfig
-from ctwa.preference.losses import DpoLoss, PreferenceLoss, PreferenceLossConfig
+from ctwa.preference.losses import DpoLoss, PreferenceLoss
 from ctwa.preference.modpo import Modpo, ModpoConfig
+from ctwa.preference.registry import PreferenceLossConfig
 from ctwa.run.alarms import AlarmKind, AlarmLimits
 from ctwa.strict import StrictModel, validated
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
-class PreferenceObjective(PreferenceSource):
+class PreferenceObjectiveConfig(PreferenceSource):
     """An objective: its weight in the preference, its pairs, and those it is validated on.
 
     Attributes:
@@ -31,7 +32,7 @@ class PreferenceObjective(PreferenceSource):
         validation: a file like ``data`` with the pairs to validate on; by default a share of ``data``.
     """
 
-    weight: Annotated[float, Field(ge=0)] = 1.0
+    weight: Annotated[float, Field(ge=0, le=1e6)] = 1.0
     validation: str | None = None
 
     def source(self, *, validation: bool = False) -> PreferenceSource:
@@ -75,14 +76,14 @@ class PreferenceSettings(StrictModel):
 
     run: str
     resume: bool = False
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     task_dir: str | None = None
-    objectives: Annotated[dict[str, PreferenceObjective], Field(min_length=1)] = Field(
+    objectives: Annotated[dict[str, PreferenceObjectiveConfig], Field(min_length=1)] = Field(
         default_factory=dict, validate_default=True
     )
     loss: PreferenceLossConfig
     method: AggregatorConfig
-    max_length: Annotated[int, Field(ge=2)] = 512
+    max_length: Annotated[int, Field(ge=2, le=10_000_000)] = 512
     validation_share: Share = 0.1
     early_stopping: EarlyStoppingConfig | None = None
     modpo: ModpoSettings | None = None
@@ -157,5 +158,5 @@ def _check_modpo(settings: PreferenceSettings, modpo: ModpoSettings) -> None:
     others = {name for name, share in Modpo(modpo, settings.weights).others.items() if share > 0}
     if missing := sorted(others - modpo.policies.keys()):
         raise CtwaError(f"ctwa.modpo.policies has none for {missing}: give each a policy aligned to it alone")
-    if not isinstance(settings.loss, DpoLoss) or not isinstance(settings.method, LinearConfig):
+    if not isinstance(settings.loss, DpoLoss) or not isinstance(settings.method, FixedWeightsConfig):
         raise CtwaError("ctwa.modpo trains with one loss, DPO's: write loss=dpo method=linear")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -43,6 +44,7 @@ class Recorder:
         self, run: RunFolder, *, resume: bool, num_samples: int, seed: int, stop_on: Collection[str] = ()
     ) -> None:
         self.run = run
+        self._began = time.monotonic()
         removed = remove_unfinished(run.checkpoints) if resume else []
         self.resume_from: Path | None = newest_complete(run.checkpoints) if resume else None
         resume_after: int | None = None
@@ -101,12 +103,22 @@ class Recorder:
             return ""
         return f"; {', '.join(kinds)} was raised before and holds: it ends the run only if it is over and comes again"
 
-    def step(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Write a step's record, every number the engine and the methods know of it, and tell the alarms it raises."""
+    def engine_is_up(self) -> None:
+        """Note how long the start took."""
+        self.event("start", f"the engine is up after {time.monotonic() - self._began:.0f} s")
+
+    def step(self, step: int, metrics: Mapping[str, Any]) -> bool:
+        """Write a step's record, every number the engine and the methods know of it, and tell the alarms it raises.
+
+        Returns:
+            Whether it was not there yet: a resumed run offers its checkpoint's, which is missing only where a crash
+            came before it.
+        """
         if step <= self._trace.last_step:
-            return  # a resumed run offers its checkpoint's record, which is missing only where a crash came before it
+            return False
         for alarm in self._alarms.feed(self._trace.write(step, numbers(metrics))):
             self._events.write(**alarm_event(alarm))
+        return True
 
     def stopping(self, step: int, metrics: Mapping[str, Any]) -> Stop | None:
         """What is to end the run after this step: a signal, or an alarm that the step's record would raise.

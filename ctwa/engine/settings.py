@@ -25,7 +25,7 @@ NO_CLIP = 1e6
 class RewardSettings(StrictModel):
     """How reward functions are run: processes beside the trainer, and how many entries may stay unscored."""
 
-    num_workers: Annotated[int, Field(ge=1)] = 2
+    num_workers: Annotated[int, Field(ge=1, le=1024)] = 2
     max_unscored: Annotated[float, Field(ge=0, le=1)] = 0.05
 
 
@@ -68,7 +68,7 @@ class DiagnosticSettings(StrictModel):
             no pass.
         gradients_every: norms and cosines of the objectives' gradients at the first mini-batch of every k-th step; 0
             for never.
-        probe: measure what each step did to each objective: docs/methods.md says what each source costs.
+        probe: measure what each step did to each objective: docs/methods/probe.md says what each source costs.
         held_out_prompts: with ``probe: held_out``, how many of a step's prompts get no gradient.
     """
 
@@ -83,7 +83,7 @@ class Settings(StrictModel):
 
     run: str
     resume: bool = False
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     task_dir: str | None = None
     objectives: Objectives = Field(default_factory=dict, validate_default=True)
     method: MethodConfig
@@ -98,7 +98,7 @@ class Settings(StrictModel):
     stop_within: Annotated[float, Field(gt=0)] = 600.0
     num_samples: Annotated[int, Field(ge=0)] = 4
     print_every: Annotated[int, Field(ge=1)] = 1
-    poll_interval: Annotated[float, Field(gt=0)] = 0.05
+    poll_interval: Annotated[float, Field(gt=0, le=3600)] = 0.05
     trust_network: bool = False
     clip: ClipRange = Field(exclude=True)
     scale_invariant: bool = Field(exclude=True)

@@ -14,7 +14,8 @@ from ctwa.errors import CtwaError
 from ctwa.objectives.config import Objectives
 from ctwa.objectives.reference import FixedReferenceConfig, GroupReferenceConfig
 from ctwa.preference.data import PreferenceSource
-from ctwa.preference.losses import DpoLoss, PreferenceLossConfig
+from ctwa.preference.losses import DpoLoss
+from ctwa.preference.registry import PreferenceLossConfig
 from ctwa.strict import StrictModel, validated
 
 Count = Annotated[int, Field(ge=1)]

@@ -19,10 +19,10 @@ from ctwa.evaluation.intervals import Floats, Ratio
 from ctwa.evaluation.models import Model, without_progress_bars
 from ctwa.models.decoding import Sampling, end_tokens, generate_batch
 from ctwa.models.seeds import completion_seed
-from ctwa.objectives.completion import Completion, prompt_fault
+from ctwa.objectives.completion import Completion
 from ctwa.objectives.evaluator import Evaluation, RewardEvaluator, need_ground_truth
 from ctwa.objectives.reference import ReferenceLength
-from ctwa.objectives.rows import ground_truth_fault
+from ctwa.objectives.rows import ground_truth_fault, prompt_fault
 from ctwa.preference.schemas import BadRow
 from ctwa.preference.tokenization import ConversationTokenizer
 
@@ -48,11 +48,8 @@ def read_prompts(config: GenerationConfig) -> list[dict[str, Any]]:
     """
     rows = read_rows(config.data, config.limit)
     for index, row in enumerate(rows):
-        if fault := prompt_fault(row.get("prompt")):
-            raise CtwaError(
-                f"{config.data}, row {index} (from 0) {fault}: write a text, or a list of messages, in the column "
-                "'prompt'"
-            )
+        if fault := prompt_fault(row.get("prompt"), text=True):
+            raise CtwaError(f"{config.data}, row {index} (from 0): {fault}")
     return rows
 
 

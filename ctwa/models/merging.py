@@ -25,7 +25,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ctwa.errors import CtwaError
+from ctwa.methods import MethodInfo, Options
 from ctwa.weights import shares
+
+SOUPS = MethodInfo(
+    Options,
+    "models of one objective each, merged",
+    "Rame et al. 2023, arXiv 2306.04488",
+    level="model",
+    passes="M runs, any weights",
+)
 
 ADAPTER_CONFIG = "adapter_config.json"
 _DOWN = (".lora_A.", ".lora_embedding_A")

@@ -60,26 +60,6 @@ class Completion:
         )
 
 
-def prompt_fault(prompt: Any) -> str | None:
-    """Why a prompt is none that a model can be given, as what its row `has`; None where it is one.
-
-    A prompt is text, or a list of messages with `role` and `content` (text, or a list of parts with images and the
-    like). Text without a word is no prompt, and neither is a conversation with a user's message without one.
-    """
-    if not prompt or not isinstance(prompt, str | list | tuple) or (isinstance(prompt, str) and not prompt.strip()):
-        return "has no prompt"
-    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-    for number, message in enumerate(messages, start=1):
-        role, content = (message.get(key) if isinstance(message, Mapping) else None for key in ("role", "content"))
-        if not isinstance(role, str) or not role or not isinstance(content, str | list | tuple):
-            return f"has no 'role' and 'content' of text in message {number} of its prompt"
-        if role == "user" and not (content.strip() if isinstance(content, str) else content):
-            return f"has no text in message {number} of its prompt, which is the user's"
-        if isinstance(content, str) and (fault := text_fault(content)):
-            return f"has {fault} in message {number} of its prompt"
-    return None
-
-
 def text_fault(text: str) -> str | None:
     """What of a text no tokenizer reads and no file keeps: half a surrogate pair; None where there is none."""
     try:

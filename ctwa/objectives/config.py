@@ -28,10 +28,10 @@ class ObjectiveConfig(StrictModel):
     """
 
     reward_fn: str
-    weight: float = Field(default=1.0, ge=0)
-    target: float | None = None
+    weight: float = Field(default=1.0, ge=0, le=1e6)
+    target: float | None = Field(default=None, ge=-1e6, le=1e6)
     kwargs: dict[str, Any] = Field(default_factory=dict)
-    timeout: float = Field(default=10.0, gt=0)
+    timeout: float = Field(default=10.0, gt=0, le=1e6)
     on_failure: Literal["mask", "stop"] = "mask"
 
     @field_validator("reward_fn")

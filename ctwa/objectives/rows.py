@@ -133,15 +133,24 @@ def row_fault(
     extra_info = row.values.get("extra_info")
     if extra_info is not None and not isinstance(extra_info, Mapping):
         return f"its extra_info is {_described(extra_info)}; write a dict, or leave the column out"
-    prompt = row.values[prompt_key]
-    if text_prompts and isinstance(prompt, str):
+    return prompt_fault(row.values[prompt_key], prompt_key, text=text_prompts) or ground_truth_fault(
+        row.values, needs_ground_truth
+    )
+
+
+def prompt_fault(prompt: Any, column: str = "prompt", *, text: bool = False) -> str | None:
+    """What keeps a prompt from being given to a model, and what to write; None where nothing does.
+
+    Args:
+        prompt: what is to be a list of messages, each with a ``role`` and a ``content``: text, or a list of parts with
+            images and the like. Neither text nor a user's message may be without a word.
+        column: its name, for the sentence.
+        text: whether it may be a text, to be taken as it stands.
+    """
+    if text and isinstance(prompt, str):
+        if not prompt.strip():
+            return f"its {column} is empty; write what the user says, or leave the row out"
         prompt = [{"role": "user", "content": prompt}]
-    if (fault := _prompt_fault(prompt, prompt_key)) is not None:
-        return fault
-    return ground_truth_fault(row.values, needs_ground_truth)
-
-
-def _prompt_fault(prompt: Any, column: str) -> str | None:
     advice = f"write a list of messages: [{_MESSAGE}]"
     if not isinstance(prompt, Sequence) or isinstance(prompt, str | bytes):
         return f"its {column} is {_described(prompt)}; {advice}"

@@ -8,7 +8,6 @@ from ctwa.preference.losses import (
     IpoLoss,
     PairLogProbs,
     PreferenceLoss,
-    PreferenceLossConfig,
     SimpoLoss,
     objective_losses,
     objective_means,
@@ -18,9 +17,12 @@ from ctwa.preference.losses import (
     sum_log_probs,
 )
 from ctwa.preference.reference import ReferenceLogProbs, cached_reference, fingerprint, model_fingerprint
+from ctwa.preference.registry import LOSSES, PREFERENCE_METHODS, PreferenceLossConfig
 from ctwa.preference.tokenization import PairTokens, PreferenceBatch, TokenSet, collate, tokenize_pairs
 
 __all__ = [
+    "LOSSES",
+    "PREFERENCE_METHODS",
     "CpoLoss",
     "DpoLoss",
     "IpoLoss",

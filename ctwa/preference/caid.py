@@ -18,6 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ctwa.errors import CtwaError, check_state
+from ctwa.methods import MethodInfo
 from ctwa.preference.dual import DualSolution, check_scores
 from ctwa.strict import StrictModel
 
@@ -43,6 +44,14 @@ class CaidConfig(StrictModel):
     damping: Annotated[float, Field(gt=0, le=1)] = 0.5
     stop_at: Annotated[float, Field(ge=0)] = 2.0
     cap: Annotated[float, Field(gt=0)] = 50.0
+
+
+CAID = MethodInfo(
+    CaidConfig,
+    "a reward under constraints on other scores, by iterated dualization",
+    "arXiv 2505.19387",
+    passes="sampling between policies",
+)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from typing import Any, Literal
 from pydantic import model_validator
 
 from ctwa.errors import CtwaError
-from ctwa.objectives.completion import prompt_fault, text_fault
+from ctwa.objectives.completion import text_fault
+from ctwa.objectives.rows import prompt_fault
 from ctwa.preference.schemas import READERS, BadRow, Content, Format, Prompt
 from ctwa.strict import StrictModel
 
@@ -223,8 +224,6 @@ def _content(source: PreferenceSource, row: Mapping[str, Any], labels: Mapping[s
 
 
 def _check(content: Content) -> None:
-    if isinstance(content.prompt, str) and not content.prompt.strip():
-        raise BadRow("empty", "its prompt is empty")
     for column in ("chosen", "rejected"):
         text = getattr(content, column)
         if not isinstance(text, str):
@@ -233,8 +232,8 @@ def _check(content: Content) -> None:
             raise BadRow("empty", f"its {column} response is empty")
         if fault := text_fault(text):
             raise BadRow("malformed", f"it has {fault} in its {column} response")
-    if fault := prompt_fault(content.prompt):
-        raise BadRow("empty" if "no text" in fault else "malformed", f"it {fault}")
+    if fault := prompt_fault(content.prompt, text=True):
+        raise BadRow("empty" if "empty" in fault else "malformed", fault)
     if content.chosen == content.rejected:
         raise BadRow("identical", "its two responses are the same")
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from ctwa.errors import CtwaError
-from ctwa.strict import StrictModel
+from ctwa.methods import Options
 
 ROUNDING = 1e-6
 """Margins below it are the reference's own: its log-probabilities may come of other batches than the policy's."""
@@ -45,7 +45,7 @@ def sum_log_probs(log_probs_NT: Tensor, mask_NT: Tensor) -> tuple[Tensor, Tensor
 class PairLogProbs:
     """Log-probabilities of P pairs of responses, summed over the response's tokens; lengths in tokens.
 
-    The reference's may be None for a loss that ``needs_reference`` not.
+    The reference's may be None for a loss without ``needs_reference``.
     """
 
     chosen_P: Tensor
@@ -56,7 +56,7 @@ class PairLogProbs:
     reference_rejected_P: Tensor | None = None
 
 
-class PreferenceLoss(StrictModel, ABC):
+class PreferenceLoss(Options, ABC):
     """A loss and its options.
 
     Attributes:
@@ -87,7 +87,13 @@ class PreferenceLoss(StrictModel, ABC):
         return chosen_P - rejected_P
 
 
-class _WithReference(PreferenceLoss):
+class WithReference(PreferenceLoss):
+    """A loss of the log-ratios of policy to reference.
+
+    Attributes:
+        beta: the scale of the log-ratio in the implicit reward: the price of divergence from the reference.
+    """
+
     needs_reference: ClassVar[bool] = True
 
     beta: Positive = 0.1
@@ -102,7 +108,7 @@ class _WithReference(PreferenceLoss):
         )
 
 
-class DpoLoss(_WithReference):
+class DpoLoss(WithReference):
     """``-log sigma(margin)``, direct preference optimization (Rafailov et al. 2023, arXiv 2305.18290)."""
 
     type: Literal["dpo"] = "dpo"
@@ -112,7 +118,7 @@ class DpoLoss(_WithReference):
         return -logsigmoid(margin)
 
 
-class IpoLoss(_WithReference):
+class IpoLoss(WithReference):
     """``(margin / beta - 1 / (2 beta))^2``, identity preference optimization (Azar et al. 2024, arXiv 2310.12036).
 
     Attributes:
@@ -136,6 +142,7 @@ class CpoLoss(PreferenceLoss):
     Label smoothing acts on the first term alone. A tie prefers no response, so nothing is added.
 
     Attributes:
+        beta: the scale of the log-probability in the implicit reward.
         likelihood: of the preferred response, in the second term: ``sum`` over its tokens as in CLAMP's Table 1, or
             the ``mean``.
     """
@@ -187,9 +194,6 @@ class SimpoLoss(PreferenceLoss):
     def of_margin(self, margin: Tensor) -> Tensor:
         """-log sigma(margin - gamma)."""
         return -logsigmoid(margin - self.gamma)
-
-
-PreferenceLossConfig = Annotated[DpoLoss | IpoLoss | CpoLoss | SimpoLoss, Field(discriminator="type")]
 
 
 def objective_losses(loss: PreferenceLoss, log_probs: PairLogProbs, labels_PM: Tensor) -> Tensor:

@@ -13,7 +13,10 @@ from torch import Tensor
 from ctwa.aggregators.base import Aggregator
 from ctwa.batch import Rollout, Update
 from ctwa.covariance.probe import Progress
-from ctwa.errors import CtwaError, check_state
+from ctwa.errors import CtwaError
+from ctwa.methods import MethodInfo
+from ctwa.state import Stateful
+from ctwa.weights import check_weights
 
 
 class Estimate(Protocol):
@@ -37,17 +40,18 @@ class Requirements:
         log_probs: where ``Update.log_probs_new_NT`` comes from. ``none``: the method does not look at it.
             ``post_update``: one more pass of the whole batch through the updated policy. ``in_update``: the
             log-probabilities that the update's own forward passes computed, at no extra cost.
-        probe: how the progress that ``Scalarizer.measured`` is told of is measured; see docs/methods.md.
+        probe: how the progress that ``Scalarizer.observe_probe`` is told of is measured; see docs/methods/probe.md.
     """
 
     log_probs: Literal["none", "post_update", "in_update"] = "none"
     probe: Literal["none", "backward", "minibatch", "held_out"] = "none"
 
 
-class Scalarizer(ABC):
+class Scalarizer(Stateful, ABC):
     """A method that turns M rewards a completion into the advantages of one policy update.
 
     Args:
+        config: the method's own options. ``build_scalarizer`` fits them to the advantage estimator.
         weights: the initial weight of every objective, by name.
 
     Raises:
@@ -55,7 +59,7 @@ class Scalarizer(ABC):
             finite.
     """
 
-    method: ClassVar[str]
+    info: ClassVar[MethodInfo]
     takes_targets: ClassVar[bool] = False
     """Whether it steers by the objectives' covariance targets, which its constructor is then given as ``targets``."""
     requirements: Requirements = Requirements()
@@ -63,20 +67,21 @@ class Scalarizer(ABC):
     """What combines the objectives' gradients, for methods of that level. The engine hands it to the workers before an
     update and puts back the one that comes from them, its state moved on."""
 
-    def __init__(self, weights: Mapping[str, float]) -> None:
-        for name, weight in weights.items():
-            if not 0 <= weight < float("inf"):
-                raise CtwaError(f"objective '{name}' has the weight {weight}; write a finite number, 0 or more")
-        if sum(weights.values()) == float("inf"):
-            raise CtwaError("the weights add up to more than a number can hold; write smaller ones")
-        if not any(weights.values()):
-            raise CtwaError(f"no objective among {list(weights)} has a weight above 0; give at least one of them one")
+    def __init__(self, config: Any, weights: Mapping[str, float]) -> None:
+        check_weights(weights)
+        self.config = config
         self.initial_weights = dict(weights)
+        self.names = tuple(sorted(weights))
 
     @property
-    @abstractmethod
+    def method(self) -> str:
+        """The method's name, in its state."""
+        return self.info.name
+
+    @property
     def weights(self) -> dict[str, float]:
-        """The weight of every objective in the next rollout's score, by name."""
+        """The weight of every objective in the next rollout's score, by name: the objectives' own, if none changes."""
+        return dict(self.initial_weights)
 
     @property
     def covariance_targets(self) -> dict[str, float]:
@@ -87,9 +92,19 @@ class Scalarizer(ABC):
     def advantages(self, rollout: Rollout, estimate: Estimate) -> Tensor:
         """The advantages (N, T) of this rollout."""
 
-    @abstractmethod
-    def observe(self, update: Update) -> dict[str, float]:
-        """Learn from what the update did; return metrics. A method with nothing to learn returns none."""
+    def observe_update(self, update: Update) -> dict[str, float]:
+        """Learn from what the update did; return metrics."""
+        del update
+        return {}
+
+    def observe_probe(self, progress: Progress) -> dict[str, float]:
+        """Learn what the last step did to each objective, before the next rollout's advantages; return metrics."""
+        del progress
+        return {}
+
+    def observe_validation(self, step: int, scores: Mapping[str, float]) -> None:
+        """Learn the mean held-out reward of every objective; step 0 is the model before training."""
+        del step, scores
 
     def objective_advantages(self, rollout: Rollout, estimate: Estimate) -> Tensor:
         """The advantages of each objective by itself, (M, N, T), in alphabetical order of the names."""
@@ -102,26 +117,14 @@ class Scalarizer(ABC):
         del rollout
         return None
 
-    def validated(self, step: int, scores: Mapping[str, float]) -> None:
-        """Hear of the mean held-out reward of every objective; step 0 is the model before training."""
-        del step, scores
-
-    def measured(self, progress: Progress) -> dict[str, float]:
-        """Hear what the last step did to each objective, before the next rollout's advantages; return metrics."""
-        del progress
-        return {}
-
-    def state_dict(self) -> dict[str, Any]:
-        """All that a restart needs: plain Python values, keyed by objective name."""
+    def identity(self) -> dict[str, Any]:
+        """Version, method and objectives."""
         return {"version": 1, "method": self.method, "objectives": sorted(self.initial_weights)}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what ``state_dict`` gave.
-
-        Raises:
-            CtwaError: the state is another method's, another version's, or of other objectives.
-        """
-        check_state(state, Scalarizer.state_dict(self))
+    def _in_order(self, weights_M: Tensor) -> dict[str, float]:
+        """Weights by name, in the order of the config."""
+        weights = self.named(weights_M)
+        return {name: weights[name] for name in self.initial_weights}
 
 
 def weighted_scores(rollout: Rollout, weights: Mapping[str, float]) -> Tensor:

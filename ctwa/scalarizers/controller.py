@@ -6,12 +6,34 @@ CTWA (Lu & Jiang 2026, arXiv 2602.06869), Algorithm 1.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-EmaInit = Literal["first", "debiased", "zero"]
+from ctwa.methods import Options
+
+
+class ControllerOptions(Options):
+    """The options of the controller of CTWA.
+
+    Attributes:
+        eta: the step size of the log-weights; 0 is linear weighting.
+        tau: the weight of a new observation in the moving average.
+        ema_init: where the moving average starts. ``first``: at the first observation. ``debiased``: at 0, and what
+            is read of it is divided by ``1 - (1 - tau)^t``. ``zero``: at 0, which makes deficits of objectives that
+            have none.
+        renormalize: keep the sum of the weights. ``auto`` does so exactly where the advantage estimator is not scale
+            invariant, and must: there growing weights are a growing learning rate.
+        weight_floor: the least weight, as a share of the largest. It bounds the weights in use, not their growth.
+    """
+
+    eta: Annotated[float, Field(ge=0)] = 0.05
+    tau: Annotated[float, Field(gt=0, le=1)] = 0.1
+    ema_init: Literal["first", "debiased", "zero"] = "first"
+    renormalize: Literal["auto"] | bool = "auto"  # YAML reads on and off as booleans
+    weight_floor: Annotated[float, Field(gt=0, lt=1)] | None = None
 
 
 class WeightController:
@@ -23,41 +45,29 @@ class WeightController:
     What is kept is the growth ``u - log lam_0``, in float64: where it is 0 the weights are ``lam_0`` to the last bit.
 
     Args:
+        options: the step size and the rest; ``renormalize: auto`` renormalises, which is right for every estimator.
         initial_M: lam_0, all above 0.
         targets_M: the covariance targets c*.
-        eta: the step size of the log-weights.
-        tau: the weight of a new observation in the moving average.
-        ema_init: ``first`` starts the average at the first observation. ``debiased`` starts it at 0 and divides by
-            ``1 - (1 - tau)^t``. ``zero`` starts it at 0, which makes deficits of objectives that have none.
-        renormalize: keep the sum of the weights at that of lam_0.
-        floor: the least weight, as a share of the largest; None for no floor. It bounds the weights in use, not u.
 
     Attributes:
         growth_M, average_M, num_observed_M, num_held_M: the state; ``average_M`` is the average before debiasing.
     """
 
-    def __init__(
-        self,
-        initial_M: Tensor,
-        targets_M: Tensor,
-        *,
-        eta: float,
-        tau: float,
-        ema_init: EmaInit = "first",
-        renormalize: bool = False,
-        floor: float | None = None,
-    ) -> None:
+    STATE: ClassVar[tuple[str, ...]] = ("growth_M", "average_M", "num_observed_M", "num_held_M")
+
+    def __init__(self, options: ControllerOptions, initial_M: Tensor, targets_M: Tensor) -> None:
+        self.options = options
         self.initial_M = initial_M.double()
         self.targets_M = targets_M.double()
-        self.eta = eta
-        self.tau = tau
-        self.ema_init = ema_init
-        self.renormalize = renormalize
-        self.floor = floor
         self.growth_M = torch.zeros_like(self.initial_M)
         self.average_M = torch.zeros_like(self.initial_M)
         self.num_observed_M = torch.zeros_like(self.initial_M, dtype=torch.int64)
         self.num_held_M = torch.zeros_like(self.num_observed_M)
+
+    @property
+    def renormalize(self) -> bool:
+        """Whether the sum of the weights stays that of lam_0."""
+        return self.options.renormalize is not False
 
     @property
     def log_weights_M(self) -> Tensor:
@@ -68,8 +78,8 @@ class WeightController:
     def ema_M(self) -> Tensor:
         """The moving average of the covariances; NaN for an objective that was never observed."""
         ema_M = self.average_M
-        if self.ema_init == "debiased":
-            ema_M = ema_M / (1 - (1 - self.tau) ** self.num_observed_M.double())
+        if self.options.ema_init == "debiased":
+            ema_M = ema_M / (1 - (1 - self.options.tau) ** self.num_observed_M.double())
         return torch.where(self.num_observed_M > 0, ema_M, math.nan)
 
     @property
@@ -98,8 +108,8 @@ class WeightController:
             The deficits that moved the weights; 0 where an objective was not observed or not active.
         """
         observed_M = statistic_M.isfinite()
-        tau_M = torch.full_like(self.average_M, self.tau)
-        if self.ema_init == "first":
+        tau_M = torch.full_like(self.average_M, self.options.tau)
+        if self.options.ema_init == "first":
             tau_M = torch.where(self.num_observed_M == 0, 1.0, tau_M)
         average_M = (1 - tau_M) * self.average_M + tau_M * statistic_M
         self.average_M = torch.where(observed_M, average_M, self.average_M)
@@ -107,8 +117,9 @@ class WeightController:
         self.num_held_M = self.num_held_M + ~observed_M
         moves_M = observed_M if active_M is None else observed_M & active_M
         deficit_M = torch.where(moves_M, (self.targets_M - self.ema_M).clamp(min=0), 0.0)
-        self.growth_M = self.growth_M + self.eta * deficit_M
+        self.growth_M = self.growth_M + self.options.eta * deficit_M
         return deficit_M
 
     def _floored(self, weights_M: Tensor) -> Tensor:
-        return weights_M if self.floor is None else weights_M.clamp(min=self.floor * float(weights_M.max()))
+        floor = self.options.weight_floor
+        return weights_M if floor is None else weights_M.clamp(min=floor * float(weights_M.max()))

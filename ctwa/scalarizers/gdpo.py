@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
 
-from ctwa.batch import Rollout, Update
+from ctwa.batch import Rollout
 from ctwa.errors import CtwaError
+from ctwa.methods import MethodInfo, Options
 from ctwa.scalarizers.base import Estimate, Scalarizer
 from ctwa.scalarizers.per_objective import objective_advantages, trained_objectives
-from ctwa.strict import StrictModel
 
 _EPSILON = 1e-4
 _ROUNDING = 1e-6  # of a sum of advantages in float32, relative to the terms
 
 
-class GdpoConfig(StrictModel):
+class GdpoConfig(Options):
     """The options of GDPO. The defaults are the paper's.
 
     Attributes:
@@ -29,6 +29,15 @@ class GdpoConfig(StrictModel):
     type: Literal["gdpo"] = "gdpo"
     batch_normalize: bool = True
 
+    def fitted(self, *, scale_invariant: bool) -> Self:
+        """The same, for an estimator that standardises each objective. Raises CtwaError for any other."""
+        if not scale_invariant:
+            raise CtwaError(
+                "the method gdpo lets the advantage estimator standardise each objective, and this one does not, so "
+                "the sum would be that of method linear; use estimator grpo with norm_adv_by_std_in_grpo: true"
+            )
+        return self
+
 
 class Gdpo(Scalarizer):
     """The weighted sum of the objectives' own standardised advantages.
@@ -36,45 +45,30 @@ class Gdpo(Scalarizer):
     Args:
         config: the options.
         weights: the weight of every objective, by name.
-        scale_invariant: whether the advantage estimator is (``Estimate.scale_invariant``); it must be, for it is what
-            standardises each objective.
-
-    Raises:
-        CtwaError: the estimator does not standardise.
     """
 
-    method: ClassVar[str] = "gdpo"
+    info = MethodInfo(
+        GdpoConfig,
+        "standardises every objective, then sums",
+        "Liu et al. 2026, arXiv 2601.05242",
+        level="advantage",
+    )
+    config: GdpoConfig
 
-    def __init__(self, config: GdpoConfig, weights: Mapping[str, float], *, scale_invariant: bool) -> None:
-        super().__init__(weights)
-        if not scale_invariant:
-            raise CtwaError(
-                "the method gdpo lets the advantage estimator standardise each objective, and this one does not, so "
-                "the sum would be that of method linear; use estimator grpo with norm_adv_by_std_in_grpo: true"
-            )
-        self.config = config
-        self._names = trained_objectives(weights)
-
-    @property
-    def weights(self) -> dict[str, float]:
-        """The objectives' own weights."""
-        return dict(self.initial_weights)
+    def __init__(self, config: GdpoConfig, weights: Mapping[str, float]) -> None:
+        super().__init__(config, weights)
+        self.names = trained_objectives(weights)
 
     def advantages(self, rollout: Rollout, estimate: Estimate) -> Tensor:
         """The advantages (N, T): each objective's own times its weight, summed, and standardised over the batch."""
-        each_NT = objective_advantages(rollout, estimate, self._names)
+        each_NT = objective_advantages(rollout, estimate, self.names)
         total_NT, size = torch.zeros_like(each_NT[0]), 0.0
-        for name, advantages_NT in zip(self._names, each_NT, strict=True):
+        for name, advantages_NT in zip(self.names, each_NT, strict=True):
             total_NT = total_NT + self.initial_weights[name] * advantages_NT
             size = max(size, self.initial_weights[name] * float(advantages_NT.abs().max()))
         if not self.config.batch_normalize:
             return total_NT
         return _standardised(total_NT, rollout.loss_mask_NT, _ROUNDING * size)
-
-    def observe(self, update: Update) -> dict[str, float]:
-        """Nothing to learn."""
-        del update
-        return {}
 
 
 def _standardised(advantages_NT: Tensor, mask_NT: Tensor, rounding: float) -> Tensor:

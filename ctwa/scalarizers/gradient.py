@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from ctwa.aggregators.base import Aggregator
 from ctwa.aggregators.registry import AggregatorConfig, build_aggregator
-from ctwa.batch import Rollout, Update
+from ctwa.batch import Rollout
 from ctwa.errors import CtwaError
 from ctwa.scalarizers.base import Estimate, Scalarizer
 
@@ -27,22 +26,24 @@ class GradientMethod(Scalarizer):
     Args:
         config: the aggregator's.
         weights: the objectives' own weights, the preference among them.
-        scale_invariant: whether the advantage estimator is; every method is built alike.
     """
 
-    method: ClassVar[str] = "gradient"  # the aggregator's state says which
+    STATE = ("aggregator",)
     aggregator: Aggregator
 
-    def __init__(self, config: AggregatorConfig, weights: Mapping[str, float], *, scale_invariant: bool) -> None:
-        del scale_invariant
-        super().__init__(weights)
+    def __init__(self, config: AggregatorConfig, weights: Mapping[str, float]) -> None:
+        super().__init__(config, weights)
         self.aggregator = build_aggregator(config, weights)
+
+    @property
+    def method(self) -> str:
+        """The aggregator's state says which."""
+        return "gradient"
 
     @property
     def weights(self) -> dict[str, float]:
         """The weights of the last combination; at the start the objectives' own, to the sum of 1."""
-        last = dict(zip(self.aggregator.names, self.aggregator.last_weights_M.tolist(), strict=True))
-        return {name: last[name] for name in self.initial_weights}
+        return self._in_order(self.aggregator.last_weights_M)
 
     def advantages(self, rollout: Rollout, estimate: Estimate) -> Tensor:
         """The advantages (N, T) as the last weights combine them: what the covariance trace is told of.
@@ -60,27 +61,13 @@ class GradientMethod(Scalarizer):
         """
         if not self.aggregator.needs_losses:
             return None
-        rewards = rollout.rewards.select(list(self.aggregator.names))
+        rewards = rollout.rewards.select(self.names)
         scored_sum_M = torch.where(rewards.scored_NM, rewards.rewards_NM, 0.0).sum(0)
         losses_M = REWARD_CEILING - scored_sum_M / rewards.scored_NM.sum(0)
         if bool((losses_M < 0).any()):
-            above = [name for name, loss in zip(self.aggregator.names, losses_M.tolist(), strict=True) if loss < 0]
+            above = [name for name, loss in zip(self.names, losses_M.tolist(), strict=True) if loss < 0]
             raise CtwaError(
                 f"the mean reward of {above} is above {REWARD_CEILING:g}, but '{self.aggregator.method}' compares "
                 f"losses counted from there: scale the reward function to at most {REWARD_CEILING:g}"
             )
         return losses_M
-
-    def observe(self, update: Update) -> dict[str, float]:
-        """Nothing more to learn: the aggregator learnt during the update."""
-        del update
-        return {}
-
-    def state_dict(self) -> dict[str, Any]:
-        """The aggregator's state."""
-        return super().state_dict() | {"aggregator": self.aggregator.state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the aggregator. Raises CtwaError for a state of another method or objectives."""
-        super().load_state_dict(state)
-        self.aggregator.load_state_dict(state["aggregator"])

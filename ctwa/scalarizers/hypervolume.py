@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from pydantic import BeforeValidator, Field
@@ -13,11 +13,11 @@ from torch import Tensor
 
 from ctwa.batch import Rollout, Update
 from ctwa.errors import CtwaError
+from ctwa.methods import MethodInfo, Options
 from ctwa.scalarizers.base import Estimate, Scalarizer, weighted_scores
 from ctwa.scalarizers.per_objective import batch_means, check_names, trained_objectives
 from ctwa.solvers.fallbacks import count_fallbacks
 from ctwa.solvers.volumes import dominated_volume, not_dominated
-from ctwa.strict import StrictModel
 
 _logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ ApplyTo = Annotated[
 ]
 
 
-class HypervolumeConfig(StrictModel):
+class HypervolumeConfig(Options):
     """The options of hypervolume-guided weighting.
 
     Attributes:
@@ -46,6 +46,22 @@ class HypervolumeConfig(StrictModel):
     scores: Literal["auto", "validation", "batch"] = "auto"
     scales: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     num_points: Annotated[int, Field(ge=1)] = 50
+
+    def fitted(self, *, scale_invariant: bool) -> Self:
+        """With ``auto`` decided. Raises CtwaError where rewards are to be multiplied and that has no effect."""
+        if self.apply_to == "rewards" and scale_invariant:
+            raise CtwaError(
+                "apply_to is rewards, but the advantage estimator divides by the spread of the scores, which cancels a "
+                "factor common to all of them; write apply_to: loss, or use an estimator that does not standardise"
+            )
+        if self.apply_to != "auto":
+            return self
+        if scale_invariant:
+            _logger.warning(
+                "hypervolume: the advantage estimator standardises, which cancels the multiplier; it is traced "
+                "and not applied (apply_to: loss applies it to the advantages)"
+            )
+        return self.model_copy(update={"apply_to": "off" if scale_invariant else "rewards"})
 
 
 def hypervolume(points: Sequence[Sequence[float]], reference: Sequence[float]) -> float:
@@ -73,56 +89,46 @@ class Hypervolume(Scalarizer):
     Args:
         config: the options.
         weights: the weight of every objective, by name.
-        scale_invariant: whether the advantage estimator is (``Estimate.scale_invariant``).
 
     Raises:
-        CtwaError: ``scales`` names what is no objective, or rewards are to be multiplied where that has no effect.
+        CtwaError: ``scales`` names what is no objective.
     """
 
-    method: ClassVar[str] = "hypervolume"
+    info = MethodInfo(
+        HypervolumeConfig,
+        "steps that extend the front count for more",
+        "Lu et al. 2025, arXiv 2509.11452",
+        memory="a front of points",
+    )
+    STATE = (
+        *("_source", "_last_validation", "_reference", "_points"),
+        *("_gain", "_multiplier", "_num_held", "_num_fallback"),
+    )
+    config: HypervolumeConfig
 
-    def __init__(self, config: HypervolumeConfig, weights: Mapping[str, float], *, scale_invariant: bool) -> None:
-        super().__init__(weights)
+    def __init__(self, config: HypervolumeConfig, weights: Mapping[str, float]) -> None:
+        super().__init__(config, weights)
         check_names("the method's scales", config.scales, weights)
-        if config.apply_to == "rewards" and scale_invariant:
-            raise CtwaError(
-                "apply_to is rewards, but the advantage estimator divides by the spread of the scores, which cancels a "
-                "factor common to all of them; write apply_to: loss, or use an estimator that does not standardise"
-            )
-        self.config = config
-        self.apply_to: str = config.apply_to
-        if config.apply_to == "auto":
-            self.apply_to = "off" if scale_invariant else "rewards"
-            if scale_invariant:
-                _logger.warning(
-                    "hypervolume: the advantage estimator standardises, which cancels the multiplier; it is traced "
-                    "and not applied (apply_to: loss applies it to the advantages)"
-                )
-        self._names = trained_objectives(weights)
-        self._scales = {name: config.scales.get(name, 1.0) for name in self._names}
-        self._source = None if config.scores == "auto" else config.scores
+        self.names = trained_objectives(weights)
+        self._scales = {name: config.scales.get(name, 1.0) for name in self.names}
+        self._source: str | None = None if config.scores == "auto" else config.scores
         self._last_validation = -1
-        self._reference: list[float] | None = None
-        self._points: list[list[float]] = []
+        self._reference: dict[str, float] | None = None
+        self._points: list[dict[str, float]] = []
         self._gain = 0.0
         self._multiplier = 1.0
         self._num_held = 0
         self._num_fallback = 0
 
-    @property
-    def weights(self) -> dict[str, float]:
-        """The objectives' own weights, without the multiplier."""
-        return dict(self.initial_weights)
-
     def advantages(self, rollout: Rollout, estimate: Estimate) -> Tensor:
         """The advantages (N, T) of the weighted sum, with the multiplier where it applies."""
         scores_N = weighted_scores(rollout, self.initial_weights)
-        if self.apply_to == "rewards":
+        if self.config.apply_to in ("rewards", "auto"):
             return estimate(self._multiplier * scores_N)
         advantages_NT = estimate(scores_N)
-        return self._multiplier * advantages_NT if self.apply_to == "loss" else advantages_NT
+        return self._multiplier * advantages_NT if self.config.apply_to == "loss" else advantages_NT
 
-    def validated(self, step: int, scores: Mapping[str, float]) -> None:
+    def observe_validation(self, step: int, scores: Mapping[str, float]) -> None:
         """Take in the mean held-out rewards; the multiplier that follows holds until the next validation.
 
         Args:
@@ -136,7 +142,7 @@ class Hypervolume(Scalarizer):
         self._last_validation = step
         self._take(scores)
 
-    def observe(self, update: Update) -> dict[str, float]:
+    def observe_update(self, update: Update) -> dict[str, float]:
         """Take in the batch's mean rewards, where the points are of the batch.
 
         Returns:
@@ -148,85 +154,57 @@ class Hypervolume(Scalarizer):
         if self._source is None:
             self._source = "batch"
         if self._source == "batch":
-            self._take(batch_means(update.rollout.rewards, self._names))
+            self._take(batch_means(update.rollout.rewards, self.names))
         metrics = {
             "hypervolume/multiplier": self._multiplier,
-            "hypervolume/applied": float(self.apply_to != "off"),
+            "hypervolume/applied": float(self.config.apply_to != "off"),
             "hypervolume/num_held": float(self._num_held),
             "hypervolume/num_fallback": float(self._num_fallback),
         }
         if self._reference is not None:
             metrics |= {
-                "hypervolume/volume": hypervolume(self._points, self._reference),
+                "hypervolume/volume": self._volume(self._points),
                 "hypervolume/gain": self._gain,
                 "hypervolume/num_points": float(len(self._points)),
             }
-            for name, value in self._named(self._reference).items():
+            for name, value in self._reference.items():
                 metrics[f"hypervolume/reference/{name}"] = value * self._scales[name]
         return metrics
 
-    def state_dict(self) -> dict[str, Any]:
-        """The front, its reference point (both as divided by the scales) and the multiplier."""
-        return super().state_dict() | {
-            "source": self._source,
-            "last_validation": self._last_validation,
-            "reference": None if self._reference is None else self._named(self._reference),
-            "points": [self._named(point) for point in self._points],
-            "scales": dict(self._scales),
-            "gain": self._gain,
-            "multiplier": self._multiplier,
-            "num_held": self._num_held,
-            "num_fallback": self._num_fallback,
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the front. Raises CtwaError for a state of another method or objectives, or in other units."""
-        super().load_state_dict(state)
-        if state["scales"] != self._scales:
-            raise CtwaError(
-                f"the checkpoint's front is in the scales {state['scales']} but this run has {self._scales}; resume "
-                "with the config the checkpoint was made with, or start a new run"
-            )
-        reference = state["reference"]
-        self._source = state["source"]
-        self._last_validation = state["last_validation"]
-        self._reference = None if reference is None else [reference[name] for name in self._names]
-        self._points = [[point[name] for name in self._names] for point in state["points"]]
-        self._gain = state["gain"]
-        self._multiplier = state["multiplier"]
-        self._num_held = state["num_held"]
-        self._num_fallback = state.get("num_fallback", 0)  # checkpoints of ctwa 0.1 have none
+    def identity(self) -> dict[str, Any]:
+        """And the scales that the front is divided by."""
+        return super().identity() | {"scales": dict(self._scales)}
 
     def _take(self, scores: Mapping[str, float]) -> None:
         """Add one point to the front and set the multiplier; the first is the reference point."""
-        if not all(math.isfinite(scores.get(name, math.nan)) for name in self._names):
+        if not all(math.isfinite(scores.get(name, math.nan)) for name in self.names):
             self._num_held += 1
             return
-        point = [scores[name] / self._scales[name] for name in self._names]
+        point = {name: scores[name] / self._scales[name] for name in self.names}
         if self._reference is None:
             self._reference = point
             return
         with count_fallbacks() as fallbacks:
-            before = hypervolume(self._points, self._reference)
-            points = _non_dominated([*self._points, point])
-            self._gain = max(hypervolume(points, self._reference) - before, 0.0)
+            before = self._volume(self._points)
+            points = [*self._points, point]
+            kept = not_dominated(np.array(self._rows(points)))
+            points = [each for each, keep in zip(points, kept, strict=True) if keep]
+            self._gain = max(self._volume(points) - before, 0.0)
             self._multiplier = multiplier(self._gain)
             if self._gain > 0:
-                self._points = _thinned(points, self._reference, self.config.num_points)
+                self._points = self._thinned(points)
         self._num_fallback += fallbacks.num
 
-    def _named(self, point: Sequence[float]) -> dict[str, float]:
-        return dict(zip(self._names, point, strict=True))
+    def _volume(self, points: Sequence[Mapping[str, float]]) -> float:
+        assert self._reference is not None
+        return hypervolume(self._rows(points), *self._rows([self._reference]))
 
+    def _rows(self, points: Sequence[Mapping[str, float]]) -> list[list[float]]:
+        return [[point[name] for name in self.names] for point in points]
 
-def _non_dominated(points: list[list[float]]) -> list[list[float]]:
-    kept = not_dominated(np.array(points))
-    return [point for point, keep in zip(points, kept, strict=True) if keep]
-
-
-def _thinned(points: list[list[float]], reference: list[float], num_points: int) -> list[list[float]]:
-    """The ``num_points`` points that are left when the one that adds least to the volume goes, again and again."""
-    while len(points) > num_points:
-        others = [points[:index] + points[index + 1 :] for index in range(len(points))]
-        points = max(others, key=lambda left: hypervolume(left, reference))  # the first of equals
-    return points
+    def _thinned(self, points: list[dict[str, float]]) -> list[dict[str, float]]:
+        """The points that are left when the one that adds least to the volume goes, until there are few enough."""
+        while len(points) > self.config.num_points:
+            others = [points[:index] + points[index + 1 :] for index in range(len(points))]
+            points = max(others, key=self._volume)  # the first of equals
+        return points

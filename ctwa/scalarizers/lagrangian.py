@@ -6,19 +6,19 @@ As in the baselines of CTWA (Lu & Jiang 2026, arXiv 2602.06869, appendix A.5).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from torch import Tensor
 
 from ctwa.batch import Rollout, Update
 from ctwa.errors import CtwaError
+from ctwa.methods import MethodInfo, Options
 from ctwa.scalarizers.base import Estimate, Scalarizer
 from ctwa.scalarizers.per_objective import batch_means, check_names, objective_advantages, trained_objectives
-from ctwa.strict import StrictModel
 
 
-class LagrangianConfig(StrictModel):
+class LagrangianConfig(Options):
     """The options of the Lagrangian method. The defaults are the paper's.
 
     Attributes:
@@ -47,35 +47,36 @@ class Lagrangian(Scalarizer):
     Args:
         config: the options.
         weights: the weight of every objective, by name.
-        scale_invariant: of no consequence here.
 
     Raises:
         CtwaError: fewer than two objectives of weight above 0, or ``objective`` and ``targets`` are not all of them.
     """
 
-    method: ClassVar[str] = "lagrangian"
+    info = MethodInfo(
+        LagrangianConfig, "one objective under constraints on the others", "primal-dual ascent", level="advantage"
+    )
+    STATE = ("_multipliers", "_num_held")
+    config: LagrangianConfig
 
-    def __init__(self, config: LagrangianConfig, weights: Mapping[str, float], *, scale_invariant: bool) -> None:
-        del scale_invariant
-        super().__init__(weights)
-        self.config = config
+    def __init__(self, config: LagrangianConfig, weights: Mapping[str, float]) -> None:
+        super().__init__(config, weights)
         trained = trained_objectives(weights)
         if len(trained) < 2:
             raise CtwaError(
                 f"the method lagrangian needs an objective to maximise and at least one to hold at its target, got "
-                f"{trained} with a weight above 0; add an objective, or use method linear"
+                f"{list(trained)} with a weight above 0; add an objective, or use method linear"
             )
         check_names("the method's objective", [config.objective], weights)
         check_names("the method's targets", config.targets, weights)
-        self._names = sorted(config.targets)
-        if sorted([config.objective, *self._names]) != trained:
+        self.names = tuple(sorted(config.targets))
+        if sorted([config.objective, *self.names]) != list(trained):
             raise CtwaError(
-                f"the method maximises '{config.objective}' and has targets for {self._names}, but the objectives with "
-                f"a weight above 0 are {trained}; write one target for each of them except the maximised one"
+                f"the method maximises '{config.objective}' and has targets for {list(self.names)}, but the objectives "
+                f"with a weight above 0 are {list(trained)}; write one target for each of them except the maximised one"
             )
-        self._multipliers = dict.fromkeys(self._names, 0.0)
-        self._num_held = dict.fromkeys(self._names, 0)
-        self._growth = dict.fromkeys(self._names, 0.0)
+        self._multipliers = dict.fromkeys(self.names, 0.0)
+        self._num_held = dict.fromkeys(self.names, 0)
+        self._growth = dict.fromkeys(self.names, 0.0)
 
     @property
     def weights(self) -> dict[str, float]:
@@ -85,14 +86,14 @@ class Lagrangian(Scalarizer):
 
     def advantages(self, rollout: Rollout, estimate: Estimate) -> Tensor:
         """Move the multipliers by the mean rewards of this rollout, then combine the objectives' advantages (N, T)."""
-        self._dual_step(batch_means(rollout.rewards, self._names))
-        main_NT, *others_NT = objective_advantages(rollout, estimate, [self.config.objective, *self._names])
+        self._dual_step(batch_means(rollout.rewards, self.names))
+        main_NT, *others_NT = objective_advantages(rollout, estimate, [self.config.objective, *self.names])
         total_NT = main_NT
-        for name, advantages_NT in zip(self._names, others_NT, strict=True):
+        for name, advantages_NT in zip(self.names, others_NT, strict=True):
             total_NT = total_NT + self._multipliers[name] * advantages_NT
         return total_NT / self._divisor
 
-    def observe(self, update: Update) -> dict[str, float]:
+    def observe_update(self, update: Update) -> dict[str, float]:
         """Nothing to learn: the multipliers moved before this update.
 
         Returns:
@@ -100,9 +101,9 @@ class Lagrangian(Scalarizer):
             added to it, the target and what the batch's mean lacked of it, whether the multiplier is at its cap (1)
             and the number of batches so far that could not move it. A batch without a scored entry has no shortfall.
         """
-        means = batch_means(update.rollout.rewards, self._names)
+        means = batch_means(update.rollout.rewards, self.names)
         metrics: dict[str, float] = {}
-        for name in self._names:
+        for name in self.names:
             metrics |= {
                 f"lagrangian/multiplier/{name}": self._multipliers[name],
                 f"lagrangian/growth/{name}": self._growth[name],
@@ -114,29 +115,23 @@ class Lagrangian(Scalarizer):
                 metrics[f"lagrangian/shortfall/{name}"] = self.config.targets[name] - means[name]
         return metrics
 
-    def state_dict(self) -> dict[str, Any]:
-        """The multipliers, and how often each was held, by name."""
-        return super().state_dict() | {"multipliers": dict(self._multipliers), "num_held": dict(self._num_held)}
-
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the multipliers. Raises CtwaError for a state of another method or objectives, or other targets."""
         super().load_state_dict(state)
-        if sorted(state["multipliers"]) != self._names:
+        if sorted(self._multipliers) != list(self.names):
             raise CtwaError(
-                f"the checkpoint has multipliers for {sorted(state['multipliers'])} but this run has targets for "
-                f"{self._names}; resume with the config the checkpoint was made with, or start a new run"
+                f"the checkpoint has multipliers for {sorted(self._multipliers)} but this run has targets for "
+                f"{list(self.names)}; resume with the config the checkpoint was made with, or start a new run"
             )
-        self._multipliers = dict(state["multipliers"])
-        self._num_held = dict(state["num_held"])
 
     @property
     def _divisor(self) -> float:
-        return 1.0 + sum(self._multipliers[name] for name in self._names) if self.config.normalize else 1.0
+        return 1.0 + sum(self._multipliers[name] for name in self.names) if self.config.normalize else 1.0
 
     def _dual_step(self, means: Mapping[str, float]) -> None:
         """``lam = clamp(lam + eta (target - mean), 0, cap)``; a multiplier whose objective was not scored is held."""
         cap = float("inf") if self.config.cap is None else self.config.cap
-        for name in self._names:
+        for name in self.names:
             before = self._multipliers[name]
             if name in means:
                 after = before + self.config.eta * (self.config.targets[name] - means[name])

@@ -6,18 +6,18 @@ Source: He & Maghsudi 2025, arXiv 2508.07768.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ctwa.batch import Rollout, Update
+from ctwa.methods import MethodInfo, Options
 from ctwa.scalarizers.base import Estimate, Scalarizer
 from ctwa.scalarizers.per_objective import objective_advantages, token_mean, trained_objectives
-from ctwa.strict import StrictModel
 
 
-class PamaConfig(StrictModel):
+class PamaConfig(Options):
     """The options of PAMA.
 
     Attributes:
@@ -47,29 +47,27 @@ class Pama(Scalarizer):
     Args:
         config: the options.
         weights: the weight of every objective, by name.
-        scale_invariant: of no consequence here.
     """
 
-    method: ClassVar[str] = "pama"
+    info = MethodInfo(
+        PamaConfig,
+        "the least of the positive advantages",
+        "He & Maghsudi 2025, arXiv 2508.07768",
+        level="advantage",
+    )
+    config: PamaConfig
 
-    def __init__(self, config: PamaConfig, weights: Mapping[str, float], *, scale_invariant: bool) -> None:
-        del scale_invariant
-        super().__init__(weights)
-        self.config = config
-        self._names = trained_objectives(weights)
+    def __init__(self, config: PamaConfig, weights: Mapping[str, float]) -> None:
+        super().__init__(config, weights)
+        self.names = trained_objectives(weights)
         self._means: dict[str, float] = {}
-
-    @property
-    def weights(self) -> dict[str, float]:
-        """The objectives' own weights, which only the score that is shown is made with."""
-        return dict(self.initial_weights)
 
     def advantages(self, rollout: Rollout, estimate: Estimate) -> Tensor:
         """The advantages (N, T), none of them below 0."""
         # Noon, "no negative": the paper's name for an advantage's positive part.
-        noon_MNT = torch.stack([each.clamp(min=0) for each in objective_advantages(rollout, estimate, self._names)])
+        noon_MNT = torch.stack([each.clamp(min=0) for each in objective_advantages(rollout, estimate, self.names)])
         means = [token_mean(noon_NT, rollout.loss_mask_NT) for noon_NT in noon_MNT]
-        self._means = dict(zip(self._names, means, strict=True))
+        self._means = dict(zip(self.names, means, strict=True))
         if self.config.variant == "completion":
             return nearest_to_zero(noon_MNT)
         if self.config.variant == "objective":
@@ -77,7 +75,7 @@ class Pama(Scalarizer):
         scalar = float(nearest_to_zero(torch.tensor(means, dtype=torch.float64)))
         return torch.full_like(noon_MNT[0], scalar)
 
-    def observe(self, update: Update) -> dict[str, float]:
+    def observe_update(self, update: Update) -> dict[str, float]:
         """Nothing to learn.
 
         Returns:

@@ -12,12 +12,9 @@ from ctwa.errors import CtwaError
 from ctwa.scalarizers.base import Estimate
 
 
-def trained_objectives(weights: Mapping[str, float]) -> list[str]:
-    """The objectives of weight above 0 in alphabetical order; the others are measured, and train nothing.
-
-    All arithmetic is in this order, so that the order of the objectives in the config changes no bit.
-    """
-    return sorted(name for name, weight in weights.items() if weight > 0)
+def trained_objectives(weights: Mapping[str, float]) -> tuple[str, ...]:
+    """The objectives of weight above 0 in alphabetical order; the others are measured, and train nothing."""
+    return tuple(sorted(name for name, weight in weights.items() if weight > 0))
 
 
 def check_names(option: str, named: Iterable[str], objectives: Mapping[str, float]) -> None:

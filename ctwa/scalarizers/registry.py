@@ -3,52 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
-
-from ctwa.aggregators.registry import GRADIENT_METHODS, GradientMethodConfig
+from ctwa.aggregators.registry import GRADIENT_METHODS
+from ctwa.methods import Options, one_of
 from ctwa.scalarizers.base import Scalarizer
-from ctwa.scalarizers.ctwa import CTWA, CtwaConfig
-from ctwa.scalarizers.gdpo import Gdpo, GdpoConfig
+from ctwa.scalarizers.ctwa import CTWA
+from ctwa.scalarizers.gdpo import Gdpo
 from ctwa.scalarizers.gradient import GradientMethod
-from ctwa.scalarizers.hypervolume import Hypervolume, HypervolumeConfig
-from ctwa.scalarizers.lagrangian import Lagrangian, LagrangianConfig
-from ctwa.scalarizers.linear import Linear, LinearConfig
-from ctwa.scalarizers.pama import Pama, PamaConfig
-from ctwa.scalarizers.probe import Probe, ProbeConfig
-from ctwa.scalarizers.schedule import Schedule, ScheduleConfig
-from ctwa.scalarizers.tchebycheff import Tchebycheff, TchebycheffConfig
+from ctwa.scalarizers.hypervolume import Hypervolume
+from ctwa.scalarizers.lagrangian import Lagrangian
+from ctwa.scalarizers.linear import Linear
+from ctwa.scalarizers.pama import Pama
+from ctwa.scalarizers.probe import Probe
+from ctwa.scalarizers.schedule import Schedule
+from ctwa.scalarizers.smooth_tchebycheff import SmoothTchebycheff
+from ctwa.scalarizers.tchebycheff import Tchebycheff
 
-METHODS: dict[str, Any] = {
-    scalarizer.method: scalarizer
-    for scalarizer in (
-        Linear,
-        CTWA,
-        Probe,
-        Schedule,
-        Tchebycheff,
-        Lagrangian,
-        Hypervolume,
-        Pama,
-        Gdpo,
-    )
-}
-METHODS |= dict.fromkeys(GRADIENT_METHODS, GradientMethod)
+ALL: tuple[type[Scalarizer], ...] = (
+    Linear,
+    Schedule,
+    CTWA,
+    Probe,
+    Tchebycheff,
+    SmoothTchebycheff,
+    Hypervolume,
+    Lagrangian,
+    Pama,
+    Gdpo,
+)
 
-MethodConfig = Annotated[
-    LinearConfig
-    | CtwaConfig
-    | ProbeConfig
-    | ScheduleConfig
-    | TchebycheffConfig
-    | LagrangianConfig
-    | HypervolumeConfig
-    | PamaConfig
-    | GdpoConfig
-    | GradientMethodConfig,
-    Field(discriminator="type"),
-]
+SCALARIZERS = {method.info.name: method for method in ALL}
+
+METHODS: dict[str, Any] = {**SCALARIZERS, **GRADIENT_METHODS}
+"""The methods of `ctwa train`: scalarizers, and the aggregators that a ``GradientMethod`` combines gradients with."""
+
+if TYPE_CHECKING:
+    MethodConfig = Options
+else:
+    MethodConfig = one_of(method.info.config for method in METHODS.values())
 
 
 def build_scalarizer(
@@ -70,7 +63,6 @@ def build_scalarizer(
     Raises:
         CtwaError: the config does not fit the objectives or the estimator.
     """
-    method = METHODS[config.type]
+    method = SCALARIZERS.get(config.type, GradientMethod)
     own = {"targets": targets or {}} if method.takes_targets else {}
-    scalarizer: Scalarizer = method(config, weights, scale_invariant=scale_invariant, **own)
-    return scalarizer
+    return method(config.fitted(scale_invariant=scale_invariant), weights, **own)

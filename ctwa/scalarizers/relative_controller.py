@@ -3,9 +3,35 @@
 from __future__ import annotations
 
 import math
+from typing import Annotated, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
+
+from ctwa.methods import Options
+
+
+class RelativeOptions(Options):
+    """The options of the controller of the probe method.
+
+    Attributes:
+        tau: the weight of a new measurement in the moving average.
+        theta: the share of the largest gain below which an objective has a deficit.
+        eta: the step size of the log-weights; 0 is linear weighting.
+        kappa: the share of a log-weight's growth that leaks away each step: time constant 1 / kappa steps.
+        clip: bound on the growth of a log-weight, up or down.
+        gate_tau: the weight of a new batch in the moving average of the mean rewards.
+        warmup: the number of measurements of an objective that are only averaged.
+    """
+
+    tau: Annotated[float, Field(gt=0, le=1)] = 0.1
+    theta: Annotated[float, Field(ge=-1, le=1)] = 0.1
+    eta: Annotated[float, Field(ge=0)] = 0.1
+    kappa: Annotated[float, Field(ge=0, le=1)] = 0.03
+    clip: Annotated[float, Field(gt=0)] = 1.2
+    gate_tau: Annotated[float, Field(gt=0, le=1)] = 0.2
+    warmup: Annotated[int, Field(ge=0)] = 3
 
 
 class RelativeController:
@@ -22,15 +48,9 @@ class RelativeController:
     What is kept is the growth, in float64: where it is 0 the weights are ``lam_0`` to the last bit.
 
     Args:
+        options: tau, theta and the rest.
         initial_M: lam_0, all above 0.
         solved_at_M: the mean reward from which on an objective counts as solved; infinite for none.
-        tau: the weight of a new measurement in the moving average of the gains.
-        theta: the relative gain that leaves no deficit.
-        eta: the step size of the growth.
-        kappa: the share of the growth that leaks away each step.
-        clip: the largest growth, up or down.
-        warmup: the number of measurements of an objective that are only averaged.
-        gate_tau: the weight of a new batch in the moving average of the mean rewards.
 
     Attributes:
         growth_M: v.
@@ -40,28 +60,15 @@ class RelativeController:
         num_held_M: measurements that did not say anything of this objective.
     """
 
-    def __init__(
-        self,
-        initial_M: Tensor,
-        solved_at_M: Tensor,
-        *,
-        tau: float,
-        theta: float,
-        eta: float,
-        kappa: float,
-        clip: float,
-        warmup: int,
-        gate_tau: float,
-    ) -> None:
+    STATE: ClassVar[tuple[str, ...]] = (
+        *("growth_M", "average_M", "variance_M", "reward_M"),
+        *("num_measured_M", "num_held_M", "num_rewards_M"),
+    )
+
+    def __init__(self, options: RelativeOptions, initial_M: Tensor, solved_at_M: Tensor) -> None:
+        self.options = options
         self.initial_M = initial_M.double()
         self.solved_at_M = solved_at_M.double()
-        self.tau = tau
-        self.theta = theta
-        self.eta = eta
-        self.kappa = kappa
-        self.clip = clip
-        self.warmup = warmup
-        self.gate_tau = gate_tau
         zeros_M = torch.zeros_like(self.initial_M)
         self.growth_M, self.average_M, self.variance_M, self.reward_M = (zeros_M.clone() for _ in range(4))
         counts_M = torch.zeros_like(zeros_M, dtype=torch.int64)
@@ -70,20 +77,20 @@ class RelativeController:
     @property
     def ema_M(self) -> Tensor:
         """The moving average p of the gains; NaN for an objective that was never measured."""
-        return self.average_M / self._debias(self.tau, self.num_measured_M)
+        return self.average_M / self._debias(self.options.tau, self.num_measured_M)
 
     @property
     def standard_error_M(self) -> Tensor:
         """The standard error s of ``ema_M``, with measurements independent of one another; NaN where it is."""
-        kept_M = (1 - self.tau) ** self.num_measured_M.double()
+        kept_M = (1 - self.options.tau) ** self.num_measured_M.double()
         # The weights of the moving average, squared and summed.
-        factor_M = self.tau / (2 - self.tau) * (1 - kept_M.square()) / (1 - kept_M).square()
-        return (self.variance_M / self._debias(self.tau, self.num_measured_M) * factor_M).sqrt()
+        factor_M = self.options.tau / (2 - self.options.tau) * (1 - kept_M.square()) / (1 - kept_M).square()
+        return (self.variance_M / self._debias(self.options.tau, self.num_measured_M) * factor_M).sqrt()
 
     @property
     def mean_reward_M(self) -> Tensor:
         """The moving average of the mean rewards; NaN for an objective that was never scored."""
-        return self.reward_M / self._debias(self.gate_tau, self.num_rewards_M)
+        return self.reward_M / self._debias(self.options.gate_tau, self.num_rewards_M)
 
     @property
     def solved_M(self) -> Tensor:
@@ -113,7 +120,7 @@ class RelativeController:
     def observe_rewards(self, mean_M: Tensor) -> None:
         """Take in the mean rewards of a batch; an objective whose value is not finite keeps its average."""
         observed_M = mean_M.isfinite()
-        average_M = (1 - self.gate_tau) * self.reward_M + self.gate_tau * mean_M
+        average_M = (1 - self.options.gate_tau) * self.reward_M + self.options.gate_tau * mean_M
         self.reward_M = torch.where(observed_M, average_M, self.reward_M)
         self.num_rewards_M = self.num_rewards_M + observed_M
 
@@ -129,20 +136,21 @@ class RelativeController:
             The deficits that moved the weights; 0 where an objective was not measured, is in its warm-up or solved.
         """
         measured_M = gain_M.isfinite() & standard_error_M.isfinite()
-        average_M = (1 - self.tau) * self.average_M + self.tau * gain_M
-        variance_M = (1 - self.tau) * self.variance_M + self.tau * standard_error_M.square()
+        average_M = (1 - self.options.tau) * self.average_M + self.options.tau * gain_M
+        variance_M = (1 - self.options.tau) * self.variance_M + self.options.tau * standard_error_M.square()
         self.average_M = torch.where(measured_M, average_M, self.average_M)
         self.variance_M = torch.where(measured_M, variance_M, self.variance_M)
         self.num_measured_M = self.num_measured_M + measured_M
         self.num_held_M = self.num_held_M + ~measured_M
 
-        moves_M = measured_M & (self.num_measured_M > self.warmup)
-        deficit_M = (self.theta - self.relative_gain_M).clamp(0, 1)
+        options = self.options
+        moves_M = measured_M & (self.num_measured_M > options.warmup)
+        deficit_M = (options.theta - self.relative_gain_M).clamp(0, 1)
         deficit_M = torch.where(moves_M & ~self.solved_M, deficit_M, 0.0)
-        growth_M = torch.where(moves_M, (1 - self.kappa) * self.growth_M + self.eta * deficit_M, self.growth_M)
+        growth_M = torch.where(moves_M, (1 - options.kappa) * self.growth_M + options.eta * deficit_M, self.growth_M)
         # Only what moves is shifted: an objective that was not measured keeps its place.
         growth_M = growth_M - torch.where(moves_M, growth_M.sum() / moves_M.sum().clamp(min=1), 0.0)
-        self.growth_M = growth_M.clamp(-self.clip, self.clip)
+        self.growth_M = growth_M.clamp(-options.clip, options.clip)
         return deficit_M
 
     @staticmethod

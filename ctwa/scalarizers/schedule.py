@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from ctwa.batch import Rollout, Update
 from ctwa.errors import CtwaError
+from ctwa.methods import MethodInfo, Options
 from ctwa.scalarizers.base import Estimate, Scalarizer, weighted_scores
 from ctwa.strict import StrictModel
 
@@ -27,7 +28,7 @@ class SchedulePoint(StrictModel):
     weights: dict[str, Annotated[float, Field(ge=0)]]
 
 
-class ScheduleConfig(StrictModel):
+class ScheduleConfig(Options):
     """The options of a schedule.
 
     Attributes:
@@ -59,18 +60,17 @@ class Schedule(Scalarizer):
     Args:
         config: the options.
         weights: the weight of every objective, by name.
-        scale_invariant: of no consequence here.
 
     Raises:
         CtwaError: a point does not name every objective.
     """
 
-    method: ClassVar[str] = "schedule"
+    info = MethodInfo(ScheduleConfig, "fixed weights, by a timetable")
+    STATE = ("_step",)
+    config: ScheduleConfig
 
-    def __init__(self, config: ScheduleConfig, weights: Mapping[str, float], *, scale_invariant: bool) -> None:
-        del scale_invariant
-        super().__init__(weights)
-        self.config = config
+    def __init__(self, config: ScheduleConfig, weights: Mapping[str, float]) -> None:
+        super().__init__(config, weights)
         for point in config.points:
             if sorted(point.weights) != sorted(weights):
                 raise CtwaError(
@@ -94,17 +94,8 @@ class Schedule(Scalarizer):
         """The advantages (N, T) of the weighted sum."""
         return estimate(weighted_scores(rollout, self.weights))
 
-    def observe(self, update: Update) -> dict[str, float]:
+    def observe_update(self, update: Update) -> dict[str, float]:
         """One update is done; the weights of the next are the next step's."""
         del update
         self._step += 1
         return {}
-
-    def state_dict(self) -> dict[str, Any]:
-        """The number of updates done."""
-        return super().state_dict() | {"step": self._step}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the number of updates done. Raises CtwaError for a state of another method or objectives."""
-        super().load_state_dict(state)
-        self._step = state["step"]

@@ -6,7 +6,7 @@ As in the baselines of CTWA (Lu & Jiang 2026, arXiv 2602.06869, Algorithm 4), wi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self
+from typing import Literal, Self
 
 import torch
 from pydantic import model_validator
@@ -14,13 +14,13 @@ from torch import Tensor
 
 from ctwa.batch import Rollout, Update
 from ctwa.errors import CtwaError
+from ctwa.methods import MethodInfo, Options
 from ctwa.scalarizers.base import Estimate, Scalarizer
 from ctwa.scalarizers.per_objective import check_names, trained_objectives
-from ctwa.strict import StrictModel
 
 
-class TchebycheffConfig(StrictModel):
-    """The options of weighted Tchebycheff.
+class TchebycheffOptions(Options):
+    """The options of weighted Tchebycheff, plain or smooth.
 
     Attributes:
         reference: where the reference point is. ``running``: at the best reward that any training completion had so
@@ -29,7 +29,6 @@ class TchebycheffConfig(StrictModel):
             it, and an objective that is not named starts at the best of its first batch.
     """
 
-    type: Literal["tchebycheff"] = "tchebycheff"
     reference: Literal["running", "batch", "fixed"] = "running"
     reference_point: dict[str, float] | None = None
 
@@ -42,6 +41,12 @@ class TchebycheffConfig(StrictModel):
         return self
 
 
+class TchebycheffConfig(TchebycheffOptions):
+    """The options of weighted Tchebycheff."""
+
+    type: Literal["tchebycheff"] = "tchebycheff"
+
+
 class Tchebycheff(Scalarizer):
     """Scores a completion by its worst weighted distance to a reference point, ``-max_m weight_m (z_m - reward_m)``.
 
@@ -50,80 +55,74 @@ class Tchebycheff(Scalarizer):
     Args:
         config: the options.
         weights: the weight of every objective, by name.
-        scale_invariant: of no consequence here.
 
     Raises:
         CtwaError: ``reference_point`` names what is no objective, or is fixed and leaves one out.
     """
 
-    method: ClassVar[str] = "tchebycheff"
+    info = MethodInfo(
+        TchebycheffConfig, "the worst weighted distance to a reference point", "Bowman 1976; Miettinen 1999"
+    )
+    STATE = ("_reference_point",)
+    config: TchebycheffOptions
 
-    def __init__(self, config: TchebycheffConfig, weights: Mapping[str, float], *, scale_invariant: bool) -> None:
-        del scale_invariant
-        super().__init__(weights)
-        self.config = config
-        self._names = trained_objectives(weights)
-        self._weights_M = torch.tensor([weights[name] for name in self._names], dtype=torch.float64)
+    def __init__(self, config: TchebycheffOptions, weights: Mapping[str, float]) -> None:
+        super().__init__(config, weights)
+        self.names = trained_objectives(weights)
+        self._weights_M = self.by_name(weights)
         point = config.reference_point or {}
         check_names("the method's reference_point", point, weights)
-        if config.reference == "fixed" and (missing := [name for name in self._names if name not in point]):
+        if config.reference == "fixed" and (missing := [name for name in self.names if name not in point]):
             raise CtwaError(f"the method's reference_point leaves out {missing}; write one number for each objective")
-        self._reference = {name: point[name] for name in self._names if name in point}
-
-    @property
-    def weights(self) -> dict[str, float]:
-        """The objectives' own weights; which of them counts is decided for each completion."""
-        return dict(self.initial_weights)
+        self._reference_point = {name: point[name] for name in self.names if name in point}
 
     def advantages(self, rollout: Rollout, estimate: Estimate) -> Tensor:
         """The advantages (N, T) of the Tchebycheff score; a running reference point takes in this batch first."""
         reference_M = self._reference_of(rollout)
         if self.config.reference == "running":
-            self._reference = {name: value for name, value in self._named(reference_M).items() if value > float("-inf")}
-        gap_NM = self._gaps(rollout, reference_M)
-        score_N = -gap_NM.amax(1)
+            self._reference_point = {
+                name: value for name, value in self.named(reference_M).items() if value > float("-inf")
+            }
+        score_N = -self.distance(self._gaps(rollout, reference_M))
         return estimate(torch.where(score_N.isfinite(), score_N, 0.0))
 
-    def observe(self, update: Update) -> dict[str, float]:
+    def observe_update(self, update: Update) -> dict[str, float]:
         """Nothing to learn from the update.
 
         Returns:
-            ``tchebycheff/reference/<name>``: the reference point. ``tchebycheff/binding/<name>``: the share of the
-            completions whose score this objective decides, alone or together with others.
+            ``tchebycheff/reference/<name>``: the reference point. ``tchebycheff/binding/<name>``: the mean of
+            ``binding``, the share of the completions whose score this objective decides. Of a method that this one is
+            the base of, in its own name.
         """
         reference_M = self._reference_of(update.rollout)
-        gap_NM = self._gaps(update.rollout, reference_M)
-        binding_M = (gap_NM == gap_NM.amax(1, keepdim=True)).double().mean(0)
+        binding = self.named(self.binding(self._gaps(update.rollout, reference_M)).mean(0))
         metrics: dict[str, float] = {}
-        for name, value in self._named(reference_M).items():
+        for name, value in self.named(reference_M).items():
             if value > float("-inf"):
-                metrics[f"tchebycheff/reference/{name}"] = value
-                metrics[f"tchebycheff/binding/{name}"] = self._named(binding_M)[name]
+                metrics |= {f"{self.method}/reference/{name}": value, f"{self.method}/binding/{name}": binding[name]}
         return metrics
 
-    def state_dict(self) -> dict[str, Any]:
-        """The reference point, by name; an objective that was never scored has none yet."""
-        return super().state_dict() | {"reference_point": dict(self._reference)}
+    def distance(self, gap_NM: Tensor) -> Tensor:
+        """How far each completion is from the reference, (N,), by its weighted distances; -inf for no part in it."""
+        return gap_NM.amax(1)
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the reference point. Raises CtwaError for a state of another method or objectives."""
-        super().load_state_dict(state)
-        self._reference = dict(state["reference_point"])
+    def binding(self, gap_NM: Tensor) -> Tensor:
+        """How much of each completion's score each objective decides, (N, M): 1 where it is the furthest."""
+        return (gap_NM == gap_NM.amax(1, keepdim=True)).double()
 
     def _reference_of(self, rollout: Rollout) -> Tensor:
         """The reference point for this batch, -inf where there is none."""
-        known_M = torch.tensor([self._reference.get(name, float("-inf")) for name in self._names], dtype=torch.float64)
+        known_M = torch.tensor(
+            [self._reference_point.get(name, float("-inf")) for name in self.names], dtype=torch.float64
+        )
         if self.config.reference == "fixed":
             return known_M
-        rewards = rollout.rewards.select(self._names)
+        rewards = rollout.rewards.select(self.names)
         best_M = torch.where(rewards.scored_NM, rewards.rewards_NM, float("-inf")).amax(0)
         return best_M if self.config.reference == "batch" else torch.maximum(known_M, best_M)
 
     def _gaps(self, rollout: Rollout, reference_M: Tensor) -> Tensor:
         """The weighted distances to the reference point, -inf for an objective that scored nothing in this batch."""
-        rewards = rollout.rewards.select(self._names)
+        rewards = rollout.rewards.select(self.names)
         gap_NM = self._weights_M * (reference_M - rewards.filled_NM(rollout.group_N))
         return torch.where(rewards.scored_NM.any(0), gap_NM, float("-inf"))
-
-    def _named(self, values_M: Tensor) -> dict[str, float]:
-        return dict(zip(self._names, values_M.tolist(), strict=True))

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
+import scipy  # it imports `optimize`, which takes long, when that is first asked for
 from numpy.typing import NDArray
-from scipy.optimize import OptimizeResult, linprog
 from scipy.sparse import csr_array
 
 from ctwa.solvers.fallbacks import note_fallback
+
+if TYPE_CHECKING:
+    from scipy.optimize import OptimizeResult
 
 Floats = NDArray[np.float64]
 
@@ -25,7 +30,7 @@ def linear_programme(cost_V: Floats, matrix_XV: csr_array, bound_X: Floats, *, n
     """
     bounds = [(None, None)] * num_free + [(0, None)] * (len(cost_V) - num_free)
     for method in _METHODS:
-        result = linprog(cost_V, A_ub=matrix_XV, b_ub=bound_X, bounds=bounds, method=method)
+        result = scipy.optimize.linprog(cost_V, A_ub=matrix_XV, b_ub=bound_X, bounds=bounds, method=method)
         if result.status == 3:
             return -np.inf
         if result.status == 0 and _dual_miss(result, cost_V, matrix_XV, bound_X, num_free) <= LINEAR:

@@ -18,9 +18,8 @@ def tensor(*values):
 
 
 def step(aggregator, gram_MM, losses_M):
-    weights_M = aggregator.solve(gram_MM, losses_M=losses_M).weights_M
-    rates = [aggregator.metrics[f"gradnorm/rate/{name}"] for name in aggregator.names]
-    return weights_M, rates
+    solution = aggregator.solve(gram_MM, losses_M=losses_M)
+    return solution.weights_M, [solution.metrics[f"gradnorm/rate/{name}"] for name in aggregator.names]
 
 
 @pytest.mark.parametrize("losses", EDGES)

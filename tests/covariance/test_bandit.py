@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ctwa.covariance import bandit
 from ctwa.covariance.bandit import TwoModes, covariance, covariance_law, natural_gradient, tilt, train_bandit
-from ctwa.scalarizers.controller import WeightController
+from ctwa.scalarizers.controller import ControllerOptions, WeightController
 
 
 def tensor(values) -> Tensor:
@@ -102,7 +102,8 @@ def test_golden_interference(goldens):
     p_A, rewards_AM, targets_M = tensor(golden["p0"]), tensor(golden["arms"]), tensor(golden["c_star"])
     traces = {}
     for method, eta in {"linear": 0.0, "ctwa": golden["eta_lambda"]}.items():
-        controller = WeightController(tensor(golden["lam0"]), targets_M, eta=eta, tau=golden["tau"])
+        options = ControllerOptions(eta=eta, tau=golden["tau"], renormalize=False)
+        controller = WeightController(options, tensor(golden["lam0"]), targets_M)
         trace = train_bandit(p_A, rewards_AM, targets_M, controller, step_size=golden["eta"], num_steps=golden["T"] + 1)
         traces[method] = trace
         expected_SM = trace.expected_SM[[10, 50, 200, golden["T"]]]

@@ -154,10 +154,15 @@ def end_session(session: int) -> None:
 
 
 @pytest.fixture(scope="session")
-def six_steps(train: Callable[..., Run], tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """The run that others are compared with: CTWA, one rank, six steps, the paper's statistic."""
-    folder = tmp_path_factory.mktemp("six") / "run"
-    return train(folder, "trainer.total_training_steps=6", "trainer.save_freq=3", "trainer.test_freq=6").checked()
+def ctwa_on_two_ranks(train: Callable[..., Run], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run as a user's: CTWA with the paper's statistic."""
+    return train(
+        tmp_path_factory.mktemp("ctwa") / "run",
+        "trainer.n_gpus_per_node=2",
+        "trainer.total_training_steps=4",
+        "trainer.save_freq=4",
+        "trainer.test_freq=4",
+    ).checked()
 
 
 @pytest.fixture

@@ -1,8 +1,10 @@
-"""``ctwa train``, but the batch of every update is kept in the run's folder: batches/STEP.pt.
+"""``ctwa train`` in phases, where the batch of every update is kept in the run's folder: batches/STEP.pt.
 
-In the second step somebody who has none of the run's secrets attacks it, and what came of it is kept: stranger.json.
-With --lose-a-prompt first, the last prompt of every step has no completions, as after a rollout that failed; and from
-the fourth step on half of the prompts have none.
+steps 1 to 3    linear weights; in the second somebody who has none of the run's secrets attacks it, and what came
+                of it is kept: stranger.json
+steps 4 and 5   MGDA
+step 6          linear weights; its last prompt has no completions, as after a rollout that failed
+step 7          half of its prompts have none
 """
 
 from __future__ import annotations
@@ -10,48 +12,67 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from verl.utils.transferqueue_utils import KVBatchMeta
 
+from ctwa.cli import run
 from ctwa.engine.compose import compose_config
-from ctwa.engine.gradients import advantages_field
-from ctwa.engine.job import prepare_run, run_training, set_environment
-from ctwa.engine.train import MultiObjectiveTrainer
+from ctwa.engine.job import execute
+from ctwa.engine.recorder import Recorder
+from ctwa.engine.sampling import Sampler
+from ctwa.engine.settings import read_settings
+from ctwa.engine.train import MultiObjectiveTrainer, Step
+from ctwa.engine.train_job import TrainJob
+from ctwa.engine.verl.columns import advantages_column
 from ctwa.engine.verl.rows import prompt_name
+from ctwa.scalarizers.base import Scalarizer
 
-FIELDS = ["input_ids", "responses", "old_log_probs", "advantages"]
+COLUMNS = ["input_ids", "responses", "old_log_probs", "advantages"]
+ATTACKED, MGDA, LOSES_ONE, LOSES_HALF = 2, (4, 5), 6, 7
 
 
 class RecordedTrainer(MultiObjectiveTrainer):
     """Keeps what an update is given."""
 
-    def __init__(self, *arguments: Any, batches: Path, lose_a_prompt: bool, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._batches = batches
-        self._lose_a_prompt = lose_a_prompt
+    def __init__(self, *parts: Any, mgda: Scalarizer, batches: Path) -> None:
+        super().__init__(*parts)
+        batches.mkdir()
+        self._linear, self._mgda, self._batches = self.scalarizer, mgda, batches
 
-    def _compute_reward_colocate(self, batch: KVBatchMeta, metrics: dict | None = None) -> KVBatchMeta:
-        if self._lose_a_prompt:
-            names = sorted(set(map(prompt_name, batch.keys)))
-            lost = names[-1:] if self.global_steps < 4 else names[len(names) // 2 :]
-            kept = [place for place, key in enumerate(batch.keys) if prompt_name(key) not in lost]
-            batch.keys[:], batch.tags[:] = [batch.keys[at] for at in kept], [batch.tags[at] for at in kept]
-        return super()._compute_reward_colocate(batch, metrics)
+    def step(self, number: int) -> dict[str, Any]:
+        self.scalarizer = self._mgda if number in MGDA else self._linear
+        return super().step(number)
 
-    def _update_actor(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
-        num_objectives = 0 if self._gradient_plan is None else len(self._gradient_plan.names)
-        fields = [*FIELDS, *map(advantages_field, range(num_objectives))]
-        data = self._rows.read(*fields)
-        kept: dict[str, Any] = {field: [row.clone() for row in data[field].unbind()] for field in fields}
-        kept["rewards_NM"] = self._rollout.rewards.rewards_NM
-        torch.save(kept, self._batches / f"{self.global_steps}.pt")
-        if self.global_steps == 2:
+    def sample(self, step: Step) -> None:
+        super().sample(step)
+        batch = step.batch
+        names = sorted(set(map(prompt_name, batch.keys)))
+        lost = {LOSES_ONE: names[-1:], LOSES_HALF: names[len(names) // 2 :]}.get(step.number, [])
+        kept = [place for place, key in enumerate(batch.keys) if prompt_name(key) not in lost]
+        batch.keys[:], batch.tags[:] = [batch.keys[at] for at in kept], [batch.tags[at] for at in kept]
+
+    def update(self, step: Step) -> None:
+        num_objectives = 0 if step.plan is None else len(step.plan.names)
+        columns = [*COLUMNS, *map(advantages_column, range(num_objectives))]
+        data = step.rows.read(*columns)
+        kept: dict[str, Any] = {column: [row.clone() for row in data[column].unbind()] for column in columns}
+        kept["rewards_NM"] = step.rollout.rewards.rewards_NM
+        torch.save(kept, self._batches / f"{step.number}.pt")
+        if step.number == ATTACKED:
             attack(self._batches.parent)
-        return super()._update_actor(batch, metrics)
+        super().update(step)
+
+
+class RecordedJob(TrainJob):
+    """Trains with it."""
+
+    def trainer(self, sampler: Sampler, recorder: Recorder) -> RecordedTrainer:
+        overrides = [each for each in sys.argv[1:] if not each.startswith("method=")]
+        mgda = read_settings(compose_config([*overrides, "method=mgda"])).build_scalarizer()
+        parts = (self.config, self.settings, self.settings.build_scalarizer(), sampler, recorder)
+        return RecordedTrainer(*parts, mgda=mgda, batches=recorder.run.path / "batches")
 
 
 def attack(folder: Path) -> None:
@@ -61,17 +82,5 @@ def attack(folder: Path) -> None:
         subprocess.run(stranger, stdout=report, check=True, timeout=120)
 
 
-def main() -> None:
-    """Train."""
-    lose_a_prompt = sys.argv[1] == "--lose-a-prompt"
-    config = compose_config(sys.argv[1 + lose_a_prompt :])
-    set_environment(config)
-    settings, run = prepare_run(config)
-    batches = run.path / "batches"
-    batches.mkdir()
-    make_trainer = partial(RecordedTrainer, batches=batches, lose_a_prompt=lose_a_prompt)
-    run_training(config, settings, run, make_trainer=make_trainer)
-
-
 if __name__ == "__main__":
-    main()
+    run(lambda: execute(RecordedJob, sys.argv[1:]))

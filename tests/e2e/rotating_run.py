@@ -10,11 +10,15 @@ from torch import Tensor
 
 from ctwa.aggregators.base import Aggregator
 from ctwa.batch import Rollout, Update
+from ctwa.cli import run
 from ctwa.covariance.probe import Progress
 from ctwa.engine.compose import compose_config
-from ctwa.engine.job import prepare_run, run_training, set_environment
+from ctwa.engine.job import execute
+from ctwa.engine.recorder import Recorder
+from ctwa.engine.sampling import Sampler
 from ctwa.engine.settings import read_settings
 from ctwa.engine.train import MultiObjectiveTrainer
+from ctwa.engine.train_job import TrainJob
 from ctwa.scalarizers import METHODS, Estimate, Requirements, Scalarizer
 
 NEEDED = {
@@ -40,7 +44,7 @@ class Rotation(Scalarizer):
     method: ClassVar[str] = "rotation"
 
     def __init__(self, methods: Mapping[str, Scalarizer]) -> None:
-        super().__init__(next(iter(methods.values())).initial_weights)
+        super().__init__(None, next(iter(methods.values())).initial_weights)
         self._methods = dict(methods)
         self.turn(1)
 
@@ -74,18 +78,18 @@ class Rotation(Scalarizer):
     def losses(self, rollout: Rollout) -> Tensor | None:
         return self._current.losses(rollout)
 
-    def observe(self, update: Update) -> dict[str, float]:
-        return self._current.observe(update)
+    def observe_update(self, update: Update) -> dict[str, float]:
+        return self._current.observe_update(update)
 
-    def measured(self, progress: Progress) -> dict[str, float]:
+    def observe_probe(self, progress: Progress) -> dict[str, float]:
         metrics: dict[str, float] = {}
         for method in self._methods.values():
-            metrics |= method.measured(progress)
+            metrics |= method.observe_probe(progress)
         return metrics
 
-    def validated(self, step: int, scores: Mapping[str, float]) -> None:
+    def observe_validation(self, step: int, scores: Mapping[str, float]) -> None:
         for method in self._methods.values():
-            method.validated(step, scores)
+            method.observe_validation(step, scores)
 
     def state_dict(self) -> dict[str, Any]:
         return {name: method.state_dict() for name, method in self._methods.items()}
@@ -98,27 +102,25 @@ class Rotation(Scalarizer):
 class RotatingTrainer(MultiObjectiveTrainer):
     """A trainer that changes its method with every step."""
 
-    def on_step_begin(self) -> None:
-        self.scalarizer.turn(self.global_steps)  # type: ignore[attr-defined]
-        super().on_step_begin()
+    scalarizer: Rotation
+
+    def step(self, number: int) -> dict[str, Any]:
+        self.scalarizer.turn(number)
+        return super().step(number)
 
 
-def main() -> None:
-    """Train."""
-    overrides = sys.argv[1:]
-    config = compose_config(overrides)
-    set_environment(config)
-    methods = {
-        name: read_settings(compose_config([*overrides, f"method={name}", *NEEDED.get(name, [])])).build_scalarizer()
-        for name in sorted(METHODS)
-    }
-    settings, run = prepare_run(config)
+class RotatingJob(TrainJob):
+    """Trains with it."""
 
-    def make(*arguments: Any, **parts: Any) -> RotatingTrainer:
-        return RotatingTrainer(*arguments, **{**parts, "scalarizer": Rotation(methods)})
-
-    run_training(config, settings, run, make_trainer=make)
+    def trainer(self, sampler: Sampler, recorder: Recorder) -> RotatingTrainer:
+        overrides = sys.argv[1:]
+        settings = {
+            name: read_settings(compose_config([*overrides, f"method={name}", *NEEDED.get(name, [])]))
+            for name in sorted(METHODS)
+        }
+        rotation = Rotation({name: each.build_scalarizer() for name, each in settings.items()})
+        return RotatingTrainer(self.config, self.settings, rotation, sampler, recorder)
 
 
 if __name__ == "__main__":
-    main()
+    run(lambda: execute(RotatingJob, sys.argv[1:]))

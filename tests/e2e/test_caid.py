@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ctwa.engine.caid import REFERENCE_FILE, Samples
+from ctwa.engine.caid_samples import REFERENCE_FILE, Samples
 from ctwa.preference.dual import Dual
 from tests.e2e.conftest import Run, assert_same_weights, comparable
 

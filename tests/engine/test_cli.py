@@ -133,7 +133,7 @@ class TestTrain:
         self, command: Command, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         alarm = Alarm("drop", "accuracy", 1, 2, "It fell.", "Raise its weight.")
-        monkeypatch.setattr("ctwa.engine.job.train", lambda *_, **__: alarm)
+        monkeypatch.setattr("ctwa.engine.job.execute", lambda *_, **__: alarm)
 
         assert command("train")[0] == cli.STOPPED == 3
 

@@ -13,10 +13,12 @@ import pytest
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from ctwa.engine.checks.config import check_config, check_with_verl, num_steps
+from ctwa.engine.checks.config import check_config, num_steps
+from ctwa.engine.checks.engine import check_with_verl
 from ctwa.engine.compose import compose_config
-from ctwa.engine.job import _run_info, plugins, set_environment
+from ctwa.engine.job import plugins, set_environment
 from ctwa.engine.settings import read_settings
+from ctwa.engine.train_job import TrainJob
 from ctwa.errors import CtwaError
 from ctwa.scalarizers.linear import Linear
 from ctwa.scalarizers.registry import METHODS
@@ -178,7 +180,7 @@ def test_the_run_s_targets_are_of_covariances_alone(
 ) -> None:
     config = compose("task=math500", *choices)
 
-    objectives = _run_info(config, read_settings(config)).objectives
+    objectives = TrainJob(config).info().objectives
 
     assert [objectives[name].target for name in ("accuracy", "conciseness", "clarity")] == targets
 
@@ -365,7 +367,7 @@ class TestRecipes:
             capture_output=True,
             text=True,
             check=False,
-            env={"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},
+            env={"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)},
         )
 
         assert result.returncode == 2
@@ -400,7 +402,8 @@ def test_composing_and_checking_the_configuration_imports_neither_verl_nor_ray()
     """Their import takes seconds, and a path that is wrong is told without it."""
     program = """
 import sys
-from ctwa.engine.job import check_config, compose_config
+from ctwa.engine.job import compose_config, execute
+from ctwa.engine.train_job import TrainJob
 from ctwa.engine.checks.config import check_disk
 from ctwa.errors import CtwaError
 try:

@@ -24,7 +24,7 @@ from ctwa.engine.gradients import (
 )
 from ctwa.engine.settings import GradientSettings
 from ctwa.scalarizers.base import Scalarizer
-from ctwa.scalarizers.registry import METHODS
+from ctwa.scalarizers.registry import build_scalarizer
 from tests.engine.gradient_ranks import PREFERENCE, losses_of, measure, small_model
 
 NAMES = ("accuracy", "clarity", "conciseness")
@@ -126,7 +126,7 @@ def rollout() -> Rollout:
 
 
 def scalarizer(method: str) -> Scalarizer:
-    built: Scalarizer = METHODS[method](CONFIGS[method], PREFERENCE, scale_invariant=True)
+    built: Scalarizer = build_scalarizer(CONFIGS[method], PREFERENCE, scale_invariant=True)
     return built
 
 

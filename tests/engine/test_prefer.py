@@ -13,15 +13,14 @@ import torch
 from omegaconf import DictConfig
 
 from ctwa.engine import checkpoint
+from ctwa.engine.compose import compose_config
 from ctwa.engine.gradients import GradientPlan
-from ctwa.engine.job import compose_config
 from ctwa.engine.pairs.batches import PairBatch
 from ctwa.engine.prefer import PreferenceTrainer
-from ctwa.engine.prefer_job import check_preference_config, prepare_data, run_info
+from ctwa.engine.prefer_job import PreferJob
 from ctwa.engine.recorder import Recorder
 from ctwa.engine.signals import Interruption, end_request
 from ctwa.preference.tokenization import PairTokens
-from ctwa.run.folder import RunFolder
 from ctwa.run.jsonl import read_jsonl
 from ctwa.testbed.preferences import make_preferences
 
@@ -31,7 +30,6 @@ class Workers:
 
     def __init__(self, signal_at: int | None) -> None:
         self.updates, self._signal_at = 0, signal_at
-        self.group = self
 
     def update(self, batch: PairBatch, plan: GradientPlan) -> tuple[torch.Tensor, dict[str, Any], GradientPlan]:
         self.updates += 1
@@ -43,13 +41,12 @@ class Workers:
     def log_probs(self, pairs: Sequence[PairTokens]) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.full((len(pairs),), -1.0).double(), torch.full((len(pairs),), -1.0).double()
 
-    def save_checkpoint(self, folder: str, *_: Any, max_ckpt_to_keep: int | None) -> None:
-        assert max_ckpt_to_keep is None  # ours to prune
-        Path(folder).mkdir()
-        (Path(folder) / "model.pt").write_text(str(self.updates))
+    def save(self, folder: Path, *, step: int) -> None:
+        assert step == self.updates
+        (folder / "model.pt").write_text(str(self.updates))
 
-    def load_checkpoint(self, folder: str) -> None:
-        self.updates = int((Path(folder) / "model.pt").read_text())
+    def load(self, folder: Path) -> None:
+        self.updates = int((folder / "model.pt").read_text())
 
 
 @pytest.fixture(autouse=True)
@@ -69,15 +66,15 @@ def train(task_dir: Path, tmp_path: Path) -> Callable[..., Recorder]:
     ]
     often = ["method=linear", "trainer.save_freq=1", "trainer.test_freq=4", "trainer.logger=[]"]
     config: DictConfig = compose_config([*own, *files, *often], command="prefer")
-    settings = check_preference_config(config)
-    data, _, _ = prepare_data(config, settings)
 
     def start(*, signal_at: int | None = None, resume: bool = False) -> Recorder:
-        run = RunFolder.create(tmp_path / "run", {}, run_info(config, settings, 8), resume=resume)
+        config.ctwa.resume = resume
+        job = PreferJob(config)
+        run = job.make_folder()
         workers: Any = Workers(signal_at)
         with Recorder(run, resume=resume, num_samples=0, seed=0) as recorder:
             PreferenceTrainer(
-                config, settings=settings, data=data, workers=workers, recorder=recorder, num_steps=8
+                config, settings=job.settings, data=job.data, workers=workers, recorder=recorder, num_steps=8
             ).fit()
         return recorder
 

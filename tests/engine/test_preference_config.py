@@ -11,12 +11,12 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from ctwa.engine.caid import Samples
+from ctwa.engine.caid_samples import Samples
 from ctwa.engine.caid_settings import read_caid_settings
 from ctwa.engine.checkpoint import seal
 from ctwa.engine.compose import compose_config
 from ctwa.engine.pairs.data import choose_device, load_policy
-from ctwa.engine.prefer_job import check_preference_config, plan_text, prepare_data
+from ctwa.engine.prefer_job import PreferJob, check_preference_config, prepare_data
 from ctwa.errors import CtwaError
 from ctwa.preference.log_probs import response_log_probs
 from ctwa.preference.losses import PairLogProbs, objective_losses
@@ -52,13 +52,12 @@ def caid(task_dir: Path) -> Compose:
 def test_the_plan_says_what_a_step_costs(prefer: Compose) -> None:
     for method, passes in {"raco": "1 forward and 2 backward", "linear": "1 forward and 1 backward"}.items():
         config = prefer(f"method={method}", "ctwa.early_stopping={patience:7}")
-        settings = check_preference_config(config)
-        data, _, num_steps = prepare_data(config, settings)
-        text = plan_text(config, settings, data, num_steps)
+        job = PreferJob(config)
+        text = job.plan()
         assert f"8 pairs, {passes}" in text
         assert "40 of" in text
         assert "10 to validate" in text
-        assert f"{num_steps}, fewer if 7 validations in a row are no better" in text
+        assert f"{job.num_steps}, fewer if 7 validations in a row are no better" in text
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What a signal makes of a run: each in a process of its own, with the engine's part played by a few lines."""
+"""What a signal makes of a run: the loop, each time in a process of its own, with the engine's part played."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple, NoReturn
 
 import pytest
 import typer
+from omegaconf import OmegaConf
 
 from ctwa import cli
-from ctwa.engine import checkpoint, job
+from ctwa.engine import job
 from ctwa.engine.checkpoint import is_complete
+from ctwa.engine.loop import Trainer
 from ctwa.engine.recorder import Recorder, Stop
 from ctwa.engine.signals import end_request
 from ctwa.run.folder import ObjectiveInfo, RunFolder, RunInfo
@@ -27,8 +29,36 @@ from ctwa.run.folder import ObjectiveInfo, RunFolder, RunInfo
 LAST = 6
 
 
+class PlayTrainer(Trainer):
+    """Six steps without an engine, a checkpoint at every third."""
+
+    def __init__(self, recorder: Recorder, play: Play) -> None:
+        trainer = {"project_name": "tests", "experiment_name": "play", "logger": [], "max_actor_ckpt_to_keep": 3}
+        trainer |= {"test_freq": -1, "save_freq": 3, "val_before_train": False}
+        super().__init__(OmegaConf.create({"trainer": trainer}), play, recorder, num_steps=LAST)
+        self._play = play
+
+    def step(self, number: int) -> dict[str, Any]:
+        self._play.at(f"step{number}")
+        if f"hang{number}" in self._play.plan:
+            time.sleep(60)
+        return {"val/accuracy": 0.5}
+
+    def finish_step(self, metrics: dict[str, Any]) -> None:
+        super().finish_step(metrics)
+        self._play.at(f"recorded{self.steps_made}")
+
+    def validate(self) -> dict[str, Any]:
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
 class Play:
-    """A run of six steps without an engine, which is told of signals at places, by itself.
+    """A job, and a policy, that is told of signals at places, by itself.
 
     Args:
         plan: "place=SIGNAL", the places being compose, start, stepN, recordedN, savingN and shutdown; or "hangN".
@@ -37,50 +67,35 @@ class Play:
     """
 
     def __init__(self, plan: tuple[str, ...], *, resume: bool, within: float) -> None:
-        self.plan, self.resume, self.within = plan, resume, within
+        self.plan = plan
+        self.settings = SimpleNamespace(print_every=1, stop_within=within, resume=resume, seed=0, stop_on=())
+        self.num_samples = 0
 
     def at(self, place: str) -> None:
         for each in self.plan:
             if each.startswith(f"{place}="):
                 os.kill(os.getpid(), getattr(signal, each.partition("=")[2]))
 
-    def train(self) -> Stop | None:
-        with Recorder(self.run, resume=self.resume, num_samples=0, seed=0) as recorder:
-            try:
-                self.at("start")
-                self.steps(recorder)
-            finally:
-                self.at("shutdown")
-        return recorder.stopped_by
+    def save(self, folder: Path, *, step: int) -> None:
+        self.at(f"saving{step}")
 
-    def steps(self, recorder: Recorder) -> None:
-        step = 0 if recorder.resume_from is None else int(recorder.resume_from.name.rsplit("_", 1)[1])
-        while step < LAST and recorder.stopped_by is None:
-            end_request.step_begins()
-            step += 1
-            self.at(f"step{step}")
-            if f"hang{step}" in self.plan:
-                time.sleep(60)
-            metrics = {"val/accuracy": 0.5}
-            stop = recorder.stopping(step, metrics) if step < LAST else None
-            recorder.step(step, metrics)
-            self.at(f"recorded{step}")
-            if stop is not None or step == 3:
-                folder = checkpoint.step_folder(self.run.checkpoints, step)
-                with checkpoint.saving(folder, {"step": step}, keep=3):
-                    self.at(f"saving{step}")
-            if stop is not None:
-                recorder.stop(stop)
+    def load(self, folder: Path) -> None: ...
+
+    def run(self, recorder: Recorder) -> None:
+        try:
+            self.at("start")
+            PlayTrainer(recorder, self).fit()
+        finally:
+            self.at("shutdown")
 
     def start(self) -> Stop | None:
         self.at("compose")
         info = RunInfo(method="linear", objectives={"accuracy": ObjectiveInfo(weight=1.0)}, num_steps=LAST)
-        self.run = RunFolder.create("run", {}, info, resume=self.resume)
-        return job.told(self.run, SimpleNamespace(print_every=1, stop_within=self.within), self.train)  # type: ignore[arg-type]
+        return job.start(self, RunFolder.create("run", {}, info, resume=self.settings.resume))  # type: ignore[arg-type]
 
     def __call__(self) -> None:
         cli.app = typer.Typer()
-        cli.app.command()(lambda: cli._run(self.start))
+        cli.app.command()(lambda: cli.run(self.start))
         sys.argv = ["ctwa"]
         cli.main()
 
@@ -163,7 +178,7 @@ def test_one_signal_ends_a_run_after_its_step_with_a_checkpoint_and_it_goes_on(
         (["start=SIGINT"], 4, [], "ended at once by Ctrl-C after step 0; there is no checkpoint yet"),
         # Ctrl-C twice, wherever the second one comes; a scheduler that repeats itself is no second Ctrl-C.
         (["step5=SIGINT", "step5=SIGINT"], 130, [1, 2, 3, 4], "the newest checkpoint is global_step_3"),
-        (["step4=SIGTERM", "saving4=SIGINT"], 130, [1, 2, 3, 4], "the newest checkpoint is global_step_3"),
+        (["step4=SIGTERM", "saving4=SIGINT"], 130, [1, 2, 3], "the newest checkpoint is global_step_3"),
         (["start=SIGINT", "shutdown=SIGINT"], 130, [], "ended at once by Ctrl-C after step 0"),
         (["step4=SIGUSR1", "step4=SIGTERM", "saving4=SIGTERM"], 4, [1, 2, 3, 4], "stopped by SIGUSR1 after step 4"),
         # Too late for this step: the next one's end.
@@ -199,6 +214,7 @@ def test_a_step_that_does_not_end_in_time_is_not_waited_for(tmp_path: Path) -> N
     assert (ended.code, ended.steps) == (1, [1, 2, 3]), ended.output
     said = "SIGTERM: the step after 3 did not end within ctwa.stop_within=0.3 s; the newest checkpoint is global_step_3"
     assert f"error: {said}" in ended.output
+    assert "Traceback" not in ended.output
     assert ended.events[-1]["text"].startswith(said)
 
 

@@ -109,20 +109,20 @@ class TestPrompts:
 
     @pytest.mark.parametrize("prompt", [None, "", " \n", [], 7, {}])
     def test_a_row_without_one(self, prompt: Any, lines) -> None:
-        with pytest.raises(CtwaError, match=r"row 1 \(from 0\) has no prompt"):
+        with pytest.raises(CtwaError, match=r"row 1 \(from 0\): .*; write "):
             read_prompts(GenerationConfig(data=lines([{"prompt": "a"}, {"prompt": prompt}])))
 
     @pytest.mark.parametrize(
         ("prompt", "fault"),
         [
-            ([{"role": "user", "content": " "}], "has no text in message 1"),
-            ([{"role": "user"}], "has no 'role' and 'content' of text in message 1"),
-            ([{"role": "user", "content": "a"}, "b"], "has no 'role' and 'content' of text in message 2"),
-            ("a\ud83d", "has half a surrogate pair"),
+            ([{"role": "user", "content": " "}], "message 0 of its prompt is a user's and empty"),
+            ([{"role": "user"}], "message 0 of its prompt has no content"),
+            ([{"role": "user", "content": "a"}, "b"], "message 1 of its prompt is the text 'b'"),
+            ("a\ud83d", "message 0 of its prompt has half a surrogate pair"),
         ],
     )
     def test_a_row_whose_prompt_says_nothing(self, prompt: Any, fault: str, lines) -> None:
-        with pytest.raises(CtwaError, match=rf"row 0 \(from 0\) {fault}"):
+        with pytest.raises(CtwaError, match=rf"row 0 \(from 0\): {fault}"):
             read_prompts(GenerationConfig(data=lines([{"prompt": prompt}])))
 
     def test_a_chat_template_that_does_not_take_a_prompt(self, config, places) -> None:

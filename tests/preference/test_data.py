@@ -136,16 +136,19 @@ class TestBadRows:
             ({"chosen": [], "rejected": []}, "neither text nor a list of messages"),
             ({"chosen": [{"role": "assistant", "content": None}], "rejected": [assistant("b")]}, "no 'role' and"),
             ({"chosen": [assistant("b")], "rejected": "c"}, "one of its responses is text"),
-            ({"prompt": [user("")], "chosen": "b", "rejected": "c"}, "it has no text in message 1 of its prompt"),
+            ({"prompt": [user("")], "chosen": "b", "rejected": "c"}, "message 0 of its prompt is a user's and empty"),
             (
                 {"prompt": [user("a"), assistant("b"), user(" \n")], "chosen": "b", "rejected": "c"},
-                "it has no text in message 3 of its prompt, which is the user's",
+                "message 2 of its prompt is a user's and empty",
             ),
             (
                 {"prompt": None, "chosen": [user(""), assistant("b")], "rejected": [user(""), assistant("c")]},
-                "it has no text in mess",
+                "message 0 of its prompt is a user's and empty",
             ),
-            ({"prompt": "caf\ud83d", "chosen": "b", "rejected": "c"}, "it has half a surrogate pair .* in message 1"),
+            (
+                {"prompt": "caf\ud83d", "chosen": "b", "rejected": "c"},
+                "of its prompt has half a surrogate pair",
+            ),
             ({"prompt": "a", "chosen": "b\udc00", "rejected": "c"}, "half a surrogate pair .* in its chosen response"),
             ({"prompt": "a", "chosen": "b", "rejected": "\ud83d!"}, "half a surrogate pair .* in its rejected resp"),
             (
@@ -266,7 +269,7 @@ class TestShareGpt:
         ("columns", "text"),
         [
             ({"conversations": [{"from": "tool", "value": "7"}]}, "'tool' speaks in its 'conversations'"),
-            ({"conversations": [human("")]}, "it has no text in message 1 of its prompt"),
+            ({"conversations": [human("")]}, "message 0 of its prompt is a user's and empty"),
             ({"conversations": [{"from": "human"}]}, "a message of its 'prompt' has no 'role' and 'content' of text"),
             ({"conversations": []}, "its 'prompt' is neither text nor a list of messages"),
             ({"conversations": 7}, "it is not of the format 'sharegpt'"),

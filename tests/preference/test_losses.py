@@ -8,6 +8,7 @@ from torch.nn.functional import logsigmoid
 
 from ctwa.errors import CtwaError
 from ctwa.preference import (
+    LOSSES,
     CpoLoss,
     DpoLoss,
     IpoLoss,
@@ -32,6 +33,7 @@ ALL = [
     DpoLoss(beta=0.3, label_smoothing=0.2),
     CpoLoss(beta=0.3, label_smoothing=0.2),
 ]
+ALL += [loss() for loss in LOSSES.values() if not any(isinstance(each, loss) for each in ALL)]
 every_loss = pytest.mark.parametrize("loss", ALL, ids=str)
 
 
@@ -295,7 +297,7 @@ class TestMetrics:
 
 
 class TestConfig:
-    @pytest.mark.parametrize("name", ["dpo", "ipo", "cpo", "simpo"])
+    @pytest.mark.parametrize("name", sorted(LOSSES))
     def test_a_type_chooses_the_loss(self, name):
         assert TypeAdapter(PreferenceLossConfig).validate_python({"type": name}).type == name
 

@@ -51,7 +51,7 @@ class Batch:
     def step(self, scalarizer: Scalarizer, *, scale_invariant: bool = True) -> dict[str, float]:
         """One whole step: advantages, update, observation."""
         advantages_NT = scalarizer.advantages(self.rollout, self.estimate(scale_invariant=scale_invariant))
-        return scalarizer.observe(self.update(advantages_NT))
+        return scalarizer.observe_update(self.update(advantages_NT))
 
     def in_order(self, names: list[str]) -> "Batch":
         rollout = self.rollout

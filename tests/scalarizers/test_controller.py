@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from ctwa.covariance import weighted_covariance
-from ctwa.scalarizers.controller import WeightController
+from ctwa.scalarizers.controller import ControllerOptions, WeightController
 
 LAM_0 = [0.333, 0.333, 0.334]
 
@@ -15,7 +15,7 @@ def tensor(values) -> Tensor:
 
 
 def controller_of(initial=LAM_0, targets=(0.15, 0.08, 0.08), **options) -> WeightController:
-    return WeightController(tensor(initial), tensor(targets), **{"eta": 0.05, "tau": 0.1} | options)
+    return WeightController(ControllerOptions(**{"renormalize": False} | options), tensor(initial), tensor(targets))
 
 
 @pytest.mark.parametrize("ema_init", ["first", "zero"])
@@ -31,7 +31,7 @@ def test_golden_steps(goldens, ema_init):
             (controller.weights_M, "lam"),
         ):
             torch.testing.assert_close(values_M, tensor(golden[key][step]), rtol=0, atol=1e-9)
-    controller.renormalize = True
+    controller.options = ControllerOptions(**controller.options.model_dump() | {"renormalize": True})
     torch.testing.assert_close(controller.weights_M, tensor(golden["lam_normalised"]), rtol=0, atol=1e-9)
 
 
@@ -149,7 +149,7 @@ def test_an_inactive_objective_is_measured_but_gains_no_weight():
 
 
 def test_floor_is_a_share_of_the_largest_weight():
-    controller = controller_of(floor=1e-3)
+    controller = controller_of(weight_floor=1e-3)
     controller.growth_M = tensor([20.0, 0.0, 19.0])
     for weights_M in (controller.weights_M, controller.relative_weights_M):
         assert weights_M[1] / weights_M[0] == pytest.approx(1e-3)

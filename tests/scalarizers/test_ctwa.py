@@ -10,22 +10,24 @@ from hypothesis import strategies as st
 from ctwa.batch import RewardMatrix
 from ctwa.covariance import diagnostics, target_feasibility
 from ctwa.errors import CtwaError
-from ctwa.scalarizers import CTWA, CtwaConfig, Linear, LinearConfig, Requirements
+from ctwa.scalarizers import Requirements, Scalarizer, build_scalarizer
+from ctwa.scalarizers.ctwa import CtwaConfig
+from ctwa.scalarizers.linear import Linear, LinearConfig
 
 WEIGHTS = {"accuracy": 0.333, "conciseness": 0.333, "clarity": 0.334}
 TARGETS = {"accuracy": 0.15, "conciseness": 0.08, "clarity": 0.08}
 NAMES = list(WEIGHTS)
 
 
-def ctwa(*, weights: dict = WEIGHTS, targets: dict = TARGETS, scale_invariant: bool = True, **options) -> CTWA:
-    return CTWA(CtwaConfig(**options), weights, targets=targets, scale_invariant=scale_invariant)
+def ctwa(*, weights: dict = WEIGHTS, targets: dict = TARGETS, scale_invariant: bool = True, **options) -> Scalarizer:
+    return build_scalarizer(CtwaConfig(**options), weights, targets=targets, scale_invariant=scale_invariant)
 
 
 @pytest.mark.parametrize("scale_invariant", [True, False])
 @pytest.mark.parametrize("options", [{}, {"measure": "correlation"}, {"ema_init": "zero"}, {"renormalize": True}])
 def test_without_step_size_it_is_linear_to_the_last_bit(make_batch, scale_invariant, options):
     still = ctwa(eta=0.0, scale_invariant=scale_invariant, **options)
-    linear = Linear(LinearConfig(), WEIGHTS, scale_invariant=scale_invariant)
+    linear = Linear(LinearConfig(), WEIGHTS)
     for seed in range(5):
         batch = make_batch(NAMES, seed=seed, unscored=0.1)
         estimate = batch.estimate(scale_invariant=scale_invariant)
@@ -55,7 +57,7 @@ def test_the_statistic_is_the_one_of_the_diagnostics(make_batch):
     batch = make_batch(NAMES, unscored=0.1)
     scalarizer = ctwa()
     update = batch.update(scalarizer.advantages(batch.rollout, batch.estimate()))
-    metrics, shown = scalarizer.observe(update), diagnostics(update)
+    metrics, shown = scalarizer.observe_update(update), diagnostics(update)
     for name in NAMES:
         assert metrics[f"covariance/{name}"] == shown[f"covariance/{name}"]
 
@@ -66,7 +68,7 @@ def test_weights_of_one_step_score_the_next(make_batch):
     before = scalarizer.advantages(batch.rollout, batch.estimate())
     batch.step(scalarizer)
     after = scalarizer.advantages(batch.rollout, batch.estimate())
-    linear = Linear(LinearConfig(), scalarizer.weights, scale_invariant=True)
+    linear = Linear(LinearConfig(), scalarizer.weights)
     torch.testing.assert_close(after, linear.advantages(batch.rollout, batch.estimate()), rtol=0, atol=1e-4)
     assert not torch.allclose(before, after)
 
@@ -158,7 +160,7 @@ def test_state_before_the_first_step_is_a_fresh_start(make_batch):
 
 def test_state_of_another_method_or_of_other_objectives_is_refused():
     with pytest.raises(CtwaError, match="method 'linear' where this run has 'ctwa'"):
-        ctwa().load_state_dict(Linear(LinearConfig(), WEIGHTS, scale_invariant=True).state_dict())
+        ctwa().load_state_dict(Linear(LinearConfig(), WEIGHTS).state_dict())
     other = ctwa(weights={"a": 1.0}, targets={"a": 0.1})
     with pytest.raises(CtwaError, match="objectives"):
         ctwa().load_state_dict(other.state_dict())
@@ -189,7 +191,7 @@ def test_log_probs_that_are_not_finite_hold_everything(make_batch):
     batch = make_batch(NAMES)
     update = batch.update(torch.ones(32, 6))
     broken = replace(update, log_probs_new_NT=torch.full_like(update.log_probs_new_NT, math.nan))
-    metrics = scalarizer.observe(broken)
+    metrics = scalarizer.observe_update(broken)
     assert scalarizer.weights == WEIGHTS
     assert all(metrics[f"ctwa/num_held/{name}"] == 1 for name in NAMES)
     assert all(math.isfinite(value) for value in metrics.values())
@@ -200,6 +202,7 @@ def test_padding_content_changes_nothing(make_batch):
     clean, dirty = ctwa(), ctwa()
     batch = make_batch(NAMES)
     update = batch.update(clean.advantages(batch.rollout, batch.estimate()))
+    dirty.advantages(batch.rollout, batch.estimate())
     mask_NT = batch.rollout.mask_NT
     padded = replace(
         update,
@@ -207,7 +210,7 @@ def test_padding_content_changes_nothing(make_batch):
         log_probs_old_NT=torch.where(mask_NT, update.log_probs_old_NT, -math.inf),
         advantages_NT=torch.where(mask_NT, update.advantages_NT, 1e30),
     )
-    assert clean.observe(update) == dirty.observe(padded)
+    assert clean.observe_update(update) == dirty.observe_update(padded)
 
 
 def test_a_constant_objective_gains_weight_at_the_pace_of_its_target(make_batch):

@@ -2,12 +2,14 @@ import pytest
 import torch
 
 from ctwa.errors import CtwaError
-from ctwa.scalarizers import Gdpo, GdpoConfig, Linear, LinearConfig
+from ctwa.scalarizers import Scalarizer, build_scalarizer
+from ctwa.scalarizers.gdpo import GdpoConfig
+from ctwa.scalarizers.linear import Linear, LinearConfig
 from tests.scalarizers.rollouts import Scores, rollout_of, standardised
 
 
-def gdpo(weights: dict, *, scale_invariant: bool = True, **options) -> Gdpo:
-    return Gdpo(GdpoConfig(**options), weights, scale_invariant=scale_invariant)
+def gdpo(weights: dict, *, scale_invariant: bool = True, **options) -> Scalarizer:
+    return build_scalarizer(GdpoConfig(**options), weights, scale_invariant=scale_invariant)
 
 
 def test_standardises_each_objective_then_sums():
@@ -27,7 +29,7 @@ def test_it_tells_apart_what_a_sum_of_rewards_does_not():
     for columns in ({"a": [0.0, 1.0], "b": [0.0, 0.0]}, {"a": [0.0, 1.0], "b": [0.0, 1.0]}):
         rollout, estimate = rollout_of(columns), Scores(transform=standardised)
         weights = {"a": 1.0, "b": 1.0}
-        sums.append(Linear(LinearConfig(), weights, scale_invariant=True).advantages(rollout, estimate))
+        sums.append(Linear(LinearConfig(), weights).advantages(rollout, estimate))
         decoupled.append(gdpo(weights, batch_normalize=False).advantages(rollout, estimate))
 
     torch.testing.assert_close(sums[0], sums[1], rtol=0, atol=1e-5)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from ctwa.errors import CtwaError
-from ctwa.scalarizers import Lagrangian, LagrangianConfig
+from ctwa.scalarizers.lagrangian import Lagrangian, LagrangianConfig
 from tests.scalarizers.rollouts import Scores, rollout_of, standardised, update_of
 
 TARGETS = {"clarity": 0.9, "conciseness": 0.9}
@@ -13,7 +13,7 @@ def lagrangian(
     *, weights: dict = WEIGHTS, objective: str = "accuracy", targets: dict = TARGETS, **options
 ) -> Lagrangian:
     config = LagrangianConfig(objective=objective, targets=targets, **options)
-    return Lagrangian(config, weights, scale_invariant=True)
+    return Lagrangian(config, weights)
 
 
 def multipliers(scalarizer: Lagrangian) -> dict[str, float]:
@@ -22,7 +22,7 @@ def multipliers(scalarizer: Lagrangian) -> dict[str, float]:
 
 def step(scalarizer: Lagrangian, clarity: list, conciseness: list) -> dict[str, float]:
     rollout = rollout_of({"accuracy": [1.0, 0.0], "clarity": clarity, "conciseness": conciseness})
-    return scalarizer.observe(update_of(rollout, scalarizer.advantages(rollout, Scores())))
+    return scalarizer.observe_update(update_of(rollout, scalarizer.advantages(rollout, Scores())))
 
 
 class TestGolden:
@@ -143,7 +143,7 @@ def test_an_objective_of_weight_zero_is_only_measured():
 
 def step_with_style(scalarizer: Lagrangian) -> dict[str, float]:
     rollout = rollout_of({name: [0.0, 1.0] for name in (*WEIGHTS, "style")})
-    return scalarizer.observe(update_of(rollout, scalarizer.advantages(rollout, Scores())))
+    return scalarizer.observe_update(update_of(rollout, scalarizer.advantages(rollout, Scores())))
 
 
 def test_the_multipliers_survive_a_restart():

@@ -3,12 +3,13 @@ import torch
 
 from ctwa.batch import RewardMatrix, Rollout
 from ctwa.errors import CtwaError
-from ctwa.scalarizers import Linear, LinearConfig, Requirements
+from ctwa.scalarizers import Requirements
 from ctwa.scalarizers.base import weighted_scores
+from ctwa.scalarizers.linear import Linear, LinearConfig
 
 
 def linear(weights: dict[str, float]) -> Linear:
-    return Linear(LinearConfig(), weights, scale_invariant=True)
+    return Linear(LinearConfig(), weights)
 
 
 def rollout_of(columns: dict) -> Rollout:
@@ -66,8 +67,8 @@ def test_state_fits_only_the_same_objectives_and_method():
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ({"a": -1.0, "b": 1.0}, "objective 'a' has the weight -1.0"),
-        ({"a": float("nan"), "b": 1.0}, "objective 'a' has the weight nan"),
+        ({"a": -1.0, "b": 1.0}, "'a' has the weight -1.0"),
+        ({"a": float("nan"), "b": 1.0}, "'a' has the weight nan"),
         ({"a": 0.0, "b": 0.0}, "weight above 0"),
         ({}, "weight above 0"),
     ],

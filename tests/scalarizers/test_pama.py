@@ -1,15 +1,14 @@
 import pytest
 import torch
 
-from ctwa.scalarizers import Pama, PamaConfig
-from ctwa.scalarizers.pama import nearest_to_zero
+from ctwa.scalarizers.pama import Pama, PamaConfig, nearest_to_zero
 from tests.scalarizers.rollouts import Scores, rollout_of, update_of
 
 VARIANTS = ["completion", "objective", "published-code"]
 
 
 def pama(variant: str = "completion", weights: dict | None = None) -> Pama:
-    return Pama(PamaConfig(variant=variant), weights or {"a": 1.0, "b": 1.0}, scale_invariant=True)
+    return Pama(PamaConfig(variant=variant), weights or {"a": 1.0, "b": 1.0})
 
 
 def columns_of(golden: dict) -> dict:
@@ -35,7 +34,7 @@ class TestGoldens:
         scalarizer = pama(variant)
         rollout = rollout_of(columns_of(golden))
         advantages_NT = scalarizer.advantages(rollout, Scores())
-        metrics = scalarizer.observe(update_of(rollout, advantages_NT))
+        metrics = scalarizer.observe_update(update_of(rollout, advantages_NT))
 
         assert advantages_NT[:, 0].tolist() == pytest.approx(rows, abs=1e-9)
         means = [metrics[f"pama/noon/{name}"] for name in ("a", "b")]
@@ -73,7 +72,7 @@ def test_opposite_objectives_leave_nothing():
     advantages_NT = scalarizer.advantages(rollout, Scores())
 
     assert not advantages_NT.any()
-    assert scalarizer.observe(update_of(rollout, advantages_NT))["pama/zero_rows"] == 1
+    assert scalarizer.observe_update(update_of(rollout, advantages_NT))["pama/zero_rows"] == 1
 
 
 def test_the_mean_is_over_response_tokens():

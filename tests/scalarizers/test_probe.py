@@ -10,14 +10,16 @@ from torch import Tensor
 from ctwa.batch import RewardMatrix, Rollout
 from ctwa.covariance import Progress
 from ctwa.errors import CtwaError
-from ctwa.scalarizers import Linear, LinearConfig, Probe, ProbeConfig, Requirements, build_scalarizer
+from ctwa.scalarizers import Requirements, build_scalarizer
+from ctwa.scalarizers.linear import Linear, LinearConfig
+from ctwa.scalarizers.probe import Probe, ProbeConfig
 
 WEIGHTS = {"accuracy": 0.333, "conciseness": 0.333, "clarity": 0.334}
 NAMES = list(WEIGHTS)
 
 
-def probe(*, weights: dict = WEIGHTS, scale_invariant: bool = True, **options) -> Probe:
-    return Probe(ProbeConfig(**options), weights, scale_invariant=scale_invariant)
+def probe(*, weights: dict = WEIGHTS, **options) -> Probe:
+    return Probe(ProbeConfig(**options), weights)
 
 
 def tensor(values) -> Tensor:
@@ -37,7 +39,7 @@ def random_progress(names, seed: int) -> Progress:
 
 def step(method: Probe, batch, progress: Progress) -> dict[str, float]:
     """One whole step of an engine with the backward probe: advantages and update, then the probe on the next batch."""
-    return batch.step(method) | method.measured(progress)
+    return batch.step(method) | method.observe_probe(progress)
 
 
 def test_the_defaults_are_the_constants_that_were_tried():
@@ -89,12 +91,12 @@ def test_steps_by_hand(make_batch):
 
 @pytest.mark.parametrize("scale_invariant", [True, False])
 def test_weights_of_one_step_score_the_next(make_batch, scale_invariant):
-    method, batch = probe(scale_invariant=scale_invariant, warmup=0), make_batch(NAMES)
+    method, batch = probe(warmup=0), make_batch(NAMES)
     estimate = batch.estimate(scale_invariant=scale_invariant)
     before_NT = method.advantages(batch.rollout, estimate)
-    method.measured(progress_of({"accuracy": -0.01, "conciseness": 0.01, "clarity": 0.01}))
+    method.observe_probe(progress_of({"accuracy": -0.01, "conciseness": 0.01, "clarity": 0.01}))
     after_NT = method.advantages(batch.rollout, estimate)
-    linear = Linear(LinearConfig(), method.weights, scale_invariant=scale_invariant)
+    linear = Linear(LinearConfig(), method.weights)
     assert after_NT.equal(linear.advantages(batch.rollout, estimate))
     assert not torch.allclose(before_NT, after_NT)
     assert sum(method.weights.values()) == pytest.approx(1.0, abs=1e-15)
@@ -102,7 +104,7 @@ def test_weights_of_one_step_score_the_next(make_batch, scale_invariant):
 
 @pytest.mark.parametrize("signal", ["probe", "slope"])
 def test_without_step_size_it_is_linear_to_the_last_bit(make_batch, signal):
-    still, linear = probe(eta=0.0, signal=signal), Linear(LinearConfig(), WEIGHTS, scale_invariant=True)
+    still, linear = probe(eta=0.0, signal=signal), Linear(LinearConfig(), WEIGHTS)
     for seed in range(6):
         batch = make_batch(NAMES, seed=seed, unscored=0.1)
         assert still.advantages(batch.rollout, batch.estimate()).equal(
@@ -155,16 +157,16 @@ def test_state_before_the_first_step_is_a_fresh_start(make_batch):
 
 def test_state_of_another_method_or_of_other_objectives_is_refused():
     with pytest.raises(CtwaError, match="method 'linear' where this run has 'probe'"):
-        probe().load_state_dict(Linear(LinearConfig(), WEIGHTS, scale_invariant=True).state_dict())
+        probe().load_state_dict(Linear(LinearConfig(), WEIGHTS).state_dict())
     with pytest.raises(CtwaError, match="objectives"):
         probe().load_state_dict(probe(weights={"a": 1.0}).state_dict())
 
 
 def test_an_objective_that_was_not_measured_is_held():
     method = probe(warmup=0)
-    method.measured(progress_of({"accuracy": -0.01, "conciseness": 0.01, "clarity": 0.01}))
+    method.observe_probe(progress_of({"accuracy": -0.01, "conciseness": 0.01, "clarity": 0.01}))
     before = method.state_dict()
-    metrics = method.measured(progress_of({"accuracy": math.nan, "conciseness": 0.01, "clarity": -0.02}))
+    metrics = method.observe_probe(progress_of({"accuracy": math.nan, "conciseness": 0.01, "clarity": -0.02}))
     after = method.state_dict()
     for key in ("growth", "average", "variance", "num_measured"):
         assert after[key]["accuracy"] == before[key]["accuracy"]
@@ -219,7 +221,7 @@ def test_slope_is_steered_as_the_probe_is(make_batch):
         means = {name: means[name] + gain for name, gain in zip(NAMES, gains, strict=True)}
         metrics = with_means(batch, means).step(slope)
         slopes = {name: metrics[f"probe/slope/{name}"] for name in NAMES}
-        steered.measured(progress_of(slopes, error=metrics["probe/slope_error/accuracy"]))
+        steered.observe_probe(progress_of(slopes, error=metrics["probe/slope_error/accuracy"]))
     assert slope.weights == pytest.approx(steered.weights, rel=1e-12)
     assert slope.weights != WEIGHTS
 
@@ -239,7 +241,7 @@ def test_a_slope_over_a_batch_without_rewards_is_held(make_batch):
 def test_slope_asks_for_no_probe_and_takes_none():
     method = probe(signal="slope", source="held_out", warmup=0)
     assert method.probe_source is None
-    assert method.measured(random_progress(NAMES, 0)) == {}
+    assert method.observe_probe(random_progress(NAMES, 0)) == {}
     assert method.state_dict() == probe(signal="slope").state_dict()
 
 
@@ -316,4 +318,4 @@ def test_values_that_cannot_be_are_refused_by_name(option):
 
 def test_a_probe_of_other_objectives_is_refused():
     with pytest.raises(CtwaError, match="measure the same objectives"):
-        probe().measured(progress_of({"accuracy": 0.1, "style": 0.1}))
+        probe().observe_probe(progress_of({"accuracy": 0.1, "style": 0.1}))

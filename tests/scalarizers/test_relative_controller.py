@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ctwa.scalarizers.relative_controller import RelativeController
+from ctwa.scalarizers.relative_controller import RelativeController, RelativeOptions
 
 LAM_0 = [0.333, 0.333, 0.334]
 CONSTANTS = {"tau": 0.1, "theta": 0.1, "eta": 0.1, "kappa": 0.03, "clip": 1.2, "warmup": 3, "gate_tau": 0.2}
@@ -18,7 +18,7 @@ def tensor(values) -> Tensor:
 
 def controller_of(initial=LAM_0, solved_at=None, **options) -> RelativeController:
     solved_at_M = tensor([math.inf] * len(initial) if solved_at is None else solved_at)
-    return RelativeController(tensor(initial), solved_at_M, **CONSTANTS | options)
+    return RelativeController(RelativeOptions(**CONSTANTS | options), tensor(initial), solved_at_M)
 
 
 def feed(controller: RelativeController, gain, error=None, times: int = 1) -> Tensor:

@@ -3,7 +3,8 @@ import torch
 from pydantic import ValidationError
 
 from ctwa.errors import CtwaError
-from ctwa.scalarizers import Linear, LinearConfig, Schedule, ScheduleConfig
+from ctwa.scalarizers.linear import Linear, LinearConfig
+from ctwa.scalarizers.schedule import Schedule, ScheduleConfig
 
 POINTS = [
     {"step": 0, "weights": {"a": 1.0, "b": 0.0}},
@@ -13,7 +14,7 @@ POINTS = [
 
 
 def schedule(points: list = POINTS, weights: dict | None = None, **options) -> Schedule:
-    return Schedule(ScheduleConfig(points=points, **options), weights or {"a": 1.0, "b": 1.0}, scale_invariant=True)
+    return Schedule(ScheduleConfig(points=points, **options), weights or {"a": 1.0, "b": 1.0})
 
 
 def weights_of(scalarizer: Schedule, batch, num_steps: int) -> list[tuple[float, float]]:
@@ -40,7 +41,7 @@ def test_piecewise_keeps_each_point_until_the_next(make_batch):
 def test_a_constant_schedule_is_linear_scalarization(make_batch):
     weights = {"a": 0.3, "b": 0.7}
     scalarizer = schedule([{"step": 0, "weights": weights}], weights={"a": 9.0, "b": 1.0})
-    linear = Linear(LinearConfig(), weights, scale_invariant=True)
+    linear = Linear(LinearConfig(), weights)
     for seed in range(3):
         batch = make_batch(["a", "b"], seed=seed)
         one, other = (each.advantages(batch.rollout, batch.estimate()) for each in (scalarizer, linear))
@@ -52,7 +53,7 @@ def test_the_score_has_the_weights_of_its_step(make_batch):
     batch = make_batch(["a", "b"])
     scalarizer = schedule()
     batch.step(scalarizer)
-    linear = Linear(LinearConfig(), {"a": 0.75, "b": 0.5}, scale_invariant=True)
+    linear = Linear(LinearConfig(), {"a": 0.75, "b": 0.5})
 
     one, other = (each.advantages(batch.rollout, batch.estimate()) for each in (scalarizer, linear))
     assert torch.equal(one, other)

@@ -3,14 +3,14 @@ import torch
 from pydantic import ValidationError
 
 from ctwa.errors import CtwaError
-from ctwa.scalarizers import Tchebycheff, TchebycheffConfig
+from ctwa.scalarizers.tchebycheff import Tchebycheff, TchebycheffConfig
 from tests.scalarizers.rollouts import Scores, rollout_of, standardised, update_of
 
 WEIGHTS = {"accuracy": 0.333, "clarity": 0.333, "conciseness": 0.334}
 
 
 def tchebycheff(weights: dict = WEIGHTS, **options) -> Tchebycheff:
-    return Tchebycheff(TchebycheffConfig(**options), weights, scale_invariant=True)
+    return Tchebycheff(TchebycheffConfig(**options), weights)
 
 
 def scores(scalarizer: Tchebycheff, columns: dict, **shape) -> list[float]:
@@ -104,7 +104,7 @@ class TestUnscored:
 
         assert advantages_NT.tolist() == [[0.0, 0.0], [0.0, 0.0]]
         assert scalarizer.state_dict()["reference_point"] == {}
-        assert scalarizer.observe(update_of(rollout, advantages_NT)) == {}
+        assert scalarizer.observe_update(update_of(rollout, advantages_NT)) == {}
 
 
 def test_an_objective_of_weight_zero_never_decides():
@@ -118,7 +118,7 @@ def test_metrics_name_the_reference_and_what_decides():
     rollout = rollout_of({"a": [1.0, 0.0, 0.5, 1.0], "b": [0.0, 1.0, 0.5, 1.0]})
     advantages_NT = scalarizer.advantages(rollout, Scores())
 
-    assert scalarizer.observe(update_of(rollout, advantages_NT)) == {
+    assert scalarizer.observe_update(update_of(rollout, advantages_NT)) == {
         "tchebycheff/reference/a": 1.0,
         "tchebycheff/reference/b": 1.0,
         "tchebycheff/binding/a": 0.75,

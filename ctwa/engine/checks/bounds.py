@@ -1,18 +1,19 @@
 """What each key of the configuration may be: one table, looked at before anything else reads the config.
 
-It has the keys of ours that every command shares and those of verl that docs/training.md names, with their siblings.
-What depends on two keys, on the disk or on a method is no bound: that is in checks.py and settings.py.
+It has the keys of verl that docs/training.md names, with their siblings; the bounds of our numbers are those of their
+fields (``bounds_of``). What depends on two keys, on the disk or on a method is no bound.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from ctwa.errors import shown
 
@@ -110,26 +111,8 @@ MODEL = "actor_rollout_ref.model"
 
 BOUNDS: dict[str, Bound] = {
     "ctwa.run": text("a folder for the run"),
-    "ctwa.seed": SEED,
     "ctwa.task_dir": text("the folder of the task's files") | NOTHING,
-    "ctwa.objectives.*.weight": number(0, 1e6),
-    "ctwa.objectives.*.timeout": number(0, 1e6, above=True),
-    "ctwa.objectives.*.target": number(-1e6, 1e6) | NOTHING,
-    "ctwa.rewards.num_workers": WORKERS,
-    "ctwa.rewards.max_unscored": SHARE,
-    "ctwa.gradients.last_layers": MAYBE,
-    "ctwa.gradients.refresh_every": COUNT,
-    "ctwa.diagnostics.gradients_every": whole(0),
-    "ctwa.diagnostics.held_out_prompts": whole(2),
     "ctwa.stop_on": ALARMS,
-    "ctwa.num_samples": whole(0),
-    "ctwa.print_every": COUNT,
-    "ctwa.poll_interval": number(0, 3600, above=True),
-    "ctwa.max_length": whole(2, 10_000_000),
-    "ctwa.validation_share": number(0, 1, above=True, below=True),
-    "ctwa.pairs_per_prompt": SIZE,
-    "ctwa.steps_per_iteration": SIZE,
-    "ctwa.caid.iterations": SIZE,
     #
     "model_engine": choice("dp"),
     "data.train_files": FILES,
@@ -254,11 +237,51 @@ BOUNDS: dict[str, Bound] = {
 """By dotted key; a star stands for any one name. A key that the configuration does not have is not missed here."""
 
 
-def out_of_bounds(config: Mapping[str, Any]) -> dict[str, str]:
-    """What is wrong with the values of a resolved configuration: by dotted key, a sentence that begins with it."""
+def bounds_of(kind: Any, prefix: str) -> dict[str, Bound]:
+    """The bounds of the numbers of a model, by dotted key, with a star for any name."""
+    if get_origin(kind) is Annotated:
+        return bounds_of(get_args(kind)[0], prefix)
+    if get_origin(kind) is dict:
+        return bounds_of(get_args(kind)[1], f"{prefix}.*")
+    if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+        return {}
+    bounds: dict[str, Bound] = {}
+    for name, field in kind.model_fields.items():
+        bound = _of_number(field.annotation, field.metadata)
+        bounds |= {f"{prefix}.{name}": bound} if bound else bounds_of(field.annotation, f"{prefix}.{name}")
+    return bounds
+
+
+def _of_number(kind: Any, metadata: Iterable[Any]) -> Bound | None:
+    """The bound of a type that is a number, or a number or null; None for another."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        more = [each for part in parts[1:] for each in getattr(part, "metadata", [part])]
+        return _of_number(parts[0], [*metadata, *more])
+    if origin in (Union, UnionType) and parts[1:] == (NoneType,):
+        bound = _of_number(parts[0], metadata)
+        return bound and bound | NOTHING
+    kinds = ("ge", "gt", "le", "lt")
+    limits = {name: getattr(each, name) for each in metadata for name in kinds if hasattr(each, name)}
+    low, high = (limits.get(f"{side}e", limits.get(f"{side}t")) for side in "gl")
+    if kind is int:
+        return whole(-(10**9) if low is None else low, 10**9 if high is None else high)
+    if kind is float:
+        ends = (-ABSURD if low is None else low, ABSURD if high is None else high)
+        return number(*ends, above="gt" in limits, below="lt" in limits)
+    return None
+
+
+def out_of_bounds(config: Mapping[str, Any], ours: dict[str, Bound]) -> dict[str, str]:
+    """What is wrong with the values of a resolved configuration: by dotted key, a sentence that begins with it.
+
+    Args:
+        config: the configuration.
+        ours: the bounds of the ``ctwa`` node.
+    """
     wrong = {
         key: f"{key}={shown(value)} is not possible: write {bound.words}"
-        for pattern, bound in BOUNDS.items()
+        for pattern, bound in (BOUNDS | ours).items()
         for key, value in _select(config, pattern.split("."), "")
         if not bound.allows(value)
     }

@@ -56,6 +56,10 @@ DEAD: dict[str, str] = {
     f"{ACTOR}.freeze_vision_tower": "leave it out",
     "algorithm.use_pf_ppo": "leave it out",
     "trainer.esi_redundant_time": "leave it out",
+    "trainer.rollout_data_dir": "write ctwa.num_samples, for samples.jsonl in the run's folder",
+    "trainer.validation_data_dir": "write ctwa.num_samples, for samples.jsonl in the run's folder",
+    "trainer.del_local_ckpt_after_load": "leave it out",
+    "skip.rollout_tq.enable": "leave it out",
     "trainer.resume_from_path": "write ctwa.resume=true, with the run's folder in ctwa.run",
 }
 """Keys of verl 0.9.1 that nothing reads in a run of ctwa, and what is to be written instead."""

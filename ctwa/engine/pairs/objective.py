@@ -24,7 +24,7 @@ SOFT_LABEL = "probability"
 
 
 @dataclass
-class PreferenceObjective:
+class PairLoss:
     """Every objective's loss, from one forward pass over both responses of the pairs.
 
     A micro-batch contributes its share of the batch's mean, times the number of data-parallel ranks, over which verl's

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -15,8 +16,8 @@ from verl.utils import tensordict_utils as tu
 
 from ctwa.engine.gradients import GradientPlan
 from ctwa.engine.pairs.batches import PairBatch, to_rows
-from ctwa.engine.pairs.objective import PreferenceObjective
-from ctwa.engine.verl.workers import MultiObjectiveWorker
+from ctwa.engine.pairs.objective import PairLoss
+from ctwa.engine.verl.workers import MultiObjectiveWorker, num_data_ranks
 from ctwa.preference.tokenization import PairTokens
 
 PAIRS_PER_CALL = 1024
@@ -33,12 +34,12 @@ class PreferenceWorkers:
         micro_batch: pairs of one pass of one rank, where that is fixed; 1 where tokens are counted.
     """
 
-    def __init__(self, group: Any, objective: PreferenceObjective, *, pad_token_id: int, micro_batch: int) -> None:
+    def __init__(self, group: Any, objective: PairLoss, *, pad_token_id: int, micro_batch: int) -> None:
         self.group = group
         self.names = objective.names
         self._pad_token_id = pad_token_id
         group.set_preference(objective)
-        self.num_ranks: int = max(group._query_dispatch_info("actor")) + 1
+        self.num_ranks = num_data_ranks(group)
         self._granularity = self.num_ranks * micro_batch
         self._pairs_per_call = self._granularity * max(PAIRS_PER_CALL // self._granularity, 1)
 
@@ -71,6 +72,14 @@ class PreferenceWorkers:
             parts.append(_in_order(self.group.preference_log_probs(rows))[: len(part)])
         chosen_P, rejected_P = torch.cat(parts).unbind(1)
         return chosen_P, rejected_P
+
+    def save(self, folder: Path, *, step: int) -> None:
+        """Write policy and optimizer into a checkpoint's folder."""
+        self.group.save_checkpoint(str(folder / "actor"), None, step, max_ckpt_to_keep=None)
+
+    def load(self, folder: Path) -> None:
+        """Read what :meth:`save` wrote."""
+        self.group.load_checkpoint(str(folder / "actor"))
 
 
 def start_workers(config: DictConfig) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput
 from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
 
-from ctwa.engine.verl.seeds import SEED_FIELD
+from ctwa.engine.verl.columns import SEED_COLUMN
 from ctwa.models.seeds import completion_seed
 
 
@@ -22,5 +22,5 @@ class SeededSingleTurnAgentLoop(SingleTurnAgentLoop):
 
     async def run(self, sampling_params: dict[str, Any], priority: int = 0, **kwargs: Any) -> AgentLoopOutput:
         """Complete one prompt; ``kwargs`` are the columns of its row, the prompt's seed among them."""
-        seed = completion_seed(kwargs[SEED_FIELD], kwargs["session_id"])
+        seed = completion_seed(kwargs[SEED_COLUMN], kwargs["session_id"])
         return await super().run(dict(sampling_params, seed=seed), priority=priority, **kwargs)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from omegaconf import DictConfig
-from verl.protocol import DataProto
-from verl.trainer.ppo.ray_trainer import compute_advantage
+from verl.trainer.ppo.core_algos import get_adv_estimator_fn
 
 from ctwa.engine.settings import is_scale_invariant
 
@@ -33,7 +32,10 @@ class VerlEstimate:
         group_N: torch.Tensor,
         loss_mask_NT: torch.Tensor | None = None,
     ) -> None:
-        self._algorithm = algorithm
+        self._estimator = get_adv_estimator_fn(algorithm.adv_estimator)
+        self._options: dict[str, Any] = {"config": algorithm}
+        if algorithm.adv_estimator == "grpo":
+            self._options["norm_adv_by_std_in_grpo"] = algorithm.norm_adv_by_std_in_grpo
         self._mask_NT = mask_NT
         self._loss_mask_NT = mask_NT if loss_mask_NT is None else loss_mask_NT
         groups = group_N.tolist()
@@ -59,16 +61,7 @@ class VerlEstimate:
         rewards_NT = torch.zeros(self._mask_NT.shape, dtype=torch.float32)
         last_N = (self._mask_NT.shape[1] - 1) - self._mask_NT.long().flip(1).argmax(dim=1)
         rewards_NT[torch.arange(len(scores_N)), last_N] = scores_N.float()
-        data = DataProto.from_dict(
-            tensors={"token_level_rewards": rewards_NT, "response_mask": self._loss_mask_NT},
-            non_tensors={"uid": self._group_N},
+        advantages_NT, _ = self._estimator(
+            token_level_rewards=rewards_NT, response_mask=self._loss_mask_NT, index=self._group_N, **self._options
         )
-        data = compute_advantage(
-            data,
-            adv_estimator=self._algorithm.adv_estimator,
-            gamma=self._algorithm.gamma,
-            lam=self._algorithm.lam,
-            norm_adv_by_std_in_grpo=self._algorithm.norm_adv_by_std_in_grpo,
-            config=self._algorithm,
-        )
-        return data.batch["advantages"]
+        return advantages_NT

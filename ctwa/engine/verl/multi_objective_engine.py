@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from verl.workers.engine import FSDPEngineWithLMHead
 from verl.workers.engine.fsdp import transformer_impl
 
-from ctwa.engine.gradients import GradientPlan, GradientRecord, GradientStore, solve_once
+from ctwa.engine.gradients import OBJECTIVE_LOSSES, GradientPlan, GradientRecord, GradientStore, solve_once
 
 
 class MultiObjectiveEngine(FSDPEngineWithLMHead):
@@ -25,12 +25,9 @@ class MultiObjectiveEngine(FSDPEngineWithLMHead):
 
     Attributes:
         plan: what to do with the objectives' gradients; None for verl's own update.
-        losses: where the loss function leaves the M losses and the shared one of a micro-batch while ``collects``. None
-            is the loss of an objective that has no part in the micro-batch.
     """
 
     plan: GradientPlan | None = None
-    losses: tuple[list[Tensor | None], Tensor | None] = ([], None)
     _store: GradientStore | None = None
     _part: int | None = None
     _has_shared: bool = False
@@ -39,7 +36,7 @@ class MultiObjectiveEngine(FSDPEngineWithLMHead):
 
     @property
     def collects(self) -> bool:
-        """Whether the loss function is to leave each objective's loss in ``losses``."""
+        """Whether the loss function is to return each objective's loss, as ``OBJECTIVE_LOSSES`` among its metrics."""
         return self._store is not None or self._combined is not None
 
     def forward_backward_batch(
@@ -107,10 +104,11 @@ class MultiObjectiveEngine(FSDPEngineWithLMHead):
     def forward_step(self, micro_batch: TensorDict, loss_function: Callable, forward_only: bool) -> Any:
         """Go forward as verl does; where gradients are collected, the loss goes backward once for each objective."""
         loss, output = super().forward_step(micro_batch, loss_function, forward_only)
+        found = output["metrics"].pop(OBJECTIVE_LOSSES, None)
         if forward_only or not self.collects:
             return loss, output
-        losses, shared = self.losses
-        self.losses, self._has_shared = ([], None), shared is not None
+        losses, shared = found
+        self._has_shared = shared is not None
         if self._combined is not None:
             total = sum(
                 weight * each for weight, each in zip(self._combined.tolist(), losses, strict=True) if each is not None
@@ -195,7 +193,7 @@ def _logits_kept() -> Iterator[None]:
 class _Backward:
     """Stands where verl has a loss: its backward pass is one for each of several losses."""
 
-    def __init__(self, store: GradientStore, losses: list[Tensor | None], part: int | None) -> None:
+    def __init__(self, store: GradientStore, losses: Sequence[Tensor | None], part: int | None) -> None:
         self._store, self._losses, self._part = store, losses, part
 
     def backward(self) -> None:

@@ -2,7 +2,7 @@
 
 verl imports the modules named in ``VERL_USE_EXTERNAL_MODULES`` while it is itself imported. This one registers the CPU
 platform and closes the transfer queue's sockets. Whatever needs more of verl (the training engine, the rollouts) is
-registered by the module that uses it: ``ctwa.engine.verl.workers``.
+registered where it is used: ``ctwa.engine.verl.registry.install``.
 """
 
 import os

@@ -1,15 +1,17 @@
-"""Our entries in verl's registries, made where they are used and checked when a process starts."""
+"""Our entries in verl's registries."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
-    from ctwa.engine.train import MultiObjectiveTrainer
-
 TRANSFORMERS_ROLLOUT = "transformers"
+
+
+def install() -> None:
+    """Make our engines and rollouts known to verl in this process.
+
+    The driver of a run that samples calls it, and every worker that holds the policy.
+    """
+    register_engines()
+    _register_rollouts()
 
 
 def register_engines() -> None:
@@ -26,7 +28,7 @@ def register_engines() -> None:
         EngineRegistry._engines["language_model"][backend] |= {"cuda": MultiObjectiveEngine, "cpu": CpuEngine}
 
 
-def register_rollouts() -> None:
+def _register_rollouts() -> None:
     """Offer the rollout on transformers beside verl's vLLM, SGLang and TensorRT-LLM."""
     from verl.workers.rollout.base import _ROLLOUT_REGISTRY
     from verl.workers.rollout.replica import RolloutReplicaRegistry
@@ -39,31 +41,3 @@ def _load_transformers_replica() -> type:
     from ctwa.engine.verl.rollout.transformers_rollout import TransformersReplica
 
     return TransformersReplica
-
-
-def start_servers(config: DictConfig) -> list[Any]:
-    """Start the transformers servers, where they complete the prompts: they need no training workers to be there.
-
-    Returns:
-        Their handles, by rank; a server ends when nobody holds its handle. Empty for every other rollout.
-    """
-    rollout = config.actor_rollout_ref.rollout
-    if rollout.name != TRANSFORMERS_ROLLOUT:
-        return []
-    from ctwa.engine.verl.rollout.transformers_rollout import start_server
-
-    num_ranks = config.trainer.nnodes * config.trainer.n_gpus_per_node
-    return [start_server(rank, rollout, config.actor_rollout_ref.model) for rank in range(num_ranks)]
-
-
-def build_generation(config: DictConfig, trainer: MultiObjectiveTrainer, servers: list[Any]) -> Any:
-    """What completes prompts: batches on the transformers servers, or verl's agent loops for every other rollout."""
-    if servers:
-        from ctwa.engine.verl.rollout.batches import BatchGeneration
-
-        return BatchGeneration(config, trainer.tokenizer, servers)
-    from verl.trainer.ppo.v1 import AgentLoopManagerTQ
-
-    return AgentLoopManagerTQ.create(
-        config=config, llm_client=trainer.get_llm_client(), teacher_client=None, reward_loop_worker_handles=None
-    )

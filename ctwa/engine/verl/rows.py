@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from verl.utils.seqlen_balancing import calculate_workload, get_seqlen_balanced_partitions
 
-from ctwa.engine.verl.seeds import SEED_FIELD
+from ctwa.engine.verl.columns import SEED_COLUMN
 from ctwa.errors import CtwaError
 
 
@@ -37,7 +37,7 @@ class Prompts:
         for index, name in enumerate(names):
             self.rows[name] = {key: values[index] for key, values in columns.items()}
         seeds = [f"{self._seed}/{seed_name}/{place}" for place in places]
-        return {**batch_dict, "uid": np.array(names, dtype=object), SEED_FIELD: np.array(seeds, dtype=object)}
+        return {**batch_dict, "uid": np.array(names, dtype=object), SEED_COLUMN: np.array(seeds, dtype=object)}
 
     def clear(self) -> None:
         """Forget the rows; the next prompt's place is the first."""

@@ -13,11 +13,11 @@ from tensordict import TensorDict
 from torch import Tensor
 from verl.protocol import DataProto
 from verl.trainer.ppo.rollout_corr_helper import compute_rollout_correction_and_add_to_batch
+from verl.utils.transferqueue_utils import KVBatchMeta
 from verl.workers.utils.padding import response_to_nested
 
 from ctwa.batch import Rollout
-from ctwa.engine.gradients import advantages_field
-from ctwa.engine.verl.workers import ROW_FIELD
+from ctwa.engine.verl.columns import ROW_COLUMN, advantages_column, is_policy_column
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,28 @@ def advantage_columns(
         "advantages": advantages,
         "returns": advantages,
         "rm_scores": response_to_nested(scores_NT, response_mask),
-        ROW_FIELD: torch.arange(len(advantages_NT)),
+        ROW_COLUMN: torch.arange(len(advantages_NT)),
     }
     for place, objective_NT in enumerate(() if objective_advantages_MNT is None else objective_advantages_MNT):
-        columns[advantages_field(place)] = response_to_nested(objective_NT, response_mask)
+        columns[advantages_column(place)] = response_to_nested(objective_NT, response_mask)
     return columns
+
+
+def hand_over(columns: Mapping[str, Tensor], rows: QueuedRows, batch: KVBatchMeta) -> list[str]:
+    """Write a step's columns into the queue; returns the names of those that the policy's workers are to read.
+
+    Rows that verl adds to fill a batch up (a prompt whose rollout failed is missing) carry no advantage.
+
+    Args:
+        columns: one value a row.
+        rows: the step's.
+        batch: them, and those that fill it up.
+    """
+    own = set(rows.keys)
+    padding = QueuedRows([key for key in batch.keys if key not in own], rows.partition)
+    if padding:
+        padding.write(padding_columns(columns, padding.read("response_mask")["response_mask"]))
+    return [column for column in rows.write(columns) if is_policy_column(column)]
 
 
 def padding_columns(names: Iterable[str], response_mask: Any) -> dict[str, Tensor]:
@@ -93,9 +110,9 @@ def padding_columns(names: Iterable[str], response_mask: Any) -> dict[str, Tenso
     columns = {
         name: torch.nested.nested_tensor_from_jagged(zeros.clone(), response_mask.offsets())
         for name in names
-        if name not in (ROW_FIELD, "response_mask")  # verl's mask of them is empty
+        if name not in (ROW_COLUMN, "response_mask")  # verl's mask of them is empty
     }
-    return columns | {ROW_FIELD: torch.full((response_mask.shape[0],), -1)}
+    return columns | {ROW_COLUMN: torch.full((response_mask.shape[0],), -1)}
 
 
 def correct(

@@ -20,18 +20,12 @@ from verl.utils.distributed import initialize_global_process_group_ray
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
 from ctwa.engine.checkpoint import declare_dtype, merge_adapter
-from ctwa.engine.gradients import GradientPlan, objective_losses
-from ctwa.engine.pairs.objective import PreferenceObjective
+from ctwa.engine.gradients import OBJECTIVE_LOSSES, GradientPlan, ObjectiveLosses, policy_losses
+from ctwa.engine.pairs.objective import PairLoss
 from ctwa.engine.probe import PreviousWeights
-from ctwa.engine.verl.registry import register_engines, register_rollouts
+from ctwa.engine.verl.columns import ROW_COLUMN
+from ctwa.engine.verl.registry import install
 from ctwa.engine.verl.rows import RowValues
-
-register_engines()
-register_rollouts()
-
-ROW_FIELD = "ctwa_row"
-"""Field of the batch that numbers its rows, so that what a worker recorded finds its place again."""
-
 
 LogProbs = Literal["in_update", "post_update"]
 
@@ -57,9 +51,8 @@ class PolicyWorker(TrainingWorker):
                 self._record(model_output["log_probs"], data)
             if not getattr(self.engine, "collects", False):
                 return loss_fn(model_output=model_output, data=data, dp_group=dp_group)
-            losses, shared, metrics = objective_losses(loss_fn, model_output, data, dp_group, self.engine.plan)
-            self.engine.losses = ([*losses], shared)
-            return losses[0], metrics
+            losses, shared, metrics = policy_losses(loss_fn, model_output, data, dp_group, self.engine.plan)
+            return losses[0], {**metrics, OBJECTIVE_LOSSES: ObjectiveLosses(losses, shared)}
 
         super().set_loss_fn(loss)
 
@@ -77,20 +70,19 @@ class PolicyWorker(TrainingWorker):
                 self._record(measured["log_probs"], again)
         return output
 
-    def set_preference(self, objective: PreferenceObjective) -> None:
+    def set_preference(self, objective: PairLoss) -> None:
         """Train on pairs, with a plan that says how the objectives' losses are combined."""
         self._preference = objective
 
         def loss(model_output: dict, data: TensorDict, dp_group: Any = None) -> tuple[torch.Tensor, dict]:
             del dp_group
             losses = objective.losses(model_output, data)
-            self.engine.losses = (losses, None)
             # What verl reports; the engine differentiates the objectives' own.
             weights = self.engine.plan.aggregator.preference_M.tolist()
             return sum(
                 (w * each.detach() for w, each in zip(weights, losses, strict=True) if each is not None),
                 start=torch.zeros((), device=data["pair"].device),
-            ), {}
+            ), {OBJECTIVE_LOSSES: ObjectiveLosses(losses)}
 
         super().set_loss_fn(loss)
 
@@ -98,7 +90,7 @@ class PolicyWorker(TrainingWorker):
         """One optimizer step on a batch of pairs.
 
         Returns:
-            The pairs of this rank, as :meth:`PreferenceObjective.take` gives them: their log-probabilities before the
+            The pairs of this rank, as :meth:`PairLoss.take` gives them: their log-probabilities before the
             step, and the update's ``metrics``.
         """
         return self._pairs(self.train_batch(data))
@@ -130,7 +122,7 @@ class PolicyWorker(TrainingWorker):
         values = log_probs.detach().values().float().cpu()
         ends_N = log_probs.offsets()[1:].tolist()  # type: ignore[attr-defined]  # of the jagged layout alone
         lengths_N = data["response_mask"].offsets().diff().tolist()
-        for row, end, length in zip(data[ROW_FIELD].tolist(), ends_N, lengths_N, strict=True):
+        for row, end, length in zip(data[ROW_COLUMN].tolist(), ends_N, lengths_N, strict=True):
             # The log-probability at a position is that of the token behind it.
             self._log_probs[row] = values[end - length - 1 : end - 1]
 
@@ -194,6 +186,10 @@ class MultiObjectiveWorker(ActorRolloutRefWorker):
     actor_worker_cls = PolicyWorker
     ref_worker_cls = PolicyWorker
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        install()
+        super().__init__(*arguments, **options)
+
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def record_update(self, source: LogProbs) -> None:
         """Keep the log-probs of the next update on every rank."""
@@ -216,7 +212,7 @@ class MultiObjectiveWorker(ActorRolloutRefWorker):
         return plan if self.rank == 0 else None
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
-    def set_preference(self, objective: PreferenceObjective) -> None:
+    def set_preference(self, objective: PairLoss) -> None:
         """Train on pairs from now on."""
         self.actor.set_preference(objective)
 
@@ -240,15 +236,7 @@ class MultiObjectiveWorker(ActorRolloutRefWorker):
         """Exchange the weights with the kept ones on every rank."""
         self.actor.swap_weights()
 
-    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
-    def registrations(self) -> dict[str, bool]:
-        """What this process knows of ours: the driver compares it at start-up."""
-        from verl.plugin.platform.platform_manager import PlatformRegistry
-        from verl.workers.engine import EngineRegistry
-        from verl.workers.rollout.base import _ROLLOUT_REGISTRY
 
-        return {
-            "CPU platform": PlatformRegistry.get("cpu") is not None,
-            "FSDP engine on the CPU": "cpu" in EngineRegistry._engines["language_model"]["fsdp2"],
-            "transformers rollout": ("transformers", "async") in _ROLLOUT_REGISTRY,
-        }
+def num_data_ranks(group: Any) -> int:
+    """The data-parallel ranks of a group of workers, over which verl deals out rows."""
+    return int(max(group._query_dispatch_info("actor"))) + 1

@@ -15,9 +15,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from ctwa.engine import compose as composing
-from ctwa.engine.checks.bounds import BOUNDS, leaves, out_of_bounds
+from ctwa.engine.checks.bounds import BOUNDS, bounds_of, leaves, out_of_bounds
 from ctwa.engine.checks.keys import DEAD, NO_DEFAULT, SYNONYMS, dotted, known_keys, near_key, wrong_keys
 from ctwa.engine.compose import compose_config, settle
+from ctwa.engine.groups import SETTINGS
 from ctwa.errors import CtwaError
 
 ROOT = Path(__file__).parents[3]
@@ -58,7 +59,7 @@ def mistakes(command: str, override: str) -> dict[str, str]:
     names = dotted(known) + dotted(plain(command, resolve=False)["ctwa"], "ctwa.")
     raw = with_override(plain(command, resolve=False), override)
     return wrong_keys(raw, known, lambda key: near_key(key, [*names, "method"])) or out_of_bounds(
-        with_override(plain(command, resolve=True), override)
+        with_override(plain(command, resolve=True), override), bounds_of(SETTINGS[command], "ctwa")
     )
 
 

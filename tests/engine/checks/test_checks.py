@@ -13,10 +13,11 @@ import torch
 from omegaconf import DictConfig
 
 from ctwa.engine.checkpoint import seal
-from ctwa.engine.checks import config as checks
-from ctwa.engine.checks.config import check_config, check_with_verl, num_steps
+from ctwa.engine.checks import engine as checks
+from ctwa.engine.checks.config import check_config, num_steps
+from ctwa.engine.checks.engine import check_with_verl
 from ctwa.engine.checks.resources import check_machine, check_placement, check_resources
-from ctwa.engine.plan import plan_text
+from ctwa.engine.train_job import TrainJob
 from ctwa.errors import CtwaError
 
 Changed = Callable[[dict[str, Any]], DictConfig]
@@ -539,7 +540,7 @@ class TestPlan:
         assert num_steps(config) == 600 // 16
 
     def test_it_says_what_a_run_would_do(self, testbed_config: DictConfig) -> None:
-        plan = plan_text(testbed_config, check_config(testbed_config))
+        plan = TrainJob(testbed_config).plan()
 
         assert "ctwa, log-probs of the statistic: post_update" in plan
         assert "accuracy (0.333), conciseness (0.333), clarity (0.334)" in plan
@@ -565,7 +566,7 @@ class TestPlan:
         self, changed: Changed, values: dict[str, Any], passes: list[str]
     ) -> None:
         config = changed(values)
-        plan = plan_text(config, check_config(config))
+        plan = TrainJob(config).plan()
         line = next(line for line in plan.splitlines() if line.strip().startswith("passes"))
 
         found = [part.strip() for part in line.split("passes", 1)[1].split(";")]

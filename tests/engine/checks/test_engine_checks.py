@@ -9,7 +9,7 @@ import pytest
 from omegaconf import DictConfig
 
 from ctwa.engine.checks.config import check_config
-from ctwa.engine.plan import plan_text
+from ctwa.engine.train_job import TrainJob
 from ctwa.errors import CtwaError
 
 Changed = Callable[[dict[str, Any]], DictConfig]
@@ -130,4 +130,4 @@ def test_ranks_of_a_sequence_parallel_group_share_their_rows(changed: Changed, k
 )
 def test_the_plan_says_what_an_update_costs(changed: Changed, values: dict[str, Any], cost: str) -> None:
     config = changed({"ctwa.method": {"type": "mgda"}} | values)
-    assert cost in plan_text(config, check_config(config))
+    assert cost in TrainJob(config).plan()

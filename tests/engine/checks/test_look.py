@@ -17,8 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from ctwa.engine.caid_settings import read_caid_settings
 from ctwa.engine.checks.config import check_config
-from ctwa.engine.job import compose_config, prepare_run
-from ctwa.engine.plan import plan_text
+from ctwa.engine.compose import compose_config
+from ctwa.engine.train_job import TrainJob
 from ctwa.errors import CtwaError
 
 Changed = Callable[[dict[str, Any]], DictConfig]
@@ -131,7 +131,7 @@ def test_json_lines_train_as_parquet_does(changed: Changed, tmp_path: Path) -> N
     (tmp_path / "b.json").write_text(json.dumps(rows(3)))
 
     config = changed({"data.train_files": [lines], "data.val_files": [str(tmp_path / "b.json")]})
-    plan = plan_text(config, check_config(config))
+    plan = TrainJob(config).plan()
 
     assert "prompts      9 to 9 tokens (40 looked at, at most 16 are taken)\n" in plan
     assert "the first    '<bos> Compute mod 10 : 0 + 1 ?'\n" in plan
@@ -192,7 +192,7 @@ class TestFunctions:
         start, _, end = sentence.format(file=file).partition(" .*")
 
         with pytest.raises(CtwaError) as error:
-            prepare_run(config)
+            TrainJob(config).make_folder()
         assert start in str(error.value)
         assert end in str(error.value)
         assert not Path(config.ctwa.run).exists()  # the corrected command is not refused

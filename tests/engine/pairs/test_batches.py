@@ -10,7 +10,7 @@ from tensordict import TensorDict
 from verl.utils import tensordict_utils as tu
 
 from ctwa.engine.pairs.batches import PairBatch, to_rows
-from ctwa.engine.pairs.objective import SOFT_LABEL, PreferenceObjective
+from ctwa.engine.pairs.objective import SOFT_LABEL, PairLoss
 from ctwa.preference import DpoLoss, PairLogProbs, PairTokens, collate, objective_losses, objective_means, soft_losses
 
 NAMES = ("a", "b")
@@ -90,7 +90,7 @@ def test_the_parts_of_a_batch_add_up_to_its_losses(num_ranks: int) -> None:
     batch = PairBatch(pairs, [8], reference_P2)
     rows = to_rows(batch, NAMES, num_ranks=num_ranks, pad_token_id=0)
 
-    objective = PreferenceObjective(DpoLoss(), NAMES)
+    objective = PairLoss(DpoLoss(), NAMES)
     totals = torch.zeros(2)
     for part in micro_batches(rows, 2, num_ranks=num_ranks):
         losses = objective.losses({"log_probs": some_log_probs(part)}, part)
@@ -112,12 +112,12 @@ def test_an_objective_without_a_pair_in_the_micro_batch_has_no_loss_there() -> N
     rows = to_rows(PairBatch(pairs, [2, 2], torch.zeros(4, 2)), NAMES, num_ranks=1, pad_token_id=0)
     first, second = micro_batches(rows, 2)
 
-    def present(objective: PreferenceObjective, part: TensorDict) -> list[bool]:
+    def present(objective: PairLoss, part: TensorDict) -> list[bool]:
         return [loss is not None for loss in objective.losses({"log_probs": some_log_probs(part)}, part)]
 
-    assert present(PreferenceObjective(DpoLoss(), NAMES), first) == [True, False]
-    assert present(PreferenceObjective(DpoLoss(), NAMES), second) == [False, True]
-    assert present(PreferenceObjective(DpoLoss(), NAMES, skip_absent=False), first) == [True, True]
+    assert present(PairLoss(DpoLoss(), NAMES), first) == [True, False]
+    assert present(PairLoss(DpoLoss(), NAMES), second) == [False, True]
+    assert present(PairLoss(DpoLoss(), NAMES, skip_absent=False), first) == [True, True]
 
 
 def test_only_responses_have_a_gradient() -> None:
@@ -126,7 +126,7 @@ def test_only_responses_have_a_gradient() -> None:
     (part,) = micro_batches(rows, 4)
     values = (-part["input_ids"].values().float() / 50).requires_grad_()
     log_probs = torch.nested.nested_tensor_from_jagged(values, part["input_ids"].offsets())
-    losses = PreferenceObjective(DpoLoss(), NAMES).losses({"log_probs": log_probs}, part)
+    losses = PairLoss(DpoLoss(), NAMES).losses({"log_probs": log_probs}, part)
     sum(loss for loss in losses if loss is not None).backward()  # type: ignore[union-attr]
 
     decided = {row for row, labels in enumerate(part["labels"].tolist()) if any(labels)}
@@ -141,7 +141,7 @@ def test_a_probability_takes_the_place_of_a_label() -> None:
     probability_P = torch.tensor([0.1, 0.5, 0.7, 1.0])
     batch = PairBatch(pairs, [4], torch.zeros(4, 2, dtype=torch.float64), {SOFT_LABEL: probability_P})
     (part,) = micro_batches(to_rows(batch, ("a",), num_ranks=1, pad_token_id=0), 4)
-    (loss,) = PreferenceObjective(DpoLoss(), ("a",)).losses({"log_probs": some_log_probs(part)}, part)
+    (loss,) = PairLoss(DpoLoss(), ("a",)).losses({"log_probs": some_log_probs(part)}, part)
 
     log_probs = PairLogProbs(*expected_sums(pairs), *batch.lengths(), torch.zeros(4), torch.zeros(4))
     assert loss is not None
@@ -150,7 +150,7 @@ def test_a_probability_takes_the_place_of_a_label() -> None:
 
 def test_passes_that_meet_a_micro_batch_again_keep_it_once() -> None:
     rows = to_rows(PairBatch(some_pairs(4), [4], torch.zeros(4, 2)), NAMES, num_ranks=1, pad_token_id=0)
-    objective = PreferenceObjective(DpoLoss(), NAMES)
+    objective = PairLoss(DpoLoss(), NAMES)
     for _ in range(3):
         for part in micro_batches(rows, 2):
             objective.losses({"log_probs": some_log_probs(part)}, part)

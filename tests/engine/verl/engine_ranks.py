@@ -23,17 +23,19 @@ from verl.workers.engine import EngineRegistry
 from verl.workers.utils.losses import ppo_loss
 from verl.workers.utils.padding import response_from_nested
 
-from ctwa.aggregators.registry import GRADIENT_METHODS, GradientMethodConfig, build_aggregator
+from ctwa.aggregators.registry import GRADIENT_METHODS, AggregatorConfig, build_aggregator
 from ctwa.batch import ClipRange, RewardMatrix, Rollout, Update
 from ctwa.engine.compose import compose_config
-from ctwa.engine.gradients import GradientPlan
+from ctwa.engine.gradients import OBJECTIVE_LOSSES, GradientPlan, ObjectiveLosses
 from ctwa.engine.settings import GradientSettings
+from ctwa.engine.verl.columns import ROW_COLUMN
 from ctwa.engine.verl.cpu_platform import register_cpu_platform
 from ctwa.engine.verl.multi_objective_engine import MultiObjectiveEngine
 from ctwa.engine.verl.registry import register_engines
 from ctwa.engine.verl.rows import in_order
-from ctwa.engine.verl.workers import ROW_FIELD, PolicyWorker
-from ctwa.scalarizers import CTWA, CtwaConfig
+from ctwa.engine.verl.workers import PolicyWorker
+from ctwa.scalarizers import build_scalarizer
+from ctwa.scalarizers.ctwa import CtwaConfig
 from ctwa.testbed.model import build_model
 from ctwa.testbed.tokenizer import build_tokenizer
 
@@ -187,11 +189,15 @@ def two_steps_of_ctwa(folder: Path, num_ranks: int) -> list[dict[str, Any]]:
     mask_NT = (torch.arange(max(responses)) < torch.tensor(responses)[:, None]).long()
     rollout = Rollout(rewards, torch.tensor([0, 0, 1, 1]), mask_NT)
     targets = {"accuracy": 0.3, "clarity": 0.2}
-    method = CTWA(CtwaConfig(eta=1.0), dict.fromkeys(targets, 0.5), targets=targets, scale_invariant=False)
+    weights = dict.fromkeys(targets, 0.5)
+    method = build_scalarizer(CtwaConfig(eta=1.0), weights, targets=targets, scale_invariant=False)
 
-    def centred(scores_N: Tensor) -> Tensor:
-        means_N = scores_N.view(2, 2).mean(1).repeat_interleave(2)
-        return (scores_N - means_N)[:, None].expand(mask_NT.shape).float()
+    class Centred:
+        scale_invariant = False
+
+        def __call__(self, scores_N: Tensor) -> Tensor:
+            means_N = scores_N.view(2, 2).mean(1).repeat_interleave(2)
+            return (scores_N - means_N)[:, None].expand(mask_NT.shape).float()
 
     def nested(values_NT: Tensor) -> Tensor:
         rows = [row[:length] for row, length in zip(values_NT, responses, strict=True)]
@@ -203,8 +209,8 @@ def two_steps_of_ctwa(folder: Path, num_ranks: int) -> list[dict[str, Any]]:
         data = batch_of(rows, 2, use_remove_padding=True, mini_batch_size=num_rows, global_batch_size=num_rows)
         data["prompts"] = torch.nested.as_nested_tensor([row[:prompt] for row in rows], layout=torch.jagged)
         data["responses"] = torch.nested.as_nested_tensor([row[prompt:] for row in rows], layout=torch.jagged)
-        data["response_mask"], data[ROW_FIELD] = nested(mask_NT), torch.arange(num_rows)
-        advantages_NT = method.advantages(rollout, centred) * mask_NT  # type: ignore[arg-type]
+        data["response_mask"], data[ROW_COLUMN] = nested(mask_NT), torch.arange(num_rows)
+        advantages_NT = method.advantages(rollout, Centred()) * mask_NT
 
         before = worker.infer_batch(tu_copy(data, compute_loss=False))
         answers: list[Any] = [None] * num_ranks
@@ -219,7 +225,7 @@ def two_steps_of_ctwa(folder: Path, num_ranks: int) -> list[dict[str, Any]]:
         torch.distributed.all_gather_object(answers, sent)
         new_NT = in_order(answers, mask_NT.shape)
         old_NT = data["old_log_probs"].to_padded_tensor(0.0)
-        method.observe(Update(rollout, advantages_NT, old_NT, new_NT, ClipRange(0.2, 0.2, 3.0)))
+        method.observe_update(Update(rollout, advantages_NT, old_NT, new_NT, ClipRange(0.2, 0.2, 3.0)))
         steps.append(
             {
                 "sent": sent.rows_R.tolist(),
@@ -250,7 +256,7 @@ def leave_the_start(engine: MultiObjectiveEngine) -> None:
 
 def two_mini_batches(engine: MultiObjectiveEngine, method: str, rank: int, num_ranks: int) -> list[dict[str, Any]]:
     """Both at the same weights of the model: those of a step would carry its rounding on."""
-    config = TypeAdapter(GradientMethodConfig).validate_python({"type": method})
+    config = TypeAdapter(AggregatorConfig).validate_python({"type": method})
     engine.plan = plan = GradientPlan(tuple(PREFERENCE), build_aggregator(config, PREFERENCE), GradientSettings())
     num_tokens = sum(LENGTHS) - len(LENGTHS)
 
@@ -260,8 +266,8 @@ def two_mini_batches(engine: MultiObjectiveEngine, method: str, rank: int, num_r
         log_probs = torch.cat([row[:-1] for row in model_output["log_probs"].unbind()])
         each = [-log_probs, log_probs.square(), log_probs.exp()]
         # verl's engine wants the whole batch's mean times the number of ranks.
-        engine.losses = ([value.sum() * num_ranks / num_tokens for value in each], None)
-        return engine.losses[0][0], {}
+        losses = [value.sum() * num_ranks / num_tokens for value in each]
+        return losses[0], {OBJECTIVE_LOSSES: ObjectiveLosses(losses)}
 
     norms = []
     for seed in (0, 1):

@@ -27,11 +27,11 @@ from verl.utils import tensordict_utils as tu
 from verl.utils import torch_functional
 
 from ctwa.aggregators.cagrad_clip import CAGradClipConfig
-from ctwa.aggregators.linear import LinearConfig
+from ctwa.aggregators.linear import FixedWeightsConfig
 from ctwa.aggregators.mgda import MgdaConfig
 from ctwa.aggregators.registry import build_aggregator
-from ctwa.engine.gradients import GradientPlan
-from ctwa.engine.pairs.objective import PreferenceObjective
+from ctwa.engine.gradients import OBJECTIVE_LOSSES, GradientPlan, ObjectiveLosses
+from ctwa.engine.pairs.objective import PairLoss
 from ctwa.engine.settings import GradientSettings
 from ctwa.engine.verl.multi_objective_engine import MultiObjectiveEngine
 from ctwa.engine.verl.workers import PolicyWorker
@@ -90,14 +90,14 @@ def plain(losses: Losses, weights: list[float]) -> Callable:
     return loss
 
 
-def collecting(engine: MultiObjectiveEngine, losses: Losses, shared: Losses | None = None) -> Callable:
-    """A loss function that leaves each objective's loss, and perhaps a shared one, where the engine looks."""
+def collecting(losses: Losses, shared: Losses | None = None) -> Callable:
+    """A loss function that returns each objective's loss, and perhaps a shared one, as the engine wants them."""
 
     def loss(model_output: dict, data: TensorDict, dp_group: Any = None) -> tuple[Tensor, dict]:
         del dp_group
         each = losses(model_output, data)
-        engine.losses = ([*each], None if shared is None else shared(model_output, data)[0])
-        return each[0], {}
+        both = ObjectiveLosses(each, None if shared is None else shared(model_output, data)[0])
+        return each[0], {OBJECTIVE_LOSSES: both}
 
     return loss
 
@@ -117,16 +117,16 @@ def several_backwards(engine: MultiObjectiveEngine, layout: bool) -> dict[str, A
         "step": take_step(engine, data, plain(policy_losses, whole)),
     }
     for passes in ("shared_forward", "sequential"):
-        found[passes] = take_step(engine, data, collecting(engine, policy_losses), plan_of(passes))
+        found[passes] = take_step(engine, data, collecting(policy_losses), plan_of(passes))
 
         def whole_loss(model_output: dict, rows: TensorDict) -> list[Tensor]:
             return [plain(policy_losses, whole)(model_output, rows)[0]]
 
-        measured = collecting(engine, policy_losses, whole_loss)
+        measured = collecting(policy_losses, whole_loss)
         found[f"diagnostics/{passes}"] = take_step(engine, data, measured, plan_of(passes, measure_only=True))
 
     pairs = pair_batch(layout)
-    objective = PreferenceObjective(DpoLoss(), NAMES, skip_absent=False)
+    objective = PairLoss(DpoLoss(), NAMES, skip_absent=False)
     worker = object.__new__(PolicyWorker)  # its start is the engine's, which is here
     worker.engine = engine
     worker.set_preference(objective)
@@ -136,9 +136,10 @@ def several_backwards(engine: MultiObjectiveEngine, layout: bool) -> dict[str, A
 
     found["preference/plain"] = [take_step(engine, pairs, plain(preference_losses, weights)) for weights in unit]
     for passes in ("shared_forward", "sequential"):
-        found[f"preference/{passes}"] = take_step(engine, pairs, worker.loss_fn, plan_of(passes, config=LinearConfig()))
+        plan = plan_of(passes, config=FixedWeightsConfig())
+        found[f"preference/{passes}"] = take_step(engine, pairs, worker.loss_fn, plan)
     # Fixed weights need no gradient measured, and RACO without a radius has linear's.
-    for name, config in {"linear": LinearConfig(), "raco": CAGradClipConfig(c=0)}.items():
+    for name, config in {"linear": FixedWeightsConfig(), "raco": CAGradClipConfig(c=0)}.items():
         fixed = replace(plan_of("shared_forward", config=config), solve=False)
         found[f"preference/fixed/{name}"] = take_step(engine, pairs, worker.loss_fn, fixed)
     return found
@@ -165,7 +166,7 @@ def compiled_entropy(engine: MultiObjectiveEngine) -> list[dict[str, Any]]:
         del rows
         return [-0.1 * model_output["entropy"].values().mean()]
 
-    loss = collecting(engine, policy_losses, bonus)
+    loss = collecting(policy_losses, bonus)
     return [take_step(engine, data, loss, plan_of(passes)) for passes in ("shared_forward", "sequential")]
 
 
@@ -173,7 +174,7 @@ def fused_output(folder: Path) -> list[dict[str, Any]]:
     """The output layer that makes log-probabilities of hidden states, by one forward pass and by many."""
     engine = build_engine(folder, "actor_rollout_ref.model.use_fused_kernels=true")
     data = batch_of(some_rows(LENGTHS, seed=0), 2, use_remove_padding=True, use_fused_kernels=True)
-    loss = collecting(engine, policy_losses)
+    loss = collecting(policy_losses)
     return [take_step(engine, data, loss, plan_of(passes)) for passes in ("shared_forward", "sequential")]
 
 
@@ -209,7 +210,7 @@ def after_a_pass_without_gradients(engine: MultiObjectiveEngine) -> dict[str, An
     plan.settings = GradientSettings(last_layers=1)
     worker.swap_weights()
     log_probs()
-    return {"last_layers": take_step(engine, data, collecting(engine, policy_losses), plan), "log_probs": found}
+    return {"last_layers": take_step(engine, data, collecting(policy_losses), plan), "log_probs": found}
 
 
 def skipped_step(engine: MultiObjectiveEngine) -> list[dict[str, Any]]:
@@ -226,7 +227,7 @@ def skipped_step(engine: MultiObjectiveEngine) -> list[dict[str, Any]]:
             return [-log_probs.mean(), factor * log_probs.square().mean()]
 
         with engine.train_mode():
-            engine.train_batch(batch_of(some_rows([6, 9], seed=0), 1), loss_function=collecting(engine, losses))
+            engine.train_batch(batch_of(some_rows([6, 9], seed=0), 1), loss_function=collecting(losses))
         moved = sum(float((new - old).abs().sum()) for new, old in zip(engine.trained(), before, strict=True))
         (record,) = engine.plan.records
         reports.append({"moved": moved, "skipped": record.skipped, "num_skipped": aggregator.num_skipped})

@@ -12,9 +12,10 @@ from verl.utils import tensordict_utils as tu
 from verl.workers.config import FSDPActorConfig
 from verl.workers.utils.losses import ppo_loss
 
-from ctwa.aggregators.linear import Linear, LinearConfig
-from ctwa.engine.gradients import GradientPlan, advantages_field, objective_losses
+from ctwa.aggregators.linear import FixedWeights, FixedWeightsConfig
+from ctwa.engine.gradients import GradientPlan, policy_losses
 from ctwa.engine.settings import GradientSettings
+from ctwa.engine.verl.columns import advantages_column
 
 PROMPTS, RESPONSES = [2, 3], [4, 2]
 WEIGHTS = torch.tensor([0.2, 0.8])
@@ -36,10 +37,10 @@ def batch() -> TensorDict:
         ),
         "old_log_probs": nested(RESPONSES, generator, 0.1),
         "ref_log_prob": nested(RESPONSES, generator, 0.1),
-        **{advantages_field(column): nested(RESPONSES, generator) for column in range(2)},
+        **{advantages_column(column): nested(RESPONSES, generator) for column in range(2)},
     }
     # What the weights make of the objectives' advantages.
-    rows = [data[advantages_field(column)].unbind() for column in range(2)]
+    rows = [data[advantages_column(column)].unbind() for column in range(2)]
     data["advantages"] = torch.nested.as_nested_tensor(
         [WEIGHTS[0] * one + WEIGHTS[1] * other for one, other in zip(*rows, strict=True)], layout=torch.jagged
     )
@@ -66,7 +67,7 @@ def actor_config(*, entropy: float, kl: bool) -> FSDPActorConfig:
 
 
 def plan(*, measures_only: bool = False) -> GradientPlan:
-    aggregator = None if measures_only else Linear(LinearConfig(), {"a": 0.2, "b": 0.8})
+    aggregator = None if measures_only else FixedWeights(FixedWeightsConfig(), {"a": 0.2, "b": 0.8})
     return GradientPlan(("a", "b"), aggregator, GradientSettings())
 
 
@@ -79,7 +80,7 @@ def test_the_weighted_losses_and_the_shared_terms_are_verls_loss(batch: TensorDi
     loss_fn = partial(ppo_loss, config=actor_config(entropy=entropy, kl=kl))
     expected, _ = loss_fn(model_output=output, data=batch)
 
-    losses, shared, metrics = objective_losses(loss_fn, output, batch, None, plan())
+    losses, shared, metrics = policy_losses(loss_fn, output, batch, None, plan())
 
     assert (shared is None) == (not entropy and not kl)
     total = WEIGHTS @ torch.stack(losses) + (0 if shared is None else shared)
@@ -87,7 +88,7 @@ def test_the_weighted_losses_and_the_shared_terms_are_verls_loss(batch: TensorDi
     assert "actor/pg_loss" in metrics
     # The terms that all share are in no objective's loss.
     bare = partial(ppo_loss, config=actor_config(entropy=0.0, kl=False))
-    rows = batch.clone(recurse=False).set("advantages", batch[advantages_field(0)])
+    rows = batch.clone(recurse=False).set("advantages", batch[advantages_column(0)])
     alone, _ = bare(model_output=output, data=rows)
     torch.testing.assert_close(losses[0], alone)
 
@@ -98,7 +99,7 @@ def test_where_gradients_are_only_measured_the_step_is_verls(batch: TensorDict) 
     loss_fn = partial(ppo_loss, config=actor_config(entropy=0.0, kl=True))
     expected, _ = loss_fn(model_output=output, data=batch)
 
-    losses, shared, _ = objective_losses(loss_fn, output, batch, None, plan(measures_only=True))
+    losses, shared, _ = policy_losses(loss_fn, output, batch, None, plan(measures_only=True))
 
     assert len(losses) == 2
     torch.testing.assert_close(shared, expected)

@@ -16,10 +16,12 @@ from verl.workers.config import FSDPActorConfig
 from ctwa.batch import ClipRange, RewardMatrix, Rollout, Update
 from ctwa.covariance.diagnostics import diagnostics
 from ctwa.covariance.weights import completion_weights, token_weights
+from ctwa.engine.verl.columns import ROW_COLUMN
 from ctwa.engine.verl.estimate import VerlEstimate
 from ctwa.engine.verl.transfer import correct, padding_columns
-from ctwa.engine.verl.workers import ROW_FIELD
-from ctwa.scalarizers import CTWA, CtwaConfig, Linear, LinearConfig
+from ctwa.scalarizers import build_scalarizer
+from ctwa.scalarizers.ctwa import CtwaConfig
+from ctwa.scalarizers.linear import Linear, LinearConfig
 
 LENGTHS = [3, 2, 4, 1]
 MASK_NT = (torch.arange(4) < torch.tensor(LENGTHS)[:, None]).long()
@@ -73,8 +75,8 @@ def test_a_rejected_completion_weighs_nothing_and_stays_in_the_covariance() -> N
     assert any(key.startswith("rollout_corr/rollout_rs") for key in metrics)
     # What the method learns from is what the diagnostics show: both without the rejected completion's weight.
     targets = {"accuracy": 0.1, "clarity": 0.1}
-    method = CTWA(CtwaConfig(), {"accuracy": 0.5, "clarity": 0.5}, targets=targets, scale_invariant=True)
-    learnt, shown = method.observe(update(of)), diagnostics(update(of))
+    method = build_scalarizer(CtwaConfig(), dict.fromkeys(targets, 0.5), targets=targets, scale_invariant=True)
+    learnt, shown = method.observe_update(update(of)), diagnostics(update(of))
     by_hand = [float(w) for w in weights.weight_N]
     expected = ((1 - 0.5) * by_hand[0] / 2 + (0 - 0.5) * by_hand[1] / 2 + 0.25 * by_hand[2] - 0.25 * by_hand[3]) / 2
     assert learnt["covariance/accuracy"] == shown["covariance/accuracy"] == pytest.approx(expected)
@@ -152,13 +154,13 @@ def test_added_rows_keep_verls_empty_mask_and_have_weights_of_zero() -> None:
     of, columns, _ = corrected(rollout_is="token", rollout_rs="token_k1", rollout_rs_threshold=1.2)
     assert of.correction_NT is not None
     mask = torch.nested.as_nested_tensor([torch.zeros(2, dtype=torch.int64)], layout=torch.jagged)
-    added = padding_columns([*columns, ROW_FIELD], mask)
-    assert added.keys() == {"rollout_is_weights", ROW_FIELD}
+    added = padding_columns([*columns, ROW_COLUMN], mask)
+    assert added.keys() == {"rollout_is_weights", ROW_COLUMN}
     assert added["rollout_is_weights"].unbind()[0].tolist() == [0.0, 0.0]
 
 
 def test_a_step_writes_what_its_loss_is_to_see(testbed_config: DictConfig) -> None:
-    from ctwa.engine.train import MultiObjectiveTrainer
+    from ctwa.engine.train import MultiObjectiveTrainer, Step
 
     written: dict[str, Tensor] = {}
     queue = rows()
@@ -178,17 +180,18 @@ def test_a_step_writes_what_its_loss_is_to_see(testbed_config: DictConfig) -> No
         },
     )
     trainer = object.__new__(MultiObjectiveTrainer)  # its start is Ray's
-    trainer.config, trainer._rollout, trainer._rows, trainer.global_steps = config, rollout(), queue, 1
-    trainer.scalarizer = Linear(LinearConfig(), {"accuracy": 0.5, "clarity": 0.5}, scale_invariant=True)
+    trainer.config = config
+    trainer.scalarizer = Linear(LinearConfig(), {"accuracy": 0.5, "clarity": 0.5})
     nothing_held = torch.zeros(4, dtype=torch.bool)
     trainer.probe = SimpleNamespace(source="none", has_weights=False, held_out=lambda _: nothing_held)
     trainer.settings = SimpleNamespace(gradients=None, diagnostics=SimpleNamespace(gradients_every=0))
-    metrics: dict[str, float] = {}
+    batch: Any = SimpleNamespace(keys=queue.keys, partition_id="train", fields=None)
+    step = Step(1, batch=batch, rows=queue, rollout=rollout())
 
-    batch = trainer._compute_advantage(SimpleNamespace(keys=queue.keys, partition_id="train", fields=None), metrics)
+    trainer.estimate_advantages(step)
 
     assert {"response_mask", "rollout_is_weights", "advantages"} <= {*batch.fields} <= written.keys()
     assert [row.any().item() for row in written["response_mask"].unbind()] == [True, False, True, True]
     assert [row.any().item() for row in written["advantages"].unbind()] == [True, False, True, True]
-    assert trainer._rollout.correction_NT is not None  # what the statistic will see
-    assert "rollout_corr/kl" in metrics
+    assert step.rollout.correction_NT is not None  # what the statistic will see
+    assert "rollout_corr/kl" in step.metrics

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from ctwa.engine.verl.columns import SEED_COLUMN
 from ctwa.engine.verl.rows import Prompts, deal_rows, num_missing, place_of, prompt_name
-from ctwa.engine.verl.seeds import SEED_FIELD
 from ctwa.errors import CtwaError
 
 
@@ -18,7 +18,7 @@ def test_a_prompts_name_and_seed_are_those_of_its_place() -> None:
     first, second = (prompts.name(batch(*texts), "train", 3, "train/3") for texts in (("a", "b"), ("c",)))
 
     assert [*first["uid"], *second["uid"]] == ["train000003-00000", "train000003-00001", "train000003-00002"]
-    assert [*first[SEED_FIELD], *second[SEED_FIELD]] == ["7/train/3/0", "7/train/3/1", "7/train/3/2"]
+    assert [*first[SEED_COLUMN], *second[SEED_COLUMN]] == ["7/train/3/0", "7/train/3/1", "7/train/3/2"]
     assert prompts.rows["train000003-00002"] == {"prompt": "c", "answer": "C"}
     prompts.clear()
     assert list(prompts.name(batch("d"), "train", 4, "train/4")["uid"]) == ["train000004-00000"]

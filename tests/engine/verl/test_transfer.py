@@ -3,9 +3,8 @@
 import torch
 
 from ctwa.batch import RewardMatrix, Rollout
-from ctwa.engine.gradients import advantages_field
+from ctwa.engine.verl.columns import ROW_COLUMN, advantages_column
 from ctwa.engine.verl.transfer import advantage_columns, padding_columns
-from ctwa.engine.verl.workers import ROW_FIELD
 
 MASK = torch.nested.as_nested_tensor([torch.ones(3), torch.ones(1)], layout=torch.jagged)
 
@@ -30,9 +29,9 @@ def test_the_columns_have_each_row_s_own_length_and_the_score_at_its_end():
     columns = advantage_columns(rollout(), advantages_NT, torch.stack([advantages_NT, -advantages_NT]), weights, MASK)
     assert rows(columns["advantages"]) == rows(columns["returns"]) == [[0.5, 0.25, -1.0], [2.0]]
     assert rows(columns["rm_scores"]) == [[0.0, 0.0, 1.0], [0.125]]
-    assert columns[ROW_FIELD].tolist() == [0, 1]
-    assert rows(columns[advantages_field(1)]) == [[-0.5, -0.25, 1.0], [-2.0]]
-    assert advantages_field(2) not in columns
+    assert columns[ROW_COLUMN].tolist() == [0, 1]
+    assert rows(columns[advantages_column(1)]) == [[-0.5, -0.25, 1.0], [-2.0]]
+    assert advantages_column(2) not in columns
 
 
 def test_added_rows_have_the_same_columns_and_weigh_nothing():
@@ -42,5 +41,5 @@ def test_added_rows_have_the_same_columns_and_weigh_nothing():
         columns, torch.nested.as_nested_tensor([torch.ones(2, dtype=torch.int64)], layout=torch.jagged)
     )
     assert added.keys() == columns.keys()
-    assert added.pop(ROW_FIELD).tolist() == [-1]
+    assert added.pop(ROW_COLUMN).tolist() == [-1]
     assert all(rows(column) == [[0.0, 0.0]] and column.dtype == torch.float32 for column in added.values())

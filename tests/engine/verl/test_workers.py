@@ -15,10 +15,11 @@ from verl.workers.engine_workers import TrainingWorker
 from ctwa.aggregators.mgda import MgdaConfig
 from ctwa.aggregators.registry import build_aggregator
 from ctwa.engine.gradients import GradientPlan, GradientRecord
-from ctwa.engine.pairs.objective import PreferenceObjective
+from ctwa.engine.pairs.objective import PairLoss
 from ctwa.engine.settings import GradientSettings
+from ctwa.engine.verl.columns import ROW_COLUMN
 from ctwa.engine.verl.rows import RowValues, in_order
-from ctwa.engine.verl.workers import ROW_FIELD, PolicyWorker
+from ctwa.engine.verl.workers import PolicyWorker
 from ctwa.preference.losses import CpoLoss
 
 PROMPTS, RESPONSES = [2, 3, 1], [4, 2, 3]
@@ -37,7 +38,7 @@ def log_probs_of(places: list[int]) -> Tensor:
 
 def batch(places: list[int]) -> TensorDict:
     masks = nested([torch.ones(length) for length in RESPONSES])
-    return TensorDict({"response_mask": masks, ROW_FIELD: torch.tensor(places)}, batch_size=len(places))
+    return TensorDict({"response_mask": masks, ROW_COLUMN: torch.tensor(places)}, batch_size=len(places))
 
 
 def worker(*, answers: bool = True) -> PolicyWorker:
@@ -118,13 +119,13 @@ def test_log_probs_are_sent_once() -> None:
     one = worker()
     values = nested([torch.randn(LENGTH + 1) for _ in places])
     masks = nested([torch.ones(LENGTH) for _ in places])
-    one._record(values, TensorDict({"response_mask": masks, ROW_FIELD: torch.tensor(places)}, batch_size=NUM_ROWS))
+    one._record(values, TensorDict({"response_mask": masks, ROW_COLUMN: torch.tensor(places)}, batch_size=NUM_ROWS))
     payload = NUM_ROWS * LENGTH * 4
     assert payload < size(one.take_update()) < 1.1 * payload
 
 
 def test_the_log_probs_of_pairs_are_sent_once() -> None:
-    objective = PreferenceObjective(CpoLoss(), ("a",))
+    objective = PairLoss(CpoLoss(), ("a",))
     for pair in range(0, NUM_ROWS, 4):
         sums = torch.randn(1024, dtype=torch.float64)
         objective.seen[pair] = (torch.arange(pair, pair + 4), sums[:4], sums[4:8])

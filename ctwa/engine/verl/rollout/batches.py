@@ -18,7 +18,7 @@ from tensordict import NonTensorStack, TensorDict
 from verl.utils import normalize_token_ids
 from verl.utils import tensordict_utils as tu
 
-from ctwa.engine.verl.seeds import SEED_FIELD
+from ctwa.engine.verl.columns import SEED_COLUMN
 from ctwa.errors import CtwaError
 from ctwa.models.decoding import Generated, Sampling
 from ctwa.models.seeds import completion_seed
@@ -47,7 +47,7 @@ class BatchGeneration:
         """
         validate = tu.get_non_tensor_data(batch, "validate", default=False)
         sampling, num_completions = self._sampling(validate)
-        names, prompt_seeds = list(batch["uid"]), list(batch[SEED_FIELD])
+        names, prompt_seeds = list(batch["uid"]), list(batch[SEED_COLUMN])
         prompts = [self._tokens(messages) for messages in batch["raw_prompt"]]
         keys = [f"{name}_{index}_0" for name in names for index in range(num_completions)]
         rows = [prompt for prompt in prompts for _ in range(num_completions)]

@@ -1,0 +1,198 @@
+"""What of verl's engine, rollout and queue a run with objectives cannot do."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from importlib.util import find_spec
+
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+
+from ctwa.engine.checks.batches import check_token_budgets
+from ctwa.engine.checks.look import SINGLE_TURN
+from ctwa.errors import CtwaError, did_you_mean
+
+
+def check_engine(config: DictConfig) -> None:
+    """Refuse what verl can do, and a run with objectives cannot.
+
+    Raises:
+        CtwaError: what is wrong, and what to write instead.
+    """
+    if config.trainer.v1.trainer_mode != "sync":
+        raise CtwaError(
+            f"trainer.v1.trainer_mode={config.trainer.v1.trainer_mode!r}: the multi-objective trainer is synchronous; "
+            "write sync"
+        )
+    if config.algorithm.use_kl_in_reward:
+        raise CtwaError(
+            "algorithm.use_kl_in_reward=true would count the KL penalty once for each objective: "
+            "write actor_rollout_ref.actor.use_kl_loss=true instead"
+        )
+    if config.algorithm.filter_groups.enable:
+        raise CtwaError("algorithm.filter_groups.enable=true needs a scalar reward while sampling: write false")
+    if config.reward.reward_model.enable:
+        raise CtwaError(
+            "reward.reward_model.enable=true is verl's single reward model: write false, and call the model from a "
+            "reward function"
+        )
+    if config.trainer.v1.sampler.sync_refill_failed_groups:
+        raise CtwaError(
+            "trainer.v1.sampler.sync_refill_failed_groups=true would give new prompts the names of prompts in flight: "
+            "write false"
+        )
+    rollout = config.actor_rollout_ref.rollout
+    if rollout.val_kwargs.temperature > 0 and not rollout.val_kwargs.do_sample:
+        raise CtwaError(
+            "actor_rollout_ref.rollout.val_kwargs.do_sample=false with a temperature of "
+            f"{rollout.val_kwargs.temperature:g}, at which verl would sample: write temperature=0, or do_sample=true"
+        )
+    if config.trainer.device != "cpu" and rollout.name == "transformers":
+        raise CtwaError("generation=transformers is for the CPU: write generation=vllm")
+    if rollout.name == "vllm":
+        _check_vllm(config)
+    for part in ("prompt", "response"):
+        if rollout[f"{part}_length"] != config.data[f"max_{part}_length"]:
+            raise CtwaError(
+                f"actor_rollout_ref.rollout.{part}_length={rollout[f'{part}_length']} is not data.max_{part}_length="
+                f"{config.data[f'max_{part}_length']}, from which it is taken: write data.max_{part}_length alone"
+            )
+    longest = config.data.max_prompt_length + config.data.max_response_length
+    if rollout.max_model_len is not None and rollout.max_model_len < longest:
+        raise CtwaError(
+            f"actor_rollout_ref.rollout.max_model_len={rollout.max_model_len} is less than data.max_prompt_length + "
+            f"data.max_response_length = {longest}: write {longest} or more"
+        )
+    check_token_budgets(config, longest, "data.max_prompt_length + data.max_response_length")
+
+
+def _check_vllm(config: DictConfig) -> None:
+    on_cpu = config.trainer.device == "cpu"
+    worker = (config.actor_rollout_ref.rollout.engine_kwargs.get("vllm") or {}).get("worker_extension_cls")
+    if on_cpu and worker is None:
+        raise CtwaError("generation=vllm would lose the updates of the weights on a CPU: write generation=vllm_cpu")
+    if not on_cpu and worker == "ctwa.engine.verl.rollout.vllm_cpu.LiveWeights":
+        raise CtwaError("generation=vllm_cpu is for the CPU: write generation=vllm")
+    if on_cpu and find_spec("vllm") is None:
+        raise CtwaError(
+            "generation=vllm_cpu needs vLLM, which is not installed: run scripts/install_vllm_cpu.sh, or write "
+            "generation=transformers"
+        )
+
+
+def check_queue(config: DictConfig) -> None:
+    """Refuse a transfer queue that is off, or open to others.
+
+    Raises:
+        CtwaError: what is wrong, and what to write instead.
+    """
+    if not config.transfer_queue.enable:
+        raise CtwaError("transfer_queue.enable=false: rows go to the workers and back through it; write true")
+    backend = config.transfer_queue.backend.storage_backend
+    if backend not in ("SimpleStorage", "RayStore") and not config.ctwa.trust_network:
+        raise CtwaError(
+            f"transfer_queue.backend.storage_backend={backend!r} has connections of its own, which let in whoever "
+            "reaches them: write SimpleStorage, or ctwa.trust_network=true where nobody else reaches the machines"
+        )
+
+
+def check_agent_loop(config: DictConfig) -> None:
+    """Refuse several turns and tools: one prompt, one completion, all of it the policy's.
+
+    Raises:
+        CtwaError: what is wrong, and what to write instead.
+    """
+    rollout = config.actor_rollout_ref.rollout
+    if rollout.multi_turn.enable:
+        raise CtwaError(
+            "actor_rollout_ref.rollout.multi_turn.enable=true: rewards would take what tools say for the policy's "
+            "words; several turns and tools are not supported, write false"
+        )
+    if rollout.agent.default_agent_loop not in SINGLE_TURN:
+        raise CtwaError(
+            f"actor_rollout_ref.rollout.agent.default_agent_loop={rollout.agent.default_agent_loop!r}: several turns, "
+            f"tools and several outputs are not supported; write {' or '.join(SINGLE_TURN)}"
+        )
+
+
+def check_correction(config: DictConfig) -> None:
+    """Refuse rollout corrections that would be without effect.
+
+    Raises:
+        CtwaError: the option, and what to write instead.
+    """
+    correction = config.algorithm.get("rollout_correction") or {}
+    asked = [f"{key}={correction[key]}" for key in ("rollout_is", "rollout_rs") if correction.get(key)]
+    if asked and correction.get("bypass_mode"):
+        raise CtwaError(
+            f"algorithm.rollout_correction.{asked[0]} compares the trainer's log-probs with the rollout's, but with "
+            f"bypass_mode=true the trainer takes the rollout's own: write bypass_mode=false or "
+            f"{asked[0].split('=')[0]}=null"
+        )
+    if asked and not config.actor_rollout_ref.rollout.calculate_log_probs:
+        raise CtwaError(
+            f"algorithm.rollout_correction.{asked[0]} needs the rollout's log-probs: write "
+            "actor_rollout_ref.rollout.calculate_log_probs=true"
+        )
+    if correction.get("rollout_rs") and correction.get("rollout_rs_threshold") is None:
+        raise CtwaError(
+            f"algorithm.rollout_correction.rollout_rs={correction['rollout_rs']} rejects by rollout_rs_threshold, "
+            "which is null: write a number, such as 2.0"
+        )
+    if correction.get("loss_type", "ppo_clip") != "ppo_clip":
+        raise CtwaError(
+            f"algorithm.rollout_correction.loss_type={correction['loss_type']} would be ignored: the loss is the "
+            "clipped one, whose weights CTWA measures; write ppo_clip, with clipping=off for one that clips nothing"
+        )
+
+
+def check_what_is_imported(config: DictConfig) -> None:
+    """See that optimizer, external library and loggers are installed.
+
+    Raises:
+        CtwaError: what is wrong, and what to write instead.
+    """
+    optim, model = config.actor_rollout_ref.actor.optim, config.actor_rollout_ref.model
+    needed = {"actor.optim.optimizer_impl": optim.optimizer_impl, "model.external_lib": model.external_lib}
+    for key, module in needed.items():
+        if module is not None and not _is_installed(module):
+            raise CtwaError(f"actor_rollout_ref.{key}={module}: there is no such module here; install it, or leave it")
+    if optim.optimizer_impl == "torch.optim":
+        import torch
+
+        known = [name for name in dir(torch.optim) if isinstance(getattr(torch.optim, name), type)]
+        if optim.optimizer not in known:
+            raise CtwaError(
+                f"actor_rollout_ref.actor.optim.optimizer={optim.optimizer} is none of torch.optim's: write one of "
+                f"them, e.g. AdamW{did_you_mean(optim.optimizer, known)}"
+            )
+    loggers = [config.trainer.logger] if isinstance(config.trainer.logger, str) else config.trainer.logger
+    for name in loggers:
+        if name in ("tensorboard", "wandb", "mlflow", "swanlab", "clearml", "trackio") and not _is_installed(name):
+            raise CtwaError(f"trainer.logger: {name} is not installed; install it, or leave it out")
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except (ImportError, ValueError):  # of what it is in
+        return False
+
+
+def check_with_verl(config: DictConfig) -> None:
+    """Let verl check its own part of the config, as its trainer and workers will (its import takes seconds).
+
+    Raises:
+        CtwaError: what verl says.
+    """
+    from verl.utils.config import omega_conf_to_dataclass, validate_config
+
+    actor_rollout_ref = config.actor_rollout_ref
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            validate_config(config, use_reference_policy=actor_rollout_ref.actor.use_kl_loss, use_critic=False)
+        for node in (actor_rollout_ref.rollout, config.algorithm):
+            omega_conf_to_dataclass(node)
+    except (AssertionError, ValueError, TypeError, NotImplementedError, HydraException) as error:
+        raise CtwaError(f"verl does not accept the configuration: {error}") from error

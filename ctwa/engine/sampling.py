@@ -1,0 +1,169 @@
+"""Prompts in, scored completions out: what every training that samples has of the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+from verl.utils.transferqueue_utils import KVBatchMeta
+
+from ctwa.batch import Rollout
+from ctwa.engine.ray_session import ray_session
+from ctwa.engine.recorder import Recorder
+from ctwa.engine.settings import Settings
+from ctwa.engine.verl.rows import Prompts, num_missing, place_of, prompt_name
+from ctwa.engine.verl.session import Session
+from ctwa.engine.verl.transfer import QueuedRows
+from ctwa.objectives.completion import Completion
+from ctwa.objectives.evaluator import Evaluation, RewardEvaluator
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Completions and what they were scored, in the order of their rows."""
+
+    completions: list[Completion]
+    evaluation: Evaluation
+    rollout: Rollout
+
+    @property
+    def lengths_N(self) -> list[int]:
+        """Tokens of the responses."""
+        return [completion.response_tokens for completion in self.completions]
+
+
+class Sampler:
+    """Lets the engine complete prompts, and scores the completions.
+
+    Prompts have names and completions have places, so rows are in the same order in whichever order they came.
+
+    Args:
+        session: the engine.
+        settings: seed, and the length that conciseness is measured against.
+        evaluator: the reward functions.
+        max_missing: the share of the completions asked for that may be lost.
+    """
+
+    def __init__(self, session: Session, settings: Settings, evaluator: RewardEvaluator, *, max_missing: float) -> None:
+        self.session = session
+        self.evaluator = evaluator
+        self.reference_length = settings.build_reference_length()
+        self._max_missing = max_missing
+        self._prompts = Prompts(settings.seed)
+        self._end_tokens = session.end_tokens()
+
+    def next_rows(self, step: int) -> tuple[KVBatchMeta, dict[str, Any]]:
+        """Complete the next prompts to train on; returns their completions in the transfer queue, and metrics."""
+        self._prompts.clear()
+        chunks = [
+            self._prompts.name(columns, "train", step, f"train/{step}") for columns in self.session.next_prompts()
+        ]
+        return self.session.complete(chunks, "train", step=step)
+
+    def in_order(self, batch: KVBatchMeta) -> tuple[QueuedRows, int]:
+        """The rows of a step in its order, and how many are missing.
+
+        Raises:
+            CtwaError: more than may be lost.
+        """
+        config = self.session.config
+        num_asked = config.data.train_batch_size * config.actor_rollout_ref.rollout.n
+        rows = QueuedRows(sorted(batch.keys, key=place_of), batch.partition_id)
+        return rows, num_missing(rows.keys, num_asked, limit=self._max_missing)
+
+    def held_out(self, step: int, seed_name: str) -> tuple[QueuedRows, int]:
+        """Complete the held-out prompts with the policy after a step; the rows in order, and how many are missing.
+
+        Raises:
+            CtwaError: more than may be lost.
+        """
+        session = self.session
+        session.wake(step)
+        self._prompts.clear()
+        keys: list[str] = []
+        num_asked = 0
+        for columns in session.val_dataloader:
+            named = self._prompts.name(columns, "val", step, seed_name)
+            sampled, _ = session.complete([named], "val", step=step)
+            keys.extend(sampled.keys)
+            num_asked += len(named["uid"]) * session.config.actor_rollout_ref.rollout.val_kwargs.n
+        missing = num_missing(keys, num_asked, limit=self._max_missing)
+        rows = QueuedRows(sorted(keys, key=place_of), "val")
+        if step == 0 and self.reference_length is not None:
+            self.reference_length.start(rows.read("responses")["responses"].offsets().diff().tolist())
+        return rows, missing
+
+    def score(self, rows: QueuedRows) -> Scored:
+        """Evaluate the objectives on rows whose prompts were the last to be completed."""
+        data = rows.read("responses", "response_mask")
+        responses = [row.tolist() for row in data["responses"].unbind()]
+        texts = self.session.tokenizer.batch_decode(responses, skip_special_tokens=True)
+        names = [prompt_name(key) for key in rows.keys]
+        places = {name: place for place, name in enumerate(dict.fromkeys(names))}
+        group_N = torch.tensor([places[name] for name in names])
+        lengths_N = [len(response) for response in responses]
+        references_N: Sequence[float | None] = [None] * len(rows)
+        if self.reference_length is not None:
+            references_N = self.reference_length.reference(lengths_N, group_N.tolist())
+        completions = [
+            Completion.from_row(
+                self._prompts.rows[name],
+                response=text,
+                response_tokens=length,
+                reference_tokens=reference,
+                finished=response[-1] in self._end_tokens if response else False,
+            )
+            for name, text, response, length, reference in zip(
+                names, texts, responses, lengths_N, references_N, strict=True
+            )
+        ]
+        evaluation = self.evaluator.evaluate(completions, group_N.tolist())
+        mask_NT = data["response_mask"].to_padded_tensor(0)
+        return Scored(completions, evaluation, Rollout(evaluation.matrix, group_N, mask_NT))
+
+    def learn_lengths(self, scored: Scored) -> dict[str, float]:
+        """Let the reference length follow a step's completions; their lengths as metrics."""
+        if self.reference_length is not None:
+            self.reference_length.update(scored.lengths_N)
+        return {
+            "response_length/mean": float(np.mean(scored.lengths_N)),
+            "response_length/finished_frac": float(np.mean([each.finished for each in scored.completions])),
+        }
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """The reference length's state; None without one."""
+        return None if self.reference_length is None else self.reference_length.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any] | None) -> None:
+        """Restore what ``state_dict`` gave."""
+        if self.reference_length is not None and state is not None:
+            self.reference_length.load_state_dict(state)
+
+
+@contextmanager
+def sampling_engine(
+    config: DictConfig, settings: Settings, recorder: Recorder, *, max_missing: float
+) -> Iterator[Sampler]:
+    """Start reward functions, Ray, workers and rollout; end all of it at the end.
+
+    Args:
+        config: the resolved config, checked.
+        settings: our part of it.
+        recorder: is told when the engine is up.
+        max_missing: the share of the completions asked for that may be lost.
+    """
+    rewards = settings.rewards
+    with (
+        RewardEvaluator(
+            settings.objectives, num_workers=rewards.num_workers, max_unscored=rewards.max_unscored
+        ) as evaluator,
+        ray_session(config, transfer_queue=True) as wait_for_queue,
+    ):
+        session = Session(config, poll_interval=settings.poll_interval, wait_for_queue=wait_for_queue)
+        recorder.engine_is_up()
+        yield Sampler(session, settings, evaluator, max_missing=max_missing)

@@ -1,0 +1,109 @@
+"""The job of `ctwa train`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from omegaconf import DictConfig
+
+from ctwa.engine.checks.config import check_config, num_steps
+from ctwa.engine.checks.engine import check_with_verl
+from ctwa.engine.checks.look import prompt_lines
+from ctwa.engine.checks.resources import check_machine
+from ctwa.engine.job import Job, line, passes_text
+from ctwa.run.folder import ObjectiveInfo
+
+if TYPE_CHECKING:
+    from ctwa.engine.recorder import Recorder
+    from ctwa.engine.sampling import Sampler
+    from ctwa.engine.settings import Settings
+    from ctwa.engine.train import MultiObjectiveTrainer
+    from ctwa.scalarizers.base import Scalarizer
+
+
+class TrainJob(Job):
+    """A training on rewards."""
+
+    command: ClassVar[str] = "train"
+    settings: Settings
+
+    def check(self) -> None:
+        """Check config, disk, machine, and what verl says of it."""
+        self.settings = check_config(self.config)
+        check_machine(self.config)
+        check_with_verl(self.config)
+        self.num_steps = num_steps(self.config)
+        self.num_samples = self.settings.num_samples
+
+    def about(self) -> dict[str, Any]:
+        """With the targets of covariances, where the method has any."""
+        targets = self.settings.build_scalarizer().covariance_targets
+        objectives = {
+            name: ObjectiveInfo(weight=objective.weight, target=targets.get(name))
+            for name, objective in self.settings.objectives.items()
+        }
+        return {"method": self.settings.method.type, "objectives": objectives}
+
+    def plan_lines(self) -> list[str]:
+        """Method and objectives; steps, tokens and passes."""
+        config, scalarizer = self.config, self.settings.build_scalarizer()
+        source = self.settings.log_probs_source(scalarizer.requirements)
+        weights = ", ".join(f"{name} ({weight:g})" for name, weight in scalarizer.weights.items())
+        rows = config.data.train_batch_size * config.actor_rollout_ref.rollout.n
+        tokens = rows * (config.data.max_prompt_length + config.data.max_response_length)
+        prompts = f"{config.data.train_batch_size} prompts x {config.actor_rollout_ref.rollout.n} completions"
+        every = f"every {config.trainer.test_freq} steps; checkpoint every {config.trainer.save_freq} steps"
+        return [
+            line("method", f"{self.settings.method.type}, log-probs of the statistic: {source}"),
+            line("objectives", weights),
+            *self.engine_lines(),
+            *prompt_lines(config),
+            line("steps", self.num_steps),
+            line("a step", f"{prompts} = {rows} completions, at most {tokens:,} tokens"),
+            line("passes", "; ".join(self._passes())),
+            line("validation", every),
+        ]
+
+    def _passes(self) -> list[str]:
+        config, settings = self.config, self.settings
+        actor, scalarizer = config.actor_rollout_ref.actor, settings.build_scalarizer()
+        num_updates = config.data.train_batch_size // actor.ppo_mini_batch_size * actor.ppo_epochs
+        passes = _update_passes(config, settings, scalarizer)
+        is_probed = settings.probe_source(scalarizer.requirements) == "backward"
+        is_measured_after = settings.log_probs_source(scalarizer.requirements) == "post_update"
+        return [
+            *["old log-probs (1 forward)"] * (not config.algorithm.rollout_correction.bypass_mode),
+            *["reference log-probs (1 forward)"] * bool(actor.use_kl_loss),
+            f"update ({num_updates} optimizer steps, {passes} of the batch an epoch)",
+            *["statistic after the update (1 forward)"] * is_measured_after,
+            *["probe (1 forward)"] * is_probed,
+        ]
+
+    def run(self, recorder: Recorder) -> None:
+        """Start the engine, train, and end everything that was started."""
+        from ctwa.engine.sampling import sampling_engine  # verl's import takes seconds
+
+        max_missing = self.settings.rollout.max_missing
+        with sampling_engine(self.config, self.settings, recorder, max_missing=max_missing) as sampler:
+            self.trainer(sampler, recorder).fit()
+
+    def trainer(self, sampler: Sampler, recorder: Recorder) -> MultiObjectiveTrainer:
+        """What trains on an engine that is up."""
+        from ctwa.engine.train import MultiObjectiveTrainer
+
+        return MultiObjectiveTrainer(self.config, self.settings, self.settings.build_scalarizer(), sampler, recorder)
+
+
+def _update_passes(config: DictConfig, settings: Settings, scalarizer: Scalarizer) -> str:
+    """The passes of an update; with a method that combines gradients, of one that takes them."""
+    if scalarizer.aggregator is None:
+        return passes_text(config, 1, 1)
+    actor, gradients = config.actor_rollout_ref.actor, settings.gradients
+    # The KL penalty and the entropy bonus are no objective's: they are differentiated once, by themselves.
+    is_shared = bool(actor.use_kl_loss or actor.entropy_coeff)
+    num = len(settings.objectives) + is_shared
+    forwards = 1 if gradients.passes == "shared_forward" else num
+    if gradients.last_layers is not None:
+        measured = f"{forwards} forward and {num} backward through {gradients.last_layers} layers"
+        return f"{measured}, then {passes_text(config, 1, 1)}"
+    return passes_text(config, forwards, num)

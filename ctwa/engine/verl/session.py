@@ -1,0 +1,226 @@
+"""verl's side of a run that samples: workers, rollout replicas and data loaders, and the operations of a step by name.
+
+verl's trainer sets all of it up. Its own step and loop are not used: ``ctwa.engine.train`` and ``ctwa.engine.loop`` say
+what happens in which order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import ray
+import torch
+import transfer_queue as tq
+from omegaconf import DictConfig
+from verl.trainer.ppo.padding_utils import upsample_batch_to_divisible_size
+from verl.trainer.ppo.v1 import AgentLoopManagerTQ
+from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+from verl.utils import tensordict_utils as tu
+from verl.utils.config import omega_conf_to_dataclass
+from verl.utils.transferqueue_utils import KVBatchMeta
+from verl.workers.utils.padding import response_from_nested
+
+from ctwa.engine.verl.columns import SAMPLED_COLUMNS
+from ctwa.engine.verl.registry import TRANSFORMERS_ROLLOUT, install
+from ctwa.engine.verl.rollout.batches import BatchGeneration
+from ctwa.engine.verl.rollout.transformers_rollout import start_server
+from ctwa.engine.verl.rows import deal_rows
+from ctwa.engine.verl.transfer import QueuedRows
+from ctwa.engine.verl.workers import MultiObjectiveWorker, num_data_ranks
+
+
+class Session(PPOTrainerSync):
+    """verl's synchronous trainer, started; the replicas are asleep.
+
+    Args:
+        config: the resolved config.
+        poll_interval: seconds between looks for completions.
+        wait_for_queue: for the transfer queue, whose processes start meanwhile.
+    """
+
+    def __init__(self, config: DictConfig, *, poll_interval: float, wait_for_queue: Callable[[], None]) -> None:
+        install()
+        servers = self._start_servers(config)
+        super().__init__(config)
+        # verl polls every 2 s, so each step would wait for whole multiples of it.
+        self.replay_buffer.poll_interval = poll_interval
+        self.prev_step_profile = self.curr_step_profile = self.next_step_profile = False
+        self._is_awake = False
+        self._epoch: Iterator[dict[str, Any]] | None = None
+        self.init()
+        self.reward_loop_manager = None  # ends its workers: rewards are computed on the driver, a whole step at once
+        wait_for_queue()
+        self.generation = self._build_generation(servers)
+
+    # -- set-up -------------------------------------------------------------------------------------------------------
+
+    def _init_resource_pool_mgr(self) -> None:
+        super()._init_resource_pool_mgr()
+        for role in self.role_worker_mapping:
+            self.role_worker_mapping[role] = ray.remote(MultiObjectiveWorker)
+
+    def on_init_end(self) -> None:
+        """The replicas get their weights when they wake."""
+
+    @staticmethod
+    def _start_servers(config: DictConfig) -> list[Any]:
+        """The transformers servers, where they complete the prompts: they need no training workers to be there."""
+        rollout = config.actor_rollout_ref.rollout
+        if rollout.name != TRANSFORMERS_ROLLOUT:
+            return []
+        num_ranks = config.trainer.nnodes * config.trainer.n_gpus_per_node
+        return [start_server(rank, rollout, config.actor_rollout_ref.model) for rank in range(num_ranks)]
+
+    def _build_generation(self, servers: list[Any]) -> Any:
+        """What completes prompts: batches on our servers, or verl's agent loops for every other rollout."""
+        if servers:
+            return BatchGeneration(self.config, self.tokenizer, servers)
+        return AgentLoopManagerTQ.create(
+            config=self.config, llm_client=self.get_llm_client(), teacher_client=None, reward_loop_worker_handles=None
+        )
+
+    def end_tokens(self) -> set[int | None]:
+        """The tokens that end a completion; a chat model may have several."""
+        generation = omega_conf_to_dataclass(self.config.actor_rollout_ref.model).generation_config
+        ends = [] if generation is None else generation.eos_token_id
+        return {self.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
+
+    @property
+    def num_steps(self) -> int:
+        """Of the run: as configured, and no more than the epochs have."""
+        epochs: int = self.steps_per_epoch * self.config.trainer.total_epochs
+        return min(self.total_training_steps, epochs)
+
+    # -- sampling -----------------------------------------------------------------------------------------------------
+
+    def wake(self, step: int) -> None:
+        """Let the replicas have the weights after a step, and their memory, if they are not awake with them."""
+        if not self._is_awake:
+            self.checkpoint_manager.update_weights(step)
+        self._is_awake = True
+
+    def sleep(self) -> None:
+        """Let the replicas make room: what is to be trained or saved needs their memory."""
+        if self._is_awake:
+            self.on_sample_end()
+        self._is_awake = False
+
+    def next_prompts(self) -> list[dict[str, Any]]:
+        """The columns of the next step's prompts, in the chunks of the data loader."""
+        num_prompts = self.config.data.train_batch_size
+        chunk = self.config.data.get("gen_batch_size", None) or num_prompts
+        return [self._next_chunk() for _ in range(num_prompts // chunk)]
+
+    def _next_chunk(self) -> dict[str, Any]:
+        if self._epoch is None:
+            self._epoch = iter(self.train_dataloader)
+        columns = next(self._epoch, None)
+        if columns is None:
+            self._epoch = iter(self.train_dataloader)
+            columns = next(self._epoch)
+        return columns
+
+    def complete(
+        self, chunks: Sequence[Mapping[str, Any]], split: Literal["train", "val"], *, step: int
+    ) -> tuple[KVBatchMeta, dict[str, Any]]:
+        """Complete prompts; returns when their completions are in the transfer queue.
+
+        Args:
+            chunks: the columns of the prompts, with those of their names and seeds.
+            split: how to sample, and the partition of the queue.
+            step: for which.
+
+        Returns:
+            The completions, in the order in which they came; and verl's metrics.
+        """
+        batches = [tu.get_tensordict(dict(chunk)) for chunk in chunks]
+        batch = batches[0] if len(batches) == 1 else tu.concat_tensordict(batches)
+        tu.assign_non_tensor_data(batch, "global_steps", step)
+        if split == "val":
+            tu.assign_non_tensor_data(batch, "validate", True)
+        tags = [{"is_prompt": True, "status": "pending", "global_steps": step}] * len(batch)
+        tq.kv_batch_put(keys=list(batch["uid"]), partition_id=split, tags=tags)
+        self.generation.generate_sequences(batch)
+        sampled, metrics = self.replay_buffer.sample(global_steps=step, partition_id=split, batch_size=len(batch))
+        return sampled, metrics
+
+    # -- a step -------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def profiled(self, step: int) -> Iterator[None]:
+        """Let verl's profiler record a step, if it is one of ``global_profiler.steps``."""
+        self.global_steps = step
+        self.curr_step_profile = step in (self.config.global_profiler.steps or ())
+        self._start_profiling()
+        yield
+        self._stop_profiling()
+        self.curr_step_profile = False
+
+    def deal(self, batch: KVBatchMeta, rows: QueuedRows) -> KVBatchMeta:
+        """Deal whole mini-batches of prompts, in the step's order, out to the ranks: see :func:`deal_rows`."""
+        actor = self.config.actor_rollout_ref
+        num_ranks = num_data_ranks(self.actor_rollout_wg)
+        rows_per_minibatch = actor.actor.ppo_mini_batch_size * actor.rollout.n
+        tags = dict(zip(batch.keys, batch.tags, strict=True))
+        batch.keys[:], batch.tags[:] = rows.keys, [tags[key] for key in rows.keys]
+        batch = upsample_batch_to_divisible_size(
+            batch, math.lcm(num_ranks, rows_per_minibatch), self.tokenizer.eos_token_id
+        )
+        seq_lens_N = [tag["seq_len"] for tag in batch.tags]
+        rows_of_rank = deal_rows(seq_lens_N, rows_per_minibatch=rows_per_minibatch, num_ranks=num_ranks)
+        batch.reorder([row for rows in rows_of_rank for row in rows])
+        batch.extra_info["temperature"] = actor.rollout.temperature
+        batch.fields = list(SAMPLED_COLUMNS)
+        return batch
+
+    def old_log_probs(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
+        """Take the log-probs of the policy before the update, or the rollout's where the config trusts them."""
+        return self._compute_old_log_prob(batch, metrics)
+
+    def reference_log_probs(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
+        """Take the log-probs of the reference policy."""
+        return self._compute_ref_log_prob(batch, metrics)
+
+    def previous_log_probs(self, batch: KVBatchMeta, rows: QueuedRows) -> torch.Tensor:
+        """(N, T): the log-probs of the weights that were kept before the last update; one forward pass."""
+        batch.extra_info.update(
+            calculate_entropy=False, compute_loss=False, temperature=self.config.actor_rollout_ref.rollout.temperature
+        )
+        self.actor_rollout_wg.swap_weights()
+        self.actor_rollout_wg.compute_log_prob(batch)
+        self.actor_rollout_wg.swap_weights()
+        data = rows.read("log_probs", "response_mask")
+        return response_from_nested(data["log_probs"], data["response_mask"]).to_padded_tensor(0.0)
+
+    def update(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
+        """Update the policy on the batch's advantages, mini-batch by mini-batch."""
+        return self._update_actor(batch, metrics)
+
+    def add_metrics(self, batch: KVBatchMeta, metrics: dict[str, Any], seconds: dict[str, float], *, step: int) -> None:
+        """Add verl's metrics of a step: lengths, throughput, what became of the advantages."""
+        epoch = (step - 1) // self.steps_per_epoch
+        self._compute_metrics(batch, metrics, seconds, global_steps=step, epoch=epoch)
+
+    # -- checkpoints --------------------------------------------------------------------------------------------------
+
+    def save(self, folder: Path, *, step: int) -> None:
+        """Write the policy, its optimizer and the data's position into a checkpoint's folder."""
+        self.sleep()
+        remote = self.config.trainer.default_hdfs_dir
+        self.actor_rollout_wg.save_checkpoint(
+            str(folder / "actor"), remote and f"{remote}/{folder.name}/actor", step, max_ckpt_to_keep=None
+        )
+        torch.save(self.train_dataloader.state_dict(), folder / "data.pt")
+        self.checkpoint_callback.on_save(trainer=self, global_step=step, checkpoint_dir=str(folder), async_save=False)
+
+    def load(self, folder: Path) -> None:
+        """Read what :meth:`save` wrote."""
+        self.sleep()
+        self.actor_rollout_wg.load_checkpoint(str(folder / "actor"))
+        position = folder / "data.pt"
+        if position.exists():  # of a run without prompts to train on there is none
+            self.train_dataloader.load_state_dict(torch.load(position, weights_only=False))

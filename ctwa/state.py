@@ -1,0 +1,88 @@
+"""State that is declared once: saving and restoring follow from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from operator import attrgetter
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ctwa.errors import check_state
+
+
+class Stateful:
+    """Something that a restart restores to the last bit.
+
+    ``STATE`` names the attributes that this takes; what a class declares adds to what its bases do. A dot leads into an
+    attribute. A name that ends in ``_M`` is of a vector over ``names``, or of a list of such vectors, and is saved by
+    objective name. Other attributes are plain values, or have a state of their own. The saved key is the attribute's
+    name without a leading underscore and without ``_M``.
+
+    Attributes:
+        names: the objectives of the vectors, in alphabetical order: all arithmetic is in this order, so that the order
+            of the objectives in the config changes no bit.
+    """
+
+    STATE: ClassVar[tuple[str, ...]] = ()
+    names: tuple[str, ...] = ()
+
+    def identity(self) -> dict[str, Any]:
+        """What of a saved state has to be as in this run."""
+        return {"version": 1}
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a restart needs: plain Python values, keyed by objective name."""
+        return self.identity() | {key: self._saved(attrgetter(path)(self)) for key, path in self._declared()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what ``state_dict`` gave, to the last bit.
+
+        Raises:
+            CtwaError: the state is another method's, another version's, or of other objectives.
+        """
+        check_state(state, self.identity())
+        for key, path in self._declared():
+            saved = state.get(key, 0) if key == "num_fallback" else state[key]  # checkpoints of ctwa 0.1 have none
+            owner_path, _, attribute = path.rpartition(".")
+            owner = attrgetter(owner_path)(self) if owner_path else self
+            current = getattr(owner, attribute)
+            if isinstance(current, Stateful):
+                current.load_state_dict(saved)
+            elif attribute.endswith("_M"):
+                dtype = torch.int64 if key.startswith("num_") else torch.float64
+                setattr(owner, attribute, self._vectors(saved, dtype))
+            else:
+                setattr(owner, attribute, deepcopy(saved))
+
+    def by_name(self, values: Mapping[str, float | None], dtype: torch.dtype = torch.float64) -> Tensor:
+        """Values by objective name as a vector in the order of ``names``; None becomes NaN."""
+        return torch.tensor(
+            [math.nan if (value := values[name]) is None else value for name in self.names], dtype=dtype
+        )
+
+    def named(self, values_M: Tensor) -> dict[str, Any]:
+        """A vector in the order of ``names`` as values by objective name."""
+        return dict(zip(self.names, values_M.tolist(), strict=True))
+
+    def _declared(self) -> Iterator[tuple[str, str]]:
+        for each in reversed(type(self).__mro__):
+            for path in each.__dict__.get("STATE", ()):
+                yield path.rpartition(".")[2].lstrip("_").removesuffix("_M"), path
+
+    def _saved(self, value: Any) -> Any:
+        if isinstance(value, Stateful):
+            return value.state_dict()
+        if isinstance(value, Tensor):  # JSON has no NaN
+            return {name: None if number != number else number for name, number in self.named(value).items()}
+        if isinstance(value, list | tuple):
+            return [self._saved(each) for each in value]
+        return deepcopy(value)
+
+    def _vectors(self, saved: Any, dtype: torch.dtype) -> Any:
+        if isinstance(saved, list):
+            return [self._vectors(each, dtype) for each in saved]
+        return self.by_name(saved, dtype)
