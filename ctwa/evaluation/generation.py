@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ctwa import metrics as key_of
 from ctwa.errors import CtwaError
 from ctwa.evaluation.cache import cached, digest
 from ctwa.evaluation.config import GenerationConfig
@@ -248,8 +249,8 @@ def ratios(samples: Sequence[Sample], evaluation: Evaluation | None, num_prompts
     if evaluation is not None:
         for name in evaluation.matrix.names:
             rewards_N, scored_N = (column.numpy() for column in evaluation.matrix.column(name))
-            found[f"objective/{name}/mean"] = over_prompts(rewards_N, scored_N.astype(np.float64))
-            found[f"objective/{name}/scored_frac"] = over_prompts(scored_N)
+            found[key_of.objective_mean(name)] = over_prompts(rewards_N, scored_N.astype(np.float64))
+            found[key_of.objective(name, "scored_frac")] = over_prompts(scored_N)
     found["response_tokens"] = over_prompts([len(sample.token_ids) for sample in samples])
     found["finished_frac"] = over_prompts([sample.finished for sample in samples])
     return found

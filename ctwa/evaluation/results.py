@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ctwa import metrics as key_of
 from ctwa.evaluation.intervals import Measured
 from ctwa.report.compare import interval_text
 from ctwa.run.jsonl import write_atomically
@@ -110,10 +111,10 @@ def _is_quiet(metric: str, by_model: Mapping[str, Measured]) -> bool:
 
 def _short(metric: str) -> str:
     """`objective/accuracy/mean` as `accuracy`, `preference/helpful/loss` as `helpful: loss`."""
-    kind, *rest = metric.split("/")
-    if kind == "objective":
-        return rest[0] if rest[1] == "mean" else f"{rest[0]}: {rest[1]}"
-    return ": ".join(rest) if kind in ("preference", "judge") else metric
+    family, key, objective = key_of.parse(metric)
+    if family not in ("objective", "preference", "judge"):
+        return metric
+    return objective if (family, key) == ("objective", "mean") else ": ".join(filter(None, (objective, key)))
 
 
 def _bounds(measured: Measured) -> str:
