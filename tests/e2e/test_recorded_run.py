@@ -169,6 +169,6 @@ def test_one_rank_and_two_ranks_measure_the_same(ctwa_on_two_ranks: Run, without
         assert one[f"objective/{name}/mean"] == two[f"objective/{name}/mean"]
         for key in (f"covariance/{name}", f"ctwa/ema/{name}", f"ctwa/deficit/{name}"):
             assert two[key] == pytest.approx(one[key], abs=1e-6)
-    assert two["ctwa/usable_groups"] == one["ctwa/usable_groups"] == 1
+    assert two["rollout/usable_groups"] == one["rollout/usable_groups"] == 1
     # The same mini-batches of whole prompts, so the same two updates.
     assert two["actor/grad_norm"] == pytest.approx(one["actor/grad_norm"], rel=1e-4)
