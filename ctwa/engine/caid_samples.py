@@ -109,9 +109,12 @@ class PolicySampler:
         """
         path = self.recorder.run.path / REFERENCE_FILE
         if path.exists():
-            return Samples.read(path, self._origin())
+            samples = Samples.read(path, origin_of(self.config, self.settings))
+            # No checkpoint knows them where the run broke off before its first.
+            self.sampler.start_lengths([len(response) for of_prompt in samples.responses for response in of_prompt])
+            return samples
         samples = self.sample("reference", step=0)
-        samples.write(path, self._origin())
+        samples.write(path, origin_of(self.config, self.settings))
         return samples
 
     def sample(self, seed_name: str, *, step: int) -> Samples:
@@ -135,23 +138,6 @@ class PolicySampler:
             {name: values_N.double().reshape(-1, num_samples) for name, values_N in scores.items()},
         )
 
-    def _origin(self) -> str:
-        """All that the reference's samples and their scores depend on."""
-        rollout, data, settings = self.config.actor_rollout_ref.rollout, self.config.data, self.settings
-        scorers = settings.model_dump(mode="json", include={"objectives", "policies", "implicit_scale", "seed"})
-        return json.dumps(
-            {
-                **scorers,
-                "reference_length": settings.reference_length and settings.reference_length.model_dump(mode="json"),
-                "model": self.config.actor_rollout_ref.model.path,
-                "prompts": [OmegaConf.to_container(data.val_files), data.val_max_samples],
-                "sampling": [OmegaConf.to_container(rollout.val_kwargs), rollout.response_length, rollout.name],
-                "beta": settings.caid.beta if settings.policies else None,
-            },
-            sort_keys=True,
-            default=str,
-        )
-
     def _implicit_scores(self, rows: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> dict[str, Tensor]:
         """The rewards that pre-aligned policies stand for."""
         reference_N = continuation_log_probs(self._reference_policy, rows)
@@ -163,3 +149,25 @@ class PolicySampler:
             )
             for name, policy in self._policies.items()
         }
+
+
+def origin_of(config: DictConfig, settings: CaidSettings) -> str:
+    """All that the reference's samples and their scores depend on."""
+    rollout, data = config.actor_rollout_ref.rollout, config.data
+    scorers = settings.model_dump(
+        mode="json",
+        include={"objectives", "policies", "implicit_scale", "seed"},
+        exclude={"objectives": {"__all__": {"target"}}},
+    )
+    return json.dumps(
+        {
+            **scorers,
+            "reference_length": settings.reference_length and settings.reference_length.model_dump(mode="json"),
+            "model": config.actor_rollout_ref.model.path,
+            "prompts": [OmegaConf.to_container(data.val_files), data.val_max_samples],
+            "sampling": [OmegaConf.to_container(rollout.val_kwargs), rollout.response_length, rollout.name],
+            "beta": settings.caid.beta if settings.policies else None,
+        },
+        sort_keys=True,
+        default=str,
+    )

@@ -94,9 +94,14 @@ class Sampler:
             num_asked += len(named["uid"]) * session.config.actor_rollout_ref.rollout.val_kwargs.n
         missing = num_missing(keys, num_asked, limit=self._max_missing)
         rows = QueuedRows(sorted(keys, key=place_of), "val")
-        if step == 0 and self.reference_length is not None:
-            self.reference_length.start(rows.read("responses")["responses"].offsets().diff().tolist())
+        if step == 0:
+            self.start_lengths(rows.read("responses")["responses"].offsets().diff().tolist())
         return rows, missing
+
+    def start_lengths(self, lengths_N: Sequence[int]) -> None:
+        """Let the reference length begin at the completions of the model before the first step."""
+        if self.reference_length is not None:
+            self.reference_length.start(lengths_N)
 
     def score(self, rows: QueuedRows) -> Scored:
         """Evaluate the objectives on rows whose prompts were the last to be completed."""

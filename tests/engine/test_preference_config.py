@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pyarrow.parquet as pq
 import pytest
 import torch
 from omegaconf import DictConfig
 
-from ctwa.engine.caid_samples import Samples
+from ctwa.engine.caid_samples import REFERENCE_FILE, PolicySampler, Samples, origin_of
 from ctwa.engine.caid_settings import read_caid_settings
 from ctwa.engine.checkpoint import seal
 from ctwa.engine.compose import compose_config
 from ctwa.engine.pairs.data import choose_device, load_policy
 from ctwa.engine.prefer_job import PreferJob, check_preference_config, prepare_data
+from ctwa.engine.sampling import Sampler
 from ctwa.errors import CtwaError
 from ctwa.preference.log_probs import response_log_probs
 from ctwa.preference.losses import PairLogProbs, objective_losses
 from ctwa.preference.modpo import Modpo
+from ctwa.run.folder import RunFolder
 from ctwa.testbed.model import build_model
 from ctwa.testbed.preferences import make_preferences
 from ctwa.testbed.tokenizer import build_tokenizer
@@ -200,6 +205,39 @@ def test_samples_come_back_as_they_were_written(tmp_path: Path) -> None:
     assert (again.prompts, again.responses) == (samples.prompts, samples.responses)
     assert torch.equal(again.scores_PS["g h"], samples.scores_PS["g h"])
     assert pq.read_table(tmp_path / "samples.parquet").num_rows == 6
+
+
+def test_what_the_references_samples_come_of_is_told_as_by_earlier_versions(caid: Compose) -> None:
+    """The samples of a run that was begun with one of them are taken up; a covariance target is nothing to them."""
+    thresholds = "ctwa.caid.thresholds={accuracy:0.1}"
+    plain, targeted = (
+        origin_of(config, read_caid_settings(config))
+        for config in (caid(thresholds), caid(thresholds, "ctwa.objectives.accuracy.target=0.2"))
+    )
+    assert plain == targeted
+    assert set(json.loads(plain)["objectives"]["accuracy"]) == {
+        "reward_fn",
+        "weight",
+        "kwargs",
+        "timeout",
+        "on_failure",
+    }
+
+
+def test_a_run_that_broke_off_before_its_first_checkpoint_knows_the_references_length(
+    caid: Compose, tmp_path: Path
+) -> None:
+    config = caid("ctwa.caid.thresholds={accuracy:0.1}", "ctwa.reference_length={type:fixed}")
+    settings = read_caid_settings(config)
+    samples = Samples([(1, 2)], [[(4,), (5, 6, 7)]], {"accuracy": torch.zeros(1, 2, dtype=torch.float64)})
+    samples.write(tmp_path / REFERENCE_FILE, origin_of(config, settings))
+    session, evaluator, recorder = (
+        cast("Any", SimpleNamespace(**has)) for has in ({"end_tokens": set}, {}, {"run": RunFolder(tmp_path)})
+    )
+    sampler = Sampler(session, settings, evaluator, max_missing=0.0)
+    PolicySampler(config, settings, sampler, recorder).reference()
+    assert sampler.reference_length is not None
+    assert sampler.reference_length.reference([9], [0]) == [2.0]
 
 
 @pytest.mark.parametrize(
