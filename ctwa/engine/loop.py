@@ -77,7 +77,11 @@ class Trainer(ABC):
 
     def validates(self) -> bool:
         """Whether the policy is measured after the step that was made last."""
-        return self._is_due(self.config.trainer.test_freq)
+        return self._is_due(self.config.trainer.test_freq) or (self.is_over() and self.validates_at_the_end())
+
+    def validates_at_the_end(self) -> bool:
+        """Whether the last policy is measured, where an alarm ends the run too."""
+        return self.config.trainer.test_freq > 0
 
     def saves(self) -> bool:
         """Whether a checkpoint is due after the step that was made last."""
@@ -123,7 +127,7 @@ class Trainer(ABC):
         if self.validates():
             self._validate(metrics)
         stop = None if self.is_over() else self.recorder.stopping(self.steps_made, metrics)
-        if isinstance(stop, Alarm) and self.config.trainer.test_freq > 0 and "time/testing" not in metrics:
+        if isinstance(stop, Alarm) and self.validates_at_the_end() and "time/testing" not in metrics:
             self._validate(metrics)
         if stop is not None or self.saves():
             began = time.perf_counter()

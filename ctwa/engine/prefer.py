@@ -168,9 +168,9 @@ class PreferenceTrainer(Trainer):
         """Whether the last step is made, or early stopping has ended the run."""
         return super().is_over() or (self.early_stopping is not None and self.early_stopping.stop)
 
-    def validates(self) -> bool:
-        """At the last step too, whatever ``trainer.test_freq`` says."""
-        return super().validates() or self.is_over()
+    def validates_at_the_end(self) -> bool:
+        """Whatever ``trainer.test_freq`` says."""
+        return True
 
     def saves(self) -> bool:
         """At the last step and the best one too, whatever ``trainer.save_freq`` says."""

@@ -1,7 +1,8 @@
-"""How a preference run ends by a signal: the loop, the recorder and the checkpoints, with the workers played."""
+"""How a preference run ends by a signal or an alarm: loop, recorder and checkpoints, with the workers played."""
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,7 @@ from ctwa.engine.prefer_job import PreferJob
 from ctwa.engine.recorder import Recorder
 from ctwa.engine.signals import Interruption, end_request
 from ctwa.preference.tokenization import PairTokens
+from ctwa.run.alarms import Alarm
 from ctwa.run.jsonl import read_jsonl
 from ctwa.testbed.preferences import make_preferences
 
@@ -28,14 +30,15 @@ from ctwa.testbed.preferences import make_preferences
 class Workers:
     """Of a policy that is never better: as far as the loop can see, it trains."""
 
-    def __init__(self, signal_at: int | None) -> None:
-        self.updates, self._signal_at = 0, signal_at
+    def __init__(self, signal_at: int | None, alarm_at: int | None) -> None:
+        self.updates, self._signal_at, self._alarm_at = 0, signal_at, alarm_at
 
     def update(self, batch: PairBatch, plan: GradientPlan) -> tuple[torch.Tensor, dict[str, Any], GradientPlan]:
         self.updates += 1
         if self.updates == self._signal_at:
             os.kill(os.getpid(), signal.SIGUSR1)
-        metrics = {"loss": 0.7, "grad_norm": 1.0, "lr": 1e-4, "perf/max_memory_allocated_gb": 0.0}
+        norm = math.inf if self.updates == self._alarm_at else 1.0
+        metrics = {"loss": 0.7, "grad_norm": norm, "lr": 1e-4, "perf/max_memory_allocated_gb": 0.0}
         return torch.full((len(batch.pairs), 2), -1.0, dtype=torch.float64), metrics, plan
 
     def log_probs(self, pairs: Sequence[PairTokens]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -67,12 +70,19 @@ def train(task_dir: Path, tmp_path: Path) -> Callable[..., Recorder]:
     often = ["method=linear", "trainer.save_freq=1", "trainer.test_freq=4", "trainer.logger=[]"]
     config: DictConfig = compose_config([*own, *files, *often], command="prefer")
 
-    def start(*, signal_at: int | None = None, resume: bool = False) -> Recorder:
-        config.ctwa.resume = resume
+    def start(
+        *,
+        signal_at: int | None = None,
+        alarm_at: int | None = None,
+        resume: bool = False,
+        stop_on: str = "",
+        test_freq: int = 4,
+    ) -> Recorder:
+        config.ctwa.resume, config.trainer.test_freq = resume, test_freq
         job = PreferJob(config)
         run = job.make_folder()
-        workers: Any = Workers(signal_at)
-        with Recorder(run, resume=resume, num_samples=0, seed=0) as recorder:
+        workers: Any = Workers(signal_at, alarm_at)
+        with Recorder(run, resume=resume, num_samples=0, seed=0, stop_on=[stop_on]) as recorder:
             PreferenceTrainer(
                 config, settings=job.settings, data=job.data, workers=workers, recorder=recorder, num_steps=8
             ).fit()
@@ -98,3 +108,12 @@ def test_a_signal_ends_it_after_its_step_and_the_checkpoints_of_both_parts_are_p
     assert resumed.stopped_by is None
     assert [record["step"] for record in read_jsonl(run.metrics)] == list(range(9))
     assert checkpoint.steps(run.checkpoints) == [6, 7, 8]
+
+
+def test_an_alarm_ends_it_with_a_validation_like_the_last_step(train: Callable[..., Recorder]) -> None:
+    """Whatever trainer.test_freq says of the steps in between."""
+    recorder = train(alarm_at=3, stop_on="non-finite", test_freq=-1)
+    assert isinstance(recorder.stopped_by, Alarm)
+    records = read_jsonl(recorder.run.metrics)
+    assert [record["step"] for record in records if "val/accuracy" in record["metrics"]] == [0, 3]
+    assert checkpoint.is_complete(checkpoint.step_folder(recorder.run.checkpoints, 3))
