@@ -13,6 +13,7 @@ from ctwa.errors import CtwaError
 from ctwa.run.alarms import AlarmLimits, AlarmMonitor
 from ctwa.run.disk import check_place
 from ctwa.run.jsonl import SCHEMA, write_atomically
+from ctwa.run.lock import is_held
 
 
 class ObjectiveInfo(BaseModel):
@@ -137,7 +138,7 @@ class RunFolder:
 
         Raises:
             CtwaError: the path is a file, is under one or cannot be written, or the folder holds a run and ``resume``
-                is false.
+                is false, or a process is seen to write it.
         """
         if self.path.exists() and not self.path.is_dir():
             raise CtwaError(f"{self.path} is a file: give a folder for the run")
@@ -145,6 +146,10 @@ class RunFolder:
         if self.holds_run() and not resume:
             raise CtwaError(
                 f"{self.path} already holds a run: write {how_to_resume} to continue it, or give another folder"
+            )
+        if is_held(self.metrics) or is_held(self.engine_log):
+            raise CtwaError(
+                f"the run in {self.path} goes on: it can be resumed when the process that writes it has ended"
             )
 
     def holds_run(self) -> bool:

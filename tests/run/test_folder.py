@@ -3,6 +3,7 @@ import yaml
 
 from ctwa.errors import CtwaError
 from ctwa.run import RunFolder
+from ctwa.run.trace import TraceWriter
 from tests.run.runs import info
 
 
@@ -19,6 +20,14 @@ def test_a_folder_with_a_run_is_refused_with_what_to_write(tmp_path):
     RunFolder.create(tmp_path, {}, info())
     with pytest.raises(CtwaError, match=r"already holds a run: write --resume to continue it, or give another folder"):
         RunFolder.create(tmp_path, {}, info(), how_to_resume="--resume")
+
+
+def test_a_run_that_goes_on_cannot_be_resumed_beside_itself(tmp_path):
+    """Two processes would write one trace, and prune each other's checkpoints."""
+    run = RunFolder.create(tmp_path, {}, info())
+    with TraceWriter(run.metrics), pytest.raises(CtwaError, match="goes on: it can be resumed when"):
+        RunFolder.create(tmp_path, {}, info(), resume=True)
+    RunFolder.create(tmp_path, {}, info(), resume=True)
 
 
 @pytest.mark.parametrize("left", ["config.yaml", "run.json", "metrics.jsonl", "checkpoints/global_step_2"])
