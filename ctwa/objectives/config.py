@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator
 
+from ctwa import metrics as key_of
 from ctwa.errors import CtwaError
 from ctwa.objectives.loading import split_spec
 from ctwa.strict import StrictModel, validated
@@ -46,7 +47,8 @@ def check_objectives(objectives: Mapping[str, ObjectiveConfig]) -> Mapping[str, 
 
     Raises:
         CtwaError: there is no objective, no weight is positive, or a name is empty, has a '/' (metrics are named
-            ``objective/<name>/mean``), begins or ends with a space, or has characters that cannot be printed.
+            ``objective/<name>/mean``), begins or ends with a space, has characters that cannot be printed, or is that
+            of another metric.
     """
     if not objectives:
         raise CtwaError("there is no objective; give at least one, as name: {reward_fn: path/file.py:function}")
@@ -55,6 +57,8 @@ def check_objectives(objectives: Mapping[str, ObjectiveConfig]) -> Mapping[str, 
             raise CtwaError(f"objective name {name!r} is empty or begins or ends with a space; write a plain name")
         if "/" in name or not name.isprintable():
             raise CtwaError(f"objective name {name!r} has a '/' or a control character; metric names cannot hold it")
+        if key_of.validation(name) == key_of.VALIDATION_LENGTH:
+            raise CtwaError(f"objective name {name!r} is taken: {key_of.VALIDATION_LENGTH} is the length of responses")
     if all(objective.weight == 0 for objective in objectives.values()):
         raise CtwaError(f"every objective ({', '.join(objectives)}) has weight 0; give at least one a positive weight")
     return objectives

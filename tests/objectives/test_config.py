@@ -24,7 +24,9 @@ def test_names_may_hold_anything_a_metric_can(name: str) -> None:
     assert list(parse_objectives({name: objective()})) == [name]
 
 
-@pytest.mark.parametrize("name", ["", " ", " a", "a ", "a/b", "[/red]", "a\nb", "a\x1bb", "a\u2028b"])
+@pytest.mark.parametrize(
+    "name", ["", " ", " a", "a ", "a/b", "[/red]", "a\nb", "a\x1bb", "a\u2028b", "response_length"]
+)
 def test_names_that_cannot_be_shown_are_refused(name: str) -> None:
     with pytest.raises(CtwaError) as error:
         parse_objectives({name: objective()})
