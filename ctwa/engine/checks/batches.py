@@ -58,6 +58,11 @@ def check_batches(config: DictConfig) -> None:
             f"data.train_batch_size={prompts} is not a multiple of actor_rollout_ref.actor.ppo_mini_batch_size={mini}: "
             f"write {mini * math.ceil(prompts / mini)} or another multiple"
         )
+    if prompts % (config.data.gen_batch_size or prompts):
+        raise CtwaError(
+            f"data.train_batch_size={prompts} is not a multiple of data.gen_batch_size={config.data.gen_batch_size}, "
+            "by which the prompts of a step are read: write a divisor, or null"
+        )
     if (mini * rollout.n) % num_ranks:
         raise CtwaError(
             f"a mini-batch of {mini} prompts x {rollout.n} completions does not divide over {num_ranks} ranks: "

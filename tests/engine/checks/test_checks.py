@@ -186,6 +186,10 @@ def test_vllm_on_the_cpu_is_asked_for_before_it_is_missed(changed: Changed, monk
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
+        (
+            {"data.gen_batch_size": 6},
+            r"train_batch_size=16 is not a multiple of data.gen_batch_size=6.*: write a divisor",
+        ),
         ({f"{ACTOR}.ppo_mini_batch_size": 6}, r"train_batch_size=16 is not a multiple of .*=6: write 18 or another"),
         ({f"{ROLLOUT}.n": 1}, r"rollout\.n=1: covariances within a prompt need at least 2 completions"),
         (
