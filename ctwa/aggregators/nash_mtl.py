@@ -12,7 +12,8 @@ from ctwa.aggregators.gram import RESOLUTION, has_gradient, min_norm_point, norm
 from ctwa.methods import Options
 
 STEPS = 100  # of Newton's method: some ten are needed, and one for each doubling where there is no agreement
-ROUNDING = 1e-12  # of conditions whose terms are shares of 1
+ROUNDING = 1e-12  # of conditions that are shares of 1, whose terms are no larger
+EPSILON = 1e-15  # of float64, with room for a few of its roundings
 SMALLEST = 1e-6  # of the share of a step
 
 
@@ -72,16 +73,18 @@ def bargain(cosine_MM: Tensor, preference_M: Tensor) -> Tensor | None:
     weights_M = preference_M.sqrt()
     for _ in range(STEPS):
         # At the solution the sum of the unit gradients has length 1, of terms whose lengths add up to this.
-        if float(weights_M.sum()) * RESOLUTION > 1:
+        length = float(weights_M.sum())
+        if length * RESOLUTION > 1:
             break
+        rounding = ROUNDING + EPSILON * length**2  # opposite gradients cancel, and what they round stays
         # In relative steps, whose system is well conditioned however different the weights are.
         slope_M = weights_M * (cosine_MM @ weights_M) - preference_M
-        if float(slope_M.abs().max()) < ROUNDING:
+        if float(slope_M.abs().max()) < rounding:
             return weights_M
         curvature_MM = weights_M[:, None] * cosine_MM * weights_M + preference_M.diag()
         change_M = torch.linalg.solve(curvature_MM, -slope_M)
         size = min(1.0, 0.9 / max(float(-change_M.min()), 0.9))
-        while size > SMALLEST and value(weights_M * (1 + size * change_M)) > value(weights_M) + ROUNDING:
+        while size > SMALLEST and value(weights_M * (1 + size * change_M)) > value(weights_M) + rounding:
             size /= 2
         weights_M = weights_M * (1 + size * change_M)
     return None

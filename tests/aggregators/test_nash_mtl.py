@@ -73,6 +73,17 @@ def test_where_no_step_serves_all_there_is_none(make, preference):
         assert (solution.weights_M @ gradients_MD).norm() < 1e-8
 
 
+@pytest.mark.parametrize("angle", [1e-2, 1e-3, 1e-4])
+def test_gradients_that_are_nearly_opposite_agree_on_what_is_left(make, angle):
+    """Their shares are small differences of large numbers, and are not asked for more digits than those leave."""
+    gradients_MD = torch.tensor([[1.0, angle], [-1.0, angle]], dtype=torch.float64)
+    aggregator = make("nash_mtl", [0.9, 0.1])
+    solution = aggregator.solve(gram_of(gradients_MD))
+    assert solution.metrics == {"nash_mtl/agreement": 1}
+    shares_M = solution.weights_M * (gradients_MD @ (solution.weights_M @ gradients_MD))
+    torch.testing.assert_close(shares_M / shares_M.sum(), aggregator.preference_M, rtol=1e-4, atol=0)
+
+
 def test_an_objective_without_power_or_gradient_is_left_out(make, random_gradients):
     gradients_MD = random_gradients(1, 3)
     pair_M = make("nash_mtl", [0.6, 0.4]).solve(gram_of(gradients_MD[:2])).weights_M
