@@ -188,7 +188,10 @@ class Session(PPOTrainerSync):
     def previous_log_probs(self, batch: KVBatchMeta, rows: QueuedRows) -> torch.Tensor:
         """(N, T): the log-probs of the weights that were kept before the last update; one forward pass."""
         batch.extra_info.update(
-            calculate_entropy=False, compute_loss=False, temperature=self.config.actor_rollout_ref.rollout.temperature
+            calculate_entropy=False,
+            compute_loss=False,
+            no_lora_adapter=False,  # which the reference's pass leaves on
+            temperature=self.config.actor_rollout_ref.rollout.temperature,
         )
         self.actor_rollout_wg.swap_weights()
         self.actor_rollout_wg.compute_log_prob(batch)
