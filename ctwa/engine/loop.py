@@ -14,6 +14,7 @@ from verl.utils.tracking import Tracking
 from ctwa.engine import checkpoint
 from ctwa.engine.recorder import Recorder, numbers
 from ctwa.engine.signals import end_request
+from ctwa.errors import CtwaError
 from ctwa.run.alarms import Alarm
 
 
@@ -165,8 +166,14 @@ class Trainer(ABC):
     def _load(self, folder: Path) -> dict[str, Any]:
         """Take up a checkpoint; returns the metrics of its step."""
         state = checkpoint.read_state(folder)
+        try:
+            self.load_state_dict(state)
+        except KeyError as error:
+            raise CtwaError(
+                f"{folder} holds nothing of the {error} that this run has: resume it with the command, and the "
+                "version of ctwa, that saved it"
+            ) from error
         self.policy.load(folder)
         self.steps_made = state["step"]
-        self.load_state_dict(state)
         metrics: dict[str, Any] = state["metrics"]
         return metrics

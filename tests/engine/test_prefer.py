@@ -21,6 +21,7 @@ from ctwa.engine.prefer import PreferenceTrainer
 from ctwa.engine.prefer_job import PreferJob
 from ctwa.engine.recorder import Recorder
 from ctwa.engine.signals import Interruption, end_request
+from ctwa.errors import CtwaError
 from ctwa.preference.tokenization import PairTokens
 from ctwa.run.alarms import Alarm
 from ctwa.run.jsonl import read_jsonl
@@ -117,3 +118,12 @@ def test_an_alarm_ends_it_with_a_validation_like_the_last_step(train: Callable[.
     records = read_jsonl(recorder.run.metrics)
     assert [record["step"] for record in records if "val/accuracy" in record["metrics"]] == [0, 3]
     assert checkpoint.is_complete(checkpoint.step_folder(recorder.run.checkpoints, 3))
+
+
+def test_a_checkpoint_of_another_command_is_refused_with_a_sentence(train: Callable[..., Recorder]) -> None:
+    folder = checkpoint.step_folder(train(signal_at=2).run.checkpoints, 2)
+    checkpoint.write_state(folder, {"step": 2, "scalarizer": {}, "metrics": {}})
+    checkpoint.seal(folder)
+    end_request.by = None  # of another process
+    with pytest.raises(CtwaError, match="holds nothing of the 'aggregator' .*: resume it with the command"):
+        train(resume=True)
