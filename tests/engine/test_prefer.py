@@ -125,5 +125,5 @@ def test_a_checkpoint_of_another_command_is_refused_with_a_sentence(train: Calla
     checkpoint.write_state(folder, {"step": 2, "scalarizer": {}, "metrics": {}})
     checkpoint.seal(folder)
     end_request.by = None  # of another process
-    with pytest.raises(CtwaError, match="holds nothing of the 'aggregator' .*: resume it with the command"):
+    with pytest.raises(CtwaError, match=r"holds nothing of the 'aggregator' .*: resume it with the command"):
         train(resume=True)
