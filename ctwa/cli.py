@@ -274,7 +274,8 @@ def merge(
 ) -> None:
     """Merge models that began as the same one, by weights of which only the ratios matter: Rewarded Soups.
 
-    E.g. ctwa merge runs/helpful=0.3 runs/harmless=0.7 --out runs/soup. A run stands for its newest complete checkpoint.
+    E.g. ctwa merge runs/helpful=0.3 runs/harmless=0.7 --out runs/soup. A run stands for the checkpoint that early
+    stopping kept, else for its newest complete one.
     """
     from ctwa.models.locate import locate
     from ctwa.models.merging import ADAPTER_CONFIG, merge_folders
@@ -322,7 +323,8 @@ def evaluate(
 ) -> None:
     """Evaluate models: rewards of completions, preference losses, perplexity, an LLM judge, with intervals.
 
-    A run stands for its newest complete checkpoint, and is compared with the model its training began with.
+    A run stands for the checkpoint that early stopping kept, else for its newest complete one, and is compared with the
+    model its training began with.
     """
     from ctwa.evaluation.command import run
 

@@ -205,9 +205,7 @@ def curves_text(runs: Sequence[RunTrace]) -> str:
         [
             *table(("objective", "run", *COLUMNS, "its results"), curves, left=2),
             "",
-            *table(
-                ("objective", "run", "mean covariance", "target", "below it", "first weight", "last"), updates, left=2
-            ),
+            *table(_UPDATE_COLUMNS, updates, left=2),
         ]
     )
 
