@@ -21,9 +21,10 @@ from ctwa.batch import Rollout, Update
 from ctwa.covariance.probe import Agreement, Progress, backward_probe, forward_probe
 from ctwa.engine.settings import ProbeSource, Settings
 from ctwa.scalarizers.base import Scalarizer
+from ctwa.state import Stateful
 
 
-class ProbeMeter:
+class ProbeMeter(Stateful):
     """The probe of a run: what it measures, and how often CTWA's covariance agreed with it.
 
     Args:
@@ -35,6 +36,8 @@ class ProbeMeter:
     Attributes:
         has_weights: whether the workers hold a copy of the weights before the last update.
     """
+
+    STATE = ("has_weights", "_agreement", "_covariance")  # the copy of the weights is the workers'
 
     def __init__(
         self, source: ProbeSource, names: tuple[str, ...], *, num_seen_prompts: int, num_held_out: int
@@ -95,20 +98,6 @@ class ProbeMeter:
     def metrics(self, progress: Progress) -> dict[str, float]:
         """``probe/{gain,standard_error,agreement}/<name>`` and the rest of ``Progress.metrics``."""
         return progress.metrics() | self._agreement.observe(self._covariance, progress)
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a restart needs; the copy of the weights is the workers'."""
-        return {
-            "has_weights": self.has_weights,
-            "agreement": self._agreement.state_dict(),
-            "covariance": dict(self._covariance),
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what ``state_dict`` gave."""
-        self.has_weights = state["has_weights"]
-        self._agreement.load_state_dict(state["agreement"])
-        self._covariance = dict(state["covariance"])
 
 
 def build_probe(config: DictConfig, settings: Settings, scalarizer: Scalarizer) -> ProbeMeter:

@@ -130,7 +130,7 @@ def _settings(preset: Preset, sft: SftConfig, data_seed: int, base: Base | None)
         **training_settings(preset, sft),
         "data_seed": data_seed,
         "num_train": preset.num_train,
-        "num_held_out": preset.rl.num_held_out,
+        "num_held_out": preset.num_held_out,
         "budget_base": preset.budget_base,
         "budget_per_operation": preset.budget_per_operation,
     }
@@ -155,7 +155,7 @@ def _make(
         model.save_pretrained(place.model)
     tokenizer.save_pretrained(place.model)
 
-    base_scores = sample_scores(model, tokenizer, held_out, max_new_tokens=preset.rl.max_response_tokens)
+    base_scores = sample_scores(model, tokenizer, held_out)
     console.print(
         f"Base model after {num_steps} steps, on {len(held_out)} held-out problems, sampled: "
         + ", ".join(f"{name} {value:.3g}" for name, value in base_scores.items()),
