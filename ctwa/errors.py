@@ -1,9 +1,8 @@
 """The one exception for mistakes a user can mend, and what its sentences are made of."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 
 class CtwaError(ValueError):
