@@ -14,7 +14,6 @@ from torch import Tensor
 
 from ctwa import metrics as key_of
 from ctwa.aggregators.base import Aggregator
-from ctwa.engine import checkpoint
 from ctwa.engine.gradients import GradientPlan, gradient_metrics
 from ctwa.engine.loop import Trainer
 from ctwa.engine.pairs.batches import PairBatch
@@ -22,7 +21,7 @@ from ctwa.engine.pairs.data import Part, PreferenceData
 from ctwa.engine.pairs.workers import PreferenceWorkers
 from ctwa.engine.prefer_settings import PreferenceSettings
 from ctwa.engine.recorder import Recorder
-from ctwa.models.locate import BEST
+from ctwa.models.locate import BEST, step_folder
 from ctwa.preference.early_stopping import EarlyStopping
 from ctwa.preference.losses import DpoLoss, PairLogProbs, PreferenceLoss, objective_losses, preference_metrics
 from ctwa.preference.sampling import PairSampler
@@ -190,7 +189,7 @@ class PreferenceTrainer(Trainer):
             return
         link = self.recorder.run.checkpoints / BEST
         link.unlink(missing_ok=True)
-        link.symlink_to(checkpoint.step_folder(Path(), best))
+        link.symlink_to(step_folder(Path(), best))
         self.recorder.event("best", f"step {best} has the least validation loss: it is kept as checkpoints/{BEST}")
 
     # -- checkpoints --------------------------------------------------------------------------------------------------

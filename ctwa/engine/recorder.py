@@ -10,9 +10,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from ctwa.engine.checkpoint import newest_complete, remove_unfinished
+from ctwa.engine.checkpoint import remove_unfinished
 from ctwa.engine.signals import Interruption, end_request
 from ctwa.errors import CtwaError
+from ctwa.models.locate import newest_complete
 from ctwa.objectives.completion import Completion
 from ctwa.objectives.evaluator import Evaluation
 from ctwa.run.alarms import Alarm, alarm_event

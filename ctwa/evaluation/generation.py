@@ -16,8 +16,9 @@ from ctwa.evaluation.cache import cached, digest
 from ctwa.evaluation.config import GenerationConfig
 from ctwa.evaluation.data import read_rows
 from ctwa.evaluation.intervals import Floats, Ratio
-from ctwa.evaluation.models import Model, without_progress_bars
+from ctwa.evaluation.models import Model
 from ctwa.models.decoding import Sampling, end_tokens, generate_batch
+from ctwa.models.look import without_progress_bars
 from ctwa.models.seeds import completion_seed
 from ctwa.objectives.completion import Completion
 from ctwa.objectives.evaluator import Evaluation, RewardEvaluator, need_ground_truth

@@ -16,9 +16,9 @@ import transformers
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from transformers import PreTrainedTokenizerBase, Qwen2ForCausalLM
-from transformers.utils import logging as hf_logging
 
 from ctwa.errors import CtwaError
+from ctwa.models.look import without_progress_bars
 from ctwa.testbed.bases import Base, shipped_base
 from ctwa.testbed.data import check_rows, held_out_rows, train_rows, write_parquet
 from ctwa.testbed.evaluate import sample_scores
@@ -151,7 +151,7 @@ def _make(
         made_with: Mapping[str, Any] = versions(num_threads)
     else:
         model, num_steps, made_with = base.load(), base.num_sft_steps, base.made_with
-    with _without_progress_bars():
+    with without_progress_bars():
         model.save_pretrained(place.model)
     tokenizer.save_pretrained(place.model)
 
@@ -238,18 +238,6 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in settings.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
-
-
-@contextmanager
-def _without_progress_bars() -> Iterator[None]:
-    """Keep transformers from drawing a bar of its own for writing one small file."""
-    enabled = hf_logging.is_progress_bar_enabled()
-    hf_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if enabled:
-            hf_logging.enable_progress_bar()
 
 
 @contextmanager
