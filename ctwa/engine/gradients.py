@@ -17,6 +17,7 @@ from tensordict import TensorDict
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Shard
 
+from ctwa import metrics as key_of
 from ctwa.aggregators.base import Aggregator, Solution
 from ctwa.batch import Rollout
 from ctwa.covariance.diagnostics import finite
@@ -156,9 +157,9 @@ def gradient_metrics(plan: GradientPlan) -> dict[str, float]:
     norms_RM = torch.stack([gram_MM.diagonal().sqrt() for gram_MM in grams])
     cosines_RMM = torch.stack(grams) / (norms_RM[:, :, None] * norms_RM[:, None, :])
     for row, name in enumerate(plan.names):
-        metrics[f"gradient/norm/{name}"] = float(norms_RM[:, row].mean())
+        metrics[key_of.gradient_norm(name)] = float(norms_RM[:, row].mean())
         for column, other in enumerate(plan.names[row + 1 :], start=row + 1):
-            metrics[f"gradient/cosine/{name}:{other}"] = float(cosines_RMM[:, row, column].nanmean())
+            metrics[key_of.gradient_cosine(name, other)] = float(cosines_RMM[:, row, column].nanmean())
     return finite(metrics)
 
 

@@ -115,7 +115,7 @@ class PreferenceTrainer(Trainer):
         metrics |= {key_of.weight(name): weight for name, weight in self.aggregator.named(last_M).items()}
         for name in self.names:
             if f"preference/{name}/accuracy" in metrics:
-                metrics[f"objective/{name}/mean"] = metrics[f"preference/{name}/accuracy"]
+                metrics[key_of.objective_mean(name)] = metrics[f"preference/{name}/accuracy"]
         return metrics
 
     def _draw(self, number: int) -> PairBatch:
@@ -149,8 +149,9 @@ class PreferenceTrainer(Trainer):
                 accuracy = found.get(f"preference/{name}/accuracy")
                 if accuracy is not None:
                     num_decided = int((each.labels_PM[:, m] != 0).sum())
-                    metrics[f"val/{name}"] = accuracy
-                    metrics[f"val_standard_error/{name}"] = (accuracy * (1 - accuracy) / num_decided) ** 0.5
+                    metrics[key_of.validation(name)] = accuracy
+                    error = (accuracy * (1 - accuracy) / num_decided) ** 0.5
+                    metrics[key_of.validation_error(name)] = error
                 if self.early_stopping is not None:
                     dpo[name] = mean_loss(_dpo(self.settings.loss), each, m)
         if self.early_stopping is not None:

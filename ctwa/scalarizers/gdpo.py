@@ -40,12 +40,7 @@ class GdpoConfig(Options):
 
 
 class Gdpo(Scalarizer):
-    """The weighted sum of the objectives' own standardised advantages.
-
-    Args:
-        config: the options.
-        weights: the weight of every objective, by name.
-    """
+    """The weighted sum of the objectives' own standardised advantages."""
 
     info = MethodInfo(
         GdpoConfig,

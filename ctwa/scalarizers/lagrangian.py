@@ -44,10 +44,6 @@ class Lagrangian(Scalarizer):
 
     The objectives' own weights play no part, except that one of weight 0 is neither maximised nor constrained.
 
-    Args:
-        config: the options.
-        weights: the weight of every objective, by name.
-
     Raises:
         CtwaError: fewer than two objectives of weight above 0, or ``objective`` and ``targets`` are not all of them.
     """

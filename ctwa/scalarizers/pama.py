@@ -43,10 +43,6 @@ class Pama(Scalarizer):
     """Trains on the combination of the objectives' positive advantages that has the least magnitude.
 
     The objectives' own weights play no part, except that one of weight 0 takes no part itself.
-
-    Args:
-        config: the options.
-        weights: the weight of every objective, by name.
     """
 
     info = MethodInfo(
