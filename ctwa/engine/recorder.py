@@ -146,17 +146,11 @@ class Recorder:
 
     def samples(self, step: int, completions: Sequence[Completion], evaluation: Evaluation, *, split: str) -> None:
         """Keep a few of a step's completions."""
-        rewards = {}
-        for name in evaluation.matrix.names:
-            values_N, scored_N = evaluation.matrix.column(name)
-            rewards[name] = [
-                value if scored else None for value, scored in zip(values_N.tolist(), scored_N.tolist(), strict=True)
-            ]
         self._samples.write(
             step,
             [completion.prompt for completion in completions],
             [completion.response for completion in completions],
-            rewards,
+            evaluation.matrix.to_columns(),
             split=split,
         )
 

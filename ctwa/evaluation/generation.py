@@ -261,24 +261,18 @@ def sample_rows(
     model: Model, samples: Sequence[Sample], rows: Sequence[Mapping[str, Any]], evaluation: Evaluation | None
 ) -> list[dict[str, Any]]:
     """The completions as records of samples.jsonl."""
-    records = []
-    for n, sample in enumerate(samples):
-        rewards: dict[str, float | None] = {}
-        if evaluation is not None:
-            for name in evaluation.matrix.names:
-                rewards_N, scored_N = evaluation.matrix.column(name)
-                rewards[name] = float(rewards_N[n]) if scored_N[n] else None
-        records.append(
-            {
-                "schema": 1,
-                "model": model.name,
-                "row": sample.row,
-                "sample": sample.index,
-                "prompt": rows[sample.row]["prompt"],
-                "response": sample.response,
-                "response_tokens": len(sample.token_ids),
-                "finished": sample.finished,
-                "rewards": rewards,
-            }
-        )
-    return records
+    columns = {} if evaluation is None else evaluation.matrix.to_columns()
+    return [
+        {
+            "schema": 1,
+            "model": model.name,
+            "row": sample.row,
+            "sample": sample.index,
+            "prompt": rows[sample.row]["prompt"],
+            "response": sample.response,
+            "response_tokens": len(sample.token_ids),
+            "finished": sample.finished,
+            "rewards": {name: values_N[n] for name, values_N in columns.items()},
+        }
+        for n, sample in enumerate(samples)
+    ]
