@@ -25,6 +25,7 @@ from ctwa.models.locate import BEST, step_folder
 from ctwa.preference.early_stopping import EarlyStopping
 from ctwa.preference.losses import DpoLoss, PairLogProbs, PreferenceLoss, objective_losses, preference_metrics
 from ctwa.preference.sampling import PairSampler
+from ctwa.preference.tokenization import label_matrices
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Scored:
             log_probs = replace(
                 log_probs, reference_chosen_P=batch.reference_P2[:, 0], reference_rejected_P=batch.reference_P2[:, 1]
             )
-        return cls(log_probs, *batch.labels(names))
+        return cls(log_probs, *label_matrices(batch.pairs, names))
 
     def metrics(self, loss: PreferenceLoss, names: tuple[str, ...]) -> dict[str, float]:
         """``preference/<name>/...`` under a loss."""

@@ -115,8 +115,7 @@ def generate(
     ]  # fmt: skip
     backend = with_vllm if config.backend == "vllm" else with_transformers
     found = cached(
-        cache / f"completions-{digest(wanted)}.json",
-        lambda: backend(model, rows, seeds, sampling, config, progress),
+        cache / f"completions-{digest(wanted)}.json", lambda: backend(model, rows, seeds, sampling, config, progress)
     )
     texts = model.tokenizer.batch_decode([ids for ids, _ in found], skip_special_tokens=True)
     return [
@@ -241,10 +240,7 @@ def ratios(samples: Sequence[Sample], evaluation: Evaluation | None, num_prompts
 
     def over_prompts(values: Any, counts: Any = None) -> Ratio:
         counts = np.ones(len(samples)) if counts is None else counts
-        return Ratio(
-            by_prompt(np.asarray(values, dtype=np.float64) * counts),
-            by_prompt(counts),
-        )
+        return Ratio(by_prompt(np.asarray(values, dtype=np.float64) * counts), by_prompt(counts))
 
     found: dict[str, Ratio] = {}
     if evaluation is not None:

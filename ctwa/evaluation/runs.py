@@ -128,12 +128,7 @@ def _pairs(ours: Mapping[str, Any], path: Path) -> dict[str, Any]:
     for name, objective in ours["objectives"].items():
         source = {key: value for key, value in objective.items() if key not in ("weight", "validation")}
         objectives[name] = {**source, "data": files[name] or source["data"]}
-    return {
-        "objectives": objectives,
-        "loss": ours["loss"],
-        "max_length": ours["max_length"],
-        "validation_share": share,
-    }
+    return {"objectives": objectives, "loss": ours["loss"], "max_length": ours["max_length"], "validation_share": share}
 
 
 def _reference_length(written: Mapping[str, Any] | None) -> Mapping[str, Any] | None:

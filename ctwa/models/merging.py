@@ -53,14 +53,8 @@ _UNDERSTOOD = {
 _ALIKE = ("fan_in_fan_out", "bias", "layer_replication", "trainable_token_indices", "ensure_weight_tying")
 # Other initialisations subtract the start from the base model.
 _LEAVES_THE_BASE = (None, True, False, "true", "false", "gaussian", "eva", "orthogonal")
-_ALONG = {
-    ".json",
-    ".txt",
-    ".model",
-    ".jinja",
-    ".py",
-    ".tiktoken",
-}  # configuration and tokenizer; no optimizer, no README
+# Configuration and tokenizer; no optimizer, no README.
+_ALONG = {".json", ".txt", ".model", ".jinja", ".py", ".tiktoken"}
 
 
 def merge_folders(folders: Mapping[str, Path], weights: Mapping[str, float], target: Path) -> None:

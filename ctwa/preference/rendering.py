@@ -29,11 +29,7 @@ def render_prompt(tokenizer: Any, messages: Sequence[Mapping[str, Any]], templat
 
 
 def render_answer(
-    tokenizer: Any,
-    messages: Sequence[Mapping[str, Any]],
-    prompt: str,
-    answer: str,
-    template_kwargs: Mapping[str, Any],
+    tokenizer: Any, messages: Sequence[Mapping[str, Any]], prompt: str, answer: str, template_kwargs: Mapping[str, Any]
 ) -> str:
     """What the template writes behind the prompt where the model has answered: the answer, and the end of its turn.
 

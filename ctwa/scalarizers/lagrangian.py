@@ -14,8 +14,8 @@ from torch import Tensor
 from ctwa.batch import Rollout, Update
 from ctwa.errors import CtwaError
 from ctwa.methods import MethodInfo, Options
-from ctwa.scalarizers.base import Estimate, Scalarizer
-from ctwa.scalarizers.per_objective import batch_means, check_names, objective_advantages, trained_objectives
+from ctwa.scalarizers.base import Estimate, Scalarizer, objective_advantages
+from ctwa.scalarizers.per_objective import batch_means, check_names, trained_objectives
 
 
 class LagrangianConfig(Options):

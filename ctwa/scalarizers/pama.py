@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ctwa.batch import Rollout, Update
 from ctwa.methods import MethodInfo, Options
-from ctwa.scalarizers.base import Estimate, Scalarizer
-from ctwa.scalarizers.per_objective import objective_advantages, token_mean, trained_objectives
+from ctwa.scalarizers.base import Estimate, Scalarizer, objective_advantages
+from ctwa.scalarizers.per_objective import token_mean, trained_objectives
 
 
 class PamaConfig(Options):
@@ -46,10 +46,7 @@ class Pama(Scalarizer):
     """
 
     info = MethodInfo(
-        PamaConfig,
-        "the least of the positive advantages",
-        "He & Maghsudi 2025, arXiv 2508.07768",
-        level="advantage",
+        PamaConfig, "the least of the positive advantages", "He & Maghsudi 2025, arXiv 2508.07768", level="advantage"
     )
     config: PamaConfig
 
