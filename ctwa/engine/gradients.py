@@ -263,7 +263,7 @@ class GradientStore:
             if not present:
                 continue
             copies = _num_copies(self.parameters[index])
-            shards = [_local(gradient).flatten() for gradient in rows if gradient is not None]
+            shards = [local_part(gradient).flatten() for gradient in rows if gradient is not None]
             for start in range(0, shards[0].numel(), CHUNK):
                 part_PD = torch.stack([shard[start : start + CHUNK] for shard in shards]).double()
                 gram_MM[torch.tensor(present)[:, None], torch.tensor(present)] += part_PD @ part_PD.T / copies
@@ -284,7 +284,8 @@ class GradientStore:
         self._gradients.clear()
 
 
-def _local(tensor: Tensor) -> Tensor:
+def local_part(tensor: Tensor) -> Tensor:
+    """What this rank has of a tensor."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 

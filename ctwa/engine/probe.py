@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from ctwa import metrics as key_of
 from ctwa.batch import Rollout, Update
 from ctwa.covariance.probe import Agreement, Progress, backward_probe, forward_probe
+from ctwa.engine.gradients import local_part
 from ctwa.engine.settings import ProbeSource, Settings
 from ctwa.scalarizers.base import Scalarizer
 from ctwa.state import Stateful
@@ -145,5 +145,4 @@ class PreviousWeights:
 
 
 def _shard(parameter: torch.nn.Parameter) -> Tensor:
-    local = parameter.to_local() if isinstance(parameter, DTensor) else parameter
-    return local.detach()
+    return local_part(parameter).detach()
