@@ -13,7 +13,7 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from ctwa.engine import checkpoint
+from ctwa.engine.checkpoint import seal, write_state
 from ctwa.engine.compose import compose_config
 from ctwa.engine.gradients import GradientPlan
 from ctwa.engine.pairs.batches import PairBatch
@@ -22,6 +22,7 @@ from ctwa.engine.prefer_job import PreferJob
 from ctwa.engine.recorder import Recorder
 from ctwa.engine.signals import Interruption, end_request
 from ctwa.errors import CtwaError
+from ctwa.models.locate import is_complete, step_folder, steps
 from ctwa.preference.tokenization import PairTokens
 from ctwa.run.alarms import Alarm
 from ctwa.run.jsonl import read_jsonl
@@ -98,8 +99,8 @@ def test_a_signal_ends_it_after_its_step_and_the_checkpoints_of_both_parts_are_p
     recorder = train(signal_at=5)
     run = recorder.run
     assert recorder.stopped_by == Interruption("SIGUSR1", 5)
-    assert checkpoint.steps(run.checkpoints) == [3, 4, 5]
-    assert checkpoint.is_complete(checkpoint.step_folder(run.checkpoints, 5))
+    assert steps(run.checkpoints) == [3, 4, 5]
+    assert is_complete(step_folder(run.checkpoints, 5))
     records = read_jsonl(run.metrics)
     assert [record["step"] for record in records] == [0, 1, 2, 3, 4, 5]
     assert "val/accuracy" not in records[5]["metrics"]  # none was due, and time is short
@@ -108,7 +109,7 @@ def test_a_signal_ends_it_after_its_step_and_the_checkpoints_of_both_parts_are_p
     resumed = train(resume=True)
     assert resumed.stopped_by is None
     assert [record["step"] for record in read_jsonl(run.metrics)] == list(range(9))
-    assert checkpoint.steps(run.checkpoints) == [6, 7, 8]
+    assert steps(run.checkpoints) == [6, 7, 8]
 
 
 def test_an_alarm_ends_it_with_a_validation_like_the_last_step(train: Callable[..., Recorder]) -> None:
@@ -117,13 +118,13 @@ def test_an_alarm_ends_it_with_a_validation_like_the_last_step(train: Callable[.
     assert isinstance(recorder.stopped_by, Alarm)
     records = read_jsonl(recorder.run.metrics)
     assert [record["step"] for record in records if "val/accuracy" in record["metrics"]] == [0, 3]
-    assert checkpoint.is_complete(checkpoint.step_folder(recorder.run.checkpoints, 3))
+    assert is_complete(step_folder(recorder.run.checkpoints, 3))
 
 
 def test_a_checkpoint_of_another_command_is_refused_with_a_sentence(train: Callable[..., Recorder]) -> None:
-    folder = checkpoint.step_folder(train(signal_at=2).run.checkpoints, 2)
-    checkpoint.write_state(folder, {"step": 2, "scalarizer": {}, "metrics": {}})
-    checkpoint.seal(folder)
+    folder = step_folder(train(signal_at=2).run.checkpoints, 2)
+    write_state(folder, {"step": 2, "scalarizer": {}, "metrics": {}})
+    seal(folder)
     end_request.by = None  # of another process
     with pytest.raises(CtwaError, match=r"holds nothing of the 'aggregator' .*: resume it with the command"):
         train(resume=True)
