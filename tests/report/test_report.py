@@ -125,6 +125,13 @@ def test_the_answer_stands_first(paths):
     assert clarity[-1] == "-0.200 steps 0 to 10"
 
 
+def test_what_a_step_took_beside_its_phases_is_other_and_validating_and_saving_are_beside_it(make_run):
+    phases = {"time/step": 2.0, "time/gen": 1.5, "time/testing": 3.0, "time/save_checkpoint": 4.0}
+    run = make_run("linear", {1: {"val/accuracy": 0.5} | phases})
+    (section,) = [each for each in make_report([run.path]).sections if each.name == "time"]
+    assert section.figures[0].parts == {"gen": [1.5], "testing": [3.0], "save_checkpoint": [4.0], "other": [0.5]}
+
+
 def test_every_section_has_its_figures(paths):
     report = make_report(paths)
     titles = {section.name: [figure.title for figure in section.figures] for section in report.sections}

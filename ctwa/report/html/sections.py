@@ -21,6 +21,7 @@ _MOST_PAIRS = 10  # cosines of pairs of objectives
 _MOST_PLANES = 6
 _MOST_VOLUMES = 200  # steps
 _ZERO = (0.0, "")  # a level
+_BESIDE_STEPS = ("testing", "save_checkpoint")  # phases of a run that are not in time/step
 _FEW_POINTS = 10  # each is marked: a curve of one point would not be seen
 
 
@@ -188,7 +189,7 @@ class Sections:
         parts = {phase: [each.get(phase, 0.0) for each in totals] for phase in phases}
         bars = Bars("time", "time of a run by phase", "seconds", [group.label for group in self.groups], parts)
         steps = self._panel(key_of.STEP_SECONDS, "time of a step", "seconds")
-        text = "Sums over the run, the mean of a method's seeds. Validation (testing) is not part of a step."
+        text = "Sums over the run, the mean of a method's seeds. Validating (testing) and saving are no part of a step."
         return Section("time", "Where the time went", text, _drawn([bars, steps]))
 
     def side_by_side(self, comparison: Comparison) -> Section:
@@ -305,7 +306,7 @@ class Sections:
             }
             step = phases.pop("step", None)
             if step is not None:
-                inside = sum(seconds for phase, seconds in phases.items() if phase != "testing")
+                inside = sum(seconds for phase, seconds in phases.items() if phase not in _BESIDE_STEPS)
                 phases["other"] = max(step - inside, 0.0)
             for phase, seconds in phases.items():
                 found[phase] = found.get(phase, 0.0) + seconds / len(group.runs)
