@@ -68,6 +68,15 @@ class RewardMatrix:
         rewards_NM = torch.tensor(values_MN, dtype=torch.float64).T
         return cls(tuple(columns), rewards_NM, rewards_NM.isfinite())
 
+    def to_columns(self) -> dict[str, list[float | None]]:
+        """``name -> N values``, None for an entry that was not scored: what `from_columns` takes."""
+        return {
+            name: [
+                value if scored else None for value, scored in zip(values_N.tolist(), scored_N.tolist(), strict=True)
+            ]
+            for name, values_N, scored_N in zip(self.names, self.rewards_NM.T, self.scored_NM.T, strict=True)
+        }
+
     def column(self, name: str) -> tuple[Tensor, Tensor]:
         """``(rewards_N, scored_N)`` of one objective. Raises CtwaError where there is no such objective."""
         return self._column_of(self.rewards_NM, name), self._column_of(self.scored_NM, name)

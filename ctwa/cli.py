@@ -27,11 +27,7 @@ if TYPE_CHECKING:
     from ctwa.engine.recorder import Stop
     from ctwa.report.compare import Comparison
 
-app = typer.Typer(
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 testbed_app = typer.Typer(no_args_is_help=True, help="The arithmetic testbed: a small base model and its problems.")
 app.add_typer(testbed_app, name="testbed")
 
@@ -47,6 +43,8 @@ DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print the resolved configuration and the plan; start nothing.")
 ]
 StopOn = Annotated[list[str] | None, typer.Option(metavar="ALARM", help=STOP_ON)]
+UNBROKEN = 10_000
+"""Columns of an output that has no width."""
 LARGEST = 1e6
 """Of a weight: sums of such weights, and their squares, are finite."""
 
@@ -162,8 +160,8 @@ def methods(
     if name is not None:
         print(describe(name))
         return
-    # One line each where the output goes to a file or a pipe, which have no width.
-    console = Console(width=None if sys.stdout.isatty() else 200)
+    # One line each where the output goes to a file or a pipe.
+    console = Console(width=None if sys.stdout.isatty() else UNBROKEN)
     for title, table in tables():
         console.print(title, table, sep="\n", end="\n\n")
 

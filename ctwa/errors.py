@@ -1,9 +1,8 @@
-"""The one exception for mistakes a user can mend, and the one that every saved state can be."""
+"""The one exception for mistakes a user can mend, and what its sentences are made of."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 
 class CtwaError(ValueError):
@@ -54,22 +53,3 @@ def neighbour(path: Path) -> str:
     except OSError:  # there is nothing beside it
         return ""
     return "".join(f"; did you mean {path.parent / name}?" for name in get_close_matches(path.name, names, n=1))
-
-
-def check_state(state: Mapping[str, Any], expected: Mapping[str, Any], what: str = "state") -> None:
-    """Refuse a saved state that is not of this run.
-
-    Args:
-        state: what was saved.
-        expected: what of it has to be as in this run: its version, method, objectives.
-        what: a noun for it.
-
-    Raises:
-        CtwaError: the first key that differs.
-    """
-    for key, value in expected.items():
-        if state.get(key) != value:
-            raise CtwaError(
-                f"the checkpoint's {what} has {key} {state.get(key)!r} where this run has {value!r}; "
-                "resume with the config the checkpoint was made with, or start a new run"
-            )

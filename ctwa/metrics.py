@@ -24,17 +24,9 @@ FEASIBILITY = "ctwa/feasibility"
 TRAINING = frozenset(
     (
         *("actor", "clip", "covariance", "critic", "global_seqlen", "gradient", "num_turns", "objective"),
-        *(
-            "perf",
-            "prompt_length",
-            "response",
-            "response_length",
-            "response_length_non_aborted",
-            "rollout",
-            "rollout_corr",
-        ),
-        *("time", "tool_call_counts", "training", "val", "val_rollout", "val_standard_error"),
-        *("variance_proxy", "weight"),
+        *("perf", "prompt_length", "response", "response_length", "response_length_non_aborted"),
+        *("rollout", "rollout_corr", "time", "tool_call_counts", "training"),
+        *("val", "val_rollout", "val_standard_error", "variance_proxy", "weight"),
     )
 )
 """The families of the training and of its diagnostics, for every method."""

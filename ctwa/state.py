@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ctwa.errors import check_state
+from ctwa.errors import CtwaError
 
 
 class Stateful:
@@ -28,11 +28,13 @@ class Stateful:
     """
 
     STATE: ClassVar[tuple[str, ...]] = ()
+    state_of: ClassVar[str] = "state"
+    """A noun for it, in messages."""
     names: tuple[str, ...] = ()
 
     def identity(self) -> dict[str, Any]:
-        """What of a saved state has to be as in this run."""
-        return {"version": 1}
+        """What of a saved state has to be as in this run; nothing, if a class does not say."""
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
         """All that a restart needs: plain Python values, keyed by objective name."""
@@ -44,7 +46,12 @@ class Stateful:
         Raises:
             CtwaError: the state is another method's, another version's, or of other objectives.
         """
-        check_state(state, self.identity())
+        for key, value in self.identity().items():
+            if state.get(key) != value:
+                raise CtwaError(
+                    f"the checkpoint's {self.state_of} has {key} {state.get(key)!r} where this run has {value!r}; "
+                    "resume with the config the checkpoint was made with, or start a new run"
+                )
         for key, path in self._declared():
             saved = state.get(key, 0) if key == "num_fallback" else state[key]  # checkpoints of ctwa 0.1 have none
             owner_path, _, attribute = path.rpartition(".")

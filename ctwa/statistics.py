@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ctwa.solvers.volumes import dominated_volume
+from ctwa.solvers.volumes import dominated_volume, not_dominated
 
 Floats = NDArray[np.float64]
 
@@ -58,11 +58,9 @@ def on_front(points_PM: Floats) -> list[bool]:
     A point with a NaN is not on the front and dominates none.
     """
     points_PM = np.asarray(points_PM, dtype=np.float64)
-    known_P = np.array([bool(np.isfinite(point_M).all()) for point_M in points_PM])
-    at_least_PP = (points_PM[:, None] >= points_PM).all(axis=2)  # [p, q]: p is at least as good as q everywhere
-    better_PP = (points_PM[:, None] > points_PM).any(axis=2)
-    dominated_P = (at_least_PP & better_PP & known_P[:, None]).any(axis=0)
-    return (known_P & ~dominated_P).tolist()
+    front_P = np.isfinite(points_PM).all(axis=1)
+    front_P[front_P] = not_dominated(points_PM[front_P])
+    return front_P.tolist()
 
 
 def hypervolume(points_PM: Floats, reference_M: Floats) -> float:

@@ -32,7 +32,7 @@ ALLOWED = {
     "run": set(),
     "report": {"run", "statistics", "covariance", "solvers"},
     "models": {"run"},
-    "testbed": {"covariance", "objectives", "run"},
+    "testbed": {"covariance", "objectives", "run", "models"},
     "listing": {"scalarizers", "preference", "models"},
     "evaluation": {"objectives", "preference", "run", "report", "models", "testbed", "statistics"},
 }

@@ -53,9 +53,7 @@ class CAGrad(Aggregator):
     """
 
     info = gradient_level(
-        CAGradConfig,
-        "near the weighted gradient, best for the worst off",
-        "Liu et al. 2021, arXiv 2110.14048",
+        CAGradConfig, "near the weighted gradient, best for the worst off", "Liu et al. 2021, arXiv 2110.14048"
     )
     preference_name = "raco_unclipped"
 

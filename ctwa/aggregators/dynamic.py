@@ -35,11 +35,7 @@ class Dynamic(Aggregator):
         CtwaError: a weight is 0, which a product can never raise.
     """
 
-    info = gradient_level(
-        DynamicConfig,
-        "weight for what serves all objectives",
-        "Lu et al. 2025, arXiv 2509.11452",
-    )
+    info = gradient_level(DynamicConfig, "weight for what serves all objectives", "Lu et al. 2025, arXiv 2509.11452")
     needs_learning_rate = True
     STATE = ("log_weights_M",)
 

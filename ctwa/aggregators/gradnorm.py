@@ -52,11 +52,7 @@ class GradNorm(Aggregator):
         CtwaError: a weight is 0; GradNorm would raise it.
     """
 
-    info = gradient_level(
-        GradNormConfig,
-        "gradient norms follow training rates",
-        "Chen et al. 2018, arXiv 1711.02257",
-    )
+    info = gradient_level(GradNormConfig, "gradient norms follow training rates", "Chen et al. 2018, arXiv 1711.02257")
     needs_losses = True
     STATE = ("first_losses_M",)
 

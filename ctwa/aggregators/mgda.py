@@ -28,9 +28,7 @@ class MGDA(Aggregator):
     """
 
     info = gradient_level(
-        MgdaConfig,
-        "the shortest combination of the gradients",
-        "Desideri 2012; Sener & Koltun 2018, arXiv 1810.04650",
+        MgdaConfig, "the shortest combination of the gradients", "Desideri 2012; Sener & Koltun 2018, arXiv 1810.04650"
     )
 
     def weights(self, gradients: Gradients) -> tuple[Tensor, dict[str, float]]:

@@ -48,9 +48,7 @@ class PCGrad(Aggregator):
     """
 
     info = gradient_level(
-        PcGradConfig,
-        "takes conflicting components out, pair by pair",
-        "Yu et al. 2020, arXiv 2001.06782",
+        PcGradConfig, "takes conflicting components out, pair by pair", "Yu et al. 2020, arXiv 2001.06782"
     )
     STATE = ("num_drawn",)  # the next draw depends on the seed and on it alone
 

@@ -28,9 +28,7 @@ class UPGrad(Aggregator):
     """
 
     info = gradient_level(
-        UpGradConfig,
-        "the mean of the gradients, each made to harm none",
-        "Quinton & Rey 2024, arXiv 2406.16232",
+        UpGradConfig, "the mean of the gradients, each made to harm none", "Quinton & Rey 2024, arXiv 2406.16232"
     )
 
     def weights(self, gradients: Gradients) -> tuple[Tensor, dict[str, float]]:

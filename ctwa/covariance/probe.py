@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from ctwa import metrics as key_of
 from ctwa.covariance.diagnostics import finite
 from ctwa.covariance.within_prompt import within_prompt_covariance
 from ctwa.errors import CtwaError
+from ctwa.state import Stateful
 
 LOG_RATIO_CLIP = 3.0
 
@@ -148,11 +149,13 @@ def mean_rewards(rewards_NM: Tensor, scored_NM: Tensor, group_N: Tensor) -> tupl
     return mean_GM.nanmean(0), _standard_error(mean_GM)
 
 
-class Agreement:
+class Agreement(Stateful):
     """How often the sign of CTWA's covariance agreed with that of the probe, objective by objective, since the start.
 
     A step counts where both were measured and neither is 0, which has no sign.
     """
+
+    STATE = ("_num_steps", "_num_agreed")
 
     def __init__(self, names: Sequence[str]) -> None:
         self._num_steps = dict.fromkeys(sorted(names), 0)
@@ -177,15 +180,6 @@ class Agreement:
             for name, num_steps in self._num_steps.items()
             if num_steps
         }
-
-    def state_dict(self) -> dict[str, Any]:
-        """The counts, by name."""
-        return {"num_steps": dict(self._num_steps), "num_agreed": dict(self._num_agreed)}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what ``state_dict`` gave."""
-        self._num_steps = dict(state["num_steps"])
-        self._num_agreed = dict(state["num_agreed"])
 
 
 def _probe(

@@ -25,7 +25,7 @@ from ctwa.engine.pairs.objective import SOFT_LABEL, PairLoss
 from ctwa.engine.pairs.workers import PreferenceWorkers
 from ctwa.engine.prefer import Scored, update_metrics
 from ctwa.engine.recorder import Recorder
-from ctwa.engine.sampling import Sampler
+from ctwa.engine.sampling import Sampler, validation_metrics
 from ctwa.engine.signals import Interruption, end_request
 from ctwa.errors import CtwaError
 from ctwa.preference.caid import Caid, composite_reward, draw_pairs, label_probability
@@ -216,11 +216,9 @@ class CaidTrainer(Trainer):
 
     def _means(self, samples: Samples) -> dict[str, float]:
         """``val/<objective>``: the mean score, and its standard error over prompts."""
-        metrics = {}
+        metrics: dict[str, float] = {}
         for name, values_PS in {**samples.scores_PS, REWARD: self._rewards(samples)}.items():
-            mean_P = values_PS.mean(1)
-            metrics[f"val/{name}"] = float(mean_P.mean())
-            metrics[f"val_standard_error/{name}"] = float(mean_P.std() / len(mean_P) ** 0.5)
+            metrics |= validation_metrics(name, values_PS.mean(1))
         return metrics
 
     def _weights(self) -> dict[str, float]:

@@ -19,26 +19,9 @@ from safetensors.torch import save_file
 
 from ctwa import metrics as key_of
 from ctwa.errors import CtwaError
-from ctwa.models.locate import SEAL_FILE, is_complete, newest_complete, step_folder, steps
+from ctwa.models.locate import SEAL_FILE, is_complete, step_folder, steps
 from ctwa.run.disk import DiskFull, why_full
 from ctwa.run.jsonl import write_atomically
-
-__all__ = [
-    "SEAL_FILE",
-    "STATE_FILE",
-    "declare_dtype",
-    "is_complete",
-    "merge_adapter",
-    "newest_complete",
-    "prune",
-    "read_state",
-    "remove_unfinished",
-    "saving",
-    "seal",
-    "step_folder",
-    "steps",
-    "write_state",
-]
 
 STATE_FILE = "ctwa_state.json"
 STATE_VERSION = 1

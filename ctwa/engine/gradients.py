@@ -17,6 +17,7 @@ from tensordict import TensorDict
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Shard
 
+from ctwa import metrics as key_of
 from ctwa.aggregators.base import Aggregator, Solution
 from ctwa.batch import Rollout
 from ctwa.covariance.diagnostics import finite
@@ -156,9 +157,9 @@ def gradient_metrics(plan: GradientPlan) -> dict[str, float]:
     norms_RM = torch.stack([gram_MM.diagonal().sqrt() for gram_MM in grams])
     cosines_RMM = torch.stack(grams) / (norms_RM[:, :, None] * norms_RM[:, None, :])
     for row, name in enumerate(plan.names):
-        metrics[f"gradient/norm/{name}"] = float(norms_RM[:, row].mean())
+        metrics[key_of.gradient_norm(name)] = float(norms_RM[:, row].mean())
         for column, other in enumerate(plan.names[row + 1 :], start=row + 1):
-            metrics[f"gradient/cosine/{name}:{other}"] = float(cosines_RMM[:, row, column].nanmean())
+            metrics[key_of.gradient_cosine(name, other)] = float(cosines_RMM[:, row, column].nanmean())
     return finite(metrics)
 
 
@@ -262,7 +263,7 @@ class GradientStore:
             if not present:
                 continue
             copies = _num_copies(self.parameters[index])
-            shards = [_local(gradient).flatten() for gradient in rows if gradient is not None]
+            shards = [local_part(gradient).flatten() for gradient in rows if gradient is not None]
             for start in range(0, shards[0].numel(), CHUNK):
                 part_PD = torch.stack([shard[start : start + CHUNK] for shard in shards]).double()
                 gram_MM[torch.tensor(present)[:, None], torch.tensor(present)] += part_PD @ part_PD.T / copies
@@ -283,7 +284,8 @@ class GradientStore:
         self._gradients.clear()
 
 
-def _local(tensor: Tensor) -> Tensor:
+def local_part(tensor: Tensor) -> Tensor:
+    """What this rank has of a tensor."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 

@@ -14,6 +14,7 @@ from verl.utils.tracking import Tracking
 from ctwa.engine import checkpoint
 from ctwa.engine.recorder import Recorder, numbers
 from ctwa.engine.signals import end_request
+from ctwa.models.locate import is_complete, step_folder
 from ctwa.run.alarms import Alarm
 
 
@@ -149,8 +150,8 @@ class Trainer(ABC):
 
     def save(self, metrics: Mapping[str, Any]) -> None:
         """Save the step that was made last, if that is not done yet, with what is known of it."""
-        folder = checkpoint.step_folder(self.recorder.run.checkpoints, self.steps_made)
-        if checkpoint.is_complete(folder):
+        folder = step_folder(self.recorder.run.checkpoints, self.steps_made)
+        if is_complete(folder):
             return
         # Should the run die before the step's record is written, the resumed one still has it.
         state = {"step": self.steps_made, **self.state_dict(), "metrics": numbers(metrics)}

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from ctwa import metrics as key_of
 from ctwa.aggregators.base import Aggregator
-from ctwa.engine import checkpoint
 from ctwa.engine.gradients import GradientPlan, gradient_metrics
 from ctwa.engine.loop import Trainer
 from ctwa.engine.pairs.batches import PairBatch
@@ -22,10 +21,11 @@ from ctwa.engine.pairs.data import Part, PreferenceData
 from ctwa.engine.pairs.workers import PreferenceWorkers
 from ctwa.engine.prefer_settings import PreferenceSettings
 from ctwa.engine.recorder import Recorder
-from ctwa.models.locate import BEST
+from ctwa.models.locate import BEST, step_folder
 from ctwa.preference.early_stopping import EarlyStopping
 from ctwa.preference.losses import DpoLoss, PairLogProbs, PreferenceLoss, objective_losses, preference_metrics
 from ctwa.preference.sampling import PairSampler
+from ctwa.preference.tokenization import label_matrices
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Scored:
             log_probs = replace(
                 log_probs, reference_chosen_P=batch.reference_P2[:, 0], reference_rejected_P=batch.reference_P2[:, 1]
             )
-        return cls(log_probs, *batch.labels(names))
+        return cls(log_probs, *label_matrices(batch.pairs, names))
 
     def metrics(self, loss: PreferenceLoss, names: tuple[str, ...]) -> dict[str, float]:
         """``preference/<name>/...`` under a loss."""
@@ -116,7 +116,7 @@ class PreferenceTrainer(Trainer):
         metrics |= {key_of.weight(name): weight for name, weight in self.aggregator.named(last_M).items()}
         for name in self.names:
             if f"preference/{name}/accuracy" in metrics:
-                metrics[f"objective/{name}/mean"] = metrics[f"preference/{name}/accuracy"]
+                metrics[key_of.objective_mean(name)] = metrics[f"preference/{name}/accuracy"]
         return metrics
 
     def _draw(self, number: int) -> PairBatch:
@@ -150,8 +150,9 @@ class PreferenceTrainer(Trainer):
                 accuracy = found.get(f"preference/{name}/accuracy")
                 if accuracy is not None:
                     num_decided = int((each.labels_PM[:, m] != 0).sum())
-                    metrics[f"val/{name}"] = accuracy
-                    metrics[f"val_standard_error/{name}"] = (accuracy * (1 - accuracy) / num_decided) ** 0.5
+                    metrics[key_of.validation(name)] = accuracy
+                    error = (accuracy * (1 - accuracy) / num_decided) ** 0.5
+                    metrics[key_of.validation_error(name)] = error
                 if self.early_stopping is not None:
                     dpo[name] = mean_loss(_dpo(self.settings.loss), each, m)
         if self.early_stopping is not None:
@@ -190,7 +191,7 @@ class PreferenceTrainer(Trainer):
             return
         link = self.recorder.run.checkpoints / BEST
         link.unlink(missing_ok=True)
-        link.symlink_to(checkpoint.step_folder(Path(), best))
+        link.symlink_to(step_folder(Path(), best))
         self.recorder.event("best", f"step {best} has the least validation loss: it is kept as checkpoints/{BEST}")
 
     # -- checkpoints --------------------------------------------------------------------------------------------------

@@ -120,7 +120,7 @@ class PreferJob(Job):
 
 
 def check_preference_config(config: DictConfig) -> PreferenceSettings:
-    """Check all that can be known from the config and the models' folders.
+    """Check all that can be known from the config, and the policies that it names.
 
     Raises:
         CtwaError: what is wrong, where, and what to write instead.
@@ -134,14 +134,13 @@ def check_preference_config(config: DictConfig) -> PreferenceSettings:
         check_backward_passes(config, settings.gradients)
     # The two responses of a pair are in one micro-batch.
     check_token_budgets(config, 2 * settings.max_length, "2 x ctwa.max_length")
-    look_at_trained_model(config)
     for name, policy in (settings.modpo.policies if settings.modpo else {}).items():
         look_at_model(Source(policy, f"ctwa.modpo.policies.{name}"))
     return settings
 
 
 def prepare_data(config: DictConfig, settings: PreferenceSettings) -> tuple[PreferenceData, object, int]:
-    """Read the pairs, and see that batches, micro-batches and ranks fit them.
+    """Look at the model, read the pairs, and see that batches, micro-batches and ranks fit them.
 
     Returns:
         The pairs, the tokenizer, and the number of steps.
@@ -155,7 +154,7 @@ def prepare_data(config: DictConfig, settings: PreferenceSettings) -> tuple[Pref
     from ctwa.preference.sampling import PairSampler
 
     source = model_source(config)
-    tokenizer = look_at_tokenizer(source, look_at_model(source)) or AutoTokenizer.from_pretrained(source.name)
+    tokenizer = look_at_tokenizer(source, look_at_trained_model(config)) or AutoTokenizer.from_pretrained(source.name)
     data = read_data(settings, tokenizer)
     sampler = PairSampler(
         [len(part.pairs) for part in data.train], batch_size=config.data.train_batch_size, seed=settings.seed

@@ -11,14 +11,13 @@ from pydantic import Field
 from ctwa.aggregators.base import Aggregator
 from ctwa.aggregators.linear import FixedWeightsConfig
 from ctwa.aggregators.registry import AggregatorConfig, build_aggregator
-from ctwa.engine.settings import GradientSettings, ModelSource
+from ctwa.engine.settings import ModelSource, RunSettings
 from ctwa.errors import CtwaError
 from ctwa.preference.data import PreferenceSource
 from ctwa.preference.early_stopping import EarlyStoppingConfig
 from ctwa.preference.losses import DpoLoss, PreferenceLoss
 from ctwa.preference.modpo import Modpo, ModpoConfig
 from ctwa.preference.registry import PreferenceLossConfig
-from ctwa.run.alarms import AlarmKind, AlarmLimits
 from ctwa.strict import StrictModel, validated
 
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -62,8 +61,8 @@ class PreferenceDiagnostics(StrictModel):
     gradients_every: Annotated[int, Field(ge=0)] = 0
 
 
-class PreferenceSettings(StrictModel):
-    """The ``ctwa`` node of the config.
+class PreferenceSettings(RunSettings):
+    """The ``ctwa`` node of ``ctwa prefer``.
 
     Attributes:
         max_length: of prompt and response together, in tokens; longer pairs are unusable rows.
@@ -74,10 +73,6 @@ class PreferenceSettings(StrictModel):
         reference_cache: the folder of the reference's log-probabilities; by default inside the run.
     """
 
-    run: str
-    resume: bool = False
-    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
-    task_dir: str | None = None
     objectives: Annotated[dict[str, PreferenceObjectiveConfig], Field(min_length=1)] = Field(
         default_factory=dict, validate_default=True
     )
@@ -88,13 +83,7 @@ class PreferenceSettings(StrictModel):
     early_stopping: EarlyStoppingConfig | None = None
     modpo: ModpoSettings | None = None
     reference_cache: str | None = None
-    gradients: GradientSettings = Field(default_factory=GradientSettings)
     diagnostics: PreferenceDiagnostics = Field(default_factory=PreferenceDiagnostics)
-    alarms: AlarmLimits = Field(default_factory=AlarmLimits)
-    stop_on: list[AlarmKind] = Field(default_factory=list)
-    stop_within: Annotated[float, Field(gt=0)] = 600.0
-    print_every: Annotated[int, Field(ge=1)] = 1
-    trust_network: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:

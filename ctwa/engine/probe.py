@@ -14,16 +14,17 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from ctwa import metrics as key_of
 from ctwa.batch import Rollout, Update
 from ctwa.covariance.probe import Agreement, Progress, backward_probe, forward_probe
+from ctwa.engine.gradients import local_part
 from ctwa.engine.settings import ProbeSource, Settings
 from ctwa.scalarizers.base import Scalarizer
+from ctwa.state import Stateful
 
 
-class ProbeMeter:
+class ProbeMeter(Stateful):
     """The probe of a run: what it measures, and how often CTWA's covariance agreed with it.
 
     Args:
@@ -35,6 +36,8 @@ class ProbeMeter:
     Attributes:
         has_weights: whether the workers hold a copy of the weights before the last update.
     """
+
+    STATE = ("has_weights", "_agreement", "_covariance")  # the copy of the weights is the workers'
 
     def __init__(
         self, source: ProbeSource, names: tuple[str, ...], *, num_seen_prompts: int, num_held_out: int
@@ -96,20 +99,6 @@ class ProbeMeter:
         """``probe/{gain,standard_error,agreement}/<name>`` and the rest of ``Progress.metrics``."""
         return progress.metrics() | self._agreement.observe(self._covariance, progress)
 
-    def state_dict(self) -> dict[str, Any]:
-        """What a restart needs; the copy of the weights is the workers'."""
-        return {
-            "has_weights": self.has_weights,
-            "agreement": self._agreement.state_dict(),
-            "covariance": dict(self._covariance),
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what ``state_dict`` gave."""
-        self.has_weights = state["has_weights"]
-        self._agreement.load_state_dict(state["agreement"])
-        self._covariance = dict(state["covariance"])
-
 
 def build_probe(config: DictConfig, settings: Settings, scalarizer: Scalarizer) -> ProbeMeter:
     """The probe that a method or the diagnostics ask for.
@@ -156,5 +145,4 @@ class PreviousWeights:
 
 
 def _shard(parameter: torch.nn.Parameter) -> Tensor:
-    local = parameter.to_local() if isinstance(parameter, DTensor) else parameter
-    return local.detach()
+    return local_part(parameter).detach()

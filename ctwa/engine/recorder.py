@@ -10,9 +10,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from ctwa.engine.checkpoint import newest_complete, remove_unfinished
+from ctwa.engine.checkpoint import remove_unfinished
 from ctwa.engine.signals import Interruption, end_request
 from ctwa.errors import CtwaError
+from ctwa.models.locate import newest_complete
 from ctwa.objectives.completion import Completion
 from ctwa.objectives.evaluator import Evaluation
 from ctwa.run.alarms import Alarm, alarm_event
@@ -145,17 +146,11 @@ class Recorder:
 
     def samples(self, step: int, completions: Sequence[Completion], evaluation: Evaluation, *, split: str) -> None:
         """Keep a few of a step's completions."""
-        rewards = {}
-        for name in evaluation.matrix.names:
-            values_N, scored_N = evaluation.matrix.column(name)
-            rewards[name] = [
-                value if scored else None for value, scored in zip(values_N.tolist(), scored_N.tolist(), strict=True)
-            ]
         self._samples.write(
             step,
             [completion.prompt for completion in completions],
             [completion.response for completion in completions],
-            rewards,
+            evaluation.matrix.to_columns(),
             split=split,
         )
 

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from omegaconf import DictConfig
+from torch import Tensor
 from verl.utils.transferqueue_utils import KVBatchMeta
 
+from ctwa import metrics as key_of
 from ctwa.batch import Rollout
 from ctwa.engine.ray_session import ray_session
 from ctwa.engine.recorder import Recorder
@@ -131,7 +133,7 @@ class Sampler:
         if self.reference_length is not None:
             self.reference_length.update(scored.lengths_N)
         return {
-            "response_length/mean": float(np.mean(scored.lengths_N)),
+            key_of.RESPONSE_LENGTH: float(np.mean(scored.lengths_N)),
             "response_length/finished_frac": float(np.mean([each.finished for each in scored.completions])),
         }
 
@@ -143,6 +145,12 @@ class Sampler:
         """Restore what ``state_dict`` gave."""
         if self.reference_length is not None and state is not None:
             self.reference_length.load_state_dict(state)
+
+
+def validation_metrics(name: str, values: Tensor) -> dict[str, float]:
+    """What a validation found of an objective: the mean of some values that are independent, and its error."""
+    error = float(values.std() / len(values) ** 0.5)
+    return {key_of.validation(name): float(values.mean()), key_of.validation_error(name): error}
 
 
 @contextmanager

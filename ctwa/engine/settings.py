@@ -78,28 +78,33 @@ class DiagnosticSettings(StrictModel):
     held_out_prompts: Annotated[int, Field(ge=2)] = 4
 
 
-class Settings(StrictModel):
-    """The ``ctwa`` node of the config."""
+class RunSettings(StrictModel):
+    """What the ``ctwa`` node of every command has."""
 
     run: str
     resume: bool = False
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     task_dir: str | None = None
+    gradients: GradientSettings = Field(default_factory=GradientSettings)
+    alarms: AlarmLimits = Field(default_factory=AlarmLimits)
+    stop_on: list[AlarmKind] = Field(default_factory=list)
+    stop_within: Annotated[float, Field(gt=0)] = 600.0
+    print_every: Annotated[int, Field(ge=1)] = 1
+    trust_network: bool = False
+
+
+class Settings(RunSettings):
+    """The ``ctwa`` node of ``ctwa train``."""
+
     objectives: Objectives = Field(default_factory=dict, validate_default=True)
     method: MethodConfig
     reference_length: ReferenceConfig | None = None
     rewards: RewardSettings = Field(default_factory=RewardSettings)
     rollout: RolloutSettings = Field(default_factory=RolloutSettings)
     max_unknown_tokens: Annotated[float, Field(ge=0, le=1)] = 0.1
-    gradients: GradientSettings = Field(default_factory=GradientSettings)
     diagnostics: DiagnosticSettings = Field(default_factory=DiagnosticSettings)
-    alarms: AlarmLimits = Field(default_factory=AlarmLimits)
-    stop_on: list[AlarmKind] = Field(default_factory=list)
-    stop_within: Annotated[float, Field(gt=0)] = 600.0
     num_samples: Annotated[int, Field(ge=0)] = 4
-    print_every: Annotated[int, Field(ge=1)] = 1
     poll_interval: Annotated[float, Field(gt=0, le=3600)] = 0.05
-    trust_network: bool = False
     clip: ClipRange = Field(exclude=True)
     scale_invariant: bool = Field(exclude=True)
 

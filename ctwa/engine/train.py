@@ -26,7 +26,7 @@ from ctwa.engine.gradients import GradientPlan, combined_advantages, gradient_me
 from ctwa.engine.loop import Trainer
 from ctwa.engine.probe import build_probe
 from ctwa.engine.recorder import Recorder
-from ctwa.engine.sampling import Sampler
+from ctwa.engine.sampling import Sampler, validation_metrics
 from ctwa.engine.settings import Settings
 from ctwa.engine.verl.estimate import VerlEstimate
 from ctwa.engine.verl.rows import in_order
@@ -182,7 +182,7 @@ class MultiObjectiveTrainer(Trainer):
             step.advantages_NT = step.advantages_NT if combined_NT is None else combined_NT
         update = self._update_of(step)
         # verl computes the entropy with the old log-probs; where they are the rollout's, they give an estimate.
-        step.metrics.setdefault("actor/entropy", sampled_entropy(update.log_probs_old_NT, update.rollout.mask_NT))
+        step.metrics.setdefault(key_of.ENTROPY, sampled_entropy(update.log_probs_old_NT, update.rollout.mask_NT))
         if self._source != "none":
             step.metrics |= diagnostics(update)
         step.metrics |= self.scalarizer.observe_update(update)
@@ -224,16 +224,15 @@ class MultiObjectiveTrainer(Trainer):
         rows.clear()
         self.recorder.samples(self.steps_made, scored.completions, scored.evaluation, split="held-out")
         metrics: dict[str, Any] = {
-            "val/response_length": sum(scored.lengths_N) / len(scored.lengths_N),
+            key_of.VALIDATION_LENGTH: sum(scored.lengths_N) / len(scored.lengths_N),
             "val_rollout/missing_rows": missing,
         }
         names = scored.evaluation.matrix.names
         for name in names:
             rewards_N, scored_N = scored.evaluation.matrix.column(name)
-            values = rewards_N[scored_N]
-            metrics[f"val/{name}"] = float(values.mean())
-            metrics[f"val_standard_error/{name}"] = float(values.std() / len(values) ** 0.5)
-        self.scalarizer.observe_validation(self.steps_made, {name: metrics[f"val/{name}"] for name in names})
+            metrics |= validation_metrics(name, rewards_N[scored_N])
+        means = {name: metrics[key_of.validation(name)] for name in names}
+        self.scalarizer.observe_validation(self.steps_made, means)
         return metrics
 
     def state_dict(self) -> dict[str, Any]:

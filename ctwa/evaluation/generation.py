@@ -16,8 +16,9 @@ from ctwa.evaluation.cache import cached, digest
 from ctwa.evaluation.config import GenerationConfig
 from ctwa.evaluation.data import read_rows
 from ctwa.evaluation.intervals import Floats, Ratio
-from ctwa.evaluation.models import Model, without_progress_bars
+from ctwa.evaluation.models import Model
 from ctwa.models.decoding import Sampling, end_tokens, generate_batch
+from ctwa.models.look import without_progress_bars
 from ctwa.models.seeds import completion_seed
 from ctwa.objectives.completion import Completion
 from ctwa.objectives.evaluator import Evaluation, RewardEvaluator, need_ground_truth
@@ -114,8 +115,7 @@ def generate(
     ]  # fmt: skip
     backend = with_vllm if config.backend == "vllm" else with_transformers
     found = cached(
-        cache / f"completions-{digest(wanted)}.json",
-        lambda: backend(model, rows, seeds, sampling, config, progress),
+        cache / f"completions-{digest(wanted)}.json", lambda: backend(model, rows, seeds, sampling, config, progress)
     )
     texts = model.tokenizer.batch_decode([ids for ids, _ in found], skip_special_tokens=True)
     return [
@@ -240,10 +240,7 @@ def ratios(samples: Sequence[Sample], evaluation: Evaluation | None, num_prompts
 
     def over_prompts(values: Any, counts: Any = None) -> Ratio:
         counts = np.ones(len(samples)) if counts is None else counts
-        return Ratio(
-            by_prompt(np.asarray(values, dtype=np.float64) * counts),
-            by_prompt(counts),
-        )
+        return Ratio(by_prompt(np.asarray(values, dtype=np.float64) * counts), by_prompt(counts))
 
     found: dict[str, Ratio] = {}
     if evaluation is not None:
@@ -260,24 +257,18 @@ def sample_rows(
     model: Model, samples: Sequence[Sample], rows: Sequence[Mapping[str, Any]], evaluation: Evaluation | None
 ) -> list[dict[str, Any]]:
     """The completions as records of samples.jsonl."""
-    records = []
-    for n, sample in enumerate(samples):
-        rewards: dict[str, float | None] = {}
-        if evaluation is not None:
-            for name in evaluation.matrix.names:
-                rewards_N, scored_N = evaluation.matrix.column(name)
-                rewards[name] = float(rewards_N[n]) if scored_N[n] else None
-        records.append(
-            {
-                "schema": 1,
-                "model": model.name,
-                "row": sample.row,
-                "sample": sample.index,
-                "prompt": rows[sample.row]["prompt"],
-                "response": sample.response,
-                "response_tokens": len(sample.token_ids),
-                "finished": sample.finished,
-                "rewards": rewards,
-            }
-        )
-    return records
+    columns = {} if evaluation is None else evaluation.matrix.to_columns()
+    return [
+        {
+            "schema": 1,
+            "model": model.name,
+            "row": sample.row,
+            "sample": sample.index,
+            "prompt": rows[sample.row]["prompt"],
+            "response": sample.response,
+            "response_tokens": len(sample.token_ids),
+            "finished": sample.finished,
+            "rewards": {name: values_N[n] for name, values_N in columns.items()},
+        }
+        for n, sample in enumerate(samples)
+    ]

@@ -25,11 +25,7 @@ OUTCOMES = ("win", "loss", "tie", "identical", "disagreement", "unparsed", "refu
 _LONGEST_WAIT = 60.0  # s between two attempts
 _AGAIN = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS}
 # Answers that concern one request and not the whole evaluation: too long, or refused by a filter.
-_OF_ONE_REQUEST = {
-    HTTPStatus.BAD_REQUEST,
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-    HTTPStatus.UNPROCESSABLE_ENTITY,
-}
+_OF_ONE_REQUEST = {HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY}
 
 
 @dataclass(frozen=True)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging as hf_logging
 
 from ctwa.errors import CtwaError
 from ctwa.models.locate import locate
-from ctwa.models.look import Source, look_at_model
+from ctwa.models.look import Source, look_at_model, without_progress_bars
 from ctwa.preference.reference import model_fingerprint
 
 
@@ -104,15 +101,3 @@ class Model:
         except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())[:300]
             raise CtwaError(f"the {what} of model '{self.name}' ({self.source}) cannot be loaded: {reason}") from error
-
-
-@contextmanager
-def without_progress_bars() -> Iterator[None]:
-    """Transformers draws one for every loading."""
-    shown = hf_logging.is_progress_bar_enabled()
-    hf_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            hf_logging.enable_progress_bar()

@@ -114,7 +114,4 @@ def perplexity(
     nats_P = -np.bincount(text_N, weights=sums_N).astype(np.float64)
     tokens_P = np.bincount(text_N, weights=[len(scored) for _, scored in rows]).astype(np.float64)
     bytes_P = np.array([len(text.encode()) for text in texts], dtype=np.float64)
-    return {
-        "perplexity": Ratio(nats_P, tokens_P, np.exp),
-        "bits_per_byte": Ratio(nats_P / np.log(2), bytes_P),
-    }
+    return {"perplexity": Ratio(nats_P, tokens_P, np.exp), "bits_per_byte": Ratio(nats_P / np.log(2), bytes_P)}

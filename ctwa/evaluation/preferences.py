@@ -19,7 +19,7 @@ from ctwa.preference.data import hold_out, load_preferences
 from ctwa.preference.log_probs import response_log_probs
 from ctwa.preference.losses import PairLogProbs, PreferenceLoss, objective_losses
 from ctwa.preference.reference import ReferenceLogProbs, cached_reference, fingerprint
-from ctwa.preference.tokenization import PairTokens, TokenSet, collate, tokenize_pairs
+from ctwa.preference.tokenization import PairTokens, TokenSet, label_matrices, tokenize_pairs
 
 Progress = Callable[[int], None]
 
@@ -122,7 +122,7 @@ def ratios(
         torch.tensor([len(pair.rejected) for pair in pairs]),
         *((reference.chosen_P, reference.rejected_P) if reference is not None else ()),
     )
-    labels_PM = collate(pairs, token_set.objectives, pad_token_id=0).labels_PM
+    labels_PM, _ = label_matrices(pairs, token_set.objectives)
     losses_PM = objective_losses(loss, pair_log_probs, labels_PM)
     chosen_P, rejected_P = loss.rewards(pair_log_probs)
     prompts = {prompt: index for index, prompt in enumerate(dict.fromkeys(pair.prompt for pair in pairs))}

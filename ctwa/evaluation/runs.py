@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from ctwa.errors import CtwaError
 from ctwa.evaluation.config import EvalConfig, parse_config
 from ctwa.models.locate import locate
 from ctwa.testbed.prepare import RECORD
-from ctwa.testbed.presets import get_preset
+from ctwa.testbed.presets import MAX_RESPONSE_TOKENS
 
 BASELINE = "base"
 
@@ -61,15 +60,13 @@ def _of_testbed(folder: Path) -> tuple[str, str, dict[str, Any]]:
     if not (folder / RECORD).is_file():
         raise CtwaError(f"{folder} is no testbed (no {RECORD}); give a folder that `ctwa testbed make` made")
     names = ("accuracy", "conciseness", "clarity")
-    settings = get_preset(json.loads((folder / RECORD).read_text())["settings"]["preset"]).rl
     return (
         str(folder / "model"),
         "generation",
         {
             "data": str(folder / "held_out.parquet"),
             "objectives": {name: {"reward_fn": f"ctwa.testbed.rewards:{name}"} for name in names},
-            "max_tokens": settings.max_response_tokens,
-            "temperature": settings.temperature,
+            "max_tokens": MAX_RESPONSE_TOKENS,
             "batch_size": 256,
         },
     )
@@ -131,12 +128,7 @@ def _pairs(ours: Mapping[str, Any], path: Path) -> dict[str, Any]:
     for name, objective in ours["objectives"].items():
         source = {key: value for key, value in objective.items() if key not in ("weight", "validation")}
         objectives[name] = {**source, "data": files[name] or source["data"]}
-    return {
-        "objectives": objectives,
-        "loss": ours["loss"],
-        "max_length": ours["max_length"],
-        "validation_share": share,
-    }
+    return {"objectives": objectives, "loss": ours["loss"], "max_length": ours["max_length"], "validation_share": share}
 
 
 def _reference_length(written: Mapping[str, Any] | None) -> Mapping[str, Any] | None:

@@ -182,19 +182,31 @@ def reason(error: BaseException) -> str:
 
 
 @contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Transformers draws a bar for every loading, and warns of what is looked at here."""
+def without_progress_bars() -> Iterator[None]:
+    """Transformers draws one for every loading and saving."""
     from transformers.utils import logging
 
-    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
-    logging.set_verbosity_error()
     try:
         yield
     finally:
-        logging.set_verbosity(verbosity)
-        if bars:
+        if shown:
             logging.enable_progress_bar()
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No bars, and no warnings of what is looked at here."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        with without_progress_bars():
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _config(source: Source, folder: Path) -> Any:

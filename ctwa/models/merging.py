@@ -53,58 +53,8 @@ _UNDERSTOOD = {
 _ALIKE = ("fan_in_fan_out", "bias", "layer_replication", "trainable_token_indices", "ensure_weight_tying")
 # Other initialisations subtract the start from the base model.
 _LEAVES_THE_BASE = (None, True, False, "true", "false", "gaussian", "eva", "orthogonal")
-_ALONG = {
-    ".json",
-    ".txt",
-    ".model",
-    ".jinja",
-    ".py",
-    ".tiktoken",
-}  # configuration and tokenizer; no optimizer, no README
-
-
-def merge_models(models: Mapping[str, Mapping[str, Tensor]], weights: Mapping[str, float]) -> dict[str, Tensor]:
-    """The weighted mean of whole models, or of any parameters that stand for themselves.
-
-    Args:
-        models: state dicts, by objective.
-        weights: by objective; only their ratios matter. A model of weight 0 is not read.
-
-    Returns:
-        Summed in float64 and given in the models' own type: where all models agree, and where one has all the weight,
-        the result is that to the last bit.
-
-    Raises:
-        CtwaError: models and weights are not of the same objectives; the models' keys, shapes or types differ; what are
-            no floating-point numbers differs.
-    """
-    chosen = _chosen(models, weights)
-    keys = _common_keys({name: models[name] for name in chosen})
-    return {key: _mean(key, {name: models[name][key] for name in chosen}, chosen) for key in keys}
-
-
-def merge_adapters(
-    adapters: Mapping[str, Mapping[str, Tensor]], weights: Mapping[str, float], scales: Mapping[str, float]
-) -> dict[str, Tensor]:
-    """The LoRA adapter whose products are the weighted means of the adapters' products.
-
-    Args:
-        adapters: state dicts with PEFT's keys, by objective; the ranks may differ.
-        weights: by objective; only their ratios matter. An adapter of weight 0 is not read.
-        scales: by objective, what the products are multiplied with: ``lora_alpha / r``.
-
-    Returns:
-        Factors for a scale of 1, in float32 at least: the A below one another, and beside one another the B times
-        weight and scale. What is no factor (modules saved whole, biases) is the weighted mean.
-
-    Raises:
-        CtwaError: as for models.
-    """
-    chosen = _chosen(adapters, weights)
-    keys = _common_keys({name: adapters[name] for name in chosen})
-    return {
-        key: _merge_adapter_tensor(key, {name: adapters[name][key] for name in chosen}, chosen, scales) for key in keys
-    }
+# Configuration and tokenizer; no optimizer, no README.
+_ALONG = {".json", ".txt", ".model", ".jinja", ".py", ".tiktoken"}
 
 
 def merge_folders(folders: Mapping[str, Path], weights: Mapping[str, float], target: Path) -> None:
@@ -114,6 +64,10 @@ def merge_folders(folders: Mapping[str, Path], weights: Mapping[str, float], tar
     written beside ``target`` and renamed when it is complete. Configuration and tokenizer are those of the first model
     with a weight.
 
+    Means are summed in float64 and given in the models' own type: where one model has all the weight, the result is it
+    to the last bit. Of adapters the result has a scale of 1 and factors in float32 at least: the A below one another,
+    and beside one another the B times weight and scale. What is no factor (modules saved whole, biases) is the mean.
+
     Args:
         folders: by objective, with ``*.safetensors`` files; adapters have an ``adapter_config.json`` too.
         weights: by objective; only their ratios matter. A folder of weight 0 is not read.
@@ -122,7 +76,7 @@ def merge_folders(folders: Mapping[str, Path], weights: Mapping[str, float], tar
     Raises:
         CtwaError: ``target`` is there already; a folder is missing or holds no safetensors files; some are adapters and
             some are not; adapters are of different base models, or have options with which they may be no plain
-            products; and as for state dicts.
+            products; the models' keys, shapes or types differ, or what are no floating-point numbers does.
     """
     chosen = _chosen(folders, weights)
     if target.exists():

@@ -15,23 +15,36 @@ from ctwa.errors import CtwaError
 from ctwa.strict import StrictModel
 
 
-class FixedReferenceConfig(StrictModel):
+class _WithLength(StrictModel):
+    """The option that gives a length, and may leave it to the validation at step 0."""
+
+    length_option: ClassVar[str]
+
+    @property
+    def length(self) -> float | None:
+        """The length that the configuration gives."""
+        length: float | None = getattr(self, self.length_option)
+        return length
+
+    @property
+    def needs_validation(self) -> bool:
+        """Whether a length is taken from the validation before the first step."""
+        return self.length is None
+
+
+class FixedReferenceConfig(_WithLength):
     """The same length all through training.
 
     Attributes:
         tokens: the length; without it, the mean length of the base model's completions in the validation at step 0.
     """
 
+    length_option = "tokens"
     type: Literal["fixed"] = "fixed"
     tokens: float | None = Field(default=None, gt=0)
 
-    @property
-    def needs_validation(self) -> bool:
-        """Whether a length is taken from the validation before the first step."""
-        return self.tokens is None
 
-
-class GroupReferenceConfig(StrictModel):
+class GroupReferenceConfig(_WithLength):
     """The mean length of the completions of the same prompt.
 
     Attributes:
@@ -39,16 +52,12 @@ class GroupReferenceConfig(StrictModel):
             the mean length in the validation at step 0.
     """
 
+    length_option = "alone"
     type: Literal["group"] = "group"
     alone: float | None = Field(default=None, gt=0)
 
-    @property
-    def needs_validation(self) -> bool:
-        """Whether a length is taken from the validation before the first step."""
-        return self.alone is None
 
-
-class RunningReferenceConfig(StrictModel):
+class RunningReferenceConfig(_WithLength):
     """The mean length over the batches before this one.
 
     Attributes:
@@ -56,14 +65,10 @@ class RunningReferenceConfig(StrictModel):
         window: how many batches the mean goes back; None: all.
     """
 
+    length_option = "initial"
     type: Literal["running"] = "running"
     initial: float | None = Field(default=None, gt=0)
     window: int | None = Field(default=None, ge=1)
-
-    @property
-    def needs_validation(self) -> bool:
-        """Whether a length is taken from the validation before the first step."""
-        return self.initial is None
 
 
 ReferenceConfig = Annotated[
@@ -72,15 +77,22 @@ ReferenceConfig = Annotated[
 
 
 class ReferenceLength(ABC):
-    """Where a completion's ``reference_tokens`` come from. Lengths are numbers of response tokens, EOS included."""
+    """Where a completion's ``reference_tokens`` come from. Lengths are numbers of response tokens, EOS included.
 
-    type: ClassVar[str]
+    Args:
+        config: the strategy's options.
+    """
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+        self._length: float | None = config.length
 
     def start(self, lengths: Sequence[int]) -> None:
         """Take the lengths of the base model's completions, from the validation before the first step."""
-        if lengths:
-            self._start(sum(lengths) / len(lengths))
+        if lengths and self._length is None:
+            self._length = sum(lengths) / len(lengths)
 
+    @abstractmethod
     def reference(self, lengths: Sequence[int], group_N: Sequence[int]) -> list[float | None]:
         """The reference length of each of N completions, None where there is none.
 
@@ -91,15 +103,14 @@ class ReferenceLength(ABC):
         Raises:
             CtwaError: no length has been given or seen yet.
         """
-        return self._reference([int(length) for length in lengths], [int(group) for group in group_N])
 
     def update(self, lengths: Sequence[int]) -> None:
         """Take the lengths of a training batch, after it was scored."""
-        self._update([int(length) for length in lengths])
+        del lengths
 
     def state_dict(self) -> dict[str, Any]:
         """The state as plain numbers; loading it gives the same references to the last bit."""
-        return {"version": 1, "type": self.type, **self._state()}
+        return {"version": 1, "type": self.config.type, self.config.length_option: self._length}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a state into a newly built strategy; a number that the configuration gives outranks the state's.
@@ -107,54 +118,27 @@ class ReferenceLength(ABC):
         Raises:
             CtwaError: the state is of another strategy.
         """
-        if state.get("version") != 1 or state.get("type") != self.type:
+        if state.get("version") != 1 or state.get("type") != self.config.type:
             raise CtwaError(
                 f"the checkpoint's reference length is of type '{state.get('type')}' (version {state.get('version')}), "
-                f"the configuration's is '{self.type}' (version 1); resume with the configuration the run began with"
+                f"the configuration's is '{self.config.type}' (version 1); resume with the configuration the run began "
+                "with"
             )
-        self._load_state(state)
-
-    @abstractmethod
-    def _reference(self, lengths: list[int], groups: list[int]) -> list[float | None]: ...
-
-    def _start(self, mean_length: float) -> None:  # noqa: B027 - not abstract
-        """Nothing, unless a strategy has use for it."""
-
-    def _update(self, lengths: list[int]) -> None:  # noqa: B027 - not abstract
-        """Nothing, unless a strategy learns."""
-
-    def _state(self) -> dict[str, Any]:
-        return {}
-
-    def _load_state(self, state: Mapping[str, Any]) -> None:  # noqa: B027 - not abstract
-        """Nothing, unless a strategy has state."""
+        self._length = state[self.config.length_option] if self._length is None else self._length
 
 
 class FixedReference(ReferenceLength):
     """See FixedReferenceConfig."""
 
-    type = "fixed"
-
-    def __init__(self, config: FixedReferenceConfig) -> None:
-        self._tokens = config.tokens
-
-    def _start(self, mean_length: float) -> None:
-        if self._tokens is None:
-            self._tokens = mean_length
-
-    def _reference(self, lengths: list[int], groups: list[int]) -> list[float | None]:  # noqa: ARG002
-        if self._tokens is None:
+    def reference(self, lengths: Sequence[int], group_N: Sequence[int]) -> list[float | None]:
+        """The one length."""
+        del group_N
+        if self._length is None:
             raise CtwaError(
                 "the reference length is 'fixed' without a number, which comes from the validation before the first "
                 "step, and there was none; validate before training, or give tokens: <number>"
             )
-        return [self._tokens] * len(lengths)
-
-    def _state(self) -> dict[str, Any]:
-        return {"tokens": self._tokens}
-
-    def _load_state(self, state: Mapping[str, Any]) -> None:
-        self._tokens = state["tokens"] if self._tokens is None else self._tokens
+        return [self._length] * len(lengths)
 
 
 class GroupReference(ReferenceLength):
@@ -164,79 +148,62 @@ class GroupReference(ReferenceLength):
     of the other K - 1, so leaving the completion itself out would change no 0/1 reward.
     """
 
-    type = "group"
-
-    def __init__(self, config: GroupReferenceConfig) -> None:
-        self._alone = config.alone
-
-    def _start(self, mean_length: float) -> None:
-        if self._alone is None:
-            self._alone = mean_length
-
-    def _reference(self, lengths: list[int], groups: list[int]) -> list[float | None]:
+    def reference(self, lengths: Sequence[int], group_N: Sequence[int]) -> list[float | None]:
+        """The mean of each completion's prompt."""
         lengths_by_group: dict[int, list[int]] = {}
-        for length, group in zip(lengths, groups, strict=True):
-            lengths_by_group.setdefault(group, []).append(length)
+        for length, group in zip(lengths, group_N, strict=True):
+            lengths_by_group.setdefault(int(group), []).append(int(length))
         means = {
-            group: sum(members) / len(members) if len(members) > 1 else self._alone
+            group: sum(members) / len(members) if len(members) > 1 else self._length
             for group, members in lengths_by_group.items()
         }
-        return [means[group] for group in groups]
-
-    def _state(self) -> dict[str, Any]:
-        return {"alone": self._alone}
-
-    def _load_state(self, state: Mapping[str, Any]) -> None:
-        self._alone = state["alone"] if self._alone is None else self._alone
+        return [means[int(group)] for group in group_N]
 
 
 class RunningReference(ReferenceLength):
     """See RunningReferenceConfig. Sums are whole numbers, so the mean does not depend on where a run was resumed."""
 
-    type = "running"
-
     def __init__(self, config: RunningReferenceConfig) -> None:
-        self._initial = config.initial
-        self._window = config.window
+        super().__init__(config)
         self._batches: list[tuple[int, int]] = []  # sum and number of lengths; a single entry without a window
 
-    def _start(self, mean_length: float) -> None:
-        if self._initial is None:
-            self._initial = mean_length
-
-    def _reference(self, lengths: list[int], groups: list[int]) -> list[float | None]:  # noqa: ARG002
+    def reference(self, lengths: Sequence[int], group_N: Sequence[int]) -> list[float | None]:
+        """The mean so far."""
+        del group_N
         if self._batches:
             total, count = (sum(column) for column in zip(*self._batches, strict=True))
             return [total / count] * len(lengths)
-        if self._initial is None:
+        if self._length is None:
             raise CtwaError(
                 "the reference length is 'running' and no batch has been seen; validate before training, or give "
                 "initial: <number>"
             )
-        return [self._initial] * len(lengths)
+        return [self._length] * len(lengths)
 
-    def _update(self, lengths: list[int]) -> None:
-        batch = (sum(lengths), len(lengths))
-        if self._window is not None:
-            self._batches = [*self._batches, batch][-self._window :]
+    def update(self, lengths: Sequence[int]) -> None:
+        """Add the batch; with a window the oldest goes."""
+        batch = (sum(map(int, lengths)), len(lengths))
+        if self.config.window is not None:
+            self._batches = [*self._batches, batch][-self.config.window :]
         else:
             total, count = self._batches[0] if self._batches else (0, 0)
             self._batches = [(total + batch[0], count + batch[1])]
 
-    def _state(self) -> dict[str, Any]:
-        return {"initial": self._initial, "batches": [list(batch) for batch in self._batches]}
+    def state_dict(self) -> dict[str, Any]:
+        """And the batches."""
+        return super().state_dict() | {"batches": [list(batch) for batch in self._batches]}
 
-    def _load_state(self, state: Mapping[str, Any]) -> None:
-        self._initial = state["initial"] if self._initial is None else self._initial
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the batches too. Raises CtwaError as for every strategy."""
+        super().load_state_dict(state)
         self._batches = [(total, count) for total, count in state["batches"]]
 
 
 def build_reference(config: ReferenceConfig) -> ReferenceLength:
     """The strategy a configuration names."""
-    match config:
-        case FixedReferenceConfig():
-            return FixedReference(config)
-        case GroupReferenceConfig():
-            return GroupReference(config)
-        case RunningReferenceConfig():
-            return RunningReference(config)
+    kinds: dict[str, type[ReferenceLength]] = {
+        "fixed": FixedReference,
+        "group": GroupReference,
+        "running": RunningReference,
+    }
+    return kinds[config.type](config)

@@ -21,13 +21,7 @@ ROLES = ("system", "developer", "user", "assistant", "tool")
 EXAMPLE = '{"prompt": [{"role": "user", "content": "What is 1 + 1?"}], "reward_model": {"ground_truth": "2"}}'
 MAX_BYTES = 1 << 26
 """How much of a parquet file a sample is taken from (in memory): all of most files."""
-_ROLES_ELSEWHERE = {
-    "human": "user",
-    "gpt": "assistant",
-    "bot": "assistant",
-    "model": "assistant",
-    "instruction": "user",
-}
+_ROLES_ELSEWHERE = dict.fromkeys(("human", "instruction"), "user") | dict.fromkeys(("gpt", "bot", "model"), "assistant")
 _MESSAGE = '{"role": "user", "content": "..."}'
 
 

@@ -22,14 +22,7 @@ from time import perf_counter
 from typing import Any
 
 from ctwa.errors import CtwaError
-from ctwa.objectives.contract import (
-    Contract,
-    Outcome,
-    read_contract,
-    shortened,
-    to_group_outcomes,
-    to_outcome,
-)
+from ctwa.objectives.contract import Contract, Outcome, read_contract, shortened, to_group_outcomes, to_outcome
 from ctwa.objectives.loading import describe_error, load_function
 from ctwa.objectives.messages import HEADER, Done, Function, Ready, Stepping, Work, encode
 

@@ -17,9 +17,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ctwa.errors import CtwaError, check_state
+from ctwa.errors import CtwaError
 from ctwa.methods import MethodInfo
 from ctwa.preference.dual import DualSolution, check_scores
+from ctwa.state import Stateful
 from ctwa.strict import StrictModel
 
 
@@ -90,7 +91,7 @@ def measure_slack(policy_PS: Tensor, reference_PS: Tensor, threshold: float) -> 
     return Slack(float(change_P.mean()) - threshold, float(change_P.std()) / math.sqrt(num_prompts))
 
 
-class Caid:
+class Caid(Stateful):
     """The multipliers of CAID, iteration by iteration.
 
     ``start`` with the one-shot solution, train policy 0 with ``multipliers``; then, while not ``finished``, measure the
@@ -103,6 +104,8 @@ class Caid:
         converged: every slack was within its standard errors, or its constraint is met without a multiplier.
         history: for every policy measured, by constraint its multiplier, slack and standard error.
     """
+
+    STATE = ("multipliers", "step_sizes", "num_policies", "converged", "history")
 
     def __init__(self, config: CaidConfig) -> None:
         self.config = config
@@ -198,31 +201,8 @@ class Caid:
             }
         return metrics
 
-    def state_dict(self) -> dict[str, Any]:
-        """All that a restart needs: plain Python values, keyed by constraint."""
-        return {
-            **self._identity(),
-            "multipliers": self.multipliers,
-            "step_sizes": dict(self.step_sizes),
-            "num_policies": self.num_policies,
-            "converged": self.converged,
-            "history": [{name: dict(values) for name, values in entry.items()} for entry in self.history],
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what ``state_dict`` gave, to the last bit.
-
-        Raises:
-            CtwaError: the state is another version's, or of other thresholds.
-        """
-        check_state(state, self._identity())
-        self.multipliers = None if state["multipliers"] is None else dict(state["multipliers"])
-        self.step_sizes = dict(state["step_sizes"])
-        self.num_policies = state["num_policies"]
-        self.converged = state["converged"]
-        self.history = [{name: dict(values) for name, values in entry.items()} for entry in state["history"]]
-
-    def _identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
+        """Version, and what the multipliers were found for."""
         thresholds = {name: self.config.thresholds[name] for name in self.names}
         return {"version": 1, "thresholds": thresholds, "beta": self.config.beta}
 

@@ -106,12 +106,7 @@ class Dual:
     """
 
     def __init__(
-        self,
-        rewards_PS: Tensor,
-        scores_PS: Mapping[str, Tensor],
-        thresholds: Mapping[str, float],
-        *,
-        beta: float,
+        self, rewards_PS: Tensor, scores_PS: Mapping[str, Tensor], thresholds: Mapping[str, float], *, beta: float
     ) -> None:
         if not 0 < beta < math.inf:
             raise CtwaError(f"beta is {beta}; write a positive number")

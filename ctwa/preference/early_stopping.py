@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from ctwa.errors import CtwaError, check_state
+from ctwa.errors import CtwaError
+from ctwa.state import Stateful
 from ctwa.strict import StrictModel
 from ctwa.weights import shares
 
@@ -23,7 +24,7 @@ class EarlyStoppingConfig(StrictModel):
     patience: Annotated[int, Field(ge=1)] = 10
 
 
-class EarlyStopping:
+class EarlyStopping(Stateful):
     """Stops after ``patience`` evaluations without a new least ``max_m p_m f_m``.
 
     f_m is the objective's DPO loss on its validation pairs, whatever the loss it is trained with, and p the preference,
@@ -36,18 +37,21 @@ class EarlyStopping:
 
     Attributes:
         best_step: the step of the least value; None before the first finite one.
-        best_value: the least value; infinite before the first finite one.
+        best_value: the least value; None before the first finite one.
         num_since_best: evaluations since then.
 
     Raises:
         CtwaError: a weight is negative or not finite, or all are 0.
     """
 
+    STATE = ("best_step", "best_value", "num_since_best")
+    state_of = "early stopping"
+
     def __init__(self, config: EarlyStoppingConfig, preference: Mapping[str, float]) -> None:
         self.config = config
         self.preference = {name: share for name, share in shares(preference).items() if share > 0}
         self.best_step: int | None = None
-        self.best_value = math.inf
+        self.best_value: float | None = None
         self.num_since_best = 0
 
     @property
@@ -72,33 +76,14 @@ class EarlyStopping:
             raise CtwaError(f"no validation loss for {sorted(missing)}; give every objective validation pairs")
         weighted = [weight * losses[name] for name, weight in self.preference.items()]
         value = max(weighted) if all(map(math.isfinite, weighted)) else math.inf
-        if value < self.best_value:
+        if value < (math.inf if self.best_value is None else self.best_value):
             self.best_step, self.best_value, self.num_since_best = step, value, 0
         else:
             self.num_since_best += 1
         metrics = {"early_stopping/evaluations_since_best": float(self.num_since_best)}
         finite = {"early_stopping/value": value, "early_stopping/best_value": self.best_value}
-        return metrics | {key: number for key, number in finite.items() if math.isfinite(number)}
+        return metrics | {key: number for key, number in finite.items() if number is not None and math.isfinite(number)}
 
-    def state_dict(self) -> dict[str, Any]:
-        """All that a restart needs: plain Python values."""
-        return {
-            **self._identity(),
-            "best_step": self.best_step,
-            "best_value": None if self.best_step is None else self.best_value,
-            "num_since_best": self.num_since_best,
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what ``state_dict`` gave, to the last bit.
-
-        Raises:
-            CtwaError: the state is another version's, or of another preference.
-        """
-        check_state(state, self._identity(), "early stopping")
-        self.best_step = state["best_step"]
-        self.best_value = math.inf if self.best_step is None else state["best_value"]
-        self.num_since_best = state["num_since_best"]
-
-    def _identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
+        """Version and preference."""
         return {"version": 1, "preference": self.preference}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ctwa.objectives.contract import shortened
 from ctwa.preference.schemas import BadRow
 
 
@@ -29,11 +30,7 @@ def render_prompt(tokenizer: Any, messages: Sequence[Mapping[str, Any]], templat
 
 
 def render_answer(
-    tokenizer: Any,
-    messages: Sequence[Mapping[str, Any]],
-    prompt: str,
-    answer: str,
-    template_kwargs: Mapping[str, Any],
+    tokenizer: Any, messages: Sequence[Mapping[str, Any]], prompt: str, answer: str, template_kwargs: Mapping[str, Any]
 ) -> str:
     """What the template writes behind the prompt where the model has answered: the answer, and the end of its turn.
 
@@ -85,5 +82,5 @@ def _render(tokenizer: Any, messages: Any, template_kwargs: Mapping[str, Any], *
         ) from error
 
 
-def _short(text: str, limit: int = 60) -> str:
-    return repr(text if len(text) <= limit else text[: limit - 3] + "...")
+def _short(text: str) -> str:
+    return repr(shortened(text, 60))

@@ -128,6 +128,13 @@ def collate(pairs: Sequence[PairTokens], objectives: Sequence[str], *, pad_token
         input_ids_NT,
         attention_mask_NT,
         response_mask_NT,
+        *label_matrices(pairs, objectives),
+    )
+
+
+def label_matrices(pairs: Sequence[PairTokens], objectives: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """(P, M): the labels, int8, 0 where there is none; and where there is one."""
+    return (
         torch.tensor([[pair.labels.get(name, 0) for name in objectives] for pair in pairs], dtype=torch.int8),
         torch.tensor([[name in pair.labels for name in objectives] for pair in pairs]),
     )

@@ -8,7 +8,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,9 +15,9 @@ import numpy as np
 from ctwa import metrics as key_of
 from ctwa.errors import CtwaError
 from ctwa.report.curves import Curve, resampled
-from ctwa.report.groups import Group, group_runs, objectives_of
+from ctwa.report.groups import Group, objectives_of
 from ctwa.report.summary import COLUMNS, ObjectiveSummary, cells
-from ctwa.report.trace import RunTrace, read_runs
+from ctwa.report.trace import RunTrace
 from ctwa.run.jsonl import SCHEMA
 from ctwa.run.text import clean, duration, number, sparkline, table
 from ctwa.statistics import CONFIDENCE, Interval, bootstrap, hypervolume, on_front, reference_point
@@ -68,27 +67,20 @@ class Comparison:
         return {"schema": SCHEMA, "confidence": CONFIDENCE, "baseline": self.baseline, **found}
 
 
-def compare_methods(
-    paths: Sequence[Path | str], *, at_steps: int | None = None, at_seconds: float | None = None
+def compare_groups(
+    groups: Sequence[Group], *, at_steps: int | None = None, at_seconds: float | None = None
 ) -> Comparison:
-    """Compares runs at the same step or after the same time of training; the first method is the baseline.
+    """Compares methods at the same step or after the same time of training; the first is the baseline.
 
     Args:
-        paths: the folders of the runs. Runs that differ in their seed alone are one method.
+        groups: the runs of each.
         at_steps: compare the newest results up to this step; default: the last step that all runs have results of.
         at_seconds: compare the newest results within this much training instead, in s, the sum of `time/step`.
 
     Raises:
-        CtwaError: a path holds no run, a run has no result by then, both limits are given, or the results of some runs
-            are over held-out problems and of others over training ones.
+        CtwaError: a run has no result by then, both limits are given, or the results of some runs are over held-out
+            problems and of others over training ones.
     """
-    return compare_groups(group_runs(read_runs(paths)), at_steps=at_steps, at_seconds=at_seconds)
-
-
-def compare_groups(
-    groups: Sequence[Group], *, at_steps: int | None = None, at_seconds: float | None = None
-) -> Comparison:
-    """As `compare_methods`, of runs that have been read."""
     runs = [run for group in groups for run in group.runs]
     sources = {run.source for run in runs}
     if len(sources) > 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -108,9 +108,7 @@ class Scalarizer(Stateful, ABC):
 
     def objective_advantages(self, rollout: Rollout, estimate: Estimate) -> Tensor:
         """The advantages of each objective by itself, (M, N, T), in alphabetical order of the names."""
-        names = sorted(self.initial_weights)
-        rewards_NM = rollout.rewards.select(names).filled_NM(rollout.group_N)
-        return torch.stack([estimate(rewards_N) for rewards_N in rewards_NM.unbind(dim=1)])
+        return torch.stack(objective_advantages(rollout, estimate, sorted(self.initial_weights)))
 
     def losses(self, rollout: Rollout) -> Tensor | None:
         """A loss of each objective for the aggregator, 0 or more, (M,), in alphabetical order; None for none."""
@@ -125,6 +123,15 @@ class Scalarizer(Stateful, ABC):
         """Weights by name, in the order of the config."""
         weights = self.named(weights_M)
         return {name: weights[name] for name in self.initial_weights}
+
+
+def objective_advantages(rollout: Rollout, estimate: Estimate, names: Sequence[str]) -> list[Tensor]:
+    """The advantages (N, T) of each objective alone, in the order of ``names``.
+
+    Entries that were not scored are neutral (``RewardMatrix.filled_NM``).
+    """
+    filled_NM = rollout.rewards.select(names).filled_NM(rollout.group_N)
+    return [estimate(scores_N) for scores_N in filled_NM.T]
 
 
 def weighted_scores(rollout: Rollout, weights: Mapping[str, float]) -> Tensor:

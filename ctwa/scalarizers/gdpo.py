@@ -11,8 +11,8 @@ from torch import Tensor
 from ctwa.batch import Rollout
 from ctwa.errors import CtwaError
 from ctwa.methods import MethodInfo, Options
-from ctwa.scalarizers.base import Estimate, Scalarizer
-from ctwa.scalarizers.per_objective import objective_advantages, trained_objectives
+from ctwa.scalarizers.base import Estimate, Scalarizer, objective_advantages
+from ctwa.scalarizers.per_objective import trained_objectives
 
 _EPSILON = 1e-4
 _ROUNDING = 1e-6  # of a sum of advantages in float32, relative to the terms
@@ -40,18 +40,10 @@ class GdpoConfig(Options):
 
 
 class Gdpo(Scalarizer):
-    """The weighted sum of the objectives' own standardised advantages.
-
-    Args:
-        config: the options.
-        weights: the weight of every objective, by name.
-    """
+    """The weighted sum of the objectives' own standardised advantages."""
 
     info = MethodInfo(
-        GdpoConfig,
-        "standardises every objective, then sums",
-        "Liu et al. 2026, arXiv 2601.05242",
-        level="advantage",
+        GdpoConfig, "standardises every objective, then sums", "Liu et al. 2026, arXiv 2601.05242", level="advantage"
     )
     config: GdpoConfig
 

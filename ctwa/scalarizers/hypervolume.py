@@ -86,10 +86,6 @@ class Hypervolume(Scalarizer):
 
     The first scores are the reference point. An objective of weight 0 is no dimension of the volume.
 
-    Args:
-        config: the options.
-        weights: the weight of every objective, by name.
-
     Raises:
         CtwaError: ``scales`` names what is no objective.
     """

@@ -14,8 +14,8 @@ from torch import Tensor
 from ctwa.batch import Rollout, Update
 from ctwa.errors import CtwaError
 from ctwa.methods import MethodInfo, Options
-from ctwa.scalarizers.base import Estimate, Scalarizer
-from ctwa.scalarizers.per_objective import batch_means, check_names, objective_advantages, trained_objectives
+from ctwa.scalarizers.base import Estimate, Scalarizer, objective_advantages
+from ctwa.scalarizers.per_objective import batch_means, check_names, trained_objectives
 
 
 class LagrangianConfig(Options):
@@ -43,10 +43,6 @@ class Lagrangian(Scalarizer):
     """The main objective's advantage plus each other's times its multiplier, which grows while its target is missed.
 
     The objectives' own weights play no part, except that one of weight 0 is neither maximised nor constrained.
-
-    Args:
-        config: the options.
-        weights: the weight of every objective, by name.
 
     Raises:
         CtwaError: fewer than two objectives of weight above 0, or ``objective`` and ``targets`` are not all of them.

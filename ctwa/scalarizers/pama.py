@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ctwa.batch import Rollout, Update
 from ctwa.methods import MethodInfo, Options
-from ctwa.scalarizers.base import Estimate, Scalarizer
-from ctwa.scalarizers.per_objective import objective_advantages, token_mean, trained_objectives
+from ctwa.scalarizers.base import Estimate, Scalarizer, objective_advantages
+from ctwa.scalarizers.per_objective import token_mean, trained_objectives
 
 
 class PamaConfig(Options):
@@ -43,17 +43,10 @@ class Pama(Scalarizer):
     """Trains on the combination of the objectives' positive advantages that has the least magnitude.
 
     The objectives' own weights play no part, except that one of weight 0 takes no part itself.
-
-    Args:
-        config: the options.
-        weights: the weight of every objective, by name.
     """
 
     info = MethodInfo(
-        PamaConfig,
-        "the least of the positive advantages",
-        "He & Maghsudi 2025, arXiv 2508.07768",
-        level="advantage",
+        PamaConfig, "the least of the positive advantages", "He & Maghsudi 2025, arXiv 2508.07768", level="advantage"
     )
     config: PamaConfig
 

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ctwa.batch import RewardMatrix, Rollout
+from ctwa.batch import RewardMatrix
 from ctwa.errors import CtwaError
-from ctwa.scalarizers.base import Estimate
 
 
 def trained_objectives(weights: Mapping[str, float]) -> tuple[str, ...]:
@@ -27,15 +26,6 @@ def check_names(option: str, named: Iterable[str], objectives: Mapping[str, floa
     """
     if unknown := sorted(set(named) - set(objectives)):
         raise CtwaError(f"{option} names {unknown}, which are not objectives; write some of {sorted(objectives)}")
-
-
-def objective_advantages(rollout: Rollout, estimate: Estimate, names: Sequence[str]) -> list[Tensor]:
-    """The advantages (N, T) of each objective alone, in the order of ``names``.
-
-    Entries that were not scored are neutral (``RewardMatrix.filled_NM``).
-    """
-    filled_NM = rollout.rewards.select(names).filled_NM(rollout.group_N)
-    return [estimate(scores_N) for scores_N in filled_NM.T]
 
 
 def batch_means(rewards: RewardMatrix, names: Sequence[str]) -> dict[str, float]:

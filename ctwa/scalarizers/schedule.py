@@ -57,10 +57,6 @@ class Schedule(Scalarizer):
 
     The objectives' own weights play no part.
 
-    Args:
-        config: the options.
-        weights: the weight of every objective, by name.
-
     Raises:
         CtwaError: a point does not name every objective.
     """

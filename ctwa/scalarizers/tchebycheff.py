@@ -52,10 +52,6 @@ class Tchebycheff(Scalarizer):
 
     An objective without a scored entry in the batch takes no part in it, and one of weight 0 never does.
 
-    Args:
-        config: the options.
-        weights: the weight of every objective, by name.
-
     Raises:
         CtwaError: ``reference_point`` names what is no objective, or is fixed and leaves one out.
     """

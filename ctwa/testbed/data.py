@@ -21,8 +21,8 @@ def train_rows(preset: Preset, seed: int) -> list[dict[str, Any]]:
 
 
 def held_out_rows(preset: Preset, seed: int) -> list[dict[str, Any]]:
-    """``preset.rl.num_held_out`` different problems of the held-out part, which no training ever sees."""
-    problems = draw_distinct(random.Random(f"held-out:{seed}"), preset.rl.num_held_out, test=True)
+    """``preset.num_held_out`` different problems of the held-out part, which no training ever sees."""
+    problems = draw_distinct(random.Random(f"held-out:{seed}"), preset.num_held_out, test=True)
     return to_rows(problems, "held_out", preset)
 
 

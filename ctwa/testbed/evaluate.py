@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ctwa.testbed.presets import MAX_RESPONSE_TOKENS
 from ctwa.testbed.rewards import accuracy, clarity, conciseness
 
 
@@ -15,7 +16,6 @@ def sample_scores(
     rows: Sequence[Mapping[str, Any]],
     *,
     seed: int = 0,
-    max_new_tokens: int = 80,
     batch_size: int = 512,
 ) -> dict[str, float]:
     """Mean of each objective over ``rows`` (verl's data format), one completion a row sampled at temperature 1.
@@ -35,7 +35,7 @@ def sample_scores(
                 return_dict=True,
             )
             output_NT = model.generate(
-                **inputs, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=max_new_tokens
+                **inputs, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=MAX_RESPONSE_TOKENS
             )
             response_NT = output_NT[:, inputs["input_ids"].shape[1] :]
             for row, ids_T in zip(batch, response_NT, strict=True):

@@ -16,9 +16,9 @@ import transformers
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from transformers import PreTrainedTokenizerBase, Qwen2ForCausalLM
-from transformers.utils import logging as hf_logging
 
 from ctwa.errors import CtwaError
+from ctwa.models.look import without_progress_bars
 from ctwa.testbed.bases import Base, shipped_base
 from ctwa.testbed.data import check_rows, held_out_rows, train_rows, write_parquet
 from ctwa.testbed.evaluate import sample_scores
@@ -130,7 +130,7 @@ def _settings(preset: Preset, sft: SftConfig, data_seed: int, base: Base | None)
         **training_settings(preset, sft),
         "data_seed": data_seed,
         "num_train": preset.num_train,
-        "num_held_out": preset.rl.num_held_out,
+        "num_held_out": preset.num_held_out,
         "budget_base": preset.budget_base,
         "budget_per_operation": preset.budget_per_operation,
     }
@@ -151,11 +151,11 @@ def _make(
         made_with: Mapping[str, Any] = versions(num_threads)
     else:
         model, num_steps, made_with = base.load(), base.num_sft_steps, base.made_with
-    with _without_progress_bars():
+    with without_progress_bars():
         model.save_pretrained(place.model)
     tokenizer.save_pretrained(place.model)
 
-    base_scores = sample_scores(model, tokenizer, held_out, max_new_tokens=preset.rl.max_response_tokens)
+    base_scores = sample_scores(model, tokenizer, held_out)
     console.print(
         f"Base model after {num_steps} steps, on {len(held_out)} held-out problems, sampled: "
         + ", ".join(f"{name} {value:.3g}" for name, value in base_scores.items()),
@@ -238,18 +238,6 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in settings.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
-
-
-@contextmanager
-def _without_progress_bars() -> Iterator[None]:
-    """Keep transformers from drawing a bar of its own for writing one small file."""
-    enabled = hf_logging.is_progress_bar_enabled()
-    hf_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if enabled:
-            hf_logging.enable_progress_bar()
 
 
 @contextmanager

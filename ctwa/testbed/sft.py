@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers import Qwen2ForCausalLM
 
 from ctwa.testbed.model import build_model
-from ctwa.testbed.tasks import EOS, draw_problem, write_response
-from ctwa.testbed.tokenizer import BOS, PAD, VOCABULARY
+from ctwa.testbed.tasks import draw_problem, write_response
+from ctwa.testbed.tokenizer import BOS, EOS, PAD, VOCABULARY
 
 _ID = {word: index for index, word in enumerate(VOCABULARY)}
 _IGNORE = -100

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 OPERATORS = ("+", "-", "*")
 NUM_OPERATIONS = (3, 4)
 TEST_FRACTION = 0.1
-EOS = "<eos>"
 
 
 @dataclass(frozen=True)
@@ -134,10 +133,6 @@ def _short_outline(problem: Problem) -> str:
     return f"Step 1 : read . Step 2 : solve . {_boxed(problem)}"
 
 
-def _direct(problem: Problem) -> str:
-    return _boxed(problem)
-
-
 def _merged_pairs(problem: Problem) -> str:
     steps = _steps(problem)
     pairs = [steps[i : i + 2] for i in range(0, len(steps), 2)]
@@ -155,7 +150,7 @@ STYLES: Mapping[str, Callable[[Problem], str]] = {
     "T": _terse,
     "H": _outline,
     "h": _short_outline,
-    "D": _direct,
+    "D": _boxed,
     "M": _merged_pairs,
 }
 """How a demonstration may answer, by the letter that the mixtures use.

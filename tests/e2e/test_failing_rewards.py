@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from ctwa.engine.checkpoint import is_complete
+from ctwa.models.locate import is_complete
 from tests.e2e.conftest import CTWA_TRAIN, Run
 
 pytestmark = pytest.mark.e2e

@@ -16,18 +16,15 @@ from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from ctwa.engine import checkpoint
 from ctwa.engine.checkpoint import (
-    SEAL_FILE,
     STATE_FILE,
-    is_complete,
-    newest_complete,
     read_state,
     remove_unfinished,
     saving,
     seal,
-    steps,
     write_state,
 )
 from ctwa.errors import CtwaError
+from ctwa.models.locate import SEAL_FILE, is_complete, newest_complete, step_folder, steps
 from ctwa.run.disk import DiskFull
 
 STATE = {"step": 3, "scalarizer": {"growth": {"accuracy": 0.1 + 0.2}}, "reference_length": None}
@@ -35,7 +32,7 @@ STATE = {"step": 3, "scalarizer": {"growth": {"accuracy": 0.1 + 0.2}}, "referenc
 
 def save(checkpoints: Path, step: int, *, sealed: bool = True) -> Path:
     """A step's folder as the trainer leaves it: our state, then verl's files, then the seal."""
-    folder = checkpoint.step_folder(checkpoints, step)
+    folder = step_folder(checkpoints, step)
     write_state(folder, STATE)
     (folder / "actor").mkdir(exist_ok=True)
     (folder / "actor" / "model_world_size_1_rank_0.pt").write_bytes(b"weights" * step)
@@ -184,7 +181,7 @@ class TestSeal:
 
 class TestSaving:
     def save(self, checkpoints: Path, step: int, *, keep: int | None = 3, spare: int | None = None) -> Path:
-        folder = checkpoint.step_folder(checkpoints, step)
+        folder = step_folder(checkpoints, step)
         with saving(folder, STATE, keep=keep, spare=spare):
             (folder / "actor").mkdir()
             (folder / "actor" / "model.pt").write_bytes(b"weights")
@@ -208,7 +205,7 @@ class TestSaving:
     def test_older_ones_make_room_before_and_one_always_stays(self, keep: int, there: int, tmp_path: Path) -> None:
         for step in (1, 2, 3):
             self.save(tmp_path, step, keep=keep)
-        folder = checkpoint.step_folder(tmp_path, 4)
+        folder = step_folder(tmp_path, 4)
         with saving(folder, STATE, keep=keep):
             assert len(steps(tmp_path)) == there
 
@@ -241,7 +238,7 @@ class TestSaving:
     ) -> None:
         self.save(tmp_path, 3)
         monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=4096))
-        folder = checkpoint.step_folder(tmp_path, 6)
+        folder = step_folder(tmp_path, 6)
 
         def save() -> None:
             with saving(folder, STATE, keep=3):
@@ -257,7 +254,7 @@ class TestSaving:
         assert steps(tmp_path) == [3]
 
     def test_our_own_state_that_does_not_fit_is_a_full_disk_too(self, tmp_path: Path) -> None:
-        folder = checkpoint.step_folder(tmp_path, 6)
+        folder = step_folder(tmp_path, 6)
         folder.mkdir()
         (folder / f"{STATE_FILE}.tmp").symlink_to("/dev/full")
 
@@ -266,7 +263,7 @@ class TestSaving:
         assert not folder.exists()
 
     def test_another_error_is_that_error(self, tmp_path: Path) -> None:
-        folder = checkpoint.step_folder(tmp_path, 6)
+        folder = step_folder(tmp_path, 6)
         with pytest.raises(RuntimeError, match="inline_container"), saving(folder, STATE, keep=3):
             raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 2232000 vs 2231892")
         assert not is_complete(folder)

@@ -12,7 +12,6 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from ctwa.engine import checkpoint
 from ctwa.engine.compose import compose_config
 from ctwa.engine.gradients import GradientPlan
 from ctwa.engine.pairs.batches import PairBatch
@@ -20,6 +19,7 @@ from ctwa.engine.prefer import PreferenceTrainer
 from ctwa.engine.prefer_job import PreferJob
 from ctwa.engine.recorder import Recorder
 from ctwa.engine.signals import Interruption, end_request
+from ctwa.models.locate import is_complete, step_folder, steps
 from ctwa.preference.tokenization import PairTokens
 from ctwa.run.jsonl import read_jsonl
 from ctwa.testbed.preferences import make_preferences
@@ -87,8 +87,8 @@ def test_a_signal_ends_it_after_its_step_and_the_checkpoints_of_both_parts_are_p
     recorder = train(signal_at=5)
     run = recorder.run
     assert recorder.stopped_by == Interruption("SIGUSR1", 5)
-    assert checkpoint.steps(run.checkpoints) == [3, 4, 5]
-    assert checkpoint.is_complete(checkpoint.step_folder(run.checkpoints, 5))
+    assert steps(run.checkpoints) == [3, 4, 5]
+    assert is_complete(step_folder(run.checkpoints, 5))
     records = read_jsonl(run.metrics)
     assert [record["step"] for record in records] == [0, 1, 2, 3, 4, 5]
     assert "val/accuracy" not in records[5]["metrics"]  # none was due, and time is short
@@ -97,4 +97,4 @@ def test_a_signal_ends_it_after_its_step_and_the_checkpoints_of_both_parts_are_p
     resumed = train(resume=True)
     assert resumed.stopped_by is None
     assert [record["step"] for record in read_jsonl(run.metrics)] == list(range(9))
-    assert checkpoint.steps(run.checkpoints) == [6, 7, 8]
+    assert steps(run.checkpoints) == [6, 7, 8]

@@ -14,6 +14,7 @@ from ctwa.batch import RewardMatrix
 from ctwa.engine import checkpoint
 from ctwa.engine.recorder import Recorder
 from ctwa.errors import CtwaError
+from ctwa.models import locate
 from ctwa.objectives.completion import Completion
 from ctwa.objectives.evaluator import Evaluation
 from ctwa.run.alarms import AlarmLimits
@@ -40,7 +41,7 @@ def steps(run: RunFolder) -> list[int]:
 
 
 def save_checkpoint(run: RunFolder, step: int) -> None:
-    folder = checkpoint.step_folder(run.checkpoints, step)
+    folder = locate.step_folder(run.checkpoints, step)
     checkpoint.write_state(folder, {"step": step})
     checkpoint.seal(folder)
 
@@ -153,14 +154,14 @@ class TestResume:
         recorder.close()
         if complete:
             save_checkpoint(run, 2)
-        checkpoint.write_state(checkpoint.step_folder(run.checkpoints, 4), {"step": 4})
+        checkpoint.write_state(locate.step_folder(run.checkpoints, 4), {"step": 4})
 
         Recorder(run, resume=True, num_samples=2, seed=0).close()
 
         beginning = "continuing from global_step_2" if complete else "no checkpoint is complete: starting over"
         said = f"{beginning}; removed global_step_4, which was not saved to its end"
         assert [event["text"] for event in read_jsonl(run.events)] == [said]
-        assert checkpoint.steps(run.checkpoints) == [2] * complete
+        assert locate.steps(run.checkpoints) == [2] * complete
 
     def test_without_a_checkpoint_the_run_starts_over(self, run: RunFolder, recorder: Recorder) -> None:
         recorder.step(0, {"val/accuracy": 0.1})

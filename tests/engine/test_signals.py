@@ -20,10 +20,10 @@ from omegaconf import OmegaConf
 
 from ctwa import cli
 from ctwa.engine import job
-from ctwa.engine.checkpoint import is_complete
 from ctwa.engine.loop import Trainer
 from ctwa.engine.recorder import Recorder, Stop
 from ctwa.engine.signals import end_request
+from ctwa.models.locate import is_complete
 from ctwa.run.folder import ObjectiveInfo, RunFolder, RunInfo
 
 LAST = 6

@@ -1,13 +1,14 @@
 import json
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from ctwa.errors import CtwaError
-from ctwa.models.merging import merge_adapters, merge_folders, merge_models
+from ctwa.models.merging import merge_folders
 
 GOLDENS = json.loads((Path(__file__).parents[1] / "goldens" / "constrained_alignment.json").read_text())
 DOWN, UP = "base_model.model.layers.0.q.lora_A.weight", "base_model.model.layers.0.q.lora_B.weight"
@@ -33,6 +34,31 @@ def random_adapter(seed, rank, dtype=torch.float64):
 
 def product(adapter, scale=1.0):
     return scale * adapter[UP].double() @ adapter[DOWN].double()
+
+
+def merge_saved(models, weights, configs=None):
+    """The merged state dict of models, or of adapters where they have configurations."""
+    with TemporaryDirectory() as temporary:
+        folders = {name: Path(temporary) / name for name in models}
+        for name, model in models.items():
+            folders[name].mkdir()
+            save_file(model, folders[name] / "model.safetensors")
+            if configs is not None:
+                (folders[name] / "adapter_config.json").write_text(json.dumps(configs[name]))
+        merge_folders(folders, weights, Path(temporary) / "merged")
+        return load_file(Path(temporary) / "merged" / "model.safetensors")
+
+
+def merge_models(models, weights):
+    return merge_saved(models, weights)
+
+
+def merge_adapters(adapters, weights, scales):
+    ranks = {name: len(adapter[DOWN]) for name, adapter in adapters.items()}
+    configs = {
+        name: {"peft_type": "LORA", "r": rank, "lora_alpha": scales[name] * rank} for name, rank in ranks.items()
+    }
+    return merge_saved(adapters, weights, configs)
 
 
 class TestModels:

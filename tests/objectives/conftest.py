@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from ctwa.objectives import Completion
+from ctwa.objectives.completion import Completion
 
 
 @pytest.fixture

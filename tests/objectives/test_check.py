@@ -12,8 +12,7 @@ import pytest
 from rich.console import Console
 
 from ctwa.errors import CtwaError
-from ctwa.objectives import check_reward
-from ctwa.objectives.check import main, render
+from ctwa.objectives.check import check_reward, main, render
 
 RewardFile = Callable[..., str]
 

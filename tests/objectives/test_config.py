@@ -3,8 +3,7 @@ from typing import Any
 import pytest
 
 from ctwa.errors import CtwaError
-from ctwa.objectives import ObjectiveConfig, parse_objectives
-from ctwa.objectives.config import check_objectives
+from ctwa.objectives.config import ObjectiveConfig, check_objectives, parse_objectives
 
 
 def objective(**fields: Any) -> dict[str, Any]:

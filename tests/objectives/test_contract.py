@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ctwa.errors import CtwaError
-from ctwa.objectives import Completion
+from ctwa.objectives.completion import Completion
 from ctwa.objectives.contract import OFFERED, read_contract, to_group_outcomes, to_outcome
 
 

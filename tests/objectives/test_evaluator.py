@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from ctwa.errors import CtwaError
-from ctwa.objectives import Completion, Evaluation, ObjectiveConfig, RewardEvaluator
+from ctwa.objectives.completion import Completion
+from ctwa.objectives.config import ObjectiveConfig
+from ctwa.objectives.evaluator import Evaluation, RewardEvaluator
 
 Completions = Callable[..., list[Completion]]
 RewardFile = Callable[..., str]
@@ -475,7 +477,9 @@ def test_no_process_is_left_when_the_parent_is_killed_and_its_main_is_never_run_
     """)
     script = reward_file(
         f"""
-        from ctwa.objectives import Completion, ObjectiveConfig, RewardEvaluator
+        from ctwa.objectives.completion import Completion
+        from ctwa.objectives.config import ObjectiveConfig
+        from ctwa.objectives.evaluator import RewardEvaluator
         completion = Completion("r", "p", "7", "d", {{}}, 1, None, True, {{}})
         evaluator = RewardEvaluator({{"o": ObjectiveConfig(reward_fn="{path}:f", timeout=3600)}}, num_workers=1)
         evaluator.evaluate([completion], [0])

@@ -5,7 +5,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from ctwa.errors import CtwaError
-from ctwa.objectives import ReferenceConfig, ReferenceLength, build_reference
+from ctwa.objectives.reference import ReferenceConfig, ReferenceLength, build_reference
 
 
 def build(**config: Any) -> ReferenceLength:

@@ -87,7 +87,7 @@ def test_a_restart_in_the_middle_changes_nothing():
 def test_the_state_before_the_first_evaluation_is_plain_too():
     stopping = make()
     stopping.load_state_dict(json.loads(json.dumps(make().state_dict(), allow_nan=False)))
-    assert (stopping.best_step, stopping.best_value) == (None, math.inf)
+    assert (stopping.best_step, stopping.best_value) == (None, None)
 
 
 def test_mistakes_are_named():

@@ -6,7 +6,8 @@ from typer.testing import CliRunner
 
 from ctwa.cli import app
 from ctwa.errors import CtwaError
-from ctwa.report.compare import compare_methods, comparison_text, curves_text
+from ctwa.report.compare import Comparison, compare_groups, comparison_text, curves_text
+from ctwa.report.groups import group_runs
 from ctwa.report.trace import read_runs
 from ctwa.run import ObjectiveInfo
 from tests.run.runs import info, step_metrics
@@ -29,6 +30,10 @@ def make_series(make_run):
         return paths
 
     return make
+
+
+def compare_methods(paths, **limits) -> Comparison:
+    return compare_groups(group_runs(read_runs(paths)), **limits)
 
 
 def two_methods(make_series):

@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
-from ctwa.objectives import Completion, ObjectiveConfig, RewardEvaluator
+from ctwa.objectives.completion import Completion
+from ctwa.objectives.config import ObjectiveConfig
+from ctwa.objectives.evaluator import RewardEvaluator
 
 
 @pytest.fixture

@@ -72,7 +72,7 @@ def test_a_testbed_is_made_without_training(tmp_path, console, no_training):
 
 
 def test_other_weights_are_asked_for_in_another_folder(tmp_path, console, no_training):
-    preset = replace(PRESETS["D"], num_train=32, rl=replace(PRESETS["D"].rl, num_held_out=8))
+    preset = replace(PRESETS["D"], num_train=32, num_held_out=8)
     prepare(preset, tmp_path / "D", console=console)
     with pytest.raises(CtwaError, match=r"base is 'shipped, SHA-256 \w+' there and 'trained here' here"):
         prepare(preset, tmp_path / "D", retrain=True, console=console)

@@ -1,1 +1,4 @@
-"""All that can be known before anything expensive starts: what is wrong, where, and what to write instead."""
+"""All that can be known before anything expensive starts.
+
+What checks raises a CtwaError, which says what is wrong, where, and what to write instead.
+"""

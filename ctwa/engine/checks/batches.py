@@ -40,11 +40,7 @@ def num_data_ranks(config: DictConfig) -> int:
 
 
 def check_batches(config: DictConfig) -> None:
-    """See that prompts, mini-batches, micro-batches and ranks go into each other.
-
-    Raises:
-        CtwaError: what is wrong, and what to write instead.
-    """
+    """See that prompts, mini-batches, micro-batches and ranks go into each other."""
     actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
     num_ranks = num_data_ranks(config)
     prompts, mini = config.data.train_batch_size, actor.ppo_mini_batch_size
@@ -73,11 +69,7 @@ def check_batches(config: DictConfig) -> None:
 
 
 def check_groups_of_ranks(config: DictConfig) -> None:
-    """See that the ranks make whole groups, of shards and of servers.
-
-    Raises:
-        CtwaError: what is wrong, and what to write instead.
-    """
+    """See that the ranks make whole groups, of shards and of servers."""
     rollout, num_ranks = config.actor_rollout_ref.rollout, config.trainer.nnodes * config.trainer.n_gpus_per_node
     of_server = ("tensor_model_parallel_size", "data_parallel_size", "pipeline_model_parallel_size")
     for keys, size in (

@@ -31,11 +31,7 @@ if TYPE_CHECKING:
 
 
 def check_config(config: DictConfig) -> Settings:
-    """Check all that can be known from the config and the disk.
-
-    Raises:
-        CtwaError: what is wrong, where, and what to write instead.
-    """
+    """Check all that can be known from the config and the disk."""
     check_disk(config)
     from ctwa.engine.settings import read_settings  # torch's import takes seconds
 
@@ -47,11 +43,7 @@ def check_config(config: DictConfig) -> Settings:
 
 
 def check_settings(config: DictConfig, settings: Settings) -> None:
-    """Check all of it that does not depend on how many steps there are.
-
-    Raises:
-        CtwaError: what is wrong, where, and what to write instead.
-    """
+    """Check all of it that does not depend on how many steps there are."""
     settings.build_scalarizer()  # names in weights and targets, estimator against method
     for objective in settings.objectives.values():
         resolve_spec(objective.reward_fn)  # the file is there; whether the function is, its worker says
@@ -73,11 +65,7 @@ def check_settings(config: DictConfig, settings: Settings) -> None:
 
 
 def check_disk(config: DictConfig) -> None:
-    """Check what a command that samples and scores needs of the disk: the folders, and the files of the data.
-
-    Raises:
-        CtwaError: what is wrong, where, and what to write instead.
-    """
+    """Check what a command that samples and scores needs of the disk: the folders, and the files of the data."""
     check_folders(config)
     check_files(config)
 

@@ -15,11 +15,7 @@ from ctwa.errors import CtwaError, did_you_mean
 
 
 def check_engine(config: DictConfig) -> None:
-    """Refuse what verl can do, and a run with objectives cannot.
-
-    Raises:
-        CtwaError: what is wrong, and what to write instead.
-    """
+    """Refuse what verl can do, and a run with objectives cannot."""
     if config.trainer.v1.trainer_mode != "sync":
         raise CtwaError(
             f"trainer.v1.trainer_mode={config.trainer.v1.trainer_mode!r}: the multi-objective trainer is synchronous; "
@@ -82,11 +78,7 @@ def _check_vllm(config: DictConfig) -> None:
 
 
 def check_queue(config: DictConfig) -> None:
-    """Refuse a transfer queue that is off, or open to others.
-
-    Raises:
-        CtwaError: what is wrong, and what to write instead.
-    """
+    """Refuse a transfer queue that is off, or open to others."""
     if not config.transfer_queue.enable:
         raise CtwaError("transfer_queue.enable=false: rows go to the workers and back through it; write true")
     backend = config.transfer_queue.backend.storage_backend
@@ -98,11 +90,7 @@ def check_queue(config: DictConfig) -> None:
 
 
 def check_agent_loop(config: DictConfig) -> None:
-    """Refuse several turns and tools: one prompt, one completion, all of it the policy's.
-
-    Raises:
-        CtwaError: what is wrong, and what to write instead.
-    """
+    """Refuse several turns and tools: one prompt, one completion, all of it the policy's."""
     rollout = config.actor_rollout_ref.rollout
     if rollout.multi_turn.enable:
         raise CtwaError(
@@ -117,11 +105,7 @@ def check_agent_loop(config: DictConfig) -> None:
 
 
 def check_correction(config: DictConfig) -> None:
-    """Refuse rollout corrections that would be without effect.
-
-    Raises:
-        CtwaError: the option, and what to write instead.
-    """
+    """Refuse rollout corrections that would be without effect."""
     correction = config.algorithm.get("rollout_correction") or {}
     asked = [f"{key}={correction[key]}" for key in ("rollout_is", "rollout_rs") if correction.get(key)]
     if asked and correction.get("bypass_mode"):
@@ -148,11 +132,7 @@ def check_correction(config: DictConfig) -> None:
 
 
 def check_what_is_imported(config: DictConfig) -> None:
-    """See that optimizer, external library and loggers are installed.
-
-    Raises:
-        CtwaError: what is wrong, and what to write instead.
-    """
+    """See that optimizer, external library and loggers are installed."""
     optim, model = config.actor_rollout_ref.actor.optim, config.actor_rollout_ref.model
     needed = {"actor.optim.optimizer_impl": optim.optimizer_impl, "model.external_lib": model.external_lib}
     for key, module in needed.items():
@@ -181,11 +161,7 @@ def _is_installed(module: str) -> bool:
 
 
 def check_with_verl(config: DictConfig) -> None:
-    """Let verl check its own part of the config, as its trainer and workers will (its import takes seconds).
-
-    Raises:
-        CtwaError: what verl says.
-    """
+    """Let verl check its own part of the config, as its trainer and workers will (its import takes seconds)."""
     from verl.utils.config import omega_conf_to_dataclass, validate_config
 
     actor_rollout_ref = config.actor_rollout_ref

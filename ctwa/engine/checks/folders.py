@@ -14,11 +14,7 @@ from ctwa.run.folder import RunFolder
 
 
 def check_folders(config: DictConfig) -> None:
-    """Check what every command needs of the disk: the run's folder, the task's and the model's.
-
-    Raises:
-        CtwaError: what is wrong, where, and what to write instead.
-    """
+    """Check what every command needs of the disk: the run's folder, the task's and the model's."""
     run = RunFolder(config.ctwa.run)
     run.refuse_if_taken(resume=config.ctwa.resume, how_to_resume="ctwa.resume=true")
     _check_ranks_of_checkpoint(config, run)

@@ -13,21 +13,13 @@ if TYPE_CHECKING:
 
 
 def check_gradients(config: DictConfig, settings: Settings) -> None:
-    """Refuse what the method's, or the diagnostics', look at the gradients does not stand.
-
-    Raises:
-        CtwaError: what is wrong, and what to write instead.
-    """
+    """Refuse what the method's, or the diagnostics', look at the gradients does not stand."""
     if settings.build_scalarizer().aggregator is not None or settings.diagnostics.gradients_every:
         check_backward_passes(config, settings.gradients)
 
 
 def check_backward_passes(config: DictConfig, gradients: GradientSettings) -> None:
-    """Refuse an engine on which the objectives' gradients cannot be taken one by one, or not from one forward pass.
-
-    Raises:
-        CtwaError: the option, and what to write instead.
-    """
+    """Refuse an engine on which the objectives' gradients cannot be taken one by one, or not from one forward pass."""
     actor, model = config.actor_rollout_ref.actor, config.actor_rollout_ref.model
     if actor.strategy != "fsdp2":
         raise CtwaError(
@@ -67,11 +59,7 @@ def check_backward_passes(config: DictConfig, gradients: GradientSettings) -> No
 
 
 def check_probe(config: DictConfig, settings: Settings) -> None:
-    """Refuse a probe that the method, the engine or the batch does not allow.
-
-    Raises:
-        CtwaError: what is wrong, and what to write instead.
-    """
+    """Refuse a probe that the method, the engine or the batch does not allow."""
     requirements, actor = settings.build_scalarizer().requirements, config.actor_rollout_ref.actor
     source = settings.probe_source(requirements)
     if settings.diagnostics.probe not in ("none", source):

@@ -61,11 +61,7 @@ class Prompts:
 
 
 def look(config: DictConfig, settings: Settings) -> None:
-    """Look at everything that a run with objectives will read.
-
-    Raises:
-        CtwaError: what is wrong, where, and what to write instead.
-    """
+    """Look at everything that a run with objectives will read."""
     from ctwa.objectives.evaluator import load_contracts  # torch's import takes seconds
 
     rows = read_sample(config)
@@ -155,11 +151,7 @@ def load_tokenizer(config: DictConfig, model: Any) -> Any:
 
 
 def check_files(config: DictConfig) -> None:
-    """See that every file of the data is there and one that verl reads.
-
-    Raises:
-        CtwaError: what is wrong, where, and what to write instead.
-    """
+    """See that every file of the data is there and one that verl reads."""
     for key in FILES:
         if not config.data[key]:
             raise CtwaError(f"data.{key} names no file; give a parquet or JSON Lines file in verl's format")
@@ -228,9 +220,6 @@ def look_at_prompts(config: DictConfig, tokenizer: Any, rows: Sequence[DataRow])
 
     Returns:
         What was seen, by key of the files.
-
-    Raises:
-        CtwaError: what is wrong, where, and what to write instead.
     """
     seen = {}
     for key in FILES:

@@ -12,11 +12,7 @@ from ctwa.errors import CtwaError
 
 
 def check_machine(config: DictConfig) -> None:
-    """See, where the run starts Ray itself, that this machine has what the run will ask of it.
-
-    Raises:
-        CtwaError: what is missing, and what to write.
-    """
+    """See, where the run starts Ray itself, that this machine has what the run will ask of it."""
     ray_init = config.ray_kwargs.ray_init
     if ray_init.get("address") or os.environ.get("RAY_ADDRESS"):
         return  # the machines of another's Ray: asked when it has answered

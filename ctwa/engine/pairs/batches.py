@@ -12,7 +12,7 @@ from torch import Tensor
 from verl.utils import tensordict_utils as tu
 from verl.utils.seqlen_balancing import get_seqlen_balanced_partitions
 
-from ctwa.preference.tokenization import PairTokens
+from ctwa.preference.tokenization import PairTokens, label_matrices
 
 ROWS_PER_PAIR = 2
 
@@ -33,13 +33,6 @@ class PairBatch:
     sizes: Sequence[int]
     reference_P2: Tensor | None = None
     columns: Mapping[str, Tensor] | None = None
-
-    def labels(self, names: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """(P, M): the labels, int8, and where there is one."""
-        return (
-            torch.tensor([[pair.labels.get(name, 0) for name in names] for pair in self.pairs], dtype=torch.int8),
-            torch.tensor([[name in pair.labels for name in names] for pair in self.pairs]),
-        )
 
     def lengths(self) -> tuple[Tensor, Tensor]:
         """(P,): the tokens of the chosen and of the rejected responses."""
@@ -70,7 +63,7 @@ def to_rows(batch: PairBatch, names: Sequence[str], *, num_ranks: int, pad_token
     positions = torch.arange(len(tokens)) - offsets[:-1].repeat_interleave(lengths_N)
     prompts_N = torch.tensor([len(prompt) for prompt, _ in responses])
     mask = positions >= prompts_N.repeat_interleave(lengths_N)
-    labels_PM, labelled_PM = batch.labels(names)
+    labels_PM, labelled_PM = label_matrices(batch.pairs, names)
     columns: dict[str, Tensor] = {
         "pair": torch.arange(len(batch.pairs)),
         "labels": labels_PM,

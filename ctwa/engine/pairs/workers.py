@@ -64,10 +64,7 @@ class PreferenceWorkers:
             # Every micro-batch of every rank is to be full: of the last pair, where there are too few.
             filled = part + [part[-1]] * (-len(part) % self._granularity)
             rows = to_rows(
-                PairBatch(filled, [len(filled)]),
-                self.names,
-                num_ranks=self.num_ranks,
-                pad_token_id=self._pad_token_id,
+                PairBatch(filled, [len(filled)]), self.names, num_ranks=self.num_ranks, pad_token_id=self._pad_token_id
             )
             parts.append(_in_order(self.group.preference_log_probs(rows))[: len(part)])
         chosen_P, rejected_P = torch.cat(parts).unbind(1)

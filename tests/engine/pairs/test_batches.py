@@ -12,6 +12,7 @@ from verl.utils import tensordict_utils as tu
 from ctwa.engine.pairs.batches import PairBatch, to_rows
 from ctwa.engine.pairs.objective import SOFT_LABEL, PairLoss
 from ctwa.preference import DpoLoss, PairLogProbs, PairTokens, collate, objective_losses, objective_means, soft_losses
+from ctwa.preference.tokenization import label_matrices
 
 NAMES = ("a", "b")
 
@@ -98,7 +99,7 @@ def test_the_parts_of_a_batch_add_up_to_its_losses(num_ranks: int) -> None:
 
     chosen_P, rejected_P = expected_sums(pairs)
     log_probs = PairLogProbs(chosen_P, rejected_P, *batch.lengths(), *reference_P2.float().unbind(1))
-    labels_PM, labelled_PM = batch.labels(NAMES)
+    labels_PM, labelled_PM = label_matrices(batch.pairs, NAMES)
     expected_M = objective_means(objective_losses(DpoLoss(), log_probs, labels_PM), labelled_PM)
     # verl averages over ranks what each of them adds up.
     torch.testing.assert_close(totals / num_ranks, expected_M)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ctwa.errors import CtwaError
-from ctwa.objectives import Completion
+from ctwa.objectives.completion import Completion
 from ctwa.objectives.contract import read_contract, to_outcome
 
 BOXED = ("4", "\\boxed{4}", "\\boxed{5}")

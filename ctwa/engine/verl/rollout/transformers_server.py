@@ -48,12 +48,7 @@ class TransformersServer:
         for start in range(0, len(prompts), self._max_rows):
             rows = slice(start, start + self._max_rows)
             completions += generate_batch(
-                self._model,
-                prompts[rows],
-                replace(sampling, max_tokens=room),
-                seeds[rows],
-                self._eos_ids,
-                self._pad_id,
+                self._model, prompts[rows], replace(sampling, max_tokens=room), seeds[rows], self._eos_ids, self._pad_id
             )
         return completions
 
