@@ -245,17 +245,18 @@ def test_a_task_file_of_the_users_own_composes(tmp_path: Path, compose: Compose)
 
 
 @pytest.mark.parametrize("document", ["CONTRIBUTING.md", "docs/training.md"])
-def test_the_task_file_of_a_document_composes(tmp_path: Path, compose: Compose, document: str) -> None:
+def test_the_task_file_of_a_document_composes(tmp_path: Path, document: str) -> None:
     [written] = re.findall(
         r"^```yaml\n(# @package _global_\n.*?)^```$", (ROOT / document).read_text(), re.MULTILINE | re.DOTALL
     )
     (tmp_path / "task").mkdir()
     (tmp_path / "task" / "mine.yaml").write_text(written)
-    config = compose(f"hydra.searchpath=[{tmp_path}]", "task=mine")
+    own = f"hydra.searchpath=[{tmp_path}]"
+    config = compose_config([own, "task=mine", "ctwa.run=run", f"ctwa.task_dir={tmp_path}"])
 
     assert config.actor_rollout_ref.model.path == "Qwen/Qwen2.5-0.5B-Instruct"
     assert config.ctwa.objectives.polite.weight == 0.5
-    assert (config.actor_rollout_ref.rollout.n, config.data.train_batch_size) == (16, 32)
+    assert config.actor_rollout_ref.actor.optim.lr == 1e-6  # of custom.yaml
 
 
 def test_a_method_of_the_users_own_composes_beside_ours(tmp_path: Path, compose: Compose) -> None:
