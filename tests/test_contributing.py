@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ctwa.aggregators.base import Aggregator, Gradients, gradient_level
+from ctwa.aggregators.gram import has_gradient, norms, unit_scale
 from ctwa.batch import RewardMatrix, Rollout
 from ctwa.methods import MethodInfo, Options
 from ctwa.preference.losses import WithReference
@@ -58,27 +59,28 @@ def defined() -> dict[str, Any]:
         each.__name__: each
         for each in (Aggregator, Estimate, Gradients, MethodInfo, Options, Rollout, Scalarizer, Tensor, WithReference)
     }
-    names |= {"Literal": Literal, "gradient_level": gradient_level}
+    names |= {each.__name__: each for each in (has_gradient, norms, unit_scale)}
+    names |= {"Literal": Literal, "gradient_level": gradient_level, "torch": torch}
     for block in blocks("python"):
         exec(compile(block, "CONTRIBUTING.md", "exec", dont_inherit=True), names)
     return names
 
 
-def test_the_method_scores_by_the_least_reward(defined: dict[str, Any]) -> None:
-    method = defined["Least"](defined["LeastConfig"](margin=0.5), {"a": 1.0, "b": 1.0})
-    rewards = RewardMatrix.from_columns({"a": [1, 0], "b": [2, 3]})
+def test_the_method_scores_by_the_distances_to_the_best(defined: dict[str, Any]) -> None:
+    method = defined["Shortfall"](defined["ShortfallConfig"](), {"a": 1.0, "b": 0.5})
+    rewards = RewardMatrix.from_columns({"a": [1, 0], "b": [2, 4]})
     rollout = Rollout(rewards, torch.tensor([0, 0]), torch.ones(2, 1))
 
-    assert method.advantages(rollout, lambda scores_N: scores_N[:, None]).tolist() == [[0.5], [-0.5]]
+    assert method.advantages(rollout, lambda scores_N: scores_N[:, None]).tolist() == [[-2.0], [-1.0]]
 
 
 def test_the_aggregator_makes_gradients_equally_long(defined: dict[str, Any]) -> None:
     gram_MM = torch.diag(torch.tensor([4.0, 16.0], dtype=torch.float64))
     weights_M = defined["Equal"](defined["EqualConfig"](), {"a": 1.0, "b": 1.0}).solve(gram_MM).weights_M
 
-    assert weights_M.tolist() == [0.25, 0.125]
+    assert weights_M.tolist() == pytest.approx([2 / 3, 1 / 3])
 
 
 def test_the_loss_and_the_reward(defined: dict[str, Any]) -> None:
-    assert defined["ExponentialLoss"]().of_margin(torch.tensor([0.0])).tolist() == [1.0]
+    assert defined["SquaredHingeLoss"]().of_margin(torch.tensor([-1.0, 0.0, 2.0])).tolist() == [4.0, 1.0, 0.0]
     assert [defined["polite"](text) for text in ("Please.", "No.")] == [1.0, 0.0]

@@ -36,6 +36,7 @@ def test_a_page_says_how_to_choose_it_and_what_each_option_does(name: str) -> No
             assert each.info.summary in text
             for option in options_of(each.info.config):
                 assert option.meaning, f"{option.name} of {name} is not documented under Attributes"
+                assert "None" not in option.meaning, "a user writes null"
                 assert f"{each.key}.{option.name}=" in text
 
 

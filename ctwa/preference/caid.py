@@ -31,7 +31,7 @@ class CaidConfig(StrictModel):
         thresholds: by constraint, how much its mean score is to exceed the reference's, in the score's own units.
         beta: the price of divergence from the reference, of the dual and of DPO.
         iterations: policies trained at most, the one-shot one among them.
-        eta: the step size of the multipliers, in units of multiplier per score. None takes ``damping`` over how fast
+        eta: the step size of the multipliers, in units of multiplier per score. null takes ``damping`` over how fast
             the slack rises with the multipliers at the start: a damped Newton step.
         damping: of that step.
         stop_at: stop when every slack is within so many standard errors of 0.

@@ -33,7 +33,8 @@ class CtwaConfig(ControllerOptions):
             ``in_update`` takes the log-probabilities that the update itself computed.
         measure: what is compared to the targets; ``correlation`` does not vanish as an objective saturates.
         ddof: 0 for the population covariance, 1 for the sample covariance (multiply the targets by K / (K - 1)).
-        length: what a completion's token weights are divided by; see ``completion_weights``.
+        length: what the sum of a completion's token weights is divided by. ``mean``: its own number of tokens. ``sum``:
+            1. ``max_length``: the padded length. ``mean_unclipped``: its number of tokens that were not clipped.
     """
 
     type: Literal["ctwa"] = "ctwa"

@@ -25,7 +25,7 @@ class LagrangianConfig(Options):
         objective: the name of the objective that is maximised.
         targets: the mean reward that every other objective is to reach, by name.
         eta: the step size of the multipliers.
-        cap: the most a multiplier may become; None for no cap, and then one whose target cannot be reached grows
+        cap: the most a multiplier may become; null for no cap, and then one whose target cannot be reached grows
             without end.
         normalize: divide the advantages by ``1 + the sum of the multipliers``, as PPO-Lagrangian of Safe RLHF
             (Dai et al. 2023) does, so that growing multipliers are no growing learning rate.

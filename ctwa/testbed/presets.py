@@ -19,7 +19,7 @@ class Preset:
 
     The conciseness budget of a problem is ``budget_base + budget_per_operation * num_operations`` tokens; a response
     is concise when it is shorter. 32 tokens for all leave no style that is correct by its own working, clear and
-    concise on four operations; 9.5 a operation and 4 more let compact steps have all three.
+    concise on four operations; 9.5 an operation and 4 more let compact steps have all three.
     """
 
     name: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -241,6 +242,21 @@ def test_a_task_file_of_the_users_own_composes(tmp_path: Path, compose: Compose)
 
     for place in (str(tmp_path), f"file://{tmp_path}"):
         assert compose(f"hydra.searchpath=[{place}]", "task=mine").data.train_batch_size == 8
+
+
+@pytest.mark.parametrize("document", ["CONTRIBUTING.md", "docs/training.md"])
+def test_the_task_file_of_a_document_composes(tmp_path: Path, document: str) -> None:
+    [written] = re.findall(
+        r"^```yaml\n(# @package _global_\n.*?)^```$", (ROOT / document).read_text(), re.MULTILINE | re.DOTALL
+    )
+    (tmp_path / "task").mkdir()
+    (tmp_path / "task" / "mine.yaml").write_text(written)
+    own = f"hydra.searchpath=[{tmp_path}]"
+    config = compose_config([own, "task=mine", "ctwa.run=run", f"ctwa.task_dir={tmp_path}"])
+
+    assert config.actor_rollout_ref.model.path == "Qwen/Qwen2.5-0.5B-Instruct"
+    assert config.ctwa.objectives.polite.weight == 0.5
+    assert config.actor_rollout_ref.actor.optim.lr == 1e-6  # of custom.yaml
 
 
 def test_a_method_of_the_users_own_composes_beside_ours(tmp_path: Path, compose: Compose) -> None:
