@@ -58,7 +58,7 @@ def on_front(points_PM: Floats) -> list[bool]:
     A point with a NaN is not on the front and dominates none.
     """
     points_PM = np.asarray(points_PM, dtype=np.float64)
-    front_P = np.isfinite(points_PM).all(axis=1)
+    front_P = np.asarray(np.isfinite(points_PM).all(axis=1))
     front_P[front_P] = not_dominated(points_PM[front_P])
     return front_P.tolist()
 
