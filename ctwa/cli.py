@@ -43,6 +43,8 @@ DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print the resolved configuration and the plan; start nothing.")
 ]
 StopOn = Annotated[list[str] | None, typer.Option(metavar="ALARM", help=STOP_ON)]
+UNBROKEN = 10_000
+"""Columns of an output that has no width."""
 LARGEST = 1e6
 """Of a weight: sums of such weights, and their squares, are finite."""
 
@@ -158,8 +160,8 @@ def methods(
     if name is not None:
         print(describe(name))
         return
-    # One line each where the output goes to a file or a pipe, which have no width.
-    console = Console(width=None if sys.stdout.isatty() else 200)
+    # One line each where the output goes to a file or a pipe.
+    console = Console(width=None if sys.stdout.isatty() else UNBROKEN)
     for title, table in tables():
         console.print(title, table, sep="\n", end="\n\n")
 
@@ -268,7 +270,8 @@ def merge(
 ) -> None:
     """Merge models that began as the same one, by weights of which only the ratios matter: Rewarded Soups.
 
-    E.g. ctwa merge runs/helpful=0.3 runs/harmless=0.7 --out runs/soup. A run stands for its newest complete checkpoint.
+    E.g. ctwa merge runs/helpful=0.3 runs/harmless=0.7 --out runs/soup. A run stands for the checkpoint that early
+    stopping kept, else for its newest complete one.
     """
     from ctwa.models.locate import locate
     from ctwa.models.merging import ADAPTER_CONFIG, merge_folders
@@ -316,7 +319,8 @@ def evaluate(
 ) -> None:
     """Evaluate models: rewards of completions, preference losses, perplexity, an LLM judge, with intervals.
 
-    A run stands for its newest complete checkpoint, and is compared with the model its training began with.
+    A run stands for the checkpoint that early stopping kept, else for its newest complete one, and is compared with the
+    model its training began with.
     """
     from ctwa.evaluation.command import run
 

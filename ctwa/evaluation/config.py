@@ -188,9 +188,9 @@ class EvalConfig(StrictModel):
     """An evaluation.
 
     Attributes:
-        models: name -> a folder that transformers loads, a run's folder (its newest complete checkpoint), a checkpoint
-            of one, or a name on the hub. The first is the baseline.
-        reference: the reference of DPO and IPO, likewise.
+        models: name -> a folder that transformers loads, a run's (``ctwa.models.locate`` says which of its
+            checkpoints), a checkpoint of one, or a name on the hub. The first is the baseline.
+        reference: what a loss with a reference compares with, likewise.
         device: `auto` takes a GPU where there is one.
         dtype: `auto` is that of the saved weights on a GPU and float32 on the CPU.
         trust_remote_code: as transformers has it.

@@ -202,7 +202,8 @@ class TestFunctions:
         (tmp_path / "rewards.py").write_text(code + "\n")
         files = [parquet(tmp_path / "a.parquet", rows(reward_model="gone"))]
         objectives = {
-            name: {"reward_fn": f"{tmp_path}/rewards.py:f"} for name in ("accuracy", "conciseness", "clarity")
+            name: {"reward_fn": f"{tmp_path}/rewards.py:f", "target": 0.1}
+            for name in ("accuracy", "conciseness", "clarity")
         }
 
         check_config(changed({"data.train_files": files, "data.val_files": files, "ctwa.objectives": objectives}))
