@@ -44,7 +44,8 @@ def test_every_path_that_it_names_exists() -> None:
 
 
 def test_its_tree_has_every_package_and_module_of_ctwa() -> None:
-    there = {path.name for path in (ROOT / "ctwa").iterdir() if not path.name.startswith("_")}
+    # What an earlier commit left behind, caches alone, is no package.
+    there = {path.relative_to(ROOT / "ctwa").parts[0] for path in (ROOT / "ctwa").rglob("*.py")} - {"__init__.py"}
     named = {path.split("/")[1] for path in paths_in_the_tree(blocks("text")[0]) if path.startswith("ctwa/")}
 
     assert named - {""} == there
