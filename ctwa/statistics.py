@@ -60,7 +60,7 @@ def on_front(points_PM: Floats) -> list[bool]:
     points_PM = np.asarray(points_PM, dtype=np.float64)
     front_P = np.asarray(np.isfinite(points_PM).all(axis=1))
     front_P[front_P] = not_dominated(points_PM[front_P])
-    return [bool(each) for each in front_P]
+    return front_P.tolist()
 
 
 def hypervolume(points_PM: Floats, reference_M: Floats) -> float:
