@@ -21,11 +21,13 @@ CLIP_FRACTION, CLIP_MASS, CLIP_DISTORTION = "clip/fraction", "clip/mass", "clip/
 GRADIENT_COSINE = "gradient/cosine/"
 FEASIBILITY = "ctwa/feasibility"
 
-TRAINING = frozenset(
-    "actor clip covariance critic global_seqlen gradient num_turns objective perf prompt_length response "
-    "response_length response_length_non_aborted rollout rollout_corr time tool_call_counts training val val_rollout "
-    "val_standard_error variance_proxy weight".split()
-)
+# fmt: off
+TRAINING = frozenset((
+    "actor", "clip", "covariance", "critic", "global_seqlen", "gradient", "num_turns", "objective", "perf",
+    "prompt_length", "response", "response_length", "response_length_non_aborted", "rollout", "rollout_corr", "time",
+    "tool_call_counts", "training", "val", "val_rollout", "val_standard_error", "variance_proxy", "weight",
+))
+# fmt: on
 """The families of the training and of its diagnostics, for every method."""
 _OBJECTIVE_FIRST = ("objective", "preference", "val_preference")  # objective/<name>/mean
 _SINCE_SCHEMA_2 = {"ctwa/covariance/": "covariance/", "ctwa/weight/": "weight/"}
