@@ -55,6 +55,7 @@ class CaidTrainer(Trainer):
         self.samples = PolicySampler(config, settings, sampler, recorder)
         self.caid = Caid(settings.caid)
         self._iteration_ends = settings.steps_per_iteration  # at this step
+        self._probability_Q: Tensor | None = None  # of this iteration's labels, once they are wanted
         self._aggregator = FixedWeights(FixedWeightsConfig(), {COMPOSITE: 1.0})
         self._loss = DpoLoss(beta=settings.caid.beta)
         actor = config.actor_rollout_ref.actor
@@ -92,6 +93,8 @@ class CaidTrainer(Trainer):
 
     def _label_probabilities(self) -> Tensor:
         """(Q,): that the first response of a pair is preferred; or, where labels are drawn, whether it is."""
+        if self._probability_Q is not None:
+            return self._probability_Q
         assert self.caid.multipliers is not None
         composite_PS = composite_reward(
             self._rewards(self.reference), self._constraints(self.reference), self.caid.multipliers
@@ -101,6 +104,7 @@ class CaidTrainer(Trainer):
         if self.settings.labels == "drawn":
             generator = torch.Generator().manual_seed(self.settings.seed * 1000 + self.caid.num_policies)
             probability_Q = torch.bernoulli(probability_Q, generator=generator)
+        self._probability_Q = probability_Q
         return probability_Q
 
     # -- iterations ---------------------------------------------------------------------------------------------------
@@ -149,6 +153,7 @@ class CaidTrainer(Trainer):
             **self.caid.observe(self._constraints(samples), self._constraints(self.reference)),
         }
         self._iteration_ends = self.steps_made + self.settings.steps_per_iteration
+        self._probability_Q = None  # the multipliers have moved
         told = "; ".join(
             f"{name}: slack {values['slack']:+.4g} (standard error {values['standard_error']:.2g}) with the multiplier "
             f"{values['multiplier']:.4g}"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from omegaconf import open_dict
 
+from ctwa.engine.caid_settings import CaidSettings, read_caid_settings
 from ctwa.engine.checks.config import check_disk
 from ctwa.engine.checks.engine import check_with_verl
 from ctwa.engine.checks.look import prompt_lines
@@ -14,7 +15,6 @@ from ctwa.engine.job import Job, line
 from ctwa.run.folder import ObjectiveInfo
 
 if TYPE_CHECKING:
-    from ctwa.engine.caid_settings import CaidSettings
     from ctwa.engine.recorder import Recorder
 
 
@@ -27,8 +27,6 @@ class CaidJob(Job):
     def check(self) -> None:
         """Check config, disk, machine, and what verl says of it."""
         check_disk(self.config)
-        from ctwa.engine.caid_settings import read_caid_settings  # torch's import takes seconds
-
         self.settings = read_caid_settings(self.config)
         check_machine(self.config)
         check_with_verl(self.config)

@@ -13,22 +13,20 @@ from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.text import Text
 
 from ctwa.engine.compose import compose_config
+from ctwa.engine.recorder import Recorder, Stop
 from ctwa.engine.signals import end_request
 from ctwa.report.summary import summary_text, write_summary
 from ctwa.run.console import ConsoleReporter
 from ctwa.run.folder import RunFolder, RunInfo
 from ctwa.run.follow import following
 from ctwa.run.log import quiet
-
-if TYPE_CHECKING:
-    from ctwa.engine.recorder import Recorder, Stop
 
 
 def plugins(named: str) -> str:
@@ -230,8 +228,6 @@ def start(job: Job, run: RunFolder) -> Stop | None:
 
 def train(job: Job, run: RunFolder) -> Stop | None:
     """Train, and leave all of it in the run's folder; returns the alarm or signal that ended the run, if one did."""
-    from ctwa.engine.recorder import Recorder  # torch's import takes seconds
-
     settings = job.settings
     with Recorder(
         run, resume=settings.resume, num_samples=job.num_samples, seed=settings.seed, stop_on=settings.stop_on

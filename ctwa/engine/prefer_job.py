@@ -13,6 +13,7 @@ from ctwa.engine.checks.gradients import check_backward_passes
 from ctwa.engine.checks.look import look_at_trained_model, model_source
 from ctwa.engine.checks.resources import check_machine
 from ctwa.engine.job import Job, line, passes_text
+from ctwa.engine.prefer_settings import PreferenceSettings, read_preference_settings
 from ctwa.engine.ray_session import ray_session
 from ctwa.errors import CtwaError
 from ctwa.models.look import Source, look_at_model, look_at_tokenizer
@@ -20,7 +21,6 @@ from ctwa.run.folder import ObjectiveInfo
 
 if TYPE_CHECKING:
     from ctwa.engine.pairs.data import PreferenceData
-    from ctwa.engine.prefer_settings import PreferenceSettings
     from ctwa.engine.recorder import Recorder
 
 
@@ -126,8 +126,6 @@ def check_preference_config(config: DictConfig) -> PreferenceSettings:
         CtwaError: what is wrong, where, and what to write instead.
     """
     check_folders(config)
-    from ctwa.engine.prefer_settings import read_preference_settings  # torch's import takes seconds
-
     settings = read_preference_settings(config)
     aggregator = settings.build_aggregator()
     if not aggregator.has_fixed_weights or settings.diagnostics.gradients_every:

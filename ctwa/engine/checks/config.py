@@ -1,13 +1,12 @@
 """What is checked before anything expensive starts, in its order.
 
-The cheapest first: torch and verl take seconds to import, and a path that is wrong is told without them.
+The cheapest first: a path that is wrong is told without verl, whose import takes seconds.
 """
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
@@ -22,19 +21,15 @@ from ctwa.engine.checks.engine import (
 from ctwa.engine.checks.folders import check_folders
 from ctwa.engine.checks.gradients import check_gradients, check_probe
 from ctwa.engine.checks.look import check_files, look
+from ctwa.engine.settings import Settings, read_settings
 from ctwa.errors import CtwaError
 from ctwa.objectives.loading import resolve_spec
 from ctwa.objectives.rows import open_rows
-
-if TYPE_CHECKING:
-    from ctwa.engine.settings import Settings
 
 
 def check_config(config: DictConfig) -> Settings:
     """Check all that can be known from the config and the disk."""
     check_disk(config)
-    from ctwa.engine.settings import read_settings  # torch's import takes seconds
-
     settings: Settings = read_settings(config)
     check_settings(config, settings)
     _check_steps(config)

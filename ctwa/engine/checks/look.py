@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from ctwa.errors import CtwaError
 from ctwa.models.look import Source, look_at_adapter, look_at_model, look_at_tokenizer, reason
 from ctwa.objectives.contract import shortened
+from ctwa.objectives.evaluator import load_contracts, need_ground_truth
 from ctwa.objectives.rows import Kinds, Row, ground_truth_fault, open_rows, row_fault
 
 if TYPE_CHECKING:
@@ -62,8 +63,6 @@ class Prompts:
 
 def look(config: DictConfig, settings: Settings) -> None:
     """Look at everything that a run with objectives will read."""
-    from ctwa.objectives.evaluator import load_contracts  # torch's import takes seconds
-
     rows = read_sample(config)
     _check_agent_loops(rows)
     model = look_at_trained_model(config)
@@ -196,8 +195,6 @@ def _check_agent_loops(rows: Sequence[DataRow]) -> None:
 
 
 def _check_what_functions_need(contracts: Mapping[str, Contract], settings: Settings, rows: Sequence[DataRow]) -> None:
-    from ctwa.objectives.evaluator import need_ground_truth
-
     for name, contract in contracts.items():
         if "reference_tokens" in contract.required and settings.reference_length is None:
             raise CtwaError(
