@@ -8,6 +8,7 @@ import math
 import os
 import sys
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Annotated, Any
@@ -149,6 +150,59 @@ def caid(settings: Arguments = None, dry_run: DryRun = False, stop_on: StopOn = 
     E.g. ctwa caid ctwa.run=runs/caid ctwa.task_dir=runs/testbed-D 'ctwa.caid.thresholds={accuracy:0.05}'.
     """
     _execute("ctwa.engine.caid_job:CaidJob", settings, dry_run, stop_on)
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make it in.")],
+) -> None:
+    """Make a small project of your own that runs as it stands: rewards with a test, data, settings, a script."""
+    from ctwa.starter.make import NEXT, make_project
+
+    made = make_project(folder)
+    print(f"made in {folder}: {', '.join(map(str, made))}\n\n{NEXT.format(folder=folder)}")
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+def doctor(
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[FILE.yaml] [KEY=VALUE]...", help="Of `ctwa train`: an engine, or all of a run."),
+    ] = None,
+    ask_hub: Annotated[bool, typer.Option("--hub", help="Ask whether the hub of models answers.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it for programs.")] = False,
+) -> None:
+    """Look at the machine and what is installed: what would make a run fail, before it fails; then exit status 1.
+
+    E.g. ctwa doctor engine=gpu. With the settings of a run it makes the checks of a dry run, too.
+    """
+    from ctwa.doctor import findings
+    from ctwa.engine.doctor import examine
+
+    found = examine(settings or [], ask_hub=ask_hub)
+    print(json.dumps(findings.as_json(found), indent=2) if as_json else findings.text(found))
+    sys.exit(any(each.level == "fail" for each in found))
+
+
+class Command(StrEnum):
+    """The commands that train."""
+
+    train = "train"
+    prefer = "prefer"
+    caid = "caid"
+
+
+@app.command()
+def config(
+    key: Annotated[
+        str | None, typer.Argument(help="A key or the end of one, a section, or a group; none: list what there is.")
+    ] = None,
+    of: Annotated[Command, typer.Option(help="Whose configuration is meant.")] = Command.train,
+) -> None:
+    """Explain a key of the configuration: its meaning, what it may be, its default; e.g. ctwa config lr."""
+    from ctwa.engine.explain import explain, overview
+
+    print(overview(of.value) if key is None else explain(key, of.value))
 
 
 @app.command()

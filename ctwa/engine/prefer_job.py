@@ -39,7 +39,7 @@ class PreferJob(Job):
     def check(self) -> None:
         """Check config, models, machine and pairs; fit the micro-batches to the batch."""
         self.settings = check_preference_config(self.config)
-        check_machine(self.config)
+        check_machine(self.config, samples=False)
         self.data, self.tokenizer, self.num_steps = prepare_data(self.config, self.settings)
         with open_dict(self.config):
             self.config.actor_rollout_ref.actor.optim.total_training_steps = self.num_steps
