@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 testbed_app = typer.Typer(no_args_is_help=True, help="The arithmetic testbed: a small base model and its problems.")
 app.add_typer(testbed_app, name="testbed")
+instructions_app = typer.Typer(no_args_is_help=True, help="Prompts with constraints that code checks.")
+app.add_typer(instructions_app, name="instructions")
 
 OVERRIDES = (
     "Hydra overrides of the configuration, e.g. method=linear ctwa.run=runs/linear trainer.total_training_steps=60"
@@ -420,6 +422,22 @@ def testbed_pairs(
         conflict=conflict,
     )
     print(f"{files.train}: {num_train} pairs; {files.validation}, {files.test}: {num_held_out} each")
+
+
+@instructions_app.command("make")
+def instructions_make(
+    out: Annotated[Path, typer.Option(callback=_folder, help="The folder to make them in; identical ones are reused.")],
+    seed: Annotated[int, typer.Option(min=0, help="Of the prompts.")] = 0,
+    num_train: Annotated[int, typer.Option(min=1, max=20_000, help="Prompts to train on.")] = 2000,
+    num_held_out: Annotated[int, typer.Option(min=1, max=5000, help="Prompts about topics of their own.")] = 300,
+) -> None:
+    """Make prompts with constraints that code checks, to train on and held out (docs/instructions.md)."""
+    from ctwa.instructions.prepare import Settings, prepare
+
+    made = prepare(out, Settings(seed, num_train, num_held_out))
+    print(
+        f"{out}: {num_train} prompts to train on, {num_held_out} held out{'' if made else ', as they were made before'}"
+    )
 
 
 def main() -> None:
