@@ -329,6 +329,26 @@ def evaluate(
     run(targets, out, task_dir=task_dir, limit=limit, num_samples=num_samples, seed=seed, say=print)
 
 
+@app.command()
+def pairs(
+    samples: Annotated[
+        Path, typer.Argument(metavar="EVALUATION", help="The folder of a `ctwa eval`, or samples.jsonl.")
+    ],
+    out: Annotated[Path, typer.Option(callback=_file, help="The parquet file to write.")],
+    model: Annotated[
+        str | None, typer.Option(help="Whose completions, where the evaluation has several models.")
+    ] = None,
+    per_prompt: Annotated[int, typer.Option(min=1, help="Pairs of a prompt, at most.")] = 2,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
+) -> None:
+    """Make preference pairs for `ctwa prefer` of the completions that `ctwa eval` sampled and scored."""
+    from ctwa.evaluation.pairs import make_pairs
+
+    made = make_pairs(samples, out, model=model, per_prompt=per_prompt, seed=seed)
+    told = ", ".join(f"{name} {count}" for name, count in made.counts().items())
+    print(f"{out}: {len(made.rows)} pairs of {made.num_prompts} prompts; told apart by {told}")
+
+
 @app.command("check-reward")
 def check_reward(
     reward_fn: Annotated[str, typer.Argument(metavar="FILE:FUNCTION", help="The reward function.")],
