@@ -26,6 +26,8 @@ from ctwa.run.log import RunFailed
 if TYPE_CHECKING:
     from ctwa.engine.recorder import Stop
     from ctwa.report.compare import Comparison
+    from ctwa.report.groups import Group
+    from ctwa.report.trace import RunTrace
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 testbed_app = typer.Typer(no_args_is_help=True, help="The arithmetic testbed: a small base model and its problems.")
@@ -170,18 +172,22 @@ def methods(
 
 @app.command()
 def summary(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, or one that holds them.")],
     figure: Annotated[
         Path | None, typer.Option(callback=_file, help="Draw the curves of the runs into this PNG, SVG or PDF.")
     ] = None,
 ) -> None:
-    """Sum up a run; several are compared, as by `ctwa compare`."""
-    from ctwa.report.summary import summarize, summary_text
+    """Sum up a run, in numbers and in words; several are compared, as by `ctwa compare`."""
+    from ctwa.report.story import story_text, tell
+    from ctwa.report.summary import summarize_trace, summary_text
+    from ctwa.report.trace import read_runs
 
-    if len(runs) == 1:
-        print(summary_text(summarize(runs[0])))
+    read = read_runs(runs)
+    if len(read) == 1:
+        print(summary_text(summarize_trace(read[0])))
     else:
-        _print_comparison(runs)
+        groups, comparison = _print_comparison(read)
+        print("", story_text(tell(groups, comparison)), sep="\n")
     if figure is not None:
         from ctwa.report.html.paper import write_overview
 
@@ -191,7 +197,10 @@ def summary(
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, finished runs or not.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Run folders, of finished runs or not; or one that holds them."),
+    ],
     out: Annotated[
         Path | None,
         typer.Option(
@@ -205,7 +214,7 @@ def report(
     """Write a report of runs: one HTML file that opens without a network."""
     from ctwa.report.html import write_report
 
-    out = out or (runs[0] / "report.html" if len(runs) == 1 else Path("report.html"))
+    out = out or (runs[0] / "report.html" if len(runs) == 1 and runs[0].is_dir() else Path("report.html"))
     written = write_report(runs, out, figures=figures)
     print(f"report: {out}")
     if figures is not None:
@@ -214,7 +223,10 @@ def report(
 
 @app.command()
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders; the first is the baseline.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN RUN...", help="Run folders, or one that holds them; the first is the baseline."),
+    ],
     json_file: Annotated[
         Path | None, typer.Option("--json", callback=_file, metavar="FILE", help="Write the numbers here.")
     ] = None,
@@ -226,22 +238,25 @@ def compare(
     """Compare methods at equal steps or equal time, with intervals over seeds. Runs that differ in their seed alone are
     one method.
     """
-    comparison = _print_comparison(runs, at_steps=at_steps, at_seconds=at_seconds)
+    from ctwa.report.trace import read_runs
+
+    _, comparison = _print_comparison(read_runs(runs), at_steps=at_steps, at_seconds=at_seconds)
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_text(json.dumps(comparison.as_json(), indent=2, allow_nan=False) + "\n")
         print(f"\nnumbers: {json_file}")
 
 
-def _print_comparison(runs: list[Path], *, at_steps: int | None = None, at_seconds: float | None = None) -> Comparison:
+def _print_comparison(
+    read: list[RunTrace], *, at_steps: int | None = None, at_seconds: float | None = None
+) -> tuple[list[Group], Comparison]:
     from ctwa.report.compare import compare_groups, comparison_text, curves_text
     from ctwa.report.groups import group_runs
-    from ctwa.report.trace import read_runs
 
-    read = read_runs(runs)
-    comparison = compare_groups(group_runs(read), at_steps=at_steps, at_seconds=at_seconds)
+    groups = group_runs(read)
+    comparison = compare_groups(groups, at_steps=at_steps, at_seconds=at_seconds)
     print(comparison_text(comparison), curves_text(read), sep="\n\n")
-    return comparison
+    return groups, comparison
 
 
 @app.command()
