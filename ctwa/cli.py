@@ -35,14 +35,15 @@ app.add_typer(testbed_app, name="testbed")
 instructions_app = typer.Typer(no_args_is_help=True, help="Prompts with constraints that code checks.")
 app.add_typer(instructions_app, name="instructions")
 
-OVERRIDES = (
-    "Hydra overrides of the configuration, e.g. method=linear ctwa.run=runs/linear trainer.total_training_steps=60"
+SETTINGS = (
+    "Settings, e.g. method=linear ctwa.run=runs/linear trainer.total_training_steps=60, in Hydra's syntax; and YAML "
+    "files of settings, or the config.yaml of a run."
 )
 STOP_ON = (
     "End the run, with a checkpoint and exit status 3, when this alarm is raised. May be given several times: "
     + ", ".join(KINDS)
 )
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help=OVERRIDES)]
+Arguments = Annotated[list[str] | None, typer.Argument(metavar="[FILE.yaml] [KEY=VALUE]...", help=SETTINGS)]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print the resolved configuration and the plan; start nothing.")
 ]
@@ -122,36 +123,36 @@ def run(start: Callable[[], Stop | None]) -> None:
         sys.exit(INTERRUPTED if isinstance(stopped_by, Interruption) else STOPPED)
 
 
-def _execute(job: str, overrides: list[str] | None, dry_run: bool, stop_on: list[str] | None) -> None:
+def _execute(job: str, settings: list[str] | None, dry_run: bool, stop_on: list[str] | None) -> None:
     """Run a command's job, whose imports take a while."""
 
     def start() -> Stop | None:
         from ctwa.engine.job import execute
 
-        return execute(resolve_name(job), overrides or [], stop_on=stop_on or [], dry_run=dry_run)
+        return execute(resolve_name(job), settings or [], stop_on=stop_on or [], dry_run=dry_run)
 
     run(start)
 
 
 @app.command(cls=_WithGroups, context_settings={"ignore_unknown_options": True})
-def train(overrides: Overrides = None, dry_run: DryRun = False, stop_on: StopOn = None) -> None:
+def train(settings: Arguments = None, dry_run: DryRun = False, stop_on: StopOn = None) -> None:
     """Fine-tune a model on several objectives; `ctwa methods` says what the methods are."""
-    _execute("ctwa.engine.train_job:TrainJob", overrides, dry_run, stop_on)
+    _execute("ctwa.engine.train_job:TrainJob", settings, dry_run, stop_on)
 
 
 @app.command(cls=_WithGroups, context_settings={"ignore_unknown_options": True})
-def prefer(overrides: Overrides = None, dry_run: DryRun = False, stop_on: StopOn = None) -> None:
+def prefer(settings: Arguments = None, dry_run: DryRun = False, stop_on: StopOn = None) -> None:
     """Align a model with several objectives' preference pairs, without a reward model (docs/preference.md)."""
-    _execute("ctwa.engine.prefer_job:PreferJob", overrides, dry_run, stop_on)
+    _execute("ctwa.engine.prefer_job:PreferJob", settings, dry_run, stop_on)
 
 
 @app.command(cls=_WithGroups, context_settings={"ignore_unknown_options": True})
-def caid(overrides: Overrides = None, dry_run: DryRun = False, stop_on: StopOn = None) -> None:
+def caid(settings: Arguments = None, dry_run: DryRun = False, stop_on: StopOn = None) -> None:
     """Align a model under constraints by iterated dualization (docs/caid.md).
 
     E.g. ctwa caid ctwa.run=runs/caid ctwa.task_dir=runs/testbed-D 'ctwa.caid.thresholds={accuracy:0.05}'.
     """
-    _execute("ctwa.engine.caid_job:CaidJob", overrides, dry_run, stop_on)
+    _execute("ctwa.engine.caid_job:CaidJob", settings, dry_run, stop_on)
 
 
 @app.command()
