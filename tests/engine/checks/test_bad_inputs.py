@@ -275,7 +275,7 @@ WRITTEN = [
     (["~ctwa.run"], "^~ctwa.run deletes a key that is needed: write ctwa.run=VALUE, or leave it out$"),
     (["method=mgda,linear"], "method=mgda,linear gives several values"),
     (["task=testbet"], "task=testbet is no choice: write one of custom, math500, testbed; did you mean 'testbed'\\?"),
-    (["engine=tpu"], "engine=tpu is no choice: write one of cpu, gpu"),
+    (["engine=tpu"], "engine=tpu is no choice: write one of cpu, gpu, one_gpu"),
     (["clipping=of"], "clipping=of is no choice: write one of off, on"),
     (["estimator=rloo"], "estimator=rloo is no choice: write one of grpo, reinforce"),
     (["generation=vlm"], "generation=vlm is no choice: .*; did you mean 'vllm'\\?"),
