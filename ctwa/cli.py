@@ -44,11 +44,28 @@ STOP_ON = (
     "End the run, with a checkpoint and exit status 3, when this alarm is raised. May be given several times: "
     + ", ".join(KINDS)
 )
-Arguments = Annotated[list[str] | None, typer.Argument(metavar="[FILE.yaml] [KEY=VALUE]...", help=SETTINGS)]
+
+
+def _complete(ctx: typer.Context, incomplete: str) -> list[str]:
+    """What a shell may complete of the settings of a command."""
+    from ctwa.engine.complete import words
+
+    return words(ctx.info_name or "", ctx.params.get("settings") or [], incomplete)
+
+
+Arguments = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[FILE.yaml] [KEY=VALUE]...", help=SETTINGS, autocompletion=_complete),
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print the resolved configuration and the plan; start nothing.")
 ]
 StopOn = Annotated[list[str] | None, typer.Option(metavar="ALARM", help=STOP_ON)]
+ENGINE_PACKAGES = {
+    *("verl", "ray", "transfer_queue", "tensordict", "transformers", "tokenizers", "safetensors", "huggingface_hub"),
+    *("hydra", "omegaconf", "pyarrow", "datasets", "matplotlib", "plotly", "jinja2", "psutil", "httpx", "tenacity"),
+}
+"""Modules of the extra ``engine``, without which the methods work and the commands do not."""
 UNBROKEN = 10_000
 """Columns of an output that has no width."""
 LARGEST = 1e6
@@ -83,7 +100,8 @@ class _WithGroups(TyperCommand):
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Write the groups with their choices."""
         del ctx
-        from ctwa.engine.groups import default_choices, groups_of
+        from ctwa.engine.choices import default_choices
+        from ctwa.engine.groups import groups_of
 
         assert self.name is not None
         choices = groups_of(self.name)
@@ -540,6 +558,12 @@ def main() -> None:
         sys.exit(2)
     except RunFailed:
         sys.exit(1)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ENGINE_PACKAGES:
+            raise
+        told = f"error: this needs {error.name}, which is not installed: pip install 'ctwa[cpu]', or 'ctwa[gpu]'"
+        Console(stderr=True).print(Text(f"{told} (docs/install.md)", "bold red"), soft_wrap=True)
+        sys.exit(2)
     finally:
         gc.freeze()  # all of it goes with the process: Python need not look through it for garbage
 

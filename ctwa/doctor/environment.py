@@ -11,6 +11,7 @@ from pathlib import Path
 from ctwa.doctor.findings import Finding, Needs
 
 PROXIES = ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
+OUR_PLUGIN = "ctwa.engine.verl.plugin"
 LOCAL = ("localhost", "127.0.0.1")
 PROBED = ("trl", "peft", "vllm", "sglang", "deepspeed", "megatron", "flash_attn", "xformers", "bitsandbytes", "apex")
 """Packages that verl or transformers use where they are installed: a folder of that name makes them look so."""
@@ -44,7 +45,7 @@ def _variables(needs: Needs, variables: Mapping[str, str]) -> Iterator[Finding]:
         means = "models and data sets by name are looked for among the downloads alone"
         yield Finding("HF_HUB_OFFLINE", "ok", variables["HF_HUB_OFFLINE"], means)
     for name in ("VERL_PLATFORM", "VERL_USE_EXTERNAL_MODULES"):
-        if value := variables.get(name):
+        if (value := variables.get(name)) and value != OUR_PLUGIN:
             yield Finding(name, "warn", value, "verl is changed by it", "unset it, if that is not meant")
 
 

@@ -20,7 +20,8 @@ from pydantic import BaseModel
 
 from ctwa.engine.checks.bounds import BOUNDS
 from ctwa.engine.checks.keys import DEAD, FAR, NO_DEFAULT, SYNONYMS, dotted, known_keys, near_keys
-from ctwa.engine.groups import CLASSES, MODULES, OURS, SETTINGS, default_choices, groups_of, main_file
+from ctwa.engine.choices import OURS, default_choices, folder_of, main_file
+from ctwa.engine.groups import CLASSES, SETTINGS, groups_of
 from ctwa.engine.verl_comments import comments_of, verl_comments
 from ctwa.errors import CtwaError, shown
 from ctwa.methods import Option, options_of
@@ -58,7 +59,7 @@ class Entry:
 
 def overview(command: str) -> str:
     """The groups of a command, the sections of our node, and those of verl."""
-    entries = _entries(command)
+    entries = entries_of(command)
     node = [each for each in entries if each.key.count(".") == 1 and each.key.startswith("ctwa.") and not each.of]
     verl = sorted({each.key.split(".")[0] for each in entries} - {"ctwa"})
     choices = default_choices(command)
@@ -94,7 +95,7 @@ def explain(word: str, command: str) -> str:
     word = word.strip().lstrip("+~").partition("=")[0]
     if word in groups_of(command):
         return _group(word, command)
-    entries = _entries(command)
+    entries = entries_of(command)
     found = [each for each in entries if _is(each.key, word)]
     if not found:
         ends = [each for each in entries if each.key.endswith(f".{word}")]
@@ -134,7 +135,7 @@ def _described(entry: Entry, command: str) -> str:
     lines += [f"  {name:<8} {text}" for name, text in facts.items() if text]
     lines += [f"  {'value' if number == 0 else '':<8} {text}" for number, text in enumerate(values)]
     others = [
-        other for other in SETTINGS if other != command and any(each.key == entry.key for each in _entries(other))
+        other for other in SETTINGS if other != command and any(each.key == entry.key for each in entries_of(other))
     ]
     lines.append(f"  {'of':<8} {', '.join(f'ctwa {each}' for each in (command, *others))}")
     return "\n".join(lines)
@@ -160,17 +161,13 @@ def _about_choice(group: str, name: str, command: str) -> str:
 
         known = losses() if group == "loss" else methods()
         return next((each.info.summary for each in known if each.usage == f"ctwa {command} {group}={name}"), "")
-    text = (files(_folder_of(group, command)) / group / f"{name}.yaml").read_text()
+    text = (folder_of(group, command) / f"{name}.yaml").read_text()
     lines = re.match(r"(?:# @package.*\n)?((?:#.*\n)*)", text)
     return _first_sentence(" ".join(line.strip("# ") for line in lines[1].splitlines()) if lines else "")
 
 
-def _folder_of(group: str, command: str) -> str:
-    return MODULES[command] if (files(MODULES[command]) / group).is_dir() else "ctwa.config"
-
-
 @cache
-def _entries(command: str) -> tuple[Entry, ...]:
+def entries_of(command: str) -> tuple[Entry, ...]:
     """Every key that there may be: ours, the options of methods and losses, and verl's."""
     ours = list(_of_model(SETTINGS[command], "ctwa", _values(command)))
     for group, classes in CLASSES[command].items():
@@ -254,7 +251,7 @@ def _values(command: str) -> dict[str, dict[str, str]]:
     )
     for group, names in groups_of(command).items():
         if group not in CLASSES[command]:
-            place = files(_folder_of(group, command)) / group
+            place = folder_of(group, command)
             sources |= {f"{group}={name}": yaml.safe_load((place / f"{name}.yaml").read_text()) for name in names}
     sources[f"ctwa {command}"] = main_file(command)
     values: dict[str, dict[str, str]] = {}

@@ -33,7 +33,7 @@ class RunSummary:
     step_seconds: float | None  # their median
     story: Story  # the same in words
     alarms: tuple[Episode, ...] = ()
-    stopped: str | None = None  # why it ended before its last step: what its last event says, if an alarm stopped it
+    stopped: str | None = None  # why it ended before its last step: what its last event says, if it did
 
 
 def summarize(run: RunFolder | Path | str) -> RunSummary:
@@ -49,7 +49,8 @@ def summarize(run: RunFolder | Path | str) -> RunSummary:
 def _stopped(folder: RunFolder, last_step: int) -> str | None:
     events = read_jsonl(folder.events) if folder.events.exists() else []
     # A run that was stopped, resumed and went on was not stopped where it is now.
-    return next((each["text"] for each in events if each["kind"] == "stop" and each["step"] == last_step), None)
+    ends = [each["text"] for each in events if each["kind"] in ("stop", "failed") and each["step"] == last_step]
+    return ends[-1] if ends else None
 
 
 def write_summary(run: RunFolder | Path | str) -> RunSummary:
@@ -94,7 +95,10 @@ def summarize_trace(run: RunTrace) -> RunSummary:
     curves = {name: run.results(name) for name in run.objectives}
     measured = {name: ObjectiveSummary.of(points) for name, points in curves.items() if points}
     if not measured:
-        raise CtwaError(f"{run.folder.path} has no result of any objective yet: wait for its first step to end")
+        ended = _stopped(run.folder, max(run.last_step, 0))
+        raise CtwaError(
+            f"{run.folder.path} has no result of any objective yet: {ended or 'wait for its first step to end'}"
+        )
     seconds = [value for _, value in run.series(key_of.STEP_SECONDS)]
     return RunSummary(
         method=run.method,

@@ -40,6 +40,7 @@ class RunInfo(BaseModel):
     model: str = ""
     seed: int | None = None
     result: str = "mean reward on held-out problems"  # what a validation measures
+    decoding: str = ""  # how its prompts are completed
     versions: dict[str, str] = {}
     alarms: AlarmLimits = AlarmLimits()
     created: float = Field(default_factory=time.time)  # s since 1970

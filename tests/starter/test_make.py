@@ -41,7 +41,7 @@ def test_its_script_plans_a_run_of_the_model_that_comes_with_ctwa(project: Path)
     result = run(project, "./train.sh", "ctwa", "trainer.total_training_steps=2", "--dry-run")
 
     assert result.returncode == 0, result.stderr
-    assert "  command line  trainer.total_training_steps=2  (20 in task.yaml)\n" in result.stdout
+    assert "  command line  trainer.total_training_steps=2  (30 in task.yaml)\n" in result.stdout
     assert "  objectives   correct (0.5), short (0.5)\n" in result.stdout
     assert sorted(path.name for path in project.iterdir() if path.name != "__pycache__") == [
         *("README.md", "data", "model", "rewards.py", "task.yaml", "test_rewards.py", "train.sh")

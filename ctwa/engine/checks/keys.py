@@ -17,7 +17,8 @@ from typing import Any
 import yaml
 
 from ctwa.engine.checks.bounds import ACTOR, BOUNDS, MODEL, REF, ROLLOUT
-from ctwa.engine.groups import OURS, main_file, node_of
+from ctwa.engine.choices import OURS, main_file
+from ctwa.engine.groups import node_of
 from ctwa.errors import shown
 
 NO_DEFAULT: dict[str, tuple[str, ...]] = {

@@ -143,7 +143,7 @@ class WatchedRun:
         written = is_held(self.folder.metrics) or is_held(self.folder.engine_log)
         self._had_writer |= written
         going_on = written and not done
-        if not going_on and self.event is not None and self.event["kind"] == "stop":
+        if not going_on and self.event is not None and self.event["kind"] in ("stop", "failed"):
             return Status("ended", self.event["text"])
         if done or (not going_on and self._is_summed_up()):
             return Status("finished", f"finished {at}")
