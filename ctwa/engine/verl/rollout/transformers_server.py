@@ -22,13 +22,23 @@ class TransformersServer:
         max_length: longest sequence, prompt included, in tokens.
         max_rows: completions generated at once; a longer batch is cut into pieces of this size.
         trust_remote_code: as transformers has it.
+        device: where the copy lies, ``cpu`` or one of torch's GPUs.
     """
 
-    def __init__(self, model_path: str, dtype: str, max_length: int, max_rows: int, trust_remote_code: bool) -> None:
+    def __init__(
+        self,
+        model_path: str,
+        dtype: str,
+        max_length: int,
+        max_rows: int,
+        trust_remote_code: bool,
+        device: str = "cpu",
+    ) -> None:
         torch.set_num_threads(1)
-        self._model = AutoModelForCausalLM.from_pretrained(
+        model = AutoModelForCausalLM.from_pretrained(
             model_path, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code
-        ).eval()
+        )
+        self._model = model.to(device).eval()
         self._parameters = dict(self._model.named_parameters(remove_duplicate=False))
         self._eos_ids, self._pad_id = end_tokens(self._model)
         self._max_length = max_length
