@@ -30,7 +30,7 @@ class RewardSignal:
         std: within prompts: the root of the mean of the prompts' population variances.
         no_signal: share of prompts whose completions all have one value, and so teach nothing.
         expected: the covariance with the update that equal weights would give, on-policy, with GRPO's advantages.
-        target: a covariance target to start from.
+        target: a covariance target to start from; NaN where no prompt has a signal.
     """
 
     mean: float
@@ -86,7 +86,7 @@ def together(results: Mapping[str, CheckResult]) -> Together | None:
     std_M = covariance_MM.diagonal().clamp(min=0).sqrt()
     expected_M = weighted_covariance(covariance_MM, torch.ones_like(std_M))
     reach = target_feasibility(covariance_MM, std_M).value ** 0.5
-    target_M = SHARE_OF_REACH * std_M / reach if reach > 0 else torch.full_like(std_M, torch.nan)
+    target_M = torch.where(std_M > 0, SHARE_OF_REACH * std_M / reach, torch.nan)  # none without any signal
     signals = {
         name: RewardSignal(
             mean=float(rewards_NM[scored_NM[:, m], m].mean()),
@@ -151,20 +151,24 @@ def render_together(found: Together) -> RenderableType:
         "expected: the covariance with the update that equal weights would give; target: for method=ctwa, half of what"
         " all rewards can reach together, to be taken until a run with method=linear says more (ctwa suggest-targets)",
     ]
+    silent = [name for name, each in found.rewards.items() if each.std == 0]
+    if silent:
+        notes.append(f"{', '.join(silent)}: one value within every prompt, so that nothing of it can be learnt yet")
     if found.num_prompts < _FEW_PROMPTS:
         notes.append(f"{found.num_prompts} prompts tell little: --limit takes more")
     return Group(*parts, *(Text(f"- {note}") for note in notes))
 
 
 def overrides(found: Together) -> str:
-    """The targets as one line to paste; empty where a name is none of a key."""
-    if not all(name.isidentifier() and math.isfinite(each.target) for name, each in found.rewards.items()):
-        return ""
-    return " ".join(f"ctwa.objectives.{name}.target={each.target:.2g}" for name, each in found.rewards.items())
+    """The targets as one line to paste; those of rewards with a signal and a name that a key can have."""
+    targets = {name: each.target for name, each in found.rewards.items() if math.isfinite(each.target)}
+    return " ".join(
+        f"ctwa.objectives.{name}.target={each:.2g}" for name, each in targets.items() if name.isidentifier()
+    )
 
 
 _COLUMNS = ("mean", "std", "no signal", "expected", "target")
 
 
 def _shown(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.3g}"
+    return "-" if math.isnan(value) else f"{round(value, 6):.3g}"

@@ -54,11 +54,9 @@ def test_a_list_that_trains_something_else_is_another_group(groups):
     assert len(groups(("a", {"seed": 0}, CONFIG), ("b", {"seed": 1}, other))) == 2
 
 
-OLD = (
-    CONFIG
-    + "  covariance_targets:\n    accuracy: 0.1\n  stop_within: 600\n  objectives:\n    accuracy: {weight: 0.5}\n"
-)
-NEW = CONFIG + "  max_unknown_tokens: 0.1\n  objectives:\n    accuracy: {weight: 0.5, target: 0.1}\n"
+OBJECTIVE = "  objectives:\n    accuracy:\n      weight: 0.5\n"
+OLD = CONFIG + "  covariance_targets:\n    accuracy: 0.1\n  stop_within: 600\n" + OBJECTIVE
+NEW = CONFIG + "  max_unknown_tokens: 0.1\n" + OBJECTIVE + "      target: 0.1\n"
 
 
 def test_what_another_version_of_ctwa_wrote_beside_makes_no_other_group(groups):
@@ -69,8 +67,8 @@ def test_what_another_version_of_ctwa_wrote_beside_makes_no_other_group(groups):
     "added",
     [
         NEW.replace("lr: 0.1", "lr: 0.1\n  warmup: 5"),  # of the engine, which writes all of its keys
-        NEW.replace("target: 0.1}", "target: 0.1, kwargs: {limit: 3}}"),
-        NEW.replace("max_unknown_tokens: 0.1", "method: {eta: 0.1}"),
+        NEW.replace("target: 0.1", "target: 0.1\n      limit: 3"),
+        NEW.replace("max_unknown_tokens: 0.1", "method:\n    eta: 0.1"),
     ],
 )
 def test_what_was_added_to_one_run_makes_another_group(groups, added):

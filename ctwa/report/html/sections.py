@@ -218,7 +218,7 @@ class Sections:
         figures.append(Panel("hypervolume", "hypervolume of the results", "hypervolume", lines))
         text = (
             f"At {comparison.at}, {comparison.result}: large marks are methods with their"
-            " bootstrap intervals, small ones their runs, the dashed line the front of the plane."
+            " intervals, small ones their runs, the dashed line the front of the plane."
         )
         if len(planes) > _MOST_PLANES:
             text += f" Of {len(planes)} pairs the {_MOST_PLANES} that conflict most are shown."
