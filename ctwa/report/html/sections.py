@@ -107,6 +107,8 @@ class Sections:
         parts: dict[tuple[str, str], dict[str, str]] = {}
         for name in key_of.of_methods(self._keys, self._shown):
             family, key, objective = key_of.parse(name)
+            if key == "log_weight":  # the weight is drawn beside the covariance
+                continue
             parts.setdefault((family, key), {})[objective] = name
         figures = []
         for (family, key), by_objective in parts.items():
