@@ -23,7 +23,8 @@ from omegaconf.errors import OmegaConfBaseException
 import ctwa.config
 from ctwa.engine.checks.bounds import bounds_of, leaves, out_of_bounds
 from ctwa.engine.checks.keys import dotted, known_keys, near_key, verl_files, wrong_keys
-from ctwa.engine.groups import MODULES, OURS, SETTINGS, groups_of, register
+from ctwa.engine.choices import MODULES, OURS
+from ctwa.engine.groups import SETTINGS, groups_of, register
 from ctwa.engine.written import Written, relinked
 from ctwa.errors import CtwaError, did_you_mean, shown, told_together
 
@@ -269,6 +270,8 @@ def _refuse_types(parsed: Sequence[Override], groups: Mapping[str, Sequence[str]
 
 def _refuse_key(override: Override, said: str, parsed: Sequence[Override], command: str) -> None:
     key = override.key_or_group
+    if said.startswith(f"Could not append to config. An item is already at '{key}'"):
+        raise CtwaError(f"{key} is there already: write {override.input_line.lstrip('+')}, without a plus")
     if not said.startswith((f"Could not override '{key}'", f"Could not delete from config. '{key}'")):
         return
     if isinstance(override.value(), dict) and key in dotted(known_keys(command)):
@@ -277,7 +280,8 @@ def _refuse_key(override: Override, said: str, parsed: Sequence[Override], comma
     groups = groups_of(command)
     chosen = [each.input_line for each in parsed if each.key_or_group in groups or each.key_or_group[:6] == "hydra."]
     names = _names({"ctwa": _plain(_compose(chosen, command).ctwa)}, command)
-    raise CtwaError(f"{key} is no key of the configuration{near_key(key, names)}")
+    new = f" (a new one is written with a plus, +{key}=...)" if key.startswith("ctwa.objectives.") else ""
+    raise CtwaError(f"{key} is no key of the configuration{near_key(key, names)}{new}")
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ctwa.engine.compose import compose_written
+from ctwa.engine.plan import line
 from ctwa.engine.recorder import Recorder, Stop
 from ctwa.engine.signals import end_request
 from ctwa.engine.written import Written
@@ -155,11 +156,6 @@ class Job(ABC):
             resume=self.config.ctwa.resume,
             how_to_resume="ctwa.resume=true",
         )
-
-
-def line(label: str, text: object) -> str:
-    """A line of a plan."""
-    return f"  {label:<12} {text}"
 
 
 def passes_text(config: DictConfig, num_forward: int, num_backward: int) -> str:
