@@ -79,9 +79,15 @@ class DiagnosticSettings(StrictModel):
 
 
 class RunSettings(StrictModel):
-    """What the ``ctwa`` node of every command has."""
+    """What the ``ctwa`` node of every command has.
+
+    Attributes:
+        threads: of each process that holds a model on the CPU; with
+            ``engine=cpu`` :mod:`ctwa.engine.cores` chooses them.
+    """
 
     run: str
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     resume: bool = False
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     task_dir: str | None = None
