@@ -24,12 +24,16 @@ import ctwa.config
 from ctwa.engine.checks.bounds import bounds_of, leaves, out_of_bounds
 from ctwa.engine.checks.keys import dotted, known_keys, near_key, verl_files, wrong_keys
 from ctwa.engine.choices import MODULES, OURS
+from ctwa.engine.cores import threads_of_a_rank
 from ctwa.engine.groups import SETTINGS, groups_of, register
 from ctwa.engine.written import Written, relinked
 from ctwa.errors import CtwaError, did_you_mean, shown, told_together
 
 OmegaConf.register_new_resolver("ctwa_config_dir", lambda: str(Path(ctwa.config.__file__).parent), replace=True)
 OmegaConf.register_new_resolver("ctwa_verl_config_dir", lambda: str(verl_files()), replace=True)
+OmegaConf.register_new_resolver(
+    "ctwa_threads", lambda model, num_ranks: threads_of_a_rank(str(model), num_ranks), replace=True
+)
 
 WHOLE = "whole_configuration"
 """What Hydra has a whole configuration of the user's by."""
