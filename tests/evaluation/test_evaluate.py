@@ -193,7 +193,7 @@ class TestRefusals:
             (
                 "generation",
                 {"data": "nowhere.parquet"},
-                "nowhere.parquet is no .parquet, .jsonl or .json file that exists",
+                "nowhere.parquet does not exist; give a .parquet, .jsonl",
             ),
             ("generation", {"objectives": {"a": {"reward_fn": "ctwa.testbed.rewards:acuracy"}}}, "acuracy"),
             ("generation", {"max_tokens": 5000}, "exceed the context of model 'base', 4096"),
