@@ -34,6 +34,7 @@ ALLOWED = {
     "report": {"run", "statistics", "covariance", "solvers"},
     "models": {"run"},
     "testbed": {"covariance", "objectives", "run", "models"},
+    "instructions": {"run"},
     "listing": {"scalarizers", "preference", "models"},
     "evaluation": {"data", "objectives", "preference", "run", "report", "models", "testbed", "statistics"},
 }

@@ -55,6 +55,7 @@ class CaidJob(Job):
             "method": "caid",
             "objectives": {name: ObjectiveInfo(weight=weights.get(name, 0.0)) for name in self.settings.names},
             "result": "mean score of the policy's samples",
+            "covariances": False,
         }
 
     def plan_lines(self) -> list[str]:

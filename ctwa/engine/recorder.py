@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -19,10 +20,12 @@ from ctwa.objectives.evaluator import Evaluation
 from ctwa.run.alarms import Alarm, alarm_event
 from ctwa.run.folder import RunFolder, alarm_monitor
 from ctwa.run.jsonl import iterate_jsonl
+from ctwa.run.log import remote_cause
 from ctwa.run.trace import EventWriter, SampleWriter, TraceWriter, make_record
 
 Stop = Alarm | Interruption
 """What ends a run before its last step."""
+_MOST_OF_AN_ERROR = 500  # characters
 _DUPLICATES = ("timing_s/", "timing_per_token_ms/", "perf/time_per_step")  # in the record as time/<phase>
 
 
@@ -57,7 +60,7 @@ class Recorder:
         #: the alarm or signal that ended the run, if one did
         self.stopped_by: Stop | None = None
         self._stop_on = frozenset(stop_on)
-        self._alarms = alarm_monitor(run.read_info())
+        self._alarms = alarm_monitor(run.read_info(), run.path)
         for record in iterate_jsonl(run.metrics):
             self._alarms.feed(record)  # type: ignore[arg-type]
         left_out = f"; removed {', '.join(removed)}, which was not saved to its end" if removed else ""
@@ -71,15 +74,27 @@ class Recorder:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> bool:
-        """Close the files. That a signal ended the run at once is noted; the first one's is an end, and no error.
+        """Close the files. What ended the run at once is noted: an error, or a signal; the first one's is no error.
 
         Raises:
             CtwaError: the step that was to be saved did not end in time.
         """
         try:
-            return end_request.explains(error) and self._ended_at_once()
+            if not end_request.explains(error):
+                self._failed(error)
+                return False
+            return self._ended_at_once()
         finally:
             self.close()
+
+    def _failed(self, error: BaseException | None) -> None:
+        if isinstance(error, Exception):
+            cause, last = remote_cause(error), max(self._trace.last_step, 0)
+            first = next(iter(str(cause).strip().splitlines()), "")
+            kind = "" if isinstance(cause, CtwaError) else f"{type(cause).__name__}: "
+            where = f"after step {last}" if last else "before its first step was made"
+            with contextlib.suppress(OSError, CtwaError):  # a disk that is full takes no last word
+                self.event("error", f"failed {where}: {kind}{first[:_MOST_OF_AN_ERROR]}", step=last)
 
     def _ended_at_once(self) -> bool:
         newest = newest_complete(self.run.checkpoints)

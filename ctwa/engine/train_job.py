@@ -44,12 +44,17 @@ class TrainJob(Job):
 
     def about(self) -> dict[str, Any]:
         """With the targets of covariances, where the method has any."""
-        targets = self.settings.build_scalarizer().covariance_targets
+        scalarizer = self.settings.build_scalarizer()
+        targets = scalarizer.covariance_targets
         objectives = {
             name: ObjectiveInfo(weight=objective.weight, target=targets.get(name))
             for name, objective in self.settings.objectives.items()
         }
-        return {"method": self.settings.method.type, "objectives": objectives}
+        return {
+            "method": self.settings.method.type,
+            "objectives": objectives,
+            "covariances": self.settings.log_probs_source(scalarizer.requirements) != "none",
+        }
 
     def plan_lines(self) -> list[str]:
         """Method and objectives; steps, tokens and passes."""

@@ -44,9 +44,17 @@ def test_help_lists_the_commands() -> None:
     [
         (
             "train",
-            ["method=ctwa", "lagrangian,", "engine=cpu cpu, gpu, one_gpu", "task=testbed custom, math500, testbed"],
+            [
+                "method=ctwa",
+                "lagrangian,",
+                "engine=cpu cpu, gpu, one_gpu",
+                "task=testbed custom, instructions, math500, testbed",
+            ],
         ),
-        ("prefer", ["method=raco", "raco_unclipped,", "loss=dpo cpo, dpo, ", "task=testbed custom, testbed"]),
+        (
+            "prefer",
+            ["method=raco", "raco_unclipped,", "loss=dpo cpo, dpo, ", "task=testbed custom, instructions, testbed"],
+        ),
         ("caid", ["method=linear", "generation=transformers transformers, vllm, vllm_cpu"]),
     ],
 )

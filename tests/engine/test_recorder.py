@@ -46,6 +46,29 @@ def save_checkpoint(run: RunFolder, step: int) -> None:
     checkpoint.seal(folder)
 
 
+@pytest.mark.parametrize(
+    ("steps_made", "error", "text"),
+    [
+        (
+            (),
+            CtwaError("the model does not exist\nlook"),
+            "failed before its first step was made: the model does not exist",
+        ),
+        ((0, 1, 2), RuntimeError("out of memory"), "failed after step 2: RuntimeError: out of memory"),
+    ],
+)
+def test_what_ended_a_run_is_its_last_event(
+    run: RunFolder, steps_made: tuple[int, ...], error: Exception, text: str
+) -> None:
+    recorder = Recorder(run, resume=False, num_samples=2, seed=0)
+    for step in steps_made:
+        recorder.step(step, {"val/accuracy": 0.5})
+    with pytest.raises(type(error)), recorder:
+        raise error
+    last = read_jsonl(run.events)[-1]
+    assert (last["kind"], last["step"], last["text"]) == ("error", len(steps_made[1:]), text)
+
+
 def test_a_record_holds_the_numbers_and_nothing_else(run: RunFolder, recorder: Recorder) -> None:
     recorder.step(
         1,
@@ -239,7 +262,7 @@ class TestAlarms:
         assert self.told(run) == [("alarm", 3)]
         text = read_jsonl(run.events)[0]["text"]
         assert text.startswith("negative-covariance: The updates have worked against accuracy for 3 steps")
-        assert text.endswith("or more weight.")
+        assert f"`ctwa suggest-targets {run.path}`" in text
 
     def test_the_alarm_that_ends_the_run_is_known_before_the_record(self, run: RunFolder) -> None:
         recorder = self.record(run, 1, 2)

@@ -260,7 +260,7 @@ WRITTEN = [
     (["--learning-rate", "1e-5"], f"no option --learning-rate: .* did you mean {OPTIM}.lr\\?"),
     (["--lr=1e-5"], f"no option --lr: .* did you mean {OPTIM}.lr\\?"),
     (["-x"], "no option -x"),
-    (["my.yaml"], "my.yaml is no setting, and a file of settings is not read"),
+    (["my.yaml"], "my.yaml does not exist; give a YAML file of settings"),
     (["data.train_batch_size"], "'data.train_batch_size' is no setting: settings are written KEY=VALUE"),
     (["data.train_files=["], r"the setting 'data.train_files=\[' cannot be read"),
     (["ctwa.run=runs/\udcff"], r"the setting 'ctwa.run=runs/.udcff' cannot be read"),
