@@ -52,6 +52,13 @@ class RowSettings(StrictModel):
             )
         return template
 
+    @field_validator("system_prompt", "prompt_template")
+    @classmethod
+    def _is_no_interpolation(cls, text: str | None) -> str | None:
+        if text is not None and "${" in text:
+            raise ValueError("it has ${, which a configuration takes for another key; write $ {")
+        return text
+
     @field_validator("system_prompt")
     @classmethod
     def _says_something(cls, prompt: str | None) -> str | None:

@@ -109,7 +109,7 @@ def _quoted(text: str) -> str:
         return text
     # A backslash means itself but before a quote, and at the end.
     escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text)
-    return f"'{escaped}'".replace("${", "\\${")
+    return f"'{escaped}'"
 
 
 def _is_number(text: str) -> bool:

@@ -18,7 +18,6 @@ from ctwa.engine.caid_samples import REFERENCE_FILE, PolicySampler, Samples, ori
 from ctwa.engine.caid_settings import read_caid_settings
 from ctwa.engine.checkpoint import seal
 from ctwa.engine.compose import compose_config
-from ctwa.engine.data import read_run_data
 from ctwa.engine.pairs.data import choose_device, load_policy
 from ctwa.engine.prefer_job import PreferJob, check_preference_config, prepare_data
 from ctwa.engine.sampling import Sampler
@@ -99,10 +98,7 @@ def test_a_budget_of_tokens_holds_the_two_responses_of_a_pair(prefer: Compose, c
     with pytest.raises(CtwaError, match=r"ppo_max_token_len_per_gpu=191 .* 2 x ctwa\.max_length = 192: write 192"):
         check_preference_config(prefer(*dynamic))
     with pytest.raises(CtwaError, match=r"ppo_max_token_len_per_gpu=191 .* = 192: write 192 or more"):
-        read_caid_settings(
-            caid("ctwa.caid.thresholds={accuracy:0.1}", *dynamic),
-            read_run_data(caid("ctwa.caid.thresholds={accuracy:0.1}", *dynamic)),
-        )
+        read_caid_settings(caid("ctwa.caid.thresholds={accuracy:0.1}", *dynamic))
 
 
 @pytest.mark.parametrize("wants", ["method=raco", "method=linear ctwa.diagnostics.gradients_every=2"])
@@ -170,7 +166,7 @@ def test_without_a_validation_file_a_share_of_the_prompts_is_kept_back(prefer: C
 )
 def test_a_mistake_of_caid_is_named(caid: Compose, overrides: list[str], told: str) -> None:
     with pytest.raises(CtwaError, match=told):
-        read_caid_settings(caid(*overrides), read_run_data(caid(*overrides)))
+        read_caid_settings(caid(*overrides))
 
 
 def test_a_policy_may_be_a_run(prefer: Compose, caid: Compose, tmp_path: Path) -> None:
@@ -178,20 +174,14 @@ def test_a_policy_may_be_a_run(prefer: Compose, caid: Compose, tmp_path: Path) -
     run = tmp_path / "aligned"
     (run / "checkpoints").mkdir(parents=True)
     with pytest.raises(CtwaError, match=r"ctwa.policies.safety: the run .*aligned has no complete checkpoint"):
-        read_caid_settings(
-            caid("ctwa.caid.thresholds={accuracy:0.1}", f"ctwa.policies={{safety:{run}}}"),
-            read_run_data(caid("ctwa.caid.thresholds={accuracy:0.1}", f"ctwa.policies={{safety:{run}}}")),
-        )
+        read_caid_settings(caid("ctwa.caid.thresholds={accuracy:0.1}", f"ctwa.policies={{safety:{run}}}"))
     for step in (8, 64):
         actor = run / "checkpoints" / f"global_step_{step}" / "actor"
         build_model(seed=5).save_pretrained(actor / "huggingface")
         seal(actor.parent)
     newest = str(run / "checkpoints/global_step_64/actor/huggingface")
 
-    settings = read_caid_settings(
-        caid("ctwa.caid.thresholds={accuracy:0.1}", f"ctwa.policies={{safety:{run}}}"),
-        read_run_data(caid("ctwa.caid.thresholds={accuracy:0.1}", f"ctwa.policies={{safety:{run}}}")),
-    )
+    settings = read_caid_settings(caid("ctwa.caid.thresholds={accuracy:0.1}", f"ctwa.policies={{safety:{run}}}"))
     assert settings.policies == {"safety": newest}
     modpo = f"ctwa.modpo={{objective: accuracy, policies: {{conciseness: {run}}}}}"
     preference = check_preference_config(prefer("method=linear", modpo))
@@ -200,9 +190,7 @@ def test_a_policy_may_be_a_run(prefer: Compose, caid: Compose, tmp_path: Path) -
 
 
 def test_the_reward_is_made_of_what_is_no_constraint(caid: Compose) -> None:
-    settings = read_caid_settings(
-        caid("ctwa.caid.thresholds={accuracy:0.1}"), read_run_data(caid("ctwa.caid.thresholds={accuracy:0.1}"))
-    )
+    settings = read_caid_settings(caid("ctwa.caid.thresholds={accuracy:0.1}"))
     assert settings.reward_weights == {"conciseness": 0.333, "clarity": 0.334}
 
 
@@ -223,7 +211,7 @@ def test_what_the_references_samples_come_of_is_told_as_by_earlier_versions(caid
     """The samples of a run that was begun with one of them are taken up; a covariance target is nothing to them."""
     thresholds = "ctwa.caid.thresholds={accuracy:0.1}"
     plain, targeted = (
-        origin_of(config, read_caid_settings(config, read_run_data(config)))
+        origin_of(config, read_caid_settings(config))
         for config in (caid(thresholds), caid(thresholds, "ctwa.objectives.accuracy.target=0.2"))
     )
     assert plain == targeted
@@ -240,7 +228,7 @@ def test_a_run_that_broke_off_before_its_first_checkpoint_knows_the_references_l
     caid: Compose, tmp_path: Path
 ) -> None:
     config = caid("ctwa.caid.thresholds={accuracy:0.1}", "ctwa.reference_length={type:fixed}")
-    settings = read_caid_settings(config, read_run_data(config))
+    settings = read_caid_settings(config)
     samples = Samples([(1, 2)], [[(4,), (5, 6, 7)]], {"accuracy": torch.zeros(1, 2, dtype=torch.float64)})
     samples.write(tmp_path / REFERENCE_FILE, origin_of(config, settings))
     session, evaluator, recorder = (
