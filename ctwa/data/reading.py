@@ -41,6 +41,7 @@ class Rows:
     """The rows of some sources in verl's format.
 
     Attributes:
+        files: the sources.
         forms: what was understood of each source.
         table: the rows that can be used, as a ``pyarrow.Table``.
         places: of each of them the number of its source and its index there.
@@ -49,13 +50,18 @@ class Rows:
         without_truth: places in the table of rows without a ground truth.
     """
 
-    sources: tuple[str, ...]
+    files: tuple[RowFile, ...]
     forms: tuple[Form, ...]
     table: Any
     places: list[tuple[int, int]]
     prompts: list[bytes]
     bad: list[Bad] = field(default_factory=list)
     without_truth: list[int] = field(default_factory=list)
+
+    @property
+    def sources(self) -> list[str]:
+        """What the user named."""
+        return [file.source for file in self.files]
 
     def __len__(self) -> int:
         return len(self.places)
@@ -73,7 +79,7 @@ class Rows:
         kept = [row for row, prompt in enumerate(self.prompts) if wanted(prompt)]
         missing = set(self.without_truth)
         return Rows(
-            self.sources,
+            self.files,
             self.forms,
             self.table.take(kept),
             [self.places[row] for row in kept],
@@ -82,11 +88,11 @@ class Rows:
         )
 
 
-def read_rows(sources: Sequence[str], settings: RowSettings, spelled: Spelled) -> Rows:
+def read_rows(files: Sequence[RowFile], settings: RowSettings, spelled: Spelled) -> Rows:
     """Read all of some sources.
 
     Args:
-        sources: what the user named.
+        files: the sources.
         settings: what the user said of their rows.
         spelled: how a setting is written where the rows are read.
 
@@ -96,10 +102,9 @@ def read_rows(sources: Sequence[str], settings: RowSettings, spelled: Spelled) -
     Raises:
         CtwaError: a source cannot be read, or its columns are not known.
     """
-    files = [open_rows(source) for source in sources]
     forms = tuple(find_form(file, settings, spelled) for file in files)
     builder = _Table()
-    rows = Rows(tuple(sources), forms, None, [], [])
+    rows = Rows(tuple(files), forms, None, [], [])
     try:
         for number, (file, form) in enumerate(zip(files, forms, strict=True)):
             for row in file.rows():
@@ -118,7 +123,7 @@ def read_rows(sources: Sequence[str], settings: RowSettings, spelled: Spelled) -
         rows.table = builder.table()
     except _OfTwoKinds as error:
         raise _of_two_kinds(files, forms) or CtwaError(
-            f"{', '.join(sources)}: a column cannot be kept ({error}); write values of one kind in it, or leave it out"
+            f"{', '.join(rows.sources)}: a column cannot be kept ({error}); write one kind of value, or leave it out"
         ) from error
     return rows
 

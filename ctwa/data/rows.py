@@ -15,27 +15,22 @@ _ROLES_ELSEWHERE = dict.fromkeys(("human", "instruction"), "user") | dict.fromke
 _MESSAGE = '{"role": "user", "content": "..."}'
 
 
-def row_fault(
-    row: Row, *, prompt_key: str = "prompt", needs_ground_truth: Collection[str] = (), text_prompts: bool = False
-) -> str | None:
+def row_fault(row: Row, *, needs_ground_truth: Collection[str] = (), text_prompts: bool = False) -> str | None:
     """What keeps a row from being used, and what to write; None where nothing does.
 
     Args:
         row: the row.
-        prompt_key: the column of the prompt.
         needs_ground_truth: the objectives whose reward functions take the ground truth and cannot do without it.
         text_prompts: whether a prompt may be a text, to be taken as it stands.
     """
     if row.unreadable is not None:
         return row.unreadable
-    if prompt_key not in row.values:
-        return f"it has no column '{prompt_key}' (it has {', '.join(row.values) or 'none'}); write rows like {EXAMPLE}"
+    if "prompt" not in row.values:
+        return f"it has no column 'prompt' (it has {', '.join(row.values) or 'none'}); write rows like {EXAMPLE}"
     extra_info = row.values.get("extra_info")
     if extra_info is not None and not isinstance(extra_info, Mapping):
         return f"its extra_info is {described(extra_info)}; write a dict, or leave the column out"
-    return prompt_fault(row.values[prompt_key], prompt_key, text=text_prompts) or ground_truth_fault(
-        row.values, needs_ground_truth
-    )
+    return prompt_fault(row.values["prompt"], text=text_prompts) or ground_truth_fault(row.values, needs_ground_truth)
 
 
 def prompt_fault(prompt: Any, column: str = "prompt", *, text: bool = False) -> str | None:

@@ -121,15 +121,15 @@ def _is_number(text: str) -> bool:
 
 
 def _read(source: str, settings: DataSettings) -> Rows:
-    if not open_rows(source).num_rows:
+    file = open_rows(source)
+    if not file.num_rows:
         raise CtwaError(f"{source} has no row; give another file")
-    return read_rows([source], settings, lambda name: f"--{name.replace('_', '-')}")
+    return read_rows([file], settings, lambda name: f"--{name.replace('_', '-')}")
 
 
 def _understood(rows: Rows) -> Iterator[str]:
-    (form,), (source,) = rows.forms, rows.sources
-    file = open_rows(source)
-    yield f"{source}: {file.num_rows:,} rows, {file.kind}"
+    (form,), (file,) = rows.forms, rows.files
+    yield f"{file.source}: {file.num_rows:,} rows, {file.kind}"
     yield f"  columns       {', '.join(form.columns)}"
     for name, text in _words(form):
         yield f"  {name:<13} {text}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -170,17 +170,17 @@ def read_run_data(config: DictConfig) -> RunData:
         columns = settings.columns.model_copy(update={"prompt": key})
         settings = settings.model_copy(update={"columns": columns})
     if settings.validation_share is not None:
-        rows, files = _read(config, TRAIN, settings)
+        rows = _read(TRAIN, _open(config, TRAIN), settings)
         try:
             train, held_out = hold_out(rows, settings.validation_share, settings.validation_seed)
         except CtwaError as error:
             raise CtwaError(f"data.{TRAIN}: {error}") from error
         train.bad = rows.bad
-        return RunData(settings, _part(TRAIN, train, files), _part(VALIDATION, held_out, files))
+        return RunData(settings, _part(TRAIN, train), _part(VALIDATION, held_out))
     train_part = _read_part(config, TRAIN, settings)
     if config.data[VALIDATION] == config.data[TRAIN]:
         sample = [DataRow(VALIDATION, each.path, each.row) for each in train_part.sample]
-        return RunData(settings, train_part, Part(**{**train_part.__dict__, "key": VALIDATION, "sample": sample}))
+        return RunData(settings, train_part, replace(train_part, key=VALIDATION, sample=sample))
     return RunData(settings, train_part, _read_part(config, VALIDATION, settings))
 
 
@@ -239,23 +239,22 @@ def _read_part(config: DictConfig, key: str, settings: DataSettings) -> Part:
     ):
         num_rows = sum(file.num_rows for file in files)
         return Part(key, num_rows, _sample(key, files), forms, None, files)
-    return _part(key, *_read(config, key, settings))
+    return _part(key, _read(key, files, settings))
 
 
-def _read(config: DictConfig, key: str, settings: DataSettings) -> tuple[Rows, list[RowFile]]:
-    files = _open(config, key)
+def _read(key: str, files: Sequence[RowFile], settings: DataSettings) -> Rows:
     try:
-        rows = read_rows(config.data[key], settings, spelled)
+        rows = read_rows(files, settings, spelled)
         if settings.bad_rows == "stop" or not len(rows):
             refuse_bad(rows.bad, sum(file.num_rows for file in files), spelled)
     except CtwaError as error:
         raise CtwaError(f"data.{key}: {error}") from error
-    return rows, files
+    return rows
 
 
-def _part(key: str, rows: Rows, files: list[RowFile]) -> Part:
+def _part(key: str, rows: Rows) -> Part:
     sample = [DataRow(key, source, row) for source, row in rows.sample(NUM_ROWS)]
-    return Part(key, len(rows), sample, rows.forms, rows, files)
+    return Part(key, len(rows), sample, rows.forms, rows, list(rows.files))
 
 
 def _sample(key: str, files: Sequence[RowFile]) -> list[DataRow]:

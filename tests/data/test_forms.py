@@ -16,6 +16,7 @@ import pytest
 
 from ctwa.data import reading
 from ctwa.data.answers import Rule, extract, rule_for
+from ctwa.data.files import open_rows
 from ctwa.data.forms import find_form, source_name
 from ctwa.data.reading import first_rows, hold_out, read_rows, refuse_bad
 from ctwa.data.settings import Columns, RowSettings
@@ -102,7 +103,7 @@ def spelled(name: str) -> str:
 
 
 def read(source: str, **settings: Any) -> reading.Rows:
-    rows = read_rows([source], RowSettings(**settings), spelled)
+    rows = read_rows([open_rows(source)], RowSettings(**settings), spelled)
     refuse_bad(rows.bad, len(rows) + len(rows.bad), spelled)
     return rows
 
@@ -185,7 +186,7 @@ class TestAnswers:
             f"{source}, row 3 (from 0): its answer has no #### with something behind it: the text 'none'. 2 more of 20 "
             "rows cannot be used (row 7, row 8): mend them, or leave them out with data.bad_rows=skip"
         )
-        kept = read_rows([source], RowSettings(bad_rows="skip"), spelled)
+        kept = read_rows([open_rows(source)], RowSettings(bad_rows="skip"), spelled)
         assert [index for _, index in kept.places] == [index for index in range(20) if index not in (3, 7, 8)]
         assert [each.index for each in kept.bad] == [3, 7, 8]
 
@@ -353,7 +354,7 @@ class TestTables:
         (tmp_path / "gsm8k").mkdir()
         path = tmp_path / "gsm8k" / "train.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in FORMS["gsm8k"][0]))
-        rows = read_rows([write(FORMS["math"][0]), str(path)], RowSettings(), spelled)
+        rows = read_rows([open_rows(write(FORMS["math"][0])), open_rows(path)], RowSettings(), spelled)
 
         assert [row["data_source"] for row in rows.table.to_pylist()] == ["sums"] * 3 + ["gsm8k"] * 3
         assert rows.places == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
@@ -426,6 +427,6 @@ def test_the_documented_examples_can_be_read(tmp_path: Path) -> None:
     assert len(examples) >= 7
     for number, example in enumerate(examples):
         (tmp_path / f"{number}.jsonl").write_text(example)
-        form = find_form(reading.open_rows(tmp_path / f"{number}.jsonl"), RowSettings(), spelled)
+        form = find_form(open_rows(tmp_path / f"{number}.jsonl"), RowSettings(), spelled)
         rows = first_rows(str(tmp_path / f"{number}.jsonl"), RowSettings(), spelled)
         assert all(row["reward_model"]["ground_truth"] == "12" for row in rows), form

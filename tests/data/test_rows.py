@@ -110,7 +110,7 @@ def test_other_columns() -> None:
     assert (row_fault(without) or "").startswith(
         "it has no column 'prompt' (it has question, answer); write rows like {"
     )
-    assert row_fault(Row(0, ROW | {"ask": "a"}), prompt_key="ask", text_prompts=True) is None
+    assert row_fault(Row(0, ROW | {"prompt": "a"}), text_prompts=True) is None
 
 
 def test_what_a_column_holds_is_of_one_kind() -> None:

@@ -255,6 +255,19 @@ class TestWithoutAFile:
         assert list(config.generation.objectives or {}) == ["accuracy", "clarity"]
         assert (config.generation.limit, config.generation.num_samples, config.generation.max_tokens) == (6, 2, 12)
 
+    def test_a_run_that_held_prompts_out_is_evaluated_on_those(self, places: SimpleNamespace, tmp_path: Path) -> None:
+        run = shutil.copytree(places.run, tmp_path / "run")
+        kept = run / "data" / "val.parquet"
+        kept.parent.mkdir()
+        shutil.copy(places.testbed / "held_out.parquet", kept)
+        written = yaml.safe_load((run / "config.yaml").read_text())
+        written["data"]["val_files"] = None
+        (run / "config.yaml").write_text(yaml.safe_dump(written))
+
+        found = config_of([str(run)]).generation
+        assert found is not None
+        assert found.data == str(kept)
+
     def test_models_on_a_testbed(self, places: SimpleNamespace) -> None:
         checkpoint = str(places.run / "checkpoints" / "global_step_2")
         config = config_of([checkpoint, str(places.base)], task_dir=places.testbed, limit=3, num_samples=4, seed=1)
