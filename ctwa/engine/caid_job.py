@@ -11,7 +11,8 @@ from ctwa.engine.checks.config import check_disk
 from ctwa.engine.checks.engine import check_with_verl
 from ctwa.engine.checks.look import data_lines
 from ctwa.engine.checks.resources import check_machine
-from ctwa.engine.job import Job, line
+from ctwa.engine.job import Job
+from ctwa.engine.plan import line, optimizer_line, size_lines
 from ctwa.errors import CtwaError
 from ctwa.run.folder import ObjectiveInfo
 
@@ -75,6 +76,8 @@ class CaidJob(Job):
             *data_lines(config, self.data),
             line("samples", f"{samples}, of the reference and of each policy"),
             line("policies", f"at most {settings.caid.iterations}, {steps}"),
+            optimizer_line(config),
+            *size_lines(config),
         ]
 
     def run(self, recorder: Recorder) -> None:
