@@ -8,6 +8,7 @@ import math
 import os
 import sys
 from collections.abc import Callable
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
@@ -44,11 +45,28 @@ STOP_ON = (
     "End the run, with a checkpoint and exit status 3, when this alarm is raised. May be given several times: "
     + ", ".join(KINDS)
 )
-Arguments = Annotated[list[str] | None, typer.Argument(metavar="[FILE.yaml] [KEY=VALUE]...", help=SETTINGS)]
+
+
+def _complete(ctx: typer.Context, incomplete: str) -> list[str]:
+    """What a shell may complete of the settings of a command."""
+    from ctwa.engine.complete import words
+
+    return words(ctx.info_name or "", ctx.params.get("settings") or [], incomplete)
+
+
+Arguments = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[FILE.yaml] [KEY=VALUE]...", help=SETTINGS, autocompletion=_complete),
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print the resolved configuration and the plan; start nothing.")
 ]
 StopOn = Annotated[list[str] | None, typer.Option(metavar="ALARM", help=STOP_ON)]
+ENGINE_PACKAGES = {
+    *("verl", "ray", "transfer_queue", "tensordict", "transformers", "tokenizers", "safetensors", "huggingface_hub"),
+    *("hydra", "omegaconf", "pyarrow", "datasets", "matplotlib", "plotly", "jinja2", "psutil", "httpx", "tenacity"),
+}
+"""Modules of the extra ``engine``, without which the methods work and the commands do not."""
 UNBROKEN = 10_000
 """Columns of an output that has no width."""
 LARGEST = 1e6
@@ -83,7 +101,8 @@ class _WithGroups(TyperCommand):
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Write the groups with their choices."""
         del ctx
-        from ctwa.engine.groups import default_choices, groups_of
+        from ctwa.engine.choices import default_choices
+        from ctwa.engine.groups import groups_of
 
         assert self.name is not None
         choices = groups_of(self.name)
@@ -154,6 +173,59 @@ def caid(settings: Arguments = None, dry_run: DryRun = False, stop_on: StopOn = 
     E.g. ctwa caid ctwa.run=runs/caid ctwa.task_dir=runs/testbed-D 'ctwa.caid.thresholds={accuracy:0.05}'.
     """
     _execute("ctwa.engine.caid_job:CaidJob", settings, dry_run, stop_on)
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make it in.")],
+) -> None:
+    """Make a small project of your own that runs as it stands: rewards with a test, data, settings, a script."""
+    from ctwa.starter.make import NEXT, make_project
+
+    made = make_project(folder)
+    print(f"made in {folder}: {', '.join(map(str, made))}\n\n{NEXT.format(folder=folder)}")
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+def doctor(
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[FILE.yaml] [KEY=VALUE]...", help="Of `ctwa train`: an engine, or all of a run."),
+    ] = None,
+    ask_hub: Annotated[bool, typer.Option("--hub", help="Ask whether the hub of models answers.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it for programs.")] = False,
+) -> None:
+    """Look at the machine and what is installed: what would make a run fail, before it fails; then exit status 1.
+
+    E.g. ctwa doctor engine=gpu. With the settings of a run it makes the checks of a dry run, too.
+    """
+    from ctwa.doctor import findings
+    from ctwa.engine.doctor import examine
+
+    found = examine(settings or [], ask_hub=ask_hub)
+    print(json.dumps(findings.as_json(found), indent=2) if as_json else findings.text(found))
+    sys.exit(any(each.level == "fail" for each in found))
+
+
+class Command(StrEnum):
+    """The commands that train."""
+
+    train = "train"
+    prefer = "prefer"
+    caid = "caid"
+
+
+@app.command()
+def config(
+    key: Annotated[
+        str | None, typer.Argument(help="A key or the end of one, a section, or a group; none: list what there is.")
+    ] = None,
+    of: Annotated[Command, typer.Option(help="Whose configuration is meant.")] = Command.train,
+) -> None:
+    """Explain a key of the configuration: its meaning, what it may be, its default; e.g. ctwa config lr."""
+    from ctwa.engine.explain import explain, overview
+
+    print(overview(of.value) if key is None else explain(key, of.value))
 
 
 @app.command()
@@ -553,6 +625,12 @@ def main() -> None:
         sys.exit(2)
     except RunFailed:
         sys.exit(1)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ENGINE_PACKAGES:
+            raise
+        told = f"error: this needs {error.name}, which is not installed: pip install 'ctwa[cpu]', or 'ctwa[gpu]'"
+        Console(stderr=True).print(Text(f"{told} (docs/install.md)", "bold red"), soft_wrap=True)
+        sys.exit(2)
     finally:
         gc.freeze()  # all of it goes with the process: Python need not look through it for garbage
 

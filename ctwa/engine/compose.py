@@ -23,12 +23,17 @@ from omegaconf.errors import OmegaConfBaseException
 import ctwa.config
 from ctwa.engine.checks.bounds import bounds_of, leaves, out_of_bounds
 from ctwa.engine.checks.keys import dotted, known_keys, near_key, verl_files, wrong_keys
-from ctwa.engine.groups import MODULES, OURS, SETTINGS, groups_of, register
+from ctwa.engine.choices import MODULES, OURS
+from ctwa.engine.cores import threads_of_a_rank
+from ctwa.engine.groups import SETTINGS, groups_of, register
 from ctwa.engine.written import Written, relinked
 from ctwa.errors import CtwaError, did_you_mean, shown, told_together
 
 OmegaConf.register_new_resolver("ctwa_config_dir", lambda: str(Path(ctwa.config.__file__).parent), replace=True)
 OmegaConf.register_new_resolver("ctwa_verl_config_dir", lambda: str(verl_files()), replace=True)
+OmegaConf.register_new_resolver(
+    "ctwa_threads", lambda model, num_ranks: threads_of_a_rank(str(model), num_ranks), replace=True
+)
 
 WHOLE = "whole_configuration"
 """What Hydra has a whole configuration of the user's by."""
@@ -269,6 +274,8 @@ def _refuse_types(parsed: Sequence[Override], groups: Mapping[str, Sequence[str]
 
 def _refuse_key(override: Override, said: str, parsed: Sequence[Override], command: str) -> None:
     key = override.key_or_group
+    if said.startswith(f"Could not append to config. An item is already at '{key}'"):
+        raise CtwaError(f"{key} is there already: write {override.input_line.lstrip('+')}, without a plus")
     if not said.startswith((f"Could not override '{key}'", f"Could not delete from config. '{key}'")):
         return
     if isinstance(override.value(), dict) and key in dotted(known_keys(command)):
@@ -277,7 +284,8 @@ def _refuse_key(override: Override, said: str, parsed: Sequence[Override], comma
     groups = groups_of(command)
     chosen = [each.input_line for each in parsed if each.key_or_group in groups or each.key_or_group[:6] == "hydra."]
     names = _names({"ctwa": _plain(_compose(chosen, command).ctwa)}, command)
-    raise CtwaError(f"{key} is no key of the configuration{near_key(key, names)}")
+    new = f" (a new one is written with a plus, +{key}=...)" if key.startswith("ctwa.objectives.") else ""
+    raise CtwaError(f"{key} is no key of the configuration{near_key(key, names)}{new}")
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:

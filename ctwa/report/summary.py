@@ -96,7 +96,7 @@ def summarize_trace(run: RunTrace) -> RunSummary:
     curves = {name: run.results(name) for name in run.objectives}
     measured = {name: ObjectiveSummary.of(points) for name, points in curves.items() if points}
     if not measured:
-        why = _stopped(run.folder, run.last_step)
+        why = _stopped(run.folder, max(run.last_step, 0))
         raise CtwaError(
             f"{run.folder.path} has no result of any objective"
             + (f": it {why}; engine.log may say more" if why else " yet: wait for its first step to end")

@@ -30,17 +30,29 @@ _UPDATE = ("actor/", key_of.gradient_norm(""), key_of.weight(""), key_of.ctwa("l
 
 
 class AlarmLimits(StrictModel):
-    """When each alarm is raised."""
+    """When each alarm is raised.
 
-    drop: float = Field(default=0.15, gt=0)  # of the best so far
-    drop_steps: int = Field(default=10, ge=1)  # how long an objective has been that far below it
+    Attributes:
+        drop: of an objective below the best average so far.
+        drop_steps: how long it has been that far below.
+        negative_covariance_steps: how long an objective's covariance with the update has been negative.
+        infeasible_steps: how long the covariance targets could not be reached together.
+        clipping_steps: how long clipping has turned an objective's covariance around.
+        unscored: the share of a step's completions that an objective did not score.
+        collapse: what is left of the entropy, or of the length, of the first steps.
+        collapse_steps: how long that has held.
+        average_steps: of an average over training, and "the first steps".
+    """
+
+    drop: float = Field(default=0.15, gt=0)
+    drop_steps: int = Field(default=10, ge=1)
     negative_covariance_steps: int = Field(default=10, ge=1)
     infeasible_steps: int = Field(default=10, ge=1)
     clipping_steps: int = Field(default=5, ge=1)
-    unscored: float = Field(default=0.05, gt=0, lt=1)  # share of a step's completions
-    collapse: float = Field(default=0.25, gt=0, lt=1)  # of the entropy or length of the first steps
+    unscored: float = Field(default=0.05, gt=0, lt=1)
+    collapse: float = Field(default=0.25, gt=0, lt=1)
     collapse_steps: int = Field(default=5, ge=1)
-    average_steps: int = Field(default=10, ge=1)  # of an average over training, and "the first steps"
+    average_steps: int = Field(default=10, ge=1)
 
 
 @dataclass(frozen=True)

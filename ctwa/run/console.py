@@ -83,7 +83,9 @@ class ConsoleReporter:
         columns = 3 if any(each.target is not None for each in info.objectives.values()) else 2
         for line in table(("objective", "weight", "covariance target")[:columns], [row[:columns] for row in rows]):
             self._print("  " + line)
-        self._print(f"held-out lines: {info.result} (and its change since the start)")
+        self._print(
+            f"held-out lines: {info.result} (and its change since the start){info.decoding and f', {info.decoding}'}"
+        )
 
     def past(self, record: Record) -> None:
         """Takes note, without a word, of a record from before this process: a resumed run's earlier steps."""

@@ -41,6 +41,7 @@ class RunInfo(BaseModel):
     seed: int | None = None
     result: str = "mean reward on held-out problems"  # what a validation measures
     covariances: bool = True  # whether steps measure the rewards' covariances with the update
+    decoding: str = ""  # how its prompts are completed
     versions: dict[str, str] = {}
     alarms: AlarmLimits = AlarmLimits()
     created: float = Field(default_factory=time.time)  # s since 1970

@@ -17,6 +17,8 @@ from ctwa.errors import CtwaError
 from ctwa.models import locate
 from ctwa.objectives.completion import Completion
 from ctwa.objectives.evaluator import Evaluation
+from ctwa.report.summary import summarize
+from ctwa.report.watch.state import Status, WatchedRun
 from ctwa.run.alarms import AlarmLimits
 from ctwa.run.folder import ObjectiveInfo, RunFolder, RunInfo
 from ctwa.run.jsonl import read_jsonl
@@ -44,29 +46,6 @@ def save_checkpoint(run: RunFolder, step: int) -> None:
     folder = locate.step_folder(run.checkpoints, step)
     checkpoint.write_state(folder, {"step": step})
     checkpoint.seal(folder)
-
-
-@pytest.mark.parametrize(
-    ("steps_made", "error", "text"),
-    [
-        (
-            (),
-            CtwaError("the model does not exist\nlook"),
-            "failed before its first step was made: the model does not exist",
-        ),
-        ((0, 1, 2), RuntimeError("out of memory"), "failed after step 2: RuntimeError: out of memory"),
-    ],
-)
-def test_what_ended_a_run_is_its_last_event(
-    run: RunFolder, steps_made: tuple[int, ...], error: Exception, text: str
-) -> None:
-    recorder = Recorder(run, resume=False, num_samples=2, seed=0)
-    for step in steps_made:
-        recorder.step(step, {"val/accuracy": 0.5})
-    with pytest.raises(type(error)), recorder:
-        raise error
-    last = read_jsonl(run.events)[-1]
-    assert (last["kind"], last["step"], last["text"]) == ("error", len(steps_made[1:]), text)
 
 
 def test_a_record_holds_the_numbers_and_nothing_else(run: RunFolder, recorder: Recorder) -> None:
@@ -129,6 +108,44 @@ def test_events_are_told_in_words(run: RunFolder, recorder: Recorder) -> None:
     assert [(event["kind"], event["text"]) for event in read_jsonl(run.events)] == [
         ("start", "the engine is up after 20 s")
     ]
+
+
+@pytest.mark.parametrize(
+    ("steps", "error", "said"),
+    [
+        (
+            0,
+            RuntimeError("no route\nto host"),
+            "failed before its first step was made: RuntimeError: no route; there is no ",
+        ),
+        (
+            2,
+            CtwaError("clarity scored nothing"),
+            "failed after step 2: clarity scored nothing; there is no checkpoint yet",
+        ),
+    ],
+)
+def test_what_a_run_failed_by_is_told_to_whoever_was_not_there(
+    run: RunFolder, steps: int, error: Exception, said: str
+) -> None:
+    def fail() -> None:
+        with Recorder(run, resume=False, num_samples=0, seed=0) as recorder:
+            recorder.begins("starting Ray")
+            for step in range(1, steps + 1):
+                recorder.step(step, {"x": 1})
+            raise error
+
+    with pytest.raises(type(error)):
+        fail()
+
+    phase, failed = read_jsonl(run.events)
+    assert (phase["kind"], failed["kind"], failed["step"]) == ("phase", "error", steps)
+    assert failed["text"].startswith(said)
+    with pytest.raises(CtwaError, match=f"has no result of any objective: it {said[:20]}"):
+        summarize(run)
+    watched = WatchedRun(run.path)
+    watched.poll()
+    assert watched.status() == Status("ended", failed["text"])
 
 
 def test_a_run_is_not_written_over(run: RunFolder, recorder: Recorder) -> None:
