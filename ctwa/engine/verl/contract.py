@@ -60,6 +60,8 @@ _TABLE: dict[tuple[Use, str], dict[str, str]] = {
     ("overridden", "verl.workers.engine.fsdp.transformer_impl:FSDPEngineWithLMHead."): {
         "forward_backward_batch": "(self, data, loss_function, forward_only=False)",
         "forward_step": "(self, micro_batch, loss_function, forward_only)",
+        "prepare_model_inputs": "(self, micro_batch)",
+        "get_per_tensor_param": "(self, layered_summon=False, base_sync_done=False, **kwargs)",
         "prepare_model_outputs": "(self, output, output_args, micro_batch, logits_processor_func)",
         "initialize": "(self)",
         "_gradient_sync_context": "(self, *, is_last_micro_batch)",
@@ -147,6 +149,7 @@ _TABLE: dict[tuple[Use, str], dict[str, str]] = {
     },
     ("patched", "verl.workers.engine.fsdp.transformer_impl:"): {
         "logprobs_from_logits": "(logits, labels, inplace_backward=True)",
+        "prepare_micro_batches": "(data, dp_group=None, num_batches_divided_by=None, same_micro_num_in_dp=True, min_num_micro_batch=None, use_dynamic_bsz_balance=True)",
     },
     ("patched", "transfer_queue.utils.zmq_utils:"): {
         "create_zmq_socket": "(ctx, socket_type, ip, identity=None)",

@@ -30,12 +30,14 @@ def start_server(replica_rank: int, config: Any, model: Any) -> Any:
     platform = get_platform()
     # Ray hides every GPU from an actor that asks for none, and the trainer has asked for all of them.
     seen = {} if platform.device_name == "cpu" else dict.fromkeys(platform.ray_noset_envvars(), "1")
+    # On a CPU the run says how many threads; beside a GPU they would only wait for it.
+    variables = {**seen, "OMP_NUM_THREADS": "1"} if seen else {}
     return (
         ray.remote(TransformersServer)
         .options(
             name=_server_name(replica_rank),
             get_if_exists=True,
-            runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", **seen}},
+            runtime_env={"env_vars": variables},
         )
         .remote(
             model_path=model.path,

@@ -11,6 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from ctwa.models.decoding import Generated, Sampling, end_tokens, generate_batch
+from ctwa.models.onednn import prefers_onednn, use_onednn
+from ctwa.models.size import is_small
 
 
 class TransformersServer:
@@ -34,11 +36,12 @@ class TransformersServer:
         trust_remote_code: bool,
         device: str = "cpu",
     ) -> None:
-        torch.set_num_threads(1)
         model = AutoModelForCausalLM.from_pretrained(
             model_path, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code
         )
         self._model = model.to(device).eval()
+        if device == "cpu" and prefers_onednn() and not is_small(model_path):
+            use_onednn(self._model)
         self._parameters = dict(self._model.named_parameters(remove_duplicate=False))
         self._eos_ids, self._pad_id = end_tokens(self._model)
         self._max_length = max_length
