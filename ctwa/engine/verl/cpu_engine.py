@@ -162,7 +162,9 @@ class CpuEngine(MultiObjectiveEngine):
         with merged_lora_context(self.module, backup_adapters=True):
             named = convert_weight_keys(normalize_peft_param_name(self.module.state_dict()), self.module)
             for name, weight in named.items():
-                yield name, weight.full_tensor() if isinstance(weight, DTensor) else weight.detach().clone()
+                whole = weight.full_tensor() if isinstance(weight, DTensor) else weight
+                # On one rank that is the parameter itself, which is restored at the end, and may be sent after it.
+                yield name, whole.detach().clone()
 
     def forward_backward_batch(
         self, data: TensorDict, loss_function: Callable, forward_only: bool = False
