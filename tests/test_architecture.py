@@ -32,7 +32,10 @@ ALLOWED = {
     "run": set(),
     "report": {"run", "statistics", "covariance", "solvers"},
     "models": {"run"},
+    "starter": {"run"},
+    "doctor": {"run"},
     "testbed": {"covariance", "objectives", "run", "models"},
+    "instructions": {"run"},
     "listing": {"scalarizers", "preference", "models"},
     "evaluation": {"objectives", "preference", "run", "report", "models", "testbed", "statistics"},
 }
@@ -42,7 +45,8 @@ ALLOWED |= {"engine": ALL - {"evaluation"}, "cli": ALL | {"engine"}}
 KNOWS_THE_ENGINE = {"engine", "cli"}
 ENGINE_LIBRARIES = {"verl", "ray", "vllm", "transfer_queue", "tensordict"}
 BEYOND_THE_METHODS = ENGINE_LIBRARIES | {"transformers", "matplotlib", "pandas", "pyarrow", "hydra", "omegaconf"}
-FILES = sorted(PACKAGE.rglob("*.py"))
+FILES = sorted(set(PACKAGE.rglob("*.py")) - set((PACKAGE / "starter" / "template").rglob("*.py")))
+"""All but the files of the project that `ctwa init` makes, which import each other from one folder."""
 
 
 @cache

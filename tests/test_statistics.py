@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ctwa.statistics import bootstrap, hypervolume, on_front, reference_point
+from ctwa.statistics import bootstrap, hypervolume, on_front, reference_value
 
 
 def test_two_values_resample_to_three_means():
@@ -68,5 +68,21 @@ def test_the_volume_of_many_points_in_many_objectives_is_thinned_from_below():
     assert max(np.prod(points, axis=1)[[0, -1]]) <= volume <= 1
 
 
-def test_the_reference_is_zero_or_the_lowest():
-    assert reference_point(np.array([[0.2, -1.0], [0.4, math.nan], [0.1, 3.0]])).tolist() == [0.0, -1.0]
+@pytest.mark.parametrize(
+    ("values", "reference"),
+    [
+        ([0.2, 0.4, 0.0], 0.0),
+        ([-1.0, math.nan, 1.0], -1.2),
+        ([-0.5, 0.0], -0.55),
+        ([0.0, 0.0], -1.0),
+        ([-2.0], -3.0),
+        ([], 0.0),
+    ],
+)
+def test_the_reference_is_zero_or_below_the_lowest(values, reference):
+    assert reference_value(values) == pytest.approx(reference)
+
+
+def test_a_penalty_that_ends_at_zero_leaves_the_other_objectives_their_volume():
+    reference_M = np.array([reference_value([0.2, 0.5]), reference_value([0.0, 0.0])])
+    assert hypervolume(np.array([[0.5, 0.0]]), reference_M) == pytest.approx(0.5)

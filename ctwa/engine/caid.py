@@ -169,7 +169,7 @@ class CaidTrainer(Trainer):
 
     def _verdict(self) -> str:
         caid = self.caid
-        ended = f"ended after {len(caid.history)} policies"
+        ended = f"ended after {len(caid.history)} {'policy' if len(caid.history) == 1 else 'policies'}"
         if isinstance(self.recorder.stopped_by, Alarm):
             return f"{ended}: the alarm {self.recorder.stopped_by.kind}"
         if caid.converged:

@@ -11,7 +11,8 @@ from ctwa.engine.checks.config import check_disk
 from ctwa.engine.checks.engine import check_with_verl
 from ctwa.engine.checks.look import prompt_lines
 from ctwa.engine.checks.resources import check_machine
-from ctwa.engine.job import Job, line
+from ctwa.engine.job import Job
+from ctwa.engine.plan import line, optimizer_line, size_lines
 from ctwa.run.folder import ObjectiveInfo
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class CaidJob(Job):
             "method": "caid",
             "objectives": {name: ObjectiveInfo(weight=weights.get(name, 0.0)) for name in self.settings.names},
             "result": "mean score of the policy's samples",
+            "covariances": False,
         }
 
     def plan_lines(self) -> list[str]:
@@ -62,6 +64,8 @@ class CaidJob(Job):
             *prompt_lines(config),
             line("samples", f"{samples}, of the reference and of each policy"),
             line("policies", f"at most {settings.caid.iterations}, {steps}"),
+            optimizer_line(config),
+            *size_lines(config),
         ]
 
     def run(self, recorder: Recorder) -> None:

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from ctwa import metrics as key_of
 from ctwa.errors import CtwaError
 from ctwa.models.locate import SEAL_FILE, is_complete, step_folder, steps
-from ctwa.run.disk import DiskFull, why_full
+from ctwa.run.disk import DiskFull, let_others_read, why_full
 from ctwa.run.jsonl import write_atomically
 
 STATE_FILE = "ctwa_state.json"
@@ -47,6 +47,7 @@ def saving(folder: Path, state: Mapping[str, Any], *, keep: int | None, spare: i
     try:
         write_state(folder, state)
         yield
+        let_others_read(folder)
         seal(folder)
     except Exception as error:
         full = error.where if isinstance(error, DiskFull) else why_full(error, folder)

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_module
+from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -22,8 +23,10 @@ from omegaconf.errors import OmegaConfBaseException
 import ctwa.config
 from ctwa.engine.checks.bounds import bounds_of, leaves, out_of_bounds
 from ctwa.engine.checks.keys import dotted, known_keys, near_key, verl_files, wrong_keys
+from ctwa.engine.choices import MODULES, OURS
 from ctwa.engine.cores import threads_of_a_rank
-from ctwa.engine.groups import MODULES, SETTINGS, groups_of, register
+from ctwa.engine.groups import SETTINGS, groups_of, register
+from ctwa.engine.written import Written, relinked
 from ctwa.errors import CtwaError, did_you_mean, shown, told_together
 
 OmegaConf.register_new_resolver("ctwa_config_dir", lambda: str(Path(ctwa.config.__file__).parent), replace=True)
@@ -32,28 +35,37 @@ OmegaConf.register_new_resolver(
     "ctwa_threads", lambda model, num_ranks: threads_of_a_rank(str(model), num_ranks), replace=True
 )
 
+WHOLE = "whole_configuration"
+"""What Hydra has a whole configuration of the user's by."""
 HOW = "settings are written KEY=VALUE, e.g. trainer.total_training_steps=60 (docs/training.md)"
 
 
-def compose_config(overrides: Sequence[str], *, stop_on: Sequence[str] = (), command: str = "train") -> DictConfig:
-    """The resolved configuration of a command with these overrides (Hydra's syntax), all of it within bounds.
+def compose_config(arguments: Sequence[str], *, stop_on: Sequence[str] = (), command: str = "train") -> DictConfig:
+    """The resolved configuration of a command with these arguments, all of it within bounds.
 
     Args:
-        overrides: Hydra's.
+        arguments: Hydra overrides, and files of settings.
         stop_on: alarms that end the run, beside those of the key ``ctwa.stop_on``.
         command: ``train``, ``prefer`` or ``caid``.
 
     Raises:
-        CtwaError: an override that cannot be read, a key that does not exist or does nothing, a value that is missing
+        CtwaError: an argument that cannot be read, a key that does not exist or does nothing, a value that is missing
             or out of bounds.
     """
-    parsed = _parse(overrides)
+    return compose_written(Written.read(arguments, command), stop_on=stop_on, command=command)
+
+
+def compose_written(written: Written, *, stop_on: Sequence[str] = (), command: str = "train") -> DictConfig:
+    """As :func:`compose_config`, of what was read before."""
+    parsed = _parse(written.overrides)
     known = known_keys(command)
     _refuse_groups(parsed, groups_of(command), known)
-    with _as_one_sentence(parsed, command):
-        config = _compose(_search_path(parsed, command), command)
+    _refuse_types(parsed, groups_of(command))
+    with written.naming(), _as_one_sentence(parsed, command):
+        config = _compose(_search_path(parsed, command), command, written)
         _refuse_deletions(config, parsed, known, command)
-        settle(config, command, [override.key_or_group for override in parsed])
+        in_files = [key for file in written.files if not file.is_whole for key in file.settings()]
+        settle(config, command, [*(override.key_or_group for override in parsed), *in_files])
     given = config.ctwa.stop_on
     config.ctwa.stop_on = list(dict.fromkeys([*([given] if isinstance(given, str) else given), *stop_on]))
     return config
@@ -78,10 +90,23 @@ def settle(config: DictConfig, command: str, written: Sequence[str] = ()) -> Non
     _make_absolute(config)
 
 
-def _compose(overrides: Sequence[str], command: str) -> DictConfig:
+def _compose(overrides: Sequence[str], command: str, written: Written | None = None) -> DictConfig:
     register(command)
+    name, first = command, []
+    if written is not None and written.whole is not None:
+        base = _plain(_compose(["task=custom"], command))
+        name, chosen = WHOLE, [each for each in overrides if each.partition("=")[0] in groups_of(command)]
+        ConfigStore.instance().store(name, relinked(written.whole.content, base), provider="ctwa")
+        overrides = [f"+{each}" if each in chosen else each for each in overrides]
+    elif written is not None:
+        first = [f"{group}={shown(choice)}" for group, choice in written.choices(command).items()]
+        for number, file in enumerate(written.files):
+            # After all that is chosen, so that a file has the last word but for the command line.
+            group = f"settings_file_{number}"
+            ConfigStore.instance().store("it", file.content, group, package="_global_", provider=file.path)
+            first.append(f"+{group}=it")
     with initialize_config_module(MODULES[command], version_base=None):
-        return compose(command, overrides=list(overrides))
+        return compose(name, overrides=[*first, *overrides])
 
 
 def _search_path(parsed: Sequence[Override], command: str) -> list[str]:
@@ -115,8 +140,6 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
         if name.startswith("-"):
             key = near_key(name.strip("-"), dotted(known_keys("train")))
             raise CtwaError(f"there is no option {name}: {HOW}{key}")
-        if name.endswith((".yaml", ".yml")) and not equals:
-            raise CtwaError(f"{each} is no setting, and a file of settings is not read: {HOW}")
         if not equals and not name.startswith("~"):
             raise CtwaError(f"{each!r} is no setting: {HOW}")
         if not name.lstrip("+~").strip():
@@ -238,8 +261,21 @@ def _refuse_groups(parsed: Sequence[Override], groups: Mapping[str, Sequence[str
             raise CtwaError(f"{group}={shown(value)} is not possible, for it is a section: write {group}.<key>=<value>")
 
 
+def _refuse_types(parsed: Sequence[Override], groups: Mapping[str, Sequence[str]]) -> None:
+    """A group brings the options of its choice: another type over them would have the options of both."""
+    for override in parsed:
+        section, _, name = override.key_or_group.removeprefix("ctwa.").partition(".")
+        if name == "type" and section in OURS and section in groups and not override.is_delete():
+            raise CtwaError(
+                f"{override.input_line} would leave the options of another {section}: write {section}="
+                f"{override.get_value_string()}"
+            )
+
+
 def _refuse_key(override: Override, said: str, parsed: Sequence[Override], command: str) -> None:
     key = override.key_or_group
+    if said.startswith(f"Could not append to config. An item is already at '{key}'"):
+        raise CtwaError(f"{key} is there already: write {override.input_line.lstrip('+')}, without a plus")
     if not said.startswith((f"Could not override '{key}'", f"Could not delete from config. '{key}'")):
         return
     if isinstance(override.value(), dict) and key in dotted(known_keys(command)):
@@ -248,7 +284,8 @@ def _refuse_key(override: Override, said: str, parsed: Sequence[Override], comma
     groups = groups_of(command)
     chosen = [each.input_line for each in parsed if each.key_or_group in groups or each.key_or_group[:6] == "hydra."]
     names = _names({"ctwa": _plain(_compose(chosen, command).ctwa)}, command)
-    raise CtwaError(f"{key} is no key of the configuration{near_key(key, names)}")
+    new = f" (a new one is written with a plus, +{key}=...)" if key.startswith("ctwa.objectives.") else ""
+    raise CtwaError(f"{key} is no key of the configuration{near_key(key, names)}{new}")
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:

@@ -6,16 +6,13 @@ The YAML files of ``ctwa.config`` say what is verl's, and what a task is.
 from __future__ import annotations
 
 from functools import cache
-from importlib.resources import files
-from importlib.resources.abc import Traversable
-from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.config_store import ConfigStore
 from pydantic import BaseModel
 
 from ctwa.engine.caid_settings import CaidSettings
+from ctwa.engine.choices import OURS, choices_in_files, default_choices
 from ctwa.engine.prefer_settings import PreferenceSettings
 from ctwa.engine.settings import Settings
 from ctwa.preference.registry import LOSSES, PREFERENCE_METHODS
@@ -24,14 +21,8 @@ from ctwa.strict import defaults_of
 
 Choices = dict[str, type[BaseModel]]
 
-MODULES = {"train": "ctwa.config", "prefer": "ctwa.config.prefer", "caid": "ctwa.config"}
-"""The package of each command's configuration, of the command's name."""
-
 SETTINGS: dict[str, type[BaseModel]] = {"train": Settings, "prefer": PreferenceSettings, "caid": CaidSettings}
 """The model of each command's ``ctwa`` node."""
-
-OURS = ("method", "loss")
-"""The keys of the ``ctwa`` node that a group fills: the class of the group's choice says what is in them."""
 
 METHODS_OF_TRAIN: Choices = {name: method.info.config for name, method in METHODS.items()}
 CLASSES: dict[str, dict[str, Choices]] = {
@@ -61,28 +52,10 @@ def node_of(command: str) -> dict[str, Any]:
 
 
 @cache
-def main_file(command: str) -> dict[str, Any]:
-    """The file that a command's configuration begins with."""
-    content: dict[str, Any] = yaml.safe_load((files(MODULES[command]) / f"{command}.yaml").read_text())
-    return content
-
-
-def default_choices(command: str) -> dict[str, str]:
-    """The groups of a command, in the order in which they are composed, each with what it is by default."""
-    entries = [entry for entry in main_file(command)["defaults"] if isinstance(entry, dict)]
-    return {group: name for entry in entries for group, name in entry.items()}
-
-
-@cache
 def groups_of(command: str) -> dict[str, list[str]]:
     """The groups of a command, with their choices."""
     return {group: _choices(command, group) for group in default_choices(command)}
 
 
 def _choices(command: str, group: str) -> list[str]:
-    if group in CLASSES[command]:
-        return sorted(CLASSES[command][group])
-    folder: Traversable = files(MODULES[command]) / group
-    if not folder.is_dir():
-        folder = files("ctwa.config") / group
-    return sorted(Path(each.name).stem for each in folder.iterdir() if each.name.endswith(".yaml"))
+    return sorted(CLASSES[command][group]) if group in CLASSES[command] else choices_in_files(group, command)

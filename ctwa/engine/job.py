@@ -19,9 +19,11 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.text import Text
 
-from ctwa.engine.compose import compose_config
+from ctwa.engine.compose import compose_written
+from ctwa.engine.plan import line
 from ctwa.engine.recorder import Recorder, Stop
 from ctwa.engine.signals import end_request
+from ctwa.engine.written import Written
 from ctwa.report.summary import summary_text, write_summary
 from ctwa.run.console import ConsoleReporter
 from ctwa.run.folder import RunFolder, RunInfo
@@ -162,11 +164,6 @@ class Job(ABC):
         )
 
 
-def line(label: str, text: object) -> str:
-    """A line of a plan."""
-    return f"  {label:<12} {text}"
-
-
 def passes_text(config: DictConfig, num_forward: int, num_backward: int) -> str:
     """What so many passes are, in words: with gradient checkpointing a backward pass goes forward again."""
     text = f"{num_forward} forward and {num_backward} backward"
@@ -177,7 +174,7 @@ def passes_text(config: DictConfig, num_forward: int, num_backward: int) -> str:
 
 def execute(
     kind: type[Job],
-    overrides: Sequence[str],
+    arguments: Sequence[str],
     *,
     stop_on: Sequence[str] = (),
     dry_run: bool = False,
@@ -187,7 +184,7 @@ def execute(
 
     Args:
         kind: the command's.
-        overrides: Hydra overrides.
+        arguments: Hydra overrides, and files of settings.
         stop_on: alarms that end the run, beside those of the key ``ctwa.stop_on``.
         dry_run: print the resolved config and the plan, and start nothing.
         console: where to print them.
@@ -199,13 +196,15 @@ def execute(
         CtwaError: a mistake that was found before anything started.
         RunFailed: the run ended by an error, which the user has been told of.
     """
-    config = compose_config(overrides, stop_on=stop_on, command=kind.command)
+    written = Written.read(arguments, kind.command)
+    config = compose_written(written, stop_on=stop_on, command=kind.command)
     set_environment(config)
-    job = kind(config)
+    with written.naming():
+        job = kind(config)
     if dry_run:
         say = partial((console or Console()).print, markup=False, highlight=False, soft_wrap=True)
         say(OmegaConf.to_yaml(config))
-        say(job.plan())
+        say("\n".join([*written.lines(), job.plan()]))
         return None
     return start(job, job.make_folder())
 

@@ -171,12 +171,15 @@ def sampling_engine(
         max_missing: the share of the completions asked for that may be lost.
     """
     rewards = settings.rewards
+    recorder.begins("starting the reward functions and Ray")
     with (
         RewardEvaluator(
             settings.objectives, num_workers=rewards.num_workers, max_unscored=rewards.max_unscored
         ) as evaluator,
         ray_session(config, transfer_queue=True) as wait_for_queue,
     ):
+        num_ranks = config.trainer.nnodes * config.trainer.n_gpus_per_node
+        recorder.begins(f"loading the model into {num_ranks} ranks and the rollout, each of which imports torch first")
         session = Session(config, poll_interval=settings.poll_interval, wait_for_queue=wait_for_queue)
         recorder.engine_is_up()
         yield Sampler(session, settings, evaluator, max_missing=max_missing)

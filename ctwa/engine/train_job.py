@@ -10,7 +10,8 @@ from ctwa.engine.checks.config import check_config, num_steps
 from ctwa.engine.checks.engine import check_with_verl
 from ctwa.engine.checks.look import prompt_lines
 from ctwa.engine.checks.resources import check_machine
-from ctwa.engine.job import Job, line, passes_text
+from ctwa.engine.job import Job, passes_text
+from ctwa.engine.plan import decoding, line, loss_line, optimizer_line, size_lines
 from ctwa.run.folder import ObjectiveInfo
 
 if TYPE_CHECKING:
@@ -37,12 +38,18 @@ class TrainJob(Job):
 
     def about(self) -> dict[str, Any]:
         """With the targets of covariances, where the method has any."""
-        targets = self.settings.build_scalarizer().covariance_targets
+        scalarizer = self.settings.build_scalarizer()
+        targets = scalarizer.covariance_targets
         objectives = {
             name: ObjectiveInfo(weight=objective.weight, target=targets.get(name))
             for name, objective in self.settings.objectives.items()
         }
-        return {"method": self.settings.method.type, "objectives": objectives}
+        return {
+            "method": self.settings.method.type,
+            "objectives": objectives,
+            "covariances": self.settings.log_probs_source(scalarizer.requirements) != "none",
+            "decoding": decoding(self.config),
+        }
 
     def plan_lines(self) -> list[str]:
         """Method and objectives; steps, tokens and passes."""
@@ -52,15 +59,20 @@ class TrainJob(Job):
         rows = config.data.train_batch_size * config.actor_rollout_ref.rollout.n
         tokens = rows * (config.data.max_prompt_length + config.data.max_response_length)
         prompts = f"{config.data.train_batch_size} prompts x {config.actor_rollout_ref.rollout.n} completions"
-        every = f"every {config.trainer.test_freq} steps; checkpoint every {config.trainer.save_freq} steps"
+        every = (
+            f"every {config.trainer.test_freq} steps, {decoding(config)}; checkpoint every {config.trainer.save_freq}"
+        )
         return [
             line("method", f"{self.settings.method.type}, log-probs of the statistic: {source}"),
             line("objectives", weights),
             *self.engine_lines(),
             *prompt_lines(config),
-            line("steps", self.num_steps),
+            line("steps", f"{self.num_steps}, at most {tokens * self.num_steps:,} tokens in all"),
             line("a step", f"{prompts} = {rows} completions, at most {tokens:,} tokens"),
             line("passes", "; ".join(self._passes())),
+            loss_line(config),
+            optimizer_line(config),
+            *size_lines(config, num_models=1 + bool(config.actor_rollout_ref.actor.use_kl_loss)),
             line("validation", every),
         ]
 

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from ctwa.errors import CtwaError
 from ctwa.methods import MethodInfo, Options
+from ctwa.run.disk import let_others_read
 from ctwa.weights import shares
 
 SOUPS = MethodInfo(
@@ -111,6 +112,7 @@ def merge_folders(folders: Mapping[str, Path], weights: Mapping[str, float], tar
         for file, keys in first.files.items():
             merged = {key: merge(key, {name: source[key] for name, source in sources.items()}) for key in keys}
             save_file(merged, made / file, metadata={"format": "pt"})
+        let_others_read(made)
         for path in made.iterdir():
             _sync(path)
         made.rename(target)

@@ -1,6 +1,4 @@
-"""Methods side by side at equal steps or equal time, with intervals over seeds, and the curves of their runs: as tables
-and as JSON.
-"""
+"""Methods side by side at equal steps or equal time, with intervals, and their runs' curves: as tables and as JSON."""
 
 from __future__ import annotations
 
@@ -14,13 +12,13 @@ import numpy as np
 
 from ctwa import metrics as key_of
 from ctwa.errors import CtwaError
-from ctwa.report.curves import Curve, resampled
+from ctwa.report.curves import EMPTY, Curve, resampled
 from ctwa.report.groups import Group, objectives_of
-from ctwa.report.summary import COLUMNS, ObjectiveSummary, cells
 from ctwa.report.trace import RunTrace
+from ctwa.report.verdict import COLUMNS, SIGMAS, ObjectiveSummary, cells
 from ctwa.run.jsonl import SCHEMA
 from ctwa.run.text import clean, duration, number, sparkline, table
-from ctwa.statistics import CONFIDENCE, Interval, bootstrap, hypervolume, on_front, reference_point
+from ctwa.statistics import CONFIDENCE, Interval, bootstrap, hypervolume, on_front, reference_value
 
 _CURVE = 12  # characters
 _UPDATE_COLUMNS = ("objective", "run", "mean covariance", "target", "below it", "first weight", "last")
@@ -37,8 +35,19 @@ class MethodResult:
     seconds: tuple[float | None, ...]  # of each run: what training up to there took
     results: dict[str, Interval]  # by objective; left out where a run has none
     gains: dict[str, Interval]  # the results less those of the baseline with the same seed; empty for the baseline
+    noise: dict[str, float]  # a gain up to this is noise: 1.96 standard errors over the held-out problems, where known
     hypervolume: Interval | None
     on_front: bool | None  # whether no other method is at least as good everywhere and better somewhere
+
+    def is_beyond_noise(self, name: str) -> bool | None:
+        """Whether an objective's gain is more than noise: by the held-out problems, and by the seeds if there are some.
+
+        None where neither is known: of one seed without standard errors.
+        """
+        gain, noise = self.gains[name], self.noise.get(name)
+        if gain.low is None or gain.high is None:
+            return None
+        return not gain.low <= 0 <= gain.high and (noise is None or abs(gain.mean) > noise)
 
 
 @dataclass(frozen=True)
@@ -91,16 +100,16 @@ def compare_groups(
     names = objectives_of(runs)
     at, ends = _ends(runs, at_steps, at_seconds)
     results = {run.label: results_at(run, ends[run.label]) for run in runs}
-    points_RM = np.array([[results[run.label].get(name, np.nan) for name in names] for run in runs])
-    reference_M = reference_point(points_RM) if np.isfinite(points_RM).any(axis=0).all() else np.zeros(len(names))
+    reference_M = np.array([reference_value(_values_until(runs, ends, name)) for name in names])
     methods, means = [], []
     for group in groups:
         own = [results[run.label] for run in group.runs]
         shared = [name for name in names if all(name in each for each in own)]
         complete = len(shared) == len(names)
         volumes = [hypervolume(np.array([[each[name] for name in names]]), reference_M) for each in own if complete]
-        intervals = {name: bootstrap([each[name] for each in own]) for name in shared}
+        intervals = {name: _result(group.runs, name, results, ends) for name in shared}
         means.append([intervals[name].mean if name in intervals else np.nan for name in names])
+        gains, noise = ({}, {}) if group is groups[0] else _gains(group, groups[0], results, ends, names)
         methods.append(
             MethodResult(
                 label=group.label,
@@ -109,7 +118,8 @@ def compare_groups(
                 steps=tuple(ends[run.label] for run in group.runs),
                 seconds=tuple(_seconds_until(run, ends[run.label]) for run in group.runs),
                 results=intervals,
-                gains={} if group is groups[0] else _gains(group, groups[0], results, names),
+                gains=gains,
+                noise=noise,
                 hypervolume=bootstrap(volumes) if volumes else None,
                 on_front=None,
             )
@@ -172,13 +182,14 @@ def comparison_text(comparison: Comparison) -> str:
     against = f"gain over {comparison.baseline}"
     return "\n".join(
         [
-            f"{title}, with {CONFIDENCE:.0%} intervals over seeds",
+            f"{title}, with {CONFIDENCE:.0%} intervals",
             *table(("objective", "method", "mean reward", against, "pairs"), rows, left=2),
             "",
             *table(("method", "runs", "seeds", "step", "trained", "hypervolume", "on the front"), overview),
             "",
             "Intervals are bootstrapped over seeds (a gain's over pairs of the same seed), and too narrow for few of"
             " them.",
+            "Of one seed they are 1.96 standard errors over the held-out problems, where those are known.",
         ]
     )
 
@@ -226,24 +237,62 @@ def interval_text(interval: Interval | None, *, sign: bool = False) -> str:
     return f"{mean} [{number(interval.low, sign=sign)}, {number(interval.high, sign=sign)}]"
 
 
+def _result(
+    runs: Sequence[RunTrace], name: str, results: dict[str, dict[str, float]], ends: dict[str, int]
+) -> Interval:
+    """An objective's result, with its interval over seeds; of one run over its held-out problems."""
+    found = bootstrap([results[run.label][name] for run in runs])
+    return found if len(runs) > 1 else _around(found, _error_at(runs[0], name, ends[runs[0].label]))
+
+
+def _around(single: Interval, standard_error: float | None) -> Interval:
+    if standard_error is None:
+        return single
+    margin = SIGMAS * standard_error
+    return single._replace(low=single.mean - margin, high=single.mean + margin)
+
+
 def _gains(
-    group: Group, baseline: Group, results: dict[str, dict[str, float]], names: Sequence[str]
-) -> dict[str, Interval]:
-    """Differences of runs with the same seed; of two single runs without seeds, their difference."""
+    group: Group,
+    baseline: Group,
+    results: dict[str, dict[str, float]],
+    ends: dict[str, int],
+    names: Sequence[str],
+) -> tuple[dict[str, Interval], dict[str, float]]:
+    """Differences of runs with the same seed, of two single runs without seeds their difference; and their noise.
+
+    All runs are validated on the same problems, so that their errors partly cancel in a difference: this errs towards
+    noise.
+    """
     by_seed = {seed: run for seed, run in zip(baseline.seeds, baseline.runs, strict=True) if seed is not None}
     pairs = [(run, by_seed[seed]) for seed, run in zip(group.seeds, group.runs, strict=True) if seed in by_seed]
     if len(group.runs) == len(baseline.runs) == 1:
         pairs = [(group.runs[0], baseline.runs[0])]
-    gains = {}
+    gains, noise = {}, {}
     for name in names:
-        differences = [
-            results[run.label][name] - results[other.label][name]
-            for run, other in pairs
-            if name in results[run.label] and name in results[other.label]
-        ]
-        if differences:
-            gains[name] = bootstrap(differences)
-    return gains
+        own = [pair for pair in pairs if all(name in results[run.label] for run in pair)]
+        if not own:
+            continue
+        gains[name] = bootstrap([results[run.label][name] - results[other.label][name] for run, other in own])
+        errors = [_error_at(run, name, ends[run.label]) for pair in own for run in pair]
+        known = [error for error in errors if error is not None]
+        if len(known) == len(errors):
+            error = math.hypot(*known) / len(own)
+            noise[name] = SIGMAS * error
+            gains[name] = gains[name] if len(own) > 1 else _around(gains[name], error)
+    return gains, noise
+
+
+def _error_at(run: RunTrace, name: str, step: int) -> float | None:
+    """The standard error of a run's newest result of an objective up to a step, over its held-out problems."""
+    errors = run.curve(key_of.validation_error(name)) if run.source == "held-out" else EMPTY
+    known = errors.values[errors.steps <= step]
+    return float(known[-1]) if len(known) else None
+
+
+def _values_until(runs: Sequence[RunTrace], ends: dict[str, int], name: str) -> list[float]:
+    """All results of an objective up to where its runs are compared."""
+    return [value for run in runs for step, value in run.results(name) if step <= ends[run.label]]
 
 
 def results_at(run: RunTrace, step: int) -> dict[str, float]:

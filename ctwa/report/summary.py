@@ -3,47 +3,22 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
-from math import isfinite, nan
+from dataclasses import asdict, dataclass
+from math import isfinite
 from pathlib import Path
 from statistics import median
 
 from ctwa import metrics as key_of
 from ctwa.errors import CtwaError
+from ctwa.report.groups import Group
+from ctwa.report.story import Story, story_text, tell
 from ctwa.report.trace import RunTrace, read_runs
+from ctwa.report.verdict import COLUMNS, ObjectiveSummary, cells
 from ctwa.run.alarms import Episode
 from ctwa.run.folder import RunFolder
 from ctwa.run.jsonl import SCHEMA, read_jsonl, write_atomically
-from ctwa.run.text import Points, clean, duration, number, table
-
-
-@dataclass(frozen=True)
-class ObjectiveSummary:
-    """One objective's curve in a few numbers; every reward is better when higher.
-
-    A result that was measured and is not a number is NaN, as start and end too, and so is a difference to one.
-    """
-
-    start: float
-    best: float
-    best_step: int
-    end: float
-    change: float  # end - start
-    drawdown: float  # the furthest the curve was below its best so far; 0 where it never fell
-    drawdown_step: int  # where that was
-
-    @classmethod
-    def of(cls, points: Points) -> ObjectiveSummary:
-        """Sums up at least one (step, value)."""
-        known = [point for point in points if isfinite(point[1])]
-        best_step, best = max(known or points[:1], key=lambda point: point[1])  # the first of equals
-        highest, drawdown, drawdown_step = known[0][1] if known else nan, 0.0, points[0][0]
-        for step, value in known:
-            highest = max(highest, value)
-            if highest - value > drawdown:
-                drawdown, drawdown_step = highest - value, step
-        start, end = points[0][1], points[-1][1]
-        return cls(start, best, best_step, end, end - start, drawdown, drawdown_step)
+from ctwa.run.text import clean, counted, duration, number, table
+from ctwa.run.trace import ENDS
 
 
 @dataclass(frozen=True)
@@ -57,8 +32,9 @@ class RunSummary:
     num_steps: int  # steps that were trained
     train_seconds: float | None  # their sum
     step_seconds: float | None  # their median
+    story: Story  # the same in words
     alarms: tuple[Episode, ...] = ()
-    stopped: str | None = None  # why it ended before its last step: what its last event says, if an alarm stopped it
+    stopped: str | None = None  # why it ended before its last step: what the event says that tells of it
 
 
 def summarize(run: RunFolder | Path | str) -> RunSummary:
@@ -68,20 +44,22 @@ def summarize(run: RunFolder | Path | str) -> RunSummary:
         CtwaError: no run is there, or no step of it has measured an objective.
     """
     [trace] = read_runs([run.path if isinstance(run, RunFolder) else run])
-    return replace(summarize_trace(trace), stopped=_stopped(trace.folder, trace.last_step))
+    return summarize_trace(trace)
 
 
 def _stopped(folder: RunFolder, last_step: int) -> str | None:
     events = read_jsonl(folder.events) if folder.events.exists() else []
     # A run that was stopped, resumed and went on was not stopped where it is now.
-    return next((each["text"] for each in events if each["kind"] == "stop" and each["step"] == last_step), None)
+    ends = [each["text"] for each in events if each["kind"] in ENDS and each["step"] == last_step]
+    return ends[-1] if ends else None
 
 
 def write_summary(run: RunFolder | Path | str) -> RunSummary:
     """Sums up a run and writes that to its summary.json."""
     folder = run if isinstance(run, RunFolder) else RunFolder.open(run)
     summary = summarize(folder)
-    written = {"schema": SCHEMA, **asdict(summary)}
+    written = {"schema": SCHEMA, **asdict(summary), "headline": summary.story.headline}
+    del written["story"]
     for objective in written["objectives"].values():  # JSON has no NaN
         objective |= {key: None for key, value in objective.items() if not isfinite(value)}
     write_atomically(folder.summary, (json.dumps(written, indent=2, allow_nan=False) + "\n").encode())
@@ -89,37 +67,22 @@ def write_summary(run: RunFolder | Path | str) -> RunSummary:
 
 
 def summary_text(summary: RunSummary) -> str:
-    """The summary as a table for a terminal or a README."""
+    """The summary for a terminal or a README: a table, and below it the story."""
     rows = [(name, *cells(objective)) for name, objective in summary.objectives.items()]
-    title = f"{clean(summary.method)}, {summary.num_steps} steps: {clean(summary.result)}"
+    title = f"{clean(summary.method)}, {counted(summary.num_steps, 'step')}: {clean(summary.result)}"
     lines = [title, *table(("objective", *COLUMNS), rows), _pace(summary), *_alarms(summary)]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", story_text(summary.story)])
 
 
 def _alarms(summary: RunSummary) -> list[str]:
     """Why the run was stopped, the alarms that hold at its end, and how many were over before."""
     lines = [clean(summary.stopped)] if summary.stopped else []
     holding = [episode.alarm for episode in summary.alarms if not episode.over]
-    lines += [f"alarm: {alarm.kind}, since step {alarm.since}: {clean(alarm.text)}" for alarm in holding]
+    lines += [
+        f"alarm: {alarm.kind}, since step {alarm.since}: {clean(f'{alarm.text} {alarm.advice}')}" for alarm in holding
+    ]
     over = len(summary.alarms) - len(holding)
     return lines + ([f"alarms that were over before the end: {over}"] if over else [])
-
-
-COLUMNS = ("start", "best", "at step", "end", "change", "worst drop", "at step")
-
-
-def cells(objective: ObjectiveSummary) -> tuple[str, ...]:
-    """An objective's row of a table with `COLUMNS`."""
-    fell = objective.drawdown > 0
-    return (
-        number(objective.start),
-        number(objective.best),
-        str(objective.best_step),
-        number(objective.end),
-        number(objective.change, sign=True),
-        number(-objective.drawdown) if fell else "-",
-        str(objective.drawdown_step) if fell else "-",
-    )
 
 
 def _pace(summary: RunSummary) -> str:
@@ -133,7 +96,11 @@ def summarize_trace(run: RunTrace) -> RunSummary:
     curves = {name: run.results(name) for name in run.objectives}
     measured = {name: ObjectiveSummary.of(points) for name, points in curves.items() if points}
     if not measured:
-        raise CtwaError(f"{run.folder.path} has no result of any objective yet: wait for its first step to end")
+        why = _stopped(run.folder, max(run.last_step, 0))
+        raise CtwaError(
+            f"{run.folder.path} has no result of any objective"
+            + (f": it {why}; engine.log may say more" if why else " yet: wait for its first step to end")
+        )
     seconds = [value for _, value in run.series(key_of.STEP_SECONDS)]
     return RunSummary(
         method=run.method,
@@ -143,5 +110,7 @@ def summarize_trace(run: RunTrace) -> RunSummary:
         num_steps=run.last_step,
         train_seconds=sum(seconds) if seconds else None,
         step_seconds=median(seconds) if seconds else None,
+        story=tell([Group(run.method, (run,))]),
         alarms=tuple(run.alarms.episodes),
+        stopped=_stopped(run.folder, run.last_step),
     )

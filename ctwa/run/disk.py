@@ -87,6 +87,15 @@ def causes(error: BaseException) -> Iterator[BaseException]:
         waiting += [each.__cause__, each.__context__]
 
 
+def let_others_read(folder: Path) -> None:
+    """Let the user's umask decide who may read the files below a folder; safetensors lets their owner alone."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(path.stat().st_mode | 0o666 & ~mask)
+
+
 @contextmanager
 def naming_the_disk(path: Path) -> Iterator[None]:
     """Write to a path; a full disk is said in a sentence.

@@ -48,9 +48,21 @@ def duration(seconds: float | None) -> str:
     return f"{hour}:{minute:02}:{second:02}" if hour < 10 else f"{hour}h{minute:02}m"
 
 
+def counted(count: int, noun: str) -> str:
+    """1 step, 2 steps."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def listed(words: Sequence[str]) -> str:
+    """a, b and c."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
 def sparkline(values: Sequence[float], low: float, high: float) -> str:
-    """One character a value, ▁ at `low` and █ at `high`."""
-    span = (high - low) or 1.0
+    """One character a value, ▁ at `low` and █ at `high`; ▄ for all where the two are equal."""
+    if low == high:
+        return "▄" * len(values)
+    span = high - low
     return "".join(_BLOCKS[1 + round(7 * min(max((value - low) / span, 0.0), 1.0))] for value in values)
 
 

@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase, Qwen2ForCausalLM
 
 from ctwa.errors import CtwaError
 from ctwa.models.look import without_progress_bars
+from ctwa.run.disk import let_others_read
 from ctwa.testbed.bases import Base, shipped_base
 from ctwa.testbed.data import check_rows, held_out_rows, train_rows, write_parquet
 from ctwa.testbed.evaluate import sample_scores
@@ -154,6 +155,7 @@ def _make(
     with without_progress_bars():
         model.save_pretrained(place.model)
     tokenizer.save_pretrained(place.model)
+    let_others_read(place.model)
 
     base_scores = sample_scores(model, tokenizer, held_out)
     console.print(

@@ -245,19 +245,22 @@ def test_a_task_file_of_the_users_own_composes(tmp_path: Path, compose: Compose)
         assert compose(f"hydra.searchpath=[{place}]", "task=mine").data.train_batch_size == 8
 
 
-@pytest.mark.parametrize("document", ["CONTRIBUTING.md", "docs/training.md"])
-def test_the_task_file_of_a_document_composes(tmp_path: Path, document: str) -> None:
-    [written] = re.findall(
-        r"^```yaml\n(# @package _global_\n.*?)^```$", (ROOT / document).read_text(), re.MULTILINE | re.DOTALL
-    )
+def test_the_task_file_and_the_file_of_settings_of_the_documents_compose(tmp_path: Path) -> None:
+    found = [
+        re.findall(rf"^```yaml\n({first}\n.*?)^```$", (ROOT / document).read_text(), re.MULTILINE | re.DOTALL)
+        for document, first in {"CONTRIBUTING.md": "# @package _global_", "docs/training.md": "task: custom"}.items()
+    ]
+    [[task], [settings]] = found
     (tmp_path / "task").mkdir()
-    (tmp_path / "task" / "mine.yaml").write_text(written)
-    own = f"hydra.searchpath=[{tmp_path}]"
-    config = compose_config([own, "task=mine", "ctwa.run=run", f"ctwa.task_dir={tmp_path}"])
-
-    assert config.actor_rollout_ref.model.path == "Qwen/Qwen2.5-0.5B-Instruct"
-    assert config.ctwa.objectives.polite.weight == 0.5
-    assert config.actor_rollout_ref.actor.optim.lr == 1e-6  # of custom.yaml
+    for name, text in {"task/mine.yaml": task, "mine.yaml": settings}.items():
+        (tmp_path / name).write_text(text)
+    of_task = compose_config(
+        [f"hydra.searchpath=[{tmp_path}]", "task=mine", "ctwa.run=run", f"ctwa.task_dir={tmp_path}"]
+    )
+    for config in (of_task, compose_config([str(tmp_path / "mine.yaml")])):
+        assert config.actor_rollout_ref.model.path == "Qwen/Qwen2.5-0.5B-Instruct"
+        assert config.ctwa.objectives.polite.weight == 0.5
+        assert config.actor_rollout_ref.actor.optim.lr == 1e-6  # of custom.yaml
 
 
 def test_a_method_of_the_users_own_composes_beside_ours(tmp_path: Path, compose: Compose) -> None:
@@ -419,7 +422,8 @@ def test_composing_and_checking_the_configuration_imports_neither_verl_nor_ray()
     """Their import takes seconds, and a path that is wrong is told without it."""
     program = """
 import sys
-from ctwa.engine.job import compose_config, execute
+from ctwa.engine.compose import compose_config
+from ctwa.engine.job import execute
 from ctwa.engine.train_job import TrainJob
 from ctwa.engine.checks.config import check_disk
 from ctwa.errors import CtwaError

@@ -30,6 +30,16 @@ def merge(*arguments: str) -> str:
     return result.output
 
 
+def test_whoever_may_read_new_files_may_read_a_merged_model(tmp_path: Path) -> None:
+    first, second = save(tmp_path / "first", 1.0), save(tmp_path / "second", 5.0)
+
+    merge(f"{first}=1", f"{second}=1", "--out", str(tmp_path / "merged"))
+
+    new = tmp_path / "new"
+    new.touch()
+    assert {path.stat().st_mode for path in (tmp_path / "merged").iterdir()} == {new.stat().st_mode}
+
+
 def test_models_are_merged_by_the_ratios_of_their_weights(tmp_path: Path) -> None:
     first, second = save(tmp_path / "first", 1.0), save(tmp_path / "second", 5.0)
 

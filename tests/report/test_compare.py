@@ -93,6 +93,43 @@ def test_single_runs_differ_without_an_interval(make_series):
     assert gains == {"accuracy": (-0.25, None, None, 1), "clarity": (0.25, None, None, 1)}
 
 
+def with_errors(make_run, method, seed, value, error):
+    run = make_run(
+        f"{method}-s{seed}",
+        {1: {"val/a": value, "val_standard_error/a": error}},
+        info(("a",), method=method, seed=seed),
+    )
+    run.config.write_text(f"method: {method}\n")
+    return run.path
+
+
+def test_a_single_run_has_an_interval_over_its_problems(make_run):
+    paths = [with_errors(make_run, "linear", 0, 0.5, 0.03), with_errors(make_run, "ctwa", 0, 0.59, 0.04)]
+    linear, ctwa = compare_methods(paths).methods
+    assert linear.results["a"] == pytest.approx((0.5, 0.5 - 1.96 * 0.03, 0.5 + 1.96 * 0.03, 1))
+    # The standard error of the difference is that of a triangle of 3 and 4.
+    assert ctwa.gains["a"] == pytest.approx((0.09, 0.09 - 1.96 * 0.05, 0.09 + 1.96 * 0.05, 1))
+    assert ctwa.noise == pytest.approx({"a": 1.96 * 0.05})
+    assert ctwa.is_beyond_noise("a") is False
+
+
+@pytest.mark.parametrize(("values", "beyond"), [((0.7, 0.8), True), ((0.55, 0.56), False), ((0.4, 0.9), False)])
+def test_seeds_that_agree_are_beyond_noise_only_where_the_problems_say_so_too(make_run, values, beyond):
+    paths = [with_errors(make_run, "linear", seed, 0.5, 0.03) for seed in (0, 1)]
+    paths += [with_errors(make_run, "ctwa", seed, value, 0.04) for seed, value in enumerate(values)]
+    assert compare_methods(paths).methods[1].is_beyond_noise("a") is beyond
+
+
+def test_a_penalty_that_ends_at_zero_leaves_the_hypervolume_of_the_rest(make_series):
+    paths = [
+        *make_series("linear", {0: {0: (0.2, -0.5), 1: (0.5, 0.0)}}),
+        *make_series("ctwa", {0: {0: (0.2, -0.5), 1: (0.6, 0.0)}}),
+    ]
+    comparison = compare_methods(paths)
+    assert comparison.reference == pytest.approx({"accuracy": 0.0, "clarity": -0.55})
+    assert [method.hypervolume.mean for method in comparison.methods] == pytest.approx([0.5 * 0.55, 0.6 * 0.55])
+
+
 def test_seeds_of_one_method_alone_pair_with_nothing(make_series):
     linear = {0: {0: (0.5, 0.5)}, 1: {0: (0.5, 0.5)}}
     paths = [*make_series("linear", linear), *make_series("ctwa", {1: {0: (0.75, 0.5)}, 2: {0: (1.0, 1.0)}})]
@@ -121,7 +158,7 @@ def test_an_objective_without_a_result_is_left_out_of_the_comparison(make_run):
 
 def test_the_text_has_every_number(make_series):
     lines = comparison_text(compare_methods(two_methods(make_series))).splitlines()
-    assert lines[0] == "mean reward on held-out problems at step 1, with 95% intervals over seeds"
+    assert lines[0] == "mean reward on held-out problems at step 1, with 95% intervals"
     assert lines[3].split() == ["ctwa", "0.750", "[0.750,", "0.750]", "+0.375", "[+0.250,", "+0.500]", "2"]
     assert lines[9].split() == ["ctwa", "2", "0,", "1", "1", "0:00:05", "0.375", "[0.375,", "0.375]", "yes"]
 

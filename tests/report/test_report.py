@@ -15,6 +15,7 @@ from ctwa.report.html import make_report, page, write_report
 from ctwa.report.html.charts import chart, escape, palette
 from ctwa.report.html.page import script_json
 from ctwa.report.html.samples import early_and_late
+from ctwa.report.story import tell
 from ctwa.run import SampleWriter
 from tests.run.runs import info, step_metrics
 
@@ -109,20 +110,31 @@ def test_the_answer_stands_first(paths):
     found = Page(page(make_report(paths)))
     header, first, second = found.rows[:3]
     assert header[:4] == ["objective", "method", "verdict", "start"]
-    assert first == [
+    gained = [
         "accuracy",
         "linear",
-        "▲ improved (so 2 of 2 seeds)",
+        "▲ gained (so 2 of 2 seeds)",
         "0.500",
-        "0.700 step 10",
         "0.700",
         "+0.200",
+        "0.020",
+        "0.700 step 10",
         "-",
     ]
+    assert first == gained
     assert second[1] == "ctwa"
     clarity = next(row for row in found.rows if row[0] == "clarity")
-    assert clarity[2] == "▼ sacrificed: below its start since step 5 (so 2 of 2 seeds)"
+    assert clarity[2] == "▼ lost: below its start since step 5 (so 2 of 2 seeds)"
     assert clarity[-1] == "-0.200 steps 0 to 10"
+
+
+def test_the_sentence_of_the_summary_stands_on_top_and_the_weights_and_commands_below(paths):
+    report = make_report(paths)
+    told, text = tell(report.groups, report.comparison), page(report)
+    assert told == report.story
+    assert text.index(f'<p class="headline">{told.headline}</p>') < text.index("<table>")
+    assert "kept the weights of accuracy (its covariance was below its target of 0.100 in 60% of the steps)" in text
+    assert f"<dt>{escape(told.commands[1][0])}</dt>" in text
 
 
 def test_what_a_step_took_beside_its_phases_is_other_and_validating_and_saving_are_beside_it(make_run):
@@ -305,7 +317,7 @@ def test_an_older_schema_is_shown_like_todays(make_run):
     text = old.metrics.read_text().replace('"covariance/', '"ctwa/covariance/').replace('"weight/', '"ctwa/weight/')
     old.metrics.write_text(text.replace('"schema": 2', '"schema": 1'))
     assert '"ctwa/weight/accuracy": 0.5' in old.metrics.read_text()
-    assert page(make_report([old.path])) == page(make_report([new.path]))
+    assert page(make_report([old.path])).replace(str(old.path), str(new.path)) == page(make_report([new.path]))
 
 
 def test_a_newer_schema_is_refused(paths):

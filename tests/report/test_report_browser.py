@@ -54,7 +54,7 @@ def test_the_page_fits_tells_numbers_hides_methods_and_changes_its_theme(open_re
     assert page.evaluate(empty) == 0
     plot = page.locator("figure", has_text="accuracy, held-out problems").locator(".plot")
     plot.scroll_into_view_if_needed()
-    plot.locator(".nsewdrag").first.hover(position={"x": 5, "y": 50}, force=True)
+    plot.locator(".nsewdrag").first.hover(position={"x": 40, "y": 50}, force=True)
     plot.locator(".hoverlayer text").first.wait_for()
     assert all(text in plot.locator(".hoverlayer").text_content() for text in ("0.5", "linear"))
 
@@ -74,6 +74,12 @@ def test_the_page_fits_tells_numbers_hides_methods_and_changes_its_theme(open_re
     page.reload()
     page.locator(".plot .main-svg").first.wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    # All of a verdict can be seen without scrolling sideways, and no button lies over a plot.
+    outside = (
+        "[...document.querySelectorAll('#verdict td')].filter((td) => td.getBoundingClientRect().right > 390).length"
+    )
+    assert page.evaluate(outside) == 0
+    assert page.locator(".modebar-btn").count() == 0
 
 
 def test_a_script_as_a_name_stays_text(open_report, make_full_run):
@@ -84,6 +90,6 @@ def test_a_script_as_a_name_stays_text(open_report, make_full_run):
     assert name in page.locator("figcaption").first.text_content()
     plot = page.locator(".plot").first
     plot.scroll_into_view_if_needed()
-    plot.locator(".nsewdrag").first.hover(position={"x": 5, "y": 50}, force=True)
+    plot.locator(".nsewdrag").first.hover(position={"x": 40, "y": 50}, force=True)
     plot.locator(".hoverlayer text").first.wait_for()
     assert "<script>" in plot.locator(".hoverlayer").text_content()

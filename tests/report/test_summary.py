@@ -6,8 +6,8 @@ import pytest
 from ctwa.errors import CtwaError
 from ctwa.report import summarize, summary_text, write_summary
 from ctwa.report.compare import curves_text
-from ctwa.report.summary import ObjectiveSummary
 from ctwa.report.trace import read_runs
+from ctwa.report.verdict import ObjectiveSummary
 from ctwa.run.alarms import AlarmLimits
 from ctwa.run.folder import ObjectiveInfo, RunFolder, RunInfo
 from ctwa.run.text import sparkline, table
@@ -57,12 +57,15 @@ def test_the_summary_is_written_and_printed(make_run):
     written = json.loads(run.summary.read_text())
     assert written["schema"] == 2
     assert written["objectives"]["accuracy"]["drawdown"] == 0.25
-    assert summary_text(summary).splitlines() == [
+    assert written["headline"] == summary.story.headline
+    assert summary_text(summary).splitlines()[:7] == [
         "ctwa, 4 steps: mean reward on held-out problems",
         "objective  start   best  at step    end  change  worst drop  at step",
         "accuracy   0.500  0.500        0  0.375  -0.125      -0.250        2",
         "clarity    0.250  0.750        2  0.625  +0.375      -0.125        4",
         "trained 0:00:18, 3.500 s a step (median)",
+        "",
+        summary.story.headline,
     ]
 
 
@@ -71,9 +74,10 @@ UNSCORED = {"objective/clarity/scored_frac": 0.5}
 
 def test_alarms_and_what_stopped_the_run_are_in_the_summary(make_run):
     run = make_run("run", {1: step_metrics(accuracy=0.5) | UNSCORED, 2: step_metrics(accuracy=0.5)})
-    assert summary_text(write_summary(run)).splitlines()[3:] == [
+    assert summary_text(write_summary(run)).splitlines()[3:5] == [
         "trained 0:00:04, 2.000 s a step (median)",
-        "alarm: unscored, since step 1: 50% of the completions could not be scored for clarity.",
+        "alarm: unscored, since step 1: 50% of the completions could not be scored for clarity. Read the failures in"
+        " engine.log and try the reward function by itself with ctwa check-reward.",
     ]
     written = json.loads(run.summary.read_text())
     assert [(each["alarm"]["kind"], each["last"], each["over"]) for each in written["alarms"]] == [
@@ -92,7 +96,7 @@ def test_a_run_that_went_on_after_an_alarm_was_not_stopped(make_run):
     with EventWriter(run.events) as events:
         events.write("stop", "stopped", step=1)
     assert summarize(run).stopped is None
-    assert summary_text(summarize(run)).splitlines()[-1] == "alarms that were over before the end: 1"
+    assert "alarms that were over before the end: 1" in summary_text(summarize(run)).splitlines()
 
 
 def test_alarms_are_raised_with_the_runs_own_limits(make_run):
@@ -200,6 +204,13 @@ def test_a_run_given_twice_is_refused(make_run, tmp_path):
         read_runs([path, tmp_path / "." / "run"])
 
 
+def test_a_folder_of_runs_stands_for_them(make_run, tmp_path):
+    for name in ("seeds/b", "seeds/a", "other"):
+        make_run(name, HELD_OUT)
+    (tmp_path / "seeds" / "notes").mkdir()
+    assert [run.label for run in read_runs([tmp_path / "other", tmp_path / "seeds"])] == ["other", "a", "b"]
+
+
 def test_a_path_without_a_run_is_refused(tmp_path):
     with pytest.raises(CtwaError, match="holds no run"):
         read_runs([tmp_path])
@@ -219,4 +230,4 @@ def test_a_run_says_itself_what_its_results_are(tmp_path):
     with TraceWriter(run.metrics) as trace:
         trace.write(0, {"val/a": 0.5})
         trace.write(1, {"val/a": 0.75, "time/step": 1.0})
-    assert summary_text(summarize(run)).splitlines()[0] == "raco, 1 steps: share of pairs"
+    assert summary_text(summarize(run)).splitlines()[0] == "raco, 1 step: share of pairs"

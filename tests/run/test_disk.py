@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from ctwa.errors import CtwaError
-from ctwa.run.disk import DiskFull, why_full
+from ctwa.run.disk import DiskFull, let_others_read, why_full
 from ctwa.run.jsonl import JsonLinesWriter, read_jsonl, write_atomically
 
 
@@ -114,3 +114,21 @@ def test_a_record_is_written_whole_where_the_system_takes_it_in_parts(tmp_path):
     writer.close()
     assert read_jsonl(tmp_path / "a.jsonl") == [{"schema": 2, "text": "x" * 100}]
     assert os.path.getsize(tmp_path / "a.jsonl") > 100
+
+
+def test_files_of_one_owner_alone_become_as_readable_as_new_ones(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    closed, program = tmp_path / "below" / "model.safetensors", tmp_path / "run.sh"
+    for path, mode in ((closed, 0o600), (program, 0o700)):
+        path.touch()
+        path.chmod(mode)
+
+    mask = os.umask(0o027)
+    try:
+        let_others_read(tmp_path)
+        assert os.umask(0o027) == 0o027  # left as it was
+    finally:
+        os.umask(mask)
+
+    assert closed.stat().st_mode & 0o777 == 0o640
+    assert program.stat().st_mode & 0o777 == 0o740

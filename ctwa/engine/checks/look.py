@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from ctwa.errors import CtwaError
-from ctwa.models.look import Source, look_at_adapter, look_at_model, look_at_tokenizer, reason
+from ctwa.engine.checks.batches import attention_of
+from ctwa.errors import CtwaError, did_you_mean
+from ctwa.models.look import Source, look_at_adapter, look_at_model, look_at_tokenizer, reason, weight_shapes
 from ctwa.objectives.contract import shortened
 from ctwa.objectives.evaluator import load_contracts, need_ground_truth
 from ctwa.objectives.rows import Kinds, Row, ground_truth_fault, open_rows, row_fault
@@ -103,7 +104,42 @@ def look_at_trained_model(config: DictConfig) -> Any:
     """
     if adapter := config.actor_rollout_ref.model.get("lora_adapter_path"):
         look_at_adapter(Source(adapter, "actor_rollout_ref.model.lora_adapter_path"))
-    return look_at_model(model_source(config))
+    model = look_at_model(model_source(config))
+    _check_attention(config)
+    _check_target_modules(config)
+    return model
+
+
+def _check_attention(config: DictConfig) -> None:
+    """See that transformers knows the attention by name; one from a hub of kernels has a slash in it."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    attention = attention_of(config)
+    known = ["eager", *ALL_ATTENTION_FUNCTIONS.valid_keys()]
+    if attention not in known and "/" not in attention:
+        raise CtwaError(
+            f"actor_rollout_ref.model.override_config.attn_implementation={attention} is no attention of transformers: "
+            f"write one of {', '.join(known)}{did_you_mean(attention, known)}"
+        )
+
+
+def _check_target_modules(config: DictConfig) -> None:
+    """See that a LoRA adapter has modules to sit in: peft matches a list's names with the ends of theirs."""
+    model = config.actor_rollout_ref.model
+    targets = model.get("target_modules")
+    if not model.get("lora_rank") or not targets or isinstance(targets, str):
+        return  # a text is all-linear, or a pattern of peft's
+    shapes = weight_shapes(model_source(config))
+    if shapes is None:
+        return
+    modules = {name.removesuffix(".weight") for name, shape in shapes.items() if len(shape) == 2}
+    ends = sorted({name.rsplit(".", 1)[-1] for name in modules})
+    for target in targets:
+        if not any(f".{name}".endswith(f".{target}") for name in modules):
+            raise CtwaError(
+                f"actor_rollout_ref.model.target_modules: the model has no {target}: write some of {', '.join(ends)}"
+                f"{did_you_mean(target, ends)}"
+            )
 
 
 def _check_positions(config: DictConfig, model: Any) -> None:

@@ -10,6 +10,7 @@ from ctwa.report.compare import compare_groups
 from ctwa.report.groups import group_runs
 from ctwa.report.html.page import Report, page
 from ctwa.report.html.sections import Sections
+from ctwa.report.story import tell
 from ctwa.report.summary import summarize_trace
 from ctwa.report.trace import read_runs
 from ctwa.run.jsonl import write_atomically
@@ -55,4 +56,4 @@ def make_report(paths: Sequence[Path | str]) -> Report:
         comparison = compare_groups(groups) if len(groups) > 1 else None
     except CtwaError:  # no step in common: each is shown by itself
         comparison = None
-    return Report(groups, Sections(groups).all(comparison), comparison)
+    return Report(groups, Sections(groups).all(comparison), comparison, tell(groups, comparison))

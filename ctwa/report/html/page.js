@@ -43,7 +43,7 @@
     drawn.add(plot);
     const chart = charts[plot.dataset.chart];
     const data = colored(chart.data).map((trace) => ({ ...trace, visible: !hidden.has(trace.meta.group) }));
-    const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
+    const config = { responsive: true, displayModeBar: false }; // its buttons would lie over the curves
     return Plotly.react(plot, data, layoutOf(chart), config);
   };
 

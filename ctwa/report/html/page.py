@@ -6,11 +6,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from math import isfinite, nan
 from statistics import fmean
 from typing import Any
 
-import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
@@ -23,14 +21,15 @@ from ctwa.report.html.charts import chart, palette, points_of_a_curve
 from ctwa.report.html.panels import Bars, color_of, dash_of
 from ctwa.report.html.samples import Sample, early_and_late
 from ctwa.report.html.sections import Section
-from ctwa.report.html.verdict import Verdict, judge
+from ctwa.report.story import Story, once
 from ctwa.report.summary import summarize_trace
 from ctwa.report.trace import RunTrace
+from ctwa.report.verdict import verdicts
 from ctwa.run.text import duration, number
 from ctwa.statistics import CONFIDENCE
 
 _MOST_ALARMS = 100
-_MARKS = {"improved": "▲", "held": "=", "sacrificed": "▼", "unknown": "?"}
+_MARKS = {"gained": "▲", "kept": "=", "lost": "▼", "unknown": "?"}
 _DASHARRAYS = {"solid": "", "dash": "7 4", "dot": "2 3", "dashdot": "7 3 2 3"}
 
 
@@ -41,6 +40,7 @@ class Report:
     groups: Sequence[Group]
     sections: Sequence[Section]
     comparison: Comparison | None
+    story: Story
 
     @property
     def runs(self) -> list[RunTrace]:
@@ -84,6 +84,8 @@ def page(report: Report, *, live: tuple[str, float] | None = None) -> str:
         result=" or ".join(dict.fromkeys(run.result for run in report.runs)),
         averaged=averaging_window(steps) if "training" in sources else 0,
         standard_errors=errors,
+        story=report.story,
+        did=once(report.story.methods),
         verdicts=list(verdict_rows(report.groups)),
         **_alarm_rows(report.runs),
         comparison=_comparison(report.comparison) if report.comparison else None,
@@ -101,24 +103,6 @@ def script_json(value: Any) -> str:
     """JSON for a script element: no character in it can end the element or begin a comment."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def verdicts(group: Group) -> dict[str, Verdict]:
-    """Each objective of a group, judged on the mean of its seeds; those without a result are left out."""
-    found = {}
-    held_out = all(run.source == "held-out" for run in group.runs)
-    window = averaging_window(max(run.last_step for run in group.runs))
-    for name in group.objectives:
-        curve = group.curve(key_of.validation(name)) if held_out else group.curve(key_of.objective_mean(name), window)
-        # Where a seed's result is no number, so is the mean of the seeds.
-        unknown = {step: nan for run in group.runs for step, value in run.results(name) if not isfinite(value)}
-        points = sorted({**dict(curve.points), **unknown}.items())
-        if not points:
-            continue
-        errors = group.curve(key_of.validation_error(name)).values if held_out else ()
-        error = float(np.mean(errors)) / len(group.runs) ** 0.5 if len(errors) else None
-        found[name] = judge(points, error)
-    return found
 
 
 def verdict_rows(groups: Sequence[Group]) -> list[dict[str, Any]]:
@@ -143,6 +127,7 @@ def verdict_rows(groups: Sequence[Group]) -> list[dict[str, Any]]:
                     "best_step": summary.best_step,
                     "end": number(summary.end),
                     "change": number(summary.change, sign=True),
+                    "noise": number(verdict.margin),
                     "drawdown": number(-summary.drawdown) if summary.drawdown else "-",
                     "drawdown_steps": " to ".join(map(str, verdict.drawdown_steps or ())),
                     "word": verdict.word,
@@ -231,10 +216,10 @@ def _comparison(comparison: Comparison) -> dict[str, Any]:
         )
     reference = ", ".join(f"{name} {number(value)}" for name, value in comparison.reference.items())
     note = (
-        f"At {comparison.at}: {comparison.result}, with {CONFIDENCE:.0%} bootstrap intervals"
-        f" over seeds, too narrow for few of them; below it the gain over {comparison.baseline}, paired by seed. The"
-        f" hypervolume is measured from {reference}. On the front: no other method is at least as good in every"
-        " objective and better in one."
+        f"At {comparison.at}: {comparison.result}, with {CONFIDENCE:.0%} intervals: over seeds, bootstrapped, too"
+        " narrow for few of them; of one seed over its held-out problems, where errors are known. Below it the gain"
+        f" over {comparison.baseline}, paired by seed. The hypervolume is measured from {reference}. On the front: no"
+        " other method is at least as good in every objective and better in one."
     )
     return {"objectives": comparison.objectives, "rows": rows, "note": note}
 

@@ -20,6 +20,7 @@ _RAW_UP_TO = 3  # groups: with more, curves as measured would hide the averages
 _MOST_PAIRS = 10  # cosines of pairs of objectives
 _MOST_PLANES = 6
 _MOST_VOLUMES = 200  # steps
+_LEAST_SPAN = 0.1  # of an axis of rewards
 _ZERO = (0.0, "")  # a level
 _BESIDE_STEPS = ("testing", "save_checkpoint")  # phases of a run that are not in time/step
 _FEW_POINTS = 10  # each is marked: a curve of one point would not be seen
@@ -66,7 +67,8 @@ class Sections:
         figures = [panel for name in self.objectives for panel in self._rewards(name)]
         text = (
             f"Training curves are moving averages over {self.window} steps{self._thin()}{self._band()}."
-            " Held-out results are as measured."
+            " Held-out results are as measured. Training completions are sampled and held-out ones as"
+            " rollout.val_kwargs says, by default greedily, so the two need not be at one level."
         )
         return Section("objectives", "Objectives", text, _drawn(figures))
 
@@ -75,7 +77,7 @@ class Sections:
             key_of.validation(name), f"{name}, held-out problems", "mean reward", average=False, kind="marked"
         )
         training = self._panel(key_of.objective_mean(name), f"{name}, training problems", "mean reward")
-        bounds = _unit([*held_out.lines, *training.lines])
+        bounds = _bounds([*held_out.lines, *training.lines])
         return replace(held_out, y_range=bounds), replace(training, y_range=bounds)
 
     def _results(self, name: str) -> Panel:
@@ -86,9 +88,10 @@ class Sections:
         """Covariances against their targets, and weights."""
         text = (
             "How each objective's reward goes together with the update: below 0 the step works against the objective."
-            f" Averages over {self.window} steps{self._thin()}. The weight is that of the next step."
+            f" Averages over {self.window} steps{self._thin()}. Beside it the weight, which is that of the next step: a"
+            " method with targets raises it while the covariance is below its dashed line."
         )
-        figures = [panel(name) for panel in (self._covariance, self._weight) for name in self.objectives]
+        figures = [panel(name) for name in self.objectives for panel in (self._covariance, self._weight)]
         return Section("control", "Covariances and weights", text, _drawn(figures))
 
     def _covariance(self, name: str) -> Panel:
@@ -104,6 +107,8 @@ class Sections:
         parts: dict[tuple[str, str], dict[str, str]] = {}
         for name in key_of.of_methods(self._keys, self._shown):
             family, key, objective = key_of.parse(name)
+            if key == "log_weight":  # the weight is drawn beside the covariance
+                continue
             parts.setdefault((family, key), {})[objective] = name
         figures = []
         for (family, key), by_objective in parts.items():
@@ -215,7 +220,7 @@ class Sections:
         figures.append(Panel("hypervolume", "hypervolume of the results", "hypervolume", lines))
         text = (
             f"At {comparison.at}, {comparison.result}: large marks are methods with their"
-            " bootstrap intervals, small ones their runs, the dashed line the front of the plane."
+            " intervals, small ones their runs, the dashed line the front of the plane."
         )
         if len(planes) > _MOST_PLANES:
             text += f" Of {len(planes)} pairs the {_MOST_PLANES} that conflict most are shown."
@@ -340,13 +345,14 @@ def _drawn(figures: Iterable[Figure]) -> tuple[Figure, ...]:
     return tuple(figure for figure in figures if not figure.empty)
 
 
-def _unit(lines: Sequence[Line]) -> tuple[float, float] | None:
-    """The range 0 to 1 for rewards of that kind, so that figures compare at a glance."""
+def _bounds(lines: Sequence[Line]) -> tuple[float, float] | None:
+    """One range for the figures of an objective, so that they compare at a glance; noise is not blown up to fill it."""
     curves = [line.curve.values for line in lines if len(line.curve)]
     if not curves:
         return None
     low, high = min(values.min() for values in curves), max(values.max() for values in curves)
-    return (-0.03, 1.03) if low >= 0 and 0.25 < high <= 1 else None
+    margin = max(0.06 * (high - low), (_LEAST_SPAN - (high - low)) / 2)
+    return (float(low - margin), float(high + margin))
 
 
 def _range(interval: Interval) -> tuple[float, float] | None:

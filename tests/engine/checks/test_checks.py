@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from omegaconf import DictConfig
 
 from ctwa.engine.checkpoint import seal
 from ctwa.engine.checks import engine as checks
+from ctwa.engine.checks import resources
 from ctwa.engine.checks.config import check_config, num_steps
 from ctwa.engine.checks.engine import check_with_verl
 from ctwa.engine.checks.resources import check_machine, check_placement, check_resources
@@ -506,6 +508,30 @@ class TestMachine:
         with pytest.raises(CtwaError, match=r"torch finds 0 GPUs here: write engine=cpu, or start where there are"):
             check_machine(changed({"trainer.device": "cuda"}))
 
+    @pytest.mark.parametrize(
+        ("values", "missing", "sentence"),
+        [
+            (
+                {f"{ROLLOUT}.name": "vllm"},
+                "vllm",
+                r"generation=vllm needs vLLM, which is not installed: run pip install ",
+            ),
+            (
+                {"actor_rollout_ref.model.override_config": {}},
+                "flash_attn",
+                r"the model's attention is flash_attention_2, and flash-attn is not installed: run pip install ",
+            ),
+        ],
+    )
+    def test_a_package_that_only_gpus_need(
+        self, changed: Changed, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any], missing: str, sentence: str
+    ) -> None:
+        monkeypatch.setattr(resources, "find_spec", lambda name: None if name == missing else True)
+        config = changed({"trainer.device": "cuda", "trainer.n_gpus_per_node": 1} | values)
+
+        with pytest.raises(CtwaError, match=sentence):
+            check_machine(config)
+
     def test_what_another_ray_has_is_asked_when_it_answers(
         self, changed: Changed, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -548,8 +574,31 @@ class TestPlan:
 
         assert "ctwa, log-probs of the statistic: post_update" in plan
         assert "accuracy (0.333), conciseness (0.333), clarity (0.334)" in plan
-        assert "steps        50\n" in plan
+        assert "steps        50, at most 614,400 tokens in all\n" in plan
         assert "16 prompts x 8 completions = 128 completions, at most 12,288 tokens" in plan
+        assert "loss         advantages by grpo, ratios clipped to [0.8, 1.2], no KL term\n" in plan
+        assert "optimizer    AdamW, lr 3e-05 (constant), gradients to norm 1; all weights\n" in plan
+        assert "validation   every 10 steps, sampled at temperature 1, as in training; checkpoint every 50\n" in plan
+
+    def test_it_guesses_what_memory_and_disk_are_wanted(self, testbed_config: DictConfig) -> None:
+        plan = TrainJob(testbed_config).plan()
+        [millions] = re.findall(r"memory       ([\d.]+) M parameters: ", plan)
+        wanted = float(millions) * 16 / 1000
+
+        assert 0.1 < float(millions) < 2
+        assert float(re.findall(r"parameters: ([\d.]+) GB to train them, 1 more copies of ", plan)[0]) == pytest.approx(
+            wanted, rel=0.02
+        )
+        assert float(re.findall(r"disk         ([\d.]+) GB a checkpoint, 3 are kept; ", plan)[0]) == pytest.approx(
+            wanted, rel=0.02
+        )
+
+    def test_it_says_once_that_validations_are_greedy(self, changed: Changed) -> None:
+        plan = TrainJob(
+            changed({f"{ROLLOUT}.val_kwargs.do_sample": False, f"{ROLLOUT}.val_kwargs.temperature": 0})
+        ).plan()
+
+        assert "every 10 steps, completed greedily; training samples at temperature 1; checkpoint every 50" in plan
 
     @pytest.mark.parametrize(
         ("values", "passes"),

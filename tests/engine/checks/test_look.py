@@ -259,6 +259,25 @@ class TestModels:
         said = self.said(changed, folder, tokenizer_path=str(tmp_path / "none"))
         assert said.startswith(f"{MODEL}.tokenizer_path: {tmp_path}/none does not exist")
 
+    @pytest.mark.parametrize(
+        ("values", "sentence"),
+        [
+            ({"override_config.attn_implementation": "sdpaa"}, r"=sdpaa is no attention of .*; did you mean 'sdpa'\?"),
+            ({"lora_rank": 4, "target_modules": ["q_proj", "qproj"]}, r"has no qproj: .*; did you mean 'q_proj'\?"),
+        ],
+    )
+    def test_names_of_parts_that_it_has_not(self, changed: Changed, values: dict[str, object], sentence: str) -> None:
+        config = changed({f"actor_rollout_ref.model.{key}": value for key, value in values.items()})
+
+        with pytest.raises(CtwaError, match=sentence):
+            check_config(config)
+
+    @pytest.mark.parametrize("targets", [["q_proj", "self_attn.v_proj"], "all-linear"])
+    def test_an_adapter_in_parts_that_it_has(self, changed: Changed, targets: object) -> None:
+        check_config(
+            changed({"actor_rollout_ref.model.lora_rank": 4, "actor_rollout_ref.model.target_modules": targets})
+        )
+
     def test_an_adapter_that_is_none(self, changed: Changed, folder: Path, tmp_path: Path) -> None:
         said = self.said(changed, folder, lora_adapter_path=str(tmp_path / "model"))
         assert said.startswith(
