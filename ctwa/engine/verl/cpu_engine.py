@@ -24,9 +24,9 @@ from verl.utils.ulysses import (
 )
 from verl.workers.engine.fsdp import transformer_impl
 
+from ctwa.engine.verl import PACKED_ATTENTION
 from ctwa.engine.verl.multi_objective_engine import MultiObjectiveEngine
 from ctwa.engine.verl.packing import (
-    ATTENTION,
     PackedRows,
     begin_pass,
     can_pack,
@@ -120,16 +120,16 @@ class CpuEngine(MultiObjectiveEngine):
         if self.use_ulysses_sp:
             ALL_ATTENTION_FUNCTIONS["sdpa"] = sequence_parallel_attention
         config = self.model_config.hf_config
-        if config._attn_implementation != ATTENTION:
+        if config._attn_implementation != PACKED_ATTENTION:
             return super()._build_module()
         config._attn_implementation = "sdpa"  # which every model that can be packed has, and others too
         try:
             module = super()._build_module()
         finally:
-            config._attn_implementation = ATTENTION
+            config._attn_implementation = PACKED_ATTENTION
         self._packs = can_pack(module)
         if self._packs:
-            module.set_attn_implementation(ATTENTION)
+            module.set_attn_implementation(PACKED_ATTENTION)
             if prefers_onednn():  # as the rollout's server does
                 use_onednn(module)
         return module
