@@ -7,8 +7,8 @@
 #   METHOD     a method of `ctwa methods`, or static: fixed weights that favour constraints
 #   MODEL      a model's folder or its name on the hub      (default: models/smollm2-135m)
 #   LORA=1     train an adapter of rank 16
-#   ENGINE     cpu (default), or gpu with the sizes of a GPU: not tried yet, with Qwen/Qwen3-0.6B (its default MODEL) or
-#              Qwen/Qwen3-1.7B, on one GPU or, with GPUS=4, on four
+#   ENGINE     cpu (default); one_gpu, or gpu with GPUS=1 (default) or 4: other sizes, and the MODEL is Qwen/Qwen3-0.6B by
+#              default. Qwen/Qwen3-1.7B fits as well. Not tried yet on a GPU.
 #   DATA       the folder of the prompts                    (default: runs/instructions)
 #   ESTIMATOR  grpo (default) or reinforce (whitened advantages without clipping)
 #   SEED       of data order, sampling and initialisation   (default: 0)
@@ -20,11 +20,15 @@ HARD=constraints
 EASY=(brevity well_formed)
 EASY_TARGETS=(0.6 0.8)
 choose_method 10 "$@"
-instructions data.train_batch_size=32 data.max_response_length=256 data.val_max_samples=-1 \
+instructions data.train_batch_size=32 actor_rollout_ref.rollout.n=8 data.max_response_length=256 \
+    "data.val_files=\${ctwa.task_dir}/held_out.parquet" \
     trainer.total_training_steps=200 trainer.test_freq=20 trainer.save_freq=100 \
     actor_rollout_ref.actor.optim.lr=1.0e-6 actor_rollout_ref.actor.ppo_max_token_len_per_gpu=16384 \
     +data.apply_chat_template_kwargs.enable_thinking=false
-if [[ "${LORA:-0}" == 1 && "${ENGINE:-cpu}" == cpu ]]; then
+if [[ "${LORA:-0}" == 1 && "${ENGINE:-cpu}" != gpu ]]; then
     METHOD_SETTINGS+=(actor_rollout_ref.model.lora.merge=true) # generation=transformers takes whole weights
+fi
+if [[ "${1:-}" == ctwa && "${ENGINE:-cpu}" == cpu ]]; then
+    METHOD_SETTINGS+=(ctwa.method.eta=2 ctwa.method.statistic=in_update) # the paper's eta of .05 is for hundreds of steps
 fi
 exec ctwa train "${TASK_SETTINGS[@]}" "${METHOD_SETTINGS[@]}" "${@:2}"

@@ -127,7 +127,7 @@ make_pairs() { # folder in the testbed's, seed: preference pairs, where there ar
 instructions() { # settings of a command for the sizes of a GPU
     local data="${DATA:-runs/instructions}" default=models/smollm2-135m engine="${ENGINE:-cpu}"
     need_ctwa
-    if [[ "$engine" == gpu ]]; then
+    if [[ "$engine" != cpu ]]; then
         MODEL="${MODEL:-Qwen/Qwen3-0.6B}" MAX_TOKENS="${MAX_TOKENS:-256}"
     fi
     local model="${MODEL:-$default}"
@@ -139,7 +139,7 @@ instructions() { # settings of a command for the sizes of a GPU
         ctwa instructions make --out "$data" >&2
     fi
     TASK_SETTINGS=(task=instructions engine="$engine" ctwa.task_dir="$data" actor_rollout_ref.model.path="$model")
-    if [[ "$engine" == gpu ]]; then
+    if [[ "$engine" != cpu ]]; then
         TASK_SETTINGS+=(trainer.n_gpus_per_node="${GPUS:-1}" "$@")
     fi
     if [[ "${LORA:-0}" == 1 ]]; then
@@ -156,7 +156,7 @@ instructions_pairs() { # pairs of the model's own completions of the prompts, wh
         fi
         prompts="$data/train.parquet" limit="${PAIR_PROMPTS:-128}"
         if [[ "$part" == validation ]]; then
-            prompts="$data/held_out.parquet" limit=48
+            prompts="$data/held_out.parquet" limit=$((limit / 4))
         fi
         mkdir -p "$data/pairs"
         cat >"$data/pairs/$part.yaml" <<END

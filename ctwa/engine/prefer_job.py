@@ -51,6 +51,7 @@ class PreferJob(Job):
             "method": f"{self._method()}, {self.settings.loss.type}",
             "objectives": {name: ObjectiveInfo(weight=weight) for name, weight in self.settings.weights.items()},
             "result": "share of held-out pairs that the policy ranks as the objective prefers",
+            "covariances": False,
         }
 
     def _method(self) -> str:

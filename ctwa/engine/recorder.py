@@ -25,6 +25,7 @@ from ctwa.run.trace import EventWriter, SampleWriter, TraceWriter, make_record
 
 Stop = Alarm | Interruption
 """What ends a run before its last step."""
+_MOST_OF_AN_ERROR = 500  # characters
 _DUPLICATES = ("timing_s/", "timing_per_token_ms/", "perf/time_per_step")  # in the record as time/<phase>
 
 
@@ -59,7 +60,7 @@ class Recorder:
         #: the alarm or signal that ended the run, if one did
         self.stopped_by: Stop | None = None
         self._stop_on = frozenset(stop_on)
-        self._alarms = alarm_monitor(run.read_info())
+        self._alarms = alarm_monitor(run.read_info(), run.path)
         for record in iterate_jsonl(run.metrics):
             self._alarms.feed(record)  # type: ignore[arg-type]
         left_out = f"; removed {', '.join(removed)}, which was not saved to its end" if removed else ""
@@ -89,13 +90,13 @@ class Recorder:
 
     def _failed(self, error: Exception) -> None:
         """Note by what, for who reads the run's folder and was not at the terminal."""
-        cause = remote_cause(error)
-        text = (str(cause).strip().splitlines() or [""])[0]
+        cause, last = remote_cause(error), max(self._trace.last_step, 0)
+        first = next(iter(str(cause).strip().splitlines()), "")
         kind = "" if isinstance(cause, CtwaError) else f"{type(cause).__name__}: "
-        last = self._trace.last_step
-        when = "before the first step" if last < 1 else f"after step {last}"
-        with contextlib.suppress(OSError):  # the disk may be full, which is the error then
-            self.event("failed", f"failed {when}: {kind}{text}; {self._how_to_go_on()}", step=max(last, 0))
+        where = f"after step {last}" if last else "before its first step was made"
+        text = f"failed {where}: {kind}{first[:_MOST_OF_AN_ERROR]}; {self._how_to_go_on()}"
+        with contextlib.suppress(OSError, CtwaError):  # a disk that is full takes no last word
+            self.event("error", text, step=last)
 
     def _how_to_go_on(self) -> str:
         newest = newest_complete(self.run.checkpoints)

@@ -96,10 +96,12 @@ class RunSettings(StrictModel):
         stop_on: the alarms that end the run, with a checkpoint, as ``--stop-on`` does.
         stop_within: seconds that a signal waits for the current step and its checkpoint.
         print_every: steps a line on the console.
+        threads: of each process that holds a model on the CPU; ``engine=cpu`` chooses them by the model and the cores.
         trust_network: start although Ray or the transfer queue lets in whoever reaches its ports.
     """
 
     run: str
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     resume: bool = False
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     task_dir: str | None = None

@@ -192,8 +192,9 @@ class Keyword(Constraint):
         return cls(word=rng.choice(KEYWORDS))
 
     def holds(self, answer: str) -> bool:
-        """The word is there one to three times, and at least once among other words of a sentence."""
-        spoken = [reading.words(sentence) for sentence in reading.sentences(answer)]
+        """The word is used one to three times, at least once among other words; in quotes it is not used."""
+        used = re.sub(rf'["“`]{re.escape(self.word)}["”`]', "", answer, flags=re.IGNORECASE)
+        spoken = [reading.words(sentence) for sentence in reading.sentences(used)]
         count = sum(sentence.count(self.word) for sentence in spoken)
         return 1 <= count <= 3 and any(self.word in sentence and len(set(sentence)) >= 3 for sentence in spoken)
 

@@ -1,4 +1,4 @@
-"""Make the prompts of `task=instructions`: two parquet files in verl's format, once."""
+"""Make the prompts of `task=instructions`: parquet files in verl's format, once."""
 
 from __future__ import annotations
 
@@ -24,15 +24,18 @@ class Settings:
     Attributes:
         seed: of the prompts.
         num_train, num_held_out: prompts; no topic is in both parts.
+        num_validation: the first so many held-out prompts are a file of their own too, so that every run validates on
+            the same ones, whatever its seed.
     """
 
     seed: int = 0
     num_train: int = 2000
     num_held_out: int = 300
+    num_validation: int = 100
 
 
 def prepare(out_dir: Path, settings: Settings) -> bool:
-    """Write ``train.parquet`` and ``held_out.parquet``; False where the same ones are there already.
+    """Write ``train``, ``held_out`` and ``validation.parquet``; False where the same ones are there already.
 
     Raises:
         CtwaError: the folder holds something else.
@@ -51,8 +54,10 @@ def prepare(out_dir: Path, settings: Settings) -> bool:
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.glob("*.parquet"))):
         raise CtwaError(f"{out_dir} has files of another task: write a folder that is new or empty")
     out_dir.mkdir(parents=True, exist_ok=True)
-    for split, num, held_out in (("train", settings.num_train, False), ("held_out", settings.num_held_out, True)):
-        _write(draw_prompts(num, settings.seed, held_out=held_out), split, out_dir / f"{split}.parquet")
+    held_out = draw_prompts(settings.num_held_out, settings.seed, held_out=True)
+    _write(draw_prompts(settings.num_train, settings.seed, held_out=False), "train", out_dir / "train.parquet")
+    _write(held_out, "held_out", out_dir / "held_out.parquet")
+    _write(held_out[: settings.num_validation], "held_out", out_dir / "validation.parquet")
     write_atomically(record, (json.dumps(wanted, indent=2) + "\n").encode())  # last: it says that the rest is whole
     return True
 

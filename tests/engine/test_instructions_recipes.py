@@ -68,8 +68,8 @@ def test_every_kind_of_method_passes_the_checks(method: str, lora: str, calls_of
 
 
 def test_on_gpus_the_sizes_are_those_of_larger_models(calls_of: CallsOf) -> None:
-    for gpus in ("1", "4"):
-        (call,) = calls_of("instructions", "ctwa", ENGINE="gpu", GPUS=gpus, MODEL="Qwen/Qwen3-1.7B")
+    for engine, gpus in (("one_gpu", "1"), ("gpu", "1"), ("gpu", "4")):
+        (call,) = calls_of("instructions", "ctwa", ENGINE=engine, GPUS=gpus, MODEL="Qwen/Qwen3-1.7B")
         config = compose_config(call[1:])
 
         assert config.trainer.device == "cuda"

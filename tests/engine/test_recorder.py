@@ -113,7 +113,11 @@ def test_events_are_told_in_words(run: RunFolder, recorder: Recorder) -> None:
 @pytest.mark.parametrize(
     ("steps", "error", "said"),
     [
-        (0, RuntimeError("no route\nto host"), "failed before the first step: RuntimeError: no route; there is no "),
+        (
+            0,
+            RuntimeError("no route\nto host"),
+            "failed before its first step was made: RuntimeError: no route; there is no ",
+        ),
         (
             2,
             CtwaError("clarity scored nothing"),
@@ -135,9 +139,9 @@ def test_what_a_run_failed_by_is_told_to_whoever_was_not_there(
         fail()
 
     phase, failed = read_jsonl(run.events)
-    assert (phase["kind"], failed["kind"], failed["step"]) == ("phase", "failed", steps)
+    assert (phase["kind"], failed["kind"], failed["step"]) == ("phase", "error", steps)
     assert failed["text"].startswith(said)
-    with pytest.raises(CtwaError, match=f"has no result of any objective yet: {said[:20]}"):
+    with pytest.raises(CtwaError, match=f"has no result of any objective: it {said[:20]}"):
         summarize(run)
     watched = WatchedRun(run.path)
     watched.poll()
@@ -275,7 +279,7 @@ class TestAlarms:
         assert self.told(run) == [("alarm", 3)]
         text = read_jsonl(run.events)[0]["text"]
         assert text.startswith("negative-covariance: The updates have worked against accuracy for 3 steps")
-        assert text.endswith("or more weight.")
+        assert f"`ctwa suggest-targets {run.path}`" in text
 
     def test_the_alarm_that_ends_the_run_is_known_before_the_record(self, run: RunFolder) -> None:
         recorder = self.record(run, 1, 2)

@@ -65,6 +65,7 @@ BROKEN: list[tuple[Constraint, str]] = [
     (Json(keys=["fact", "name"]), '["fact", "name"]'),
     (Keyword(word="water"), "Underwater waterfalls are wet."),
     (Keyword(word="water"), "The sea is wet. Water."),
+    (Keyword(word="water"), 'The word "Water" is not known here.'),
     (Keyword(word="water"), "Water here, water there, water is near, water is clear."),
     (Avoid(word="is"), "What it IS, nobody knows."),
     (LowerCase(), "bees make Honey."),

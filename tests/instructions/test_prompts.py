@@ -58,7 +58,7 @@ def test_a_prompt_asks_for_each_of_its_constraints(train: list[Prompt]) -> None:
 
 def test_the_files_carry_the_constraints_and_are_made_once(tmp_path: Path) -> None:
     out = tmp_path / "instructions"
-    settings = Settings(num_train=20, num_held_out=10)
+    settings = Settings(num_train=20, num_held_out=10, num_validation=4)
 
     assert prepare(out, settings)
     written = {path.name: path.read_bytes() for path in out.iterdir()}
@@ -70,7 +70,9 @@ def test_the_files_carry_the_constraints_and_are_made_once(tmp_path: Path) -> No
     drawn = draw_prompts(20, 0, held_out=False)
     assert [row["prompt"] for row in rows] == [[{"content": prompt.text, "role": "user"}] for prompt in drawn]
     assert [from_json(row["reward_model"]["ground_truth"]) for row in rows] == [each.constraints for each in drawn]
-    assert pq.read_metadata(out / "held_out.parquet").num_rows == 10
+    held_out = pq.read_table(out / "held_out.parquet").to_pylist()
+    assert len(held_out) == 10
+    assert pq.read_table(out / "validation.parquet").to_pylist() == held_out[:4]
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
