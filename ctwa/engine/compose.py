@@ -30,9 +30,14 @@ from ctwa.engine.cores import threads_of_a_rank
 from ctwa.engine.groups import SETTINGS, groups_of, register
 from ctwa.engine.written import Written, relinked
 from ctwa.errors import CtwaError, did_you_mean, shown, told_together
+from ctwa.models.size import is_small
 
 OmegaConf.register_new_resolver("ctwa_config_dir", lambda: str(Path(ctwa.config.__file__).parent), replace=True)
 OmegaConf.register_new_resolver("ctwa_verl_config_dir", lambda: str(verl_files()), replace=True)
+# ${ctwa_by_size:${actor_rollout_ref.model.path},2,1}: the first for a small model, the second for every other.
+OmegaConf.register_new_resolver(
+    "ctwa_by_size", lambda model, small, large: small if is_small(str(model)) else large, replace=True
+)
 OmegaConf.register_new_resolver(
     "ctwa_threads", lambda model, num_ranks: threads_of_a_rank(str(model), num_ranks), replace=True
 )

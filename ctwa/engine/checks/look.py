@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from ctwa.data.rows import ground_truth_fault
 from ctwa.engine.checks.batches import attention_of
 from ctwa.engine.data import KEYS, TRAIN, DataRow, Part, RunData
+from ctwa.engine.verl import PACKED_ATTENTION
 from ctwa.errors import CtwaError, did_you_mean
 from ctwa.models.look import Source, look_at_adapter, look_at_model, look_at_tokenizer, reason, weight_shapes
 from ctwa.objectives.contract import shortened
@@ -101,7 +102,7 @@ def _check_attention(config: DictConfig) -> None:
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     attention = attention_of(config)
-    known = ["eager", *ALL_ATTENTION_FUNCTIONS.valid_keys()]
+    known = ["eager", *ALL_ATTENTION_FUNCTIONS.valid_keys(), *[PACKED_ATTENTION] * (config.trainer.device == "cpu")]
     if attention not in known and "/" not in attention:
         raise CtwaError(
             f"actor_rollout_ref.model.override_config.attn_implementation={attention} is no attention of transformers: "
