@@ -8,6 +8,8 @@ import math
 import os
 import sys
 from collections.abc import Callable
+from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,6 +26,7 @@ from ctwa.run.disk import check_place
 from ctwa.run.log import RunFailed
 
 if TYPE_CHECKING:
+    from ctwa.data.settings import DataSettings
     from ctwa.engine.recorder import Stop
     from ctwa.report.compare import Comparison
     from ctwa.report.groups import Group
@@ -43,11 +46,36 @@ STOP_ON = (
     "End the run, with a checkpoint and exit status 3, when this alarm is raised. May be given several times: "
     + ", ".join(KINDS)
 )
-Arguments = Annotated[list[str] | None, typer.Argument(metavar="[FILE.yaml] [KEY=VALUE]...", help=SETTINGS)]
+
+
+def _complete(ctx: typer.Context, incomplete: str) -> list[str]:
+    """What a shell may complete of the settings of a command."""
+    from ctwa.engine.complete import words
+
+    return words(ctx.info_name or "", ctx.params.get("settings") or [], incomplete)
+
+
+Arguments = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[FILE.yaml] [KEY=VALUE]...", help=SETTINGS, autocompletion=_complete),
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print the resolved configuration and the plan; start nothing.")
 ]
 StopOn = Annotated[list[str] | None, typer.Option(metavar="ALARM", help=STOP_ON)]
+ColumnsOption = Annotated[
+    str | None,
+    typer.Option(help="Which columns are what: '{prompt: question, ground_truth: answer}'; default: by their names."),
+]
+AnswerOption = Annotated[
+    str | None,
+    typer.Option(help="How the ground truth is taken out of its column: as_is, hashes (####), boxed or last_number."),
+]
+ENGINE_PACKAGES = {
+    *("verl", "ray", "transfer_queue", "tensordict", "transformers", "tokenizers", "safetensors", "huggingface_hub"),
+    *("hydra", "omegaconf", "pyarrow", "datasets", "matplotlib", "plotly", "jinja2", "psutil", "httpx", "tenacity"),
+}
+"""Modules of the extra ``engine``, without which the methods work and the commands do not."""
 UNBROKEN = 10_000
 """Columns of an output that has no width."""
 LARGEST = 1e6
@@ -82,7 +110,8 @@ class _WithGroups(TyperCommand):
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Write the groups with their choices."""
         del ctx
-        from ctwa.engine.groups import default_choices, groups_of
+        from ctwa.engine.choices import default_choices
+        from ctwa.engine.groups import groups_of
 
         assert self.name is not None
         choices = groups_of(self.name)
@@ -153,6 +182,59 @@ def caid(settings: Arguments = None, dry_run: DryRun = False, stop_on: StopOn = 
     E.g. ctwa caid ctwa.run=runs/caid ctwa.task_dir=runs/testbed-D 'ctwa.caid.thresholds={accuracy:0.05}'.
     """
     _execute("ctwa.engine.caid_job:CaidJob", settings, dry_run, stop_on)
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make it in.")],
+) -> None:
+    """Make a small project of your own that runs as it stands: rewards with a test, data, settings, a script."""
+    from ctwa.starter.make import NEXT, make_project
+
+    made = make_project(folder)
+    print(f"made in {folder}: {', '.join(map(str, made))}\n\n{NEXT.format(folder=folder)}")
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+def doctor(
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[FILE.yaml] [KEY=VALUE]...", help="Of `ctwa train`: an engine, or all of a run."),
+    ] = None,
+    ask_hub: Annotated[bool, typer.Option("--hub", help="Ask whether the hub of models answers.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it for programs.")] = False,
+) -> None:
+    """Look at the machine and what is installed: what would make a run fail, before it fails; then exit status 1.
+
+    E.g. ctwa doctor engine=gpu. With the settings of a run it makes the checks of a dry run, too.
+    """
+    from ctwa.doctor import findings
+    from ctwa.engine.doctor import examine
+
+    found = examine(settings or [], ask_hub=ask_hub)
+    print(json.dumps(findings.as_json(found), indent=2) if as_json else findings.text(found))
+    sys.exit(any(each.level == "fail" for each in found))
+
+
+class Command(StrEnum):
+    """The commands that train."""
+
+    train = "train"
+    prefer = "prefer"
+    caid = "caid"
+
+
+@app.command()
+def config(
+    key: Annotated[
+        str | None, typer.Argument(help="A key or the end of one, a section, or a group; none: list what there is.")
+    ] = None,
+    of: Annotated[Command, typer.Option(help="Whose configuration is meant.")] = Command.train,
+) -> None:
+    """Explain a key of the configuration: its meaning, what it may be, its default; e.g. ctwa config lr."""
+    from ctwa.engine.explain import explain, overview
+
+    print(overview(of.value) if key is None else explain(key, of.value))
 
 
 @app.command()
@@ -243,9 +325,13 @@ def compare(
 
     _, comparison = _print_comparison(read_runs(runs), at_steps=at_steps, at_seconds=at_seconds)
     if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps(comparison.as_json(), indent=2, allow_nan=False) + "\n")
-        print(f"\nnumbers: {json_file}")
+        _write_json(json_file, comparison.as_json())
+
+
+def _write_json(file: Path, found: dict[str, Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n")
+    print(f"\nnumbers: {file}")
 
 
 def _print_comparison(
@@ -260,6 +346,25 @@ def _print_comparison(
     return groups, comparison
 
 
+@app.command("suggest-targets")
+def suggest_targets(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="A run with fixed weights, or the seeds of one; or their folder."),
+    ],
+    json_file: Annotated[
+        Path | None, typer.Option("--json", callback=_file, metavar="FILE", help="Write the numbers here.")
+    ] = None,
+) -> None:
+    """Suggest covariance targets for method=ctwa, from a run with method=linear."""
+    from ctwa.report.targets import suggest_targets, suggestions_text
+
+    found = suggest_targets(runs)
+    print(suggestions_text(found))
+    if json_file is not None:
+        _write_json(json_file, found.as_json())
+
+
 @app.command()
 def watch(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, whether it goes on, ended or crashed.")],
@@ -269,6 +374,13 @@ def watch(
     ] = None,
 ) -> None:
     """Watch a run: a live view in the terminal, or with --web its report in a browser, made anew as the run goes on."""
+    from ctwa.report.watch.state import wait_for_run
+
+    if sys.stdout.isatty():
+        try:
+            wait_for_run(run, say=print)
+        except KeyboardInterrupt:
+            return
     if web is None:
         from ctwa.report.watch.terminal import watch
 
@@ -345,6 +457,77 @@ def evaluate(
     run(targets, out, task_dir=task_dir, limit=limit, num_samples=num_samples, seed=seed, say=print)
 
 
+@app.command("data")
+def data_(
+    source: Annotated[
+        str,
+        typer.Argument(metavar="FILE", help="A file, a folder of datasets.save_to_disk, or hf://NAME:CONFIG:SPLIT."),
+    ],
+    val_files: Annotated[str | None, typer.Option(metavar="FILE", help="What is validated on.")] = None,
+    model: Annotated[str | None, typer.Option(help="Whose tokens are counted, and whose chat template used.")] = None,
+    columns: ColumnsOption = None,
+    answer: AnswerOption = None,
+    system_prompt: Annotated[str | None, typer.Option(help="A system message before every prompt.")] = None,
+    prompt_template: Annotated[str | None, typer.Option(help="What the user says, e.g. 'Solve: {prompt}'.")] = None,
+    bad_rows: Annotated[str, typer.Option(help="stop, or skip: rows that cannot be used.")] = "stop",
+    validation_share: Annotated[
+        float | None, typer.Option(help="Hold this share of the prompts out, to validate on.")
+    ] = None,
+    validation_seed: Annotated[int, typer.Option(min=0, help="Which prompts are held out.")] = 0,
+    max_prompt_length: Annotated[int, typer.Option(min=1, help="In tokens.")] = 1024,
+) -> None:
+    """Show what is understood of a file of prompts: columns, lengths, duplicates, what cannot be used and why, three
+    prompts as the model reads them, and the command that trains on it (docs/data.md).
+    """
+    from ctwa.data.show import show
+
+    settings = _row_settings(
+        columns=columns,
+        answer=answer,
+        system_prompt=system_prompt,
+        prompt_template=prompt_template,
+        bad_rows=bad_rows,
+        validation_share=validation_share,
+        validation_seed=validation_seed,
+    )
+    tokenizer = None
+    if model is not None:
+        from ctwa.models.look import Source, look_at_tokenizer
+
+        tokenizer = look_at_tokenizer(Source(model, "--model"))
+        if tokenizer is None:
+            raise CtwaError(f"--model: {model} is not on this machine; give a folder, or download it first")
+        if not tokenizer.chat_template:
+            raise CtwaError(
+                f"--model: {model} has no chat template, and prompts are chat messages; give a model that has one"
+            )
+    for line in show(
+        source, settings, validation=val_files, model=model, tokenizer=tokenizer, max_prompt_length=max_prompt_length
+    ):
+        print(line)
+
+
+def _row_settings(*, columns: str | None, **given: Any) -> DataSettings:
+    """What options say of rows.
+
+    Raises:
+        CtwaError: an option that cannot be read, or says what cannot be.
+    """
+    import yaml
+
+    from ctwa.data.settings import DataSettings
+    from ctwa.strict import validated
+
+    try:
+        named = yaml.safe_load(columns) if columns else {}
+    except yaml.YAMLError:
+        named = None
+    if not isinstance(named, dict):
+        raise CtwaError(f"--columns {columns} cannot be read; write e.g. --columns '{{prompt: question}}'")
+    settings: DataSettings = validated(DataSettings, {"columns": named, **given}, under="--")
+    return settings
+
+
 @app.command()
 def pairs(
     samples: Annotated[
@@ -367,18 +550,36 @@ def pairs(
 
 @app.command("check-reward")
 def check_reward(
-    reward_fn: Annotated[str, typer.Argument(metavar="FILE:FUNCTION", help="The reward function.")],
-    data: Annotated[Path, typer.Option(help="A parquet or JSON Lines file in verl's format.")],
+    reward_fns: Annotated[
+        list[str], typer.Argument(metavar="FILE:FUNCTION...", help="The reward function; or several, to be compared.")
+    ],
+    data: Annotated[str, typer.Option(help="A file of prompts, with answers where the function asks for them.")],
     responses: Annotated[str | None, typer.Option(help="A column with responses, or a .jsonl file of them.")] = None,
     text: Annotated[
         list[str] | None, typer.Option(help="A response to try on every row. May be given several times.")
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Rows to run on.")] = 20,
-    kwargs: Annotated[str, typer.Option(help="Further arguments of the function, as JSON.")] = "{}",
+    model: Annotated[
+        str | None, typer.Option(help="Let this model respond: a folder, a run or a name of the hub.")
+    ] = None,
+    n: Annotated[int, typer.Option(min=1, help="The model's responses to each row.")] = 8,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Of a response of the model.")] = 256,
+    temperature: Annotated[float, typer.Option(min=0, help="Of the model's draws.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the model's draws.")] = 0,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Count lengths in the tokens of this model; default: in words.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Rows to run on; default: 20, with a model 8.")] = None,
+    kwargs: Annotated[
+        str, typer.Option(help="Further arguments of the function, as JSON; of several functions by their names.")
+    ] = "{}",
     timeout: Annotated[float, typer.Option(help="Seconds a call may take.")] = 10.0,
     reference_tokens: Annotated[float | None, typer.Option(help="The reference length, where one is needed.")] = None,
+    columns: ColumnsOption = None,
+    answer: AnswerOption = None,
 ) -> None:
-    """Run a reward function on a data set's rows: its values, failures and time, before any training."""
+    """Run reward functions on a data set's rows, before any training: values, failures and time; with several responses
+    to a row also what they would teach: spread within prompts, conflicts between the rewards, covariance targets.
+    """
     from ctwa.objectives.check import main
 
     try:
@@ -389,16 +590,37 @@ def check_reward(
         raise CtwaError(f"--kwargs {kwargs} is no object: write e.g. --kwargs '{{\"limit\": 100}}'")
     if reference_tokens is not None and not 0 < reference_tokens < math.inf:
         raise CtwaError(f"--reference-tokens {reference_tokens:g} is no length: write a number of tokens above 0")
+    sample = count_tokens = None
+    if model is not None:
+        from ctwa.evaluation.sampled import sample_responses
+
+        sample = partial(
+            sample_responses,
+            model,
+            data=data,
+            num_samples=n,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            seed=seed,
+            say=print,
+        )
+    if tokenizer is not None:
+        from ctwa.evaluation.sampled import token_counter
+
+        count_tokens = token_counter(tokenizer)
     sys.exit(
         main(
-            reward_fn,
+            reward_fns,
             data,
+            settings=_row_settings(columns=columns, answer=answer),
             responses=responses,
             texts=text or [],
-            limit=limit,
+            sample=sample,
+            limit=limit or (20 if model is None else 8),
             kwargs=arguments,
             timeout=timeout,
             reference_tokens=reference_tokens,
+            count_tokens=count_tokens,
         )
     )
 
@@ -486,6 +708,12 @@ def main() -> None:
         sys.exit(2)
     except RunFailed:
         sys.exit(1)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ENGINE_PACKAGES:
+            raise
+        told = f"error: this needs {error.name}, which is not installed: pip install 'ctwa[cpu]', or 'ctwa[gpu]'"
+        Console(stderr=True).print(Text(f"{told} (docs/install.md)", "bold red"), soft_wrap=True)
+        sys.exit(2)
     finally:
         gc.freeze()  # all of it goes with the process: Python need not look through it for garbage
 

@@ -102,8 +102,8 @@ def options_of(config: type[BaseModel]) -> list[Option]:
 
 def _meanings(docstring: str | None) -> dict[str, str]:
     section = inspect.cleandoc(docstring or "").partition("\nAttributes:\n")[2].partition("\n\n")[0]
-    entries = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", section, re.MULTILINE)
-    return {name: " ".join(text.replace("``", "").split()) for name, text in entries}
+    entries = re.findall(r"^ {4}(\w+(?:, \w+)*): (.*(?:\n {8}.*)*)", section, re.MULTILINE)
+    return {name: " ".join(text.replace("``", "").split()) for names, text in entries for name in names.split(", ")}
 
 
 def _kind(annotation: Any) -> str:
@@ -123,7 +123,7 @@ def _kind(annotation: Any) -> str:
         fields = annotation.model_fields.items()
         return "{" + ", ".join(f"{name}: {_kind(field.annotation)}" for name, field in fields) + "}"
     names = {float: "number", int: "whole number", bool: "true | false", str: "text", NoneType: "null"}
-    return names[annotation]
+    return names.get(annotation, "anything")
 
 
 def _bounds(metadata: Iterable[Any]) -> list[str]:

@@ -26,3 +26,4 @@ bash recipes/testbed.sh ctwa ctwa.task_dir="$testbed" ctwa.run="$runs/ctwa" "$@"
 
 say "Both runs side by side:"
 ctwa summary "$runs/linear" "$runs/ctwa" --figure "$runs/curves.png"
+say "For the commands above: source $CTWA_VENV/bin/activate"

@@ -23,19 +23,22 @@ ALLOWED = {
     "metrics": set(),
     "state": {"errors"},
     "config": set(),
+    "data": set(),
     "solvers": set(),
     "covariance": {"solvers"},
     "aggregators": {"covariance", "solvers"},
     "scalarizers": {"covariance", "aggregators", "solvers"},
-    "objectives": {"covariance"},
-    "preference": {"covariance", "aggregators", "objectives", "solvers"},
+    "objectives": {"covariance", "data"},
+    "preference": {"covariance", "data", "aggregators", "objectives", "solvers"},
     "run": set(),
     "report": {"run", "statistics", "covariance", "solvers"},
     "models": {"run"},
+    "starter": {"run"},
+    "doctor": {"run"},
     "testbed": {"covariance", "objectives", "run", "models"},
     "instructions": {"run"},
     "listing": {"scalarizers", "preference", "models"},
-    "evaluation": {"objectives", "preference", "run", "report", "models", "testbed", "statistics"},
+    "evaluation": {"data", "objectives", "preference", "run", "report", "models", "testbed", "statistics"},
 }
 """What each part may import beside the ground floor."""
 ALL = {*ALLOWED, "__init__"}
@@ -43,7 +46,8 @@ ALLOWED |= {"engine": ALL - {"evaluation"}, "cli": ALL | {"engine"}}
 KNOWS_THE_ENGINE = {"engine", "cli"}
 ENGINE_LIBRARIES = {"verl", "ray", "vllm", "transfer_queue", "tensordict"}
 BEYOND_THE_METHODS = ENGINE_LIBRARIES | {"transformers", "matplotlib", "pandas", "pyarrow", "hydra", "omegaconf"}
-FILES = sorted(PACKAGE.rglob("*.py"))
+FILES = sorted(set(PACKAGE.rglob("*.py")) - set((PACKAGE / "starter" / "template").rglob("*.py")))
+"""All but the files of the project that `ctwa init` makes, which import each other from one folder."""
 
 
 @cache

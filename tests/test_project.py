@@ -28,7 +28,7 @@ DECLARED = [
     if requirement.name != "ctwa"
 ]
 SHELL_SCRIPTS = [
-    *sorted(path for folder in ("scripts", "recipes", "docker") for path in (ROOT / folder).rglob("*.sh")),
+    *sorted(path for folder in ("scripts", "recipes", "docker", "ctwa") for path in (ROOT / folder).rglob("*.sh")),
     ROOT / ".ci" / "run",
 ]
 

@@ -22,6 +22,12 @@ def _equal(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
+def _max(*numbers: int) -> int:
+    """``${ctwa_max:1024,${data.max_prompt_length}}``."""
+    return max(numbers)
+
+
+OmegaConf.register_new_resolver("ctwa_max", _max, replace=True)
 OmegaConf.register_new_resolver("ctwa_equal", _equal, replace=True)
 OmegaConf.register_new_resolver("ctwa_sum", _sum, replace=True)
 OmegaConf.register_new_resolver("ctwa_required", _required, replace=True)

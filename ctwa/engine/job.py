@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ctwa.engine.compose import compose_written
+from ctwa.engine.plan import line
 from ctwa.engine.recorder import Recorder, Stop
 from ctwa.engine.signals import end_request
 from ctwa.engine.written import Written
@@ -56,8 +57,9 @@ def set_environment(config: DictConfig) -> None:
     if config.trainer.device == "cpu":
         environment |= {
             "VERL_PLATFORM": "cpu",
-            # Two threads of one process beside another busy process spin on each other's barriers.
-            "OMP_NUM_THREADS": "1",
+            "OMP_NUM_THREADS": str(config.ctwa.threads or 1),
+            # Threads that wait leave the core to others: beside another busy process they would spin on its barriers.
+            "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
             # Ray would start as many idle Python processes as it was told there are CPUs.
             "RAY_prestart_worker_first_driver": "0",
             "RAY_preload_python_modules": "ctwa.engine.process",
@@ -67,7 +69,8 @@ def set_environment(config: DictConfig) -> None:
             # vLLM compiles parts of its sampler at its first step, with a C++ compiler, even where it is to be eager.
             "TORCH_COMPILE_DISABLE": str(int(config.actor_rollout_ref.rollout.enforce_eager)),
         }
-    os.environ.update(environment)
+    # The driver computes nothing large, and lends its environment to the processes of the reward functions.
+    os.environ.update(environment | ({"OMP_NUM_THREADS": "1"} if config.trainer.device == "cpu" else {}))
     OmegaConf.update(config, "ray_kwargs.ray_init.runtime_env.env_vars", environment, force_add=True)
 
 
@@ -116,8 +119,12 @@ class Job(ABC):
 
     def engine(self) -> str:
         """What the run runs on, in words."""
-        trainer = self.config.trainer
-        return f"{trainer.device}, {trainer.nnodes * trainer.n_gpus_per_node} ranks, {self._rollout()}"
+        trainer, threads = self.config.trainer, self.config.ctwa.threads
+        num = trainer.nnodes * trainer.n_gpus_per_node
+        ranks = f"{num} rank{'s' * (num > 1)}"
+        if threads is not None:
+            ranks += f" with {threads} thread{'s' * (threads > 1)}"
+        return f"{trainer.device}, {ranks}, {self._rollout()}"
 
     def _rollout(self) -> str:
         return str(self.config.actor_rollout_ref.rollout.name)
@@ -155,11 +162,6 @@ class Job(ABC):
             resume=self.config.ctwa.resume,
             how_to_resume="ctwa.resume=true",
         )
-
-
-def line(label: str, text: object) -> str:
-    """A line of a plan."""
-    return f"  {label:<12} {text}"
 
 
 def passes_text(config: DictConfig, num_forward: int, num_backward: int) -> str:

@@ -95,7 +95,10 @@ class Trainer(ABC):
 
     def start(self) -> dict[str, Any]:
         """What is to be recorded before the first step."""
-        return self.validate() if self.config.trainer.val_before_train else {}
+        if not self.config.trainer.val_before_train:
+            return {}
+        self.recorder.begins("measuring the model before its first step")
+        return self.validate()
 
     def resume(self, metrics: Mapping[str, Any]) -> None:
         """Go on from a checkpoint: its step's record is missing where a crash came before it."""

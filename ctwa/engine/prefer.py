@@ -112,12 +112,15 @@ class PreferenceTrainer(Trainer):
             **gradient_metrics(plan),
             "time/update_actor": seconds,
         }
-        last_M = self.aggregator.last_weights_M
-        metrics |= {key_of.weight(name): weight for name, weight in self.aggregator.named(last_M).items()}
+        metrics |= self._weights()
         for name in self.names:
             if f"preference/{name}/accuracy" in metrics:
                 metrics[key_of.objective_mean(name)] = metrics[f"preference/{name}/accuracy"]
         return metrics
+
+    def _weights(self) -> dict[str, float]:
+        weights = self.aggregator.named(self.aggregator.last_weights_M)
+        return {key_of.weight(name): weight for name, weight in weights.items()}
 
     def _draw(self, number: int) -> PairBatch:
         drawn = self.sampler.step(number)
@@ -134,6 +137,11 @@ class PreferenceTrainer(Trainer):
         due = (number - 1) % self.settings.gradients.refresh_every == 0
         solve = (due and not self.aggregator.has_fixed_weights) or bool(every and (number - 1) % every == 0)
         return GradientPlan(self.trained, self.aggregator, self.settings.gradients, solve=solve)
+
+    def start(self) -> dict[str, Any]:
+        """The validation of the model as it came, and the weights that the first step begins with."""
+        metrics = super().start()
+        return metrics and metrics | self._weights()
 
     def validate(self) -> dict[str, Any]:
         """``val/<name>``, the share of validation pairs ranked as the objective prefers; its error, and the losses."""

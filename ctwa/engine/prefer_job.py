@@ -12,7 +12,8 @@ from ctwa.engine.checks.folders import check_folders
 from ctwa.engine.checks.gradients import check_backward_passes
 from ctwa.engine.checks.look import look_at_trained_model, model_source
 from ctwa.engine.checks.resources import check_machine
-from ctwa.engine.job import Job, line, passes_text
+from ctwa.engine.job import Job, passes_text
+from ctwa.engine.plan import line, optimizer_line, size_lines
 from ctwa.engine.prefer_settings import PreferenceSettings, read_preference_settings
 from ctwa.engine.ray_session import ray_session
 from ctwa.errors import CtwaError
@@ -39,7 +40,7 @@ class PreferJob(Job):
     def check(self) -> None:
         """Check config, models, machine and pairs; fit the micro-batches to the batch."""
         self.settings = check_preference_config(self.config)
-        check_machine(self.config)
+        check_machine(self.config, samples=False)
         self.data, self.tokenizer, self.num_steps = prepare_data(self.config, self.settings)
         with open_dict(self.config):
             self.config.actor_rollout_ref.actor.optim.total_training_steps = self.num_steps
@@ -50,6 +51,7 @@ class PreferJob(Job):
             "method": f"{self._method()}, {self.settings.loss.type}",
             "objectives": {name: ObjectiveInfo(weight=weight) for name, weight in self.settings.weights.items()},
             "result": "share of held-out pairs that the policy ranks as the objective prefers",
+            "covariances": False,
         }
 
     def _method(self) -> str:
@@ -80,14 +82,19 @@ class PreferJob(Job):
             *self.engine_lines(),
             line("steps", f"{self.num_steps}{fewer}"),
             line("a step", f"{config.data.train_batch_size} pairs, {passes_text(config, num_forward, num_backward)}"),
+            optimizer_line(config),
+            *size_lines(config, num_models=0),
             line("validation", every),
         ]
 
     def run(self, recorder: Recorder) -> None:
         """Start the engine, train, and end everything that was started."""
+        recorder.begins("starting Ray")
         with ray_session(self.config, transfer_queue=False):
             from ctwa.engine.pairs.workers import start_workers  # verl's import takes seconds
 
+            num_ranks = self.config.trainer.nnodes * self.config.trainer.n_gpus_per_node
+            recorder.begins(f"loading the model into {num_ranks} ranks, each of which imports torch first")
             group = start_workers(self.config)
             recorder.engine_is_up()
             for source, reasons in self.data.skipped.items():
@@ -109,6 +116,7 @@ class PreferJob(Job):
             micro_batch=1 if actor.use_dynamic_bsz else actor.ppo_micro_batch_size_per_gpu,
         )
         if settings.needs_reference:
+            recorder.begins("computing the reference's log-probabilities, where they are not kept from before")
             # The policy is the reference still: a checkpoint is loaded afterwards.
             model = self.config.actor_rollout_ref.model.path
             data.add_reference(settings, model, self.tokenizer, workers.log_probs)

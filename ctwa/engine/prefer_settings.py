@@ -65,12 +65,16 @@ class PreferenceSettings(RunSettings):
     """The ``ctwa`` node of ``ctwa prefer``.
 
     Attributes:
+        objectives: what is aligned with, by name.
+        loss: of a pair of responses.
+        method: how the objectives' losses, or their gradients, become one update.
         max_length: of prompt and response together, in tokens; longer pairs are unusable rows.
         validation_share: of the prompts of a data set whose objectives name no ``validation``.
         early_stopping: stop on the preference-weighted validation loss, and keep the best step; None to train to the
             end.
         modpo: train one objective with margins, in place of all of them.
         reference_cache: the folder of the reference's log-probabilities; by default inside the run.
+        diagnostics: what is measured beyond what the method needs.
     """
 
     objectives: Annotated[dict[str, PreferenceObjectiveConfig], Field(min_length=1)] = Field(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -19,10 +20,12 @@ from ctwa.objectives.evaluator import Evaluation
 from ctwa.run.alarms import Alarm, alarm_event
 from ctwa.run.folder import RunFolder, alarm_monitor
 from ctwa.run.jsonl import iterate_jsonl
+from ctwa.run.log import remote_cause
 from ctwa.run.trace import EventWriter, SampleWriter, TraceWriter, make_record
 
 Stop = Alarm | Interruption
 """What ends a run before its last step."""
+_MOST_OF_AN_ERROR = 500  # characters
 _DUPLICATES = ("timing_s/", "timing_per_token_ms/", "perf/time_per_step")  # in the record as time/<phase>
 
 
@@ -57,7 +60,7 @@ class Recorder:
         #: the alarm or signal that ended the run, if one did
         self.stopped_by: Stop | None = None
         self._stop_on = frozenset(stop_on)
-        self._alarms = alarm_monitor(run.read_info())
+        self._alarms = alarm_monitor(run.read_info(), run.path)
         for record in iterate_jsonl(run.metrics):
             self._alarms.feed(record)  # type: ignore[arg-type]
         left_out = f"; removed {', '.join(removed)}, which was not saved to its end" if removed else ""
@@ -71,21 +74,38 @@ class Recorder:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> bool:
-        """Close the files. That a signal ended the run at once is noted; the first one's is an end, and no error.
+        """Close the files. How the run ended before its last step is noted; by a first signal that is no error.
 
         Raises:
             CtwaError: the step that was to be saved did not end in time.
         """
         try:
-            return end_request.explains(error) and self._ended_at_once()
+            if end_request.explains(error):
+                return self._ended_at_once()
+            if isinstance(error, Exception):
+                self._failed(error)
+            return False
         finally:
             self.close()
 
-    def _ended_at_once(self) -> bool:
+    def _failed(self, error: Exception) -> None:
+        """Note by what, for who reads the run's folder and was not at the terminal."""
+        cause, last = remote_cause(error), max(self._trace.last_step, 0)
+        first = next(iter(str(cause).strip().splitlines()), "")
+        kind = "" if isinstance(cause, CtwaError) else f"{type(cause).__name__}: "
+        where = f"after step {last}" if last else "before its first step was made"
+        text = f"failed {where}: {kind}{first[:_MOST_OF_AN_ERROR]}; {self._how_to_go_on()}"
+        with contextlib.suppress(OSError, CtwaError):  # a disk that is full takes no last word
+            self.event("error", text, step=last)
+
+    def _how_to_go_on(self) -> str:
         newest = newest_complete(self.run.checkpoints)
-        hint = "there is no checkpoint yet: start it again with ctwa.resume=true"
-        if newest is not None:
-            hint = f"the newest checkpoint is {newest.name}: ctwa.resume=true goes on from there"
+        if newest is None:
+            return "there is no checkpoint yet: start it again with ctwa.resume=true"
+        return f"the newest checkpoint is {newest.name}: ctwa.resume=true goes on from there"
+
+    def _ended_at_once(self) -> bool:
+        hint = self._how_to_go_on()
         by, last = end_request.by or "Ctrl-C", max(self._trace.last_step, 0)
         if end_request.overdue:
             text = f"{by}: the step after {last} did not end within ctwa.stop_within={end_request.within:g} s; {hint}"
@@ -103,6 +123,10 @@ class Recorder:
         if not kinds:
             return ""
         return f"; {', '.join(kinds)} was raised before and holds: it ends the run only if it is over and comes again"
+
+    def begins(self, phase: str) -> None:
+        """Tell the reader what is being waited for, before the first step."""
+        self.event("phase", phase)
 
     def engine_is_up(self) -> None:
         """Note how long the start took."""

@@ -23,7 +23,12 @@ NO_CLIP = 1e6
 
 
 class RewardSettings(StrictModel):
-    """How reward functions are run: processes beside the trainer, and how many entries may stay unscored."""
+    """How reward functions are run.
+
+    Attributes:
+        num_workers: processes beside the trainer that run them.
+        max_unscored: the share of a batch that an objective may fail to score before the run stops.
+    """
 
     num_workers: Annotated[int, Field(ge=1, le=1024)] = 2
     max_unscored: Annotated[float, Field(ge=0, le=1)] = 0.05
@@ -79,9 +84,24 @@ class DiagnosticSettings(StrictModel):
 
 
 class RunSettings(StrictModel):
-    """What the ``ctwa`` node of every command has."""
+    """What the ``ctwa`` node of every command has.
+
+    Attributes:
+        run: the run's folder; one that holds a run is refused, unless ``resume`` is true.
+        resume: continue the run in the folder; without a run in it, start one.
+        seed: of data order, initialisation and sampling.
+        task_dir: the folder of the task's files.
+        gradients: how the objectives' gradients are taken, for methods and diagnostics that look at them.
+        alarms: when alarms are raised.
+        stop_on: the alarms that end the run, with a checkpoint, as ``--stop-on`` does.
+        stop_within: seconds that a signal waits for the current step and its checkpoint.
+        print_every: steps a line on the console.
+        threads: of each process that holds a model on the CPU; ``engine=cpu`` chooses them by the model and the cores.
+        trust_network: start although Ray or the transfer queue lets in whoever reaches its ports.
+    """
 
     run: str
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     resume: bool = False
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     task_dir: str | None = None
@@ -94,7 +114,19 @@ class RunSettings(StrictModel):
 
 
 class Settings(RunSettings):
-    """The ``ctwa`` node of ``ctwa train``."""
+    """The ``ctwa`` node of ``ctwa train``.
+
+    Attributes:
+        objectives: what is optimised, by name.
+        method: how rewards become one update.
+        reference_length: the length that conciseness is measured against, by its ``type``.
+        rewards: how reward functions are run.
+        rollout: what may go wrong while prompts are completed.
+        max_unknown_tokens: the share of the prompts' tokens that the model's tokenizer may not know.
+        diagnostics: what is measured beyond what the method needs.
+        num_samples: completions kept a step in samples.jsonl.
+        poll_interval: seconds between two looks for finished completions.
+    """
 
     objectives: Objectives = Field(default_factory=dict, validate_default=True)
     method: MethodConfig

@@ -190,8 +190,11 @@ class MultiObjectiveTrainer(Trainer):
         progress = self.probe.forward(update)
         if progress is not None:
             step.metrics |= self._measured(progress)
-        # The weights of the next step, as the method left them.
-        step.metrics |= {key_of.weight(name): weight for name, weight in self.scalarizer.weights.items()}
+        step.metrics |= self._weights()
+
+    def _weights(self) -> dict[str, float]:
+        """The weights of the next step, as the method left them."""
+        return {key_of.weight(name): weight for name, weight in self.scalarizer.weights.items()}
 
     @property
     def _source(self) -> str:
@@ -215,6 +218,11 @@ class MultiObjectiveTrainer(Trainer):
         )
 
     # -- between the steps --------------------------------------------------------------------------------------------
+
+    def start(self) -> dict[str, Any]:
+        """The validation of the model as it came, and the weights that the first step begins with."""
+        metrics = super().start()
+        return metrics and metrics | self._weights()
 
     def validate(self) -> dict[str, Any]:
         """Complete and evaluate the held-out prompts: ``val/<objective>`` and its standard error."""

@@ -19,7 +19,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ctwa.engine.checks.bounds import leaves
 from ctwa.engine.checks.keys import known_keys
-from ctwa.engine.groups import OURS, groups_of, node_of
+from ctwa.engine.choices import OURS
+from ctwa.engine.groups import groups_of, node_of
 from ctwa.errors import CtwaError, neighbour, shown
 
 Content = dict[str, Any]

@@ -84,7 +84,8 @@ def generate_batch(
     """Complete every prompt, one seed each.
 
     A loop of its own over transformers' model and cache, because ``generate`` carries rows that have ended along to the
-    end of the longest. Here they leave the batch as soon as half of it has ended.
+    end of the longest. Here they leave the batch as soon as half of it has ended. A prompt that is there several times
+    is read once.
 
     Args:
         model: a causal language model of transformers.
@@ -98,9 +99,11 @@ def generate_batch(
         Completions in the order of ``prompts``; log-probs are of the distribution that was sampled from.
     """
     device = next(model.parameters()).device
+    place_of = {prompt: place for place, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
+    prompts_N = torch.tensor([place_of[tuple(prompt)] for prompt in prompts], device=device)
     width = max(map(len, prompts))
-    ids_LP = torch.tensor([[pad_id] * (width - len(prompt)) + prompt for prompt in prompts], device=device)
-    mask_LP = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
+    ids_LP = torch.tensor([[pad_id] * (width - len(prompt)) + list(prompt) for prompt in place_of], device=device)
+    mask_LP = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in place_of], device=device)
     positions_LP = (mask_LP.cumsum(dim=1) - 1).clamp_(min=0)
     ends_E = torch.tensor(sorted(eos_ids), dtype=torch.long, device=device)
     num_rows = len(prompts)
@@ -120,6 +123,9 @@ def generate_batch(
             use_cache=True,
             logits_to_keep=1,
         ).logits[:, -1]
+        if position == 0 and len(place_of) < num_rows:  # from here on every completion is a row
+            cache.batch_select_indices(prompts_N)
+            logits_LV, positions_LP, mask_LP = (x[prompts_N] for x in (logits_LV, positions_LP, mask_LP))
         tokens_L, log_probs_L = sampler.draw(logits_LV, rows_L, position)
         tokens_NT[rows_L, position], log_probs_NT[rows_L, position] = tokens_L, log_probs_L
         ended_L = alive_L & torch.isin(tokens_L, ends_E)

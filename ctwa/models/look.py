@@ -303,9 +303,19 @@ def _weight_files(source: Source, folder: Path) -> list[Path]:
     raise source.error("has no weights (model*.safetensors, pytorch_model*.bin); give the folder of a whole model")
 
 
-def _weights(source: Source, folder: Path, config: Any) -> None:
-    import torch
+def weight_shapes(source: Source) -> dict[str, tuple[int, ...]] | None:
+    """The shapes of a model's weights, by name, from the headers of their files; None where they are not here yet.
 
+    Raises:
+        CtwaError: a file that cannot be read, and what to do about it.
+    """
+    folder = source.folder()
+    if folder is None or not _weights_expected(source, folder):
+        return None
+    return {name: tuple(shape) for name, shape in _all_shapes(source, folder).items()}
+
+
+def _all_shapes(source: Source, folder: Path) -> dict[str, Any]:
     shapes: dict[str, Any] = {}
     for file in _weight_files(source, folder):
         with file.open("rb") as opened:
@@ -317,6 +327,13 @@ def _weights(source: Source, folder: Path, config: Any) -> None:
             raise source.error(
                 f"has a {file.name} that is cut off or damaged ({reason(error)}); copy or download it again"
             ) from error
+    return shapes
+
+
+def _weights(source: Source, folder: Path, config: Any) -> None:
+    import torch
+
+    shapes = _all_shapes(source, folder)
     try:
         with quiet_transformers():
             _, found = _model_class(config, source.trust_remote_code).from_pretrained(

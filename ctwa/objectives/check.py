@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +15,18 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ctwa.data.files import Row
+from ctwa.data.reading import first_rows
+from ctwa.data.rows import row_fault, text_fault
+from ctwa.data.settings import RowSettings
 from ctwa.errors import CtwaError
-from ctwa.objectives.completion import Completion, text_fault
+from ctwa.objectives.completion import Completion
 from ctwa.objectives.config import parse_objectives
 from ctwa.objectives.contract import Outcome, shortened
 from ctwa.objectives.evaluator import need_ground_truth, plan
 from ctwa.objectives.loading import resolve_spec, split_spec
 from ctwa.objectives.messages import Function
 from ctwa.objectives.pool import WorkerPool
-from ctwa.objectives.rows import Row, first_rows, row_fault
 
 MAX_UNSCORED = 0.05  # the default of a run
 NUM_SHOWN = 12  # completions whose values are listed
@@ -36,6 +39,25 @@ PROBES = {
     "steps": "Step 1: I work it out.\n\nStep 2: That gives the answer.\n\n\\boxed{ANSWER}\n#### ANSWER",
 }
 """What a function is tried on where there are no responses: the forms that answers, and rewards of a form, have."""
+
+
+@dataclass(frozen=True)
+class Response:
+    """A response whose tokens are known.
+
+    Attributes:
+        text: without special tokens.
+        num_tokens: with the end of sequence.
+        finished: it ended by itself, not at the length limit.
+    """
+
+    text: str
+    num_tokens: int
+    finished: bool = True
+
+
+Sampler = Callable[[Sequence[Mapping[str, Any]]], tuple[Sequence[Sequence[Response]], str]]
+"""Of rows: responses to each, and a sentence on where they come from."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +101,12 @@ def check_reward(
     spec: str,
     rows: Sequence[Mapping[str, Any]],
     *,
-    responses: Sequence[str | Sequence[str]] | None = None,
+    responses: Sequence[str | Sequence[str | Response]] | None = None,
     source: str = "the responses are the ones given",
     kwargs: Mapping[str, Any] | None = None,
     timeout: float = 10.0,
     reference_tokens: float | None = None,
+    count_tokens: Callable[[str], int] | None = None,
 ) -> CheckResult:
     r"""Run a reward function on rows of a data set, as a run would.
 
@@ -96,6 +119,7 @@ def check_reward(
         kwargs: the objective's further arguments.
         timeout: seconds a call may take.
         reference_tokens: the reference length; without it, the mean length of the responses.
+        count_tokens: the tokens of a response; without it, words are counted.
 
     Raises:
         CtwaError: the function cannot be loaded or called, or the rows are not in verl's format.
@@ -122,14 +146,24 @@ def check_reward(
             if fault := row_fault(Row(index, dict(row)), needs_ground_truth=needed_by, text_prompts=True):
                 raise CtwaError(f"row {index} (from 0) of the data: {fault}")
         samples = _probes(rows) if responses is None else _given(responses)
-        lengths = [len(response.split()) + 1 for _, _, response in samples]
-        notes = [source, "response_tokens counts words, and one for the end: no tokenizer is asked"]
+        count = count_tokens or (lambda text: len(text.split()))
+        made = [each if isinstance(each, Response) else Response(each, count(each) + 1) for _, _, each in samples]
+        lengths = [response.num_tokens for response in made]
+        notes = [source]
+        if count_tokens is None and not all(isinstance(each, Response) for _, _, each in samples):
+            notes.append("response_tokens counts words, and one for the end: --tokenizer names one to ask")
         if reference_tokens is None:
             reference_tokens = fmean(lengths)
             notes.append(f"reference_tokens is the mean of these, {reference_tokens:.1f}")
         completions = [
-            Completion.from_row(rows[row], response=response, response_tokens=length, reference_tokens=reference_tokens)
-            for (row, _, response), length in zip(samples, lengths, strict=True)
+            Completion.from_row(
+                rows[row],
+                response=response.text,
+                response_tokens=response.num_tokens,
+                reference_tokens=reference_tokens,
+                finished=response.finished,
+            )
+            for (row, _, _), response in zip(samples, made, strict=True)
         ]
         prompts = list(dict.fromkeys(completion.prompt for completion in completions))
         group_N = [prompts.index(completion.prompt) for completion in completions]
@@ -186,77 +220,130 @@ def render(result: CheckResult) -> RenderableType:
         notes.append(
             f"{result.unscored_frac:.0%} could not be scored: with max_unscored={MAX_UNSCORED:g} a run would stop here"
         )
+    if any(item.outcome.reason == "none" for item in result.checked):
+        notes.append(
+            "None leaves a completion out, as one that is not this reward's: it has no part in the reward's statistics,"
+            " and the mean of its prompt in the score; ctwa.rewards.max_unscored is the share of a batch that any"
+            " reward may leave out, failures included"
+        )
     return Group(summary, listing, *(Text(f"- {note}") for note in notes))
 
 
 def main(
-    spec: str,
-    data: Path,
+    specs: Sequence[str],
+    data: str | Path,
     *,
+    settings: RowSettings | None = None,
     responses: str | None = None,
     texts: Sequence[str] = (),
+    sample: Sampler | None = None,
     limit: int = 20,
     kwargs: Mapping[str, Any] | None = None,
     timeout: float = 10.0,
     reference_tokens: float | None = None,
+    count_tokens: Callable[[str], int] | None = None,
     console: Console | None = None,
 ) -> int:
     """The command: read, check, show.
 
     Args:
-        spec: the reward function.
-        data: a parquet or JSON Lines file in verl's format.
+        specs: the reward functions.
+        data: what holds the rows (docs/data.md).
+        settings: how they are read.
         responses: a column of it, or a ``.jsonl`` file with a line a row: a string, a list of them, or an object with
             such a ``response``.
         texts: responses to every row, in place of these.
+        sample: makes the responses, in place of these: of the rows, with a sentence that says of what.
         limit: how many rows, from the first.
-        kwargs: as in ``check_reward``.
+        kwargs: as in ``check_reward``; of several functions, by their names.
         timeout: as in ``check_reward``.
         reference_tokens: as in ``check_reward``.
+        count_tokens: as in ``check_reward``.
         console: where to show the tables.
 
     Returns:
         The exit status: 1 where so little could be scored that a run would stop, else 0.
     """
+    from ctwa.objectives.check_together import overrides, render_together, together  # torch
+
     if limit < 1:
         raise CtwaError(f"limit is {limit}; give the number of rows to check, at least 1")
-    rows = first_rows(data, limit)
-    if texts and responses is not None:
-        raise CtwaError("--text and --responses both give the responses; write one of them")
-    chosen = None if responses is None else _read_responses(responses, rows, data)
-    if texts:
-        chosen = [list(texts)] * len(rows)
-    result = check_reward(
-        spec,
-        rows,
-        responses=chosen,
-        source="the response is the text given" if texts else f"the responses are {responses}",
-        kwargs=kwargs,
-        timeout=timeout,
-        reference_tokens=reference_tokens,
-    )
-    (console or Console()).print(render(result))
-    return int(result.unscored_frac > MAX_UNSCORED)
+    rows = first_rows(str(data), settings or RowSettings(), lambda name: f"--{name.replace('_', '-')}", limit)
+    ways = {"--text": bool(texts), "--responses": responses is not None, "--model": sample is not None}
+    if len(given := [way for way, is_given in ways.items() if is_given]) > 1:
+        raise CtwaError(f"{' and '.join(given)} all give the responses; write one of them")
+    names = _names(specs)
+    own = _own_kwargs(names, kwargs or {})
+    for spec in specs:
+        resolve_spec(spec)  # before a model is asked
+    chosen: Sequence[Any] | None = None
+    source = f"the responses are {responses}"
+    if sample is not None:
+        chosen, source = sample(rows)
+    elif responses is not None:
+        chosen = _read_responses(responses, rows, data)
+    elif texts:
+        chosen, source = [list(texts)] * len(rows), "the response is the text given"
+    console = console or Console()
+    results = {}
+    for name, spec in zip(names, specs, strict=True):
+        results[name] = check_reward(
+            spec,
+            rows,
+            responses=chosen,
+            source=source,
+            kwargs=own[name],
+            timeout=timeout,
+            reference_tokens=reference_tokens,
+            count_tokens=count_tokens,
+        )
+        console.print(render(results[name]))
+    # The probes are no model's: what they have in common says nothing of training.
+    if (chosen is not None or "response" in rows[0]) and (found := together(results)) is not None:
+        console.print(render_together(found))
+        console.print(Text(overrides(found)), soft_wrap=True)  # a line to paste stays one
+    return int(any(result.unscored_frac > MAX_UNSCORED for result in results.values()))
 
 
-def _given(responses: Sequence[Any]) -> list[tuple[int, str, str]]:
-    samples = []
+def _names(specs: Sequence[str]) -> list[str]:
+    """What the functions are called: by their names, where those differ."""
+    names = [split_spec(spec)[1] for spec in specs]
+    if len(set(specs)) < len(specs):
+        raise CtwaError("a reward function is given twice; give each once")
+    return names if len(set(names)) == len(names) else list(specs)
+
+
+def _own_kwargs(names: Sequence[str], kwargs: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Each function's further arguments."""
+    if len(names) == 1:
+        return {names[0]: kwargs}
+    if wrong := [name for name, own in kwargs.items() if name not in names or not isinstance(own, Mapping)]:
+        raise CtwaError(
+            f"kwargs of several functions are by their names ({', '.join(names)}), and {wrong[0]!r} is none of them "
+            f'with its own; write e.g. --kwargs \'{{"{names[0]}": {{"limit": 100}}}}\''
+        )
+    return {name: kwargs.get(name, {}) for name in names}
+
+
+def _given(responses: Sequence[Any]) -> list[tuple[int, str, str | Response]]:
+    samples: list[tuple[int, str, str | Response]] = []
     for row, given in enumerate(responses):
         of_row = [given] if isinstance(given, str) else given
-        if not isinstance(of_row, Sequence) or not of_row or not all(isinstance(each, str) for each in of_row):
+        kinds = (str, Response)
+        if not isinstance(of_row, Sequence) or not of_row or not all(isinstance(each, kinds) for each in of_row):
             raise CtwaError(
                 f"the response of row {row} (from 0) is {shortened(repr(given), 60)}; give text, or a list of texts"
             )
         for response in of_row:
-            if fault := text_fault(response):
+            if isinstance(response, str) and (fault := text_fault(response)):
                 raise CtwaError(f"the response of row {row} (from 0) has {fault}; mend it")
             samples.append((row, "response", response))
     return samples
 
 
-def _probes(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, str, str]]:
+def _probes(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, str, str | Response]]:
     golds = [Completion.from_row(row, response="", response_tokens=0).ground_truth for row in rows]
-    samples = []
+    samples: list[tuple[int, str, str | Response]] = []
     for row, gold in enumerate(golds):
         others = (other for other in golds[row + 1 :] + golds[:row] if str(other) != str(gold))
         wrong = next(others, "1" if str(gold) == "0" else "0")
@@ -268,7 +355,7 @@ def _probes(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, str, str]]:
     return samples
 
 
-def _read_responses(responses: str, rows: Sequence[Mapping[str, Any]], data: Path) -> list[str | list[str]]:
+def _read_responses(responses: str, rows: Sequence[Mapping[str, Any]], data: str | Path) -> list[str | list[str]]:
     if responses in rows[0]:
         return [row[responses] for row in rows]
     path = Path(responses)

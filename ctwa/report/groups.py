@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from os.path import commonprefix
+
+import yaml
 
 from ctwa.report.curves import Curve, averaged, over_seeds
 from ctwa.report.trace import RunTrace
 
-# Of a resolved configuration what may differ between the seeds of one experiment, each with the list below it: seeds,
-# where the run writes, and what it tells and keeps there.
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# Of a resolved configuration what may differ between the seeds of one experiment: seeds, where the run writes, what it
+# tells and keeps there, when it stops, and where ctwa and its environment are.
 _OF_THE_RUN = re.compile(
-    rb"^\s*(?:\w*seed\w*|run|resume|experiment_name|project_name|default_local_dir|TENSORBOARD_DIR|logger|save_freq"
-    rb"|print_every|max_\w+_ckpt_to_keep):.*$(?:\s*^\s*- .*$)*",
-    re.IGNORECASE | re.MULTILINE,
+    r"\w*seed\w*|run|resume|experiment_name|project_name|default_local_dir|logger|save_freq|print_every"
+    r"|max_\w+_ckpt_to_keep|alarms|stop_on|stop_within|trust_network|runtime_env|router_config_path"
+    r"|agent_loop_config_path",
+    re.IGNORECASE,
 )
+# What only one of two configurations has is of another version of ctwa here, and its default. Elsewhere it was added.
+_GROWN = re.compile(r"ctwa\.(?!objectives\.)(?!method\.)")
+# In run.json, whichever version wrote it.
+_TOLD = re.compile(r"ctwa\.covariance_targets\..*|ctwa\.objectives\..*\.target|ctwa\.method\.targets\..*")
 
 
 @dataclass(frozen=True)
@@ -53,11 +60,16 @@ def group_runs(runs: Sequence[RunTrace]) -> list[Group]:
     A group is labelled by its method; where two groups have the same method, by what the labels of its runs begin with.
     Runs without a seed, and runs that repeat a seed of one configuration, stand alone.
     """
-    found: dict[object, list[RunTrace]] = {}
+    found: list[tuple[_Experiment | None, list[RunTrace]]] = []
     for run in runs:
-        found.setdefault(_experiment(run) or run.label, []).append(run)
+        experiment = _experiment(run)
+        members = next((each for other, each in found if experiment and other and experiment.is_like(other)), None)
+        if members is None:
+            found.append((experiment, [run]))
+        else:
+            members.append(run)
     parts: list[tuple[RunTrace, ...]] = []
-    for members in found.values():
+    for _, members in found:
         seeds = [run.info.seed for run in members if run.info]
         alone = len(set(seeds)) < len(members)
         parts += [(run,) for run in members] if alone else [tuple(members)]
@@ -76,10 +88,39 @@ def _beginning(part: Sequence[RunTrace]) -> str:
     return re.sub(r"[-_./ ]*(?:s|seed)?[-_./= ]*$", "", shared)
 
 
-def _experiment(run: RunTrace) -> tuple[str, str, bytes] | None:
-    """What two runs must share to be of one experiment; None where the run does not tell its seed."""
+@dataclass(frozen=True)
+class _Experiment:
+    """What two runs must share to be of one experiment."""
+
+    described: str  # by run.json
+    settings: dict[str, object]  # of config.yaml, by their dotted keys
+
+    def is_like(self, other: _Experiment) -> bool:
+        """Whether the two are one experiment, as far as both versions of ctwa wrote it down."""
+        mine, theirs = self.settings, other.settings
+        differing = {key for key in mine.keys() & theirs.keys() if mine[key] != theirs[key]}
+        grown = all(_GROWN.match(key) for key in mine.keys() ^ theirs.keys())
+        return self.described == other.described and not differing and grown
+
+
+def _experiment(run: RunTrace) -> _Experiment | None:
+    """The experiment of a run; None where it does not tell its seed."""
     if run.info is None or run.info.seed is None:
         return None
-    described = run.info.model_dump_json(include={"method", "objectives", "model", "engine"})
-    config = run.folder.config.read_bytes() if run.folder.config.is_file() else b""
-    return run.info.method, described, sha256(_OF_THE_RUN.sub(b"", config)).digest()
+    described = run.info.model_dump_json(include={"method", "objectives", "model"})  # config.yaml has the engine
+    config = run.folder.config.read_bytes() if run.folder.config.is_file() else b"{}"
+    try:
+        return _Experiment(described, dict(_settings(yaml.load(config, _Loader), "")))
+    except yaml.YAMLError:  # what cannot be read is like nothing else
+        return None
+
+
+def _settings(node: object, at: str) -> Iterator[tuple[str, object]]:
+    """The values of a tree by their dotted keys, without what is a run's own."""
+    if not isinstance(node, dict) or not node:
+        yield at, node
+        return
+    for key, value in node.items():
+        path = f"{at}.{key}" if at else str(key)
+        if not _OF_THE_RUN.fullmatch(str(key)) and not _TOLD.fullmatch(path):
+            yield from _settings(value, path)

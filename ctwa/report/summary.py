@@ -18,6 +18,7 @@ from ctwa.run.alarms import Episode
 from ctwa.run.folder import RunFolder
 from ctwa.run.jsonl import SCHEMA, read_jsonl, write_atomically
 from ctwa.run.text import clean, counted, duration, number, table
+from ctwa.run.trace import ENDS
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class RunSummary:
     step_seconds: float | None  # their median
     story: Story  # the same in words
     alarms: tuple[Episode, ...] = ()
-    stopped: str | None = None  # why it ended before its last step: what its last event says, if an alarm stopped it
+    stopped: str | None = None  # why it ended before its last step: what the event says that tells of it
 
 
 def summarize(run: RunFolder | Path | str) -> RunSummary:
@@ -49,7 +50,8 @@ def summarize(run: RunFolder | Path | str) -> RunSummary:
 def _stopped(folder: RunFolder, last_step: int) -> str | None:
     events = read_jsonl(folder.events) if folder.events.exists() else []
     # A run that was stopped, resumed and went on was not stopped where it is now.
-    return next((each["text"] for each in events if each["kind"] == "stop" and each["step"] == last_step), None)
+    ends = [each["text"] for each in events if each["kind"] in ENDS and each["step"] == last_step]
+    return ends[-1] if ends else None
 
 
 def write_summary(run: RunFolder | Path | str) -> RunSummary:
@@ -94,7 +96,11 @@ def summarize_trace(run: RunTrace) -> RunSummary:
     curves = {name: run.results(name) for name in run.objectives}
     measured = {name: ObjectiveSummary.of(points) for name, points in curves.items() if points}
     if not measured:
-        raise CtwaError(f"{run.folder.path} has no result of any objective yet: wait for its first step to end")
+        why = _stopped(run.folder, max(run.last_step, 0))
+        raise CtwaError(
+            f"{run.folder.path} has no result of any objective"
+            + (f": it {why}; engine.log may say more" if why else " yet: wait for its first step to end")
+        )
     seconds = [value for _, value in run.series(key_of.STEP_SECONDS)]
     return RunSummary(
         method=run.method,

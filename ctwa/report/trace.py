@@ -16,6 +16,8 @@ from ctwa.run.folder import RunFolder, RunInfo, alarm_monitor
 from ctwa.run.jsonl import iterate_jsonl
 from ctwa.run.trace import Record
 
+_TARGETS_ARE_COVARIANCES = 2  # from this schema on; a run.json of an older one has other targets beside them
+
 
 class RunTrace:
     """A run as far as its records tell: its label among others, what runs, its metrics and its alarms.
@@ -35,7 +37,7 @@ class RunTrace:
         self.label = label
         self.folder = folder
         self.info = info
-        self.alarms = alarm_monitor(info)
+        self.alarms = alarm_monitor(info, folder.path)
         #: the newest step with a record, and when it was written (s since 1970); 0 and None without any
         self.last_step = 0
         self.last_time: float | None = None
@@ -115,7 +117,11 @@ class RunTrace:
     def target(self, name: str) -> float | None:
         """An objective's covariance target, if the method has one."""
         objective = self.info.objectives.get(name) if self.info else None
-        return objective.target if objective else None
+        if objective is None or self.info is None:
+            return None
+        if self.info.schema_ < _TARGETS_ARE_COVARIANCES and key_of.ctwa("target", name) not in self._columns:
+            return None  # that of a reward, as a Lagrangian has it
+        return objective.target
 
 
 def read_runs(paths: Sequence[Path | str]) -> list[RunTrace]:
@@ -139,13 +145,17 @@ def read_runs(paths: Sequence[Path | str]) -> list[RunTrace]:
 def _runs_in(path: Path) -> list[Path]:
     if RunFolder(path).holds_run() or not path.is_dir():
         return [path]
-    runs = [inner for inner in sorted(path.iterdir()) if RunFolder(inner).metrics.is_file()]
+    runs = [inner for inner in sorted(path.iterdir()) if _has_records(RunFolder(inner).metrics)]
     if not runs:
         raise CtwaError(
             f"{path} holds no run (no metrics.jsonl in it), and none is right in it: give the folder of a run that "
             "has begun, or of several"
         )
     return runs
+
+
+def _has_records(metrics: Path) -> bool:
+    return metrics.is_file() and metrics.stat().st_size > 0
 
 
 def _labels(paths: Sequence[Path]) -> list[str]:

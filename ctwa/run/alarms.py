@@ -6,6 +6,7 @@ records gives the same alarms, so a resumed run continues by being fed what its 
 
 from __future__ import annotations
 
+import shlex
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
@@ -17,7 +18,7 @@ from pydantic import AfterValidator, Field
 
 from ctwa import metrics as key_of
 from ctwa.errors import did_you_mean
-from ctwa.run.text import number
+from ctwa.run.text import counted, number
 from ctwa.run.trace import Record
 from ctwa.strict import StrictModel
 
@@ -29,17 +30,29 @@ _UPDATE = ("actor/", key_of.gradient_norm(""), key_of.weight(""), key_of.ctwa("l
 
 
 class AlarmLimits(StrictModel):
-    """When each alarm is raised."""
+    """When each alarm is raised.
 
-    drop: float = Field(default=0.15, gt=0)  # of the best so far
-    drop_steps: int = Field(default=10, ge=1)  # how long an objective has been that far below it
+    Attributes:
+        drop: of an objective below the best average so far.
+        drop_steps: how long it has been that far below.
+        negative_covariance_steps: how long an objective's covariance with the update has been negative.
+        infeasible_steps: how long the covariance targets could not be reached together.
+        clipping_steps: how long clipping has turned an objective's covariance around.
+        unscored: the share of a step's completions that an objective did not score.
+        collapse: what is left of the entropy, or of the length, of the first steps.
+        collapse_steps: how long that has held.
+        average_steps: of an average over training, and "the first steps".
+    """
+
+    drop: float = Field(default=0.15, gt=0)
+    drop_steps: int = Field(default=10, ge=1)
     negative_covariance_steps: int = Field(default=10, ge=1)
     infeasible_steps: int = Field(default=10, ge=1)
     clipping_steps: int = Field(default=5, ge=1)
-    unscored: float = Field(default=0.05, gt=0, lt=1)  # share of a step's completions
-    collapse: float = Field(default=0.25, gt=0, lt=1)  # of the entropy or length of the first steps
+    unscored: float = Field(default=0.05, gt=0, lt=1)
+    collapse: float = Field(default=0.25, gt=0, lt=1)
     collapse_steps: int = Field(default=5, ge=1)
-    average_steps: int = Field(default=10, ge=1)  # of an average over training, and "the first steps"
+    average_steps: int = Field(default=10, ge=1)
 
 
 @dataclass(frozen=True)
@@ -79,8 +92,9 @@ class Rule:
     steps: Callable[[AlarmLimits], int]
     look: Callable[[Watched, Record], Iterator[Finding]]
     text: str  # {name}, {steps} and {0}, {1}, ...: the values of the finding
-    advice: str
+    advice: str  # the same, and {command}: what prints targets for the run
     advice_with_target: str = ""  # in its place for an objective whose weight a target steers
+    advice_with_covariance: str = ""  # and for one whose covariances are measured, so that it can have a target
 
 
 @dataclass
@@ -96,6 +110,7 @@ class Watched:
     first: dict[str, list[float]] = field(default_factory=dict)
     start: dict[str, float] = field(default_factory=dict)  # the means of `first`
     steered: set[str] = field(default_factory=set)  # the objectives that the method has a target for
+    measured: set[str] = field(default_factory=set)  # those whose covariances are in the records
     keys: dict[tuple[Key, ...], list[tuple[str, ...]]] = field(default_factory=dict)
 
     def keyed(self, *keys: Key) -> list[tuple[str, ...]]:
@@ -120,13 +135,15 @@ class AlarmMonitor:
     Args:
         objectives: their names; None to take them from the records.
         limits: when each alarm is raised.
+        run: the run's folder, for the commands in the advice.
     """
 
-    def __init__(self, objectives: Sequence[str] | None = None, limits: AlarmLimits | None = None):
+    def __init__(self, objectives: Sequence[str] | None = None, limits: AlarmLimits | None = None, run: str = "RUN"):
         limits = limits or AlarmLimits()
         self.limits = limits
         #: every alarm raised, in the order of raising, and until when it held
         self.episodes: list[Episode] = []
+        self._command = shlex.join(["ctwa", "suggest-targets", run])
         self._find_objectives = objectives is None
         self._watched = Watched(limits, list(objectives or ()))
         self._since: dict[str, dict[str | None, int]] = {rule.kind: {} for rule in RULES}
@@ -142,7 +159,9 @@ class AlarmMonitor:
         if self._find_objectives:
             known = self._watched.objectives
             self._watched.objectives = list(dict.fromkeys([*known, *key_of.objectives_in(record["metrics"])]))
-        self._watched.steered |= {name for name, target in self._watched.keyed(_target) if target in record["metrics"]}
+        watched = self._watched
+        watched.steered |= {name for name, target in watched.keyed(_target) if target in record["metrics"]}
+        watched.measured |= {name for name, key in watched.keyed(key_of.covariance) if key in record["metrics"]}
         raised = []
         for rule in RULES:
             self._watched.tracked = self._since[rule.kind]
@@ -169,20 +188,23 @@ class AlarmMonitor:
         if step - since + 1 < rule.steps(self.limits):
             return None
         values = [value if isinstance(value, str) else number(value) for value in finding.values]
-        steered = finding.objective in self._watched.steered
-        advice = rule.advice_with_target if steered and rule.advice_with_target else rule.advice
-        words = {"name": finding.objective, "steps": _steps(step - since + 1)}
+        words = {"name": finding.objective, "steps": counted(step - since + 1, "step"), "command": self._command}
         alarm = Alarm(
             rule.kind,
             finding.objective,
             since,
             step,
             rule.text.format(*values, **words),
-            advice.format(*values, **words),
+            self._advice(rule, finding.objective).format(*values, **words),
         )
         self._open[key] = Episode(alarm, step)
         self.episodes.append(self._open[key])
         return alarm
+
+    def _advice(self, rule: Rule, objective: str | None) -> str:
+        if objective in self._watched.steered and rule.advice_with_target:
+            return rule.advice_with_target
+        return (objective in self._watched.measured and rule.advice_with_covariance) or rule.advice
 
 
 def _target(name: str) -> str:
@@ -191,10 +213,6 @@ def _target(name: str) -> str:
 
 def _scored(name: str) -> str:
     return key_of.objective(name, "scored_frac")
-
-
-def _steps(count: int) -> str:
-    return f"{count} steps" if count > 1 else "1 step"
 
 
 def _drop(watched: Watched, record: Record) -> Iterator[Finding]:
@@ -297,15 +315,17 @@ RULES = (
         lambda limits: limits.drop_steps,
         _drop,
         "{name} has been well below its best for {steps}: {0} after {1} on {2} problems.",
-        "Raise its weight or give the objectives that rose meanwhile less; method=ctwa raises weights by itself.",
+        "Raise its weight, or give the objectives that rose meanwhile less.",
         "Raise its weight or its target, or give the objectives that rose meanwhile less weight.",
+        "Raise its weight, give the objectives that rose meanwhile less, or train with method=ctwa, which raises the"
+        " weight by itself: `{command}` prints targets.",
     ),
     Rule(
         "negative-covariance",
         lambda limits: limits.negative_covariance_steps,
         _negative_covariance,
         "The updates have worked against {name} for {steps}: its covariance is {0}.",
-        "Give it a covariance target (method=ctwa), or more weight.",
+        "Give it more weight, or a covariance target (method=ctwa): `{command}` prints one.",
         "Give it a larger target, or more weight.",
     ),
     Rule(

@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import nan
 from pathlib import Path
 from statistics import median
@@ -12,18 +12,21 @@ from rich.text import Text
 
 from ctwa import metrics as key_of
 from ctwa.run.folder import RunInfo
-from ctwa.run.text import clean, duration, fit, number, table
+from ctwa.run.text import clean, counted, duration, fit, number, table
 from ctwa.run.trace import Event, Record
 
 Metrics = Mapping[str, float | None]
-Cell = tuple[str, int, str]  # text, how many of an objective's three columns it takes, style
+Cell = tuple[str, int, str]  # text, how many of an objective's columns it takes, style
 
 PLAIN_WIDTH = 100  # where the output is not a terminal
 _RECENT_STEPS = 20  # whose median time makes the ETA
 _HEADING_EVERY = 20  # lines of steps
 _EVENT_STYLES = {"alarm": "bold red", "stop": "bold red"}  # the others are dim
 _HEADING = " elapsed     eta s/step"
-_OBJECTIVE = " │  mean    cov weight"
+_COLUMNS = {"mean": 6, "cov": 7, "weight": 7}  # of an objective, with their widths
+_WITHOUT_COVARIANCES = {"mean": 6, "weight": 9}
+_BORDER = " │"
+_APART = 2  # what a column is wider where an objective has a line of its own
 
 
 class ConsoleReporter:
@@ -61,13 +64,16 @@ class ConsoleReporter:
         self._width = console.width if console.is_terminal else PLAIN_WIDTH
         self._step_width = max(2 * len(str(info.num_steps)) + 1, len("step"))
         self._prefix_width = self._step_width + len(_HEADING)
-        self._wide = self._prefix_width + len(_OBJECTIVE) * len(info.objectives) <= self._width
-        self._name_width = self._width - self._prefix_width - len("  ") - 3 * 9
+        self._columns = _COLUMNS if info.covariances else _WITHOUT_COVARIANCES
+        self._objective_width = len(_BORDER) + sum(self._columns.values())
+        self._wide = self._prefix_width + self._objective_width * len(info.objectives) <= self._width
+        narrow = sum(self._columns.values()) + _APART * len(self._columns)
+        self._name_width = self._width - self._prefix_width - len("  ") - narrow
 
     def header(self) -> None:
         """Prints what runs, with each objective's weight and covariance target, and where it goes."""
         info = self.info
-        facts = [f"{info.num_steps} steps"]
+        facts = [counted(info.num_steps, "step")]
         facts += [fact for fact in (f"engine {info.engine}" * bool(info.engine), info.model) if fact]
         facts += [f"seed {info.seed}"] if info.seed is not None else []
         self._print(f"{info.method}: " + ", ".join(facts), "bold")
@@ -77,7 +83,9 @@ class ConsoleReporter:
         columns = 3 if any(each.target is not None for each in info.objectives.values()) else 2
         for line in table(("objective", "weight", "covariance target")[:columns], [row[:columns] for row in rows]):
             self._print("  " + line)
-        self._print(f"held-out lines: {info.result} (and its change since the start)")
+        self._print(
+            f"held-out lines: {info.result} (and its change since the start){info.decoding and f', {info.decoding}'}"
+        )
 
     def past(self, record: Record) -> None:
         """Takes note, without a word, of a record from before this process: a resumed run's earlier steps."""
@@ -99,7 +107,12 @@ class ConsoleReporter:
         self._reached = record["time"]
 
     def event(self, event: Event) -> None:
-        """Prints an event with the time since the start; an alarm stands out, and says what to try."""
+        """Prints an event with the time since the start; an alarm stands out, and says what to try.
+
+        An error is left to who ends the run by it, who says more.
+        """
+        if event["kind"] == "error":
+            return
         mark = "alarm: " * (event["kind"] == "alarm")
         style = _EVENT_STYLES.get(event["kind"], "dim")
         self._print(f"{duration(event['time'] - self._started)}  {mark}{event['text']}", style)
@@ -130,7 +143,7 @@ class ConsoleReporter:
             short = covariance is not None and objective.target is not None and covariance < objective.target
             cells[name] = [
                 (number(self._mean(metrics, name)), 1, ""),
-                (number(covariance, sign=True), 1, "yellow" if short else ""),
+                *([(number(covariance, sign=True), 1, "yellow" if short else "")] * self.info.covariances),
                 (number(metrics.get(key_of.weight(name))), 1, ""),
             ]
         self._print_heading()
@@ -142,7 +155,7 @@ class ConsoleReporter:
         for name in self.info.objectives:
             value, start = validation.get(name), self._start.get(name)
             change = "" if value is None or start is None else f"({number(value - start, sign=True)})"
-            cells[name] = [(number(value), 1, "bold cyan"), (change, 2, "cyan")]
+            cells[name] = [(number(value), 1, "bold cyan"), (change, len(self._columns) - 1, "cyan")]
         self._print_heading()
         self._print_cells(prefix, cells)
 
@@ -151,18 +164,22 @@ class ConsoleReporter:
         line = prefix
         for index, (name, columns) in enumerate(cells.items()):
             if self._wide:
-                line.append(" │")
-                for at, (text, span, style) in enumerate(columns):
-                    line.append(text.rjust(7 * span - (at == 0)), style)
+                line.append(_BORDER).append_text(self._in_columns(columns))
             else:
                 line = line if index == 0 else Text(" " * self._prefix_width)
                 line.append("  " + fit(name, self._name_width))
-                for text, span, style in columns:
-                    line.append(text.rjust(9 * span), style)
+                line.append_text(self._in_columns(columns, apart=_APART))
                 self._print(line)
         if self._wide:
             self._print(line)
         self._until_heading -= 1 if self._wide else len(cells)
+
+    def _in_columns(self, cells: Sequence[Cell], *, apart: int = 0) -> Text:
+        line, widths = Text(), [width + apart for width in self._columns.values()]
+        for text, span, style in cells:
+            line.append(text.rjust(sum(widths[:span])), style)
+            widths = widths[span:]
+        return line
 
     def _print_heading(self) -> None:
         if self._until_heading > 0:
@@ -170,12 +187,14 @@ class ConsoleReporter:
         self._until_heading = _HEADING_EVERY
         prefix = f"{'step':>{self._step_width}}{_HEADING}"
         self._print("")
+        columns: list[Cell] = [(column, 1, "") for column in self._columns]
         if self._wide:
-            names = "".join(" │ " + fit(name, len(_OBJECTIVE) - 3) for name in self.info.objectives)
+            names = "".join(f"{_BORDER} {fit(name, self._objective_width - 3)}" for name in self.info.objectives)
             self._print(" " * self._prefix_width + names, "bold")
-            self._print(prefix + _OBJECTIVE * len(self.info.objectives), "bold")
+            self._print(prefix + (_BORDER + self._in_columns(columns).plain) * len(self.info.objectives), "bold")
         else:
-            self._print(f"{prefix}  {fit('objective', self._name_width)}     mean      cov   weight", "bold")
+            heading = self._in_columns(columns, apart=_APART).plain
+            self._print(f"{prefix}  {fit('objective', self._name_width)}{heading}", "bold")
 
     def _of_total(self, step: int) -> str:
         return f"{step}/{self.info.num_steps}".rjust(self._step_width)

@@ -40,14 +40,18 @@ class RunInfo(BaseModel):
     model: str = ""
     seed: int | None = None
     result: str = "mean reward on held-out problems"  # what a validation measures
+    covariances: bool = True  # whether steps measure the rewards' covariances with the update
+    decoding: str = ""  # how its prompts are completed
     versions: dict[str, str] = {}
     alarms: AlarmLimits = AlarmLimits()
     created: float = Field(default_factory=time.time)  # s since 1970
 
 
-def alarm_monitor(info: RunInfo | None) -> AlarmMonitor:
-    """Raises a run's alarms: with its own limits, or the default ones where there is no run.json."""
-    return AlarmMonitor(list(info.objectives), info.alarms) if info else AlarmMonitor()
+def alarm_monitor(info: RunInfo | None, path: Path) -> AlarmMonitor:
+    """Raises the alarms of the run in a folder: with its own limits, or the default ones where there is no run.json."""
+    if info is None:
+        return AlarmMonitor(run=str(path))
+    return AlarmMonitor(list(info.objectives), info.alarms, run=str(path))
 
 
 class RunFolder:
@@ -62,6 +66,8 @@ class RunFolder:
         self.samples = self.path / "samples.jsonl"
         self.summary = self.path / "summary.json"
         self.engine_log = self.path / "engine.log"
+        self.data = self.path / "data"  # rows that verl could not read as they were
+        self.data_sources = self.data / "sources.json"
         self.tensorboard = self.path / "tensorboard"
         self.checkpoints = self.path / "checkpoints"
 

@@ -69,7 +69,7 @@ def quiet(log: Path) -> Iterator[Console]:
         try:
             yield console
         except Exception as error:
-            cause = _remote_cause(error)
+            cause = remote_cause(error)
             if (full := why_full(error, log.parent, sure=False)) is not None:
                 cause = DiskFull(full)
             _flush()
@@ -112,7 +112,7 @@ def _terminal_width(descriptor: int) -> int | None:
     return os.get_terminal_size(descriptor).columns if os.isatty(descriptor) else None
 
 
-def _remote_cause(error: BaseException) -> BaseException:
+def remote_cause(error: BaseException) -> BaseException:
     """The error itself; of one that Ray brought from another process the one raised there, which Ray calls `cause`."""
     while isinstance(cause := getattr(error, "cause", None), BaseException):
         error = cause

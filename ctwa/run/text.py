@@ -59,8 +59,10 @@ def listed(words: Sequence[str]) -> str:
 
 
 def sparkline(values: Sequence[float], low: float, high: float) -> str:
-    """One character a value, ▁ at `low` and █ at `high`."""
-    span = (high - low) or 1.0
+    """One character a value, ▁ at `low` and █ at `high`; ▄ for all where the two are equal."""
+    if low == high:
+        return "▄" * len(values)
+    span = high - low
     return "".join(_BLOCKS[1 + round(7 * min(max((value - low) / span, 0.0), 1.0))] for value in values)
 
 

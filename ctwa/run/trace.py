@@ -13,6 +13,9 @@ from typing import Any, NotRequired, TypedDict
 
 from ctwa.run.jsonl import SCHEMA, JsonLinesWriter, read_jsonl
 
+ENDS = ("stop", "error")
+"""The kinds of events that say why a run ended before its last step."""
+
 
 class Record(TypedDict):
     """One line of metrics.jsonl."""

@@ -127,8 +127,10 @@ def test_a_few_lost_completions_raise_an_alarm_and_more_stop_the_run(recorded: R
     assert [metrics["rollout/missing_rows"] for metrics in recorded.records[1:]] == [0, 0, 0, 0, 0, 4]
     assert "16 of 32 completions were lost, more than ctwa.rollout.max_missing=0.2 allows" in recorded.output
     events = [json.loads(line) for line in (recorded.folder / "events.jsonl").read_text().splitlines()]
-    assert [(event["kind"], event["step"]) for event in events] == [("start", None), ("alarm", LAST)]
+    events = [event for event in events if event["kind"] != "phase"]
+    assert [(event["kind"], event["step"]) for event in events] == [("start", None), ("alarm", LAST), ("error", LAST)]
     assert events[1]["text"].startswith("lost-completions: 4 completions were lost")
+    assert events[2]["text"].startswith(f"failed after step {LAST}: ")
     # Nothing is made of what is left, and the checkpoint before it is whole.
     assert len(recorded.records) == 1 + LAST
     assert is_complete(recorded.folder / f"checkpoints/global_step_{LAST}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
@@ -239,6 +241,57 @@ class TestCheckReward:
 
         assert code == 2
         assert "there is no file" in err
+
+
+def test_a_project_is_made_with_what_to_do_next(command: Command, tmp_path: Path) -> None:
+    code, out, _ = command("init", str(tmp_path / "mine"))
+
+    assert code == 0
+    assert f"made in {tmp_path / 'mine'}: README.md, " in out
+    assert f"  cd {tmp_path / 'mine'}\n" in out
+    assert command("init", str(tmp_path / "mine"))[0] == 2
+
+
+class TestDoctor:
+    @pytest.fixture(autouse=True)
+    def no_gpu(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+        monkeypatch.chdir(tmp_path)
+
+    def test_it_says_what_would_fail_before_it_fails(self, command: Command) -> None:
+        code, out, _ = command("doctor", "engine=gpu", "--json")
+        failing = {each["topic"]: each["found"] for each in json.loads(out)["findings"] if each["level"] == "fail"}
+
+        assert code == 1
+        assert failing["resources"].startswith(
+            "trainer.n_gpus_per_node=4, but torch finds 0 GPUs here: write engine=cpu"
+        )
+
+    def test_with_the_settings_of_a_run_it_makes_its_checks(self, command: Command, run_overrides: list[str]) -> None:
+        code, out, _ = command("doctor", *run_overrides, "data.train_batch_size=17")
+
+        assert code == 1
+        assert "settings data.train_batch_size=17 is not a multiple of actor_rollout_ref.actor." in " ".join(
+            out.split()
+        )
+        assert "\na run would fail: 1 fail, " in out
+
+
+@pytest.mark.parametrize("arguments", [["train"], ["config", "lr"], ["doctor", "engine=gpu"]], ids=" ".join)
+def test_without_the_engine_a_command_says_what_to_install(arguments: list[str]) -> None:
+    program = f"""
+import sys
+sys.modules |= dict.fromkeys(("hydra", "omegaconf", "verl", "ray"))
+sys.argv = ["ctwa", *{arguments!r}]
+from ctwa.cli import main
+main()
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+    assert "Traceback" not in result.stderr
+    if arguments[0] != "doctor":  # which works without it
+        assert result.returncode == 2
+        assert "which is not installed: pip install 'ctwa[cpu]', or 'ctwa[gpu]' (docs/install.md)" in result.stderr
 
 
 def test_a_testbed_that_is_not_known(command: Command, tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from ctwa.errors import CtwaError
 from ctwa.models import locate
 from ctwa.objectives.completion import Completion
 from ctwa.objectives.evaluator import Evaluation
+from ctwa.report.summary import summarize
+from ctwa.report.watch.state import Status, WatchedRun
 from ctwa.run.alarms import AlarmLimits
 from ctwa.run.folder import ObjectiveInfo, RunFolder, RunInfo
 from ctwa.run.jsonl import read_jsonl
@@ -106,6 +108,44 @@ def test_events_are_told_in_words(run: RunFolder, recorder: Recorder) -> None:
     assert [(event["kind"], event["text"]) for event in read_jsonl(run.events)] == [
         ("start", "the engine is up after 20 s")
     ]
+
+
+@pytest.mark.parametrize(
+    ("steps", "error", "said"),
+    [
+        (
+            0,
+            RuntimeError("no route\nto host"),
+            "failed before its first step was made: RuntimeError: no route; there is no ",
+        ),
+        (
+            2,
+            CtwaError("clarity scored nothing"),
+            "failed after step 2: clarity scored nothing; there is no checkpoint yet",
+        ),
+    ],
+)
+def test_what_a_run_failed_by_is_told_to_whoever_was_not_there(
+    run: RunFolder, steps: int, error: Exception, said: str
+) -> None:
+    def fail() -> None:
+        with Recorder(run, resume=False, num_samples=0, seed=0) as recorder:
+            recorder.begins("starting Ray")
+            for step in range(1, steps + 1):
+                recorder.step(step, {"x": 1})
+            raise error
+
+    with pytest.raises(type(error)):
+        fail()
+
+    phase, failed = read_jsonl(run.events)
+    assert (phase["kind"], failed["kind"], failed["step"]) == ("phase", "error", steps)
+    assert failed["text"].startswith(said)
+    with pytest.raises(CtwaError, match=f"has no result of any objective: it {said[:20]}"):
+        summarize(run)
+    watched = WatchedRun(run.path)
+    watched.poll()
+    assert watched.status() == Status("ended", failed["text"])
 
 
 def test_a_run_is_not_written_over(run: RunFolder, recorder: Recorder) -> None:
@@ -239,7 +279,7 @@ class TestAlarms:
         assert self.told(run) == [("alarm", 3)]
         text = read_jsonl(run.events)[0]["text"]
         assert text.startswith("negative-covariance: The updates have worked against accuracy for 3 steps")
-        assert text.endswith("or more weight.")
+        assert f"`ctwa suggest-targets {run.path}`" in text
 
     def test_the_alarm_that_ends_the_run_is_known_before_the_record(self, run: RunFolder) -> None:
         recorder = self.record(run, 1, 2)

@@ -12,7 +12,8 @@ import pytest
 from rich.console import Console
 
 from ctwa.errors import CtwaError
-from ctwa.objectives.check import check_reward, main, render
+from ctwa.objectives.check import Response, check_reward, main, render
+from ctwa.objectives.check_together import Conflict, together
 
 RewardFile = Callable[..., str]
 
@@ -39,7 +40,8 @@ def shown(result: Any) -> str:
 
 def run_main(*arguments: Any, **options: Any) -> tuple[int, str]:
     console = Console(file=StringIO(), width=200)
-    status = main(*arguments, console=console, **options)
+    spec, *rest = arguments
+    status = main([spec] if isinstance(spec, str) else spec, *rest, console=console, **options)
     return status, console.file.getvalue()  # type: ignore[attr-defined]
 
 
@@ -102,8 +104,8 @@ def test_a_text_can_be_given_on_the_command_line(reward_file: RewardFile, data: 
     assert status == 0
     assert "the response is the text given" in text
     assert re.search(r"response\s+│\s+6 │\s+6 │\s+2.5 │\s+1 │\s+4 │", text)
-    with pytest.raises(CtwaError, match="--text and --responses both give the responses"):
-        main(spec, data(rows(3)), texts=["abcd"], responses="answer")
+    with pytest.raises(CtwaError, match="--text and --responses all give the responses"):
+        main([spec], data(rows(3)), texts=["abcd"], responses="answer")
 
 
 def test_json_lines_are_rows_too(reward_file: RewardFile, tmp_path: Path) -> None:
@@ -119,7 +121,7 @@ def test_the_column_response_is_used_where_there_is_one(reward_file: RewardFile)
     assert [item.outcome.value for item in result.checked] == [4 / 6, 8 / 6]
     text = shown(result)
     assert "the responses are the data's column 'response'" in text
-    assert "response_tokens counts words, and one for the end: no tokenizer is asked" in text
+    assert "response_tokens counts words, and one for the end: --tokenizer names one to ask" in text
     assert "reference_tokens is the mean of these, 6.0" in text
     assert check_reward(f"{path}:f", rows(1, response=["a"]), reference_tokens=4).checked[0].outcome.value == 0.5
 
@@ -177,26 +179,24 @@ def test_the_repositorys_accuracy_on_probes(data: Callable[..., Path]) -> None:
 def test_mistakes_of_the_command(reward_file: RewardFile, data: Callable[..., Path], tmp_path: Path) -> None:
     spec = reward_file("def f(response): return 1") + ":f"
     file = data(rows(2))
+    with pytest.raises(CtwaError, match=r"none.parquet does not exist; give a .parquet, .jsonl"):
+        main([spec], tmp_path / "none.parquet")
     with pytest.raises(
-        CtwaError, match=r"none.parquet does not exist; give a parquet or JSON Lines file in verl's format"
+        CtwaError, match=r"rewards.py has the suffix '.py'; give a file that ends with .parquet, .jsonl"
     ):
-        main(spec, tmp_path / "none.parquet")
-    with pytest.raises(
-        CtwaError, match=r"rewards.py has the suffix '.py'; give a file that ends with .parquet, .jsonl or .json"
-    ):
-        main(spec, Path(spec.removesuffix(":f")))
+        main([spec], Path(spec.removesuffix(":f")))
     with pytest.raises(CtwaError, match=r"responses 'x' is neither a column of .* \(prompt, data_source, .*\) nor a"):
-        main(spec, file, responses="x")
+        main([spec], file, responses="x")
     with pytest.raises(CtwaError, match="limit is 0; give the number of rows to check, at least 1"):
-        main(spec, file, limit=0)
+        main([spec], file, limit=0)
     (tmp_path / "bad.jsonl").write_text('"a"\n{"text": "b"}\n')
     with pytest.raises(
         CtwaError, match=r"bad.jsonl, line 2: KeyError\('response'\); write a JSON string, or an object"
     ):
-        main(spec, file, responses=str(tmp_path / "bad.jsonl"))
+        main([spec], file, responses=str(tmp_path / "bad.jsonl"))
     (tmp_path / "short.jsonl").write_text('"a"\n')
     with pytest.raises(CtwaError, match="there are 1 responses for 2 rows; give one, or one list, for each row"):
-        main(spec, file, responses=str(tmp_path / "short.jsonl"))
+        main([spec], file, responses=str(tmp_path / "short.jsonl"))
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def test_a_line_that_is_no_response(
 ) -> None:
     (tmp_path / "responses.jsonl").write_text(f'"fine"\n{line}\n')
     with pytest.raises(CtwaError) as error:
-        main("ctwa.testbed.rewards:accuracy", data(rows(2)), responses=str(tmp_path / "responses.jsonl"))
+        main(["ctwa.testbed.rewards:accuracy"], data(rows(2)), responses=str(tmp_path / "responses.jsonl"))
 
     assert said in str(error.value)
 
@@ -272,3 +272,97 @@ def test_a_prompt_that_says_nothing() -> None:
         CtwaError, match=r"row 1 \(from 0\) of the data: message 0 of its prompt is a user's and empty; write what"
     ):
         check_reward("ctwa.testbed.rewards:accuracy", bad)
+
+
+REWARDS = """
+    def right(response): return float("right" in response)
+    def short(response): return float(len(response) < 6)
+    def constant(response): return 1.0
+    def sometimes(response, extra_info): return None if extra_info["index"] else len(response)
+"""
+
+
+def test_rewards_are_compared_within_prompts(reward_file: RewardFile) -> None:
+    """Of each prompt right is long and wrong short: what one teaches, the other unteaches."""
+    path = reward_file(REWARDS)
+    responses = [["right and long", "wrong"], ["right and long", "no"]]
+    results = {
+        name: check_reward(f"{path}:{name}", rows(2), responses=responses) for name in ("right", "short", "constant")
+    }
+    found = together(results)
+    assert found is not None
+    assert found.rewards["right"].std == found.rewards["short"].std == 0.5
+    assert (found.rewards["constant"].no_signal, found.rewards["right"].no_signal) == (1.0, 0.0)
+    assert found.pairs["right", "short"] == Conflict(-1.0, 1.0)
+    assert math.isnan(found.pairs["right", "constant"].conflicts)
+
+
+def test_targets_can_be_met_together_with_room_to_spare(reward_file: RewardFile) -> None:
+    """Of two independent rewards each can reach 0.5 / sqrt(2) at once; half of that is suggested."""
+    path = reward_file(REWARDS)
+    responses = [["right", "right and long", "wrong", "wrong and long"]] * 3
+    found = together(
+        {name: check_reward(f"{path}:{name}", rows(3), responses=responses) for name in ("right", "short")}
+    )
+    assert found is not None
+    assert found.pairs["right", "short"].correlation == 0
+    for each in found.rewards.values():
+        assert each.expected == pytest.approx(0.5 / math.sqrt(2))
+        assert each.target == pytest.approx(0.25 / math.sqrt(2), rel=1e-4)
+
+
+def test_the_command_takes_several_rewards_and_the_responses_of_a_model(
+    reward_file: RewardFile, data: Callable[..., Path]
+) -> None:
+    path = reward_file(
+        REWARDS + "    def finished(finished, response_tokens): return response_tokens if finished else 0"
+    )
+
+    def sample(rows: Any) -> Any:
+        return [[Response("right", 7), Response("wrong and long", 9, finished=False)]] * len(rows), "by a model"
+
+    specs = [f"{path}:{name}" for name in ("right", "short", "finished")]
+    status, text = run_main(specs, data(rows(2)), sample=sample)
+    assert status == 0
+    assert "by a model" in text
+    assert "counts words" not in text
+    assert re.search(r"│ response │ +4 │ +4 │ +3.5 │ +0 │ +7 │", text)  # of finished
+    assert re.search(r"^ctwa.objectives.right.target=\S+ ctwa.objectives.short.target=\S+ ctwa\S+$", text, re.MULTILINE)
+    with pytest.raises(CtwaError, match="--text and --model all give the responses; write one of them"):
+        main(specs, data(rows(2)), sample=sample, texts=["a"])
+    with pytest.raises(CtwaError, match="a reward function is given twice"):
+        main([specs[0], specs[0]], data(rows(2)))
+
+
+def test_arguments_of_several_functions_are_by_their_names(reward_file: RewardFile, data: Callable[..., Path]) -> None:
+    path = reward_file("""
+        def one(response, word="x"): return float(word in response)
+        def two(response): return 0.0
+    """)
+    specs = [f"{path}:one", f"{path}:two"]
+    status, text = run_main(specs, data(rows(1)), texts=["abc", "x"], kwargs={"one": {"word": "b"}})
+    assert status == 0
+    assert re.search(r"abc +│ [^│]*│ 1 ", text)
+    with pytest.raises(
+        CtwaError, match=r"kwargs of several functions are by their names \(one, two\), and 'word' is none"
+    ):
+        main(specs, data(rows(1)), kwargs={"word": "b"})
+
+
+def test_probes_are_no_model_s_and_are_not_compared(reward_file: RewardFile, data: Callable[..., Path]) -> None:
+    path = reward_file(REWARDS)
+    assert "within the completions" not in run_main([f"{path}:right", f"{path}:short"], data(rows(2)))[1]
+
+
+def test_lengths_are_counted_by_the_tokenizer_that_is_named(reward_file: RewardFile) -> None:
+    path = reward_file("def f(response_tokens): return response_tokens")
+    result = check_reward(f"{path}:f", rows(1), responses=["a b c"], count_tokens=len)
+    assert result.checked[0].outcome.value == 6
+    assert "counts words" not in shown(result)
+
+
+def test_none_is_explained(reward_file: RewardFile) -> None:
+    path = reward_file(REWARDS)
+    text = shown(check_reward(f"{path}:sometimes", rows(3), responses=["a", "b", "c"]))
+    assert "none 2" in text
+    assert "None leaves a completion out" in text

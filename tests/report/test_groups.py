@@ -54,6 +54,31 @@ def test_a_list_that_trains_something_else_is_another_group(groups):
     assert len(groups(("a", {"seed": 0}, CONFIG), ("b", {"seed": 1}, other))) == 2
 
 
+OBJECTIVE = "  objectives:\n    accuracy:\n      weight: 0.5\n"
+OLD = CONFIG + "  covariance_targets:\n    accuracy: 0.1\n  stop_within: 600\n" + OBJECTIVE
+NEW = CONFIG + "  max_unknown_tokens: 0.1\n" + OBJECTIVE + "      target: 0.1\n"
+
+
+def test_what_another_version_of_ctwa_wrote_beside_makes_no_other_group(groups):
+    assert groups(("a", {"seed": 0}, OLD), ("b", {"seed": 1}, NEW)) == [("ctwa", ["a", "b"])]
+
+
+@pytest.mark.parametrize(
+    "added",
+    [
+        NEW.replace("lr: 0.1", "lr: 0.1\n  warmup: 5"),  # of the engine, which writes all of its keys
+        NEW.replace("target: 0.1", "target: 0.1\n      limit: 3"),
+        NEW.replace("max_unknown_tokens: 0.1", "method:\n    eta: 0.1"),
+    ],
+)
+def test_what_was_added_to_one_run_makes_another_group(groups, added):
+    assert len(groups(("a", {"seed": 0}, NEW), ("b", {"seed": 1}, added))) == 2
+
+
+def test_a_configuration_that_cannot_be_read_is_like_no_other(groups):
+    assert len(groups(("a", {"seed": 0}, "a: ["), ("b", {"seed": 1}, "a: ["))) == 2
+
+
 def test_another_setting_is_another_group(groups):
     runs = [("x-s0", {"seed": 0}, CONFIG), ("x-s1", {"seed": 1}, CONFIG)]
     runs += [

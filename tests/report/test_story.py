@@ -27,9 +27,7 @@ def make(make_run):
             if index and covariance is not None:
                 steps[10 * index] |= {"covariance/a": covariance * index, "covariance/b": 0.3}
         objectives = {"a": ObjectiveInfo(weight=0.5, target=target), "b": ObjectiveInfo(weight=0.5, target=target)}
-        run = make_run(method, steps, info(method=method, seed=0, objectives=objectives, alarms=LIMITS, **changes))
-        run.config.write_text(f"method: {method}\n")
-        return run
+        return make_run(method, steps, info(method=method, seed=0, objectives=objectives, alarms=LIMITS, **changes))
 
     return make_it
 

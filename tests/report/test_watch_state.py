@@ -8,6 +8,9 @@ import pytest
 from rich.cells import cell_len
 
 from ctwa.errors import CtwaError
+from ctwa.report.html import write_report
+from ctwa.report.summary import summarize
+from ctwa.report.trace import read_runs
 from ctwa.report.watch.screen import draw
 from ctwa.report.watch.state import WatchedRun
 from ctwa.run import ObjectiveInfo, RunFolder, TraceWriter, quiet, read_trace
@@ -70,7 +73,7 @@ def test_a_resumed_run_forgets_what_was_rewound(make_run):
 def test_the_alarms_are_those_of_the_whole_trace(make_run):
     steps = {step: step_metrics(accuracy=-0.5 if 5 < step < 20 else 0.5, clarity=0.5) for step in range(1, 31)}
     folder = make_run("run", steps)
-    monitor = AlarmMonitor(["accuracy", "clarity"])
+    monitor = AlarmMonitor(["accuracy", "clarity"], run=str(folder.path))
     for record in read_trace(folder.metrics):
         monitor.feed(record)
     assert {episode.alarm.kind for episode in monitor.episodes} == {"drop", "negative-covariance"}
@@ -226,3 +229,37 @@ def test_colours_say_what_is_wrong(make_run):
                 at = line.plain.index(value)
                 styles[name] = [str(span.style) for span in line.spans if span.start <= at < span.end]
     assert styles == {"a": ["red"], "b": ["yellow"], "c": []}
+
+
+def test_a_constant_is_drawn_at_half_height(make_run):
+    run = watched(make_run("run", {step: {"val/accuracy": 1.0, "val/clarity": step / 10} for step in range(4)}))
+    lines = {line.split()[0]: line for line in text_of(run).splitlines() if line[:1].isalpha()}
+    assert set(lines["accuracy"].split()[-1]) == {"▄"}
+    assert lines["clarity"].endswith("█")
+
+
+def test_the_seconds_of_a_step_are_those_of_the_summary_whatever_the_last_ones_were(make_run):
+    seconds = [1.0] * 40 + [9.0] * 25
+    folder = make_run("run", {step: {"val/accuracy": 1.0, "time/step": each} for step, each in enumerate(seconds, 1)})
+    assert watched(folder).step_seconds == summarize(folder).step_seconds == 1.0
+
+
+def test_why_a_run_failed_is_what_the_view_and_the_report_say(tmp_path):
+    run_folder = RunFolder.create(tmp_path / "run", {}, info())
+    TraceWriter(run_folder.metrics).close()
+    with EventWriter(run_folder.events) as events:
+        events.write("error", "failed before its first step was made: ValueError: no such tokenizer", step=0)
+    assert watched(run_folder).status().word == "ended"
+    assert "no such tokenizer" in text_of(watched(run_folder))
+    with pytest.raises(
+        CtwaError, match=r"no result of any objective: it failed before its first step .*no such tokenizer"
+    ):
+        write_report([run_folder.path], tmp_path / "report.html")
+
+
+def test_a_target_of_an_old_run_is_one_of_covariances_only_where_its_trace_says_so(make_run):
+    aims = {"lagrangian": {}, "ctwa": {"ctwa/target/accuracy": 0.1}}
+    for method, extra in aims.items():
+        folder = make_run(method, {1: step_metrics(accuracy=0.5) | extra}, info(("accuracy",), schema=1))
+        assert watched(folder).trace.target("accuracy") == (0.1 if extra else None)
+        assert read_runs([folder.path])[0].target("accuracy") == (0.1 if extra else None)

@@ -41,11 +41,21 @@ def test_a_drop_on_held_out_problems_is_told_after_its_steps():
 
 @pytest.mark.parametrize("steered", [True, False])
 def test_targets_are_spoken_of_where_there_are_some(steered):
-    target = {"ctwa/target/accuracy": 0.1} if steered else {}
+    others = {"ctwa/target/accuracy": 0.1} if steered else {}
     for key, values in {"val/accuracy": (0.5, 0.1, 0.1, 0.1), "covariance/accuracy": (-0.1,) * 4}.items():
-        [alarm] = feed([each | target for each in curve(key, *values)])[1].active
+        [alarm] = feed([{"covariance/accuracy": 0.1} | each | others for each in curve(key, *values)])[1].active
         assert ("method=ctwa" in alarm.advice) is not steered
         assert ("its target" in alarm.advice or "larger target" in alarm.advice) is steered
+
+
+def test_the_command_to_paste_stands_where_there_are_covariances_to_take_targets_from():
+    steps = [{"val/accuracy": value, "covariance/accuracy": 0.1} for value in (0.5, 0.1, 0.1, 0.1)]
+    monitor = AlarmMonitor(["accuracy"], LIMITS, run="runs/my run")
+    for step, metrics in enumerate(steps, start=1):
+        monitor.feed({"schema": 2, "step": step, "time": 0.0, "metrics": metrics})
+    assert "`ctwa suggest-targets 'runs/my run'` prints targets." in monitor.active[0].advice
+    [plain] = feed(curve("val/accuracy", 0.5, 0.1, 0.1, 0.1))[1].active  # a run of ctwa prefer has none
+    assert plain.advice == "Raise its weight, or give the objectives that rose meanwhile less."
 
 
 def test_validations_far_apart_count_the_steps_between_them():

@@ -60,6 +60,18 @@ def test_targets_of_something_else_are_no_covariance_targets():
     assert "\x1b[33m" not in "".join(screen.lines())  # yellow
 
 
+@pytest.mark.parametrize("width", [100, 60])
+def test_a_run_that_measures_no_covariances_has_no_column_of_dashes(width):
+    screen = Screen(info(covariances=False), width=width, terminal=True)
+    screen.record(0, 1.0, **{"val/accuracy": 0.5, "val/clarity": 0.4})
+    screen.record(2, 4.0, **step_metrics(accuracy=0.5, clarity=0.25), **{"val/accuracy": 0.4, "val/clarity": 1.0})
+    text = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(screen.lines()))
+    assert "cov" not in text
+    assert "+0.050" not in text
+    ends = {len(line) for line in text.splitlines()[-2:]}
+    assert len(ends) == 1  # the change of a validation ends where the weights do
+
+
 def test_columns_stay_in_line():
     screen = Screen(info())
     screen.record(0, 1.0, **{"val/accuracy": 0.5, "val/clarity": 0.4})

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ctwa.errors import CtwaError
-from ctwa.run.log import _message, _remote_cause, _telling_lines, quiet
+from ctwa.run.log import _message, _telling_lines, quiet, remote_cause
 
 
 @pytest.fixture
@@ -144,8 +144,8 @@ def test_the_console_is_as_wide_as_the_terminal(tmp_path):
 def test_an_error_from_another_process_is_told_as_it_was_raised_there():
     remote = RuntimeError("a long remote traceback")
     remote.cause = ValueError("the mistake")
-    assert _remote_cause(remote) is remote.cause
-    line, _ = next(_message(_remote_cause(remote), [], Path("log")))
+    assert remote_cause(remote) is remote.cause
+    line, _ = next(_message(remote_cause(remote), [], Path("log")))
     assert line == "error: the run stopped: ValueError: the mistake"
 
 

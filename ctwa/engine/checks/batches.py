@@ -9,6 +9,12 @@ from omegaconf import DictConfig
 from ctwa.errors import CtwaError
 
 
+def attention_of(config: DictConfig) -> str:
+    """What the trainer's model computes attention with; verl's default is flash-attn."""
+    own = config.actor_rollout_ref.model.get("override_config") or {}
+    return str(own.get("attn_implementation") or "flash_attention_2")
+
+
 def num_data_ranks(config: DictConfig) -> int:
     """How many ranks the rows are dealt out to: with sequence parallelism the ranks of a group share theirs.
 
@@ -30,7 +36,7 @@ def num_data_ranks(config: DictConfig) -> int:
     if not model.use_remove_padding:
         raise CtwaError(f"{key} splits packed rows: write actor_rollout_ref.model.use_remove_padding=true")
     known = "sdpa" if config.trainer.device == "cpu" else "flash_attention_2"
-    attention = (model.get("override_config") or {}).get("attn_implementation") or "flash_attention_2"
+    attention = attention_of(config)
     if not attention.startswith(known.removesuffix("_2")):
         raise CtwaError(
             f"{key}: with the attention {attention!r} each rank would look at its own part of a row alone: write "

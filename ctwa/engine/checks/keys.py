@@ -17,7 +17,8 @@ from typing import Any
 import yaml
 
 from ctwa.engine.checks.bounds import ACTOR, BOUNDS, MODEL, REF, ROLLOUT
-from ctwa.engine.groups import OURS, main_file, node_of
+from ctwa.engine.choices import OURS, main_file
+from ctwa.engine.groups import data_node_of, node_of
 from ctwa.errors import shown
 
 NO_DEFAULT: dict[str, tuple[str, ...]] = {
@@ -123,7 +124,8 @@ SYNONYMS: dict[str, str] = {
 """What other trainers call a key, or its last name alone."""
 
 _NEAR = 0.75
-_FAR = ("critic", "distillation", "reward_model", "global_profiler", "skip", "sandbox_fusion", "custom_reward_function")
+FAR = ("critic", "distillation", "reward_model", "global_profiler", "skip", "sandbox_fusion", "custom_reward_function")
+"""Sections of verl that are seldom meant."""
 
 
 def verl_files() -> Path:
@@ -143,6 +145,7 @@ def known_keys(command: str) -> dict[str, Any]:
         groups.append(ours / "base.yaml")
     known: dict[str, Any] = {}
     _merge(known, {"ctwa": node_of(command) | {section: {} for section in OURS}, "model_engine": "dp"})
+    _merge(known, {"data": data_node_of(command)})
     for part in (*(yaml.safe_load(path.read_text()) for path in groups), main):
         _merge(known, part)
     for key in ("defaults", "hydra"):
@@ -242,15 +245,28 @@ def near_key(key: str, known: Iterable[str]) -> str:
     for old, new in MOVED.items():
         if f"{key}.".startswith(f"{old}."):
             return f" any more: write {new}"
+    near = near_keys(key, known, most=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def near_keys(key: str, known: Iterable[str], *, most: int = 5) -> list[str]:
+    """The keys that may have been meant, the likeliest first: what other trainers call so, and names that are near.
+
+    Args:
+        key: what the user wrote, the whole of a dotted key or its end.
+        known: every key there may be, dotted.
+        most: of them.
+    """
     names = key.lower().replace("-", "_").split(".")
-    found = SYNONYMS.get(names[-1])
-    if found is None or found == key:
-        # The less often wanted parts of verl last: of equally near keys the first is offered.
-        keys = sorted((each for each in known if each != key), key=lambda each: each.split(".")[0] in _FAR)
-        found = max(keys, key=lambda each: _nearness(names, each.split(".")), default=None)
-        if found is None or _nearness(names, found.split(".")) < _NEAR:
-            return ""
-    return f"; did you mean {found}?"
+    synonym = SYNONYMS.get(names[-1])
+    meant = [synonym] if synonym not in (None, key) else []
+    if len(meant) >= most:
+        return meant
+    # The less often wanted parts of verl last: of equally near keys the first is offered.
+    keys = sorted((each for each in known if each != key), key=lambda each: each.split(".")[0] in FAR)
+    nearness = {each: _nearness(names, each.split(".")) for each in keys}
+    near = sorted((each for each in keys if nearness[each] >= _NEAR), key=lambda each: -nearness[each])
+    return list(dict.fromkeys([*meant, *near]))[:most]
 
 
 def _nearness(names: list[str], known: list[str]) -> float:

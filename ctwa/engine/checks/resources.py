@@ -5,14 +5,31 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 
 from omegaconf import DictConfig
 
+from ctwa.engine.checks.batches import attention_of
 from ctwa.errors import CtwaError
 
 
-def check_machine(config: DictConfig) -> None:
-    """See, where the run starts Ray itself, that this machine has what the run will ask of it."""
+def uses_vllm(config: DictConfig) -> bool:
+    """Whether a run that samples completes its prompts with vLLM."""
+    return bool(config.actor_rollout_ref.rollout.name == "vllm")
+
+
+def uses_flash_attention(config: DictConfig) -> bool:
+    """Whether the trainer's model computes attention with the package flash-attn, which needs a GPU."""
+    return bool(config.trainer.device == "cuda" and attention_of(config) == "flash_attention_2")
+
+
+def check_machine(config: DictConfig, *, samples: bool = True) -> None:
+    """See, where the run starts Ray itself, that this machine has what the run will ask of it.
+
+    Args:
+        config: the resolved config.
+        samples: whether the run completes prompts.
+    """
     ray_init = config.ray_kwargs.ray_init
     if ray_init.get("address") or os.environ.get("RAY_ADDRESS"):
         return  # the machines of another's Ray: asked when it has answered
@@ -27,8 +44,25 @@ def check_machine(config: DictConfig) -> None:
                 + (f"trainer.n_gpus_per_node={found}" if found else "engine=cpu, or start where there are GPUs")
             )
         num_gpus = found if num_gpus is None else num_gpus
+        _check_installed(config, samples=samples)
     num_cpus = (os.cpu_count() or 1) if ray_init.num_cpus is None else ray_init.num_cpus
     check_placement([{"CPU": num_cpus, "GPU": num_gpus or 0}], config)
+
+
+def _check_installed(config: DictConfig, *, samples: bool) -> None:
+    """The packages that only some GPU runs need: verl would miss them minutes later."""
+    if samples and uses_vllm(config) and find_spec("vllm") is None:
+        raise CtwaError(
+            "generation=vllm needs vLLM, which is not installed: run pip install 'ctwa[gpu]' (docs/install.md), or "
+            "write another generation"
+        )
+    if uses_flash_attention(config) and find_spec("flash_attn") is None:
+        raise CtwaError(
+            "the model's attention is flash_attention_2, and flash-attn is not installed: run pip install "
+            "--no-build-isolation flash-attn==2.8.3 (docs/install.md), or write "
+            "++actor_rollout_ref.model.override_config.attn_implementation=sdpa "
+            "actor_rollout_ref.model.use_remove_padding=false"
+        )
 
 
 def check_resources(config: DictConfig) -> None:

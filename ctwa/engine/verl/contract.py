@@ -60,10 +60,13 @@ _TABLE: dict[tuple[Use, str], dict[str, str]] = {
     ("overridden", "verl.workers.engine.fsdp.transformer_impl:FSDPEngineWithLMHead."): {
         "forward_backward_batch": "(self, data, loss_function, forward_only=False)",
         "forward_step": "(self, micro_batch, loss_function, forward_only)",
+        "prepare_model_inputs": "(self, micro_batch)",
+        "get_per_tensor_param": "(self, layered_summon=False, base_sync_done=False, **kwargs)",
         "prepare_model_outputs": "(self, output, output_args, micro_batch, logits_processor_func)",
         "initialize": "(self)",
         "_gradient_sync_context": "(self, *, is_last_micro_batch)",
         "_build_lora_module": "(self, module)",
+        "_merged_lora_per_tensor_param": "(self)",
         "_build_optimizer": "(self, module)",
         "_build_module": "(self)",
         "_build_fsdp_module": "(self, module)",
@@ -121,6 +124,14 @@ _TABLE: dict[tuple[Use, str], dict[str, str]] = {
         "compute_rloo_outcome_advantage": "(token_level_rewards, response_mask, index, epsilon=1e-06, config=None, **kwargs)",
         "compute_opo_outcome_advantage": "(token_level_rewards, response_mask, index, epsilon=1e-06, config=None, **kwargs)",
     },
+    ("called", "verl.utils.fsdp_utils:"): {
+        "merged_lora_context": "(actor, backup_adapters=False)",
+        "normalize_peft_param_name": "(params)",
+        "offload_fsdp_model_to_cpu": "(model, empty_cache=True)",
+    },
+    ("called", "verl.utils.model:"): {
+        "convert_weight_keys": "(state_dict, model)",
+    },
     ("called", "verl.workers.utils.losses:"): {
         "ppo_loss": "(config, model_output, data, dp_group=None)",
     },
@@ -138,6 +149,7 @@ _TABLE: dict[tuple[Use, str], dict[str, str]] = {
     },
     ("patched", "verl.workers.engine.fsdp.transformer_impl:"): {
         "logprobs_from_logits": "(logits, labels, inplace_backward=True)",
+        "prepare_micro_batches": "(data, dp_group=None, num_batches_divided_by=None, same_micro_num_in_dp=True, min_num_micro_batch=None, use_dynamic_bsz_balance=True)",
     },
     ("patched", "transfer_queue.utils.zmq_utils:"): {
         "create_zmq_socket": "(ctx, socket_type, ip, identity=None)",

@@ -107,6 +107,8 @@ class Sections:
         parts: dict[tuple[str, str], dict[str, str]] = {}
         for name in key_of.of_methods(self._keys, self._shown):
             family, key, objective = key_of.parse(name)
+            if key == "log_weight":  # the weight is drawn beside the covariance
+                continue
             parts.setdefault((family, key), {})[objective] = name
         figures = []
         for (family, key), by_objective in parts.items():
@@ -218,7 +220,7 @@ class Sections:
         figures.append(Panel("hypervolume", "hypervolume of the results", "hypervolume", lines))
         text = (
             f"At {comparison.at}, {comparison.result}: large marks are methods with their"
-            " bootstrap intervals, small ones their runs, the dashed line the front of the plane."
+            " intervals, small ones their runs, the dashed line the front of the plane."
         )
         if len(planes) > _MOST_PLANES:
             text += f" Of {len(planes)} pairs the {_MOST_PLANES} that conflict most are shown."

@@ -12,19 +12,21 @@ from statistics import median
 from typing import Literal
 
 from ctwa import metrics as key_of
-from ctwa.errors import CtwaError
+from ctwa.errors import CtwaError, neighbour
 from ctwa.report.trace import RunTrace
 from ctwa.run.folder import RunFolder, RunInfo
 from ctwa.run.jsonl import JsonLinesTail
 from ctwa.run.lock import is_held
-from ctwa.run.text import duration
-from ctwa.run.trace import Event, Record
+from ctwa.run.text import clean, duration
+from ctwa.run.trace import ENDS, Event, Record
 
 _CHUNK = 1 << 22  # bytes of a trace read at once
-_RECENT_STEPS = 20  # whose median time makes the ETA
+_RECENT_STEPS = 20  # whose median time makes the ETA, and whose pauses the patience
 _PATIENCE = 30.0  # s without a record after which a run without a visible writer has ended, and
 _GAPS = 5  # how many of its longest recent pauses between records
 _START_UP = 600.0  # s that a run may take to its first record
+
+_LOOK = 1.0  # s between two looks for a run that has not begun
 
 Word = Literal["going on", "finished", "ended"]
 
@@ -35,6 +37,19 @@ class Status:
 
     word: Word
     text: str
+
+
+def wait_for_run(path: Path, say: Callable[[str], None]) -> None:
+    """Returns when a run has begun in a folder; at once if one has, or if none ever can.
+
+    Args:
+        path: the folder.
+        say: is told what is waited for.
+    """
+    if not RunFolder(path).holds_run() and (path.is_dir() or not path.exists()):
+        say(f"no run has begun in {clean(str(path))} yet: waiting for one{neighbour(path)} (Ctrl-C ends this)")
+        while not RunFolder(path).holds_run():
+            time.sleep(_LOOK)
 
 
 class WatchedRun:
@@ -65,7 +80,7 @@ class WatchedRun:
     def _begin(self) -> None:
         self.trace = RunTrace(self.folder.path.name, self.folder, self.info, _is_shown)
         self.trained = 0.0  # s
-        self._step_seconds: deque[float] = deque(maxlen=_RECENT_STEPS)
+        self._seconds: list[float] = []  # of each step
         self._gaps: deque[float] = deque(maxlen=_RECENT_STEPS)
 
     def poll(self) -> None:
@@ -102,7 +117,7 @@ class WatchedRun:
             self._gaps.append(record["time"] - before)
             seconds = self._gaps[-1] if seconds is None and step > 0 else seconds
         if seconds is not None:
-            self._step_seconds.append(seconds)
+            self._seconds.append(seconds)
             self.trained += seconds
         self.trace.add(record)
 
@@ -123,14 +138,15 @@ class WatchedRun:
 
     @property
     def step_seconds(self) -> float | None:
-        """The median time of the recent steps."""
-        return median(self._step_seconds) if self._step_seconds else None
+        """The median time of a step, as the summary has it."""
+        return median(self._seconds) if self._seconds else None
 
     def eta(self) -> float | None:
         """Seconds to the last step, by the time of the recent ones and of what has passed since the newest."""
-        if self.num_steps is None or self.step_seconds is None or self.reached is None:
+        if self.num_steps is None or not self._seconds or self.reached is None:
             return None
-        return max((self.num_steps - self.step) * self.step_seconds - (self._clock() - self.reached), 0.0)
+        recent = median(self._seconds[-_RECENT_STEPS:])
+        return max((self.num_steps - self.step) * recent - (self._clock() - self.reached), 0.0)
 
     def status(self) -> Status:
         """Whether the run goes on.
@@ -143,7 +159,7 @@ class WatchedRun:
         written = is_held(self.folder.metrics) or is_held(self.folder.engine_log)
         self._had_writer |= written
         going_on = written and not done
-        if not going_on and self.event is not None and self.event["kind"] == "stop":
+        if not going_on and self.event is not None and self.event["kind"] in ENDS:
             return Status("ended", self.event["text"])
         if done or (not going_on and self._is_summed_up()):
             return Status("finished", f"finished {at}")
@@ -173,4 +189,5 @@ class WatchedRun:
 def _is_shown(key: str) -> bool:
     metric = key_of.parse(key)
     rewards = metric.family == "objective" and metric.key in ("mean", "scored_frac")
-    return rewards or metric.family in ("val", "covariance", "weight")
+    targets = metric.family == "ctwa" and metric.key == "target"
+    return rewards or targets or metric.family in ("val", "covariance", "weight")

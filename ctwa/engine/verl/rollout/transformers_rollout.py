@@ -12,7 +12,7 @@ from verl.plugin.platform import get_platform
 from verl.workers.rollout.base import BaseRollout
 from verl.workers.rollout.replica import RolloutReplica
 
-from ctwa.engine.verl.rollout.transformers_server import TransformersServer
+from ctwa.engine.verl.rollout.transformers_server import TransformersServer, weight_bytes
 
 
 def _server_name(replica_rank: int) -> str:
@@ -30,12 +30,14 @@ def start_server(replica_rank: int, config: Any, model: Any) -> Any:
     platform = get_platform()
     # Ray hides every GPU from an actor that asks for none, and the trainer has asked for all of them.
     seen = {} if platform.device_name == "cpu" else dict.fromkeys(platform.ray_noset_envvars(), "1")
+    # On a CPU the run says how many threads; beside a GPU they would only wait for it.
+    variables = {**seen, "OMP_NUM_THREADS": "1"} if seen else {}
     return (
         ray.remote(TransformersServer)
         .options(
             name=_server_name(replica_rank),
             get_if_exists=True,
-            runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", **seen}},
+            runtime_env={"env_vars": variables},
         )
         .remote(
             model_path=model.path,
@@ -94,5 +96,4 @@ class WeightSender(BaseRollout):
             )
         if self._server is None:
             self._server = ray.get_actor(_server_name(int(os.environ["RANK"])))
-        tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in weights}
-        await self._server.load_weights.remote(tensors)
+        await self._server.load_weights.remote({name: weight_bytes(tensor) for name, tensor in weights})

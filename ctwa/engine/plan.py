@@ -1,0 +1,92 @@
+"""What a plan says of learning, and of the memory and the disk that it takes: lines of `--dry-run`."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from ctwa.engine.checks.look import model_source
+from ctwa.engine.settings import NO_CLIP
+from ctwa.models.look import weight_shapes
+
+GB = 1e9
+TRAINED, SAVED = 16, 16
+"""Bytes a parameter: weights, gradient and Adam's two averages in fp32; and of a checkpoint, which has the plain model
+beside weights and averages."""
+FROZEN = 4
+"""Bytes of a parameter that is not trained."""
+
+
+def line(label: str, text: object) -> str:
+    """A line of a plan."""
+    return f"  {label:<12} {text}"
+
+
+def optimizer_line(config: DictConfig) -> str:
+    """The optimizer with its learning rate."""
+    optim = config.actor_rollout_ref.actor.optim
+    warmup = f", {optim.lr_warmup_steps} steps of warm-up" if (optim.get("lr_warmup_steps") or 0) > 0 else ""
+    schedule = f"{optim.lr_scheduler_type}{warmup}"
+    rank = config.actor_rollout_ref.model.get("lora_rank") or 0
+    what = f"a LoRA adapter of rank {rank}" if rank else "all weights"
+    return line(
+        "optimizer", f"{optim.optimizer}, lr {optim.lr:g} ({schedule}), gradients to norm {optim.clip_grad:g}; {what}"
+    )
+
+
+def loss_line(config: DictConfig) -> str:
+    """The advantages, the clipping and the KL term of the policy's loss."""
+    actor = config.actor_rollout_ref.actor
+    low = actor.clip_ratio if actor.clip_ratio_low is None else actor.clip_ratio_low
+    high = actor.clip_ratio if actor.clip_ratio_high is None else actor.clip_ratio_high
+    clipping = "no clipping" if high >= NO_CLIP else f"ratios clipped to [{1 - low:g}, {1 + high:g}]"
+    kl = f"KL {actor.kl_loss_coef:g} ({actor.kl_loss_type})" if actor.use_kl_loss else "no KL term"
+    entropy = f", entropy bonus {actor.entropy_coeff:g}" if actor.entropy_coeff else ""
+    return line("loss", f"advantages by {config.algorithm.adv_estimator}, {clipping}, {kl}{entropy}")
+
+
+def decoding(config: DictConfig) -> str:
+    """How held-out prompts are completed, beside those that are trained on."""
+    rollout = config.actor_rollout_ref.rollout
+    validation = rollout.val_kwargs
+    if not validation.do_sample or validation.temperature == 0:
+        return f"completed greedily; training samples at temperature {rollout.temperature:g}"
+    if validation.temperature == rollout.temperature:
+        return f"sampled at temperature {validation.temperature:g}, as in training"
+    return f"sampled at temperature {validation.temperature:g}; training at {rollout.temperature:g}"
+
+
+def size_lines(config: DictConfig, *, num_models: int = 1) -> list[str]:
+    """A guess at memory and disk, from the headers of the model's files; nothing where it has to be downloaded yet.
+
+    Args:
+        config: the resolved config.
+        num_models: copies of the weights beside the trained ones: a rollout's, a reference's.
+    """
+    shapes = weight_shapes(model_source(config))
+    if shapes is None:
+        return []
+    num_parameters = sum(math.prod(shape) for shape in shapes.values())
+    has_adapter = bool(config.actor_rollout_ref.model.get("lora_rank"))
+    trained = num_parameters * (FROZEN if has_adapter else TRAINED) / GB
+    copies = f", {num_models} more copies of {num_parameters * FROZEN / GB:.3g} GB" if num_models else ""
+    saved = num_parameters * (2 * FROZEN if has_adapter else SAVED) / GB
+    folder = Path(config.ctwa.run)
+    there = next(each for each in (folder, *folder.parents) if each.exists())
+    free = shutil.disk_usage(there).free / GB
+    kept = config.trainer.max_actor_ckpt_to_keep
+    need = saved * (kept + 1 if kept else 1)
+    return [
+        line(
+            "memory",
+            f"{num_parameters / 1e6:.3g} M parameters: {trained:.3g} GB to train them{copies}; activations beside",
+        ),
+        line(
+            "disk",
+            f"{saved:.3g} GB a checkpoint, {f'{kept} are kept' if kept else 'all are kept'}; {free:.0f} GB free"
+            + (f", which is too little for {need:.3g}" if need > free else ""),
+        ),
+    ]

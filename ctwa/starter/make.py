@@ -1,0 +1,52 @@
+"""`ctwa init`: a small project of one's own, made of the files in ``template``."""
+
+from __future__ import annotations
+
+import shutil
+from importlib.resources import as_file, files
+from pathlib import Path
+
+from ctwa.errors import CtwaError
+from ctwa.run.disk import check_place
+
+NEXT = """next:
+  cd {folder}
+  pytest                                                                # the test of the rewards
+  ctwa check-reward rewards.py:correct --data data/train.jsonl          # a reward on rows of the data
+  ./train.sh ctwa --dry-run                                             # the plan
+  ./train.sh ctwa                                                       # train, on this machine's CPU"""
+
+
+def make_project(folder: Path) -> list[Path]:
+    """Make the project's files.
+
+    Args:
+        folder: where; it may exist, and may hold other files.
+
+    Returns:
+        The files, relative to the folder.
+
+    Raises:
+        CtwaError: the folder cannot be written, or a file is there already; nothing is written then.
+    """
+    if folder.is_file():
+        raise CtwaError(f"{folder} is a file: give a folder for the project")
+    check_place(folder)
+    with as_file(files("ctwa.starter") / "template") as template:
+        made = sorted(path.relative_to(template) for path in template.rglob("*") if _is_of_project(path))
+        if taken := [str(path) for path in made if (folder / path).exists() or (folder / path).is_symlink()]:
+            raise CtwaError(
+                f"{folder} holds {', '.join(taken)} already, and nothing is written over: give another folder, or move "
+                "them away"
+            )
+        for path in made:
+            target = folder / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(template / path, target)
+            if target.suffix == ".sh":
+                target.chmod(0o755)  # whatever became of it on the way through an archive
+    return made
+
+
+def _is_of_project(path: Path) -> bool:
+    return path.is_file() and "__pycache__" not in path.parts
