@@ -15,6 +15,6 @@ export PATH="$CTWA_VENV/bin:$PATH"
 
 ctwa model smollm2 --out "$MODEL" "$@"
 
-say "Next, with your own rewards and prompts (docs/training.md):"
+say "Next, three rewards on prompts with constraints (docs/instructions.md):"
 echo "  source $CTWA_VENV/bin/activate"
-echo "  ctwa train task=custom method=ctwa engine=cpu actor_rollout_ref.model.path=$MODEL ..."
+echo "  MODEL=$MODEL recipes/instructions.sh ctwa"

@@ -113,6 +113,10 @@ def test_all_mistakes_of_our_part_are_told_at_once(changed: Changed) -> None:
         ({"algorithm.use_kl_in_reward": True}, r"use_kl_in_reward=true .* write .*use_kl_loss=true instead"),
         ({"algorithm.filter_groups.enable": True}, r"filter_groups\.enable=true .* write false"),
         ({"reward.reward_model.enable": True}, r"reward_model\.enable=true .* call the model from a reward function"),
+        (
+            {"actor_rollout_ref.model.lora_rank": 8, "actor_rollout_ref.model.lora.merge": False},
+            r"lora\.merge=false: the servers of generation=transformers have no adapters, .* write true",
+        ),
         ({"trainer.nnodes": 2}, r"generation=transformers with trainer\.nnodes=2: .* write generation=vllm$"),
         ({f"{ROLLOUT}.name": "vllm"}, r"generation=vllm would lose the updates .* write generation=vllm_cpu"),
         (

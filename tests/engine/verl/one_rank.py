@@ -234,6 +234,17 @@ def skipped_step(engine: MultiObjectiveEngine) -> list[dict[str, Any]]:
     return reports
 
 
+def weights_for_the_rollout(engine: MultiObjectiveEngine) -> dict[str, Any]:
+    """What a rollout without adapters is sent, and the trainer's own weights before and after."""
+
+    def own() -> dict[str, Tensor]:
+        return {name: weight.full_tensor().clone() for name, weight in engine.module.state_dict().items()}
+
+    before = own()
+    weights, _ = engine.get_per_tensor_param()
+    return {"before": before, "sent": dict(weights), "after": own()}
+
+
 def all_of_it(folder: Path) -> None:
     """What the tests of one rank look at, and what several ranks are compared with."""
     join(folder)
@@ -245,6 +256,8 @@ def all_of_it(folder: Path) -> None:
             leave_the_start(engine)
         for layout, packed in LAYOUTS.items():
             found[kind, layout] = several_backwards(engine, packed)
+        if kind == "lora":
+            found["for the rollout"] = weights_for_the_rollout(engine)
         if kind == "full":
             found["compiled entropy"] = compiled_entropy(engine)
             found["gathered", False] = after_a_pass_without_gradients(engine)

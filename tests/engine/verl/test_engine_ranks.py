@@ -120,6 +120,24 @@ def test_a_gradient_that_is_not_finite_moves_nothing_and_the_next_step_does(foun
     assert (second["skipped"], second["num_skipped"]) == (False, 1)
 
 
+def test_a_rollout_without_adapters_gets_the_weights_with_the_adapter_in_them_unrounded(found: dict) -> None:
+    before, sent, after = (found["for the rollout"][when] for when in ("before", "sent", "after"))
+    assert {weight.dtype for weight in sent.values()} == {torch.float32}
+    changed = 0
+    for name, weight in before.items():
+        assert torch.equal(after[name], weight), name
+        if ".lora_" in name:
+            continue
+        expected, module = weight, name.removesuffix("base_layer.weight")
+        if f"{module}lora_A.default.weight" in before:
+            down_RI, up_OR = (before[f"{module}lora_{half}.default.weight"] for half in "AB")
+            expected = weight + 16 / 4 * up_OR @ down_RI  # verl's lora_alpha, and the rank of KINDS
+            changed += 1
+        plain = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
+        torch.testing.assert_close(sent[plain], expected, rtol=1e-6, atol=1e-6)
+    assert changed > 0
+
+
 # -- two ranks ----------------------------------------------------------------------------------------------------
 
 
