@@ -5,7 +5,6 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from ctwa.errors import CtwaError
-from ctwa.models.size import is_small
 
 
 def _sum(*numbers: int) -> int:
@@ -28,12 +27,6 @@ def _max(*numbers: int) -> int:
     return max(numbers)
 
 
-def _by_size(model: str, small: Any, large: Any) -> Any:
-    """``${ctwa_by_size:${actor_rollout_ref.model.path},2,1}``: the first for a small model, the second for another."""
-    return small if is_small(str(model)) else large
-
-
-OmegaConf.register_new_resolver("ctwa_by_size", _by_size, replace=True)
 OmegaConf.register_new_resolver("ctwa_max", _max, replace=True)
 OmegaConf.register_new_resolver("ctwa_equal", _equal, replace=True)
 OmegaConf.register_new_resolver("ctwa_sum", _sum, replace=True)

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from ctwa.doctor.findings import Finding, Needs
 from ctwa.errors import CtwaError
+from ctwa.run.cores import CGROUPS, quota
 from ctwa.run.disk import check_place
 
 GB = 1 << 30
-CGROUP = Path("/sys/fs/cgroup")
 MEMORY = {"cpu": 4 * GB, "cuda": 32 * GB}
 """By device, the memory without which the processes of a run hardly start."""
 DISK = 5 * GB
@@ -32,8 +32,8 @@ RAY_SOCKET = "/ray/session_2000-01-01_00-00-00_000000_1234567/sockets/plasma_sto
 
 def machine(needs: Needs) -> Iterator[Finding]:
     """Look at all of it."""
-    yield cores(os.cpu_count() or 1, len(os.sched_getaffinity(0)), CGROUP)
-    yield memory(needs, Path("/proc/meminfo"), CGROUP)
+    yield cores(os.cpu_count() or 1, len(os.sched_getaffinity(0)), CGROUPS)
+    yield memory(needs, Path("/proc/meminfo"), CGROUPS)
     yield from disks(needs)
     yield shared_memory(needs, Path("/dev/shm"))
     yield open_files(*resource.getrlimit(resource.RLIMIT_NOFILE))
@@ -44,25 +44,16 @@ def machine(needs: Needs) -> Iterator[Finding]:
 
 def cores(found: int, allowed: int, cgroup: Path) -> Finding:
     """The cores that this process may use, by affinity and by quota."""
-    quota = _quota(cgroup)
-    usable = min(allowed, quota or allowed)
+    granted = quota(cgroup)
+    usable = min(allowed, granted or allowed)
     what = f"{found} cores" + (f", of which {usable:g} may be used" if usable < found else "")
     if usable < 2:
         means = "ranks, rollout and rewards are processes of their own, and share one core"
         return Finding("cores", "warn", what, means, "give the container, or the job, more")
-    if quota is not None and quota < allowed:
+    if granted is not None and granted < allowed:
         means = "libraries that count cores start a thread for each, and the threads wait for each other"
-        return Finding("cores", "warn", what, means, f"set OMP_NUM_THREADS={max(1, int(quota))} or less")
+        return Finding("cores", "warn", what, means, f"set OMP_NUM_THREADS={max(1, int(granted))} or less")
     return Finding("cores", "ok", what)
-
-
-def _quota(cgroup: Path) -> float | None:
-    """The cores' worth of time that the control group allows; None for no limit."""
-    words = _read(cgroup / "cpu.max").split()
-    if len(words) == 2 and words[0].isdigit():
-        return int(words[0]) / int(words[1])
-    quota, period = _read(cgroup / "cpu/cpu.cfs_quota_us"), _read(cgroup / "cpu/cpu.cfs_period_us")
-    return int(quota) / int(period) if quota.isdigit() and period.isdigit() else None
 
 
 def _read(file: Path) -> str:

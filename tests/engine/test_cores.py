@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from ctwa.engine.cores import threads_of_a_rank, usable_cores
+from ctwa.engine.compose import compose_config
+from ctwa.engine.cores import threads_of_a_rank
 from ctwa.models.size import SMALL, is_small
+from ctwa.run.cores import usable_cores
 
 HERE = len(os.sched_getaffinity(0))
 
@@ -68,3 +70,24 @@ def test_threads(
 def test_what_is_small(models: dict[str, str], tmp_path: Path) -> None:
     assert {name: is_small(path) for name, path in models.items()} == {"small": True, "large": False, "hub": False}
     assert not is_small(str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("model", "chosen"),
+    [("small", (2, "sdpa", 16384)), ("large", (1, "ctwa_packed", 1024)), ("hub", (1, "ctwa_packed", 1024))],
+)
+def test_the_model_decides_how_the_cores_are_used(models: dict[str, str], model: str, chosen: tuple) -> None:
+    task = ["task=custom", "ctwa.run=run", "data.train_files=a.jsonl", "data.val_files=a.jsonl"]
+    sizes = ["data.max_prompt_length=128", "data.max_response_length=96"]
+    config = compose_config([*task, *sizes, f"actor_rollout_ref.model.path={models[model]}"])
+    actor, override = config.actor_rollout_ref.actor, config.actor_rollout_ref.model.override_config
+
+    assert chosen == (
+        config.trainer.n_gpus_per_node,
+        override.attn_implementation,
+        actor.ppo_max_token_len_per_gpu,
+    )
+    assert config.actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu == actor.ppo_max_token_len_per_gpu
+    assert config.ctwa.threads == threads_of_a_rank(models[model], config.trainer.n_gpus_per_node)
+    by_hand = compose_config([*task, f"actor_rollout_ref.model.path={models[model]}", "ctwa.threads=3"])
+    assert by_hand.ctwa.threads == 3

@@ -9,13 +9,10 @@ from typing import Any
 import torch
 from tensordict import TensorDict
 from torch import nn
-from torch.distributed.tensor import DTensor
 from torch.optim import Adam, Optimizer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from verl.utils import tensordict_utils as tu
 from verl.utils import torch_functional
-from verl.utils.fsdp_utils import merged_lora_context, normalize_peft_param_name
-from verl.utils.model import convert_weight_keys
 from verl.utils.ulysses import (
     all_gather_tensor,
     gather_heads_scatter_seq,
@@ -24,9 +21,9 @@ from verl.utils.ulysses import (
 )
 from verl.workers.engine.fsdp import transformer_impl
 
+from ctwa.engine.verl import PACKED_ATTENTION
 from ctwa.engine.verl.multi_objective_engine import MultiObjectiveEngine
 from ctwa.engine.verl.packing import (
-    ATTENTION,
     PackedRows,
     begin_pass,
     can_pack,
@@ -120,16 +117,16 @@ class CpuEngine(MultiObjectiveEngine):
         if self.use_ulysses_sp:
             ALL_ATTENTION_FUNCTIONS["sdpa"] = sequence_parallel_attention
         config = self.model_config.hf_config
-        if config._attn_implementation != ATTENTION:
+        if config._attn_implementation != PACKED_ATTENTION:
             return super()._build_module()
         config._attn_implementation = "sdpa"  # which every model that can be packed has, and others too
         try:
             module = super()._build_module()
         finally:
-            config._attn_implementation = ATTENTION
+            config._attn_implementation = PACKED_ATTENTION
         self._packs = can_pack(module)
         if self._packs:
-            module.set_attn_implementation(ATTENTION)
+            module.set_attn_implementation(PACKED_ATTENTION)
             if prefers_onednn():  # as the rollout's server does
                 use_onednn(module)
         return module
@@ -150,19 +147,6 @@ class CpuEngine(MultiObjectiveEngine):
             return super()._build_fsdp_module(module)
         finally:
             config.forward_only = forward_only
-
-    def get_per_tensor_param(self, **options: Any) -> tuple[Iterator[tuple[str, torch.Tensor]], Any]:
-        """The weights for the rollout; with a merged adapter in their own precision, where verl rounds to bf16."""
-        if self.model_config.lora_rank > 0 and self.model_config.lora.get("merge", False):
-            return self._merged_weights(), None
-        weights: tuple[Iterator[tuple[str, torch.Tensor]], Any] = super().get_per_tensor_param(**options)
-        return weights
-
-    def _merged_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        with merged_lora_context(self.module, backup_adapters=True):
-            named = convert_weight_keys(normalize_peft_param_name(self.module.state_dict()), self.module)
-            for name, weight in named.items():
-                yield name, weight.full_tensor() if isinstance(weight, DTensor) else weight.detach().clone()
 
     def forward_backward_batch(
         self, data: TensorDict, loss_function: Callable, forward_only: bool = False

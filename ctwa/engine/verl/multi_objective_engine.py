@@ -148,8 +148,8 @@ class MultiObjectiveEngine(FSDPEngineWithLMHead):
             with merged_lora_context(self.module, backup_adapters=True):
                 named = convert_weight_keys(normalize_peft_param_name(self.module.state_dict()), self.module)
                 for name, parameter in named.items():
-                    whole = parameter.to(get_device_id())
-                    whole = whole.full_tensor() if isinstance(whole, DTensor) else whole
+                    is_sharded = isinstance(parameter, DTensor)
+                    whole: Tensor = parameter.to(get_device_id()).full_tensor() if is_sharded else parameter
                     # On one rank the whole is the parameter itself, and the adapter is taken out of that again.
                     yield name, whole.detach().clone()
         finally:

@@ -25,8 +25,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from verl.utils import tensordict_utils as tu
 from verl.workers.engine.utils import prepare_micro_batches
 
-ATTENTION = "ctwa_packed"
-"""The name under which transformers finds :func:`packed_attention`."""
+from ctwa.engine.verl import PACKED_ATTENTION
 
 
 @dataclass(frozen=True)
@@ -176,8 +175,8 @@ def _mask(*arguments: Any, **options: Any) -> Tensor | None:
     return sdpa_mask(*arguments, **options) if _Pass.rows is None else None
 
 
-ALL_ATTENTION_FUNCTIONS.register(ATTENTION, packed_attention)
-ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION, _mask)
+ALL_ATTENTION_FUNCTIONS.register(PACKED_ATTENTION, packed_attention)
+ALL_MASK_ATTENTION_FUNCTIONS.register(PACKED_ATTENTION, _mask)
 
 
 def response_lengths(rows: TensorDict) -> list[int]:

@@ -43,6 +43,7 @@ LIKE_A_GPU = [
     "actor_rollout_ref.actor.fsdp_config.mixed_precision.param_dtype=bf16",
     "actor_rollout_ref.model.enable_gradient_checkpointing=true",
 ]
+PACKED = ["actor_rollout_ref.model.override_config.attn_implementation=ctwa_packed"]
 LAYOUTS = {"padded": False, "packed": True}
 Losses = Callable[[dict[str, Any], TensorDict], list[Tensor]]
 
@@ -245,6 +246,28 @@ def weights_for_the_rollout(engine: MultiObjectiveEngine) -> dict[str, Any]:
     return {"before": before, "sent": dict(weights), "after": own()}
 
 
+def rows_of_prompts(folder: Path, *overrides: str) -> dict[str, Any]:
+    """A pass over completions of two prompts, four of one and two of the other: log-probs, entropy, gradient."""
+    engine = build_engine(folder, *overrides)
+    prompts, responses = some_rows([5, 4], seed=2), some_rows([6, 1, 3, 8, 2, 7], seed=3)
+    rows = [torch.cat([prompts[index // 4], response]) for index, response in enumerate(responses)]
+    data = batch_of(rows, micro_batch_size=3, temperature=0.7, calculate_entropy=True)
+    masks = [torch.arange(len(row)) >= len(prompts[index // 4]) for index, row in enumerate(rows)]
+    data["loss_mask"] = torch.nested.as_nested_tensor([mask.long() for mask in masks], layout=torch.jagged)
+    of_responses: list[Tensor] = []
+
+    def loss(model_output: dict[str, Any], data: TensorDict, dp_group: Any = None) -> tuple[Tensor, dict]:
+        del dp_group
+        chosen = data["loss_mask"].values().roll(-1).bool()  # a position's value is of the token behind it
+        chosen[data["input_ids"].offsets()[1:] - 1] = False
+        log_probs, entropy = (model_output[name].values()[chosen] for name in ("log_probs", "entropy"))
+        of_responses.extend([log_probs.detach(), entropy.detach()])
+        return -log_probs.square().mean() - 0.1 * entropy.mean(), {}
+
+    step = take_step(engine, data, loss)
+    return {"values": torch.cat(of_responses), "gradient": step["gradient"]}
+
+
 def all_of_it(folder: Path) -> None:
     """What the tests of one rank look at, and what several ranks are compared with."""
     join(folder)
@@ -262,6 +285,7 @@ def all_of_it(folder: Path) -> None:
             found["compiled entropy"] = compiled_entropy(engine)
             found["gathered", False] = after_a_pass_without_gradients(engine)
             found["skipped step"] = skipped_step(engine)
+    found["rows of prompts"] = [rows_of_prompts(folder, *overrides) for overrides in ([], PACKED)]
     stays = build_engine(folder, "actor_rollout_ref.actor.fsdp_config.reshard_after_forward=false")
     found["gathered", True] = after_a_pass_without_gradients(stays)
     # Last: they change the attention of this process, and the model's class.

@@ -43,6 +43,13 @@ def is_close(one_D: Tensor, other_D: Tensor, tolerance: float = 1e-5) -> None:
     assert float((one_D - other_D).norm()) < tolerance * float(other_D.norm())
 
 
+def test_packed_rows_have_the_values_and_the_gradient_of_padded_ones(found: dict) -> None:
+    padded, packed = found["rows of prompts"]
+
+    torch.testing.assert_close(packed["values"], padded["values"], rtol=1e-5, atol=1e-5)
+    is_close(packed["gradient"], padded["gradient"])
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("kind", [*KINDS, BF16])
 def test_with_a_cross_entropy_that_goes_backward_in_place_the_gradients_are_autograds(

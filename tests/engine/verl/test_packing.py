@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers import MistralConfig, MistralForCausalLM, Qwen2ForCausalLM
 from verl.utils import tensordict_utils as tu
 
+from ctwa.engine.verl import PACKED_ATTENTION
 from ctwa.engine.verl.packing import (
-    ATTENTION,
     PackedRows,
     begin_pass,
     can_pack,
@@ -78,7 +78,7 @@ def at_once(model: Any, rows: PackedRows) -> Tensor:
 def test_log_probs_and_gradients_are_those_of_each_row_by_itself(make: Any) -> None:
     model, weights_S = make(), torch.linspace(-1, 1, sum(len(response) for _, response in ROWS))
     found = []
-    for pass_, attention in ((one_by_one, "sdpa"), (lambda model: at_once(model, packed()), ATTENTION)):
+    for pass_, attention in ((one_by_one, "sdpa"), (lambda model: at_once(model, packed()), PACKED_ATTENTION)):
         model.set_attn_implementation(attention)
         log_probs_S = pass_(model)
         gradients = torch.autograd.grad((log_probs_S * weights_S).sum(), list(model.parameters()))

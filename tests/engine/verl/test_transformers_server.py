@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import Qwen2ForCausalLM
 
-from ctwa.engine.verl.rollout.transformers_server import TransformersServer
+from ctwa.engine.verl.rollout.transformers_server import TransformersServer, WeightBytes, weight_bytes
 from tests.models.models import PROMPTS, SAMPLING, SEEDS, build, generate
 
 
@@ -23,6 +23,14 @@ def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 def serve(folder: Path, *, max_length: int = 32, max_rows: int = 64) -> TransformersServer:
     return TransformersServer(str(folder), "float32", max_length, max_rows, trust_remote_code=False)
+
+
+def sent(weights: dict[str, torch.Tensor]) -> dict[str, WeightBytes]:
+    """As the trainer sends them, and Ray hands them on: to be read, not written."""
+    found = {name: weight_bytes(tensor) for name, tensor in weights.items()}
+    for array, _ in found.values():
+        array.flags.writeable = False
+    return found
 
 
 class TestServer:
@@ -54,7 +62,7 @@ class TestServer:
         folder, model = saved
         updated = build(seed=1, tied=model.config.tie_word_embeddings)
         server = serve(folder)
-        server.load_weights({name: tensor.detach() for name, tensor in updated.named_parameters()})
+        server.load_weights(sent(dict(updated.named_parameters())))
 
         assert server.generate(PROMPTS, SEEDS, SAMPLING) == generate(updated)
         assert server.generate(PROMPTS, SEEDS, SAMPLING) != generate(model)
@@ -64,7 +72,7 @@ class TestServer:
         folder, model = saved
         updated = build(seed=1, tied=model.config.tie_word_embeddings)
         server = serve(folder)
-        server.load_weights(dict(updated.state_dict()))
+        server.load_weights(sent(updated.state_dict()))
 
         assert server.generate(PROMPTS, SEEDS, SAMPLING) == generate(updated)
 
@@ -74,19 +82,19 @@ class TestServer:
         del weights["model.norm.weight"]
 
         with pytest.raises(KeyError, match=r"the trainer sent no weights for \['model\.norm\.weight'\]"):
-            serve(folder).load_weights(weights)
+            serve(folder).load_weights(sent(weights))
 
     def test_a_parameter_the_model_does_not_have_is_named(self, saved: tuple[Path, Qwen2ForCausalLM]) -> None:
         folder, model = saved
 
         with pytest.raises(KeyError, match=r"model\.layers\.9\.norm"):
-            serve(folder).load_weights({**dict(model.named_parameters()), "model.layers.9.norm": torch.zeros(1)})
+            serve(folder).load_weights(sent({**dict(model.named_parameters()), "model.layers.9.norm": torch.zeros(1)}))
 
     def test_a_parameter_of_another_shape_is_refused(self, saved: tuple[Path, Qwen2ForCausalLM]) -> None:
         folder, model = saved
 
         with pytest.raises(RuntimeError, match="size"):
-            serve(folder).load_weights({**dict(model.named_parameters()), "model.norm.weight": torch.zeros(7)})
+            serve(folder).load_weights(sent({**dict(model.named_parameters()), "model.norm.weight": torch.zeros(7)}))
 
     def test_a_models_own_sampling_habits_do_not_bend_the_distribution(
         self, saved: tuple[Path, Qwen2ForCausalLM]

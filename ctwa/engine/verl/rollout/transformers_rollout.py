@@ -12,7 +12,7 @@ from verl.plugin.platform import get_platform
 from verl.workers.rollout.base import BaseRollout
 from verl.workers.rollout.replica import RolloutReplica
 
-from ctwa.engine.verl.rollout.transformers_server import TransformersServer
+from ctwa.engine.verl.rollout.transformers_server import TransformersServer, weight_bytes
 
 
 def _server_name(replica_rank: int) -> str:
@@ -96,5 +96,4 @@ class WeightSender(BaseRollout):
             )
         if self._server is None:
             self._server = ray.get_actor(_server_name(int(os.environ["RANK"])))
-        tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in weights}
-        await self._server.load_weights.remote(tensors)
+        await self._server.load_weights.remote({name: weight_bytes(tensor) for name, tensor in weights})

@@ -5,14 +5,25 @@ This module imports neither verl nor ray: a server starts as quickly as torch an
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 
+import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
 from ctwa.models.decoding import Generated, Sampling, end_tokens, generate_batch
 from ctwa.models.onednn import prefers_onednn, use_onednn
 from ctwa.models.size import is_small
+
+WeightBytes = tuple[np.ndarray, torch.dtype]
+"""A tensor as its bytes, and their type."""
+
+
+def weight_bytes(tensor: torch.Tensor) -> WeightBytes:
+    """A tensor as Ray hands it on without a copy of its own: arrays lie in shared memory, tensors are pickled."""
+    flat = tensor.detach().cpu().reshape(-1)
+    return flat.view(torch.uint8).numpy(), flat.dtype
 
 
 class TransformersServer:
@@ -65,8 +76,11 @@ class TransformersServer:
             )
         return completions
 
-    def load_weights(self, weights: dict[str, torch.Tensor]) -> None:
+    def load_weights(self, weights: dict[str, WeightBytes]) -> None:
         """Replace the model's weights in place.
+
+        Args:
+            weights: by name, as :func:`weight_bytes` makes them.
 
         Raises:
             KeyError: a name the model does not have, or one of its own that is missing.
@@ -75,9 +89,11 @@ class TransformersServer:
         missing = sorted(name for name, parameter in self._parameters.items() if id(parameter) not in sent)
         if missing:
             raise KeyError(f"the trainer sent no weights for {missing}")
-        with torch.no_grad():
-            for name, tensor in weights.items():
-                self._parameters[name].copy_(tensor)
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # it is only read
+            for name, (array, dtype) in weights.items():
+                parameter = self._parameters[name]
+                parameter.copy_(torch.from_numpy(array).view(dtype).view(parameter.shape))
 
     def wake_up(self) -> None:
         """Weights and caches stay in main memory: nothing to restore."""

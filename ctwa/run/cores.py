@@ -1,0 +1,28 @@
+"""How many cores a process may use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+def usable_cores(cgroups: Path = CGROUPS) -> int:
+    """The cores that this process may use: by its affinity, and by the quota of a container it may be in."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux has it
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    granted = quota(cgroups)
+    return cores if granted is None else max(1, min(cores, int(granted)))
+
+
+def quota(cgroups: Path = CGROUPS) -> float | None:
+    """The cores' worth of time that a control group (version 2, or 1) grants; None without a limit."""
+    for files in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
+        try:
+            time, period = " ".join((cgroups / file).read_text() for file in files).split()
+        except (OSError, ValueError):  # there is no such group
+            continue
+        if time.isdigit():  # "max" and -1 are no limit
+            return int(time) / int(period)
+    return None
