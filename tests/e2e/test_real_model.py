@@ -101,7 +101,7 @@ def settings_of(model: Path, task: Path, folder: Path) -> list[str]:
     ]
 
 
-LORA = ["actor_rollout_ref.model.lora_rank=8", "actor_rollout_ref.actor.optim.lr=1e-3"]
+LORA = ["actor_rollout_ref.model.lora_rank=8", "actor_rollout_ref.actor.optim.lr=2e-4"]
 COMPARED = ["algorithm.rollout_correction.bypass_mode=false", "algorithm.rollout_correction.rollout_is=token"]
 """The trainer computes the old log-probs itself, and says how far the rollout's are from them, token by token."""
 
