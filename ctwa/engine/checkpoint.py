@@ -100,17 +100,18 @@ def read_state(folder: Path) -> dict[str, Any]:
     return state
 
 
-def declare_dtype(model: Path) -> None:
-    """Let a saved model's ``config.json`` name the type of its tensors.
+def correct_config(model: Path) -> None:
+    """Let a saved model's ``config.json`` name the type of its tensors, and no attention.
 
     verl writes the tensors as they are trained, in fp32, beside a config that says bfloat16: plain ``from_pretrained``
-    would then round them to eight bits.
+    would then round them to eight bits. The attention that a run computes with may be one that only ctwa knows.
     """
     with safe_open(min(model.glob("*.safetensors")), framework="pt") as tensors:
         dtype = tensors.get_tensor(min(tensors.keys())).dtype
     path = model / "config.json"
     config = json.loads(path.read_text())
     config.pop("torch_dtype", None)  # its name in transformers 4, which reads both
+    config.pop("attn_implementation", None)
     _write(path, {**config, "dtype": str(dtype).removeprefix("torch.")})
 
 

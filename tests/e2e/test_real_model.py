@@ -101,7 +101,7 @@ def settings_of(model: Path, task: Path, folder: Path) -> list[str]:
     ]
 
 
-LORA = ["actor_rollout_ref.model.lora_rank=8", "actor_rollout_ref.actor.optim.lr=1e-3"]
+LORA = ["actor_rollout_ref.model.lora_rank=8", "actor_rollout_ref.actor.optim.lr=2e-4"]
 COMPARED = ["algorithm.rollout_correction.bypass_mode=false", "algorithm.rollout_correction.rollout_is=token"]
 """The trainer computes the old log-probs itself, and says how far the rollout's are from them, token by token."""
 
@@ -161,7 +161,8 @@ def test_the_rollout_samples_from_the_policy_that_is_trained(trained: Run) -> No
         for end in ("max", "min"):
             assert abs(math.log(metrics[f"rollout_corr/rollout_is_{end}"])) < 1e-4
         assert all(metrics[f"objective/{name}/scored_frac"] == 1 for name in OBJECTIVES)
-    assert first["gradient/norm/brief"] > 0  # of the adapter: the objectives' gradients, measured every other step
+    # Of the adapter, where an objective tells completions of a prompt apart.
+    assert max(first[f"gradient/norm/{name}"] for name in OBJECTIVES) > 0
     assert first["actor/grad_norm"] > 0
 
 

@@ -68,15 +68,19 @@ def test_a_saved_adapter_becomes_the_plain_model_with_its_products(max_shard_siz
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_saved_model_says_what_type_its_tensors_have(dtype: torch.dtype, tmp_path: Path) -> None:
+def test_a_saved_model_says_what_type_its_tensors_have_and_names_no_attention(
+    dtype: torch.dtype, tmp_path: Path
+) -> None:
     # As verl leaves it: the tensors as they were trained, and a config that says bfloat16 whatever they are.
     config = Qwen2Config(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, vocab_size=9)
     model = Qwen2ForCausalLM(config).to(dtype)
     model.config.dtype = torch.bfloat16
     model.save_pretrained(tmp_path, state_dict=model.state_dict())
-    (tmp_path / "config.json").write_text(json.dumps({**config.to_dict(), "torch_dtype": "bfloat16"}))
+    (tmp_path / "config.json").write_text(
+        json.dumps({**config.to_dict(), "torch_dtype": "bfloat16", "attn_implementation": "ctwa_packed"})
+    )
 
-    checkpoint.declare_dtype(tmp_path)
+    checkpoint.correct_config(tmp_path)
 
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert {parameter.dtype for parameter in loaded.parameters()} == {dtype}

@@ -19,7 +19,7 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.distributed import initialize_global_process_group_ray
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
-from ctwa.engine.checkpoint import declare_dtype, merge_adapter
+from ctwa.engine.checkpoint import correct_config, merge_adapter
 from ctwa.engine.gradients import OBJECTIVE_LOSSES, GradientPlan, ObjectiveLosses, policy_losses
 from ctwa.engine.pairs.objective import PairLoss
 from ctwa.engine.probe import PreviousWeights
@@ -137,7 +137,7 @@ class PolicyWorker(TrainingWorker):
             if adapter.is_file():
                 lora = json.loads(adapter.read_text())
                 merge_adapter(model, scale=lora["lora_alpha"] / lora["r"])
-            declare_dtype(model)
+            correct_config(model)
 
     def load_checkpoint(self, local_path: str, *arguments: Any, **options: Any) -> None:
         """Load as verl does, and what a probe kept."""
