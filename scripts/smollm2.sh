@@ -17,5 +17,5 @@ ctwa model smollm2 --out "$MODEL" "$@"
 
 say "Next, prompts with constraints that code checks (docs/instructions.md), or your own (docs/training.md):"
 echo "  source $CTWA_VENV/bin/activate"
-echo "  recipes/instructions.sh ctwa"
+echo "  MODEL=$MODEL recipes/instructions.sh mgda"
 echo "  ctwa train task=custom method=ctwa engine=cpu actor_rollout_ref.model.path=$MODEL ..."

@@ -31,7 +31,7 @@ class RowSettings(StrictModel):
 
     Attributes:
         columns: which columns are what, where they are not found by their names.
-        answer: how the ground truth is taken out of its column; None: as the first row suggests.
+        answer: how the ground truth is taken out of its column; null: as the first row suggests.
         system_prompt: a system message before every prompt.
         prompt_template: what the user says, with the row's prompt in the place of ``{prompt}``.
         bad_rows: ``stop`` at rows that cannot be used, or ``skip`` and count them.
@@ -71,7 +71,7 @@ class DataSettings(RowSettings):
     """Our keys of the ``data`` node.
 
     Attributes:
-        validation_share: of the prompts of the training files, held out where ``val_files`` is null.
+        validation_share: the share of the training prompts that is held out, where ``val_files`` is null.
         validation_seed: which prompts these are; the run's seed has no part in it, so that seeds can be compared.
     """
 

@@ -66,9 +66,9 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pairs = [
         {
             "prompt": [{"role": "user", "content": f"Tell me about {subject}."}],
-            "response_0": f"Here is what I know of {subject}: people like it, and there is much to say.",
-            "response_1": f"I like {subject}.",
-            "labels": {"friendly": i % 2, "short": 1},
+            "chosen": [{"role": "assistant", "content": f"I like {subject}."}],
+            "rejected": [{"role": "assistant", "content": f"Of {subject} people say much, and there is more to say."}],
+            "labels": {"friendly": 1 - 2 * (i % 2), "short": 1},
         }
         for i, subject in enumerate(SUBJECTS * 2)
     ]
@@ -161,7 +161,7 @@ def test_the_rollout_samples_from_the_policy_that_is_trained(trained: Run) -> No
         for end in ("max", "min"):
             assert abs(math.log(metrics[f"rollout_corr/rollout_is_{end}"])) < 1e-4
         assert all(metrics[f"objective/{name}/scored_frac"] == 1 for name in OBJECTIVES)
-    assert second["gradient/norm/brief"] > 0
+    assert first["gradient/norm/brief"] > 0  # of the adapter: the objectives' gradients, measured every other step
     assert first["actor/grad_norm"] > 0
 
 

@@ -58,6 +58,14 @@ class TestSampling:
 
         assert others[0].token_ids == generate(model)[0].token_ids
 
+    def test_completions_of_one_prompt_are_those_that_it_has_alone(self, model: Qwen2ForCausalLM) -> None:
+        """A prompt that is there several times is read once, whatever stands between."""
+        prompts = [PROMPTS[0], PROMPTS[2], PROMPTS[0], PROMPTS[1], PROMPTS[2], PROMPTS[0]]
+        for seed, prompt, completion in zip(SEEDS, prompts, generate(model, prompts), strict=True):
+            (alone,) = generate(model, [prompt], [seed])
+            assert completion.token_ids == alone.token_ids
+            assert completion.log_probs == pytest.approx(alone.log_probs, abs=1e-5)
+
     def test_draws_follow_the_models_distribution(self, model: Qwen2ForCausalLM) -> None:
         num = 4000
         drawn = generate(model, [PROMPTS[0]] * num, list(range(num)), max_tokens=1)

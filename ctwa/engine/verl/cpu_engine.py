@@ -157,7 +157,9 @@ class CpuEngine(MultiObjectiveEngine):
 
     def prepare_model_inputs(self, micro_batch: TensorDict) -> tuple[dict[str, Any], dict[str, Any]]:
         """What the model is called with; packed, that is made here."""
-        if not self._packs or micro_batch["position_ids"].dim() > 2:  # of text, a row has one position a token
+        is_text = micro_batch["position_ids"].dim() == 2  # with images a token has several positions
+        wants_more = tu.get_non_tensor_data(data=micro_batch, key="calculate_sum_pi_squared", default=False)
+        if not self._packs or not is_text or wants_more:
             begin_pass(None)
             inputs: tuple[dict[str, Any], dict[str, Any]] = super().prepare_model_inputs(micro_batch)
             return inputs
