@@ -24,7 +24,7 @@ from statistics import mean
 
 import pyarrow.parquet as pq
 
-from ctwa.objectives.answers import final_answer
+from ctwa.data.boxed import final_answer
 from ctwa.objectives.grading import grade
 
 TABLE = Path(__file__).with_name("grader_answers.txt")

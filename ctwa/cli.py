@@ -26,6 +26,7 @@ from ctwa.run.disk import check_place
 from ctwa.run.log import RunFailed
 
 if TYPE_CHECKING:
+    from ctwa.data.settings import DataSettings
     from ctwa.engine.recorder import Stop
     from ctwa.report.compare import Comparison
     from ctwa.report.groups import Group
@@ -62,6 +63,14 @@ DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print the resolved configuration and the plan; start nothing.")
 ]
 StopOn = Annotated[list[str] | None, typer.Option(metavar="ALARM", help=STOP_ON)]
+ColumnsOption = Annotated[
+    str | None,
+    typer.Option(help="Which columns are what: '{prompt: question, ground_truth: answer}'; default: by their names."),
+]
+AnswerOption = Annotated[
+    str | None,
+    typer.Option(help="How the ground truth is taken out of its column: as_is, hashes (####), boxed or last_number."),
+]
 ENGINE_PACKAGES = {
     *("verl", "ray", "transfer_queue", "tensordict", "transformers", "tokenizers", "safetensors", "huggingface_hub"),
     *("hydra", "omegaconf", "pyarrow", "datasets", "matplotlib", "plotly", "jinja2", "psutil", "httpx", "tenacity"),
@@ -448,6 +457,77 @@ def evaluate(
     run(targets, out, task_dir=task_dir, limit=limit, num_samples=num_samples, seed=seed, say=print)
 
 
+@app.command("data")
+def data_(
+    source: Annotated[
+        str,
+        typer.Argument(metavar="FILE", help="A file, a folder of datasets.save_to_disk, or hf://NAME:CONFIG:SPLIT."),
+    ],
+    val_files: Annotated[str | None, typer.Option(metavar="FILE", help="What is validated on.")] = None,
+    model: Annotated[str | None, typer.Option(help="Whose tokens are counted, and whose chat template used.")] = None,
+    columns: ColumnsOption = None,
+    answer: AnswerOption = None,
+    system_prompt: Annotated[str | None, typer.Option(help="A system message before every prompt.")] = None,
+    prompt_template: Annotated[str | None, typer.Option(help="What the user says, e.g. 'Solve: {prompt}'.")] = None,
+    bad_rows: Annotated[str, typer.Option(help="stop, or skip: rows that cannot be used.")] = "stop",
+    validation_share: Annotated[
+        float | None, typer.Option(help="Hold this share of the prompts out, to validate on.")
+    ] = None,
+    validation_seed: Annotated[int, typer.Option(min=0, help="Which prompts are held out.")] = 0,
+    max_prompt_length: Annotated[int, typer.Option(min=1, help="In tokens.")] = 1024,
+) -> None:
+    """Show what is understood of a file of prompts: columns, lengths, duplicates, what cannot be used and why, three
+    prompts as the model reads them, and the command that trains on it (docs/data.md).
+    """
+    from ctwa.data.show import show
+
+    settings = _row_settings(
+        columns=columns,
+        answer=answer,
+        system_prompt=system_prompt,
+        prompt_template=prompt_template,
+        bad_rows=bad_rows,
+        validation_share=validation_share,
+        validation_seed=validation_seed,
+    )
+    tokenizer = None
+    if model is not None:
+        from ctwa.models.look import Source, look_at_tokenizer
+
+        tokenizer = look_at_tokenizer(Source(model, "--model"))
+        if tokenizer is None:
+            raise CtwaError(f"--model: {model} is not on this machine; give a folder, or download it first")
+        if not tokenizer.chat_template:
+            raise CtwaError(
+                f"--model: {model} has no chat template, and prompts are chat messages; give a model that has one"
+            )
+    for line in show(
+        source, settings, validation=val_files, model=model, tokenizer=tokenizer, max_prompt_length=max_prompt_length
+    ):
+        print(line)
+
+
+def _row_settings(*, columns: str | None, **given: Any) -> DataSettings:
+    """What options say of rows.
+
+    Raises:
+        CtwaError: an option that cannot be read, or says what cannot be.
+    """
+    import yaml
+
+    from ctwa.data.settings import DataSettings
+    from ctwa.strict import validated
+
+    try:
+        named = yaml.safe_load(columns) if columns else {}
+    except yaml.YAMLError:
+        named = None
+    if not isinstance(named, dict):
+        raise CtwaError(f"--columns {columns} cannot be read; write e.g. --columns '{{prompt: question}}'")
+    settings: DataSettings = validated(DataSettings, {"columns": named, **given}, under="--")
+    return settings
+
+
 @app.command()
 def pairs(
     samples: Annotated[
@@ -473,7 +553,7 @@ def check_reward(
     reward_fns: Annotated[
         list[str], typer.Argument(metavar="FILE:FUNCTION...", help="The reward function; or several, to be compared.")
     ],
-    data: Annotated[Path, typer.Option(help="A parquet or JSON Lines file in verl's format.")],
+    data: Annotated[str, typer.Option(help="A file of prompts, with answers where the function asks for them.")],
     responses: Annotated[str | None, typer.Option(help="A column with responses, or a .jsonl file of them.")] = None,
     text: Annotated[
         list[str] | None, typer.Option(help="A response to try on every row. May be given several times.")
@@ -494,6 +574,8 @@ def check_reward(
     ] = "{}",
     timeout: Annotated[float, typer.Option(help="Seconds a call may take.")] = 10.0,
     reference_tokens: Annotated[float | None, typer.Option(help="The reference length, where one is needed.")] = None,
+    columns: ColumnsOption = None,
+    answer: AnswerOption = None,
 ) -> None:
     """Run reward functions on a data set's rows, before any training: values, failures and time; with several responses
     to a row also what they would teach: spread within prompts, conflicts between the rewards, covariance targets.
@@ -530,6 +612,7 @@ def check_reward(
         main(
             reward_fns,
             data,
+            settings=_row_settings(columns=columns, answer=answer),
             responses=responses,
             texts=text or [],
             sample=sample,

@@ -15,6 +15,7 @@ export PATH="$CTWA_VENV/bin:$PATH"
 
 ctwa model smollm2 --out "$MODEL" "$@"
 
-say "Next, with your own rewards and prompts (docs/training.md):"
+say "Next, prompts with constraints that code checks (docs/instructions.md), or your own (docs/training.md):"
 echo "  source $CTWA_VENV/bin/activate"
+echo "  MODEL=$MODEL recipes/instructions.sh mgda"
 echo "  ctwa train task=custom method=ctwa engine=cpu actor_rollout_ref.model.path=$MODEL ..."

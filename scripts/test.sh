@@ -28,6 +28,9 @@ if [[ "${CTWA_SKIP_VLLM:-0}" == 1 ]]; then
 elif [[ "$tier" == all ]]; then
     ctwa_setup_vllm
 fi
+if [[ "$tier" == all ]]; then
+    ctwa_setup_model
+fi
 export PATH="$CTWA_VENV/bin:$PATH"
 # Tests of the report look at it in a browser: one on the PATH, else playwright's own, kept beside the environment.
 export PLAYWRIGHT_BROWSERS_PATH="$CTWA_VENV/browsers"

@@ -23,12 +23,13 @@ ALLOWED = {
     "metrics": set(),
     "state": {"errors"},
     "config": set(),
+    "data": set(),
     "solvers": set(),
     "covariance": {"solvers"},
     "aggregators": {"covariance", "solvers"},
     "scalarizers": {"covariance", "aggregators", "solvers"},
-    "objectives": {"covariance"},
-    "preference": {"covariance", "aggregators", "objectives", "solvers"},
+    "objectives": {"covariance", "data"},
+    "preference": {"covariance", "data", "aggregators", "objectives", "solvers"},
     "run": set(),
     "report": {"run", "statistics", "covariance", "solvers"},
     "models": {"run"},
@@ -37,7 +38,7 @@ ALLOWED = {
     "testbed": {"covariance", "objectives", "run", "models"},
     "instructions": {"run"},
     "listing": {"scalarizers", "preference", "models"},
-    "evaluation": {"objectives", "preference", "run", "report", "models", "testbed", "statistics"},
+    "evaluation": {"data", "objectives", "preference", "run", "report", "models", "testbed", "statistics"},
 }
 """What each part may import beside the ground floor."""
 ALL = {*ALLOWED, "__init__"}

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
-from ctwa.doctor.findings import Finding, Needs
+from ctwa.doctor.findings import Finding, Level, Needs
 
 PROXIES = ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
 OUR_PLUGIN = "ctwa.engine.verl.plugin"
@@ -34,7 +34,7 @@ def _variables(needs: Needs, variables: Mapping[str, str]) -> Iterator[Finding]:
     if visible is not None:
         hidden = visible.strip() in ("", "-1")
         means = "it hides every GPU" if hidden else "the run sees these GPUs alone"
-        level = "fail" if hidden and needs.device == "cuda" else "ok"
+        level: Level = "fail" if hidden and needs.device == "cuda" else "ok"
         yield Finding("CUDA_VISIBLE_DEVICES", level, repr(visible), means, "unset it" if level == "fail" else "")
     if "expandable_segments:True" in variables.get("PYTORCH_CUDA_ALLOC_CONF", "") and needs.vllm:
         means = "vLLM's memory pool, which sleeps while the trainer trains, does not work with it"

@@ -55,8 +55,8 @@ def packages(*, engine: bool, declared: list[str] | None = None) -> Iterator[Fin
         declared: the requirements, as pip writes them; ctwa's own.
     """
     requirements = [Requirement(line) for line in (requires("ctwa") if declared is None else declared) or ()]
-    core = [each for each in requirements if each.marker is None or each.marker.evaluate({"extra": ""})]
-    of_engine = [each for each in requirements if each not in core and each.marker.evaluate({"extra": "engine"})]
+    core = [each for each in requirements if _is_of(each, "")]
+    of_engine = [each for each in requirements if each not in core and _is_of(each, "engine")]
     missing_engine = [each for each in of_engine if _version(each) is None]
     if of_engine and len(missing_engine) > len(of_engine) // 2:
         what = f"{len(missing_engine)} of its {len(of_engine)} packages are missing, e.g. {missing_engine[0].name}"
@@ -67,6 +67,10 @@ def packages(*, engine: bool, declared: list[str] | None = None) -> Iterator[Fin
     if not wrong:
         yield Finding("packages", "ok", f"{len(core) + len(of_engine)} within the bounds that ctwa declares")
     yield from wrong
+
+
+def _is_of(requirement: Requirement, extra: str) -> bool:
+    return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
 
 
 def _version(requirement: Requirement) -> str | None:

@@ -9,26 +9,38 @@ from omegaconf import open_dict
 from ctwa.engine.caid_settings import CaidSettings, read_caid_settings
 from ctwa.engine.checks.config import check_disk
 from ctwa.engine.checks.engine import check_with_verl
-from ctwa.engine.checks.look import prompt_lines
+from ctwa.engine.checks.look import data_lines
 from ctwa.engine.checks.resources import check_machine
 from ctwa.engine.job import Job
 from ctwa.engine.plan import line, optimizer_line, size_lines
+from ctwa.errors import CtwaError
 from ctwa.run.folder import ObjectiveInfo
 
 if TYPE_CHECKING:
+    from ctwa.engine.data import RunData
     from ctwa.engine.recorder import Recorder
 
 
 class CaidJob(Job):
-    """An alignment under constraints."""
+    """An alignment under constraints.
+
+    Attributes:
+        data: the prompts.
+    """
 
     command: ClassVar[str] = "caid"
     settings: CaidSettings
+    data: RunData
 
     def check(self) -> None:
         """Check config, disk, machine, and what verl says of it."""
-        check_disk(self.config)
-        self.settings = read_caid_settings(self.config)
+        if self.config.data.validation_share is not None:
+            raise CtwaError(
+                "data.validation_share: `ctwa caid` samples the prompts of data.val_files, and validates on no others; "
+                "leave it out"
+            )
+        self.data = check_disk(self.config)
+        self.settings = read_caid_settings(self.config, self.data)
         check_machine(self.config)
         check_with_verl(self.config)
         self.num_steps = self.settings.caid.iterations * self.settings.steps_per_iteration
@@ -61,7 +73,7 @@ class CaidJob(Job):
                 for name, value in settings.caid.thresholds.items()
             ),
             *self.engine_lines(),
-            *prompt_lines(config),
+            *data_lines(config, self.data),
             line("samples", f"{samples}, of the reference and of each policy"),
             line("policies", f"at most {settings.caid.iterations}, {steps}"),
             optimizer_line(config),
@@ -74,5 +86,5 @@ class CaidJob(Job):
         from ctwa.engine.sampling import sampling_engine
 
         # Each prompt is to have as many samples.
-        with sampling_engine(self.config, self.settings, recorder, max_missing=0.0) as sampler:
+        with sampling_engine(self.config, self.settings, self.data, recorder, max_missing=0.0) as sampler:
             CaidTrainer(self.config, settings=self.settings, sampler=sampler, recorder=recorder).fit()

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from ctwa.engine.caid_settings import CaidSettings
+from ctwa.engine.data import data_settings
 from ctwa.engine.pairs.data import load_policy
 from ctwa.engine.recorder import Recorder
 from ctwa.engine.sampling import Sampler
@@ -165,6 +166,7 @@ def origin_of(config: DictConfig, settings: CaidSettings) -> str:
             "reference_length": settings.reference_length and settings.reference_length.model_dump(mode="json"),
             "model": config.actor_rollout_ref.model.path,
             "prompts": [OmegaConf.to_container(data.val_files), data.val_max_samples],
+            **({"rows": read_by} if (read_by := data_settings(config).model_dump(exclude_defaults=True)) else {}),
             "sampling": [OmegaConf.to_container(rollout.val_kwargs), rollout.response_length, rollout.name],
             "beta": settings.caid.beta if settings.policies else None,
         },

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field
 from ctwa.engine.checks.batches import check_token_budgets
 from ctwa.engine.checks.config import check_settings
 from ctwa.engine.checks.look import look
+from ctwa.engine.data import RunData, read_run_data
 from ctwa.engine.settings import DiagnosticSettings, ModelSource, Settings, read_settings
 from ctwa.errors import CtwaError
 from ctwa.models.look import Source, look_at_model
@@ -57,8 +58,12 @@ class CaidSettings(Settings):
         return {name: weight for name, weight in weights.items() if name not in self.caid.thresholds}
 
 
-def read_caid_settings(config: DictConfig) -> CaidSettings:
+def read_caid_settings(config: DictConfig, data: RunData | None = None) -> CaidSettings:
     """Validate our part of a resolved config, and all that can be known from the config and the disk.
+
+    Args:
+        config: the resolved config.
+        data: the rows, where they have been read.
 
     Raises:
         CtwaError: what is wrong, where, and what to write instead.
@@ -85,7 +90,7 @@ def read_caid_settings(config: DictConfig) -> CaidSettings:
     check_settings(config, settings)
     longest = config.data.max_prompt_length + config.data.max_response_length  # two of which are a pair
     check_token_budgets(config, 2 * longest, "2 x (data.max_prompt_length + data.max_response_length)")
-    look(config, settings)
+    look(config, settings, data or read_run_data(config))
     for name, policy in settings.policies.items():
         look_at_model(Source(policy, f"ctwa.policies.{name}"))
     return settings

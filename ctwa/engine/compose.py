@@ -21,6 +21,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import ctwa.config
+from ctwa.data.files import is_local
+from ctwa.data.settings import DataSettings
 from ctwa.engine.checks.bounds import bounds_of, leaves, out_of_bounds
 from ctwa.engine.checks.keys import dotted, known_keys, near_key, verl_files, wrong_keys
 from ctwa.engine.choices import MODULES, OURS
@@ -91,7 +93,8 @@ def settle(config: DictConfig, command: str, written: Sequence[str] = ()) -> Non
     _tell(wrong_keys(raw, known, lambda key: near_key(key, _names(raw, command))), written)
     _refuse_missing(raw)
     _resolve(config, raw, written)
-    _tell(out_of_bounds(_plain(config), bounds_of(SETTINGS[command], "ctwa")), written)
+    ours = bounds_of(SETTINGS[command], "ctwa") | bounds_of(DataSettings, "data")
+    _tell(out_of_bounds(_plain(config), ours), written)
     _make_absolute(config)
 
 
@@ -283,7 +286,10 @@ def _refuse_key(override: Override, said: str, parsed: Sequence[Override], comma
         raise CtwaError(f"{key} is there already: write {override.input_line.lstrip('+')}, without a plus")
     if not said.startswith((f"Could not override '{key}'", f"Could not delete from config. '{key}'")):
         return
-    if isinstance(override.value(), dict) and key in dotted(known_keys(command)):
+    if isinstance(given := override.value(), dict) and key in (known := dotted(known_keys(command))):
+        inside = [name for name in known if name.startswith(f"{key}.")]
+        if wrong := next((f"{key}.{name}" for name in given if inside and f"{key}.{name}" not in inside), None):
+            raise CtwaError(f"{wrong} is no key of the configuration{near_key(wrong, inside)}")
         raise CtwaError(f"{override.input_line} gives {key} new names: write ++{override.input_line.lstrip('+')}")
     # Composed once more, for the keys that the chosen method and task bring.
     groups = groups_of(command)
@@ -309,9 +315,9 @@ def _make_absolute(config: DictConfig) -> None:
     config.trainer.default_local_dir = str(Path(config.ctwa.run) / "checkpoints")
     for key in ("train_files", "val_files"):
         given = config.data[key]
-        config.data[key] = [
-            str(Path(path).expanduser().absolute()) for path in ([given] if isinstance(given, str) else given)
-        ]
+        if given is not None:
+            paths = [given] if isinstance(given, str) else given
+            config.data[key] = [str(Path(path).expanduser().absolute()) if is_local(path) else path for path in paths]
     model = Path(config.actor_rollout_ref.model.path).expanduser()
     if model.exists():
         config.actor_rollout_ref.model.path = str(model.absolute())

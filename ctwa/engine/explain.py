@@ -18,10 +18,11 @@ from typing import Annotated, Any, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel
 
+from ctwa.data.settings import DataSettings
 from ctwa.engine.checks.bounds import BOUNDS
 from ctwa.engine.checks.keys import DEAD, FAR, NO_DEFAULT, SYNONYMS, dotted, known_keys, near_keys
 from ctwa.engine.choices import OURS, default_choices, folder_of, main_file
-from ctwa.engine.groups import CLASSES, SETTINGS, groups_of
+from ctwa.engine.groups import CLASSES, SETTINGS, data_node_of, groups_of
 from ctwa.engine.verl_comments import comments_of, verl_comments
 from ctwa.errors import CtwaError, shown
 from ctwa.methods import Option, options_of
@@ -170,6 +171,8 @@ def _about_choice(group: str, name: str, command: str) -> str:
 def entries_of(command: str) -> tuple[Entry, ...]:
     """Every key that there may be: ours, the options of methods and losses, and verl's."""
     ours = list(_of_model(SETTINGS[command], "ctwa", _values(command)))
+    if data_node_of(command):
+        ours += _of_model(DataSettings, "data", _values(command))
     for group, classes in CLASSES[command].items():
         for name, model in classes.items():
             ours += _of_model(model, f"ctwa.{group}", {}, f"{group}={name}")
@@ -222,9 +225,10 @@ def _may_be_null(annotation: Any) -> bool:
 def _of_verl(command: str) -> Iterator[Entry]:
     known, values = known_keys(command), _values(command)
     comments = verl_comments() | dict(comments_of((files("ctwa.config") / "task" / "custom.yaml").read_text()))
+    ours = {f"data.{key}" for key in dotted(data_node_of(command))}
     unlisted = {f"{section}.{name}" for section, names in NO_DEFAULT.items() for name in names}
     for key in dotted(known):
-        if key.split(".")[0] == "ctwa" or "_target_" in key:
+        if key.split(".")[0] == "ctwa" or key in ours or "_target_" in key:
             continue
         default = _at(known, key)
         if isinstance(default, Mapping) and default:

@@ -11,6 +11,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from pydantic import BaseModel
 
+from ctwa.data.settings import DataSettings
 from ctwa.engine.caid_settings import CaidSettings
 from ctwa.engine.choices import OURS, choices_in_files, default_choices
 from ctwa.engine.prefer_settings import PreferenceSettings
@@ -43,12 +44,17 @@ def register(command: str) -> None:
         store.repo.pop(group, None)
         for name, model in CLASSES[command].get(group, {}).items():
             store.store(name, defaults_of(model), group, package=f"ctwa.{group}", provider="ctwa")
-    store.store("ctwa_node", {"ctwa": node_of(command)}, provider="ctwa")
+    store.store("ctwa_node", {"ctwa": node_of(command), "data": data_node_of(command)}, provider="ctwa")
 
 
 def node_of(command: str) -> dict[str, Any]:
     """Every key of a command's ``ctwa`` node with its default, but for those that a group fills."""
     return {key: default for key, default in defaults_of(SETTINGS[command]).items() if key not in OURS}
+
+
+def data_node_of(command: str) -> dict[str, Any]:
+    """Our keys of verl's ``data`` node, each with its default; a training on pairs has none of them."""
+    return {} if command == "prefer" else defaults_of(DataSettings)
 
 
 @cache

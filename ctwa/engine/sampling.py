@@ -15,6 +15,7 @@ from verl.utils.transferqueue_utils import KVBatchMeta
 
 from ctwa import metrics as key_of
 from ctwa.batch import Rollout
+from ctwa.engine.data import RunData
 from ctwa.engine.ray_session import ray_session
 from ctwa.engine.recorder import Recorder
 from ctwa.engine.settings import Settings
@@ -160,17 +161,18 @@ def validation_metrics(name: str, values: Tensor) -> dict[str, float]:
 
 @contextmanager
 def sampling_engine(
-    config: DictConfig, settings: Settings, recorder: Recorder, *, max_missing: float
+    config: DictConfig, settings: Settings, data: RunData, recorder: Recorder, *, max_missing: float
 ) -> Iterator[Sampler]:
     """Start reward functions, Ray, workers and rollout; end all of it at the end.
 
     Args:
         config: the resolved config, checked.
         settings: our part of it.
+        data: the rows, which are written into the run's folder where verl cannot read them as they are.
         recorder: is told when the engine is up.
         max_missing: the share of the completions asked for that may be lost.
     """
-    rewards = settings.rewards
+    rewards, config = settings.rewards, data.hand_over(config, recorder)
     recorder.begins("starting the reward functions and Ray")
     with (
         RewardEvaluator(

@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from omegaconf import DictConfig
 
-from ctwa.engine.checks.config import check_config, num_steps
+from ctwa.engine.checks.config import check_config, check_disk, num_steps
 from ctwa.engine.checks.engine import check_with_verl
-from ctwa.engine.checks.look import prompt_lines
+from ctwa.engine.checks.look import data_lines
 from ctwa.engine.checks.resources import check_machine
 from ctwa.engine.job import Job, passes_text
 from ctwa.engine.plan import decoding, line, loss_line, optimizer_line, size_lines
 from ctwa.run.folder import ObjectiveInfo
 
 if TYPE_CHECKING:
+    from ctwa.engine.data import RunData
     from ctwa.engine.recorder import Recorder
     from ctwa.engine.sampling import Sampler
     from ctwa.engine.settings import Settings
@@ -23,17 +24,23 @@ if TYPE_CHECKING:
 
 
 class TrainJob(Job):
-    """A training on rewards."""
+    """A training on rewards.
+
+    Attributes:
+        data: the rows.
+    """
 
     command: ClassVar[str] = "train"
     settings: Settings
+    data: RunData
 
     def check(self) -> None:
         """Check config, disk, machine, and what verl says of it."""
-        self.settings = check_config(self.config)
+        self.data = check_disk(self.config)
+        self.settings = check_config(self.config, self.data)
         check_machine(self.config)
         check_with_verl(self.config)
-        self.num_steps = num_steps(self.config)
+        self.num_steps = num_steps(self.config, self.data)
         self.num_samples = self.settings.num_samples
 
     def about(self) -> dict[str, Any]:
@@ -66,7 +73,7 @@ class TrainJob(Job):
             line("method", f"{self.settings.method.type}, log-probs of the statistic: {source}"),
             line("objectives", weights),
             *self.engine_lines(),
-            *prompt_lines(config),
+            *data_lines(config, self.data),
             line("steps", f"{self.num_steps}, at most {tokens * self.num_steps:,} tokens in all"),
             line("a step", f"{prompts} = {rows} completions, at most {tokens:,} tokens"),
             line("passes", "; ".join(self._passes())),
@@ -96,7 +103,7 @@ class TrainJob(Job):
         from ctwa.engine.sampling import sampling_engine  # verl's import takes seconds
 
         max_missing = self.settings.rollout.max_missing
-        with sampling_engine(self.config, self.settings, recorder, max_missing=max_missing) as sampler:
+        with sampling_engine(self.config, self.settings, self.data, recorder, max_missing=max_missing) as sampler:
             self.trainer(sampler, recorder).fit()
 
     def trainer(self, sampler: Sampler, recorder: Recorder) -> MultiObjectiveTrainer:

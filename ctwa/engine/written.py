@@ -102,12 +102,13 @@ def _load(path: str) -> Content:
         raise CtwaError(f"{path} cannot be read as YAML ({error}); give a file of keys with values") from error
     if not isinstance(loaded, DictConfig):
         raise CtwaError(f"{path} holds a list; write keys with values, as in docs/training.md")
-    content = DictConfig({})
-    for key in loaded:
+    content, written = DictConfig({}), OmegaConf.to_container(loaded, resolve=False)
+    assert isinstance(written, dict)
+    for key, value in written.items():
         if not isinstance(key, str):
             raise CtwaError(f"{path}: {shown(key)} is no key of the configuration; write a name")
         # A dotted key is the nested one, as on the command line.
-        OmegaConf.update(content, key, loaded._get_node(key), merge=True, force_add=True)
+        OmegaConf.update(content, key, value, merge=True, force_add=True)
     container: Any = OmegaConf.to_container(content, resolve=False)
     return container
 

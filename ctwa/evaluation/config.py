@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from ctwa.data.settings import RowSettings
 from ctwa.errors import CtwaError
 from ctwa.objectives.config import Objectives
 from ctwa.objectives.reference import FixedReferenceConfig, GroupReferenceConfig
@@ -64,7 +65,8 @@ class PerplexityConfig(StrictModel):
     """Perplexity on held-out text.
 
     Attributes:
-        data: a `.jsonl` or `.parquet` file with a text a row, or any other file: one text.
+        data: a parquet, JSON or CSV file (or a folder of `datasets.save_to_disk`) with a text a row, or any other file:
+            one text.
         column: which column the texts are.
         window: how many tokens the model sees at once; a longer text is read in windows.
         stride: by how much the windows move on; half a window by default. The last `stride` tokens of a window count.
@@ -86,11 +88,13 @@ class PerplexityConfig(StrictModel):
         return self
 
 
-class GenerationConfig(StrictModel):
+class GenerationConfig(RowSettings):
     """Completions of prompts, and what the objectives make of them.
 
     Attributes:
-        data: a `.parquet` or `.jsonl` file in verl's format.
+        data: a file or folder of prompts, or a data set on the hub (docs/data.md); how its rows are read is said as in
+            training.
+        chat: whether a prompt that is text becomes a user's message, as in training; else it is taken as it stands.
         objectives: as in training (docs/rewards.md); None only to generate, for the judge.
         limit: only so many prompts, from the first.
         num_samples: completions of each prompt.
@@ -107,7 +111,8 @@ class GenerationConfig(StrictModel):
         max_unscored: the share of completions that an objective may fail to score.
     """
 
-    data: Path
+    data: Annotated[str, BeforeValidator(str)]
+    chat: bool = True
     objectives: Objectives | None = None
     limit: Count | None = None
     num_samples: Count = 1

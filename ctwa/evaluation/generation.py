@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from ctwa import metrics as key_of
+from ctwa.data.reading import first_rows
+from ctwa.data.rows import ground_truth_fault
 from ctwa.errors import CtwaError
 from ctwa.evaluation.cache import cached, digest
 from ctwa.evaluation.config import GenerationConfig
-from ctwa.evaluation.data import read_rows
 from ctwa.evaluation.intervals import Floats, Ratio
 from ctwa.evaluation.models import Model
 from ctwa.models.decoding import Sampling, end_tokens, generate_batch
@@ -23,7 +24,6 @@ from ctwa.models.seeds import completion_seed
 from ctwa.objectives.completion import Completion
 from ctwa.objectives.evaluator import Evaluation, RewardEvaluator, need_ground_truth
 from ctwa.objectives.reference import ReferenceLength
-from ctwa.objectives.rows import ground_truth_fault, prompt_fault
 from ctwa.preference.schemas import BadRow
 from ctwa.preference.tokenization import ConversationTokenizer
 
@@ -42,16 +42,12 @@ class Sample:
 
 
 def read_prompts(config: GenerationConfig) -> list[dict[str, Any]]:
-    """Rows in verl's format.
+    """Rows in verl's format; prompts that are text stay text where they are to be taken as they stand.
 
     Raises:
-        CtwaError: there is no such file, or a row has no prompt.
+        CtwaError: there is no such file, its columns are not known, or a row has no prompt.
     """
-    rows = read_rows(config.data, config.limit)
-    for index, row in enumerate(rows):
-        if fault := prompt_fault(row.get("prompt"), text=True):
-            raise CtwaError(f"{config.data}, row {index} (from 0): {fault}")
-    return rows
+    return first_rows(config.data, config, lambda name: f"generation.{name}", config.limit, chat=config.chat)
 
 
 def check_ground_truths(
@@ -81,7 +77,7 @@ def tokenize_prompts(model: Model, rows: Sequence[Mapping[str, Any]], config: Ge
         if not isinstance(row["prompt"], str) and not getattr(model.tokenizer, "chat_template", None):
             raise CtwaError(
                 f"{config.data} has chat messages and the tokenizer of model '{model.name}' no chat template; give "
-                "prompts that are text"
+                "prompts that are text, with generation.chat: false"
             )
         try:
             ids = tokenizer.prompt(row["prompt"])

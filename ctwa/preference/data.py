@@ -9,17 +9,18 @@ import hashlib
 import json
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
+from ctwa.data.files import HUB, SUFFIXES, RowFile, is_local, open_rows
+from ctwa.data.forms import lookup
+from ctwa.data.rows import prompt_fault, text_fault
 from ctwa.errors import CtwaError
-from ctwa.objectives.completion import text_fault
-from ctwa.objectives.rows import prompt_fault
 from ctwa.preference.schemas import READERS, BadRow, Content, Format, Prompt
 from ctwa.strict import StrictModel
 
@@ -36,12 +37,14 @@ class PreferenceSource(StrictModel):
     """Where an objective's preferences are.
 
     Attributes:
-        data: a ``.parquet`` or ``.jsonl`` file, or the name of a data set on the Hugging Face hub.
+        data: a parquet, JSON Lines, JSON or CSV file, a folder of ``datasets.save_to_disk``, or the name of a data set
+            on the Hugging Face hub.
         format: the columns' names and meaning (``ctwa.preference.schemas``).
         label: what decides the objective's label. ``pairs``, ``hh``, ``sharegpt``: a column of +1, -1 and 0; by default
             every row prefers ``chosen``. ``safe-rlhf``: ``better_response_id`` or ``safer_response_id``.
             ``ultrafeedback``: the aspect. ``summaries``: ``choice`` (default) or ``shorter``.
-        subset, split: of a data set on the hub.
+        columns: where the file has other names than the format: ``{prompt: question, chosen: better}``.
+        subset, split: of a data set on the hub; the split also of a folder that has several.
         chat: whether a prompt that is text becomes a user's message. By default it does, except for the format
             ``pairs``, whose files say themselves what they are.
         bad_rows: ``stop`` at the first unusable row, or ``skip`` such rows and count them by reason.
@@ -50,6 +53,7 @@ class PreferenceSource(StrictModel):
     data: str
     format: Format = "pairs"
     label: str | None = None
+    columns: dict[Literal["prompt", "chosen", "rejected", "conversations", "system"], str] = Field(default_factory=dict)
     subset: str | None = None
     split: str = "train"
     chat: bool | None = None
@@ -115,7 +119,7 @@ def load_preferences(objectives: Mapping[str, PreferenceSource]) -> tuple[PairSe
     shared: dict[Any, tuple[PreferenceSource, dict[str, str | None]]] = {}
     for name, source in objectives.items():
         same = source if source.format == "ultrafeedback" else source.model_copy(update={"label": None})
-        labels = shared.setdefault(same, (source, {}))[1]
+        labels = shared.setdefault(same.model_dump_json(), (source, {}))[1]
         if source.label in labels.values():
             other = next(other for other, label in labels.items() if label == source.label)
             raise CtwaError(
@@ -126,30 +130,19 @@ def load_preferences(objectives: Mapping[str, PreferenceSource]) -> tuple[PairSe
     return tuple(_load(source, labels) for source, labels in shared.values())
 
 
-def read_rows(source: PreferenceSource) -> Iterable[Mapping[str, Any]]:
-    """The rows of a file or of a data set on the hub, as dicts.
+def open_source(source: PreferenceSource) -> RowFile:
+    """The rows of a file, a folder of ``datasets.save_to_disk`` or a data set on the hub.
 
     Raises:
         CtwaError: there is no such file, it is not what its name says, or the hub cannot be asked.
     """
-    path = Path(source.data)
-    if path.suffix == ".parquet" and path.is_file():
-        return _read_parquet(path)
-    if path.suffix == ".jsonl" and path.is_file():
-        return _read_jsonl(path)
-    if path.exists() or path.suffix in (".parquet", ".jsonl") or source.data.count("/") != 1:
-        raise CtwaError(
-            f"{source.data} is no .parquet or .jsonl file that exists; give one, or the name of a data set on the hub "
-            "(owner/name)"
-        )
-    try:
-        import datasets  # slow to import, and only this branch needs it
-    except ImportError as error:
-        raise CtwaError(
-            f"{source.data} is no file, and reading it from the hub needs the package 'datasets', which is not "
-            "installed; install it (pip install datasets), or download the data and give its path"
-        ) from error
-    return datasets.load_dataset(source.data, source.subset, split=source.split)
+    name, path = source.data, Path(source.data)
+    is_name = name.count("/") == 1 and ":" not in name and path.suffix not in SUFFIXES
+    if is_local(name) and is_name and not path.exists():
+        name = ":".join(filter(None, (f"{HUB}{name}", source.subset, source.split)))
+    elif (path / "dataset_dict.json").is_file():
+        name = f"{name}:{source.split}"
+    return open_rows(name)
 
 
 def skip_or_stop(source: str, row: int, error: BadRow, bad_rows: BadRows, skipped: Counter[str]) -> None:
@@ -204,16 +197,28 @@ def hold_out(pair_set: PairSet, share: float) -> tuple[PairSet, PairSet]:
 
 def _load(source: PreferenceSource, labels: Mapping[str, str | None]) -> PairSet:
     pairs, skipped = [], Counter[str]()
-    for index, row in enumerate(read_rows(source)):
+    for row in open_source(source).rows():
         try:
-            content = _content(source, row, labels)
+            if row.unreadable is not None:
+                raise BadRow("unreadable", row.unreadable)
+            content = _content(source, _renamed(source, row.values), labels)
             _check(content)
-            pairs.append(Pair(_prompt(source, content.prompt), content.chosen, content.rejected, content.labels, index))
+            prompt = _prompt(source, content.prompt)
+            pairs.append(Pair(prompt, content.chosen, content.rejected, content.labels, row.index))
         except BadRow as error:
-            skip_or_stop(source.data, index, error, source.bad_rows, skipped)
+            skip_or_stop(source.data, row.index, error, source.bad_rows, skipped)
     if not pairs:
         raise CtwaError(f"{source.data} has no usable pair ({dict(skipped) or 'it is empty'}); give other data")
     return PairSet(source.data, tuple(labels), tuple(pairs), source.bad_rows, dict(skipped))
+
+
+def _renamed(source: PreferenceSource, values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A row by the names that its format has."""
+    if not source.columns:
+        return values
+    if missing := next((column for column in source.columns.values() if lookup(values, column) is None), None):
+        raise BadRow("malformed", f"it has nothing in the column '{missing}' (it has {', '.join(values)})")
+    return {**values, **{name: lookup(values, column) for name, column in source.columns.items()}}
 
 
 def _content(source: PreferenceSource, row: Mapping[str, Any], labels: Mapping[str, str | None]) -> Content:
@@ -245,27 +250,3 @@ def _prompt(source: PreferenceSource, prompt: Prompt) -> Prompt:
     if source.chat is False:
         raise CtwaError(f"{source.data} has chat messages, and its source says chat: false; leave chat out")
     return prompt
-
-
-def _read_parquet(path: Path) -> list[dict[str, Any]]:
-    import pyarrow as pa  # the losses need no pyarrow
-    import pyarrow.parquet as pq
-
-    try:
-        return pq.read_table(path).to_pylist()
-    except pa.ArrowInvalid as error:
-        raise CtwaError(f"{path} is no parquet file ({error}); give another") from error
-
-
-def _read_jsonl(path: Path) -> Iterable[dict[str, Any]]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise CtwaError(f"{path}:{number} is not JSON ({error}); mend or delete that line") from error
-            if not isinstance(row, dict):
-                raise CtwaError(f"{path}:{number} is no JSON object; write one row a line")
-            yield row

@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ctwa.data.forms import SPEAKERS
+
 Message = dict[str, str]
 Prompt = str | tuple[Message, ...]
 Format = Literal["pairs", "hh", "sharegpt", "safe-rlhf", "ultrafeedback", "summaries"]
@@ -143,13 +145,9 @@ def read_summaries(row: Mapping[str, Any], labels: Mapping[str, str | None]) -> 
 
 
 _RESPONSES = ("chosen", "rejected")
+_NUMBERS = {"1": 1, "+1": 1, "0": 0, "-1": -1}  # as CSV has them, in which everything is text
 _TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 _ROLES = {"Human": "user", "Assistant": "assistant"}  # of HH's dialogues
-_SPEAKERS = {  # of ShareGPT's
-    **dict.fromkeys(("human", "user"), "user"),
-    **dict.fromkeys(("gpt", "assistant", "chatgpt", "model"), "assistant"),
-    "system": "system",
-}
 
 READERS: dict[Format, Read] = {
     "pairs": read_pair,
@@ -172,7 +170,7 @@ def _lookup(row: Mapping[str, Any], path: str) -> Any:
 def _field(row: Mapping[str, Any], path: str) -> Any:
     value = _lookup(row, path)
     if value is None:
-        raise BadRow("malformed", f"it has nothing under '{path}'")
+        raise BadRow("malformed", f"it has nothing under '{path}' (it has {', '.join(row) or 'nothing'})")
     return value
 
 
@@ -180,6 +178,7 @@ def _sign(row: Mapping[str, Any], column: str) -> int:
     value = _lookup(row, column)
     if value is None:
         raise BadRow("missing label", f"it has no label under '{column}'")
+    value = _NUMBERS.get(value, value) if isinstance(value, str) else value
     if value not in (-1, 0, 1) or isinstance(value, bool):
         raise BadRow("bad label", f"its label under '{column}' is {value!r} where +1, -1 or 0 belongs")
     return int(value)
@@ -189,6 +188,7 @@ def _first_or_second(row: Mapping[str, Any], column: str) -> int:
     value = row.get(column)
     if value is None:
         raise BadRow("missing label", f"it has no label under '{column}'")
+    value = _NUMBERS.get(value, value) if isinstance(value, str) else value
     if value not in (0, 1):
         raise BadRow("bad label", f"its label under '{column}' is {value!r} where 0 or 1 belongs")
     return 1 if value == 0 else -1
@@ -241,9 +241,9 @@ def _turns(column: str, value: Any) -> list[Message]:
     messages = []
     for turn in [value] if isinstance(value, Mapping) else value:
         speaker = turn.get("from", turn.get("role"))
-        if speaker not in _SPEAKERS:
-            raise BadRow("malformed", f"'{speaker}' speaks in its '{column}', which is none of {', '.join(_SPEAKERS)}")
-        messages.append({"role": _SPEAKERS[speaker], "content": turn.get("value", turn.get("content"))})
+        if speaker not in SPEAKERS:
+            raise BadRow("malformed", f"'{speaker}' speaks in its '{column}', which is none of {', '.join(SPEAKERS)}")
+        messages.append({"role": SPEAKERS[speaker], "content": turn.get("value", turn.get("content"))})
     return messages
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ctwa.data.rows import text_fault
 from ctwa.errors import CtwaError
-from ctwa.objectives.completion import text_fault
 from ctwa.preference.data import Pair, PairSet, skip_or_stop
 from ctwa.preference.rendering import render_answer, render_prompt
 from ctwa.preference.schemas import BadRow, Prompt

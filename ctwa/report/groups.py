@@ -107,7 +107,7 @@ def _experiment(run: RunTrace) -> _Experiment | None:
     """The experiment of a run; None where it does not tell its seed."""
     if run.info is None or run.info.seed is None:
         return None
-    described = run.info.model_dump_json(include={"method", "objectives", "model", "engine"})
+    described = run.info.model_dump_json(include={"method", "objectives", "model"})  # config.yaml has the engine
     config = run.folder.config.read_bytes() if run.folder.config.is_file() else b"{}"
     try:
         return _Experiment(described, dict(_settings(yaml.load(config, _Loader), "")))

@@ -66,6 +66,8 @@ class RunFolder:
         self.samples = self.path / "samples.jsonl"
         self.summary = self.path / "summary.json"
         self.engine_log = self.path / "engine.log"
+        self.data = self.path / "data"  # rows that verl could not read as they were
+        self.data_sources = self.data / "sources.json"
         self.tensorboard = self.path / "tensorboard"
         self.checkpoints = self.path / "checkpoints"
 

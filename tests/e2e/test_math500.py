@@ -59,15 +59,21 @@ def test_the_recipe_runs_two_steps_on_a_cpu(data: Path, testbed: Path, tmp_path:
     (tmp_path / "here" / "trl").mkdir(parents=True)  # the name of a package that others look for
     (tmp_path / "here" / "trl" / "__init__.py").write_text("raise ImportError('this is no trl')\n")
     monkeypatch.chdir(tmp_path / "here")
-    lines = tmp_path / "train.jsonl"  # the same rows in the other format
-    pd.read_parquet(data / "train.parquet").to_json(lines, orient="records", lines=True)
+    lines = tmp_path / "train.jsonl"  # the same problems as a user may have them
+    rows = pd.read_parquet(data / "train.parquet")
+    questions = [prompt[0]["content"] for prompt in rows["prompt"]]
+    answers = [each["ground_truth"] for each in rows["reward_model"]]
+    worked = [rf"One sees that it is \boxed{{{answer}}}." for answer in answers]
+    pd.DataFrame({"query": questions, "worked": worked}).to_json(lines, orient="records", lines=True)
     folder = tmp_path / "run"
     recipe = [
         *("bash", str(ROOT / "recipes/math500.sh"), "ctwa", f"ctwa.run={folder}", "trainer.total_training_steps=2"),
         *("data.train_batch_size=4", "actor_rollout_ref.actor.ppo_mini_batch_size=4", "actor_rollout_ref.rollout.n=4"),
         *("data.max_prompt_length=256", "data.max_response_length=128", "data.val_max_samples=8"),
         *("trainer.n_gpus_per_node=1", "trainer.save_freq=-1", "trainer.test_freq=2"),
-        f"data.train_files={lines}",
+        *(f"data.train_files={lines}", "data.val_files=null", "data.validation_share=0.25"),
+        *("data.columns={prompt: query, ground_truth: worked}", "data.system_prompt='You count.'"),
+        "data.prompt_template='Solve: {prompt}'",
         "ctwa.max_unknown_tokens=1",  # the testbed's words are not those of these problems
     ]
     with process(recipe) as running:
@@ -84,3 +90,14 @@ def test_the_recipe_runs_two_steps_on_a_cpu(data: Path, testbed: Path, tmp_path:
         assert metrics["clip/fraction"] == 0  # REINFORCE without clipping
         assert metrics["actor/kl_coef"] == pytest.approx(0.001)
     assert any(metrics["objective/conciseness/mean"] > 0 for metrics in records[1:])
+    parts = {name: pd.read_parquet(folder / f"data/{name}.parquet") for name in ("train", "val")}
+    assert len(parts["val"]) == round(0.25 * len(rows))
+    assert sorted(query for part in parts.values() for query in part["query"]) == sorted(questions)
+    truths = {
+        row["query"]: row["reward_model"]["ground_truth"] for part in parts.values() for _, row in part.iterrows()
+    }
+    assert truths == dict(zip(questions, answers, strict=True))
+    sampled = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    for sample in sampled:
+        question = sample["prompt"].removeprefix("You count.\nSolve: ")
+        assert question in set(parts["val" if sample["split"] == "held-out" else "train"]["query"])

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from ctwa.engine.checks.config import check_config, num_steps
 from ctwa.engine.checks.engine import check_with_verl
 from ctwa.engine.compose import compose_config
+from ctwa.engine.data import read_run_data
 from ctwa.engine.job import plugins, set_environment
 from ctwa.engine.settings import read_settings
 from ctwa.engine.train_job import TrainJob
@@ -153,7 +154,7 @@ def test_math500_has_the_hyperparameters_of_the_paper(compose: Compose) -> None:
     assert (actor.use_kl_loss, actor.kl_loss_coef, actor.kl_loss_type) == (True, 0.001, "low_var_kl")
     assert (actor.entropy_coeff, actor.clip_ratio_low, actor.clip_ratio_high) == (0, 0.2, 0.2)
     assert config.trainer.total_epochs == 90
-    assert num_steps(config) == 810
+    assert num_steps(config, read_run_data(config)) == 810
     settings = read_settings(config)
     assert settings.build_scalarizer().weights == {"accuracy": 0.333, "conciseness": 0.333, "clarity": 0.334}
     assert settings.build_scalarizer().covariance_targets == {"accuracy": 0.15, "conciseness": 0.08, "clarity": 0.08}
@@ -220,7 +221,7 @@ def test_a_task_without_its_folder_says_so(task: str) -> None:
         compose_config(["ctwa.run=runs/a", f"task={task}"])
 
 
-@pytest.mark.parametrize("missing", ["data.train_files", "data.val_files", "actor_rollout_ref.model.path"])
+@pytest.mark.parametrize("missing", ["data.train_files", "actor_rollout_ref.model.path"])
 def test_a_custom_task_names_what_it_needs(missing: str) -> None:
     given = {"data.train_files": "a.parquet", "data.val_files": "b.parquet", "actor_rollout_ref.model.path": "a/model"}
     overrides = [f"{key}={value}" for key, value in given.items() if key != missing]
@@ -361,7 +362,7 @@ class TestRecipes:
         assert config.algorithm.adv_estimator == "reinforce_plus_plus"
         assert read_settings(config).clip.high == float("inf")
         assert config.actor_rollout_ref.model.path == "Qwen/Qwen3-1.7B-Base"
-        assert num_steps(config) == 810
+        assert num_steps(config, read_run_data(config)) == 810
         assert config.trainer.device == "cuda"
 
     def test_the_documented_two_steps_on_a_cpu_pass_the_checks(
@@ -377,7 +378,7 @@ class TestRecipes:
         config = compose_config(arguments_of("math500", *words[place + 1 :], **environment))
         check_config(config)
 
-        assert num_steps(config) == 2
+        assert num_steps(config, read_run_data(config)) == 2
         assert config.trainer.device == "cpu"
 
     @pytest.mark.parametrize("words", [[], ["--dry-run"]], ids=["nothing", "an option"])

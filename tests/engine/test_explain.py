@@ -72,7 +72,7 @@ def test_a_section_lists_its_keys() -> None:
 
 
 def test_a_group_lists_its_choices() -> None:
-    assert "\n  cpu      Two ranks on the CPU\n" in explain("engine", "train")
+    assert "\n  cpu      This machine without a GPU\n" in explain("engine", "train")
     assert "\n  mgda " in explain("method", "train")
     assert "\n  dpo    -log sigma(margin), direct preference" in explain("loss", "prefer")
 

@@ -89,7 +89,7 @@ def test_the_options_of_a_file_s_method_are_not_another_s(mine: Callable[..., Di
         ("trainer.save_freq: 5", "trainer.save_freq=often", "trainer.save_freq=often is not possible: write "),
         ("trainer: null", "", "mine.yaml: trainer=null is not possible, for it is a section: write "),
         ("data.max_prompt_length: ${nix}", "", "mine.yaml: data.max_prompt_length=${nix} has no value: "),
-        ("engine: gpux", "", "mine.yaml: engine=gpux is no choice: write one of cpu, gpu; did you mean 'gpu'?"),
+        ("engine: gpux", "", "mine.yaml: engine=gpux is no choice: write one of cpu, gpu"),
         ("engine: 7", "", "mine.yaml: engine=7 is no choice; write the name of one"),
         ("ctwa.method.type: mgda", "", "mine.yaml: method=linear, but ctwa.method.type=mgda: write one of the two"),
         ("method: ctwa", "", "mine.yaml, line 16, column 1: this is not YAML (found duplicate key method); mend it"),

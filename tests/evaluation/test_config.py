@@ -49,8 +49,8 @@ def test_the_defaults_are_sound() -> None:
             "preferences.loss.betta is no key of the configuration; did you mean 'beta'?",
         ),
         (
-            {"preferences": {"objectives": {"h": {"data": "x", "colour": 1}}, "loss": {"type": "simpo"}}},
-            "preferences.objectives.h.colour is no key of the configuration; write one of data, format, label",
+            {"preferences": {"objectives": {"h": {"data": "x", "shade": 1}}, "loss": {"type": "simpo"}}},
+            "preferences.objectives.h.shade is no key of the configuration; write one of data, format, label",
         ),
         ({}, "write a section preferences, perplexity or generation"),
         ({"preferences": PREFERENCES}, "the loss dpo compares with a reference; write reference:"),

@@ -193,7 +193,7 @@ class TestRefusals:
             (
                 "generation",
                 {"data": "nowhere.parquet"},
-                "nowhere.parquet is no .parquet, .jsonl or .json file that exists",
+                "nowhere.parquet does not exist; give a .parquet, .jsonl",
             ),
             ("generation", {"objectives": {"a": {"reward_fn": "ctwa.testbed.rewards:acuracy"}}}, "acuracy"),
             ("generation", {"max_tokens": 5000}, "exceed the context of model 'base', 4096"),
@@ -254,6 +254,19 @@ class TestWithoutAFile:
         assert config.generation is not None
         assert list(config.generation.objectives or {}) == ["accuracy", "clarity"]
         assert (config.generation.limit, config.generation.num_samples, config.generation.max_tokens) == (6, 2, 12)
+
+    def test_a_run_that_held_prompts_out_is_evaluated_on_those(self, places: SimpleNamespace, tmp_path: Path) -> None:
+        run = shutil.copytree(places.run, tmp_path / "run")
+        kept = run / "data" / "val.parquet"
+        kept.parent.mkdir()
+        shutil.copy(places.testbed / "held_out.parquet", kept)
+        written = yaml.safe_load((run / "config.yaml").read_text())
+        written["data"]["val_files"] = None
+        (run / "config.yaml").write_text(yaml.safe_dump(written))
+
+        found = config_of([str(run)]).generation
+        assert found is not None
+        assert found.data == str(kept)
 
     def test_models_on_a_testbed(self, places: SimpleNamespace) -> None:
         checkpoint = str(places.run / "checkpoints" / "global_step_2")

@@ -101,11 +101,13 @@ class TestPrompts:
     def test_messages_are_written_by_the_chat_template_and_text_as_it_stands(self, model, lines) -> None:
         prompts = ["3 + 4 ?", [{"role": "user", "content": "3 + 4 ?"}]]
         path = lines([{"prompt": prompt} for prompt in prompts])
-        config = GenerationConfig(data=path)
-        text, chat = tokenize_prompts(model, read_prompts(config), config)
+        as_it_stands, as_in_training = GenerationConfig(data=path, chat=False), GenerationConfig(data=path)
+        text, chat = tokenize_prompts(model, read_prompts(as_it_stands), as_it_stands)
+        same, again = tokenize_prompts(model, read_prompts(as_in_training), as_in_training)
 
         assert model.tokenizer.decode(text) == "3 + 4 ?"
         assert model.tokenizer.decode(chat) == "<bos> 3 + 4 ?"
+        assert same == again == chat
 
     @pytest.mark.parametrize("prompt", [None, "", " \n", [], 7, {}])
     def test_a_row_without_one(self, prompt: Any, lines) -> None:
@@ -148,7 +150,8 @@ class TestPrompts:
     def test_a_list_of_rows(self, tmp_path: Path) -> None:
         (tmp_path / "a.json").write_text(json.dumps([{"prompt": "a"}, {"prompt": "b"}]))
 
-        assert read_prompts(GenerationConfig(data=tmp_path / "a.json", limit=1)) == [{"prompt": "a"}]
+        (row,) = read_prompts(GenerationConfig(data=tmp_path / "a.json", limit=1))
+        assert row["prompt"] == [{"role": "user", "content": "a"}]
         assert len(read_prompts(GenerationConfig(data=tmp_path / "a.json"))) == 2
         (tmp_path / "a.json").write_text(json.dumps([{"prompt": "a"}, "b"]))
         with pytest.raises(CtwaError, match=r"a\.json, row 1 \(from 0\): it is the text 'b'; write an object"):

@@ -9,15 +9,18 @@ import pytest
 from typer.testing import CliRunner
 
 from ctwa.cli import app
+from ctwa.data.reading import first_rows
+from ctwa.data.settings import RowSettings
 from ctwa.errors import CtwaError
 from ctwa.evaluation.sampled import sample_responses, token_counter
-from ctwa.objectives.rows import first_rows
 
 
 def sample(places: SimpleNamespace, **changes):
     data = places.testbed / "held_out.parquet"
     settings = {"num_samples": 3, "max_tokens": 6, "temperature": 1.0, "seed": 0, "data": data, "say": lambda _: None}
-    return sample_responses(str(places.testbed / "model"), first_rows(data, 2), **{**settings, **changes})
+    return sample_responses(
+        str(places.testbed / "model"), first_rows(str(data), RowSettings(), str, 2), **{**settings, **changes}
+    )
 
 
 def test_a_model_responds_to_every_row_as_often_as_it_is_asked(places: SimpleNamespace) -> None:

@@ -153,7 +153,7 @@ class TestTheFolder:
         assert files_of(tmp_path / "mine") == {"config.json": b"{}"}
         assert (tmp_path / "file").read_text() == "mine"
 
-    @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "SHA256SUMS"])
+    @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "README.md"])
     def test_one_that_changed_or_lacks_a_file_is_refused(self, name: str, made: Path, tiny: Published) -> None:
         if name == "tokenizer.json":
             (made / name).write_text("{}")
@@ -162,6 +162,12 @@ class TestTheFolder:
 
         with pytest.raises(CtwaError, match=f"holds Tiny, but {name} is not as it was made; give another folder"):
             make(tiny, made)
+
+    def test_one_that_does_not_say_what_it_is_is_something_else(self, made: Path, tiny: Published) -> None:
+        for content in ("", "# another model\n"):
+            (made / "SHA256SUMS").write_text(content)
+            with pytest.raises(CtwaError, match="holds something else than Tiny"):
+                make(tiny, made)
 
     def test_one_from_elsewhere_than_asked_for_is_refused(self, made: Path, tiny: Published) -> None:
         with pytest.raises(CtwaError, match="holds Tiny from the package, not from the hub"):

@@ -179,12 +179,10 @@ def test_the_repositorys_accuracy_on_probes(data: Callable[..., Path]) -> None:
 def test_mistakes_of_the_command(reward_file: RewardFile, data: Callable[..., Path], tmp_path: Path) -> None:
     spec = reward_file("def f(response): return 1") + ":f"
     file = data(rows(2))
-    with pytest.raises(
-        CtwaError, match=r"none.parquet does not exist; give a parquet or JSON Lines file in verl's format"
-    ):
+    with pytest.raises(CtwaError, match=r"none.parquet does not exist; give a .parquet, .jsonl"):
         main([spec], tmp_path / "none.parquet")
     with pytest.raises(
-        CtwaError, match=r"rewards.py has the suffix '.py'; give a file that ends with .parquet, .jsonl or .json"
+        CtwaError, match=r"rewards.py has the suffix '.py'; give a file that ends with .parquet, .jsonl"
     ):
         main([spec], Path(spec.removesuffix(":f")))
     with pytest.raises(CtwaError, match=r"responses 'x' is neither a column of .* \(prompt, data_source, .*\) nor a"):

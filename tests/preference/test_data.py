@@ -2,8 +2,8 @@ import json
 import re
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
+import datasets
 import pytest
 from pydantic import ValidationError
 
@@ -455,45 +455,77 @@ class TestSummaries:
 
 
 class TestFiles:
-    @pytest.mark.parametrize("name", ["rows.csv", "missing.parquet", "missing.jsonl", "a/b/c", "folder"])
+    @pytest.mark.parametrize("name", ["rows.txt", "missing.parquet", "missing.jsonl", "a/b/c", "folder"])
     def test_what_is_no_file(self, tmp_path, monkeypatch, name):
         monkeypatch.chdir(tmp_path)
-        (tmp_path / "rows.csv").write_text("prompt,chosen,rejected\n")
+        (tmp_path / "rows.txt").write_text("prompt,chosen,rejected\n")
         (tmp_path / "folder").mkdir()
-        with pytest.raises(CtwaError, match=f"{name} is no .parquet or .jsonl file that exists"):
+        with pytest.raises(CtwaError, match=f"^{name} (has the suffix|does not exist|is a folder).*; give a .*parquet"):
             load(name)
 
-    def test_broken_files(self, tmp_path):
-        broken = {"a.parquet": "not parquet", "b.jsonl": '{"prompt": 1}\n\n{', "c.jsonl": "\n[1]\n"}
-        for name, content in broken.items():
-            (tmp_path / name).write_text(content)
+    @pytest.mark.parametrize(
+        ("name", "content", "text"),
+        [
+            ("b.jsonl", b"%s\n\n{", r"b\.jsonl, row 1 \(from 0\): it is not JSON \(.*line 3 of the file\); write"),
+            ("c.jsonl", b"%s\n[1]\n", r"c\.jsonl, row 1 \(from 0\): it is the list \[1\]; write an object"),
+            ("d.jsonl", b'%s\n{"prompt": "caf\xe9"}\n', r"d\.jsonl, row 1 \(from 0\): it is not JSON \('utf-8' codec"),
+        ],
+    )
+    def test_lines_that_are_no_rows(self, tmp_path, name, content, text):
+        (tmp_path / name).write_bytes(content.replace(b"%s", json.dumps(row()).encode()))
 
-        with pytest.raises(CtwaError, match=r"a\.parquet is no parquet file"):
+        with pytest.raises(CtwaError, match=text):
+            load(str(tmp_path / name))
+        assert load(str(tmp_path / name), bad_rows="skip").skipped == {"unreadable": 1}
+
+    def test_a_file_that_is_no_parquet(self, tmp_path):
+        (tmp_path / "a.parquet").write_text("not parquet")
+        with pytest.raises(CtwaError, match=r"a\.parquet is not a parquet file"):
             load(str(tmp_path / "a.parquet"))
-        with pytest.raises(CtwaError, match=r"b\.jsonl:3 is not JSON"):
-            load(str(tmp_path / "b.jsonl"), bad_rows="skip")
-        with pytest.raises(CtwaError, match=r"c\.jsonl:2 is no JSON object"):
-            load(str(tmp_path / "c.jsonl"))
-        (tmp_path / "d.jsonl").write_bytes(json.dumps(row()).encode() + b'\n{"prompt": "caf\xe9"}\n')
-        with pytest.raises(CtwaError, match=r"d\.jsonl:2 is not JSON"):
-            load(str(tmp_path / "d.jsonl"))
+
+    def test_the_same_pairs_in_every_kind_of_file(self, tmp_path, write):
+        rows = [row(i, label=(-1) ** i) for i in range(4)]
+        (tmp_path / "a.json").write_text(json.dumps(rows))
+        lines = [["prompt", "chosen", "rejected", "label"], *([str(each) for each in row.values()] for row in rows)]
+        (tmp_path / "a.csv").write_text("".join(",".join(line) + "\n" for line in lines))
+        datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "folder")
+        datasets.DatasetDict({"train": datasets.Dataset.from_list(rows)}).save_to_disk(tmp_path / "splits")
+        pairs = load(write(rows), label="label").pairs
+
+        assert [pair.labels["a"] for pair in pairs] == [1, -1, 1, -1]
+        for name in ("a.json", "a.csv", "folder", "splits", "splits:train"):
+            assert load(str(tmp_path / name), label="label").pairs == pairs
+
+    def test_columns_of_other_names(self, write):
+        path = write([{"question": "Question 0?", "answers": {"good": "Yes 0.", "bad": "No 0."}}])
+        columns = {"prompt": "question", "chosen": "answers.good", "rejected": "answers.bad"}
+
+        assert load(path, columns=columns).pairs == load(write([row(0)])).pairs
+        with pytest.raises(CtwaError, match=r"it has nothing in the column 'worse' \(it has question\)"):
+            load(write([{"question": "Question 0?"}]), columns={"rejected": "worse"})
+        with pytest.raises(CtwaError, match=r"it has nothing under 'chosen' \(it has question, answers\)"):
+            load(write([{"question": "Question 0?", "answers": "a"}]))
+        with pytest.raises(ValidationError, match="chosn"):
+            PreferenceSource(data="a.jsonl", columns={"chosn": "better"})
 
     def test_a_name_on_the_hub(self, monkeypatch):
         asked = []
 
         def load_dataset(*args, **kwargs):
             asked.append((args, kwargs))
-            return [row()]
+            return datasets.Dataset.from_list([row()])
 
-        monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+        monkeypatch.setattr(datasets, "load_dataset", load_dataset)
         pair_set = load("owner/name", subset="comparisons", split="validation")
 
-        assert asked == [(("owner/name", "comparisons"), {"split": "validation"})]
+        assert asked == [(("owner/name", "comparisons"), {"split": "validation", "revision": None})]
         assert len(pair_set.pairs) == 1
 
     def test_the_hub_without_datasets(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "datasets", None)
-        with pytest.raises(CtwaError, match="owner/name is no file, and reading it from the hub needs the package"):
+        with pytest.raises(
+            CtwaError, match="hf://owner/name:train is read by the package 'datasets', which is not inst"
+        ):
             load("owner/name")
 
 

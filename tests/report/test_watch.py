@@ -47,6 +47,15 @@ def test_a_run_that_goes_on_is_drawn_as_it_goes_and_in_the_window_s_size(run):
         assert terminal.ends() == 0
 
 
+def test_a_run_that_has_not_begun_is_waited_for(tmp_path):
+    with Terminal(["-m", "ctwa.cli", "watch", str(tmp_path / "run")]) as terminal:
+        terminal.shows("no run has begun in", "waiting for one")
+        RunFolder.create(tmp_path / "run", {}, info(created=time.time()))
+        terminal.shows("step 0/4", "q ends this view")
+        terminal.type("q")
+        assert terminal.ends() == 0
+
+
 @pytest.mark.parametrize("how", ["q", "\x03", signal.SIGTERM], ids=["q", "ctrl-c", "term"])
 def test_the_end_gives_the_terminal_back_as_it_was(make_run, how):
     with watch(make_run("run", {1: step_metrics(accuracy=0.5)})) as terminal:

@@ -90,7 +90,7 @@ ALL_OR, NEVER_OR = (
 )
 SHARE = number(0, 1)
 SEED = whole(0, 2**31 - 1)
-PATH = text("the path of a file, or a list of such paths")
+PATH = text("a file, a folder of datasets.save_to_disk or hf://NAME, or a list of some")
 FILES = Bound(PATH.kind | listed(PATH, "").kind, PATH.words)
 BETAS = listed(number(0, 1, below=True), "two numbers from 0 to 1 (not 1 itself), e.g. [0.9,0.999]", least=2, most=2)
 ALARMS = Bound(str | list[str], "a list of alarms, e.g. [drop]")
@@ -116,7 +116,7 @@ BOUNDS: dict[str, Bound] = {
     #
     "model_engine": choice("dp"),
     "data.train_files": FILES,
-    "data.val_files": FILES,
+    "data.val_files": FILES | NOTHING,
     "data.train_batch_size": SIZE,
     "data.gen_batch_size": MAYBE,
     "data.val_batch_size": MAYBE,

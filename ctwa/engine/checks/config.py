@@ -6,7 +6,6 @@ The cheapest first: a path that is wrong is told without verl, whose import take
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 from omegaconf import DictConfig
 
@@ -20,20 +19,25 @@ from ctwa.engine.checks.engine import (
 )
 from ctwa.engine.checks.folders import check_folders
 from ctwa.engine.checks.gradients import check_gradients, check_probe
-from ctwa.engine.checks.look import check_files, look
+from ctwa.engine.checks.look import look
+from ctwa.engine.data import RunData, read_run_data
 from ctwa.engine.settings import Settings, read_settings
 from ctwa.errors import CtwaError
 from ctwa.objectives.loading import resolve_spec
-from ctwa.objectives.rows import open_rows
 
 
-def check_config(config: DictConfig) -> Settings:
-    """Check all that can be known from the config and the disk."""
-    check_disk(config)
+def check_config(config: DictConfig, data: RunData | None = None) -> Settings:
+    """Check all that can be known from the config and the disk.
+
+    Args:
+        config: the resolved config.
+        data: the rows, where `check_disk` has read them.
+    """
+    data = data or check_disk(config)
     settings: Settings = read_settings(config)
     check_settings(config, settings)
-    _check_steps(config)
-    look(config, settings)
+    _check_steps(config, data)
+    look(config, settings, data)
     return settings
 
 
@@ -59,37 +63,37 @@ def check_settings(config: DictConfig, settings: Settings) -> None:
         )
 
 
-def check_disk(config: DictConfig) -> None:
-    """Check what a command that samples and scores needs of the disk: the folders, and the files of the data."""
+def check_disk(config: DictConfig) -> RunData:
+    """Check what a command that samples and scores needs of the disk: the folders, and the rows of the data."""
     check_folders(config)
-    check_files(config)
+    return read_run_data(config)
 
 
-def num_steps(config: DictConfig) -> int:
+def num_steps(config: DictConfig, data: RunData) -> int:
     """The steps of the run: as configured, else what the epochs make (fewer where overlong prompts are left out)."""
     steps: int | None = config.trainer.total_training_steps
-    return _steps_of_epochs(config) if steps is None else steps
+    return _steps_of_epochs(config, data) if steps is None else steps
 
 
-def _steps_of_epochs(config: DictConfig) -> int:
-    return _num_rows(config) // config.data.train_batch_size * config.trainer.total_epochs
+def _steps_of_epochs(config: DictConfig, data: RunData) -> int:
+    return _num_rows(config, data) // config.data.train_batch_size * config.trainer.total_epochs
 
 
-def _num_rows(config: DictConfig) -> int:
-    rows: int = sum(open_rows(Path(path)).num_rows for path in config.data.train_files)
+def _num_rows(config: DictConfig, data: RunData) -> int:
+    rows = data.train.num_rows
     return min(rows, config.data.train_max_samples) if config.data.train_max_samples > 0 else rows
 
 
-def _check_steps(config: DictConfig) -> None:
-    rows, prompts, epochs = _num_rows(config), config.data.train_batch_size, config.trainer.total_epochs
+def _check_steps(config: DictConfig, data: RunData) -> None:
+    rows, prompts, epochs = _num_rows(config, data), config.data.train_batch_size, config.trainer.total_epochs
     if rows < prompts:
         raise CtwaError(
             f"data.train_files have {rows} rows, less than one step's data.train_batch_size={prompts}: "
             f"write at most {rows}"
         )
-    if num_steps(config) > _steps_of_epochs(config):
+    wanted, most = num_steps(config, data), _steps_of_epochs(config, data)
+    if wanted > most:
         raise CtwaError(
-            f"trainer.total_training_steps={num_steps(config)}, but trainer.total_epochs={epochs} of {rows} rows in "
-            f"batches of {prompts} end after {_steps_of_epochs(config)}: write "
-            f"trainer.total_epochs={math.ceil(num_steps(config) / (rows // prompts))}"
+            f"trainer.total_training_steps={wanted}, but trainer.total_epochs={epochs} of {rows} rows in batches of "
+            f"{prompts} end after {most}: write trainer.total_epochs={math.ceil(wanted / (rows // prompts))}"
         )

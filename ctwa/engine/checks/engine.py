@@ -49,6 +49,12 @@ def check_engine(config: DictConfig) -> None:
             f"generation=transformers with trainer.nnodes={config.trainer.nnodes}: its servers share one machine; "
             "write generation=vllm"
         )
+    model = config.actor_rollout_ref.model
+    if rollout.name == "transformers" and model.lora_rank > 0 and not model.lora.merge:
+        raise CtwaError(
+            "actor_rollout_ref.model.lora.merge=false: the servers of generation=transformers have no adapters, and "
+            "get the weights with the adapter in them; write true, or generation=vllm"
+        )
     if rollout.name == "vllm":
         _check_vllm(config)
     for part in ("prompt", "response"):

@@ -18,7 +18,7 @@ import yaml
 
 from ctwa.engine.checks.bounds import ACTOR, BOUNDS, MODEL, REF, ROLLOUT
 from ctwa.engine.choices import OURS, main_file
-from ctwa.engine.groups import node_of
+from ctwa.engine.groups import data_node_of, node_of
 from ctwa.errors import shown
 
 NO_DEFAULT: dict[str, tuple[str, ...]] = {
@@ -145,6 +145,7 @@ def known_keys(command: str) -> dict[str, Any]:
         groups.append(ours / "base.yaml")
     known: dict[str, Any] = {}
     _merge(known, {"ctwa": node_of(command) | {section: {} for section in OURS}, "model_engine": "dp"})
+    _merge(known, {"data": data_node_of(command)})
     for part in (*(yaml.safe_load(path.read_text()) for path in groups), main):
         _merge(known, part)
     for key in ("defaults", "hydra"):

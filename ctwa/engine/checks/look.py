@@ -9,43 +9,27 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from ctwa.data.rows import ground_truth_fault
 from ctwa.engine.checks.batches import attention_of
+from ctwa.engine.data import KEYS, TRAIN, DataRow, Part, RunData
 from ctwa.engine.verl import PACKED_ATTENTION
 from ctwa.errors import CtwaError, did_you_mean
 from ctwa.models.look import Source, look_at_adapter, look_at_model, look_at_tokenizer, reason, weight_shapes
 from ctwa.objectives.contract import shortened
 from ctwa.objectives.evaluator import load_contracts, need_ground_truth
-from ctwa.objectives.rows import Kinds, Row, ground_truth_fault, open_rows, row_fault
 
 if TYPE_CHECKING:
     from ctwa.engine.settings import Settings
     from ctwa.objectives.contract import Contract
 
-NUM_ROWS = 1000
-"""Random rows of a file whose columns are looked at."""
 NUM_RENDERED = 100
-"""Of these, how many are rendered by the chat template."""
-FILES = ("train_files", "val_files")
+"""Random rows of a file whose prompts are rendered by the chat template."""
 SINGLE_TURN = ("single_turn_agent", "ctwa_single_turn")
 """The agent loops that give one completion, all of it the policy's."""
-
-
-@dataclass(frozen=True)
-class DataRow:
-    """A row that is looked at, and where it is from."""
-
-    key: str
-    path: str
-    row: Row
-
-    def error(self, fault: str) -> CtwaError:
-        """A mistake of the row."""
-        return CtwaError(f"data.{self.key}: {self.path}, row {self.row.index} (from 0): {fault}")
 
 
 @dataclass(frozen=True)
@@ -63,28 +47,30 @@ class Prompts:
     first: str
 
 
-def look(config: DictConfig, settings: Settings) -> None:
-    """Look at everything that a run with objectives will read."""
-    rows = read_sample(config)
+def look(config: DictConfig, settings: Settings, data: RunData) -> None:
+    """Look at everything that a run with objectives will read, of whose rows the form is known."""
+    rows = data.sample
     _check_agent_loops(rows)
     model = look_at_trained_model(config)
     _check_positions(config, model)
     contracts = load_contracts(settings.objectives)
-    _check_what_functions_need(contracts, settings, rows)
+    _check_what_functions_need(contracts, settings, data)
     tokenizer = load_tokenizer(config, model)
     if tokenizer is not None and rows:
         prompts = look_at_prompts(config, tokenizer, rows)
         _check_unknown(config, prompts, settings.max_unknown_tokens)
 
 
-def prompt_lines(config: DictConfig) -> list[str]:
-    """What a plan says of the prompts: how long they are, and the first as the model reads it."""
-    rows, tokenizer = read_sample(config), load_tokenizer(config, None)
-    if tokenizer is None or not rows:
-        return []
-    seen = look_at_prompts(config, tokenizer, rows)["train_files"]
+def data_lines(config: DictConfig, data: RunData) -> list[str]:
+    """What a plan says of the data: its rows, how long the prompts are, and the first as the model reads it."""
+    told = [f"  {'data' if not number else '':<12} {each}" for number, each in enumerate(data.lines())]
+    tokenizer = load_tokenizer(config, None)
+    if tokenizer is None or not data.sample:
+        return told
+    seen = look_at_prompts(config, tokenizer, data.sample)[TRAIN]
     unknown = f", {seen.unknown_frac:.0%} of them unknown to the tokenizer" if seen.unknown_frac else ""
     return [
+        *told,
         f"  prompts      {min(seen.lengths)} to {max(seen.lengths)} tokens{unknown} ({len(seen.lengths)} looked at, at "
         f"most {config.data.max_prompt_length} are taken)",
         f"  the first    {shortened(repr(seen.first))}",
@@ -186,42 +172,6 @@ def load_tokenizer(config: DictConfig, model: Any) -> Any:
     return tokenizer
 
 
-def check_files(config: DictConfig) -> None:
-    """See that every file of the data is there and one that verl reads."""
-    for key in FILES:
-        if not config.data[key]:
-            raise CtwaError(f"data.{key} names no file; give a parquet or JSON Lines file in verl's format")
-        for path in config.data[key]:
-            try:
-                num_rows = open_rows(Path(path)).num_rows
-            except CtwaError as error:
-                raise CtwaError(f"data.{key}: {error}") from error.__cause__
-            if num_rows == 0:
-                raise CtwaError(f"data.{key}: {path} has no row; give a file that has some")
-
-
-def read_sample(config: DictConfig) -> list[DataRow]:
-    """The first row and random ones of every file; none where a class of the user's own reads the data.
-
-    Raises:
-        CtwaError: the first row that cannot be used, and what to write.
-    """
-    if path := (config.data.get("custom_cls") or {}).get("path"):
-        if not path.startswith("pkg://") and not Path(path.removeprefix("file://")).is_file():
-            raise CtwaError(f"data.custom_cls.path: there is no file {path}; give the file of the class")
-        return []
-    rows = []
-    for key in FILES:
-        kinds = Kinds()
-        for path in config.data[key]:
-            for row in open_rows(Path(path)).sample(NUM_ROWS):
-                rows.append(DataRow(key, path, row))
-                where = f"row {row.index}" if len(config.data[key]) == 1 else f"row {row.index} of {path}"
-                if fault := row_fault(row, prompt_key=config.data.prompt_key) or kinds.fault(where, row):
-                    raise rows[-1].error(fault)
-    return rows
-
-
 def _check_agent_loops(rows: Sequence[DataRow]) -> None:
     for each in rows:
         if (named := each.row.values.get("agent_name")) not in (None, *SINGLE_TURN):
@@ -231,7 +181,7 @@ def _check_agent_loops(rows: Sequence[DataRow]) -> None:
             )
 
 
-def _check_what_functions_need(contracts: Mapping[str, Contract], settings: Settings, rows: Sequence[DataRow]) -> None:
+def _check_what_functions_need(contracts: Mapping[str, Contract], settings: Settings, data: RunData) -> None:
     for name, contract in contracts.items():
         if "reference_tokens" in contract.required and settings.reference_length is None:
             raise CtwaError(
@@ -239,9 +189,25 @@ def _check_what_functions_need(contracts: Mapping[str, Contract], settings: Sett
                 "ctwa.reference_length={type:fixed} or another (docs/rewards.md)"
             )
     needed_by = need_ground_truth(contracts)
-    for each in rows:
-        if fault := ground_truth_fault(each.row.values, needed_by):
-            raise each.error(fault)
+    for part in data.parts:
+        if needed_by and (missing := part.without_truth()) is not None:
+            raise missing.error(_without_truth(part, needed_by))
+        for each in part.sample:
+            if fault := ground_truth_fault(each.row.values, needed_by):
+                raise each.error(fault)
+
+
+def _without_truth(part: Part, needed_by: Sequence[str]) -> str:
+    """What is said of the first row without a ground truth, where rows were read by their columns."""
+    assert part.rows is not None
+    number, names = len(part.rows.without_truth), ", ".join(f"'{name}'" for name in needed_by)
+    columns = ", ".join(dict.fromkeys(name for form in part.forms for name in form.columns))
+    others = f" (nor have {number - 1} others)" if number > 1 else ""
+    return (
+        f"it has no ground truth{others}, which the objectives ({names}) ask for; write data.columns={{ground_truth: "
+        f"COLUMN}} (it has {columns}), data.bad_rows=skip with a data.answer, or ground_truth=None in the function's "
+        "signature where it can do without"
+    )
 
 
 def look_at_prompts(config: DictConfig, tokenizer: Any, rows: Sequence[DataRow]) -> dict[str, Prompts]:
@@ -256,7 +222,7 @@ def look_at_prompts(config: DictConfig, tokenizer: Any, rows: Sequence[DataRow])
         What was seen, by key of the files.
     """
     seen = {}
-    for key in FILES:
+    for key in KEYS:
         of_key = [each for each in rows if each.key == key]
         chosen = of_key[:1] + random.Random(0).sample(of_key[1:], min(NUM_RENDERED, len(of_key) - 1))
         tokens = [_rendered(config, tokenizer, each) for each in chosen]
@@ -278,7 +244,7 @@ def _check_unknown(config: DictConfig, prompts: Mapping[str, Prompts], most: flo
 
 def _rendered(config: DictConfig, tokenizer: Any, each: DataRow) -> list[int]:
     kwargs = OmegaConf.to_container(OmegaConf.create(config.data.get("apply_chat_template_kwargs") or {}))
-    messages = each.row.values[config.data.prompt_key]
+    messages = each.row.values["prompt"]
     try:
         tokens = tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=True, return_dict=False, **kwargs

@@ -66,6 +66,7 @@ _TABLE: dict[tuple[Use, str], dict[str, str]] = {
         "initialize": "(self)",
         "_gradient_sync_context": "(self, *, is_last_micro_batch)",
         "_build_lora_module": "(self, module)",
+        "_merged_lora_per_tensor_param": "(self)",
         "_build_optimizer": "(self, module)",
         "_build_module": "(self)",
         "_build_fsdp_module": "(self, module)",
@@ -122,6 +123,14 @@ _TABLE: dict[tuple[Use, str], dict[str, str]] = {
         "compute_reinforce_plus_plus_baseline_outcome_advantage": "(token_level_rewards, response_mask, index, epsilon=1e-06, config=None, **kwargs)",
         "compute_rloo_outcome_advantage": "(token_level_rewards, response_mask, index, epsilon=1e-06, config=None, **kwargs)",
         "compute_opo_outcome_advantage": "(token_level_rewards, response_mask, index, epsilon=1e-06, config=None, **kwargs)",
+    },
+    ("called", "verl.utils.fsdp_utils:"): {
+        "merged_lora_context": "(actor, backup_adapters=False)",
+        "normalize_peft_param_name": "(params)",
+        "offload_fsdp_model_to_cpu": "(model, empty_cache=True)",
+    },
+    ("called", "verl.utils.model:"): {
+        "convert_weight_keys": "(state_dict, model)",
     },
     ("called", "verl.workers.utils.losses:"): {
         "ppo_loss": "(config, model_output, data, dp_group=None)",

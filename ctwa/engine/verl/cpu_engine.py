@@ -9,13 +9,10 @@ from typing import Any
 import torch
 from tensordict import TensorDict
 from torch import nn
-from torch.distributed.tensor import DTensor
 from torch.optim import Adam, Optimizer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from verl.utils import tensordict_utils as tu
 from verl.utils import torch_functional
-from verl.utils.fsdp_utils import merged_lora_context, normalize_peft_param_name
-from verl.utils.model import convert_weight_keys
 from verl.utils.ulysses import (
     all_gather_tensor,
     gather_heads_scatter_seq,
@@ -150,21 +147,6 @@ class CpuEngine(MultiObjectiveEngine):
             return super()._build_fsdp_module(module)
         finally:
             config.forward_only = forward_only
-
-    def get_per_tensor_param(self, **options: Any) -> tuple[Iterator[tuple[str, torch.Tensor]], Any]:
-        """The weights for the rollout; with a merged adapter in their own precision, where verl rounds to bf16."""
-        if self.model_config.lora_rank > 0 and self.model_config.lora.get("merge", False):
-            return self._merged_weights(), None
-        weights: tuple[Iterator[tuple[str, torch.Tensor]], Any] = super().get_per_tensor_param(**options)
-        return weights
-
-    def _merged_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        with merged_lora_context(self.module, backup_adapters=True):
-            named = convert_weight_keys(normalize_peft_param_name(self.module.state_dict()), self.module)
-            for name, weight in named.items():
-                whole = weight.full_tensor() if isinstance(weight, DTensor) else weight
-                # On one rank that is the parameter itself, which is restored at the end, and may be sent after it.
-                yield name, whole.detach().clone()
 
     def forward_backward_batch(
         self, data: TensorDict, loss_function: Callable, forward_only: bool = False

@@ -11,7 +11,11 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
+from verl.utils.device import get_device_id
+from verl.utils.fsdp_utils import merged_lora_context, normalize_peft_param_name, offload_fsdp_model_to_cpu
+from verl.utils.model import convert_weight_keys
 from verl.workers.engine import FSDPEngineWithLMHead
 from verl.workers.engine.fsdp import transformer_impl
 
@@ -134,6 +138,23 @@ class MultiObjectiveEngine(FSDPEngineWithLMHead):
         with torch.random.fork_rng():
             torch.manual_seed(self.engine_config.seed)
             return super()._build_lora_module(module)
+
+    def _merged_lora_per_tensor_param(self) -> Iterator[tuple[str, Tensor]]:
+        """The weights with the adapter in them, for the rollout: verl's, which rounds each to bf16, in their own type.
+
+        Rounded, the rollout would sample from another policy than the one that is trained.
+        """
+        try:
+            with merged_lora_context(self.module, backup_adapters=True):
+                named = convert_weight_keys(normalize_peft_param_name(self.module.state_dict()), self.module)
+                for name, parameter in named.items():
+                    is_sharded = isinstance(parameter, DTensor)
+                    whole: Tensor = parameter.to(get_device_id()).full_tensor() if is_sharded else parameter
+                    # On one rank the whole is the parameter itself, and the adapter is taken out of that again.
+                    yield name, whole.detach().clone()
+        finally:
+            if self._is_offload_param:
+                offload_fsdp_model_to_cpu(self.module)
 
     def _build_optimizer(self, module: nn.Module) -> Optimizer:
         optimizer = super()._build_optimizer(module)

@@ -1,6 +1,6 @@
 r"""Grades a final answer against the ground truth, for answers written as in MATH (LaTeX in ``\boxed{...}``).
 
-In this order: the final answer is taken out of the response (``ctwa.objectives.answers``); equal texts are equal
+In this order: the final answer is taken out of the response (``ctwa.data.boxed``); equal texts are equal
 answers; plain numbers are compared as fractions; both texts are brought to plain LaTeX (``notation``), cut into tokens
 (``tokens``), read whole (``expressions``, ``reading``), brought to one form (``canonical``), and compared by kind
 (``compare``) and by value (``values``). Nothing is ever graded on a part of what is written.
@@ -19,7 +19,7 @@ from functools import lru_cache
 from numbers import Integral, Rational, Real
 from typing import Any
 
-from ctwa.objectives.answers import final_answer
+from ctwa.data.boxed import final_answer
 from ctwa.objectives.grading.canonical import canonical, has_value
 from ctwa.objectives.grading.compare import same
 from ctwa.objectives.grading.nodes import Answer, Number, Quantity, Unreadable

@@ -19,6 +19,7 @@ from ctwa.engine.checks import resources
 from ctwa.engine.checks.config import check_config, num_steps
 from ctwa.engine.checks.engine import check_with_verl
 from ctwa.engine.checks.resources import check_machine, check_placement, check_resources
+from ctwa.engine.data import read_run_data
 from ctwa.engine.train_job import TrainJob
 from ctwa.errors import CtwaError
 
@@ -113,6 +114,10 @@ def test_all_mistakes_of_our_part_are_told_at_once(changed: Changed) -> None:
         ({"algorithm.use_kl_in_reward": True}, r"use_kl_in_reward=true .* write .*use_kl_loss=true instead"),
         ({"algorithm.filter_groups.enable": True}, r"filter_groups\.enable=true .* write false"),
         ({"reward.reward_model.enable": True}, r"reward_model\.enable=true .* call the model from a reward function"),
+        (
+            {"actor_rollout_ref.model.lora_rank": 8, "actor_rollout_ref.model.lora.merge": False},
+            r"lora\.merge=false: the servers of generation=transformers have no adapters, .* write true",
+        ),
         ({"trainer.nnodes": 2}, r"generation=transformers with trainer\.nnodes=2: .* write generation=vllm$"),
         ({f"{ROLLOUT}.name": "vllm"}, r"generation=vllm would lose the updates .* write generation=vllm_cpu"),
         (
@@ -292,7 +297,7 @@ class TestFiles:
 
     @pytest.mark.parametrize("key", ["train_files", "val_files"])
     def test_data_that_is_not_there(self, changed: Changed, key: str, tmp_path: Path) -> None:
-        with pytest.raises(CtwaError, match=f"^data.{key}: {tmp_path}/a.parquet does not exist; give a parquet or"):
+        with pytest.raises(CtwaError, match=f"^data.{key}: {tmp_path}/a.parquet does not exist; give a .parquet"):
             check_config(changed({f"data.{key}": [f"{tmp_path}/a.parquet"]}))
         with pytest.raises(CtwaError, match=f"^data.{key} names no file"):
             check_config(changed({f"data.{key}": []}))
@@ -300,24 +305,22 @@ class TestFiles:
     def test_data_that_is_not_parquet(self, changed: Changed, tmp_path: Path) -> None:
         (tmp_path / "a.parquet").write_text("prompt,answer\n1,2\n")
 
-        with pytest.raises(
-            CtwaError, match=r"a\.parquet is not a parquet file; give one in verl's format, or name it .jsonl if"
-        ):
+        with pytest.raises(CtwaError, match=r"a\.parquet is not a parquet file; name it .jsonl if"):
             check_config(changed({"data.train_files": [f"{tmp_path}/a.parquet"]}))
 
     def test_data_in_another_format(self, changed: Changed, tmp_path: Path) -> None:
-        pq.write_table(pa.table({"problem": ["1 + 1"], "answer": ["2"]}), tmp_path / "a.parquet")
+        pq.write_table(pa.table({"task": ["1 + 1"], "result": ["2"]}), tmp_path / "a.parquet")
 
         with pytest.raises(
             CtwaError,
-            match=r"a\.parquet, row 0 \(from 0\): it has no column 'prompt' \(it has problem, answer\); write",
+            match=r"^data\.val_files: .*a\.parquet has no column .*columns=\{prompt: task, ground_truth: result\}",
         ):
             check_config(changed({"data.val_files": [f"{tmp_path}/a.parquet"]}))
 
     def test_a_folder_is_no_file_and_a_file_no_folder(self, changed: Changed, tmp_path: Path) -> None:
         (tmp_path / "a").write_text("")
 
-        with pytest.raises(CtwaError, match=f"^data.train_files: {tmp_path} is a folder; give a parquet or JSON Lines"):
+        with pytest.raises(CtwaError, match=f"^data.train_files: {tmp_path} is a folder; give a .parquet, .jsonl"):
             check_config(changed({"data.train_files": [str(tmp_path)]}))
         with pytest.raises(
             CtwaError,
@@ -561,13 +564,13 @@ class TestPlan:
     def test_the_steps_are_those_of_the_epochs_where_none_are_given(self, changed: Changed) -> None:
         config = changed({"trainer.total_training_steps": None, "trainer.total_epochs": 3})
 
-        assert num_steps(config) == 3 * (300 // 16)
+        assert num_steps(config, read_run_data(config)) == 3 * (300 // 16)
 
     def test_several_files_are_one_training_set(self, changed: Changed, testbed_config: DictConfig) -> None:
         files = [*testbed_config.data.train_files, *testbed_config.data.train_files]
         config = changed({"trainer.total_training_steps": None, "trainer.total_epochs": 1, "data.train_files": files})
 
-        assert num_steps(config) == 600 // 16
+        assert num_steps(config, read_run_data(config)) == 600 // 16
 
     def test_it_says_what_a_run_would_do(self, testbed_config: DictConfig) -> None:
         plan = TrainJob(testbed_config).plan()

@@ -19,6 +19,7 @@ from ctwa.engine.caid_settings import read_caid_settings
 from ctwa.engine.checks.config import check_config
 from ctwa.engine.checks.look import look_at_trained_model
 from ctwa.engine.compose import compose_config
+from ctwa.engine.data import read_run_data
 from ctwa.engine.train_job import TrainJob
 from ctwa.errors import CtwaError
 
@@ -60,10 +61,6 @@ def user(content: Any) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("columns", "fault"),
     [
-        (
-            {"prompt": "Compute mod 10 : 1 + 1 ?"},
-            "row 0 (from 0): its prompt is the text 'Compute mod 10 : 1 + 1 ?'; write",
-        ),
         ({"prompt": []}, "row 0 (from 0): its prompt is an empty list"),
         ({"prompt": None}, "row 0 (from 0): its prompt is null"),
         ({"prompt": [{"content": "a"}]}, "has no role"),
@@ -304,16 +301,16 @@ class TestModels:
 def test_caid_looks_too(task_dir: Path, tmp_path: Path) -> None:
     own = ["ctwa.run=run", f"ctwa.task_dir={task_dir}", "ctwa.caid.thresholds={accuracy:0.1}"]
     config = compose_config([*own, f"ctwa.policies={{safety:{task_dir}}}"], command="caid")
-    read_caid_settings(config)
+    read_caid_settings(config, read_run_data(config))
     for key, value, sentence in [
-        ("data.val_files", [parquet(tmp_path / "a.parquet", rows(prompt="text"))], "its prompt is the text 'text'"),
+        ("data.val_files", [parquet(tmp_path / "a.parquet", rows(prompt=[]))], "its prompt is an empty list"),
         (f"{FUNCTION}.reward_fn", "ctwa.testbed.rewards:acuracy", "did you mean 'accuracy'"),
         ("ctwa.policies.safety", str(task_dir / "none"), "ctwa.policies.safety: "),
     ]:
         changed = copy.deepcopy(config)
         OmegaConf.update(changed, key, value)
         with pytest.raises(CtwaError, match=sentence):
-            read_caid_settings(changed)
+            read_caid_settings(changed, read_run_data(changed))
 
 
 def test_a_class_for_the_data_that_is_nowhere(changed: Changed) -> None:

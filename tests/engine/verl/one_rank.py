@@ -235,6 +235,17 @@ def skipped_step(engine: MultiObjectiveEngine) -> list[dict[str, Any]]:
     return reports
 
 
+def weights_for_the_rollout(engine: MultiObjectiveEngine) -> dict[str, Any]:
+    """What a rollout without adapters is sent, and the trainer's own weights before and after."""
+
+    def own() -> dict[str, Tensor]:
+        return {name: weight.full_tensor().clone() for name, weight in engine.module.state_dict().items()}
+
+    before = own()
+    weights, _ = engine.get_per_tensor_param()
+    return {"before": before, "sent": dict(weights), "after": own()}
+
+
 def rows_of_prompts(folder: Path, *overrides: str) -> dict[str, Any]:
     """A pass over completions of two prompts, four of one and two of the other: log-probs, entropy, gradient."""
     engine = build_engine(folder, *overrides)
@@ -257,20 +268,6 @@ def rows_of_prompts(folder: Path, *overrides: str) -> dict[str, Any]:
     return {"values": torch.cat(of_responses), "gradient": step["gradient"]}
 
 
-def merged_weights(folder: Path) -> dict[str, Tensor]:
-    """What the rollout gets of an adapter that is merged, and by ``by hand`` what it should get of one layer."""
-    engine = build_engine(folder, *KINDS["lora"], "actor_rollout_ref.model.lora.merge=true")
-    leave_the_start(engine)
-    sent = dict(engine.get_per_tensor_param()[0])
-    layer = "model.layers.0.mlp.up_proj"
-    whole = {name: weight.full_tensor() for name, weight in engine.module.state_dict().items() if layer in name}
-    first, second, base = (
-        next(weight for name, weight in whole.items() if part in name) for part in ("lora_A", "lora_B", "base_layer")
-    )
-    scale = engine.model_config.lora_alpha / engine.model_config.lora_rank
-    return {**sent, "by hand": base + scale * second @ first, "sent": sent[f"{layer}.weight"]}
-
-
 def all_of_it(folder: Path) -> None:
     """What the tests of one rank look at, and what several ranks are compared with."""
     join(folder)
@@ -282,12 +279,13 @@ def all_of_it(folder: Path) -> None:
             leave_the_start(engine)
         for layout, packed in LAYOUTS.items():
             found[kind, layout] = several_backwards(engine, packed)
+        if kind == "lora":
+            found["for the rollout"] = weights_for_the_rollout(engine)
         if kind == "full":
             found["compiled entropy"] = compiled_entropy(engine)
             found["gathered", False] = after_a_pass_without_gradients(engine)
             found["skipped step"] = skipped_step(engine)
     found["rows of prompts"] = [rows_of_prompts(folder, *overrides) for overrides in ([], PACKED)]
-    found["merged"] = merged_weights(folder)
     stays = build_engine(folder, "actor_rollout_ref.actor.fsdp_config.reshard_after_forward=false")
     found["gathered", True] = after_a_pass_without_gradients(stays)
     # Last: they change the attention of this process, and the model's class.

@@ -50,13 +50,6 @@ def test_packed_rows_have_the_values_and_the_gradient_of_padded_ones(found: dict
     is_close(packed["gradient"], padded["gradient"])
 
 
-def test_the_rollout_gets_a_merged_adapter_in_the_precision_of_the_policy(found: dict) -> None:
-    merged = found["merged"]
-
-    assert {weight.dtype for weight in merged.values()} == {torch.float32}
-    torch.testing.assert_close(merged["sent"], merged["by hand"], rtol=1e-6, atol=1e-7)
-
-
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("kind", [*KINDS, BF16])
 def test_with_a_cross_entropy_that_goes_backward_in_place_the_gradients_are_autograds(
@@ -132,6 +125,24 @@ def test_a_gradient_that_is_not_finite_moves_nothing_and_the_next_step_does(foun
     assert first == {"moved": 0.0, "skipped": True, "num_skipped": 1}
     assert second["moved"] > 0
     assert (second["skipped"], second["num_skipped"]) == (False, 1)
+
+
+def test_a_rollout_without_adapters_gets_the_weights_with_the_adapter_in_them_unrounded(found: dict) -> None:
+    before, sent, after = (found["for the rollout"][when] for when in ("before", "sent", "after"))
+    assert {weight.dtype for weight in sent.values()} == {torch.float32}
+    changed = 0
+    for name, weight in before.items():
+        assert torch.equal(after[name], weight), name
+        if ".lora_" in name:
+            continue
+        expected, module = weight, name.removesuffix("base_layer.weight")
+        if f"{module}lora_A.default.weight" in before:
+            down_RI, up_OR = (before[f"{module}lora_{half}.default.weight"] for half in "AB")
+            expected = weight + 16 / 4 * up_OR @ down_RI  # verl's lora_alpha, and the rank of KINDS
+            changed += 1
+        plain = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
+        torch.testing.assert_close(sent[plain], expected, rtol=1e-6, atol=1e-6)
+    assert changed > 0
 
 
 # -- two ranks ----------------------------------------------------------------------------------------------------

@@ -8,13 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ctwa.data import files as rows_module
+from ctwa.data.files import Row, open_rows
+from ctwa.data.rows import Kinds, row_fault
 from ctwa.errors import CtwaError
-from ctwa.objectives import rows as rows_module
-from ctwa.objectives.rows import Kinds, Row, open_rows, row_fault
 
 ROW = {"prompt": [{"role": "user", "content": "What is 1 + 1?"}], "reward_model": {"ground_truth": "2"}}
 
@@ -108,7 +110,7 @@ def test_other_columns() -> None:
     assert (row_fault(without) or "").startswith(
         "it has no column 'prompt' (it has question, answer); write rows like {"
     )
-    assert row_fault(Row(0, ROW | {"ask": "a"}), prompt_key="ask", text_prompts=True) is None
+    assert row_fault(Row(0, ROW | {"prompt": "a"}), text_prompts=True) is None
 
 
 def test_what_a_column_holds_is_of_one_kind() -> None:
@@ -197,8 +199,11 @@ class TestReading:
         [
             ("{", "it is not JSON (Expecting property name"),
             ("prompt,answer", "it is not JSON (Expecting value"),
-            ('{"prompt": 1, "prompt": 2}', "it is not JSON (the name 'prompt' is there twice)"),
-            ("7", "it is the number 7; write an object with the columns, like {"),
+            (
+                '{"prompt": 1, "prompt": 2}',
+                "it is not JSON (the name 'prompt' is there twice; line 2 of the file); write",
+            ),
+            ("7", "it is the number 7; write an object with the columns"),
             ('"a"', "it is the text 'a'; write an object"),
             ("[" * 20_000, "it is not JSON (maximum recursion depth"),
         ],
@@ -212,15 +217,24 @@ class TestReading:
         ("name", "content", "said"),
         [
             (
-                "a.csv",
+                "a.txt",
                 "prompt\na\n",
-                "a.csv has the suffix '.csv'; give a file that ends with .parquet, .jsonl or .json",
+                "a.txt has the suffix '.txt'; give a file that ends with .parquet, .jsonl, .json, .csv",
+            ),
+            ("a.csv", "", "a.csv is empty; give a file with a header and rows"),
+            ("a.csv", "prompt,prompt\n", "a.csv has the column 'prompt' twice"),
+            ("a.csv", 'prompt\n"a\n', "a.csv cannot be read as CSV (unexpected end of data); close its quotes"),
+            ("a.csv", "prompt\na\n".encode("utf-16"), "a.csv is written in UTF-16; save it as UTF-8"),
+            (
+                "a.json",
+                '{\n "version": 1,\n "data": []\n}',
+                "a.json is one object, with the keys version, data; write a list",
             ),
             ("a", "prompt\na\n", "a has the suffix ''"),
             (
                 "a.parquet",
                 '{"prompt": []}',
-                "a.parquet is not a parquet file; give one in verl's format, or name it .jsonl",
+                "a.parquet is not a parquet file; name it .jsonl if it has a JSON object a line, .csv if it has commas",
             ),
             ("a.jsonl", b"PAR1....", "a.jsonl is a parquet file; name it .parquet"),
             ("a.parquet", b"", "a.parquet is damaged or cut off (Parquet file size is 0 bytes)"),
@@ -261,32 +275,41 @@ class TestReading:
 
 
 class TestFolders:
-    def said(self, folder: Path) -> str:
+    def said(self, folder: Path | str) -> str:
         with pytest.raises(CtwaError) as error:
             open_rows(folder)
         return str(error.value)
 
     def test_of_save_to_disk(self, tmp_path: Path) -> None:
-        (tmp_path / "dataset_info.json").write_text("{}")
-        assert "is a folder that datasets.save_to_disk wrote; make a file of it: python -c" in self.said(tmp_path)
-        assert f"load_from_disk('{tmp_path}').to_parquet('{tmp_path}.parquet')" in self.said(tmp_path)
+        datasets.Dataset.from_list(NUMBERED).save_to_disk(tmp_path / "one")
+        file = open_rows(tmp_path / "one")
+
+        assert (file.num_rows, file.kind) == (500, "a folder of datasets.save_to_disk")
+        assert [row.values for row in file.rows()] == NUMBERED
+        assert len(file.sample(100)) == 101
+        (tmp_path / "one" / "data-00000-of-00001.arrow").write_bytes(b"nothing")
+        assert "one cannot be read (" in self.said(tmp_path / "one")
 
     def test_of_save_to_disk_with_splits(self, tmp_path: Path) -> None:
-        (tmp_path / "dataset_dict.json").write_text("{}")
-        (tmp_path / "test").mkdir()
-        (tmp_path / "train").mkdir()
-        assert "is a folder of splits (test, train) that datasets.save_to_disk wrote" in self.said(tmp_path)
-        assert f"load_from_disk('{tmp_path}')['test'].to_parquet(" in self.said(tmp_path)
+        one = datasets.Dataset.from_list(NUMBERED)
+        datasets.DatasetDict({"train": one, "test": one.select(range(3))}).save_to_disk(tmp_path / "both")
+        both = f"{tmp_path}/both"
+
+        assert open_rows(f"{both}:test").num_rows == 3
+        assert self.said(both).endswith(f"both names no split; write {both}:test or {both}:train")
+        assert self.said(f"{both}:tset").endswith(f"has no split 'tset'; write {both}:test or {both}:train")
+        datasets.DatasetDict({"train": one}).save_to_disk(tmp_path / "single")
+        assert open_rows(tmp_path / "single").num_rows == 500
 
     def test_with_files(self, tmp_path: Path) -> None:
-        assert self.said(tmp_path).endswith("is a folder; give a parquet or JSON Lines file in verl's format")
+        assert self.said(tmp_path).endswith("is a folder; give a .parquet, .jsonl, .json, .csv or .tsv file")
         (tmp_path / "config.json").write_text("")
         (tmp_path / "b.jsonl").write_text("")
         (tmp_path / "a.parquet").write_text("")
         assert self.said(tmp_path).endswith(f"is a folder; name its files: [{tmp_path}/a.parquet,{tmp_path}/b.jsonl]")
 
     def test_that_is_not_there(self, tmp_path: Path) -> None:
-        assert "none.parquet does not exist; give a parquet or JSON Lines file" in self.said(tmp_path / "none.parquet")
+        assert "none.parquet does not exist; give a .parquet, .jsonl" in self.said(tmp_path / "none.parquet")
         (tmp_path / "train.parquet").touch()
         assert self.said(tmp_path / "trian.parquet").endswith(f"; did you mean {tmp_path}/train.parquet?")
         twice = pa.Table.from_arrays([pa.array(["a"])] * 2, names=["prompt", "prompt"])

@@ -1,0 +1,71 @@
+r"""Taking the ground truth out of a column that has more in it: a solution, a rationale, a whole answer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, Literal
+
+from ctwa.data.boxed import last_boxed
+from ctwa.data.files import described
+
+Rule = Literal["as_is", "hashes", "boxed", "last_number"]
+
+_MARK = "####"
+_THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
+# A minus behind a digit or a word is an operator or a hyphen.
+_NUMBER = re.compile(
+    r"(?:(?<![\w)\].])[+-])?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?:(?<![\w)\]])[+-])?(?<!\d)\.\d+"
+)
+
+
+def _hashes(text: str) -> str | None:
+    """What stands behind the last ####, in its line."""
+    behind = text.rpartition(_MARK)[2].strip() if _MARK in text else ""
+    return behind.splitlines()[0].strip() if behind else None
+
+
+def _last_number(text: str) -> str | None:
+    numbers = _NUMBER.findall(text)
+    return numbers[-1] if numbers else None
+
+
+_FINDERS: dict[Rule, tuple[str, Callable[[str], str | None]]] = {
+    "hashes": ("#### with something behind it", _hashes),
+    "boxed": (r"\boxed{...} that is closed", last_boxed),
+    "last_number": ("number", _last_number),
+}
+
+WORDS: dict[Rule, str] = {
+    "as_is": "as it is",
+    "hashes": "what stands behind the last ####",
+    "boxed": r"what is in the last \boxed{}",
+    "last_number": "the last number",
+}
+"""What each rule takes, in words."""
+
+
+def rule_for(text: Any) -> Rule:
+    r"""The rule that an answer suggests: its last line begins with ####, or it has a ``\boxed``, or none is needed."""
+    if isinstance(text, str) and text.strip():
+        if text.strip().splitlines()[-1].lstrip().startswith(_MARK):
+            return "hashes"
+        if last_boxed(text):
+            return "boxed"
+    return "as_is"
+
+
+def extract(answer: Any, rule: Rule) -> tuple[Any, str | None]:
+    """The ground truth in an answer, and what is wrong where there is none.
+
+    A number's thousands lose their commas, as graders of GSM8K have it; with ``as_is`` nothing is changed.
+    """
+    if rule == "as_is":
+        return answer, None
+    if not isinstance(answer, str):
+        return None, f"is {described(answer)}, and the rule {rule!r} reads text"
+    what, find = _FINDERS[rule]
+    found = find(answer)
+    if not found:
+        return None, f"has no {what}: {described(answer)}"
+    return (found.replace(",", "") if _THOUSANDS.fullmatch(found) else found), None
