@@ -1,7 +1,9 @@
 """A step of `ctwa train` beside one of TRL's GRPOTrainer: seconds by phase, completions a second, peak memory.
 
-    pip install ".[bench]"
-    python benchmarks/loop.py --model models/smollm2 [--rounds 2] [--steps 4] [--out runs/loop]
+    pip install --no-deps --target runs/trl trl==1.16.0
+    python benchmarks/loop.py --model MODEL_FOLDER --trl runs/trl [--rounds 2] [--steps 4] [--out runs/loop]
+
+TRL has a folder of its own: verl takes what it finds of TRL for an older version, and a run beside it does not start.
 
 Both train the same model on the same prompts and rewards, with groups, lengths, optimizer, learning rate, precision and
 number of threads alike, as programs of their own that take turns. End of sequence is a token that the model does not
@@ -245,9 +247,11 @@ class PeakMemory:
         return self.gigabytes
 
 
-def turn(command: list[str], log: Path, threads: int) -> float:
-    """Run a program to its end; its peak memory in GB."""
+def turn(command: list[str], log: Path, threads: int, packages: Path | None = None) -> float:
+    """Run a program to its end, with the packages of a folder beside those installed; its peak memory in GB."""
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
+    if packages is not None:
+        environment["PYTHONPATH"] = os.pathsep.join([str(packages.absolute()), *sys.path])
     with log.open("w") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
         memory = PeakMemory(process.pid)
@@ -282,6 +286,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--trl", type=Path, required=True, help="the folder that TRL is in")
     parser.add_argument("--trl-rows", type=int, default=16, help="completions in one of TRL's passes")
     parser.add_argument("--only", choices=["ctwa", "trl"])
     parser.add_argument("overrides", nargs="*", help="more settings of ctwa train")
@@ -298,13 +303,14 @@ def main() -> None:
     for number in range(arguments.rounds):
         for name in programs:
             folder = out / f"{name}-{number}"
+            packages = None if name == "ctwa" else arguments.trl
             if name == "ctwa":
                 command = ctwa_command(model, data, folder, arguments.steps, arguments.overrides)
             else:
                 folder.mkdir()
                 job = ["--trl", *map(str, (model, data, folder, arguments.steps, arguments.trl_rows))]
                 command = [sys.executable, __file__, *job]
-            memory[name].append(turn(command, out / f"{folder.name}.log", arguments.threads))
+            memory[name].append(turn(command, out / f"{folder.name}.log", arguments.threads, packages))
             found = ctwa_steps(folder) if name == "ctwa" else json.loads((folder / "seconds.json").read_text())
             steps[name] += found[1:]
             print(folder.name, *(f"{step['step']:.1f}" for step in found), "s", flush=True)
