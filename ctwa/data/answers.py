@@ -61,7 +61,7 @@ def extract(answer: Any, rule: Rule) -> tuple[Any, str | None]:
     A number's thousands lose their commas, as graders of GSM8K have it; with ``as_is`` nothing is changed.
     """
     if rule == "as_is":
-        return answer, None
+        return (answer, None) if answer is not None else (None, "is null; write one, or leave the row out")
     if not isinstance(answer, str):
         return None, f"is {described(answer)}, and the rule {rule!r} reads text"
     what, find = _FINDERS[rule]

@@ -284,7 +284,8 @@ class _Json(RowFile):
 class _Csv(RowFile):
     """A header and a row a record, by commas, semicolons or tabs, with quotes where a text has one of these in it.
 
-    Every value is text, and an empty one is none: nothing is taken for a number.
+    Every value is text, and an empty one is none: nothing is taken for a number. Spaces behind a separator are none of
+    the value; a record without any value, as spreadsheets write below a table, is no row.
     """
 
     def __init__(self, path: Path) -> None:
@@ -300,16 +301,16 @@ class _Csv(RowFile):
         csv.field_size_limit(sys.maxsize)  # a text may be long
         try:
             records = self._records()
-            self._columns = next(records)
+            self._columns = [name.strip() for name in next(records)]
             _refuse_twice(self.source, self._columns)
-            self.num_rows = sum(1 for record in records if record)
+            self.num_rows = sum(1 for record in records if any(record))
         except csv.Error as error:
             raise CtwaError(f"{path} cannot be read as CSV ({error}); close its quotes, or write JSON Lines") from error
 
     def rows(self) -> Iterator[Row]:
         records = self._records()
         next(records)
-        for index, record in enumerate(record for record in records if record):
+        for index, record in enumerate(record for record in records if any(record)):
             values = {name: value or None for name, value in zip(self._columns, record, strict=False)}
             fault = None
             if len(record) != len(self._columns):
@@ -323,7 +324,7 @@ class _Csv(RowFile):
 
     def _records(self) -> Iterator[list[str]]:
         with self._open() as file:
-            yield from csv.reader(file, delimiter=self._separator, strict=True)
+            yield from csv.reader(file, delimiter=self._separator, skipinitialspace=True, strict=True)
 
     def _open(self) -> io.TextIOWrapper:
         # What is no UTF-8 is told by its row.

@@ -3,7 +3,8 @@
 The schemas: verl's documentation of its data (``prompt``, ``reward_model``, ``data_source``, ``extra_info``); the data
 cards of openai/gsm8k (``question``, ``answer`` that ends with ``#### 72``), of MATH (``problem``, ``solution``) and
 HuggingFaceH4/MATH-500 (also ``answer``); TRL's documentation of prompt-only data (``prompt``, text or messages, and
-columns for its reward functions); ShareGPT's ``conversations`` (``from``, ``value``); OpenAI's ``messages``.
+columns for its reward functions); ShareGPT's ``conversations`` (``from``, ``value``); OpenAI's ``messages``; Alpaca's
+``instruction``, ``input`` and ``output``, and Dolly's ``instruction``, ``context`` and ``response``.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ from ctwa.errors import CtwaError
 PROMPTS = ("prompt", "messages", "conversations", "question", "problem")
 TRUTHS = ("ground_truth", "answer", "solution")
 """The columns that are known; of several that are there the fullest, else the first."""
+INSTRUCTION = "instruction"
+"""A prompt where no other is known: what stands in ``BELOW`` belongs to it, and ``RESPONSES`` are its truths too."""
+BELOW = ("input", "context")
+RESPONSES = ("output", "response")
 VERL = "reward_model"
 TRUTH = "ground_truth"
 SPEAKERS = {  # of ShareGPT's turns
@@ -31,7 +36,7 @@ SPEAKERS = {  # of ShareGPT's turns
     **dict.fromkeys(("gpt", "assistant", "chatgpt", "model"), "assistant"),
     "system": "system",
 }
-_LIKE_PROMPTS = ("query", "instruction", "input", "text", "task", "request", "user")
+_LIKE_PROMPTS = ("query", "input", "text", "task", "request", "user")
 _LIKE_TRUTHS = ("final_answer", "expected_answer", "target", "label", "gold", "reference", "result", "output")
 _PAIRS = ("chosen", "rejected")
 _SPLITS = ("train", "training", "val", "valid", "validation", "dev", "test", "eval", "held_out", "data")
@@ -58,6 +63,7 @@ class Form:
         source_name: the data source of rows that have none of their own.
         settings: what the user said.
         columns: of the file.
+        below: the column whose text goes below the prompt's, where it has one.
         chat: whether a prompt that is text becomes a user's message; else :meth:`read` leaves it text.
     """
 
@@ -69,13 +75,15 @@ class Form:
     source_name: str
     settings: RowSettings
     columns: tuple[str, ...]
+    below: str | None = None
     chat: bool = True
 
     def __str__(self) -> str:
         truth = self.ground_truth or ("their last answer" if self.name == "messages" else None)
         if self.name == "verl":
             return "verl's format"
-        return f"prompt from {self.prompt}, " + (
+        prompt = f"{self.prompt} and {self.below}" if self.below else self.prompt
+        return f"prompt from {prompt}, " + (
             "no ground truth" if truth is None else f"ground truth from {truth}, {WORDS[self.rule]}"
         )
 
@@ -135,7 +143,7 @@ class Form:
         if fault := prompt_fault(messages, self.prompt, text=True):
             raise BadRow(fault)
         if isinstance(messages, str):
-            messages = [{"role": "user", "content": messages}]
+            messages = [{"role": "user", "content": self._with_what_is_below(messages, values)}]
         if self.name != "messages":
             return messages, None
         if self.prompt == "conversations" and isinstance(system := values.get("system"), str) and system.strip():
@@ -145,6 +153,14 @@ class Form:
         if len(messages) == 1:
             raise BadRow(f"its {self.prompt} is an answer without a prompt; write what the user says before it")
         return messages[:-1], messages[-1]["content"]
+
+    def _with_what_is_below(self, prompt: str, values: Mapping[str, Any]) -> str:
+        below = lookup(values, self.below) if self.below else None
+        if below is None or (isinstance(below, str) and not below.strip()):
+            return prompt
+        if not isinstance(below, str):
+            raise BadRow(f"its {self.below} is {described(below)}; write a text")
+        return f"{prompt}\n\n{below}"
 
     def _rendered(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The messages with the system prompt and the template of the settings."""
@@ -163,9 +179,9 @@ class Form:
     def _truth(self, values: Mapping[str, Any], last_answer: str | None) -> Any:
         column = self.ground_truth or f"{self.prompt}' last answer"
         answer = lookup(values, self.ground_truth) if self.ground_truth else last_answer
-        if isinstance(answer, str) and not answer.strip() and self.name != "verl":
+        if (isinstance(answer, str) and not answer.strip() and self.name != "verl") or answer != answer:  # not a number
             answer = None
-        if answer is None and self.rule == "as_is":
+        if answer is None and self.settings.answer is None and self.rule == "as_is":
             return None  # which a reward function may do without
         found, fault = extract(answer, self.rule)
         if fault:
@@ -193,6 +209,9 @@ def find_form(file: RowFile, settings: RowSettings, spelled: Spelled) -> Form:
             meant = f"; did you mean '{near[0]}'?" if near else f": write one of {', '.join(columns)}"
             raise CtwaError(f"{spelled(f'columns.{key}')}={named}, and {file.source} has no such column{meant}")
     prompt = own.prompt or _fullest(PROMPTS, looked_at)
+    is_instruction = prompt is None and INSTRUCTION in columns
+    if is_instruction:
+        prompt = INSTRUCTION
     if prompt is None:
         if not looked_at:  # each row says why it cannot be read
             prompt = "prompt"
@@ -200,6 +219,8 @@ def find_form(file: RowFile, settings: RowSettings, spelled: Spelled) -> Form:
             raise CtwaError(f"{file.source} {_unknown(columns, spelled)}")
     is_verl = prompt == "prompt" and (VERL in columns or not any(name in columns for name in TRUTHS))
     truth = own.ground_truth or (f"{VERL}.{TRUTH}" if VERL in columns else _fullest(TRUTHS, looked_at))
+    if truth is None and is_instruction:
+        truth = _fullest(RESPONSES, looked_at)
     prompts = [lookup(row.values, prompt) for row in looked_at]
     first = next((each for each in prompts if each is not None), None)
     is_text = isinstance(_as_messages(first), str)
@@ -218,6 +239,7 @@ def find_form(file: RowFile, settings: RowSettings, spelled: Spelled) -> Form:
         source_name=source_name(file.source),
         settings=settings,
         columns=columns,
+        below=next((each for each in BELOW if each in columns), None) if is_instruction else None,
     )
     return _with_rule(form, looked_at)
 

@@ -148,7 +148,11 @@ def _words(form: Form) -> list[tuple[str, str]]:
     if form.name == "columns" and truth is None:
         told = "a prompt"
     missing = "none: write --columns '{ground_truth: COLUMN}' where reward functions ask for one"
-    prompt = f"{form.prompt}" + ("" if form.name == "verl" else "; a text becomes a user's message")
+    prompt = (
+        form.prompt
+        + (f", with {form.below} below it" if form.below else "")
+        + ("" if form.name == "verl" else "; a text becomes a user's message")
+    )
     kept = [name for name in form.columns if name not in ("prompt", "reward_model", "data_source", "extra_info")]
     return [
         ("form", told),

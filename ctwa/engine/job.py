@@ -202,7 +202,8 @@ def execute(
     with written.naming():
         job = kind(config)
     if dry_run:
-        say = partial((console or Console()).print, markup=False, highlight=False, soft_wrap=True)
+        # Else the `:train:` of `folder:train: prompt from ...` becomes a picture of a train.
+        say = partial((console or Console()).print, markup=False, emoji=False, highlight=False, soft_wrap=True)
         say(OmegaConf.to_yaml(config))
         say("\n".join([*written.lines(), job.plan()]))
         return None

@@ -92,7 +92,7 @@ def prepare(
                 f"{out_dir} holds a testbed made with other settings ({_difference(record['settings'], settings)}): "
                 f"write another folder, or delete this one to make it anew"
             )
-        console.print(f"Testbed {preset.name}: reusing {out_dir}", highlight=False)
+        console.print(f"Testbed {preset.name}: reusing {out_dir}", markup=False, emoji=False, highlight=False)
         return Prepared(preset, out_dir, record["base_scores"])
 
     if base is None:
@@ -101,7 +101,8 @@ def prepare(
         )
     with _replaced_when_complete(out_dir) as partial:
         base_scores = _make(Prepared(preset, partial, {}), sft, base, settings, num_threads, console)
-    console.print(f"Testbed {preset.name}: base model and data are in {out_dir}", highlight=False)
+    told = f"Testbed {preset.name}: base model and data are in {out_dir}"
+    console.print(told, markup=False, emoji=False, highlight=False)
     return Prepared(preset, out_dir, base_scores)
 
 

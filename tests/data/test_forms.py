@@ -69,6 +69,14 @@ FORMS: dict[str, tuple[Rows, list[tuple[list[dict[str, str]], Any]]]] = {
         ],
         [([{"role": "system", "content": "S"}, user(f"{n}?")], f"{n}!") for n in range(3)],
     ),
+    "alpaca": (
+        [{"instruction": f"{n}?", "input": "as a word" * (n % 2), "output": f"{n}!"} for n in range(3)],
+        [([user(f"{n}?" + "\n\nas a word" * (n % 2))], f"{n}!") for n in range(3)],
+    ),
+    "dolly": (
+        [{"instruction": f"{n}?", "context": "Think.", "response": f"{n}!", "category": "qa"} for n in range(3)],
+        [([user(f"{n}?\n\nThink.")], f"{n}!") for n in range(3)],
+    ),
     "no answer": ([{"prompt": f"{n}?"} for n in range(3)], [([user(f"{n}?")], None) for n in range(3)]),
 }
 
@@ -189,6 +197,21 @@ class TestAnswers:
         kept = read_rows([open_rows(source)], RowSettings(bad_rows="skip"), spelled)
         assert [index for _, index in kept.places] == [index for index in range(20) if index not in (3, 7, 8)]
         assert [each.index for each in kept.bad] == [3, 7, 8]
+
+    @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+    def test_one_that_is_asked_for_has_to_be_there(self, write: Callable[..., str], kind: str) -> None:
+        rows = [{"question": f"{n}?", "answer": None if n % 2 else f"{n}"} for n in range(4)]
+        source = write(rows, kind)
+
+        assert read(source).without_truth == [1, 3]
+        kept = read_rows([open_rows(source)], RowSettings(answer="as_is", bad_rows="skip"), spelled)
+        assert ([each.index for each in kept.bad], kept.without_truth) == ([1, 3], [])
+        with pytest.raises(CtwaError, match="its answer is null; write one, or leave the row out"):
+            read(source, answer="as_is")
+
+    def test_what_is_not_a_number_is_none(self, write: Callable[..., str]) -> None:
+        source = write([{"question": f"{n}?", "answer": answer} for n, answer in enumerate([1.5, float("nan")])])
+        assert read(source).without_truth == [1]
 
 
 class TestColumns:
@@ -414,6 +437,14 @@ class TestCsv:
         with pytest.raises(CtwaError, match=r"a\.csv, row 1 \(from 0\): ") as error:
             read(str(tmp_path / "a.csv"))
         assert fault in str(error.value)
+
+    def test_spaces_behind_separators_and_empty_records_below(self, tmp_path: Path) -> None:
+        (tmp_path / "a.csv").write_text('question, answer\n"a, b", "1, 2"\nc, 3\n,\n\n, \n')
+        found = read(str(tmp_path / "a.csv")).table.to_pylist()
+
+        assert [row["prompt"] for row in found] == [[user("a, b")], [user("c")]]
+        assert [row["reward_model"]["ground_truth"] for row in found] == ["1, 2", "3"]
+        assert open_rows(tmp_path / "a.csv").num_rows == 2
 
     def test_a_text_of_a_megabyte(self, tmp_path: Path) -> None:
         (tmp_path / "a.csv").write_text(f"question,answer\n{'a' * 1_000_000},1\n")

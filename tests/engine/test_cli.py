@@ -70,7 +70,7 @@ class TestTrain:
     def test_a_dry_run_prints_the_configuration_and_the_plan_and_leaves_nothing(
         self, command: Command, run_overrides: list[str], tmp_path: Path
     ) -> None:
-        run = tmp_path / "run"
+        run = tmp_path / "run:train:"  # is no picture of a train
         code, out, _ = command("train", *run_overrides, f"ctwa.run={run}", "method=linear", "--dry-run")
 
         assert code == 0

@@ -57,7 +57,8 @@ def test_verl_gets_the_users_rows(changed: Changed, lines: Callable[..., str], t
     from verl.trainer.ppo.utils import create_rl_dataset
 
     config = changed(
-        SETTINGS | {"data.train_files": [lines()], "data.train_max_samples": 20, "ctwa.run": f"{tmp_path}/run"}
+        SETTINGS
+        | {"data.train_files": [lines(index="a1")], "data.train_max_samples": 20, "ctwa.run": f"{tmp_path}/run"}
     )
     _, for_verl, events = handed_over(config)
     tokenizer = AutoTokenizer.from_pretrained(task_dir / "model")
@@ -73,6 +74,7 @@ def test_verl_gets_the_users_rows(changed: Changed, lines: Callable[..., str], t
             assert row["raw_prompt"] == [{"role": "user", "content": f"Compute mod 10 : {n % 10} + {n // 10} ?"}]
             assert row["reward_model"] == {"ground_truth": str((n % 10 + n // 10) % 10)}
             assert (row["data_source"], row["extra_info"]["index"]) == ("sums", n)
+            assert row["index"] == "a1"  # the user's column, over which verl would write
     assert not {train[n]["level"] for n in range(20)} & {held_out[n]["level"] for n in range(10)}
     assert config.data.train_files == [f"{tmp_path}/sums.jsonl"]
     assert config.data.custom_cls.path is None

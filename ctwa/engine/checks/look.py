@@ -31,6 +31,9 @@ NUM_RENDERED = 100
 SINGLE_TURN = ("single_turn_agent", "ctwa_single_turn")
 """The agent loops that give one completion, all of it the policy's."""
 
+MEDIA = ("image_key", "video_key", "audio_key")
+"""The keys that name the columns which verl puts into the messages."""
+
 
 @dataclass(frozen=True)
 class Prompts:
@@ -52,6 +55,7 @@ def look(config: DictConfig, settings: Settings, data: RunData) -> None:
     rows = data.sample
     _check_agent_loops(rows)
     model = look_at_trained_model(config)
+    _check_media(config, model, rows)
     _check_positions(config, model)
     contracts = load_contracts(settings.objectives)
     _check_what_functions_need(contracts, settings, data)
@@ -179,6 +183,19 @@ def _check_agent_loops(rows: Sequence[DataRow]) -> None:
                 f"its agent_name asks for the agent loop {named!r}; several turns, tools and several outputs are not "
                 f"supported: write {' or '.join(SINGLE_TURN)}, or leave the column out"
             )
+
+
+def _check_media(config: DictConfig, model: Any, rows: Sequence[DataRow]) -> None:
+    """See that a model of text alone gets no row with images and the like, for which verl wants a processor."""
+    if model is None or model.get_text_config() is not model:
+        return
+    for each in rows:
+        for key in MEDIA:
+            if each.row.values.get(config.data.get(key)):
+                raise each.error(
+                    f"its {config.data[key]} would be given to the model, which reads text alone; write "
+                    f"data.{key}=none to train on the text without them, or leave the column out"
+                )
 
 
 def _check_what_functions_need(contracts: Mapping[str, Contract], settings: Settings, data: RunData) -> None:

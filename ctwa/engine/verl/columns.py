@@ -12,6 +12,12 @@ It is made of the run's seed, the step and the prompt's place in the batch, so a
 in which anything arrives, and a resumed run samples what the uninterrupted one would have.
 """
 
+PROMPT_COLUMNS = (
+    *("raw_prompt", "dummy_tensor", "data_source", "reward_model", "extra_info"),
+    *("index", "tools_kwargs", "interaction_kwargs", "agent_name"),
+)
+"""What the engine is given of a prompt: a column of the user's own might have a name that means something to it."""
+
 SAMPLED_COLUMNS = (
     "input_ids",
     "position_ids",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from verl.utils.seqlen_balancing import calculate_workload, get_seqlen_balanced_partitions
 
-from ctwa.engine.verl.columns import SEED_COLUMN
+from ctwa.engine.verl.columns import PROMPT_COLUMNS, SEED_COLUMN
 from ctwa.errors import CtwaError
 
 
@@ -28,7 +28,7 @@ class Prompts:
         self.rows: dict[str, dict[str, Any]] = {}
 
     def name(self, batch_dict: Mapping[str, Any], split: str, step: int, seed_name: str) -> dict[str, Any]:
-        """The columns of a batch of prompts, with those of their names (verl's ``uid``) and seeds."""
+        """What the engine needs of a batch of prompts: some columns, and their names (verl's ``uid``) and seeds."""
         first = len(self.rows)
         places = range(first, first + len(batch_dict["raw_prompt"]))
         names = [f"{split}{step:06d}-{place:05d}" for place in places]
@@ -37,7 +37,8 @@ class Prompts:
         for index, name in enumerate(names):
             self.rows[name] = {key: values[index] for key, values in columns.items()}
         seeds = [f"{self._seed}/{seed_name}/{place}" for place in places]
-        return {**batch_dict, "uid": np.array(names, dtype=object), SEED_COLUMN: np.array(seeds, dtype=object)}
+        needed = {name: batch_dict[name] for name in PROMPT_COLUMNS if name in batch_dict}
+        return {**needed, "uid": np.array(names, dtype=object), SEED_COLUMN: np.array(seeds, dtype=object)}
 
     def clear(self) -> None:
         """Forget the rows; the next prompt's place is the first."""

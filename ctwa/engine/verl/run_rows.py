@@ -9,12 +9,20 @@ import numpy as np
 from pyarrow import parquet
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
+_WRITTEN_OVER = ("index", "tools_kwargs", "interaction_kwargs")
+
 
 class RunRows(RLHFDataset):
     """verl's data set, of parquet files that are in the run's folder already.
 
     verl itself reads by way of the cache of ``datasets``, which would keep a copy of the rows of every run.
     """
+
+    def __getitem__(self, item: int) -> dict[str, Any]:
+        """A row, in which verl writes what it takes out of ``extra_info`` over columns of the user's own."""
+        own = self.dataframe[item]
+        row: dict[str, Any] = super().__getitem__(item)
+        return row | {name: own[name] for name in _WRITTEN_OVER if name in own}
 
     def _read_files_and_tokenize(self) -> None:
         if not all(path.endswith(".parquet") for path in self.data_files):

@@ -491,6 +491,18 @@ class TestAgentLoops:
         ):
             check_config(changed({"data.train_files": [f"{tmp_path}/tools.parquet"]}))
 
+    def test_rows_with_images_are_refused_for_a_model_of_text(
+        self, changed: Changed, testbed_config: DictConfig, tmp_path: Path
+    ) -> None:
+        table = pq.read_table(testbed_config.data.train_files[0])
+        column = pa.array([[], *[["a.png"]] * (table.num_rows - 1)])
+        source = f"{tmp_path}/images.parquet"
+        pq.write_table(table.append_column("images", column), source)
+
+        check_config(changed({"data.train_files": [source], "data.image_key": "none"}))
+        with pytest.raises(CtwaError, match=r"images\.parquet, row \d+ .*: its images .*; write data\.image_key=none"):
+            check_config(changed({"data.train_files": [source]}))
+
 
 class TestMachine:
     @pytest.fixture(autouse=True)

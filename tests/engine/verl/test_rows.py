@@ -25,6 +25,17 @@ def test_a_prompts_name_and_seed_are_those_of_its_place() -> None:
     assert list(prompts.rows) == ["train000004-00000"]
 
 
+def test_columns_of_the_users_own_are_the_rewards_alone() -> None:
+    """One called `validate` or `temperature` would mean something to the engine."""
+    prompts = Prompts(seed=7)
+    named = prompts.name({**batch("a"), "validate": [True], "uid": ["mine"], "index": [0]}, "train", 1, "train/1")
+
+    assert set(named) == {"raw_prompt", "index", "uid", SEED_COLUMN}
+    assert prompts.rows == {
+        "train000001-00000": {"prompt": "a", "answer": "A", "validate": True, "uid": "mine", "index": 0}
+    }
+
+
 def test_rows_are_ordered_by_number_and_not_by_letter() -> None:
     keys = ["train1_b-00001_10_0", "train1_b-00001_2_0", "train1_b-00000_11_0"]
 
