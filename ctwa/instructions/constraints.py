@@ -161,9 +161,9 @@ class Json(Constraint):
 
     def holds(self, answer: str) -> bool:
         """The whole answer is such an object; a code fence around it is none of it."""
-        fenced = re.fullmatch(r"\s*```(?:json)?\s*\n(.*?)\n?\s*```\s*", answer, re.DOTALL)
+        fenced = re.fullmatch(r"\s*```(?:json)?\s(.*?)\s*```\s*", answer, re.DOTALL | re.IGNORECASE)
         try:
-            value = json.loads(fenced.group(1) if fenced else answer)
+            value = json.loads(fenced.group(1) if fenced else answer, object_pairs_hook=_once_each)
         except (ValueError, RecursionError):
             return False
         return (
@@ -171,6 +171,12 @@ class Json(Constraint):
             and sorted(value) == sorted(self.keys)
             and all(isinstance(each, str) and reading.words(each) for each in value.values())
         )
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a key twice")
+    return dict(pairs)
 
 
 class Keyword(Constraint):
@@ -193,8 +199,9 @@ class Keyword(Constraint):
 
     def holds(self, answer: str) -> bool:
         """The word is used one to three times, at least once among other words; in quotes it is not used."""
-        used = re.sub(rf'["“`]{re.escape(self.word)}["”`]', "", answer, flags=re.IGNORECASE)
-        spoken = [reading.words(sentence) for sentence in reading.sentences(used)]
+        used = re.sub(rf"""["“'‘`]{re.escape(self.word)}["”'’`]""", "", answer, flags=re.IGNORECASE)
+        sentences = [reading.parts(sentence) for sentence in reading.sentences(used)]
+        spoken = [[part.removesuffix("'s") for part in sentence] for sentence in sentences]
         count = sum(sentence.count(self.word) for sentence in spoken)
         return 1 <= count <= 3 and any(self.word in sentence and len(set(sentence)) >= 3 for sentence in spoken)
 
@@ -219,7 +226,7 @@ class Avoid(Constraint):
 
     def holds(self, answer: str) -> bool:
         """The word is not there."""
-        return self.word not in reading.words(answer)
+        return self.word not in reading.parts(answer)
 
 
 class LowerCase(Constraint):
@@ -265,9 +272,10 @@ class Ending(Constraint):
 
     def holds(self, answer: str) -> bool:
         """The phrase is at the end, with quotes around it or without, and something else before it."""
-        stripped = answer.rstrip().rstrip("\"'”’*").rstrip()
+        stripped = " ".join(answer.split()).rstrip("\"'”’»*_`)")
         before = stripped.removesuffix(self.phrase)
-        return before != stripped and len(reading.words(before)) >= reading.MIN_WORDS
+        is_apart = before != stripped and not before[-1:].isalnum()
+        return is_apart and len(reading.words(before)) >= reading.MIN_WORDS
 
 
 class AtMost(Constraint):
@@ -333,10 +341,10 @@ class Language(Constraint):
         return cls(name=rng.choice(list(LANGUAGES)))
 
     def holds(self, answer: str) -> bool:
-        """The whole is surely of that language, and so is every sentence that is long enough to tell."""
+        """The whole is surely of that language, and so is every sentence; short ones are looked at together."""
         identifier, code = _identifier(), LANGUAGES[self.name]
         found, probability = identifier.classify(answer)
-        told = [each for each in reading.sentences(answer) if len(reading.words(each)) >= reading.MIN_WORDS]
+        told = reading.joined(reading.sentences(answer), reading.MIN_WORDS)
         return found == code and probability >= SURE and all(identifier.classify(each)[0] == code for each in told)
 
 

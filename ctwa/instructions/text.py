@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 
 _WORD = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*")
-_BULLET = re.compile(r"^[ \t]*(?:[-*•·+]|\d{1,2}[.)])[ \t]+(?=\S)")
-# A sentence ends with its mark and the quotes and brackets that close with it, before white space or the end.
-_SENTENCE_END = re.compile(r"[.!?…]+[\"'”’)\]*]*(?=\s|$)")
+_BULLET = re.compile(r"^[ \t]*(?:[-–*•·+◦○●▪■‣]|(?:\*\*)?\(?\d{1,2}[.)](?:\*\*)?)[ \t]+(?=\S)")
+# A sentence ends with its mark and the quotes and brackets that close with it, before white space, the end, or the next
+# sentence where the space is missing.
+_SENTENCE_END = re.compile(r"[.!?…]+[\"'”’)\]*]*(?=\s|$)|(?<=[a-z])[.!?](?=[A-Z][a-z])")
+# It goes on behind an ellipsis, a quotation or `a.m.` where a small letter follows.
+_GOES_ON = re.compile(r"(?:\.\.+|…|[.!?…][\"”]|\b[A-Za-z]\.[A-Za-z]\.)$")
 # What ends a text of prose; a bracket that closes JSON, and a code fence, too.
 _CLOSED = re.compile(r"(?:[.!?…][\"'”’)\]*_]*|[}\]]|```)$")
-_ABBREVIATION = re.compile(r"\b(?:[A-Z]|Mr|Mrs|Ms|Dr|St|vs|etc|e\.g|i\.e)\.$")
+_ABBREVIATION = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|Prof|St|No|vs|etc|approx|e\.g|i\.e)\.$")
+# A capital is an initial at the beginning and behind a name or another one; `vitamin C.` ends a sentence.
+_INITIAL = re.compile(r"(?:^|[A-Z][\w’'-]*\.?\s|[A-Z]\.)[A-Z]\.$")
+
+_MAX_PARTS = 4  # of a compound: state-of-the-art
 
 MIN_WORDS = 5
 """Different words that an answer has at least: fewer say nothing about a subject."""
@@ -19,9 +27,20 @@ MAX_ECHO = 0.5
 """Share of an answer's runs of four words that may stand in the prompt as they are."""
 
 
+def shown(text: str) -> str:
+    """What is seen of a text: without invisible characters, and with letters for characters that only look different.
+
+    Else a zero-width space in a forbidden word hides it, and capitals of a mathematical alphabet are small ones.
+    """
+    if text.isascii():
+        return text
+    return "".join(each for each in unicodedata.normalize("NFKC", text) if unicodedata.category(each) != "Cf")
+
+
 def words(text: str) -> list[str]:
-    """The words in lower case; a number is one, and so is ``don't`` or ``well-known``."""
-    return [word.replace("’", "'").lower() for word in _WORD.findall(text)]
+    """The words in lower case; a number is one, and so is ``don't`` or ``well-known``, but no whole sentence is."""
+    found = [word.replace("’", "'").lower() for word in _WORD.findall(text)]
+    return [part for word in found for part in (word.split("-") if word.count("-") >= _MAX_PARTS else [word])]
 
 
 def lines(text: str) -> list[str]:
@@ -32,6 +51,11 @@ def lines(text: str) -> list[str]:
 def is_bullet(line: str) -> bool:
     """Whether a line begins with ``-``, ``*``, ``•``, ``+`` or a number, and something follows."""
     return _BULLET.match(line) is not None
+
+
+def parts(text: str) -> list[str]:
+    """The words, each part of a compound for itself: ``water-based`` has ``water`` in it."""
+    return [part for word in words(text) for part in word.split("-")]
 
 
 def bullets(text: str) -> list[str]:
@@ -47,12 +71,29 @@ def sentences(text: str) -> list[str]:
         content = _BULLET.sub("", line)
         for end in _SENTENCE_END.finditer(content):
             piece = content[start : end.end()].strip()
-            if _ABBREVIATION.search(piece) and end.end() < len(content):
+            last, rest = piece[-40:], content[end.end() :].lstrip()
+            if rest and (_ABBREVIATION.search(last) or _INITIAL.search(last)):
+                continue
+            if rest[:1].islower() and _GOES_ON.search(last):
                 continue
             found.append(piece)
             start = end.end()
         found.append(content[start:].strip())
     return [piece for piece in found if words(piece)]
+
+
+def joined(pieces: Sequence[str], num_words: int) -> list[str]:
+    """Neighbours joined until each has so many words; what is left over at the end goes to the last."""
+    found: list[str] = []
+    current = ""
+    for piece in pieces:
+        current = f"{current} {piece}".strip()
+        if len(words(current)) >= num_words:
+            found.append(current)
+            current = ""
+    if current and found:
+        found[-1] += f" {current}"
+    return found
 
 
 def is_closed(text: str) -> bool:

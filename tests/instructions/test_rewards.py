@@ -98,6 +98,16 @@ def test_prose_lists_and_json_are_well_formed(response: str) -> None:
     assert well_formed(response, PROMPT, finished=True) == 1.0
 
 
+@pytest.mark.parametrize("hidden", ["i\u200bs", "i\u00ads", "\uff49\uff53", "\U0001d422\U0001d42c"])
+def test_what_is_read_is_what_is_seen(hidden: str) -> None:
+    """Invisible characters hide no word, and letters of another alphabet's block are letters."""
+    truth = to_json([Avoid(word="is"), LowerCase()])
+
+    assert constraints(f"the wide sea {hidden} full of salt.", PROMPT, truth) == 0.5
+    assert constraints("the wide sea has salt \U0001d400nd fish.", PROMPT, truth) == 0.5
+    assert all_three("the\u200b \u200bsea\u200b \u200b", truth=truth) == (0.0, 0.0, 0.0)
+
+
 def test_brevity_falls_with_length_to_zero() -> None:
     values = [brevity(ANSWER, PROMPT, response_tokens=tokens, budget=96) for tokens in (12, 48, 96, 200)]
 
