@@ -17,5 +17,5 @@ if [[ -z "${1:-}" || "$1" == *=* || "$1" == -* ]]; then
 fi
 run_settings "$RECIPE-$1"
 instructions data.train_batch_size=32 ctwa.max_length=512 trainer.total_training_steps=200 actor_rollout_ref.actor.optim.lr=1.0e-6
-instructions_pairs
+instructions_pairs "$@"
 exec ctwa prefer "${TASK_SETTINGS[@]}" "${RUN_SETTINGS[@]}" method="$1" "${@:2}"

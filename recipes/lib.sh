@@ -1,6 +1,9 @@
 # shellcheck shell=bash
 # What the recipes share. The user's own settings come last and win.
 RECIPE="$(basename "$0" .sh)"
+if [[ "${LORA:-0}" == 1 && "$RECIPE" == instructions* ]]; then
+    RECIPE+=-lora # beside the run of whole weights, not in its folder
+fi
 TESTBED="${TESTBED:-runs/testbed-D}"
 # The objective that is hard to have and those that are easy; a recipe of another task sets its own.
 HARD=accuracy
@@ -148,11 +151,15 @@ instructions() { # settings of a command for the sizes of a GPU
     fi
 }
 
-instructions_pairs() { # pairs of the model's own completions of the prompts, where there are none yet
+instructions_pairs() { # the user's settings: pairs of the model's own completions, where there are none yet
     local data="${DATA:-runs/instructions}" model="${MODEL:-models/smollm2-135m}" part prompts
     for part in train validation; do
         if [[ -e "$data/pairs/$part.parquet" ]]; then
             continue
+        fi
+        if is_dry_run "$@"; then
+            echo "error: no pairs in $data/pairs/$part.parquet, and a dry run samples none: run it without --dry-run first." >&2
+            exit 2
         fi
         prompts="$data/train.parquet" limit="${PAIR_PROMPTS:-128}"
         if [[ "$part" == validation ]]; then

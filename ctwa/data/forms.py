@@ -338,7 +338,7 @@ def _unknown(columns: Sequence[str], spelled: Spelled) -> str:
     mapping = ", ".join(
         f"{key}: {name}" for key, name in (("prompt", prompt or "COLUMN"), (TRUTH, truth)) if name is not None
     )
-    return f"{known}; write {spelled('columns')}={{{mapping}}}"
+    return f"{known}; write '{spelled('columns')}={{{mapping}}}'"
 
 
 def _nearest(columns: Sequence[str], known: Sequence[str]) -> str | None:

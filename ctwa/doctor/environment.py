@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -71,9 +71,13 @@ def shadows(here: Path, path: Sequence[str], packages: Mapping[str, object]) -> 
         path: where Python looks for modules.
         packages: the names that are installed.
     """
-    names = {entry.stem: entry.name for entry in sorted(here.iterdir()) if entry.is_dir() or entry.suffix == ".py"}
-    known = {*packages, *PROBED, *sys.stdlib_module_names} - {"ctwa", "test", "tests"}
-    found = [names[stem] for stem in names if stem in known and not stem.startswith((".", "_"))]
+    there = {*packages, *sys.stdlib_module_names}
+    own = {"ctwa", "test", "tests"}
+    found = [
+        entry.name
+        for entry in sorted(here.iterdir())
+        if entry.stem not in own and not entry.stem.startswith((".", "_")) and _is_taken(entry, there)
+    ]
     if not found:
         return Finding("current directory", "ok", "no name of a package is taken in it")
     what = f"{', '.join(found)} {'has the name' if len(found) == 1 else 'have names'} of a package"
@@ -83,6 +87,16 @@ def shadows(here: Path, path: Sequence[str], packages: Mapping[str, object]) -> 
         return Finding("current directory", "fail", what, means, "rename them, or take the directory off the path")
     means = "a run does not import from here, but a script or pytest would, and a reward function may"
     return Finding("current directory", "warn", what, means, "rename them, or start elsewhere")
+
+
+def _is_taken(entry: Path, there: Container[str]) -> bool:
+    """Whether Python would import a file or folder for a package of its name.
+
+    A folder without an ``__init__.py`` is imported only where no such package is installed.
+    """
+    if entry.suffix == ".py" or (entry / "__init__.py").is_file():
+        return entry.stem in there or entry.stem in PROBED
+    return entry.is_dir() and entry.name in PROBED and entry.name not in there
 
 
 def hub(address: str) -> Finding:

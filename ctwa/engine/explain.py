@@ -87,13 +87,13 @@ def explain(word: str, command: str) -> str:
     """What is to be said of a key, a section or a group.
 
     Args:
-        word: what the user wrote: the whole of a dotted key, or its end.
+        word: what the user wrote: the whole of a dotted key, or its end; spaces and hyphens are underscores.
         command: whose configuration is meant.
 
     Raises:
         CtwaError: there is no such key; with those whose names are near.
     """
-    word = word.strip().lstrip("+~").partition("=")[0]
+    word = re.sub(r"[\s-]+", "_", word.strip().lstrip("+~").partition("=")[0].strip())
     if word in groups_of(command):
         return _group(word, command)
     entries = entries_of(command)

@@ -236,11 +236,11 @@ class TestColumns:
                 {"query": "a", "target": "b"},
                 {},
                 "has no column that is known as a prompt (prompt, messages, conversations, question, problem); it has "
-                "query, target; write data.columns={prompt: query, ground_truth: target}",
+                "query, target; write 'data.columns={prompt: query, ground_truth: target}'",
             ),
-            ({"Question": "a", "Answer": "b"}, {}, "write data.columns={prompt: Question, ground_truth: Answer}"),
-            ({"questions": "a"}, {}, "write data.columns={prompt: questions}"),
-            ({"x": "a"}, {}, "write data.columns={prompt: COLUMN}"),
+            ({"Question": "a", "Answer": "b"}, {}, "write 'data.columns={prompt: Question, ground_truth: Answer}'"),
+            ({"questions": "a"}, {}, "write 'data.columns={prompt: questions}'"),
+            ({"x": "a"}, {}, "write 'data.columns={prompt: COLUMN}'"),
             ({"chosen": "a", "rejected": "b"}, {}, "has preference pairs (chosen, rejected), which are for `ctwa pref"),
             (
                 {"question": "a"},

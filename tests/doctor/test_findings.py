@@ -164,3 +164,13 @@ class TestEnvironment:
         assert (elsewhere.level, elsewhere.found) == ("warn", "queue.py, trl have names of a package")
         assert on_path.level == "fail"
         assert shadows(tmp_path, [str(tmp_path)], {}).level == "fail"
+
+    def test_a_folder_that_is_no_package_takes_no_name_of_one_that_is_installed(self, tmp_path: Path) -> None:
+        (tmp_path / "scripts").mkdir()
+        (tmp_path / "trl").mkdir()
+        installed = {"scripts": [], "trl": []}
+
+        assert shadows(tmp_path, [""], installed).level == "ok"
+
+        (tmp_path / "scripts" / "__init__.py").write_text("")
+        assert shadows(tmp_path, [""], installed).found == "scripts has the name of a package"

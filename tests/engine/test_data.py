@@ -187,7 +187,7 @@ def test_a_class_of_the_users_own_reads_by_rules_of_its_own(
 def test_a_row_without_a_ground_truth_where_one_is_asked_for(changed: Changed, lines: Callable[..., str]) -> None:
     said = (
         r"sums\.jsonl, row 0 \(from 0\): it has no ground truth \(nor have 29 others\), which the objectives "
-        r"\('accuracy'\) ask for; write data\.columns=\{ground_truth: COLUMN\} \(it has task, result, level\)"
+        r"\('accuracy'\) ask for; write 'data\.columns=\{ground_truth: COLUMN\}' \(it has task, result, level\)"
     )
     columns = {"prompt": "task", "ground_truth": None, "data_source": None}
     with pytest.raises(CtwaError, match=said):

@@ -45,12 +45,18 @@ def test_a_key_of_verl_has_its_meaning_its_bound_and_what_sets_it() -> None:
     ]
 
 
-@pytest.mark.parametrize("word", ["lr", "optim.lr", "+actor_rollout_ref.actor.optim.lr=3", "learning_rate"])
+@pytest.mark.parametrize(
+    "word", ["lr", "optim.lr", "+actor_rollout_ref.actor.optim.lr=3", "learning_rate", "learning rate"]
+)
 def test_the_end_of_a_key_or_another_s_word_for_it_is_enough(word: str) -> None:
     text = explain(word, "train")
 
     assert "actor_rollout_ref.actor.optim.lr\n  Learning rate\n" in text
-    assert text.startswith("learning_rate is actor_rollout_ref.actor.optim.lr here\n") == (word == "learning_rate")
+    assert text.startswith("learning_rate is actor_rollout_ref.actor.optim.lr here\n") == word.startswith("learning")
+
+
+def test_a_comment_is_of_the_key_below_it_alone() -> None:
+    assert "data.train_batch_size\n  Prompts a step.\n" in explain("batch size", "train")
 
 
 def test_an_option_is_told_for_each_method_that_has_it() -> None:

@@ -63,6 +63,9 @@ def test_every_kind_of_method_passes_the_checks(method: str, lora: str, calls_of
     assert tuple(settings.objectives) == NAMES
     assert settings.objectives["brevity"].kwargs == {"budget": config.data.max_response_length}
     assert config.actor_rollout_ref.model.lora_rank == 16 * int(lora)
+    assert (
+        Path(settings.run).name == f"instructions{'-lora' * int(lora)}-{method}-s0"
+    )  # an adapter has a folder of its own
     weights = [objective.weight for objective in settings.objectives.values()]
     assert (weights[0] > weights[1]) == (method == "static")
 
@@ -117,6 +120,14 @@ def test_preferences_are_those_of_the_models_own_completions(method: str, calls_
     assert settings.method.type == {"raco": "cagrad_clip"}.get(method, method)
     assert set(settings.objectives) == set(NAMES)
     assert calls_of("instructions_prefer", method)[0][0] == "prefer"  # the pairs are there
+
+
+def test_a_dry_run_samples_no_pairs(calls_of: CallsOf, data: Path) -> None:
+    with pytest.raises(subprocess.CalledProcessError) as error:
+        calls_of("instructions_prefer", "raco", "--dry-run")
+
+    assert b"and a dry run samples none: run it without --dry-run first" in error.value.stderr
+    assert not (data / "pairs").exists()
 
 
 SAMPLES = "".join(

@@ -221,8 +221,8 @@ def _without_truth(part: Part, needed_by: Sequence[str]) -> str:
     columns = ", ".join(dict.fromkeys(name for form in part.forms for name in form.columns))
     others = f" (nor have {number - 1} others)" if number > 1 else ""
     return (
-        f"it has no ground truth{others}, which the objectives ({names}) ask for; write data.columns={{ground_truth: "
-        f"COLUMN}} (it has {columns}), data.bad_rows=skip with a data.answer, or ground_truth=None in the function's "
+        f"it has no ground truth{others}, which the objectives ({names}) ask for; write 'data.columns={{ground_truth: "
+        f"COLUMN}}' (it has {columns}), data.bad_rows=skip with a data.answer, or ground_truth=None in the function's "
         "signature where it can do without"
     )
 
