@@ -235,7 +235,8 @@ _KNOWN_LAYERS = {"full_attention", "sliding_attention"}
 
 def can_pack(model: nn.Module) -> bool:
     """Whether a model of transformers sees a token's neighbours by attention alone, and can leave logits out."""
-    layers = getattr(model.config.get_text_config(), "layer_types", None) or ()  # a convolution or a chunk are others
+    config: Any = model.config
+    layers = getattr(config.get_text_config(), "layer_types", None) or ()  # a convolution or a chunk are others
     is_stateless = not getattr(model, "_is_stateful", False) and {*layers} <= _KNOWN_LAYERS
     has_our_attention = bool(getattr(model, "_supports_attention_backend", False))
     return is_stateless and has_our_attention and "logits_to_keep" in signature(model.forward).parameters
