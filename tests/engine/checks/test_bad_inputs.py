@@ -78,7 +78,7 @@ VALUES = """
     actor_rollout_ref.rollout.mode=sync actor_rollout_ref.rollout.load_format=foo
     data.train_files=null data.train_files=5 data.train_files=[] data.train_files=[5] data.train_files=''
     data.train_files=true data.train_files=[a.parquet,null] data.train_files=(a:1)
-    data.val_files=null data.val_files=5 data.val_files=[]
+    data.val_files=5 data.val_files=[]
     data.train_batch_size=0 data.train_batch_size=abc data.train_batch_size=null data.train_batch_size=-8
     data.train_batch_size=2.5 data.train_batch_size=true data.train_batch_size=1e3 data.train_batch_size='16'
     data.train_batch_size=[16] data.train_batch_size=10000000000
