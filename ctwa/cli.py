@@ -6,6 +6,7 @@ import gc
 import json
 import math
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from enum import StrEnum
@@ -192,7 +193,7 @@ def init(
     from ctwa.starter.make import NEXT, make_project
 
     made = make_project(folder)
-    print(f"made in {folder}: {', '.join(map(str, made))}\n\n{NEXT.format(folder=folder)}")
+    print(f"made in {folder}: {', '.join(map(str, made))}\n\n{NEXT.format(folder=shlex.quote(str(folder)))}")
 
 
 @app.command(context_settings={"ignore_unknown_options": True})

@@ -37,7 +37,7 @@ def machine(needs: Needs) -> Iterator[Finding]:
     yield from disks(needs)
     yield shared_memory(needs, Path("/dev/shm"))
     yield open_files(*resource.getrlimit(resource.RLIMIT_NOFILE))
-    yield ray_folder(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
+    yield ray_folder(str(_place_of_ray()))
     yield loopback()
     yield host_name(socket.gethostname())
 
@@ -80,7 +80,7 @@ def memory(needs: Needs, meminfo: Path, cgroup: Path) -> Finding:
 
 def disks(needs: Needs) -> Iterator[Finding]:
     """Room where the run's folder is to be, and where Ray writes."""
-    for topic, place in {"disk of runs": Path(needs.run), "disk of Ray": Path(tempfile.gettempdir())}.items():
+    for topic, place in {"disk of runs": Path(needs.run), "disk of Ray": _place_of_ray()}.items():
         try:
             check_place(place)
         except CtwaError as error:
@@ -97,6 +97,10 @@ def disks(needs: Needs) -> Iterator[Finding]:
             yield Finding(topic, "warn", what, means, "make room, or give another folder with ctwa.run")
         else:
             yield Finding(topic, "ok", what)
+
+
+def _place_of_ray() -> Path:
+    return Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
 
 
 def shared_memory(needs: Needs, place: Path) -> Finding:

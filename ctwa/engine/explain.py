@@ -113,7 +113,7 @@ def explain(word: str, command: str) -> str:
         raise CtwaError(f"{word} is no key of ctwa {command}{end}")
     texts = [_described(each, command) for each in found]
     inside = [each for each in entries if any(each.key.startswith(f"{section.key}.") for section in found)]
-    depth = found[0].key.count(".") + 1
+    depth = min((each.key.count(".") for each in inside), default=0)  # below a name of the user's it is two more
     direct = [each for each in inside if each.key.count(".") == depth]
     return "\n\n".join([*texts, *(["\n".join(["keys in it:", *_list(direct, command)])] if direct else [])])
 

@@ -58,8 +58,10 @@ class SettingsFile:
         }.items():
             if key in content:
                 raise CtwaError(f"{path}: {key} is no setting, for {instead} (docs/training.md)")
-        ours = content.get("ctwa")
-        if set(known_keys(command)) - {"model_engine"} <= set(content) and isinstance(ours, Mapping):
+        ours = content.get("ctwa", {})
+        if not isinstance(ours, Mapping):
+            raise CtwaError(f"{path}: ctwa={shown(ours)} is not possible, for it is a section: write keys in it")
+        if set(known_keys(command)) - {"model_engine"} <= set(content) and ours:
             return cls(path, {}, content | {"ctwa": node_of(command) | dict(ours)}, is_whole=True)
         groups = {group: _choice(path, group, content.pop(group)) for group in groups_of(command) if group in content}
         return cls(path, groups, content)
@@ -94,18 +96,22 @@ def _load(path: str) -> Content:
         raise CtwaError(f"{path} {what}; give a YAML file of settings{neighbour(file)}")
     try:
         loaded = OmegaConf.load(file)
+        written = OmegaConf.to_container(loaded, resolve=False)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise CtwaError(f"{path}{where}: this is not YAML ({error.problem}); mend it") from error
+    except RecursionError:
+        raise CtwaError(f"{path} cannot be read: it is nested too deeply, or holds itself; mend it") from None
     except (OSError, UnicodeError, yaml.YAMLError, OmegaConfBaseException) as error:
-        raise CtwaError(f"{path} cannot be read as YAML ({error}); give a file of keys with values") from error
+        why = str(error).partition("\n")[0]
+        raise CtwaError(f"{path} cannot be read as YAML ({why}); give a file of keys with values") from error
     if not isinstance(loaded, DictConfig):
         raise CtwaError(f"{path} holds a list; write keys with values, as in docs/training.md")
-    content, written = DictConfig({}), OmegaConf.to_container(loaded, resolve=False)
     assert isinstance(written, dict)
+    content = DictConfig({})
     for key, value in written.items():
-        if not isinstance(key, str):
+        if not isinstance(key, str) or not key.strip(". "):
             raise CtwaError(f"{path}: {shown(key)} is no key of the configuration; write a name")
         # A dotted key is the nested one, as on the command line.
         OmegaConf.update(content, key, value, merge=True, force_add=True)
@@ -182,6 +188,7 @@ class Written:
             yield
         except CtwaError as error:
             told = re.sub(r"^( *)([\w.]+)", self._with_file, str(error), flags=re.MULTILINE)
+            told = re.sub(r"settings_file_(\d+)/it", lambda found: self.files[int(found[1])].path, told)
             if told == str(error):
                 raise
             raise CtwaError(told) from error.__cause__

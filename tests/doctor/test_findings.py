@@ -65,6 +65,13 @@ def test_a_place_for_runs_under_a_file_fails(tmp_path: Path) -> None:
     assert (runs.topic, runs.level) == ("disk of runs", "fail")
 
 
+def test_the_disk_of_ray_is_that_of_its_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    [_, ray] = disks(Needs(run=str(tmp_path)))
+
+    assert ray.found.startswith(f"{tmp_path}: ")
+
+
 def test_shared_memory_that_is_not_there(tmp_path: Path) -> None:
     assert shared_memory(Needs(), tmp_path / "none").level == "warn"
 

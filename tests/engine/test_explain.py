@@ -115,3 +115,7 @@ def test_verl_s_comments_are_found_through_its_defaults() -> None:
     assert comments["actor_rollout_ref.actor.optim.lr"] == "Learning rate"
     assert "data.train_files" in comments
     assert len(comments) > 200
+
+
+def test_a_section_of_named_ones_lists_what_each_has() -> None:
+    assert "keys in it:\n  ctwa.objectives.NAME.reward_fn = required" in explain("ctwa.objectives", "train")

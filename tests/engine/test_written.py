@@ -94,6 +94,9 @@ def test_the_options_of_a_file_s_method_are_not_another_s(mine: Callable[..., Di
         ("ctwa.method.type: mgda", "", "mine.yaml: method=linear, but ctwa.method.type=mgda: write one of the two"),
         ("method: ctwa", "", "mine.yaml, line 16, column 1: this is not YAML (found duplicate key method); mend it"),
         ("\t- x", "", "mine.yaml, line 16, column 1: this is not YAML (found character '\\t' that cannot start "),
+        ("x: &x [*x]", "", "mine.yaml cannot be read: it is nested too deeply, or holds itself; mend it"),
+        ("x: a${", "", "mine.yaml cannot be read as YAML (no viable alternative at input '${'); give a file of "),
+        ("'': 6", "", "mine.yaml: '' is no key of the configuration; write a name"),
         ("5: 6", "", "mine.yaml: 5 is no key of the configuration; write a name"),
         ("defaults: [custom]", "", "mine.yaml: defaults is no setting, for it is of Hydra's task files: write e.g. "),
         ("", "task=mine.yaml", "task=mine.yaml is no choice: write the file without task=, as mine.yaml"),
@@ -114,6 +117,15 @@ def test_a_mistake_is_told_with_its_file_and_its_key(
 def test_a_file_that_holds_no_keys(mine: Callable[..., DictConfig]) -> None:
     with pytest.raises(CtwaError, match=r"^mine\.yaml holds a list; write keys with values"):
         mine("- a\n- b\n")
+    for text, value in {"ctwa: hello": "hello", "ctwa: [1]": "[1]", "ctwa:": "null"}.items():
+        with pytest.raises(CtwaError) as error:
+            mine(text)
+        assert str(error.value) == f"mine.yaml: ctwa={value} is not possible, for it is a section: write keys in it"
+
+
+def test_what_only_hydra_refuses_names_the_file(mine: Callable[..., DictConfig]) -> None:
+    with pytest.raises(CtwaError, match=r"^the configuration cannot be composed: In 'mine\.yaml'"):
+        mine("ctwa.objectives: [a]")
 
 
 def test_it_says_which_gave_what(tmp_path: Path) -> None:

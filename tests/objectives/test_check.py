@@ -331,7 +331,19 @@ def test_the_command_takes_several_rewards_and_the_responses_of_a_model(
     with pytest.raises(CtwaError, match="--text and --model all give the responses; write one of them"):
         main(specs, data(rows(2)), sample=sample, texts=["a"])
     with pytest.raises(CtwaError, match="a reward function is given twice"):
-        main([specs[0], specs[0]], data(rows(2)))
+        main([specs[0], specs[0].replace("/", "//")], data(rows(2)))
+
+
+def test_a_reward_that_scores_nothing_hides_nothing_of_the_others(
+    reward_file: RewardFile, data: Callable[..., Path]
+) -> None:
+    path = reward_file(REWARDS + "    def broken(response): raise ValueError")
+    specs = [f"{path}:{name}" for name in ("right", "broken")]
+    status, text = run_main(specs, data(rows(2)), texts=["right", "wrong"])
+
+    assert status == 1
+    assert text.splitlines()[-1] == "ctwa.objectives.right.target=0.25"
+    assert "within the completions" not in run_main(specs[1:], data(rows(2)), texts=["a", "b"])[1]
 
 
 def test_arguments_of_several_functions_are_by_their_names(reward_file: RewardFile, data: Callable[..., Path]) -> None:

@@ -112,6 +112,12 @@ class TestBadRows:
         with pytest.raises(CtwaError, match=r"no usable pair with at most 3 tokens \(\{'over-long': 1\}\)"):
             tokenize_pairs(pair_set(pair(), bad_rows="skip"), tokenizer, max_length=3)
 
+    def test_a_response_without_a_token(self, tokenizer):
+        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+        with pytest.raises(CtwaError, match="one of its responses has no token"):
+            tokenize_pairs(pair_set(pair(chosen="")), tokenizer, max_length=32)
+
     def test_a_prompt_without_a_token(self, tokenizer):
         tokenizer = copy.deepcopy(tokenizer)
         tokenizer.chat_template = "{{ messages[1]['content'] if messages|length > 1 else '' }}"

@@ -116,6 +116,13 @@ def test_the_three_commands_fit_the_runs(make):
     ]
 
 
+def test_runs_may_be_given_by_their_whole_paths_and_from_here(make, monkeypatch):
+    linear, ctwa = make("linear", (0.5, 0.3), (0.5, 0.7)), make("ctwa", (0.5, 0.4), (0.5, 0.7))
+    monkeypatch.chdir(ctwa.path.parent)
+    groups = group_runs(read_runs([linear.path, "ctwa"]))
+    assert tell(groups).commands[0][0] == f"ctwa report {linear.path} ctwa --out {linear.path.parent}/report.html"
+
+
 def test_the_text_fits_a_terminal_and_moves_no_cursor(make):
     text = story_text(told(make("evil\x1b[2J", (0.5, 0.3), (0.5, 0.7))))
     assert "\x1b" not in text

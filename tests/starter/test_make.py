@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from ctwa.cli import app
 from ctwa.errors import CtwaError
 from ctwa.starter.make import make_project
 
@@ -65,8 +68,25 @@ def test_nothing_is_written_over(tmp_path: Path) -> None:
     (tmp_path / "rewards.py").unlink()
     make_project(tmp_path)
     assert (tmp_path / "other.txt").read_text() == "mine"
-    with pytest.raises(CtwaError, match=r"is a file: give a folder"):
-        make_project(tmp_path / "other.txt")
+    (tmp_path / "nowhere").symlink_to("nothing")
+    for name in ("other.txt", "nowhere"):
+        with pytest.raises(CtwaError, match=rf"{name} is a file, or a link to nothing: give a folder"):
+            make_project(tmp_path / name)
+
+
+def test_a_file_in_the_place_of_a_folder_is_not_written_over(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("mine")
+    with pytest.raises(CtwaError, match=r"holds data already, and nothing is written over"):
+        make_project(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_what_comes_next_can_be_pasted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shown = CliRunner().invoke(app, ["init", "it's mine"], catch_exceptions=False).output
+    first = next(line for line in shown.splitlines() if line.startswith("  cd "))
+
+    assert shlex.split(first) == ["cd", "it's mine"]
 
 
 def test_git_ignores_no_file_of_it() -> None:

@@ -26,6 +26,7 @@ from verl.utils import tensordict_utils as tu
 from verl.workers.engine.utils import prepare_micro_batches
 
 from ctwa.engine.verl import PACKED_ATTENTION
+from ctwa.errors import CtwaError
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,13 @@ class PackedRows:
         return {}
 
 
+@dataclass(frozen=True)
+class Window:
+    """Stands where transformers hands a layer its mask: the most tokens that it looks at. Few layers know it else."""
+
+    size: int
+
+
 class _Pass:
     """What the pass through a model that is under way is over: packed rows, or None for transformers' own layout."""
 
@@ -154,25 +162,37 @@ def packed_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    attention_mask: Tensor | Window | None,
     dropout: float = 0.0,
     scaling: float | None = None,
-    sliding_window: int | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Attention as transformers calls it: (1, heads, T, width) to (1, T, heads, width), over the rows of the pass."""
+    """Attention as transformers calls it: (1, heads, T, width) to (1, T, heads, width), over the rows of the pass.
+
+    Raises:
+        CtwaError: the model has made a mask of its own.
+    """
     if _Pass.rows is None:
+        assert not isinstance(attention_mask, Window)
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **options)
+    if isinstance(attention_mask, Tensor):
+        raise CtwaError(
+            f"{type(module).__name__} has a mask of its own, which packed rows have no place for: write "
+            "++actor_rollout_ref.model.override_config.attn_implementation=sdpa"
+        )
+    window = attention_mask.size if attention_mask is not None else None
     num_shared = query.shape[1] // key.shape[1]
     if num_shared > 1:
         key, value = key.repeat_interleave(num_shared, dim=1), value.repeat_interleave(num_shared, dim=1)
-    mixed = _Pass.rows.attend(query, key, value, scale=scaling, dropout=dropout, window=sliding_window)
+    mixed = _Pass.rows.attend(query, key, value, scale=scaling, dropout=dropout, window=window)
     return mixed.transpose(1, 2).contiguous(), None
 
 
-def _mask(*arguments: Any, **options: Any) -> Tensor | None:
-    """The mask of transformers' own layout; packed rows make theirs themselves."""
-    return sdpa_mask(*arguments, **options) if _Pass.rows is None else None
+def _mask(*arguments: Any, local_size: int | None = None, **options: Any) -> Tensor | Window | None:
+    """The mask of transformers' own layout; packed rows make theirs themselves, of what the layer looks at."""
+    if _Pass.rows is None:
+        return sdpa_mask(*arguments, local_size=local_size, **options)
+    return None if local_size is None else Window(local_size)
 
 
 ALL_ATTENTION_FUNCTIONS.register(PACKED_ATTENTION, packed_attention)
@@ -210,9 +230,14 @@ def label_log_probs(logits_SV: Tensor, labels_S: Tensor) -> Tensor:
     return log_probs_S
 
 
+_KNOWN_LAYERS = {"full_attention", "sliding_attention"}
+
+
 def can_pack(model: nn.Module) -> bool:
     """Whether a model of transformers sees a token's neighbours by attention alone, and can leave logits out."""
-    is_stateless = not getattr(model, "_is_stateful", False)
+    config: Any = model.config
+    layers = getattr(config.get_text_config(), "layer_types", None) or ()  # a convolution or a chunk are others
+    is_stateless = not getattr(model, "_is_stateful", False) and {*layers} <= _KNOWN_LAYERS
     has_our_attention = bool(getattr(model, "_supports_attention_backend", False))
     return is_stateless and has_our_attention and "logits_to_keep" in signature(model.forward).parameters
 

@@ -8,7 +8,17 @@ import pytest
 import torch
 from tensordict import TensorDict
 from torch import Tensor
-from transformers import MistralConfig, MistralForCausalLM, Qwen2ForCausalLM
+from transformers import (
+    DogeConfig,
+    DogeForCausalLM,
+    Lfm2Config,
+    Lfm2ForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2ForCausalLM,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
+)
 from verl.utils import tensordict_utils as tu
 
 from ctwa.engine.verl import PACKED_ATTENTION
@@ -20,6 +30,7 @@ from ctwa.engine.verl.packing import (
     micro_batches,
     response_lengths,
 )
+from ctwa.errors import CtwaError
 from tests.models.models import build
 
 PROMPTS = [[2, 5, 7], [2, 9, 4, 4, 6], [2]]
@@ -43,12 +54,27 @@ def packed(rows: list[tuple[list[int], list[int]]] = ROWS) -> PackedRows:
     return PackedRows.of(nested(whole), nested(positions), [len(response) for _, response in rows])
 
 
-def with_a_window() -> MistralForCausalLM:
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "vocab_size": 23}
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "sliding_window": 4}
+SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "vocab_size": 23}
+HEADS = {"num_attention_heads": 2, "num_key_value_heads": 1}
+
+
+def made(model: Any, config: Any) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return MistralForCausalLM(MistralConfig(**sizes, **heads, initializer_range=0.3)).eval()
+        return model(config).eval()
+
+
+def with_a_window() -> Any:
+    return made(
+        MistralForCausalLM, MistralConfig(**SIZES, **HEADS, head_dim=16, sliding_window=4, initializer_range=0.3)
+    )
+
+
+def with_a_window_in_its_mask_alone() -> Any:
+    experts = {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 16}
+    layers = {"sliding_window": 4, "use_sliding_window": True, "layer_types": ["full_attention", "sliding_attention"]}
+    shared = {"shared_expert_intermediate_size": 16, "initializer_range": 0.3}
+    return made(Qwen2MoeForCausalLM, Qwen2MoeConfig(**SIZES, **HEADS, **experts, **layers, **shared))
 
 
 def one_by_one(model: Any) -> Tensor:
@@ -74,7 +100,7 @@ def at_once(model: Any, rows: PackedRows) -> Tensor:
     return torch.cat([log_probs[end - len(row[1]) - 1 : end - 1] for end, row in zip(ends, ROWS, strict=True)])
 
 
-@pytest.mark.parametrize("make", [build, with_a_window])
+@pytest.mark.parametrize("make", [build, with_a_window, with_a_window_in_its_mask_alone])
 def test_log_probs_and_gradients_are_those_of_each_row_by_itself(make: Any) -> None:
     model, weights_S = make(), torch.linspace(-1, 1, sum(len(response) for _, response in ROWS))
     found = []
@@ -103,6 +129,15 @@ def test_what_has_states_or_attention_of_its_own_is_not_packed() -> None:
     for name, value in (("_is_stateful", True), ("_supports_attention_backend", False)):
         other = type("Other", (Qwen2ForCausalLM,), {name: value})(model.config)
         assert not can_pack(other)
+    convolutions = Lfm2Config(**SIZES, **HEADS, layer_types=["conv", "full_attention"])
+    assert not can_pack(made(Lfm2ForCausalLM, convolutions))
+
+
+def test_a_mask_of_the_model_is_refused() -> None:
+    model = made(DogeForCausalLM, DogeConfig(**SIZES, **HEADS))
+    model.set_attn_implementation(PACKED_ATTENTION)
+    with pytest.raises(CtwaError, match="DogeAttention has a mask of its own"):
+        at_once(model, packed())
 
 
 def data_of(rows: list[tuple[list[int], list[int]]], limit: int, together: int = 1) -> TensorDict:
