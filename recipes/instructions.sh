@@ -8,7 +8,7 @@
 #   MODEL      a model's folder or its name on the hub      (default: models/smollm2-135m)
 #   LORA=1     train an adapter of rank 16; the run's folder is then runs/instructions-lora-METHOD-s$SEED
 #   ENGINE     cpu (default); one_gpu, or gpu with GPUS=1 (default) or 4: other sizes, and the MODEL is Qwen/Qwen3-0.6B by
-#              default. Qwen/Qwen3-1.7B fits as well. Not tried yet on a GPU.
+#              default. Qwen/Qwen3-1.7B fits as well. Neither has been tried.
 #   DATA       the folder of the prompts                    (default: runs/instructions)
 #   ESTIMATOR  grpo (default) or reinforce (whitened advantages without clipping)
 #   SEED       of data order, sampling and initialisation   (default: 0)

@@ -76,6 +76,8 @@ def show(
     yield "---"
     yield ""
     yield "to train on these rows (objectives: docs/rewards.md):"
+    if any(read is not None and read.bad for read in (rows, held_out)):
+        settings = settings.model_copy(update={"bad_rows": "skip"})
     yield command(source, settings, validation=validation, model=model, max_prompt_length=max_prompt_length)
 
 

@@ -62,6 +62,7 @@ def test_what_was_understood(sums: Callable[..., str]) -> None:
     ):
         assert line in text
     assert "tokens" not in text
+    assert "    data.bad_rows=skip \\\n" in text  # of the command, which would stop at them
 
 
 def test_a_validation_file_and_a_share(sums: Callable[..., str]) -> None:
