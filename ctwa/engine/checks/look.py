@@ -106,7 +106,8 @@ def _check_attention(config: DictConfig) -> None:
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     attention = attention_of(config)
-    known = ["eager", *ALL_ATTENTION_FUNCTIONS.valid_keys(), *[PACKED_ATTENTION] * (config.trainer.device == "cpu")]
+    theirs = [name for name in ALL_ATTENTION_FUNCTIONS.valid_keys() if name != PACKED_ATTENTION]
+    known = ["eager", *theirs, *[PACKED_ATTENTION] * (config.trainer.device == "cpu")]
     if attention not in known and "/" not in attention:
         raise CtwaError(
             f"actor_rollout_ref.model.override_config.attn_implementation={attention} is no attention of transformers: "

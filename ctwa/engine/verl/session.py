@@ -73,7 +73,8 @@ class Session(PPOTrainerSync):
         if rollout.name != TRANSFORMERS_ROLLOUT:
             return []
         num_ranks = config.trainer.nnodes * config.trainer.n_gpus_per_node
-        return [start_server(rank, rollout, config.actor_rollout_ref.model) for rank in range(num_ranks)]
+        model, device = config.actor_rollout_ref.model, config.trainer.device
+        return [start_server(rank, rollout, model, device) for rank in range(num_ranks)]
 
     def _build_generation(self, servers: list[Any]) -> Any:
         """What completes prompts: batches on our servers, or verl's agent loops for every other rollout."""

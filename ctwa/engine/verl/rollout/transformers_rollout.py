@@ -19,33 +19,31 @@ def _server_name(replica_rank: int) -> str:
     return f"transformers_server_{replica_rank}"
 
 
-def start_server(replica_rank: int, config: Any, model: Any) -> Any:
-    """Start a server's process, if it is not there; it ends when the first handle of it, that of its start, is gone.
+def start_server(replica_rank: int, config: Any, model: Any, device: str) -> Any:
+    """Start a server's process; it ends when the first handle of it, that of its start, is gone.
 
     Args:
         replica_rank: of the training rank that it completes prompts for, whose GPU it shares where there is one.
         config: verl's, of the rollout.
         model: verl's config of the model.
+        device: the trainer's, ``cpu`` or what torch calls its GPUs.
     """
-    platform = get_platform()
-    # Ray hides every GPU from an actor that asks for none, and the trainer has asked for all of them.
-    seen = {} if platform.device_name == "cpu" else dict.fromkeys(platform.ray_noset_envvars(), "1")
-    # On a CPU the run says how many threads; beside a GPU they would only wait for it.
-    variables = {**seen, "OMP_NUM_THREADS": "1"} if seen else {}
+    variables = {}
+    if device != "cpu":
+        # Ray hides every GPU from an actor that asks for none, and the trainer has asked for all of them.
+        variables = dict.fromkeys(get_platform().ray_noset_envvars(), "1")
+        # On a CPU the run says how many threads; beside a GPU they would only wait for it.
+        variables["OMP_NUM_THREADS"] = "1"
     return (
         ray.remote(TransformersServer)
-        .options(
-            name=_server_name(replica_rank),
-            get_if_exists=True,
-            runtime_env={"env_vars": variables},
-        )
+        .options(name=_server_name(replica_rank), runtime_env={"env_vars": variables})
         .remote(
             model_path=model.path,
             dtype=config.dtype,
             max_length=config.max_model_len or config.prompt_length + config.response_length,
             max_rows=config.max_num_seqs,
             trust_remote_code=model.trust_remote_code,
-            device=platform.device_name if not seen else f"{platform.device_name}:{replica_rank}",
+            device=device if device == "cpu" else f"{device}:{replica_rank}",
         )
     )
 
@@ -55,7 +53,7 @@ class TransformersReplica(RolloutReplica):
 
     async def launch_servers(self) -> None:
         """Take the server that is starting; verl calls this once the training workers are up."""
-        self.servers = [start_server(self.replica_rank, self.config, self.model_config)]
+        self.servers = [ray.get_actor(_server_name(self.replica_rank))]
         # verl's router alone reads `_server_handle`. It stays None: with a handle, the process of the router that
         # stands there (NoRouter) would import torch, for nothing.
         self._server_address = _server_name(self.replica_rank)
