@@ -25,9 +25,6 @@ instructions data.train_batch_size=32 actor_rollout_ref.rollout.n=8 data.max_res
     trainer.total_training_steps=200 trainer.test_freq=20 trainer.save_freq=100 \
     actor_rollout_ref.actor.optim.lr=1.0e-6 actor_rollout_ref.actor.ppo_max_token_len_per_gpu=16384 \
     +data.apply_chat_template_kwargs.enable_thinking=false
-if [[ "${LORA:-0}" == 1 && "${ENGINE:-cpu}" != gpu ]]; then
-    METHOD_SETTINGS+=(actor_rollout_ref.model.lora.merge=true) # generation=transformers takes whole weights
-fi
 if [[ "${1:-}" == ctwa && "${ENGINE:-cpu}" == cpu ]]; then
     METHOD_SETTINGS+=(ctwa.method.eta=2 ctwa.method.statistic=in_update) # the paper's eta of .05 is for hundreds of steps
 fi

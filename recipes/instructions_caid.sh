@@ -17,7 +17,4 @@ if [[ "${ENGINE:-cpu}" == cpu ]]; then # two cores sample 32 prompts eight times
         actor_rollout_ref.rollout.val_kwargs.temperature=0.7 ctwa.caid.iterations=2 ctwa.steps_per_iteration=8
         data.train_batch_size=8)
 fi
-if [[ "${LORA:-0}" == 1 && "${ENGINE:-cpu}" != gpu ]]; then
-    TASK_SETTINGS+=(actor_rollout_ref.model.lora.merge=true) # generation=transformers takes whole weights
-fi
 exec ctwa caid "${TASK_SETTINGS[@]}" "${RUN_SETTINGS[@]}" "ctwa.caid.thresholds={constraints:${THRESHOLD:-0.05}}" "$@"
