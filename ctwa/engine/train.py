@@ -31,6 +31,7 @@ from ctwa.engine.settings import Settings
 from ctwa.engine.verl.estimate import VerlEstimate
 from ctwa.engine.verl.rows import in_order
 from ctwa.engine.verl.transfer import QueuedRows, advantage_columns, correct, hand_over
+from ctwa.objectives.completion import Moment, Split
 from ctwa.scalarizers.base import Scalarizer
 
 
@@ -127,7 +128,7 @@ class MultiObjectiveTrainer(Trainer):
     def score(self, step: Step) -> None:
         """Evaluate the objectives on the completions."""
         step.rows, step.metrics["rollout/missing_rows"] = self.sampler.in_order(step.batch)
-        scored = self.sampler.score(step.rows)
+        scored = self.sampler.score(step.rows, self._moment("train", step.number))
         step.rollout = scored.rollout
         step.metrics |= scored.evaluation.metrics() | self.sampler.learn_lengths(scored)
         self.recorder.samples(step.number, scored.completions, scored.evaluation, split="train")
@@ -192,6 +193,10 @@ class MultiObjectiveTrainer(Trainer):
             step.metrics |= self._measured(progress)
         step.metrics |= self._weights()
 
+    def _moment(self, split: Split, step: int) -> Moment:
+        made = step - 1 if split == "train" else step
+        return Moment(split, step, made / self.num_steps)
+
     def _weights(self) -> dict[str, float]:
         """The weights of the next step, as the method left them."""
         return {key_of.weight(name): weight for name, weight in self.scalarizer.weights.items()}
@@ -228,18 +233,19 @@ class MultiObjectiveTrainer(Trainer):
         """Complete and evaluate the held-out prompts: ``val/<objective>`` and its standard error."""
         # The seed does not name the step: every validation draws with the same numbers.
         rows, missing = self.sampler.held_out(self.steps_made, "val")
-        scored = self.sampler.score(rows)
+        scored = self.sampler.score(rows, self._moment("val", self.steps_made))
         rows.clear()
         self.recorder.samples(self.steps_made, scored.completions, scored.evaluation, split="held-out")
         metrics: dict[str, Any] = {
             key_of.VALIDATION_LENGTH: sum(scored.lengths_N) / len(scored.lengths_N),
             "val_rollout/missing_rows": missing,
         }
-        names = scored.evaluation.matrix.names
-        for name in names:
+        for name in scored.evaluation.matrix.names:
             rewards_N, scored_N = scored.evaluation.matrix.column(name)
-            metrics |= validation_metrics(name, rewards_N[scored_N])
-        means = {name: metrics[key_of.validation(name)] for name in names}
+            if scored_N.any():
+                metrics |= validation_metrics(name, rewards_N[scored_N])
+        keys = {name: key_of.validation(name) for name in self.settings.trained}
+        means = {name: metrics[key] for name, key in keys.items() if key in metrics}
         self.scalarizer.observe_validation(self.steps_made, means)
         return metrics
 

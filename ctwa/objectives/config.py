@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import AfterValidator, Field, StrictBool, StrictFloat, StrictInt, StrictStr, field_validator
 
 from ctwa import metrics as key_of
 from ctwa.errors import CtwaError
+from ctwa.objectives.completion import Completion, Moment
+from ctwa.objectives.contract import Outcome
 from ctwa.objectives.loading import split_spec
 from ctwa.strict import StrictModel, validated
+
+Value = StrictBool | StrictInt | StrictFloat | StrictStr
+"""What a column may hold for ``applies_to`` to compare."""
+UNFIT_COLUMNS = ("prompt", "reward_model", "extra_info")
+"""Columns of a row that hold more than one value."""
 
 
 class ObjectiveConfig(StrictModel):
@@ -26,6 +34,13 @@ class ObjectiveConfig(StrictModel):
         timeout: seconds a call may take; then it is killed and its completion counts as not scored.
         on_failure: ``mask`` leaves out what could not be scored, up to ``max_unscored`` of a batch; ``stop`` ends the
             run at the first failure.
+        applies_to: the rows of the data that it is about, by column: ``{data_source: gsm8k}``, or a list of values; all
+            columns that are named must hold. A column is ``data_source``, another one of the data, or else a key of
+            ``extra_info``. On other rows the function is not called. ``{}`` for all rows.
+        none: what None of the function says: ``failure``, or ``not_applicable``, as TRL's functions mean it.
+        split: ``val`` only evaluates it: it is scored in validations, and the method never sees it.
+        every: score it at every k-th training step, from the first, and in every validation; in between it applies to
+            no completion. For functions that cost much.
     """
 
     reward_fn: str
@@ -34,6 +49,51 @@ class ObjectiveConfig(StrictModel):
     kwargs: dict[str, Any] = Field(default_factory=dict)
     timeout: float = Field(default=10.0, gt=0, le=1e6)
     on_failure: Literal["mask", "stop"] = "mask"
+    applies_to: dict[str, Value | Annotated[list[Value], Field(min_length=1)]] = Field(default_factory=dict)
+    none: Literal["failure", "not_applicable"] = "failure"
+    split: Literal["both", "val"] = "both"
+    every: int = Field(default=1, ge=1)
+
+    @field_validator("applies_to")
+    @classmethod
+    def _names_columns(cls, applies_to: dict[str, Any]) -> dict[str, Any]:
+        if unfit := [name for name in applies_to if name in UNFIT_COLUMNS]:
+            raise ValueError(
+                f"'{unfit[0]}' is no column to tell rows by; write data_source, another column of the data, or a key "
+                "of extra_info"
+            )
+        return applies_to
+
+    def applies(self, completion: Completion) -> bool:
+        """Whether the function is to be called on a completion."""
+        return self.is_scored(completion.moment) and self.is_about(completion)
+
+    def is_scored(self, moment: Moment) -> bool:
+        """Whether it is scored at all at this moment of a run."""
+        is_due = moment.split == "val" or moment.step is None or (moment.step - 1) % self.every == 0
+        return is_due and self.is_seen(moment)
+
+    def is_seen(self, moment: Moment) -> bool:
+        """Whether the rewards of this moment have a column of it, be it one without an entry."""
+        return moment.split == "val" or self.split == "both"
+
+    def taken(self, outcome: Outcome) -> Outcome:
+        """What a call's outcome says by the objective's own settings."""
+        if outcome.reason == "none" and self.none == "not_applicable":
+            return replace(outcome, reason=None, text="", applies=False)
+        return outcome
+
+    def is_about(self, completion: Completion) -> bool:
+        """Whether it applies to the completion's row."""
+        return all(
+            any(_is_same(completion.column(column), value) for value in self.values_of(column))
+            for column in self.applies_to
+        )
+
+    def values_of(self, column: str) -> list[Any]:
+        """What it wants of a column that ``applies_to`` names."""
+        wanted = self.applies_to[column]
+        return wanted if isinstance(wanted, list) else [wanted]
 
     @field_validator("reward_fn")
     @classmethod
@@ -42,13 +102,23 @@ class ObjectiveConfig(StrictModel):
         return reward_fn
 
 
+def _is_same(found: Any, wanted: Any) -> bool:
+    """Equal, where True is no 1."""
+    return bool(isinstance(found, bool) == isinstance(wanted, bool) and found == wanted)
+
+
+def trained(objectives: Mapping[str, ObjectiveConfig]) -> dict[str, ObjectiveConfig]:
+    """Those that the method sees."""
+    return {name: objective for name, objective in objectives.items() if objective.split == "both"}
+
+
 def check_objectives(objectives: Mapping[str, ObjectiveConfig]) -> Mapping[str, ObjectiveConfig]:
     """Refuse what cannot be optimised or shown.
 
     Raises:
-        CtwaError: there is no objective, no weight is positive, or a name is empty, has a '/' (metrics are named
-            ``objective/<name>/mean``), begins or ends with a space, has characters that cannot be printed, or is that
-            of another metric.
+        CtwaError: there is no objective to train on, no weight of these is positive, or a name is empty, has a '/'
+            (metrics are named ``objective/<name>/mean``), begins or ends with a space, has characters that cannot be
+            printed, or is that of another metric.
     """
     if not objectives:
         raise CtwaError("there is no objective; give at least one, as name: {reward_fn: path/file.py:function}")
@@ -59,8 +129,11 @@ def check_objectives(objectives: Mapping[str, ObjectiveConfig]) -> Mapping[str, 
             raise CtwaError(f"objective name {name!r} has a '/' or a control character; metric names cannot hold it")
         if key_of.validation(name) == key_of.VALIDATION_LENGTH:
             raise CtwaError(f"objective name {name!r} is taken: {key_of.VALIDATION_LENGTH} is the length of responses")
-    if all(objective.weight == 0 for objective in objectives.values()):
-        raise CtwaError(f"every objective ({', '.join(objectives)}) has weight 0; give at least one a positive weight")
+    seen = trained(objectives)
+    if not seen:
+        raise CtwaError(f"every objective ({', '.join(objectives)}) is of split: val; leave split out of at least one")
+    if all(objective.weight == 0 for objective in seen.values()):
+        raise CtwaError(f"every objective ({', '.join(seen)}) has weight 0; give at least one a positive weight")
     return objectives
 
 
