@@ -22,7 +22,7 @@ from ctwa.engine.settings import Settings
 from ctwa.engine.verl.rows import Prompts, num_missing, place_of, prompt_name
 from ctwa.engine.verl.session import Session
 from ctwa.engine.verl.transfer import QueuedRows
-from ctwa.objectives.completion import Completion
+from ctwa.objectives.completion import Completion, Moment
 from ctwa.objectives.evaluator import Evaluation, RewardEvaluator
 from ctwa.objectives.shaping import Shaped
 
@@ -114,12 +114,12 @@ class Sampler:
         if self.reference_length is not None:
             self.reference_length.start(lengths_N)
 
-    def score(self, rows: QueuedRows, *, train: bool) -> Scored:
+    def score(self, rows: QueuedRows, moment: Moment) -> Scored:
         """Evaluate the objectives on rows whose prompts were the last to be completed.
 
         Args:
             rows: the completions.
-            train: whether they are a training batch's, whose rewards are standardised.
+            moment: when in the run they were sampled, and what for.
         """
         data = rows.read("responses", "response_mask")
         responses = [row.tolist() for row in data["responses"].unbind()]
@@ -138,6 +138,7 @@ class Sampler:
                 response_tokens=length,
                 reference_tokens=reference,
                 finished=response[-1] in self._end_tokens if response else False,
+                moment=moment,
             )
             for name, text, response, length, reference in zip(
                 names, texts, responses, lengths_N, references_N, strict=True
@@ -145,7 +146,7 @@ class Sampler:
         ]
         evaluation = self.evaluator.evaluate(completions, group_N.tolist())
         mask_NT = data["response_mask"].to_padded_tensor(0)
-        shaped = self.shaping.shape(evaluation.matrix, group_N, train=train)
+        shaped = self.shaping.shape(evaluation.matrix, group_N, train=moment.split == "train")
         return Scored(completions, evaluation, shaped, Rollout(shaped.matrix, group_N, mask_NT))
 
     def learn_lengths(self, scored: Scored) -> dict[str, float]:

@@ -31,6 +31,7 @@ from ctwa.engine.settings import Settings
 from ctwa.engine.verl.estimate import VerlEstimate
 from ctwa.engine.verl.rows import in_order
 from ctwa.engine.verl.transfer import QueuedRows, advantage_columns, correct, hand_over
+from ctwa.objectives.completion import Moment, Split
 from ctwa.scalarizers.base import Scalarizer
 
 
@@ -127,7 +128,7 @@ class MultiObjectiveTrainer(Trainer):
     def score(self, step: Step) -> None:
         """Evaluate the objectives on the completions."""
         step.rows, step.metrics["rollout/missing_rows"] = self.sampler.in_order(step.batch)
-        scored = self.sampler.score(step.rows, train=True)
+        scored = self.sampler.score(step.rows, self._moment("train", step.number))
         step.rollout = scored.rollout
         step.metrics |= scored.evaluation.metrics() | self.sampler.shaping.metrics(scored.shaped)
         step.metrics |= self.sampler.learn_lengths(scored)
@@ -193,6 +194,10 @@ class MultiObjectiveTrainer(Trainer):
             step.metrics |= self._measured(progress)
         step.metrics |= self._weights()
 
+    def _moment(self, split: Split, step: int) -> Moment:
+        made = step - 1 if split == "train" else step
+        return Moment(split, step, made / self.num_steps)
+
     def _weights(self) -> dict[str, float]:
         """The weights of the next step, as the method left them."""
         return {key_of.weight(name): weight for name, weight in self.scalarizer.weights.items()}
@@ -229,7 +234,7 @@ class MultiObjectiveTrainer(Trainer):
         """Complete and evaluate the held-out prompts: ``val/<objective>`` and its standard error."""
         # The seed does not name the step: every validation draws with the same numbers.
         rows, missing = self.sampler.held_out(self.steps_made, "val")
-        scored = self.sampler.score(rows, train=False)
+        scored = self.sampler.score(rows, self._moment("val", self.steps_made))
         rows.clear()
         self.recorder.samples(self.steps_made, scored.completions, scored.evaluation, split="held-out")
         metrics: dict[str, Any] = {
@@ -239,11 +244,15 @@ class MultiObjectiveTrainer(Trainer):
         means: dict[str, float] = {}
         for name in scored.evaluation.matrix.names:
             rewards_N, scored_N = scored.evaluation.matrix.column(name)
-            metrics |= validation_metrics(name, rewards_N[scored_N])
+            if scored_N.any():
+                metrics |= validation_metrics(name, rewards_N[scored_N])
             shaped_N, counts_N = scored.shaped.matrix.column(name)
-            means[name] = float(shaped_N[counts_N].mean())
-        metrics |= {key_of.shaped_validation(name): means[name] for name in self.sampler.shaping.changes_held_out}
+            if counts_N.any():
+                means[name] = float(shaped_N[counts_N].mean())
+        changed = self.sampler.shaping.changes_held_out
+        metrics |= {key_of.shaped_validation(name): mean for name, mean in means.items() if name in changed}
         # The method sees held-out rewards of the kind that it trains on.
+        means = {name: mean for name, mean in means.items() if name in self.settings.trained}
         self.scalarizer.observe_validation(self.steps_made, means)
         return metrics
 
