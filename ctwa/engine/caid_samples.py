@@ -19,6 +19,7 @@ from ctwa.engine.pairs.data import load_policy
 from ctwa.engine.recorder import Recorder
 from ctwa.engine.sampling import Sampler
 from ctwa.errors import CtwaError
+from ctwa.objectives.completion import Moment
 from ctwa.preference.caid import implicit_reward
 from ctwa.preference.log_probs import continuation_log_probs
 from ctwa.run.jsonl import write_atomically
@@ -122,7 +123,9 @@ class PolicySampler:
         """Of the policy after a step; the replicas make room for training afterwards."""
         rows, _ = self.sampler.held_out(step, seed_name)
         self.sampler.session.sleep()
-        scored = self.sampler.score(rows)
+        # They are made into pairs, and trained on.
+        moment = Moment.of_run("train", step, self.config.trainer.total_training_steps)
+        scored = self.sampler.score(rows, moment)
         data = rows.read("prompts", "responses")
         prompts = [tuple(row.tolist()) for row in data["prompts"].unbind()]
         responses = [tuple(row.tolist()) for row in data["responses"].unbind()]

@@ -22,7 +22,7 @@ from ctwa.engine.settings import Settings
 from ctwa.engine.verl.rows import Prompts, num_missing, place_of, prompt_name
 from ctwa.engine.verl.session import Session
 from ctwa.engine.verl.transfer import QueuedRows
-from ctwa.objectives.completion import Completion
+from ctwa.objectives.completion import Completion, Moment
 from ctwa.objectives.evaluator import Evaluation, RewardEvaluator
 
 
@@ -106,8 +106,8 @@ class Sampler:
         if self.reference_length is not None:
             self.reference_length.start(lengths_N)
 
-    def score(self, rows: QueuedRows) -> Scored:
-        """Evaluate the objectives on rows whose prompts were the last to be completed."""
+    def score(self, rows: QueuedRows, moment: Moment) -> Scored:
+        """Evaluate the objectives on rows whose prompts were the last to be completed, at a moment of the run."""
         data = rows.read("responses", "response_mask")
         responses = [row.tolist() for row in data["responses"].unbind()]
         texts = self.session.tokenizer.batch_decode(responses, skip_special_tokens=True)
@@ -125,6 +125,8 @@ class Sampler:
                 response_tokens=length,
                 reference_tokens=reference,
                 finished=response[-1] in self._end_tokens if response else False,
+                token_ids=response,
+                moment=moment,
             )
             for name, text, response, length, reference in zip(
                 names, texts, responses, lengths_N, references_N, strict=True

@@ -31,6 +31,7 @@ from ctwa.engine.settings import Settings
 from ctwa.engine.verl.estimate import VerlEstimate
 from ctwa.engine.verl.rows import in_order
 from ctwa.engine.verl.transfer import QueuedRows, advantage_columns, correct, hand_over
+from ctwa.objectives.completion import Moment
 from ctwa.scalarizers.base import Scalarizer
 
 
@@ -127,7 +128,7 @@ class MultiObjectiveTrainer(Trainer):
     def score(self, step: Step) -> None:
         """Evaluate the objectives on the completions."""
         step.rows, step.metrics["rollout/missing_rows"] = self.sampler.in_order(step.batch)
-        scored = self.sampler.score(step.rows)
+        scored = self.sampler.score(step.rows, Moment.of_run("train", step.number - 1, self.num_steps))
         step.rollout = scored.rollout
         step.metrics |= scored.evaluation.metrics() | self.sampler.learn_lengths(scored)
         self.recorder.samples(step.number, scored.completions, scored.evaluation, split="train")
@@ -228,7 +229,7 @@ class MultiObjectiveTrainer(Trainer):
         """Complete and evaluate the held-out prompts: ``val/<objective>`` and its standard error."""
         # The seed does not name the step: every validation draws with the same numbers.
         rows, missing = self.sampler.held_out(self.steps_made, "val")
-        scored = self.sampler.score(rows)
+        scored = self.sampler.score(rows, Moment.of_run("val", self.steps_made, self.num_steps))
         rows.clear()
         self.recorder.samples(self.steps_made, scored.completions, scored.evaluation, split="held-out")
         metrics: dict[str, Any] = {
