@@ -25,7 +25,8 @@ FEASIBILITY = "ctwa/feasibility"
 TRAINING = frozenset((
     "actor", "clip", "covariance", "critic", "global_seqlen", "gradient", "num_turns", "objective", "perf",
     "prompt_length", "response", "response_length", "response_length_non_aborted", "rollout", "rollout_corr", "time",
-    "tool_call_counts", "training", "val", "val_rollout", "val_standard_error", "variance_proxy", "weight",
+    "tool_call_counts", "training", "val", "val_rollout", "val_shaped", "val_standard_error",
+    "variance_proxy", "weight",
 ))
 # fmt: on
 """The families of the training and of its diagnostics, for every method."""
@@ -56,6 +57,11 @@ def objective_mean(name: str) -> str:
 def validation(name: str) -> str:
     """An objective's mean reward on held-out problems."""
     return f"val/{name}"
+
+
+def shaped_validation(name: str) -> str:
+    """The mean of what clips, transforms, scales and gates make of an objective's held-out rewards."""
+    return f"val_shaped/{name}"
 
 
 def validation_error(name: str) -> str:
@@ -107,7 +113,7 @@ def parse(name: str) -> Metric:
     if family in _OBJECTIVE_FIRST:
         first, _, key = rest.rpartition("/")
         return Metric(family, key, first)
-    if family in ("covariance", "weight", "val", "val_standard_error"):
+    if family in ("covariance", "weight", "val", "val_shaped", "val_standard_error"):
         return Metric(family, "", rest)
     key, _, first = rest.partition("/")
     return Metric(family, key, first)

@@ -130,7 +130,8 @@ class MultiObjectiveTrainer(Trainer):
         step.rows, step.metrics["rollout/missing_rows"] = self.sampler.in_order(step.batch)
         scored = self.sampler.score(step.rows, Moment.of_run("train", step.number - 1, self.num_steps))
         step.rollout = scored.rollout
-        step.metrics |= scored.evaluation.metrics() | self.sampler.learn_lengths(scored)
+        step.metrics |= scored.evaluation.metrics() | self.sampler.shaping.metrics(scored.shaped)
+        step.metrics |= self.sampler.learn_lengths(scored)
         self.recorder.samples(step.number, scored.completions, scored.evaluation, split="train")
 
     def measure_last_update(self, step: Step) -> None:
@@ -236,24 +237,27 @@ class MultiObjectiveTrainer(Trainer):
             key_of.VALIDATION_LENGTH: sum(scored.lengths_N) / len(scored.lengths_N),
             "val_rollout/missing_rows": missing,
         }
-        names = scored.evaluation.matrix.names
-        for name in names:
+        means: dict[str, float] = {}
+        for name in scored.evaluation.matrix.names:
             rewards_N, scored_N = scored.evaluation.matrix.column(name)
             metrics |= validation_metrics(name, rewards_N[scored_N])
-        means = {name: metrics[key_of.validation(name)] for name in names}
+            shaped_N, counts_N = scored.shaped.matrix.column(name)
+            means[name] = float(shaped_N[counts_N].mean())
+        metrics |= {key_of.shaped_validation(name): means[name] for name in self.sampler.shaping.changes_held_out}
+        # The method sees held-out rewards of the kind that it trains on.
         self.scalarizer.observe_validation(self.steps_made, means)
         return metrics
 
     def state_dict(self) -> dict[str, Any]:
-        """Of the method, the probe and the reference length."""
+        """Of the method, the probe and the sampler."""
         return {
             "scalarizer": self.scalarizer.state_dict(),
             "probe": self.probe.state_dict(),
-            "reference_length": self.sampler.state_dict(),
+            **self.sampler.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what ``state_dict`` gave."""
         self.scalarizer.load_state_dict(state["scalarizer"])
         self.probe.load_state_dict(state["probe"])
-        self.sampler.load_state_dict(state["reference_length"])
+        self.sampler.load_state_dict(state)

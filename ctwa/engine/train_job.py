@@ -72,6 +72,7 @@ class TrainJob(Job):
         return [
             line("method", f"{self.settings.method.type}, log-probs of the statistic: {source}"),
             line("objectives", weights),
+            *([line("rewards", "; ".join(shaping))] if (shaping := self.settings.build_shaping().described()) else []),
             *self.engine_lines(),
             *data_lines(config, self.data),
             line("steps", f"{self.num_steps}, at most {tokens * self.num_steps:,} tokens in all"),
