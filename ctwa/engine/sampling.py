@@ -119,7 +119,7 @@ class Sampler:
 
         Args:
             rows: the completions.
-            moment: when in the run they were sampled, and what for.
+            moment: when in the run they were sampled; rewards of a training batch are standardised.
         """
         data = rows.read("responses", "response_mask")
         responses = [row.tolist() for row in data["responses"].unbind()]
@@ -138,6 +138,7 @@ class Sampler:
                 response_tokens=length,
                 reference_tokens=reference,
                 finished=response[-1] in self._end_tokens if response else False,
+                token_ids=response,
                 moment=moment,
             )
             for name, text, response, length, reference in zip(

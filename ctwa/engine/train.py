@@ -31,7 +31,7 @@ from ctwa.engine.settings import Settings
 from ctwa.engine.verl.estimate import VerlEstimate
 from ctwa.engine.verl.rows import in_order
 from ctwa.engine.verl.transfer import QueuedRows, advantage_columns, correct, hand_over
-from ctwa.objectives.completion import Moment, Split
+from ctwa.objectives.completion import Moment
 from ctwa.scalarizers.base import Scalarizer
 
 
@@ -128,7 +128,7 @@ class MultiObjectiveTrainer(Trainer):
     def score(self, step: Step) -> None:
         """Evaluate the objectives on the completions."""
         step.rows, step.metrics["rollout/missing_rows"] = self.sampler.in_order(step.batch)
-        scored = self.sampler.score(step.rows, self._moment("train", step.number))
+        scored = self.sampler.score(step.rows, Moment.of_run("train", step.number - 1, self.num_steps))
         step.rollout = scored.rollout
         step.metrics |= scored.evaluation.metrics() | self.sampler.shaping.metrics(scored.shaped)
         step.metrics |= self.sampler.learn_lengths(scored)
@@ -194,10 +194,6 @@ class MultiObjectiveTrainer(Trainer):
             step.metrics |= self._measured(progress)
         step.metrics |= self._weights()
 
-    def _moment(self, split: Split, step: int) -> Moment:
-        made = step - 1 if split == "train" else step
-        return Moment(split, step, made / self.num_steps)
-
     def _weights(self) -> dict[str, float]:
         """The weights of the next step, as the method left them."""
         return {key_of.weight(name): weight for name, weight in self.scalarizer.weights.items()}
@@ -234,7 +230,7 @@ class MultiObjectiveTrainer(Trainer):
         """Complete and evaluate the held-out prompts: ``val/<objective>`` and its standard error."""
         # The seed does not name the step: every validation draws with the same numbers.
         rows, missing = self.sampler.held_out(self.steps_made, "val")
-        scored = self.sampler.score(rows, self._moment("val", self.steps_made))
+        scored = self.sampler.score(rows, Moment.of_run("val", self.steps_made, self.num_steps))
         rows.clear()
         self.recorder.samples(self.steps_made, scored.completions, scored.evaluation, split="held-out")
         metrics: dict[str, Any] = {

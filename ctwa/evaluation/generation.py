@@ -222,6 +222,7 @@ def score(
             response_tokens=len(sample.token_ids),
             reference_tokens=reference_tokens,
             finished=sample.finished,
+            token_ids=sample.token_ids,
         )
         for sample, reference_tokens in zip(samples, references, strict=True)
     ]
