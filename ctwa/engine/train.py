@@ -216,7 +216,7 @@ class MultiObjectiveTrainer(Trainer):
             advantages_NT=step.advantages_NT,
             log_probs_old_NT=old_NT,
             log_probs_new_NT=new_NT,
-            clip=self.settings.clip,
+            loss=self.settings.policy_loss,
         )
 
     # -- between the steps --------------------------------------------------------------------------------------------
