@@ -118,7 +118,7 @@ class Sampler:
         """Evaluate the objectives on rows whose prompts were the last to be completed.
 
         Args:
-            rows: of them.
+            rows: the completions.
             moment: when in the run they were sampled; rewards of a training batch are standardised.
         """
         data = rows.read("responses", "response_mask")

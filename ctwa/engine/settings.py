@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field
 from ctwa.batch import ClipRange
 from ctwa.errors import CtwaError, did_you_mean
 from ctwa.models.locate import locate
-from ctwa.objectives.config import Objectives
+from ctwa.objectives.config import ObjectiveConfig, Objectives, trained
 from ctwa.objectives.reference import ReferenceConfig, ReferenceLength, build_reference
 from ctwa.objectives.shaping import Shaping, Standardise
 from ctwa.run.alarms import AlarmKind, AlarmLimits
@@ -144,14 +144,19 @@ class Settings(RunSettings):
     clip: ClipRange = Field(exclude=True)
     scale_invariant: bool = Field(exclude=True)
 
+    @property
+    def trained(self) -> dict[str, ObjectiveConfig]:
+        """The objectives that the method sees: all but those that are only evaluated."""
+        return trained(self.objectives)
+
     def build_scalarizer(self) -> Scalarizer:
         """The method, at its initial weights.
 
         Raises:
             CtwaError: names that do not agree, or a method that the estimator does not allow.
         """
-        weights = {name: objective.weight for name, objective in self.objectives.items()}
-        targets = {name: each.target for name, each in self.objectives.items() if each.target is not None}
+        weights = {name: objective.weight for name, objective in self.trained.items()}
+        targets = {name: each.target for name, each in self.trained.items() if each.target is not None}
         return build_scalarizer(self.method, weights, targets=targets, scale_invariant=self.scale_invariant)
 
     def build_reference_length(self) -> ReferenceLength | None:

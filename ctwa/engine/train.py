@@ -240,11 +240,15 @@ class MultiObjectiveTrainer(Trainer):
         means: dict[str, float] = {}
         for name in scored.evaluation.matrix.names:
             rewards_N, scored_N = scored.evaluation.matrix.column(name)
-            metrics |= validation_metrics(name, rewards_N[scored_N])
+            if scored_N.any():
+                metrics |= validation_metrics(name, rewards_N[scored_N])
             shaped_N, counts_N = scored.shaped.matrix.column(name)
-            means[name] = float(shaped_N[counts_N].mean())
-        metrics |= {key_of.shaped_validation(name): means[name] for name in self.sampler.shaping.changes_held_out}
+            if counts_N.any():
+                means[name] = float(shaped_N[counts_N].mean())
+        changed = self.sampler.shaping.changes_held_out
+        metrics |= {key_of.shaped_validation(name): mean for name, mean in means.items() if name in changed}
         # The method sees held-out rewards of the kind that it trains on.
+        means = {name: mean for name, mean in means.items() if name in self.settings.trained}
         self.scalarizer.observe_validation(self.steps_made, means)
         return metrics
 

@@ -80,6 +80,15 @@ class Completion:
         """The share of the run that was over."""
         return self.moment.progress
 
+    def column(self, name: str) -> Any:
+        """What the data set has in a column or, where there is no such column, under that key of ``extra_info``.
+
+        None where it has neither.
+        """
+        if name == "data_source":
+            return self.data_source
+        return self.row[name] if name in self.row else self.extra_info.get(name)
+
     @classmethod
     def from_row(
         cls,

@@ -7,7 +7,7 @@ the result of the one before it; a gate looks at what the other objective's func
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -33,8 +33,8 @@ class Shaped:
     """A batch's rewards as the method sees them.
 
     Attributes:
-        matrix: the shaped rewards. An entry that was not scored stays so, and so does one behind a gate whose
-            objective was not scored there.
+        matrix: the shaped rewards. An entry that was not scored stays so. One behind a gate is not scored where the
+            gate's objective was not, and does not apply where that one does not.
         open_NM: bool, where the objective's gate was open; True for an objective without one.
     """
 
@@ -84,24 +84,27 @@ class Shaping:
         """
         if not self.changes:
             return Shaped(raw, torch.ones_like(raw.scored_NM))
-        rewards_NM, scored_NM = raw.rewards_NM.clone(), raw.scored_NM.clone()
+        rewards_NM, scored_NM, applicable_NM = (
+            each.clone() for each in (raw.rewards_NM, raw.scored_NM, raw.applicable_NM)
+        )
         open_NM = torch.ones_like(scored_NM)
         for column, name in enumerate(raw.names):
             objective, values_N, scored_N = self._objectives[name], rewards_NM[:, column], scored_NM[:, column]
             values_N[scored_N] = _shaped(objective, values_N[scored_N], group_N[scored_N])
             if objective.gate is not None:
-                open_N, known_N = _opened(objective.gate, raw)
-                values_N[~open_N] = objective.gate.otherwise
-                scored_N &= known_N
-                open_NM[:, column] = open_N
+                by = raw.select([objective.gate.by])
+                open_NM[:, column] = _opened(objective.gate, by)
+                values_N[~open_NM[:, column]] = objective.gate.otherwise
+                scored_N &= by.scored_NM[:, 0]
+                applicable_NM[:, column] &= by.applicable_NM[:, 0]
             if train and self._standardise != "none":
                 values_N[scored_N] = self._standardised(name, values_N[scored_N])
-        return Shaped(replace(raw, rewards_NM=rewards_NM, scored_NM=scored_NM), open_NM)
+        return Shaped(RewardMatrix(raw.names, rewards_NM, scored_NM, applicable_NM), open_NM)
 
     def metrics(self, shaped: Shaped) -> dict[str, float]:
         """Of each shaped objective: mean and (population) std of what is trained on; how often its gate was open."""
         metrics: dict[str, float] = {}
-        for name in self.changes:
+        for name in [name for name in self.changes if name in shaped.matrix.names]:
             values_N, scored_N = shaped.matrix.column(name)
             values = values_N[scored_N]
             if len(values):
@@ -163,15 +166,14 @@ def _ranked(values: Tensor, group: Tensor) -> Tensor:
     return ranks
 
 
-def _opened(gate: Gate, raw: RewardMatrix) -> tuple[Tensor, Tensor]:
-    """Where a gate is open, and where that is known; both (N,) bool."""
-    values_N, known_N = raw.column(gate.by)
-    open_N = known_N.clone()
+def _opened(gate: Gate, by: RewardMatrix) -> Tensor:
+    """(N,) bool, where a gate is open; the rewards are those of its objective alone."""
+    open_N, values_N = by.scored_NM[:, 0].clone(), by.rewards_NM[:, 0]
     if gate.at_least is not None:
         open_N &= values_N >= gate.at_least
     if gate.at_most is not None:
         open_N &= values_N <= gate.at_most
-    return open_N, known_N
+    return open_N
 
 
 @dataclass(frozen=True)

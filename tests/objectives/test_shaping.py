@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 import torch
 
+from ctwa import NOT_APPLICABLE
 from ctwa.batch import RewardMatrix
 from ctwa.errors import CtwaError
 from ctwa.objectives.config import parse_objectives
@@ -62,6 +63,12 @@ def test_a_gate_looks_at_what_the_function_returned() -> None:
     assert columns == {"right": [0, 0, 0.1, None, 0.1, None], "short": [-4, 0, 0, None, 9, None]}
 
 
+def test_a_gate_does_not_apply_where_its_objective_does_not() -> None:
+    raw = RewardMatrix.from_columns({"right": [1, NOT_APPLICABLE, 0], "short": [2.0, 3.0, NOT_APPLICABLE]})
+    gated = shaping(gate={"by": "right", "at_least": 1}).shape(raw, torch.zeros(3, dtype=torch.int64), train=True)
+    assert gated.matrix.to_columns()["short"] == [2.0, NOT_APPLICABLE, NOT_APPLICABLE]
+
+
 def test_metrics_say_what_is_trained_on_and_how_often_a_gate_was_open() -> None:
     gated = shaping(gate={"by": "right", "at_least": 1})
     metrics = gated.metrics(gated.shape(RAW, GROUP_N, train=True))
@@ -116,6 +123,18 @@ def test_moments_that_are_missing_are_said_to_be() -> None:
     with pytest.raises(CtwaError, match=r"standardise=none; write that"):
         shaping("running").load_state_dict(None)
     shaping("batch").load_state_dict(None)
+
+
+def test_a_gate_by_what_is_only_evaluated_is_refused() -> None:
+    right, gate = {"reward_fn": "r.py:f", "split": "val"}, {"by": "right", "at_least": 1}
+    with pytest.raises(CtwaError, match="scored in validations alone"):
+        parse_objectives({"right": right, "short": {"reward_fn": "r.py:f", "gate": gate}})
+    both = parse_objectives({"a": {"reward_fn": "r.py:f"}, "right": right, "b": right | {"gate": gate}})
+    # In training there is neither.
+    raw = RewardMatrix.from_columns({"a": [1.0, 2.0]})
+    trained = Shaping(both).shape(raw, torch.zeros(2, dtype=torch.int64), train=True)
+    assert trained.matrix.to_columns() == {"a": [1.0, 2.0]}
+    assert Shaping(both).metrics(trained) == {}
 
 
 @pytest.mark.parametrize(
