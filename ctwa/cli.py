@@ -255,6 +255,19 @@ def methods(
 
 
 @app.command()
+def rewards(
+    name: Annotated[str | None, typer.Argument(help="A reward function: print what it says and takes.")] = None,
+) -> None:
+    """List the ready-made reward functions: what each says, and its arguments."""
+    from ctwa.objectives.library import describe, ready_made, table
+
+    if name is not None:
+        print(describe(name, ready_made()))
+        return
+    Console(width=None if sys.stdout.isatty() else UNBROKEN).print(table(ready_made()))
+
+
+@app.command()
 def summary(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, or one that holds them.")],
     figure: Annotated[

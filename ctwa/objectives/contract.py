@@ -42,6 +42,7 @@ _OFFERED_BY: dict[Convention, tuple[str, ...]] = {
 """What there is beside the data's columns, which only functions of a batch are given by name."""
 
 Reason = Literal["exception", "timeout", "none", "not_finite", "wrong_type", "crashed"]
+MAX_VALUE = 1e15  # of a reward: the squares of larger ones, summed, are not finite in single precision
 MAX_TEXT = 300  # characters of an exception or a value that a message repeats
 
 
@@ -199,6 +200,9 @@ def to_outcome(value: Any, seconds: float) -> Outcome:
         number = math.inf
     if not math.isfinite(number):
         return Outcome(None, "not_finite", f"returned {number}; return a finite number, or None", seconds)
+    if abs(number) > MAX_VALUE:
+        text = f"returned {number:g}; return a number of at most {MAX_VALUE:g} in size, or None"
+        return Outcome(None, "not_finite", text, seconds)
     return Outcome(number, None, "", seconds)
 
 

@@ -168,6 +168,8 @@ def test_finite_numbers_count(value: Any, expected: float) -> None:
         (None, "none", "the function returned None"),
         (math.nan, "not_finite", "returned nan; return a finite number, or None"),
         (-math.inf, "not_finite", "returned -inf; return a finite number, or None"),
+        (1e308, "not_finite", "returned 1e+308; return a number of at most 1e+15 in size, or None"),
+        (-(10**16), "not_finite", "returned -1e+16; return a number of at most 1e+15 in size, or None"),
         (10**400, "not_finite", "returned inf; return a finite number, or None"),
         (np.float64("nan"), "not_finite", "returned nan; return a finite number, or None"),
         ("1.0", "wrong_type", "returned the str '1.0'; return one number, or None"),
