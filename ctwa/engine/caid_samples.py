@@ -19,6 +19,7 @@ from ctwa.engine.pairs.data import load_policy
 from ctwa.engine.recorder import Recorder
 from ctwa.engine.sampling import Sampler
 from ctwa.errors import CtwaError
+from ctwa.objectives.completion import Moment
 from ctwa.preference.caid import implicit_reward
 from ctwa.preference.log_probs import continuation_log_probs
 from ctwa.run.jsonl import write_atomically
@@ -122,14 +123,14 @@ class PolicySampler:
         """Of the policy after a step; the replicas make room for training afterwards."""
         rows, _ = self.sampler.held_out(step, seed_name)
         self.sampler.session.sleep()
-        scored = self.sampler.score(rows)
+        scored = self.sampler.score(rows, Moment(step=step))
         data = rows.read("prompts", "responses")
         prompts = [tuple(row.tolist()) for row in data["prompts"].unbind()]
         responses = [tuple(row.tolist()) for row in data["responses"].unbind()]
         rows.clear()
         self.recorder.samples(step, scored.completions, scored.evaluation, split="held-out")
         num_samples = int(self.config.actor_rollout_ref.rollout.val_kwargs.n)
-        matrix = scored.evaluation.matrix
+        matrix = scored.shaped.matrix
         scores = dict(zip(matrix.names, matrix.filled_NM(scored.rollout.group_N).unbind(1), strict=True))
         if self._policies:
             scores |= self._implicit_scores(list(zip(prompts, responses, strict=True)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,16 +22,23 @@ from ctwa.engine.settings import Settings
 from ctwa.engine.verl.rows import Prompts, num_missing, place_of, prompt_name
 from ctwa.engine.verl.session import Session
 from ctwa.engine.verl.transfer import QueuedRows
-from ctwa.objectives.completion import Completion
+from ctwa.objectives.completion import Completion, Moment
 from ctwa.objectives.evaluator import Evaluation, RewardEvaluator
+from ctwa.objectives.shaping import Shaped
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Completions and what they were scored, in the order of their rows."""
+    """Completions and what they were scored, in the order of their rows.
+
+    Attributes:
+        evaluation: what the reward functions returned.
+        shaped: what is made of it (``ctwa.objectives.shaping``); the rollout's rewards.
+    """
 
     completions: list[Completion]
     evaluation: Evaluation
+    shaped: Shaped
     rollout: Rollout
 
     @property
@@ -56,6 +63,7 @@ class Sampler:
         self.session = session
         self.evaluator = evaluator
         self.reference_length = settings.build_reference_length()
+        self.shaping = settings.build_shaping()
         self._max_missing = max_missing
         self._prompts = Prompts(settings.seed)
         self._end_tokens = session.end_tokens()
@@ -106,8 +114,13 @@ class Sampler:
         if self.reference_length is not None:
             self.reference_length.start(lengths_N)
 
-    def score(self, rows: QueuedRows) -> Scored:
-        """Evaluate the objectives on rows whose prompts were the last to be completed."""
+    def score(self, rows: QueuedRows, moment: Moment) -> Scored:
+        """Evaluate the objectives on rows whose prompts were the last to be completed.
+
+        Args:
+            rows: the completions.
+            moment: when in the run they were sampled, and what for.
+        """
         data = rows.read("responses", "response_mask")
         responses = [row.tolist() for row in data["responses"].unbind()]
         texts = self.session.tokenizer.batch_decode(responses, skip_special_tokens=True)
@@ -125,6 +138,7 @@ class Sampler:
                 response_tokens=length,
                 reference_tokens=reference,
                 finished=response[-1] in self._end_tokens if response else False,
+                moment=moment,
             )
             for name, text, response, length, reference in zip(
                 names, texts, responses, lengths_N, references_N, strict=True
@@ -132,7 +146,8 @@ class Sampler:
         ]
         evaluation = self.evaluator.evaluate(completions, group_N.tolist())
         mask_NT = data["response_mask"].to_padded_tensor(0)
-        return Scored(completions, evaluation, Rollout(evaluation.matrix, group_N, mask_NT))
+        shaped = self.shaping.shape(evaluation.matrix, group_N, train=moment.split == "train")
+        return Scored(completions, evaluation, shaped, Rollout(shaped.matrix, group_N, mask_NT))
 
     def learn_lengths(self, scored: Scored) -> dict[str, float]:
         """Let the reference length follow a step's completions; their lengths as metrics."""
@@ -143,14 +158,19 @@ class Sampler:
             "response_length/finished_frac": float(np.mean([each.finished for each in scored.completions])),
         }
 
-    def state_dict(self) -> dict[str, Any] | None:
-        """The reference length's state; None without one."""
-        return None if self.reference_length is None else self.reference_length.state_dict()
+    def state_dict(self) -> dict[str, Any]:
+        """The reference length's state, None without one, and the shaping's."""
+        reference = self.reference_length
+        return {
+            "reference_length": None if reference is None else reference.state_dict(),
+            "shaping": self.shaping.state_dict(),
+        }
 
-    def load_state_dict(self, state: dict[str, Any] | None) -> None:
-        """Restore what ``state_dict`` gave."""
-        if self.reference_length is not None and state is not None:
-            self.reference_length.load_state_dict(state)
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what ``state_dict`` gave, among the state of others."""
+        if self.reference_length is not None and state["reference_length"] is not None:
+            self.reference_length.load_state_dict(state["reference_length"])
+        self.shaping.load_state_dict(state.get("shaping"))  # absent where nothing could be shaped yet
 
 
 def validation_metrics(name: str, values: Tensor) -> dict[str, float]:

@@ -23,6 +23,7 @@ from ctwa.objectives.pool import Call, Chunk, WorkerPool
 # Calls sent together: enough that sending costs little, few enough that the workers end at the same time.
 MAX_CHUNK = 16
 MAX_ASYNC_CHUNK = 64  # of an async function: how many run concurrently in a worker
+_NOT_CALLED = Outcome(None, applies=False)
 _ERROR_REASONS: tuple[Reason, ...] = ("exception", "not_finite", "wrong_type", "crashed")
 
 
@@ -49,7 +50,7 @@ class Evaluation:
 
     Attributes:
         matrix: rewards and what of them was scored.
-        failures: one for each entry that was not scored, by objective, then row.
+        failures: one for each entry that applies and was not scored, by objective, then row.
         seconds: how long workers were busy with each objective.
     """
 
@@ -58,19 +59,26 @@ class Evaluation:
     seconds: dict[str, float]
 
     def metrics(self) -> dict[str, float]:
-        """Per objective: mean and (population) std over what was scored, shares of the batch, seconds."""
+        """Per objective: the share of the batch that it applies to; of this, mean and (population) std over what was
+        scored, and shares of what was scored and was not; seconds.
+
+        What applies to nothing has no mean and no shares.
+        """
         metrics: dict[str, float] = {}
         counts: Counter[tuple[str, str]] = Counter((failure.objective, failure.reason) for failure in self.failures)
-        num_rows = len(self.matrix.rewards_NM)
         for name in self.matrix.names:
             rewards_N, scored_N = self.matrix.column(name)
             rewards = rewards_N[scored_N]
+            num_rows = int(self.matrix.applicable(name).sum())
+            shares = {"applicable_frac": num_rows / len(rewards_N)}
+            if num_rows:
+                shares["scored_frac"] = len(rewards) / num_rows
+                shares["timeout_frac"] = counts[name, "timeout"] / num_rows
+                shares["error_frac"] = sum(counts[name, reason] for reason in _ERROR_REASONS) / num_rows
             if len(rewards):
                 metrics[key_of.objective_mean(name)] = float(rewards.mean())
                 metrics[key_of.objective(name, "std")] = float(rewards.std(correction=0))
-            metrics[key_of.objective(name, "scored_frac")] = len(rewards) / num_rows
-            metrics[key_of.objective(name, "timeout_frac")] = counts[name, "timeout"] / num_rows
-            metrics[key_of.objective(name, "error_frac")] = sum(counts[name, r] for r in _ERROR_REASONS) / num_rows
+            metrics |= {key_of.objective(name, key): share for key, share in shares.items()}
             metrics[key_of.objective(name, "seconds")] = self.seconds[name]
         return metrics
 
@@ -83,7 +91,8 @@ class RewardEvaluator:
     Args:
         objectives: name -> configuration, in the order of the reward matrix's columns.
         num_workers: number of processes.
-        max_unscored: share of a batch that an objective may fail to score before ``evaluate`` raises.
+        max_unscored: share of the completions of a batch that it applies to which an objective may fail to score
+            before ``evaluate`` raises.
 
     Raises:
         CtwaError: a reward function is not found, cannot be imported, or asks for what is not offered.
@@ -117,29 +126,34 @@ class RewardEvaluator:
         self._pool.close()
 
     def evaluate(self, completions: Sequence[Completion], group_N: Sequence[int]) -> Evaluation:
-        """Score a batch.
+        """Score a batch, of one moment of a run.
 
         Args:
             completions: N completions.
-            group_N: the prompt each belongs to; a function that takes ``group_*`` is called once for each prompt.
+            group_N: the prompt each belongs to; a function that takes ``group_*`` is called once for each prompt, with
+                those of its completions that the objective applies to.
+
+        Returns:
+            The rewards: without objectives of ``split: val`` where the completions are trained on.
 
         Raises:
-            CtwaError: an objective could not score more than ``max_unscored`` of the batch, or anything at all with
-                ``on_failure: stop``; one line for each such objective. Raised early where waiting for the rest would
-                take long: after too many timeouts or crashes.
+            CtwaError: an objective could not score more than ``max_unscored`` of what it applies to, or anything at all
+                with ``on_failure: stop``; one line for each such objective. Raised early where waiting for the rest
+                would take long: after too many timeouts or crashes.
         """
         names = tuple(self._objectives)
         chunks = plan(self._objectives, self._pool.contracts, completions, group_N, self._num_workers)
         outcomes: dict[str, dict[int, Outcome]] = {name: {} for name in names}
         num_slow = Counter[str]()
-        allowed = self._max_unscored * len(completions)
+        allowed = {name: self._max_unscored * num for name, num in _num_called(chunks, names).items()}
         with closing(self._pool.run(chunks)) as calls:
             for call, call_outcomes in calls:
                 name = names[call.function]
-                outcomes[name].update(zip(call.rows, call_outcomes, strict=True))
-                reasons = [outcome.reason for outcome in call_outcomes]
+                taken = [self._objectives[name].taken(outcome) for outcome in call_outcomes]
+                outcomes[name].update(zip(call.rows, taken, strict=True))
+                reasons = [outcome.reason for outcome in taken]
                 num_slow[name] += sum(reason in ("timeout", "crashed") for reason in reasons)
-                if any(reasons) and (self._objectives[name].on_failure == "stop" or num_slow[name] > allowed):
+                if any(reasons) and (self._objectives[name].on_failure == "stop" or num_slow[name] > allowed[name]):
                     raise CtwaError(self._complaint(name, outcomes[name], completions))
 
         failures, complaints = [], []
@@ -149,7 +163,7 @@ class RewardEvaluator:
                 for row, outcome in sorted(outcomes[name].items())
                 if outcome.reason is not None
             ]
-            if len(failed) > allowed:
+            if len(failed) > self._max_unscored * _num_applicable(outcomes[name]):
                 complaints.append(self._complaint(name, outcomes[name], completions))
             failures += failed
         if complaints:
@@ -158,7 +172,11 @@ class RewardEvaluator:
         for chunk in chunks:
             seconds[names[chunk.function]] += chunk.seconds
         rows = range(len(completions))
-        columns = {name: [outcomes[name][row].value for row in rows] for name in names}
+        columns = {
+            name: [outcomes[name].get(row, _NOT_CALLED).reward for row in rows]
+            for name in names
+            if not completions or self._objectives[name].is_seen(completions[0].moment)
+        }
         return Evaluation(RewardMatrix.from_columns(columns), tuple(failures), seconds)
 
     def _complaint(self, name: str, outcomes: Mapping[int, Outcome], completions: Sequence[Completion]) -> str:
@@ -172,11 +190,25 @@ class RewardEvaluator:
             return f"objective '{name}' ({objective.reward_fn}) could not score {first} (on_failure is 'stop')"
         counts = Counter(outcome.reason for outcome in failed.values())
         by_reason = ", ".join(f"{reason} {count}" for reason, count in counts.most_common())
-        at_least = "" if len(outcomes) == len(completions) else "at least "
+        num_waiting = sum(objective.applies(completion) for completion in completions) - len(outcomes)
+        at_least = "at least " if num_waiting else ""
         return (
-            f"objective '{name}' ({objective.reward_fn}) could not score {at_least}{len(failed)} of {len(completions)} "
-            f"completions ({by_reason}), more than max_unscored={self._max_unscored:g} allows; first {first}"
+            f"objective '{name}' ({objective.reward_fn}) could not score {at_least}{len(failed)} of "
+            f"{num_waiting + _num_applicable(outcomes)} completions ({by_reason}), more than "
+            f"max_unscored={self._max_unscored:g} allows; first {first}"
         )
+
+
+def _num_called(chunks: Sequence[Chunk], names: Sequence[str]) -> dict[str, int]:
+    """How many completions each objective's function is called on."""
+    num_called = dict.fromkeys(names, 0)
+    for chunk in chunks:
+        num_called[names[chunk.function]] += sum(len(call.rows) for call in chunk.calls)
+    return num_called
+
+
+def _num_applicable(outcomes: Mapping[int, Outcome]) -> int:
+    return sum(outcome.applies for outcome in outcomes.values())
 
 
 def load_contracts(objectives: Mapping[str, ObjectiveConfig]) -> dict[str, Contract]:
@@ -205,22 +237,26 @@ def plan(
     group_N: Sequence[int],
     num_workers: int,
 ) -> list[Chunk]:
-    """Cut the calls of a batch into chunks. Async functions come first: while they wait, the others run."""
-    rows_by_group: dict[int, list[int]] = {}
-    for row, (_, group) in enumerate(zip(completions, group_N, strict=True)):
-        rows_by_group.setdefault(int(group), []).append(row)
+    """Cut the calls of a batch into chunks, each function on the completions that its objective applies to.
+
+    Async functions come first: while they wait, the others run.
+    """
     chunks = []
     for index, (objective, contract) in enumerate(zip(objectives.values(), contracts, strict=True)):
+        rows_by_group: dict[int, list[int]] = {}
+        for row, (completion, group) in enumerate(zip(completions, group_N, strict=True)):
+            if objective.applies(completion):
+                rows_by_group.setdefault(int(group), []).append(row)
         if contract.is_group:
             rows_of_calls = [tuple(rows) for rows in rows_by_group.values()]
         else:
-            rows_of_calls = [(row,) for row in range(len(completions))]
+            rows_of_calls = [(row,) for row in sorted(row for rows in rows_by_group.values() for row in rows)]
         calls = []
         for rows in rows_of_calls:
             arguments = {**contract.collect([completions[row] for row in rows]), **objective.kwargs}
             calls.append(Call(index, pickle.dumps(arguments, pickle.HIGHEST_PROTOCOL), rows))
         share = -(-len(calls) // num_workers)
-        size = min(share, MAX_ASYNC_CHUNK if contract.is_async else MAX_CHUNK)
+        size = min(max(share, 1), MAX_ASYNC_CHUNK if contract.is_async else MAX_CHUNK)
         chunks += [
             Chunk(index, objective.timeout, contract.is_async, calls[start : start + size])
             for start in range(0, len(calls), size)
