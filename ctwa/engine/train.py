@@ -121,15 +121,17 @@ class MultiObjectiveTrainer(Trainer):
         return step.metrics | {f"time/{phase}": seconds for phase, seconds in step.seconds.items()}
 
     def sample(self, step: Step) -> None:
-        """Complete the next prompts."""
+        """Complete the next prompts; each one's completions are scored from when they are there."""
         step.batch, step.metrics = self.sampler.next_rows(step.number)
 
     def score(self, step: Step) -> None:
-        """Evaluate the objectives on the completions."""
+        """Wait for the last rewards of the completions."""
         step.rows, step.metrics["rollout/missing_rows"] = self.sampler.in_order(step.batch)
         scored = self.sampler.score(step.rows)
         step.rollout = scored.rollout
         step.metrics |= scored.evaluation.metrics() | self.sampler.learn_lengths(scored)
+        step.metrics[key_of.HIDDEN_SECONDS] = scored.evaluation.hidden_seconds
+        step.metrics[key_of.WAITED_SECONDS] = scored.evaluation.waited_seconds
         self.recorder.samples(step.number, scored.completions, scored.evaluation, split="train")
 
     def measure_last_update(self, step: Step) -> None:
@@ -234,6 +236,8 @@ class MultiObjectiveTrainer(Trainer):
         metrics: dict[str, Any] = {
             key_of.VALIDATION_LENGTH: sum(scored.lengths_N) / len(scored.lengths_N),
             "val_rollout/missing_rows": missing,
+            key_of.VALIDATION_HIDDEN_SECONDS: scored.evaluation.hidden_seconds,
+            key_of.VALIDATION_WAITED_SECONDS: scored.evaluation.waited_seconds,
         }
         names = scored.evaluation.matrix.names
         for name in names:
