@@ -8,11 +8,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+import ctwa
 from ctwa.errors import CtwaError
+
+Reward = float | Literal["not_applicable"] | None
+"""One entry of a `RewardMatrix`: None was not scored, `ctwa.NOT_APPLICABLE` did not have to be."""
 
 
 @dataclass(frozen=True)
@@ -23,16 +28,21 @@ class RewardMatrix:
         names: the M objective names; column m belongs to ``names[m]``.
         rewards_NM: float64; an entry that was not scored is 0.0 and must be read through ``scored_NM``.
         scored_NM: bool, True where the reward function gave a finite number.
+        applicable_NM: bool, True where the objective applies to the completion; by default it does everywhere. What
+            applies and was not scored is a failure; what does not apply is none, and is never scored.
 
     Raises:
-        CtwaError: shapes or dtypes disagree, a name occurs twice, or a scored entry is not finite.
+        CtwaError: shapes or dtypes disagree, a name occurs twice, or a scored entry is not finite or does not apply.
     """
 
     names: tuple[str, ...]
     rewards_NM: Tensor
     scored_NM: Tensor
+    applicable_NM: Tensor = None  # type: ignore[assignment]  # until it is made
 
     def __post_init__(self) -> None:
+        if self.applicable_NM is None:
+            object.__setattr__(self, "applicable_NM", torch.ones_like(self.scored_NM, dtype=torch.bool))
         if len(set(self.names)) != len(self.names):
             raise CtwaError(f"objective names must differ, got {list(self.names)}; rename the one that is repeated")
         if self.rewards_NM.dim() != 2 or self.rewards_NM.shape[1] != len(self.names):
@@ -40,11 +50,12 @@ class RewardMatrix:
                 f"rewards have shape {tuple(self.rewards_NM.shape)} for {len(self.names)} objectives; "
                 "pass one row a completion and one column an objective"
             )
-        if self.scored_NM.shape != self.rewards_NM.shape or self.scored_NM.dtype != torch.bool:
-            raise CtwaError(
-                f"scored_NM is {self.scored_NM.dtype} of shape {tuple(self.scored_NM.shape)}; "
-                f"pass a bool tensor of the rewards' shape {tuple(self.rewards_NM.shape)}"
-            )
+        for name, mask_NM in {"scored_NM": self.scored_NM, "applicable_NM": self.applicable_NM}.items():
+            if mask_NM.shape != self.rewards_NM.shape or mask_NM.dtype != torch.bool:
+                raise CtwaError(
+                    f"{name} is {mask_NM.dtype} of shape {tuple(mask_NM.shape)}; "
+                    f"pass a bool tensor of the rewards' shape {tuple(self.rewards_NM.shape)}"
+                )
         if self.rewards_NM.dtype != torch.float64:
             raise CtwaError(f"rewards_NM is {self.rewards_NM.dtype}; pass float64")
         bad_NM = self.scored_NM & ~self.rewards_NM.isfinite()
@@ -54,28 +65,39 @@ class RewardMatrix:
                 f"objective '{self.names[column]}' has the reward {float(self.rewards_NM[row, column])} in row {row}; "
                 "mark it as not scored"
             )
+        if (self.scored_NM & ~self.applicable_NM).any():
+            row, column = (int(i) for i in (self.scored_NM & ~self.applicable_NM).nonzero()[0])
+            raise CtwaError(
+                f"objective '{self.names[column]}' has a reward in row {row}, which it does not apply to; "
+                "mark it as not scored"
+            )
         # Whatever stood in an entry that was not scored (NaN, say) must not reach a sum.
         object.__setattr__(self, "rewards_NM", torch.where(self.scored_NM, self.rewards_NM, 0.0))
 
     @classmethod
-    def from_columns(cls, columns: Mapping[str, Sequence[float | None]]) -> RewardMatrix:
-        """Build the matrix from ``name -> N values``; None, NaN and infinities become entries that were not scored."""
-        nan = float("nan")
-        values_MN = [[nan if value is None else float(value) for value in column] for column in columns.values()]
+    def from_columns(cls, columns: Mapping[str, Sequence[Reward]]) -> RewardMatrix:
+        """Build the matrix from ``name -> N values``.
+
+        None, NaN and infinities become entries that were not scored, `ctwa.NOT_APPLICABLE` those that do not apply.
+        """
+        nan, none = float("nan"), (None, ctwa.NOT_APPLICABLE)
+        values_MN = [[nan if value in none else float(value) for value in column] for column in columns.values()]
         if len({len(column) for column in values_MN}) > 1:
             lengths = {name: len(column) for name, column in columns.items()}
             raise CtwaError(f"objectives have different numbers of rewards {lengths}; give one reward a completion")
         rewards_NM = torch.tensor(values_MN, dtype=torch.float64).T
-        return cls(tuple(columns), rewards_NM, rewards_NM.isfinite())
+        applies_MN = [[value != ctwa.NOT_APPLICABLE for value in column] for column in columns.values()]
+        return cls(tuple(columns), rewards_NM, rewards_NM.isfinite(), torch.tensor(applies_MN, dtype=torch.bool).T)
 
-    def to_columns(self) -> dict[str, list[float | None]]:
-        """``name -> N values``, None for an entry that was not scored: what `from_columns` takes."""
-        return {
-            name: [
-                value if scored else None for value, scored in zip(values_N.tolist(), scored_N.tolist(), strict=True)
+    def to_columns(self) -> dict[str, list[Reward]]:
+        """``name -> N values``: what `from_columns` takes."""
+        columns: dict[str, list[Reward]] = {}
+        for name, *of_rows_N in zip(self.names, self.rewards_NM.T, self.scored_NM.T, self.applicable_NM.T, strict=True):
+            rows = zip(*(each_N.tolist() for each_N in of_rows_N), strict=True)
+            columns[name] = [
+                value if is_scored else None if applies else ctwa.NOT_APPLICABLE for value, is_scored, applies in rows
             ]
-            for name, values_N, scored_N in zip(self.names, self.rewards_NM.T, self.scored_NM.T, strict=True)
-        }
+        return columns
 
     def column(self, name: str) -> tuple[Tensor, Tensor]:
         """``(rewards_N, scored_N)`` of one objective. Raises CtwaError where there is no such objective."""
@@ -83,15 +105,22 @@ class RewardMatrix:
 
     def select(self, names: Sequence[str]) -> RewardMatrix:
         """The same rewards with their columns in the order of ``names``."""
-        rewards_NM = torch.stack([self._column_of(self.rewards_NM, name) for name in names], dim=1)
-        scored_NM = torch.stack([self._column_of(self.scored_NM, name) for name in names], dim=1)
-        return RewardMatrix(tuple(names), rewards_NM, scored_NM)
+        of_rows_NM = (self.rewards_NM, self.scored_NM, self.applicable_NM)
+        return RewardMatrix(
+            tuple(names),
+            *(torch.stack([self._column_of(each_NM, name) for name in names], dim=1) for each_NM in of_rows_NM),
+        )
+
+    def applicable(self, name: str) -> Tensor:
+        """Bool (N,), the completions that an objective applies to. Raises CtwaError where there is none of the name."""
+        return self._column_of(self.applicable_NM, name)
 
     def filled_NM(self, group_N: Tensor) -> Tensor:
         """The rewards with a neutral value where nothing was scored, so that the scalar score neither gains nor loses.
 
         Neutral is the objective's mean over the scored completions of the same prompt; where a prompt has none,
-        its mean over the batch; where the batch has none, 0.
+        its mean over the batch; where the batch has none, 0. That holds for what could not be scored as for what the
+        objective does not apply to.
 
         Args:
             group_N: int64, the prompt each row belongs to.

@@ -25,10 +25,10 @@ FEASIBILITY = "ctwa/feasibility"
 
 # fmt: off
 TRAINING = frozenset((
-    "actor", "clip", "covariance", "critic", "global_seqlen", "gradient", "num_turns", "objective", "perf",
-    "prompt_length", "response", "response_length", "response_length_non_aborted", "rewards", "rollout",
-    "rollout_corr", "time", "tool_call_counts", "training", "val", "val_rewards", "val_rollout", "val_standard_error",
-    "variance_proxy", "weight",
+    "actor", "clip", "correlation", "covariance", "critic", "global_seqlen", "gradient", "num_turns", "objective",
+    "perf", "prompt_length", "response", "response_length", "response_length_non_aborted", "rewards", "rollout",
+    "rollout_corr", "time", "tool_call_counts", "training", "val", "val_rewards", "val_rollout", "val_shaped",
+    "val_standard_error", "variance_proxy", "weight",
 ))
 # fmt: on
 """The families of the training and of its diagnostics, for every method."""
@@ -39,6 +39,11 @@ _SINCE_SCHEMA_2 = {"ctwa/covariance/": "covariance/", "ctwa/weight/": "weight/"}
 def covariance(name: str) -> str:
     """Within-prompt covariance of an objective's reward with the update."""
     return f"covariance/{name}"
+
+
+def correlation(name: str) -> str:
+    """Within-prompt correlation of an objective's reward with the update."""
+    return f"correlation/{name}"
 
 
 def weight(name: str) -> str:
@@ -56,9 +61,19 @@ def objective_mean(name: str) -> str:
     return objective(name, "mean")
 
 
+def no_signal(name: str) -> str:
+    """The share of a step's prompts whose completions all have the same reward of an objective."""
+    return objective(name, "no_signal_frac")
+
+
 def validation(name: str) -> str:
     """An objective's mean reward on held-out problems."""
     return f"val/{name}"
+
+
+def shaped_validation(name: str) -> str:
+    """The mean of what clips, transforms, scales and gates make of an objective's held-out rewards."""
+    return f"val_shaped/{name}"
 
 
 def validation_error(name: str) -> str:
@@ -110,7 +125,7 @@ def parse(name: str) -> Metric:
     if family in _OBJECTIVE_FIRST:
         first, _, key = rest.rpartition("/")
         return Metric(family, key, first)
-    if family in ("covariance", "weight", "val", "val_standard_error"):
+    if family in ("correlation", "covariance", "weight", "val", "val_shaped", "val_standard_error"):
         return Metric(family, "", rest)
     key, _, first = rest.partition("/")
     return Metric(family, key, first)

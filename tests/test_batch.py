@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+import ctwa
 from ctwa.batch import RewardMatrix
 from ctwa.errors import CtwaError
 
@@ -65,3 +66,14 @@ def test_columns_of_different_lengths_are_refused():
 def test_single_precision_is_refused():
     with pytest.raises(CtwaError, match="pass float64"):
         RewardMatrix(("a",), torch.ones(1, 1), torch.ones(1, 1).bool())
+
+
+def test_what_does_not_apply_is_told_from_what_failed() -> None:
+    columns = {"a": [1.0, None, ctwa.NOT_APPLICABLE], "b": [ctwa.NOT_APPLICABLE, 2.0, 3.0]}
+    matrix = RewardMatrix.from_columns(columns)
+    assert matrix.applicable_NM.tolist() == [[True, False], [True, True], [False, True]]
+    assert matrix.scored_NM.tolist() == [[True, False], [False, True], [False, True]]
+    assert matrix.to_columns() == columns
+    assert matrix.select(["b", "a"]).applicable("a").tolist() == [True, True, False]
+    with pytest.raises(CtwaError, match="objective 'a' has a reward in row 0, which it does not apply to"):
+        RewardMatrix(("a",), torch.ones(1, 1).double(), torch.ones(1, 1).bool(), torch.zeros(1, 1).bool())

@@ -39,7 +39,8 @@ def diagnostics(update: Update) -> dict[str, float]:
 
     Returns:
         ``covariance/<name>``: the covariance of the reward with the completion weight; positive where the update
-        raises the objective. ``rollout/usable_groups``: the share of prompt groups it was measured on.
+        raises the objective. ``correlation/<name>``: the same in standard deviations of both, over the prompts where
+        the reward varies. ``rollout/usable_groups``: the share of prompt groups it was measured on.
         ``clip/fraction``, ``clip/mass``, ``clip/distortion``, ``clip/bound/<name>``: see ``Distortion``.
         What was not observed is left out.
     """
@@ -52,9 +53,9 @@ def diagnostics(update: Update) -> dict[str, float]:
     clipped = token_weights(*measured, update.clip, rollout.correction_NT)
     unclipped = token_weights(*measured, ClipRange.none(), rollout.correction_NT)
     completions = completion_weights(clipped)
-    covariance = within_prompt_covariance(
-        rewards_NM, completions.weight_N[:, None], scored_NM & completions.valid_N[:, None], rollout.group_N
-    )
+    columns = (rewards_NM, completions.weight_N[:, None], scored_NM & completions.valid_N[:, None], rollout.group_N)
+    covariance = within_prompt_covariance(*columns)
+    correlation = within_prompt_covariance(*columns, correlation=True)
     distortion = clipping_distortion(unclipped, clipped, rewards_NM, scored_NM, rollout.group_N)
     metrics = {
         key_of.USABLE_GROUPS: covariance.usable_fraction,
@@ -64,5 +65,6 @@ def diagnostics(update: Update) -> dict[str, float]:
     }
     for column, name in enumerate(names):
         metrics[key_of.covariance(name)] = float(covariance.mean_D[column])
+        metrics[key_of.correlation(name)] = float(correlation.mean_D[column])
         metrics[key_of.clip_bound(name)] = float(distortion.bound_M[column])
     return finite(metrics)

@@ -19,6 +19,7 @@ from ctwa.engine.pairs.data import load_policy
 from ctwa.engine.recorder import Recorder
 from ctwa.engine.sampling import Sampler
 from ctwa.errors import CtwaError
+from ctwa.objectives.completion import Moment
 from ctwa.preference.caid import implicit_reward
 from ctwa.preference.log_probs import continuation_log_probs
 from ctwa.run.jsonl import write_atomically
@@ -120,7 +121,7 @@ class PolicySampler:
 
     def sample(self, seed_name: str, *, step: int) -> Samples:
         """Of the policy after a step; the replicas make room for training afterwards."""
-        rows, _ = self.sampler.held_out(step, seed_name)
+        rows, _ = self.sampler.held_out(step, Moment(step=step), seed_name)
         self.sampler.session.sleep()
         scored = self.sampler.score(rows)
         data = rows.read("prompts", "responses")
@@ -129,7 +130,7 @@ class PolicySampler:
         rows.clear()
         self.recorder.samples(step, scored.completions, scored.evaluation, split="held-out")
         num_samples = int(self.config.actor_rollout_ref.rollout.val_kwargs.n)
-        matrix = scored.evaluation.matrix
+        matrix = scored.shaped.matrix
         scores = dict(zip(matrix.names, matrix.filled_NM(scored.rollout.group_N).unbind(1), strict=True))
         if self._policies:
             scores |= self._implicit_scores(list(zip(prompts, responses, strict=True)))

@@ -20,6 +20,9 @@ REWARD = "reward"
 """The trace's name of the weighted sum of all that is no constraint."""
 
 
+_OF_SOME_ROWS = ("applies_to", "none", "split", "every")
+
+
 class CaidSettings(Settings):
     """The ``ctwa`` node of the config: that of ``ctwa train``, and what the iterations want.
 
@@ -71,6 +74,11 @@ def read_caid_settings(config: DictConfig, data: RunData | None = None) -> CaidS
     settings = read_settings(config, CaidSettings)
     if REWARD in settings.names:
         raise CtwaError(f"{REWARD!r} is the weighted sum in the trace of ctwa caid: give that objective another name")
+    if settings.rewards.standardise != "none":
+        raise CtwaError(
+            f"ctwa.rewards.standardise={settings.rewards.standardise}: thresholds are in the units of the rewards, "
+            "which ctwa caid therefore leaves as they are; write none"
+        )
     if unknown := sorted(settings.caid.thresholds.keys() - set(settings.names)):
         raise CtwaError(f"ctwa.caid.thresholds names {unknown}, which score nothing; write some of {settings.names}")
     if not any(settings.reward_weights.values()):
@@ -78,6 +86,12 @@ def read_caid_settings(config: DictConfig, data: RunData | None = None) -> CaidS
             f"ctwa.caid.thresholds names all of {settings.names} (or the others have no weight): leave one out, which "
             "is the reward"
         )
+    for name, objective in settings.objectives.items():
+        if own := [key for key in _OF_SOME_ROWS if key in objective.model_fields_set]:
+            raise CtwaError(
+                f"ctwa.objectives.{name}.{own[0]}: ctwa caid asks every objective about every prompt, for its "
+                "thresholds are on the mean of all: leave it out, and give prompts that all objectives apply to"
+            )
     num_samples = config.actor_rollout_ref.rollout.val_kwargs.n
     possible = num_samples * (num_samples - 1) // 2
     if settings.pairs_per_prompt > possible:

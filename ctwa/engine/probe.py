@@ -110,7 +110,7 @@ def build_probe(config: DictConfig, settings: Settings, scalarizer: Scalarizer) 
     """
     return ProbeMeter(
         settings.probe_source(scalarizer.requirements),
-        tuple(settings.objectives),
+        tuple(settings.trained),
         num_seen_prompts=config.data.train_batch_size - config.actor_rollout_ref.actor.ppo_mini_batch_size,
         num_held_out=settings.diagnostics.held_out_prompts,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,16 +22,23 @@ from ctwa.engine.settings import Settings
 from ctwa.engine.verl.rows import Prompts, check_outputs, num_missing, place_of, prompt_name
 from ctwa.engine.verl.session import Session
 from ctwa.engine.verl.transfer import QueuedRows
-from ctwa.objectives.completion import Completion
+from ctwa.objectives.completion import Completion, Moment
 from ctwa.objectives.evaluator import Evaluation, RewardEvaluator, Scoring
+from ctwa.objectives.shaping import Shaped
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Completions and what they were scored, in the order of their rows."""
+    """Completions and what they were scored, in the order of their rows.
+
+    Attributes:
+        evaluation: what the reward functions returned.
+        shaped: what is made of it (``ctwa.objectives.shaping``); the rollout's rewards.
+    """
 
     completions: list[Completion]
     evaluation: Evaluation
+    shaped: Shaped
     rollout: Rollout
 
     @property
@@ -56,25 +63,32 @@ class Sampler:
         self.session = session
         self.evaluator = evaluator
         self.reference_length = settings.build_reference_length()
+        self.shaping = settings.build_shaping()
         self._max_missing = max_missing
         self._prompts = Prompts(settings.seed)
         self._end_tokens = session.end_tokens()
         self._scoring: Scoring | None = None
+        self._moment = Moment()
         self._num_samples = 0
         self._completions: dict[int, Completion] = {}
 
-    def next_rows(self, step: int) -> tuple[KVBatchMeta, dict[str, Any]]:
-        """Complete the next prompts to train on; returns their completions in the transfer queue, and metrics."""
+    def next_rows(self, step: int, moment: Moment) -> tuple[KVBatchMeta, dict[str, Any]]:
+        """Complete the next prompts to train on; returns their completions in the transfer queue, and metrics.
+
+        Args:
+            step: that trains on them.
+            moment: what the reward functions are told of it.
+        """
         self._prompts.clear()
         chunks = [
             self._prompts.name(columns, "train", step, f"train/{step}") for columns in self.session.next_prompts()
         ]
-        self._begin(self.session.config.actor_rollout_ref.rollout.n)
+        self._begin(moment, self.session.config.actor_rollout_ref.rollout.n)
         return self.session.complete(chunks, "train", step=step, arrived=lambda keys: self._submit(keys, "train"))
 
-    def _begin(self, num_samples: int) -> None:
+    def _begin(self, moment: Moment, num_samples: int) -> None:
         """Score what comes from now on, ``num_samples`` completions of each prompt that was named."""
-        self._num_samples = num_samples
+        self._moment, self._num_samples = moment, num_samples
         self._completions = {}
         self._scoring = self.evaluator.begin(len(self._prompts.rows) * num_samples)
 
@@ -100,6 +114,7 @@ class Sampler:
                 response_tokens=length,
                 reference_tokens=reference,
                 finished=response[-1] in self._end_tokens if response else False,
+                moment=self._moment,
             )
             for key, text, response, length, reference in zip(keys, texts, responses, lengths, references, strict=True)
         ]
@@ -118,7 +133,7 @@ class Sampler:
         rows = QueuedRows(sorted(batch.keys, key=place_of), batch.partition_id)
         return rows, num_missing(len(rows), num_asked, limit=self._max_missing)
 
-    def held_out(self, step: int, seed_name: str) -> tuple[QueuedRows, int]:
+    def held_out(self, step: int, moment: Moment, seed_name: str) -> tuple[QueuedRows, int]:
         """Complete the held-out prompts with the policy after a step; the rows in order, and how many are missing.
 
         Raises:
@@ -128,7 +143,7 @@ class Sampler:
         session.wake(step)
         self._prompts.clear()
         chunks = [self._prompts.name(columns, "val", step, seed_name) for columns in session.val_dataloader]
-        self._begin(session.config.actor_rollout_ref.rollout.val_kwargs.n)
+        self._begin(moment, session.config.actor_rollout_ref.rollout.val_kwargs.n)
         # A reference length that begins at the mean of these completions is not known before the last of them.
         is_known = step > 0 or self.reference_length is None or self.reference_length.is_known
 
@@ -161,7 +176,8 @@ class Sampler:
         prompts_N = torch.tensor([place_of(key)[0] for key in rows.keys])
         group_N = prompts_N.unique(return_inverse=True)[1]
         mask_NT = rows.read("response_mask")["response_mask"].to_padded_tensor(0)
-        return Scored(completions, evaluation, Rollout(evaluation.matrix, group_N, mask_NT))
+        shaped = self.shaping.shape(evaluation.matrix, group_N, train=self._moment.split == "train")
+        return Scored(completions, evaluation, shaped, Rollout(shaped.matrix, group_N, mask_NT))
 
     def learn_lengths(self, scored: Scored) -> dict[str, float]:
         """Let the reference length follow a step's completions; their lengths as metrics."""
@@ -172,14 +188,19 @@ class Sampler:
             "response_length/finished_frac": float(np.mean([each.finished for each in scored.completions])),
         }
 
-    def state_dict(self) -> dict[str, Any] | None:
-        """The reference length's state; None without one."""
-        return None if self.reference_length is None else self.reference_length.state_dict()
+    def state_dict(self) -> dict[str, Any]:
+        """The reference length's state, None without one, and the shaping's."""
+        reference = self.reference_length
+        return {
+            "reference_length": None if reference is None else reference.state_dict(),
+            "shaping": self.shaping.state_dict(),
+        }
 
-    def load_state_dict(self, state: dict[str, Any] | None) -> None:
-        """Restore what ``state_dict`` gave."""
-        if self.reference_length is not None and state is not None:
-            self.reference_length.load_state_dict(state)
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what ``state_dict`` gave, among the state of others."""
+        if self.reference_length is not None and state["reference_length"] is not None:
+            self.reference_length.load_state_dict(state["reference_length"])
+        self.shaping.load_state_dict(state.get("shaping"))  # absent where nothing could be shaped yet
 
 
 def validation_metrics(name: str, values: Tensor) -> dict[str, float]:

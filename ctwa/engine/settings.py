@@ -11,8 +11,9 @@ from pydantic import AfterValidator, Field
 from ctwa.batch import ClipRange
 from ctwa.errors import CtwaError, did_you_mean
 from ctwa.models.locate import locate
-from ctwa.objectives.config import Objectives
+from ctwa.objectives.config import ObjectiveConfig, Objectives, trained
 from ctwa.objectives.reference import ReferenceConfig, ReferenceLength, build_reference
+from ctwa.objectives.shaping import Shaping, Standardise
 from ctwa.run.alarms import AlarmKind, AlarmLimits
 from ctwa.scalarizers.base import Requirements, Scalarizer
 from ctwa.scalarizers.registry import MethodConfig, build_scalarizer
@@ -28,10 +29,13 @@ class RewardSettings(StrictModel):
     Attributes:
         num_workers: processes beside the trainer that run them.
         max_unscored: the share of a batch that an objective may fail to score before the run stops.
+        standardise: bring rewards of unlike scale to mean 0 and standard deviation 1 before the method sees them:
+            ``batch`` over a step's completions, ``running`` over all of training so far, ``none``.
     """
 
     num_workers: Annotated[int, Field(ge=1, le=1024)] = 2
     max_unscored: Annotated[float, Field(ge=0, le=1)] = 0.05
+    standardise: Standardise = "none"
 
 
 class RolloutSettings(StrictModel):
@@ -140,19 +144,28 @@ class Settings(RunSettings):
     clip: ClipRange = Field(exclude=True)
     scale_invariant: bool = Field(exclude=True)
 
+    @property
+    def trained(self) -> dict[str, ObjectiveConfig]:
+        """The objectives that the method sees: all but those that are only evaluated."""
+        return trained(self.objectives)
+
     def build_scalarizer(self) -> Scalarizer:
         """The method, at its initial weights.
 
         Raises:
             CtwaError: names that do not agree, or a method that the estimator does not allow.
         """
-        weights = {name: objective.weight for name, objective in self.objectives.items()}
-        targets = {name: each.target for name, each in self.objectives.items() if each.target is not None}
+        weights = {name: objective.weight for name, objective in self.trained.items()}
+        targets = {name: each.target for name, each in self.trained.items() if each.target is not None}
         return build_scalarizer(self.method, weights, targets=targets, scale_invariant=self.scale_invariant)
 
     def build_reference_length(self) -> ReferenceLength | None:
         """The length that conciseness is measured against, where one is configured."""
         return None if self.reference_length is None else build_reference(self.reference_length)
+
+    def build_shaping(self) -> Shaping:
+        """What is done to rewards before the method sees them."""
+        return Shaping(self.objectives, self.rewards.standardise)
 
     def log_probs_source(self, requirements: Requirements) -> Literal["none", "in_update", "post_update"]:
         """Where the log-probs behind the statistic of an update come from: the method's wish, else the diagnostics'."""

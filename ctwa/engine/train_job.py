@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from omegaconf import DictConfig
 
+from ctwa.engine.checks.applies import coverage_lines
 from ctwa.engine.checks.config import check_config, check_disk, num_steps
 from ctwa.engine.checks.engine import check_with_verl
 from ctwa.engine.checks.look import data_lines
@@ -47,9 +48,10 @@ class TrainJob(Job):
         """With the targets of covariances, where the method has any."""
         scalarizer = self.settings.build_scalarizer()
         targets = scalarizer.covariance_targets
+        weights = {name: objective.weight for name, objective in self.settings.trained.items()}
         objectives = {
-            name: ObjectiveInfo(weight=objective.weight, target=targets.get(name))
-            for name, objective in self.settings.objectives.items()
+            name: ObjectiveInfo(weight=weights.get(name, 0.0), target=targets.get(name))
+            for name in self.settings.objectives
         }
         return {
             "method": self.settings.method.type,
@@ -69,9 +71,12 @@ class TrainJob(Job):
         every = (
             f"every {config.trainer.test_freq} steps, {decoding(config)}; checkpoint every {config.trainer.save_freq}"
         )
+        covered = coverage_lines(self.settings, self.data)
         return [
             line("method", f"{self.settings.method.type}, log-probs of the statistic: {source}"),
             line("objectives", weights),
+            *([line("rewards", "; ".join(shaping))] if (shaping := self.settings.build_shaping().described()) else []),
+            *(line("" if number else "of which", told) for number, told in enumerate(covered)),
             *self.engine_lines(),
             *data_lines(config, self.data),
             line("steps", f"{self.num_steps}, at most {tokens * self.num_steps:,} tokens in all"),
@@ -120,7 +125,7 @@ def _update_passes(config: DictConfig, settings: Settings, scalarizer: Scalarize
     actor, gradients = config.actor_rollout_ref.actor, settings.gradients
     # The KL penalty and the entropy bonus are no objective's: they are differentiated once, by themselves.
     is_shared = bool(actor.use_kl_loss or actor.entropy_coeff)
-    num = len(settings.objectives) + is_shared
+    num = len(settings.trained) + is_shared
     forwards = 1 if gradients.passes == "shared_forward" else num
     if gradients.last_layers is not None:
         measured = f"{forwards} forward and {num} backward through {gradients.last_layers} layers"

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+import ctwa
 from ctwa import metrics as key_of
 from ctwa.data.reading import first_rows
 from ctwa.data.rows import ground_truth_fault
@@ -243,7 +244,8 @@ def ratios(samples: Sequence[Sample], evaluation: Evaluation | None, num_prompts
         for name in evaluation.matrix.names:
             rewards_N, scored_N = (column.numpy() for column in evaluation.matrix.column(name))
             found[key_of.objective_mean(name)] = over_prompts(rewards_N, scored_N.astype(np.float64))
-            found[key_of.objective(name, "scored_frac")] = over_prompts(scored_N)
+            applicable_N = evaluation.matrix.applicable(name).numpy()
+            found[key_of.objective(name, "scored_frac")] = over_prompts(scored_N, applicable_N.astype(np.float64))
     found["response_tokens"] = over_prompts([len(sample.token_ids) for sample in samples])
     found["finished_frac"] = over_prompts([sample.finished for sample in samples])
     return found
@@ -264,7 +266,7 @@ def sample_rows(
             "response": sample.response,
             "response_tokens": len(sample.token_ids),
             "finished": sample.finished,
-            "rewards": {name: values_N[n] for name, values_N in columns.items()},
+            "rewards": {name: values_N[n] for name, values_N in columns.items() if values_N[n] != ctwa.NOT_APPLICABLE},
         }
         for n, sample in enumerate(samples)
     ]

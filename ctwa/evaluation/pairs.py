@@ -73,7 +73,7 @@ def make_pairs(samples: Path, out: Path, *, model: str | None = None, per_prompt
 
 
 def _of_model(records: Sequence[dict[str, Any]], model: str | None, path: Path) -> Iterable[dict[str, Any]]:
-    if not records or not records[0].get("rewards"):
+    if not any(record.get("rewards") for record in records):
         raise CtwaError(f"{path} has no rewards: give the samples of an evaluation with generation.objectives")
     names = list(dict.fromkeys(record["model"] for record in records))
     if model is None and len(names) > 1:
@@ -109,9 +109,9 @@ def _pairs_of(completions: Sequence[Mapping[str, Any]], most: int, rng: random.R
 
 
 def labels_of(first: Mapping[str, float | None], second: Mapping[str, float | None]) -> dict[str, int]:
-    """By objective +1, -1 or 0; 0 also where it could not score one of the two."""
+    """By objective +1, -1 or 0; 0 also where it could not score one of the two, or does not apply to one."""
     labels = {}
-    for name, ours in first.items():
-        theirs = second[name]
+    for name in dict.fromkeys((*first, *second)):
+        ours, theirs = first.get(name), second.get(name)
         labels[name] = 0 if ours is None or theirs is None else int(ours > theirs) - int(ours < theirs)
     return labels

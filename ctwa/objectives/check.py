@@ -94,8 +94,14 @@ class CheckResult:
 
     @property
     def unscored_frac(self) -> float:
-        """The share of completions without a value."""
-        return sum(item.outcome.value is None for item in self.checked) / len(self.checked)
+        """The share of completions without a value, of those that the function says it applies to."""
+        applicable = [item.outcome for item in self.checked if item.outcome.applies]
+        return sum(outcome.value is None for outcome in applicable) / max(len(applicable), 1)
+
+    @property
+    def has_scored(self) -> bool:
+        """Whether there is any value."""
+        return any(item.outcome.value is not None for item in self.checked)
 
 
 def check_reward(
@@ -190,7 +196,7 @@ def render(result: CheckResult) -> RenderableType:
         outcomes = [item.outcome for item in result.checked if item.kind == kind]
         values = [outcome.value for outcome in outcomes if outcome.value is not None]
         milliseconds = [1000 * outcome.seconds for outcome in outcomes]
-        counts = Counter(outcome.reason for outcome in outcomes if outcome.reason is not None)
+        counts = Counter(why for outcome in outcomes if (why := _why_not(outcome)) is not None)
         summary.add_row(
             kind,
             str(len(outcomes)),
@@ -210,7 +216,7 @@ def render(result: CheckResult) -> RenderableType:
             item.kind,
             Text(shortened(" ".join(item.completion.response.split()), 60)),
             Text(shortened(str(item.completion.ground_truth), 30)),
-            Text(f"{outcome.value:g}" if outcome.value is not None else f"{outcome.reason}: {outcome.text}"),
+            Text(_in_words(outcome)),
         )
     notes = [*result.notes, "ms is the median time of a call"]
     different = {item.outcome.value for item in result.checked if item.outcome.value is not None}
@@ -226,11 +232,22 @@ def render(result: CheckResult) -> RenderableType:
         )
     if any(item.outcome.reason == "none" for item in result.checked):
         notes.append(
-            "None leaves a completion out, as one that is not this reward's: it has no part in the reward's statistics,"
-            " and the mean of its prompt in the score; ctwa.rewards.max_unscored is the share of a batch that any"
-            " reward may leave out, failures included"
+            "None says that a completion could not be scored: it has no part in the reward's statistics, and the mean"
+            " of its prompt in the score; ctwa.rewards.max_unscored is the share of a batch for which that may be so."
+            " Where None means that the completion is not this reward's, write none: not_applicable at the objective"
         )
     return Group(summary, listing, *(Text(f"- {note}") for note in notes))
+
+
+def _in_words(outcome: Outcome) -> str:
+    if outcome.value is not None:
+        return f"{outcome.value:g}"
+    return f"{outcome.reason}: {outcome.text}" if outcome.applies else "not applicable"
+
+
+def _why_not(outcome: Outcome) -> str | None:
+    """Why there is no value."""
+    return outcome.reason if outcome.applies else "not applicable"
 
 
 def main(
@@ -303,7 +320,7 @@ def main(
         )
         console.print(render(results[name]))
     # The probes are no model's: what they have in common says nothing of training. Nor does what scored nothing.
-    scored = {name: result for name, result in results.items() if result.unscored_frac < 1}
+    scored = {name: result for name, result in results.items() if result.has_scored}
     if scored and (chosen is not None or "response" in rows[0]) and (found := together(scored)) is not None:
         console.print(render_together(found))
         if targets := overrides(found):

@@ -4,10 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 # The columns of verl's data format that have a name of their own; whatever else a row has is `row`.
 _NAMED_COLUMNS = ("prompt", "data_source", "reward_model", "extra_info")
+
+
+Split = Literal["train", "val"]
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When in a run completions were sampled, and what for.
+
+    Attributes:
+        split: ``train`` for those that are trained on, ``val`` for those that are measured alone.
+        step: the step that trains on them, from 1; of a validation the steps made before it. None outside of a run.
+        progress: the share of the run's steps that were made before, from 0 to 1; 1 outside of a run.
+    """
+
+    split: Split = "val"
+    step: int | None = None
+    progress: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -24,6 +42,7 @@ class Completion:
         reference_tokens: the length conciseness is measured against, in tokens; None where there is none.
         finished: the completion ended by itself, not at the length limit.
         row: the data set's other columns.
+        moment: when in the run it was sampled.
     """
 
     response: str
@@ -35,6 +54,16 @@ class Completion:
     reference_tokens: float | None
     finished: bool
     row: dict[str, Any]
+    moment: Moment = Moment()
+
+    def column(self, name: str) -> Any:
+        """What the data set has in a column or, where there is no such column, under that key of ``extra_info``.
+
+        None where it has neither.
+        """
+        if name == "data_source":
+            return self.data_source
+        return self.row[name] if name in self.row else self.extra_info.get(name)
 
     @classmethod
     def from_row(
@@ -45,6 +74,7 @@ class Completion:
         response_tokens: int,
         reference_tokens: float | None = None,
         finished: bool = True,
+        moment: Moment = Moment(),
     ) -> Completion:
         """A completion of a row of a data set in verl's format (`ctwa.data.rows` says what is wrong with one)."""
         return cls(
@@ -57,6 +87,7 @@ class Completion:
             reference_tokens=reference_tokens,
             finished=finished,
             row={column: value for column, value in row.items() if column not in _NAMED_COLUMNS},
+            moment=moment,
         )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import ctwa
 from ctwa.errors import CtwaError, did_you_mean
 from ctwa.objectives.completion import Completion
 
@@ -30,12 +31,18 @@ MAX_TEXT = 300  # characters of an exception or a value that a message repeats
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one call gave for one completion: a finite value, or None and the reason."""
+    """What one call gave for one completion: a finite value; None and the reason; or None where it does not apply."""
 
     value: float | None
     reason: Reason | None = None
     text: str = ""
     seconds: float = 0.0
+    applies: bool = True
+
+    @property
+    def reward(self) -> float | Literal["not_applicable"] | None:
+        """The entry of the reward matrix."""
+        return self.value if self.applies else ctwa.NOT_APPLICABLE
 
 
 @dataclass(frozen=True)
@@ -135,7 +142,7 @@ def to_outcome(value: Any, seconds: float) -> Outcome:
     """Judge what a reward function returned for one completion.
 
     A finite number counts: Python's, numpy's, or a zero-dimensional array or tensor; of a dict its `score`, as in verl.
-    None says "cannot be scored".
+    None says "cannot be scored", `ctwa.NOT_APPLICABLE` (the text "not_applicable") that it need not be.
     """
     if isinstance(value, Mapping):
         if "score" not in value:
@@ -144,6 +151,8 @@ def to_outcome(value: Any, seconds: float) -> Outcome:
         value = value["score"]
     if value is None:
         return Outcome(None, "none", "the function returned None", seconds)
+    if isinstance(value, str) and value == ctwa.NOT_APPLICABLE:
+        return Outcome(None, seconds=seconds, applies=False)
     if getattr(value, "shape", None) == () and hasattr(value, "item"):
         value = value.item()
     if not isinstance(value, numbers.Real):
@@ -158,10 +167,13 @@ def to_outcome(value: Any, seconds: float) -> Outcome:
 
 
 def to_group_outcomes(values: Any, num_completions: int, seconds: float) -> list[Outcome]:
-    """Judge what a group function returned: a list of one value a completion, or None for "none can be scored"."""
+    """Judge what a group function returned: a list of one value a completion.
+
+    In place of the list, None and `ctwa.NOT_APPLICABLE` say it of every completion.
+    """
     seconds /= num_completions
-    if values is None:
-        return [to_outcome(None, seconds)] * num_completions
+    if values is None or (isinstance(values, str) and values == ctwa.NOT_APPLICABLE):
+        return [to_outcome(values, seconds)] * num_completions
     if hasattr(values, "tolist"):  # numpy, torch
         values = values.tolist()
     if not isinstance(values, list | tuple):

@@ -23,6 +23,7 @@ from ctwa.objectives.loading import resolve_spec
 from ctwa.objectives.messages import Function
 from ctwa.objectives.pool import WorkerPool
 
+_NOT_CALLED = Outcome(None, applies=False)
 _ERROR_REASONS: tuple[Reason, ...] = ("exception", "not_finite", "wrong_type", "crashed")
 
 
@@ -49,7 +50,7 @@ class Evaluation:
 
     Attributes:
         matrix: rewards and what of them was scored.
-        failures: one for each entry that was not scored, by objective, then row.
+        failures: one for each entry that applies and was not scored, by objective, then row.
         seconds: how long workers were busy with each objective.
         hidden_seconds: how long functions ran before the last completion was there.
         waited_seconds: how long they ran after it, and so were waited for.
@@ -62,19 +63,26 @@ class Evaluation:
     waited_seconds: float = 0.0
 
     def metrics(self) -> dict[str, float]:
-        """Per objective: mean and (population) std over what was scored, shares of the batch, seconds."""
+        """Per objective: the share of the batch that it applies to; of this, mean and (population) std over what was
+        scored, and shares of what was scored and was not; seconds.
+
+        What applies to nothing has no mean and no shares.
+        """
         metrics: dict[str, float] = {}
         counts: Counter[tuple[str, str]] = Counter((failure.objective, failure.reason) for failure in self.failures)
-        num_rows = len(self.matrix.rewards_NM)
         for name in self.matrix.names:
             rewards_N, scored_N = self.matrix.column(name)
             rewards = rewards_N[scored_N]
+            num_rows = int(self.matrix.applicable(name).sum())
+            shares = {"applicable_frac": num_rows / len(rewards_N)}
+            if num_rows:
+                shares["scored_frac"] = len(rewards) / num_rows
+                shares["timeout_frac"] = counts[name, "timeout"] / num_rows
+                shares["error_frac"] = sum(counts[name, reason] for reason in _ERROR_REASONS) / num_rows
             if len(rewards):
                 metrics[key_of.objective_mean(name)] = float(rewards.mean())
                 metrics[key_of.objective(name, "std")] = float(rewards.std(correction=0))
-            metrics[key_of.objective(name, "scored_frac")] = len(rewards) / num_rows
-            metrics[key_of.objective(name, "timeout_frac")] = counts[name, "timeout"] / num_rows
-            metrics[key_of.objective(name, "error_frac")] = sum(counts[name, r] for r in _ERROR_REASONS) / num_rows
+            metrics |= {key_of.objective(name, key): share for key, share in shares.items()}
             metrics[key_of.objective(name, "seconds")] = self.seconds[name]
         return metrics
 
@@ -87,7 +95,8 @@ class RewardEvaluator:
     Args:
         objectives: name -> configuration, in the order of the reward matrix's columns.
         num_workers: number of processes.
-        max_unscored: share of a batch that an objective may fail to score before ``evaluate`` raises.
+        max_unscored: share of the completions of a batch that it applies to which an objective may fail to score
+            before ``evaluate`` raises.
 
     Raises:
         CtwaError: a reward function is not found, cannot be imported, or asks for what is not offered.
@@ -137,8 +146,8 @@ class RewardEvaluator:
         """Score a batch whose completions are all there.
 
         Args:
-            completions: N completions.
-            group_N: the prompt each belongs to; a function that takes ``group_*`` is called once for each prompt.
+            completions: N completions, of one moment of a run.
+            group_N: the prompt each belongs to.
 
         Raises:
             CtwaError: as :meth:`Scoring.finish`.
@@ -158,7 +167,7 @@ class Scoring:
         objectives: name -> configuration.
         pool: the workers.
         num_completions: how many are expected.
-        max_unscored: share of the batch that an objective may fail to score.
+        max_unscored: share of what it applies to that an objective may fail to score.
     """
 
     def __init__(
@@ -171,6 +180,7 @@ class Scoring:
         self._max_unscored = max_unscored
         self._completions: dict[int, Completion] = {}
         self._outcomes: dict[str, dict[int, Outcome]] = {name: {} for name in objectives}
+        self._num_uncalled = Counter[str]()  # completions that an objective's function is not called on
         self._num_slow = Counter[str]()
         self._error: BaseException | None = None
         self._queue = CallQueue(kinds(objectives, pool.contracts), pool.num_workers)
@@ -182,15 +192,20 @@ class Scoring:
 
         Args:
             rows: their places in the batch, from 0.
-            completions: as many.
-            group_N: the prompt each belongs to.
+            completions: as many, of one moment of a run.
+            group_N: the prompt each belongs to; a function that takes ``group_*`` is called once for each prompt, with
+                those of its completions that the objective applies to.
 
         Raises:
             CtwaError: as :meth:`check`.
         """
         self.check()
         self._completions.update(zip(rows, completions, strict=True))
-        self._queue.put(plan(self._objectives, self._pool.contracts, rows, completions, group_N))
+        calls = plan(self._objectives, self._pool.contracts, rows, completions, group_N)
+        self._num_uncalled.update(dict.fromkeys(self._names, len(completions)))
+        for call in calls:
+            self._num_uncalled[self._names[call.function]] -= len(call.rows)
+        self._queue.put(calls)
 
     def check(self) -> None:
         """Raise what is already known to end the batch, of all that :meth:`finish` would raise."""
@@ -198,17 +213,22 @@ class Scoring:
             raise self._error
 
     def finish(self) -> Evaluation:
-        """Wait for the last value; what was scored, in the order of the rows.
+        """Wait for the last value.
+
+        Returns:
+            The rewards, in the order of the rows: without objectives of ``split: val`` where the completions are
+            trained on.
 
         Raises:
-            CtwaError: an objective could not score more than ``max_unscored`` of the batch, or anything at all with
-                ``on_failure: stop``; one line for each such objective. Raised early, by ``check`` and ``submit`` too,
-                where waiting for the rest would take long: after too many timeouts or crashes.
+            CtwaError: an objective could not score more than ``max_unscored`` of what it applies to, or anything at all
+                with ``on_failure: stop``; one line for each such objective. Raised early, by ``check`` and ``submit``
+                too, where waiting for the rest would take long: after too many timeouts or crashes.
         """
         began, hidden = perf_counter(), self._queue.busy_seconds
         self._queue.complete()
         self._thread.join()
         self.check()
+        self._num_completions = len(self._completions)
         return self._evaluation(hidden_seconds=hidden, waited_seconds=perf_counter() - began)
 
     def cancel(self) -> None:
@@ -226,38 +246,46 @@ class Scoring:
 
     def _note(self, call: Call, outcomes: Sequence[Outcome]) -> None:
         name = self._names[call.function]
-        self._outcomes[name].update(zip(call.rows, outcomes, strict=True))
-        reasons = [outcome.reason for outcome in outcomes]
+        objective = self._objectives[name]
+        taken = [objective.taken(outcome) for outcome in outcomes]
+        self._outcomes[name].update(zip(call.rows, taken, strict=True))
+        reasons = [outcome.reason for outcome in taken]
         self._num_slow[name] += sum(reason in ("timeout", "crashed") for reason in reasons)
-        is_too_slow = self._num_slow[name] > self._max_unscored * self._num_completions
-        if any(reasons) and (self._objectives[name].on_failure == "stop" or is_too_slow):
-            raise CtwaError(self._complaint(name, self._outcomes[name], self._num_completions))
+        is_too_slow = self._num_slow[name] > self._max_unscored * self._num_called(name)
+        if any(reasons) and (objective.on_failure == "stop" or is_too_slow):
+            raise CtwaError(self._complaint(name))
+
+    def _num_called(self, name: str) -> int:
+        """How many completions the function of an objective is called on; those still to come are counted."""
+        return self._num_completions - self._num_uncalled[name]
 
     def _evaluation(self, *, hidden_seconds: float, waited_seconds: float) -> Evaluation:
         rows = sorted(self._completions)
-        allowed = self._max_unscored * len(rows)
         failures, complaints = [], []
-        for name in self._names:
-            outcomes = self._outcomes[name]
+        for name, outcomes in self._outcomes.items():
             failed = [
                 Failure(name, place, outcome.reason, outcome.text)
                 for place, row in enumerate(rows)
-                if (outcome := outcomes[row]).reason is not None
+                if (outcome := outcomes.get(row, _NOT_CALLED)).reason is not None
             ]
-            if len(failed) > allowed:
-                complaints.append(self._complaint(name, outcomes, len(rows)))
+            if len(failed) > self._max_unscored * _num_applicable(outcomes):
+                complaints.append(self._complaint(name))
             failures += failed
         if complaints:
             raise CtwaError("\n".join(complaints))
         seconds = dict.fromkeys(self._names, 0.0)
         for chunk in self._queue.chunks:
             seconds[self._names[chunk.function]] += chunk.seconds
-        columns = {name: [outcomes[row].value for row in rows] for name, outcomes in self._outcomes.items()}
+        columns = {
+            name: [outcomes.get(row, _NOT_CALLED).reward for row in rows]
+            for name, outcomes in self._outcomes.items()
+            if not rows or self._objectives[name].is_seen(self._completions[rows[0]].moment)
+        }
         matrix = RewardMatrix.from_columns(columns)
         return Evaluation(matrix, tuple(failures), seconds, hidden_seconds, waited_seconds)
 
-    def _complaint(self, name: str, outcomes: Mapping[int, Outcome], num_completions: int) -> str:
-        objective = self._objectives[name]
+    def _complaint(self, name: str) -> str:
+        objective, outcomes = self._objectives[name], self._outcomes[name]
         failed = {row: outcome for row, outcome in sorted(outcomes.items()) if outcome.reason is not None}
         row, outcome = next(iter(failed.items()))
         begins = self._completions[row].response[:120]
@@ -266,11 +294,17 @@ class Scoring:
             return f"objective '{name}' ({objective.reward_fn}) could not score {first} (on_failure is 'stop')"
         counts = Counter(outcome.reason for outcome in failed.values())
         by_reason = ", ".join(f"{reason} {count}" for reason, count in counts.most_common())
-        at_least = "" if len(outcomes) == num_completions else "at least "
+        num_waiting = self._num_called(name) - len(outcomes)
+        at_least = "at least " if num_waiting else ""
         return (
-            f"objective '{name}' ({objective.reward_fn}) could not score {at_least}{len(failed)} of {num_completions} "
-            f"completions ({by_reason}), more than max_unscored={self._max_unscored:g} allows; first {first}"
+            f"objective '{name}' ({objective.reward_fn}) could not score {at_least}{len(failed)} of "
+            f"{num_waiting + _num_applicable(outcomes)} completions ({by_reason}), more than "
+            f"max_unscored={self._max_unscored:g} allows; first {first}"
         )
+
+
+def _num_applicable(outcomes: Mapping[int, Outcome]) -> int:
+    return sum(outcome.applies for outcome in outcomes.values())
 
 
 def load_contracts(objectives: Mapping[str, ObjectiveConfig]) -> dict[str, Contract]:
@@ -307,14 +341,20 @@ def plan(
     completions: Sequence[Completion],
     group_N: Sequence[int],
 ) -> list[Call]:
-    """The calls that completions need, which are of whole prompts, with those of a batch's rows that each scores."""
-    places_by_group: dict[int, list[int]] = {}
-    for place, (_, group) in enumerate(zip(completions, group_N, strict=True)):
-        places_by_group.setdefault(int(group), []).append(place)
+    """The calls that completions need, which are of whole prompts, with those of a batch's rows that each scores.
+
+    Each function is called on the completions that its objective applies to.
+    """
     calls = []
     for index, (objective, contract) in enumerate(zip(objectives.values(), contracts, strict=True)):
-        singles = [[place] for place in range(len(completions))]
-        for places in places_by_group.values() if contract.is_group else singles:
+        places_by_group: dict[int, list[int]] = {}
+        for place, (completion, group) in enumerate(zip(completions, group_N, strict=True)):
+            if objective.applies(completion):
+                places_by_group.setdefault(int(group), []).append(place)
+        together = list(places_by_group.values())
+        if not contract.is_group:
+            together = [[place] for place in sorted(place for places in together for place in places)]
+        for places in together:
             arguments = {**contract.collect([completions[place] for place in places]), **objective.kwargs}
             payload = pickle.dumps(arguments, pickle.HIGHEST_PROTOCOL)
             calls.append(Call(index, payload, tuple(rows[place] for place in places)))

@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
+import ctwa
 from ctwa.run.jsonl import SCHEMA, JsonLinesWriter, read_jsonl
 
 ENDS = ("stop", "error")
@@ -151,7 +152,7 @@ class SampleWriter(JsonLinesWriter):
         step: int,
         prompts: Sequence[str],
         responses: Sequence[str],
-        rewards: Mapping[str, Sequence[float | None]],
+        rewards: Mapping[str, Sequence[float | Literal["not_applicable"] | None]],
         *,
         split: str = "train",
     ) -> None:
@@ -161,7 +162,8 @@ class SampleWriter(JsonLinesWriter):
             step: the step that made them.
             prompts: N prompts.
             responses: N responses.
-            rewards: per objective the N rewards, None where the completion could not be scored.
+            rewards: per objective the N rewards, None where the completion could not be scored. What does not apply to
+                a completion is left out of its record.
             split: where the prompts are from, "train" or "held-out".
         """
         draw = random.Random(f"{self._seed}/{split}/{step}")
@@ -174,7 +176,11 @@ class SampleWriter(JsonLinesWriter):
                     "row": row,
                     "prompt": _shorten(prompts[row], self._max_characters),
                     "response": _shorten(responses[row], self._max_characters),
-                    "rewards": {name: _reward(name, values[row]) for name, values in rewards.items()},
+                    "rewards": {
+                        name: _reward(name, reward)
+                        for name, values in rewards.items()
+                        if (reward := values[row]) != ctwa.NOT_APPLICABLE
+                    },
                 }
             )
 

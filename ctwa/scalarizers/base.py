@@ -103,7 +103,7 @@ class Scalarizer(Stateful, ABC):
         return {}
 
     def observe_validation(self, step: int, scores: Mapping[str, float]) -> None:
-        """Learn the mean held-out reward of every objective; step 0 is the model before training."""
+        """Learn the mean held-out reward of every objective that any held-out row has; step 0 is before training."""
         del step, scores
 
     def objective_advantages(self, rollout: Rollout, estimate: Estimate) -> Tensor:

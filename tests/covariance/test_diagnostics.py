@@ -29,10 +29,15 @@ COLUMNS = {
 def test_metrics_by_name():
     metrics = diagnostics(update_of(COLUMNS))
     shared = {"rollout/usable_groups", "clip/fraction", "clip/mass", "clip/distortion"}
-    assert set(metrics) == shared | {f"{key}/{name}" for key in ("covariance", "clip/bound") for name in "abc"}
+    assert set(metrics) == shared | {
+        f"{key}/{name}" for key in ("covariance", "correlation", "clip/bound") for name in "abc"
+    }
     assert metrics["rollout/usable_groups"] == 1
     assert all(metrics[f"clip/bound/{name}"] <= metrics[f"covariance/{name}"] for name in "abc")
     assert 0 < metrics["clip/fraction"] < 1
+    for name in "abc":
+        assert 0 < abs(metrics[f"correlation/{name}"]) <= 1
+        assert metrics[f"correlation/{name}"] * metrics[f"covariance/{name}"] > 0
 
 
 def test_no_key_asks_verl_for_a_largest_or_a_least_value():

@@ -377,4 +377,4 @@ def test_none_is_explained(reward_file: RewardFile) -> None:
     path = reward_file(REWARDS)
     text = shown(check_reward(f"{path}:sometimes", rows(3), responses=["a", "b", "c"]))
     assert "none 2" in text
-    assert "None leaves a completion out" in text
+    assert "none: not_applicable" in text

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from ctwa.errors import CtwaError
-from ctwa.objectives.completion import Completion
+from ctwa.objectives.completion import Completion, Moment
 from ctwa.objectives.config import ObjectiveConfig
 from ctwa.objectives.evaluator import Evaluation, RewardEvaluator, Scoring
 
@@ -158,10 +158,75 @@ def test_every_way_to_fail_is_masked_for_its_row_alone_and_counted(
     assert metrics == {
         "objective/o/mean": 0.5,
         "objective/o/std": 0.0,
+        "objective/o/applicable_frac": 1.0,
         "objective/o/scored_frac": 3 / 12,
         "objective/o/timeout_frac": 2 / 12,
         "objective/o/error_frac": 6 / 12,
     }
+
+
+def test_what_does_not_apply_is_no_failure_and_in_no_share(reward_file: RewardFile, completions: Completions) -> None:
+    path = reward_file("""
+        import ctwa
+        def says(response):
+            case = int(response.split()[1])
+            if case in (1, 2): return ctwa.NOT_APPLICABLE if case == 1 else {"score": "not_applicable"}
+            if case in (3, 4): return None
+            return case
+        def of_group(group_response): return [len(group_response)] * len(group_response)
+        def never(group_response): return "not_applicable"
+        def fails(response): raise AssertionError("called on a row that is another's")
+    """)
+    rows = [*completions(4, data_source="gsm8k"), *completions(6, data_source="math")[4:]]
+    objectives = {
+        "failing": ObjectiveConfig(reward_fn=f"{path}:says"),
+        "lenient": ObjectiveConfig(reward_fn=f"{path}:says", none="not_applicable", on_failure="stop"),
+        "group": ObjectiveConfig(reward_fn=f"{path}:of_group", applies_to={"data_source": "gsm8k"}),
+        "never": ObjectiveConfig(reward_fn=f"{path}:never"),
+        "other": ObjectiveConfig(reward_fn=f"{path}:fails", applies_to={"data_source": "aime"}),
+    }
+
+    evaluation = score(objectives, rows, [0, 0, 1, 1, 1, 1])
+
+    away = "not_applicable"
+    assert evaluation.matrix.to_columns() == {
+        "failing": [0, away, away, None, None, 5],
+        "lenient": [0, away, away, away, away, 5],
+        "group": [2, 2, 2, 2, away, away],  # those of a prompt that it applies to
+        "never": [away] * 6,
+        "other": [away] * 6,
+    }
+    assert [(failure.objective, failure.row) for failure in evaluation.failures] == [("failing", 3), ("failing", 4)]
+    metrics = evaluation.metrics()
+    assert metrics["objective/failing/applicable_frac"] == pytest.approx(4 / 6)
+    assert metrics["objective/failing/scored_frac"] == 0.5  # of the four that it applies to
+    assert (metrics["objective/lenient/mean"], metrics["objective/lenient/scored_frac"]) == (2.5, 1)
+    assert {key for key in metrics if key.startswith("objective/never/")} == {
+        "objective/never/applicable_frac",
+        "objective/never/seconds",
+    }
+    with pytest.raises(CtwaError, match=r"'failing' .* could not score 2 of 4 completions \(none 2\)"):
+        score(objectives, rows, [0, 0, 1, 1, 1, 1], max_unscored=0.4)  # 2 of 6 would be less
+
+
+def test_an_objective_is_scored_when_it_is_due(reward_file: RewardFile, completions: Completions) -> None:
+    path = reward_file("def one(response): return 1")
+    objectives = {
+        "always": ObjectiveConfig(reward_fn=f"{path}:one"),
+        "rare": ObjectiveConfig(reward_fn=f"{path}:one", every=3),
+        "held_out": ObjectiveConfig(reward_fn=f"{path}:one", split="val", every=3),
+    }
+    with RewardEvaluator(objectives) as evaluator:
+
+        def scored_at(moment: Moment) -> dict[str, bool]:
+            matrix = evaluator.evaluate(completions(2, moment=moment), [0, 0]).matrix
+            return {name: bool(matrix.column(name)[1].all()) for name in matrix.names}
+
+        steps = [scored_at(Moment("train", step)) for step in range(1, 8)]
+        assert [step["rare"] for step in steps] == [True, False, False, True, False, False, True]
+        assert all(step.keys() == {"always", "rare"} and step["always"] for step in steps)
+        assert scored_at(Moment("val", 2)) == dict.fromkeys(objectives, True)
+        assert scored_at(Moment()) == dict.fromkeys(objectives, True)  # outside of a run
 
 
 def test_a_call_that_holds_the_interpreter_lock_is_killed_too(

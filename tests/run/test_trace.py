@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
+import ctwa
 from ctwa.errors import CtwaError
 from ctwa.run import EventWriter, SampleWriter, TraceWriter, read_trace
 from ctwa.run.jsonl import JsonLinesTail
@@ -178,7 +179,7 @@ def test_events_are_kept_over_a_resume(path):
 
 def test_samples_keep_a_few_completions_with_rewards_by_name(path):
     with SampleWriter(path, num_samples=2) as writer:
-        rewards = {"accuracy": [0.0, 1.0, None, math.nan], "cost": np.arange(4.0)}
+        rewards = {"accuracy": [0.0, 1.0, None, math.nan], "cost": np.arange(4.0), "away": [ctwa.NOT_APPLICABLE] * 4}
         writer.write(3, list("abcd"), list("efgh"), rewards, split="held-out")
     found = read_trace(path)
     assert len(found) == 2

@@ -9,6 +9,7 @@ import math
 
 from omegaconf import DictConfig
 
+from ctwa.engine.checks.applies import check_applies_to
 from ctwa.engine.checks.batches import check_batches, check_groups_of_ranks
 from ctwa.engine.checks.engine import (
     check_agent_loop,
@@ -37,6 +38,7 @@ def check_config(config: DictConfig, data: RunData | None = None) -> Settings:
     settings: Settings = read_settings(config)
     check_settings(config, settings)
     _check_steps(config, data)
+    check_applies_to(settings, data)
     look(config, settings, data)
     return settings
 

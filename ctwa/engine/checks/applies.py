@@ -1,0 +1,160 @@
+"""Which rows each objective applies to, known before a run starts.
+
+A misspelt column or value would leave an objective without a row, or rows without an objective, for a whole run.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ctwa.engine.data import TRAIN, Part, RunData
+from ctwa.engine.settings import Settings
+from ctwa.errors import CtwaError, did_you_mean
+from ctwa.objectives.completion import Completion
+from ctwa.objectives.config import ObjectiveConfig
+
+_MOST_NAMED = 8
+"""Values of a column that a message names."""
+
+
+@dataclass
+class Coverage:
+    """Which of a part's rows the objectives apply to.
+
+    Attributes:
+        num_rows: that were looked at.
+        num_of: by objective, how many of them it applies to.
+        values: by column that any objective tells rows by, what the rows have in it and how often.
+        columns: that the rows have, keys of ``extra_info`` among them.
+        without: the first row that no objective applies to, and how many there are.
+    """
+
+    num_rows: int = 0
+    num_of: Counter[str] = field(default_factory=Counter)
+    values: dict[str, Counter[Any]] = field(default_factory=dict)
+    columns: dict[str, None] = field(default_factory=dict)
+    without: tuple[int, Completion] | None = None
+    num_without: int = 0
+
+
+def check_applies_to(settings: Settings, data: RunData) -> None:
+    """See that every objective has rows, and every row an objective.
+
+    Raises:
+        CtwaError: a column or a value that no row has, an objective without a row to train on, or a row to train on
+            that none of the objectives applies to; and what there is instead.
+    """
+    if not any(objective.applies_to for objective in settings.objectives.values()):
+        return
+    coverages = {part.key: _coverage(settings.objectives, settings.trained, part) for part in data.parts}
+    seen = [coverage for coverage in coverages.values() if coverage.num_rows]
+    for name, objective in settings.objectives.items():
+        for column in objective.applies_to:
+            _check_column(name, objective, column, seen)
+    train = coverages[TRAIN]
+    if not train.num_rows:
+        return  # read by a class of the user's own
+    for name, objective in settings.trained.items():
+        if not train.num_of[name]:
+            asked = ", ".join(f"{column}={_told(value)}" for column, value in objective.applies_to.items())
+            raise CtwaError(
+                f"objective '{name}' applies to no row of data.{TRAIN} (ctwa.objectives.{name}.applies_to asks for "
+                f"{asked}): change that, or write ctwa.objectives.{name}.split=val to evaluate it only"
+            )
+    if train.without is not None:
+        index, row = train.without
+        columns = dict.fromkeys(column for each in settings.trained.values() for column in each.applies_to)
+        has = ", ".join(f"{column}={_told(row.column(column))}" for column in columns)
+        raise CtwaError(
+            f"data.{TRAIN}: {train.num_without} of {train.num_rows} rows have no objective, and would be completed for "
+            f"nothing (the first, counted over all files from 0, is row {index}: {has}): add an objective that applies "
+            "to them, or leave them out of the file"
+        )
+
+
+def coverage_lines(settings: Settings, data: RunData) -> list[str]:
+    """Of each objective that is not for all rows at all steps, the words of a plan."""
+    train = None
+    if any(objective.applies_to for objective in settings.objectives.values()):
+        train = _coverage(settings.objectives, settings.trained, data.train)
+    lines = []
+    for name, objective in settings.objectives.items():
+        told = []
+        if objective.applies_to:
+            where = ", ".join(f"{column}={_told(value)}" for column, value in objective.applies_to.items())
+            rows = f" ({train.num_of[name]:,} of {train.num_rows:,} rows)" if train and train.num_rows else ""
+            told.append(f"where {where}{rows}")
+        if objective.none == "not_applicable":
+            told.append("not where its function says None")
+        if objective.split == "val":
+            told.append("in validations only")
+        elif objective.every > 1:
+            told.append(f"at every {objective.every}th training step and in validations")
+        if told:
+            lines.append(f"{name}: {'; '.join(told)}")
+    return lines
+
+
+def _coverage(objectives: Mapping[str, ObjectiveConfig], trained: Iterable[str], part: Part) -> Coverage:
+    columns = dict.fromkeys(column for objective in objectives.values() for column in objective.applies_to)
+    found = Coverage(values={column: Counter() for column in columns})
+    trained = set(trained)
+    for index, row in enumerate(_rows(part)):
+        found.num_rows += 1
+        found.columns |= dict.fromkeys(["data_source", *row.row, *row.extra_info])
+        for column in columns:
+            value = row.column(column)
+            if isinstance(value, bool | int | float | str):
+                found.values[column][value] += 1
+        applying = [name for name, objective in objectives.items() if objective.is_about(row)]
+        found.num_of.update(applying)
+        if not trained.intersection(applying):
+            found.num_without += 1
+            found.without = found.without or (index, row)
+    return found
+
+
+def _rows(part: Part) -> Iterator[Completion]:
+    """All rows of a part, whose prompts play no part; none where a class of the user's own reads them."""
+    if not part.sample:
+        return
+    if part.rows is not None:
+        values: Iterable[dict[str, Any]] = (
+            row for batch in part.rows.table.drop_columns(["prompt"]).to_batches() for row in batch.to_pylist()
+        )
+    else:
+        values = (row.values for file in part.files for row in file.rows())
+    for each in values:
+        extra_info = each.get("extra_info")
+        plain = {"prompt": "", "reward_model": None, "extra_info": extra_info if isinstance(extra_info, dict) else None}
+        yield Completion.from_row(each | plain, response="", response_tokens=0)
+
+
+def _told(value: Any) -> str:
+    """A value as one writes it, a text in quotes: '1' is no 1."""
+    return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def _check_column(name: str, objective: ObjectiveConfig, column: str, seen: list[Coverage]) -> None:
+    if not seen:
+        return
+    key = f"ctwa.objectives.{name}.applies_to"
+    values: Counter[Any] = sum((coverage.values[column] for coverage in seen), Counter())
+    columns = dict.fromkeys(known for coverage in seen for known in coverage.columns)
+    if not values:
+        raise CtwaError(
+            f"{key}: no row has a value in the column '{column}'; write one of {', '.join(columns)}"
+            f"{did_you_mean(column, columns)}"
+        )
+    for value in objective.values_of(column):
+        if value in values:
+            continue
+        there = [_told(known) for known, _ in values.most_common(_MOST_NAMED)]
+        more = ", ..." if len(values) > _MOST_NAMED else ""
+        raise CtwaError(
+            f"{key}.{column}: no row has {_told(value)}; there are {', '.join(there)}{more}"
+            f"{did_you_mean(value, map(str, values))}"
+        )
