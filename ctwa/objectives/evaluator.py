@@ -92,7 +92,7 @@ class RewardEvaluator:
         objectives: name -> configuration, in the order of the reward matrix's columns.
         num_workers: number of processes.
         max_unscored: share of the completions of a batch that it applies to which an objective may fail to score
-            before ``evaluate`` raises.
+            before ``evaluate`` raises, where the objective does not say another.
 
     Raises:
         CtwaError: a reward function is not found, cannot be imported, or asks for what is not offered.
@@ -104,7 +104,10 @@ class RewardEvaluator:
         if not 0 <= max_unscored <= 1:
             raise CtwaError(f"max_unscored is {max_unscored}; write the share of a batch, between 0 and 1")
         self._objectives = dict(check_objectives(objectives))
-        self._max_unscored = max_unscored
+        self._max_unscored = {
+            name: max_unscored if objective.max_unscored is None else objective.max_unscored
+            for name, objective in self._objectives.items()
+        }
         self._num_workers = num_workers
         self._pool = WorkerPool(_functions(self._objectives), num_workers)
 
@@ -145,7 +148,7 @@ class RewardEvaluator:
         chunks = plan(self._objectives, self._pool.contracts, completions, group_N, self._num_workers)
         outcomes: dict[str, dict[int, Outcome]] = {name: {} for name in names}
         num_slow = Counter[str]()
-        allowed = {name: self._max_unscored * num for name, num in _num_called(chunks, names).items()}
+        allowed = {name: self._max_unscored[name] * num for name, num in _num_called(chunks, names).items()}
         with closing(self._pool.run(chunks)) as calls:
             for call, call_outcomes in calls:
                 name = names[call.function]
@@ -163,7 +166,7 @@ class RewardEvaluator:
                 for row, outcome in sorted(outcomes[name].items())
                 if outcome.reason is not None
             ]
-            if len(failed) > self._max_unscored * _num_applicable(outcomes[name]):
+            if len(failed) > self._max_unscored[name] * _num_applicable(outcomes[name]):
                 complaints.append(self._complaint(name, outcomes[name], completions))
             failures += failed
         if complaints:
@@ -195,7 +198,7 @@ class RewardEvaluator:
         return (
             f"objective '{name}' ({objective.reward_fn}) could not score {at_least}{len(failed)} of "
             f"{num_waiting + _num_applicable(outcomes)} completions ({by_reason}), more than "
-            f"max_unscored={self._max_unscored:g} allows; first {first}"
+            f"max_unscored={self._max_unscored[name]:g} allows; first {first}"
         )
 
 
