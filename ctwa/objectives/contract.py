@@ -34,7 +34,7 @@ GROUP_ARGUMENTS = tuple(f"group_{name}" for name in COMPLETION_ARGUMENTS)
 # What verl's reward functions call the response.
 ALIASES = {"solution_str": "response", "model_output": "response", "predict_str": "response"}
 OFFERED = (*COMPLETION_ARGUMENTS, *PROMPT_ARGUMENTS, *RUN_ARGUMENTS, *ALIASES, *GROUP_ARGUMENTS)
-_OFFERED_BY: dict[Convention, tuple[str, ...]] = {
+OFFERED_BY: dict[Convention, tuple[str, ...]] = {
     "own": OFFERED,
     "batch": (*BATCH_ITEMS, *OFFERED_AS_LISTS, *RUN_ARGUMENTS),
     "rollout": (*ROLLOUT_ITEMS, *COMPLETION_ARGUMENTS, *PROMPT_ARGUMENTS, *RUN_ARGUMENTS),
@@ -126,7 +126,7 @@ def read_contract(function: Callable[..., Any], spec: str, kwargs: Mapping[str, 
     open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
     named = {p.name: p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
     convention = find_convention(list(named))
-    offered = _OFFERED_BY[convention]
+    offered = OFFERED_BY[convention]
 
     filled_in = [name for name in kwargs if name in offered]
     if filled_in:
