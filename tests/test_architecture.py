@@ -11,13 +11,14 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "ctwa"
 
-NOUNS = {"errors", "strict", "batch", "weights", "methods", "metrics", "state"}
+NOUNS = {"errors", "strict", "policy_loss", "batch", "weights", "methods", "metrics", "state"}
 """The ground floor: every part may import it."""
 ALLOWED = {
     "errors": set(),
     "statistics": {"solvers"},
     "strict": {"errors"},
-    "batch": {"errors"},
+    "policy_loss": set(),
+    "batch": {"errors", "policy_loss"},
     "weights": {"errors"},
     "methods": {"errors", "strict"},
     "metrics": set(),

@@ -122,16 +122,20 @@ class MultiObjectiveTrainer(Trainer):
         return step.metrics | {f"time/{phase}": seconds for phase, seconds in step.seconds.items()}
 
     def sample(self, step: Step) -> None:
-        """Complete the next prompts."""
-        step.batch, step.metrics = self.sampler.next_rows(step.number)
+        """Complete the next prompts; each one's completions are scored from when they are there."""
+        step.batch, step.metrics = self.sampler.next_rows(
+            step.number, Moment.of_run("train", step.number - 1, self.num_steps)
+        )
 
     def score(self, step: Step) -> None:
-        """Evaluate the objectives on the completions."""
+        """Wait for the last rewards of the completions."""
         step.rows, step.metrics["rollout/missing_rows"] = self.sampler.in_order(step.batch)
-        scored = self.sampler.score(step.rows, Moment.of_run("train", step.number - 1, self.num_steps))
+        scored = self.sampler.score(step.rows)
         step.rollout = scored.rollout
         step.metrics |= scored.evaluation.metrics() | self.sampler.shaping.metrics(scored.shaped)
         step.metrics |= self.sampler.learn_lengths(scored)
+        step.metrics[key_of.HIDDEN_SECONDS] = scored.evaluation.hidden_seconds
+        step.metrics[key_of.WAITED_SECONDS] = scored.evaluation.waited_seconds
         self.recorder.samples(step.number, scored.completions, scored.evaluation, split="train")
 
     def measure_last_update(self, step: Step) -> None:
@@ -216,7 +220,7 @@ class MultiObjectiveTrainer(Trainer):
             advantages_NT=step.advantages_NT,
             log_probs_old_NT=old_NT,
             log_probs_new_NT=new_NT,
-            clip=self.settings.clip,
+            loss=self.settings.policy_loss,
         )
 
     # -- between the steps --------------------------------------------------------------------------------------------
@@ -229,13 +233,17 @@ class MultiObjectiveTrainer(Trainer):
     def validate(self) -> dict[str, Any]:
         """Complete and evaluate the held-out prompts: ``val/<objective>`` and its standard error."""
         # The seed does not name the step: every validation draws with the same numbers.
-        rows, missing = self.sampler.held_out(self.steps_made, "val")
-        scored = self.sampler.score(rows, Moment.of_run("val", self.steps_made, self.num_steps))
+        rows, missing = self.sampler.held_out(
+            self.steps_made, Moment.of_run("val", self.steps_made, self.num_steps), "val"
+        )
+        scored = self.sampler.score(rows)
         rows.clear()
         self.recorder.samples(self.steps_made, scored.completions, scored.evaluation, split="held-out")
         metrics: dict[str, Any] = {
             key_of.VALIDATION_LENGTH: sum(scored.lengths_N) / len(scored.lengths_N),
             "val_rollout/missing_rows": missing,
+            key_of.VALIDATION_HIDDEN_SECONDS: scored.evaluation.hidden_seconds,
+            key_of.VALIDATION_WAITED_SECONDS: scored.evaluation.waited_seconds,
         }
         means: dict[str, float] = {}
         for name in scored.evaluation.matrix.names:

@@ -20,11 +20,12 @@ from ctwa.data.reading import first_rows
 from ctwa.data.rows import row_fault, text_fault
 from ctwa.data.settings import RowSettings
 from ctwa.errors import CtwaError
+from ctwa.objectives.calls import CallQueue
 from ctwa.objectives.completion import Completion, Moment
 from ctwa.objectives.config import parse_objectives
 from ctwa.objectives.contract import Outcome, shortened
 from ctwa.objectives.conventions import column_fault
-from ctwa.objectives.evaluator import need_ground_truth, plan
+from ctwa.objectives.evaluator import kinds, need_ground_truth, plan
 from ctwa.objectives.loading import resolve_spec, split_spec
 from ctwa.objectives.messages import Function
 from ctwa.objectives.pool import WorkerPool
@@ -188,7 +189,10 @@ def check_reward(
         ]
         prompts = list(dict.fromkeys(completion.prompt for completion in completions))
         group_N = [prompts.index(completion.prompt) for completion in completions]
-        for call, call_outcomes in pool.run(plan(objectives, pool.contracts, completions, group_N, num_workers=1)):
+        queue = CallQueue(kinds(objectives, pool.contracts), pool.num_workers)
+        queue.put(plan(objectives, pool.contracts, range(len(completions)), completions, group_N))
+        queue.complete()
+        for call, call_outcomes in pool.run(queue):
             outcomes.update(zip(call.rows, call_outcomes, strict=True))
     checked = tuple(
         Checked(row, kind, completions[index], outcomes[index]) for index, (row, kind, _) in enumerate(samples)
