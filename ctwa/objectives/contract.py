@@ -16,6 +16,7 @@ import ctwa
 from ctwa.errors import CtwaError, did_you_mean
 from ctwa.objectives.completion import Completion
 from ctwa.objectives.conventions import (
+    ALIASES,
     BATCH_ITEMS,
     OFFERED_AS_LISTS,
     ROLLOUT_ITEMS,
@@ -31,8 +32,6 @@ from ctwa.objectives.conventions import (
 PROMPT_ARGUMENTS = ("prompt", "ground_truth", "data_source", "extra_info", "reference_tokens", "row")
 COMPLETION_ARGUMENTS = ("response", "response_tokens", "finished")
 GROUP_ARGUMENTS = tuple(f"group_{name}" for name in COMPLETION_ARGUMENTS)
-# What verl's reward functions call the response.
-ALIASES = {"solution_str": "response", "model_output": "response", "predict_str": "response"}
 OFFERED = (*COMPLETION_ARGUMENTS, *PROMPT_ARGUMENTS, *RUN_ARGUMENTS, *ALIASES, *GROUP_ARGUMENTS)
 OFFERED_BY: dict[Convention, tuple[str, ...]] = {
     "own": OFFERED,
