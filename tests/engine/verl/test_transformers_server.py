@@ -87,7 +87,7 @@ class TestServer:
         for now in (model, updated):
             server.load_weights(sent(now.state_dict()))
 
-            completions, expected = server.generate(PROMPTS, SEEDS, SAMPLING), generate(now)
+            completions, expected = completed(server), generate(now)
             assert [each.token_ids for each in completions] == [each.token_ids for each in expected]
             for each, other in zip(completions, expected, strict=True):
                 assert each.log_probs == pytest.approx(other.log_probs, abs=1e-5)
