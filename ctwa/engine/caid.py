@@ -234,15 +234,15 @@ class CaidTrainer(Trainer):
     # -- checkpoints: one an iteration, before it is measured, and one where a signal ended it ------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Of the iterations and the reference length."""
+        """Of the iterations and the sampler."""
         return {
             "last": self._iteration_ends,
             "caid": self.caid.state_dict(),
-            "reference_length": self.sampler.state_dict(),
+            **self.sampler.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what ``state_dict`` gave."""
         self._iteration_ends = state.get("last", state["step"])  # absent before one could be left halfway
         self.caid.load_state_dict(state["caid"])
-        self.sampler.load_state_dict(state["reference_length"])
+        self.sampler.load_state_dict(state)

@@ -121,16 +121,18 @@ class PolicySampler:
 
     def sample(self, seed_name: str, *, step: int) -> Samples:
         """Of the policy after a step; the replicas make room for training afterwards."""
-        rows, _ = self.sampler.held_out(step, seed_name)
+        rows, _ = self.sampler.held_out(
+            step, Moment.of_run("val", step, self.config.trainer.total_training_steps), seed_name
+        )
         self.sampler.session.sleep()
-        scored = self.sampler.score(rows, Moment(step=step))
+        scored = self.sampler.score(rows)
         data = rows.read("prompts", "responses")
         prompts = [tuple(row.tolist()) for row in data["prompts"].unbind()]
         responses = [tuple(row.tolist()) for row in data["responses"].unbind()]
         rows.clear()
         self.recorder.samples(step, scored.completions, scored.evaluation, split="held-out")
         num_samples = int(self.config.actor_rollout_ref.rollout.val_kwargs.n)
-        matrix = scored.evaluation.matrix
+        matrix = scored.shaped.matrix
         scores = dict(zip(matrix.names, matrix.filled_NM(scored.rollout.group_N).unbind(1), strict=True))
         if self._policies:
             scores |= self._implicit_scores(list(zip(prompts, responses, strict=True)))

@@ -74,6 +74,11 @@ def read_caid_settings(config: DictConfig, data: RunData | None = None) -> CaidS
     settings = read_settings(config, CaidSettings)
     if REWARD in settings.names:
         raise CtwaError(f"{REWARD!r} is the weighted sum in the trace of ctwa caid: give that objective another name")
+    if settings.rewards.standardise != "none":
+        raise CtwaError(
+            f"ctwa.rewards.standardise={settings.rewards.standardise}: thresholds are in the units of the rewards, "
+            "which ctwa caid therefore leaves as they are; write none"
+        )
     if unknown := sorted(settings.caid.thresholds.keys() - set(settings.names)):
         raise CtwaError(f"ctwa.caid.thresholds names {unknown}, which score nothing; write some of {settings.names}")
     if not any(settings.reward_weights.values()):

@@ -22,6 +22,7 @@ from ctwa import metrics as key_of
 from ctwa.batch import Rollout, Update
 from ctwa.covariance.diagnostics import diagnostics, sampled_entropy
 from ctwa.covariance.probe import Progress
+from ctwa.engine.by_source import training_by_source, validation_by_source
 from ctwa.engine.gradients import GradientPlan, combined_advantages, gradient_metrics, make_plan
 from ctwa.engine.loop import Trainer
 from ctwa.engine.probe import build_probe
@@ -31,7 +32,7 @@ from ctwa.engine.settings import Settings
 from ctwa.engine.verl.estimate import VerlEstimate
 from ctwa.engine.verl.rows import in_order
 from ctwa.engine.verl.transfer import QueuedRows, advantage_columns, correct, hand_over
-from ctwa.objectives.completion import Moment, Split
+from ctwa.objectives.completion import Moment
 from ctwa.scalarizers.base import Scalarizer
 
 
@@ -122,15 +123,22 @@ class MultiObjectiveTrainer(Trainer):
         return step.metrics | {f"time/{phase}": seconds for phase, seconds in step.seconds.items()}
 
     def sample(self, step: Step) -> None:
-        """Complete the next prompts."""
-        step.batch, step.metrics = self.sampler.next_rows(step.number)
+        """Complete the next prompts; each one's completions are scored from when they are there."""
+        step.batch, step.metrics = self.sampler.next_rows(
+            step.number, Moment.of_run("train", step.number - 1, self.num_steps)
+        )
 
     def score(self, step: Step) -> None:
-        """Evaluate the objectives on the completions."""
+        """Wait for the last rewards of the completions."""
         step.rows, step.metrics["rollout/missing_rows"] = self.sampler.in_order(step.batch)
-        scored = self.sampler.score(step.rows, self._moment("train", step.number))
+        scored = self.sampler.score(step.rows)
         step.rollout = scored.rollout
-        step.metrics |= scored.evaluation.metrics() | self.sampler.learn_lengths(scored)
+        step.metrics |= scored.evaluation.metrics() | self.sampler.shaping.metrics(scored.shaped)
+        step.metrics |= self.sampler.learn_lengths(scored)
+        if self.sampler.has_several_sources:
+            step.metrics |= training_by_source(scored.completions, scored.evaluation.matrix)
+        step.metrics[key_of.HIDDEN_SECONDS] = scored.evaluation.hidden_seconds
+        step.metrics[key_of.WAITED_SECONDS] = scored.evaluation.waited_seconds
         self.recorder.samples(step.number, scored.completions, scored.evaluation, split="train")
 
     def measure_last_update(self, step: Step) -> None:
@@ -193,10 +201,6 @@ class MultiObjectiveTrainer(Trainer):
             step.metrics |= self._measured(progress)
         step.metrics |= self._weights()
 
-    def _moment(self, split: Split, step: int) -> Moment:
-        made = step - 1 if split == "train" else step
-        return Moment(split, step, made / self.num_steps)
-
     def _weights(self) -> dict[str, float]:
         """The weights of the next step, as the method left them."""
         return {key_of.weight(name): weight for name, weight in self.scalarizer.weights.items()}
@@ -219,7 +223,7 @@ class MultiObjectiveTrainer(Trainer):
             advantages_NT=step.advantages_NT,
             log_probs_old_NT=old_NT,
             log_probs_new_NT=new_NT,
-            clip=self.settings.clip,
+            loss=self.settings.policy_loss,
         )
 
     # -- between the steps --------------------------------------------------------------------------------------------
@@ -230,35 +234,47 @@ class MultiObjectiveTrainer(Trainer):
         return metrics and metrics | self._weights()
 
     def validate(self) -> dict[str, Any]:
-        """Complete and evaluate the held-out prompts: ``val/<objective>`` and its standard error."""
+        """Complete and evaluate the held-out prompts: ``val/<objective>`` and its standard error; by source, too."""
         # The seed does not name the step: every validation draws with the same numbers.
-        rows, missing = self.sampler.held_out(self.steps_made, "val")
-        scored = self.sampler.score(rows, self._moment("val", self.steps_made))
+        rows, missing = self.sampler.held_out(
+            self.steps_made, Moment.of_run("val", self.steps_made, self.num_steps), "val"
+        )
+        scored = self.sampler.score(rows)
         rows.clear()
         self.recorder.samples(self.steps_made, scored.completions, scored.evaluation, split="held-out")
         metrics: dict[str, Any] = {
             key_of.VALIDATION_LENGTH: sum(scored.lengths_N) / len(scored.lengths_N),
             "val_rollout/missing_rows": missing,
+            key_of.VALIDATION_HIDDEN_SECONDS: scored.evaluation.hidden_seconds,
+            key_of.VALIDATION_WAITED_SECONDS: scored.evaluation.waited_seconds,
         }
+        if self.sampler.has_several_sources:
+            metrics |= validation_by_source(scored.completions, scored.evaluation.matrix)
+        means: dict[str, float] = {}
         for name in scored.evaluation.matrix.names:
             rewards_N, scored_N = scored.evaluation.matrix.column(name)
             if scored_N.any():
                 metrics |= validation_metrics(name, rewards_N[scored_N])
-        keys = {name: key_of.validation(name) for name in self.settings.trained}
-        means = {name: metrics[key] for name, key in keys.items() if key in metrics}
+            shaped_N, counts_N = scored.shaped.matrix.column(name)
+            if counts_N.any():
+                means[name] = float(shaped_N[counts_N].mean())
+        changed = self.sampler.shaping.changes_held_out
+        metrics |= {key_of.shaped_validation(name): mean for name, mean in means.items() if name in changed}
+        # The method sees held-out rewards of the kind that it trains on.
+        means = {name: mean for name, mean in means.items() if name in self.settings.trained}
         self.scalarizer.observe_validation(self.steps_made, means)
         return metrics
 
     def state_dict(self) -> dict[str, Any]:
-        """Of the method, the probe and the reference length."""
+        """Of the method, the probe and the sampler."""
         return {
             "scalarizer": self.scalarizer.state_dict(),
             "probe": self.probe.state_dict(),
-            "reference_length": self.sampler.state_dict(),
+            **self.sampler.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what ``state_dict`` gave."""
         self.scalarizer.load_state_dict(state["scalarizer"])
         self.probe.load_state_dict(state["probe"])
-        self.sampler.load_state_dict(state["reference_length"])
+        self.sampler.load_state_dict(state)

@@ -75,6 +75,7 @@ class TrainJob(Job):
         return [
             line("method", f"{self.settings.method.type}, log-probs of the statistic: {source}"),
             line("objectives", weights),
+            *([line("rewards", "; ".join(shaping))] if (shaping := self.settings.build_shaping().described()) else []),
             *(line("" if number else "of which", told) for number, told in enumerate(covered)),
             *self.engine_lines(),
             *data_lines(config, self.data),

@@ -6,10 +6,19 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, StrictBool, StrictFloat, StrictInt, StrictStr, field_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    field_validator,
+    model_validator,
+)
 
 from ctwa import metrics as key_of
-from ctwa.errors import CtwaError
+from ctwa.errors import CtwaError, did_you_mean
 from ctwa.objectives.completion import Completion, Moment
 from ctwa.objectives.contract import Outcome
 from ctwa.objectives.loading import split_spec
@@ -19,6 +28,40 @@ Value = StrictBool | StrictInt | StrictFloat | StrictStr
 """What a column may hold for ``applies_to`` to compare."""
 UNFIT_COLUMNS = ("prompt", "reward_model", "extra_info")
 """Columns of a row that hold more than one value."""
+Transform = Literal["log", "sqrt", "tanh", "sigmoid", "rank"]
+
+
+class Gate(StrictModel):
+    """An objective counts only where another one holds.
+
+    Attributes:
+        by: the other objective. Its own clip, transform, scale and gate do not matter here.
+        at_least: open where what its function returned is at least this; and
+        at_most: where it is at most this. At least one of the two.
+        otherwise: what the objective is worth where the gate is closed.
+    """
+
+    by: str
+    at_least: float | None = None
+    at_most: float | None = None
+    otherwise: float = 0.0
+
+    @property
+    def condition(self) -> str:
+        """When it is open, in words."""
+        low = f"{self.at_least:g} <= " if self.at_least is not None else ""
+        high = f" <= {self.at_most:g}" if self.at_most is not None else ""
+        return f"{low}{self.by}{high}"
+
+    @model_validator(mode="after")
+    def _has_a_bound(self) -> Gate:
+        if self.at_least is None and self.at_most is None:
+            raise ValueError(f"gate by '{self.by}' has no bound; write at_least or at_most")
+        if self.at_least is not None and self.at_most is not None and self.at_least > self.at_most:
+            raise ValueError(
+                f"gate by '{self.by}' is never open: at_least {self.at_least:g} > at_most {self.at_most:g}"
+            )
+        return self
 
 
 class ObjectiveConfig(StrictModel):
@@ -41,6 +84,11 @@ class ObjectiveConfig(StrictModel):
         split: ``val`` only evaluates it: it is scored in validations, and the method never sees it.
         every: score it at every k-th training step, from the first, and in every validation; in between it applies to
             no completion. For functions that cost much.
+        clip: ``[low, high]``: values beyond are moved to the bound; null for no bound on that side.
+        transform: what is done to values then. ``log``: sign times log(1 + |value|); ``sqrt``: sign times the root;
+            ``tanh``; ``sigmoid``; ``rank``: the rank among the prompt's completions, from 0 to 1.
+        scale: what values are multiplied by then, above 0.
+        gate: where the objective counts; elsewhere it has one value. Last of the four.
     """
 
     reward_fn: str
@@ -53,6 +101,10 @@ class ObjectiveConfig(StrictModel):
     none: Literal["failure", "not_applicable"] = "failure"
     split: Literal["both", "val"] = "both"
     every: int = Field(default=1, ge=1)
+    clip: tuple[float | None, float | None] | None = None
+    transform: Transform | None = None
+    scale: float = Field(default=1.0, gt=0, le=1e6)
+    gate: Gate | None = None
 
     @field_validator("applies_to")
     @classmethod
@@ -95,6 +147,29 @@ class ObjectiveConfig(StrictModel):
         wanted = self.applies_to[column]
         return wanted if isinstance(wanted, list) else [wanted]
 
+    @property
+    def shaping(self) -> str:
+        """What is done to its rewards, in words; empty where nothing is."""
+        done = [
+            *([f"clipped to [{_bound(self.clip[0], '-inf')}, {_bound(self.clip[1], 'inf')}]"] if self.clip else []),
+            *([self.transform] if self.transform else []),
+            *([f"times {self.scale:g}"] if self.scale != 1 else []),
+            *([f"where {self.gate.condition}, else {self.gate.otherwise:g}"] if self.gate else []),
+        ]
+        return ", ".join(done)
+
+    @field_validator("clip")
+    @classmethod
+    def _is_a_range(cls, clip: tuple[float | None, float | None] | None) -> tuple[float | None, float | None] | None:
+        if clip is None:
+            return None
+        low, high = clip
+        if low is None and high is None:
+            raise ValueError("neither bound is given; write [low, high], with null for no bound on that side")
+        if low is not None and high is not None and low >= high:
+            raise ValueError(f"[{low:g}, {high:g}] leaves one value; write [low, high] with low below high")
+        return clip
+
     @field_validator("reward_fn")
     @classmethod
     def _is_spec(cls, reward_fn: str) -> str:
@@ -112,13 +187,17 @@ def trained(objectives: Mapping[str, ObjectiveConfig]) -> dict[str, ObjectiveCon
     return {name: objective for name, objective in objectives.items() if objective.split == "both"}
 
 
+def _bound(value: float | None, absent: str) -> str:
+    return absent if value is None else f"{value:g}"
+
+
 def check_objectives(objectives: Mapping[str, ObjectiveConfig]) -> Mapping[str, ObjectiveConfig]:
     """Refuse what cannot be optimised or shown.
 
     Raises:
         CtwaError: there is no objective to train on, no weight of these is positive, or a name is empty, has a '/'
             (metrics are named ``objective/<name>/mean``), begins or ends with a space, has characters that cannot be
-            printed, or is that of another metric.
+            printed, or is that of another metric; or a gate is by an objective that is not there.
     """
     if not objectives:
         raise CtwaError("there is no objective; give at least one, as name: {reward_fn: path/file.py:function}")
@@ -129,12 +208,30 @@ def check_objectives(objectives: Mapping[str, ObjectiveConfig]) -> Mapping[str, 
             raise CtwaError(f"objective name {name!r} has a '/' or a control character; metric names cannot hold it")
         if key_of.validation(name) == key_of.VALIDATION_LENGTH:
             raise CtwaError(f"objective name {name!r} is taken: {key_of.VALIDATION_LENGTH} is the length of responses")
+    _check_gates(objectives)
     seen = trained(objectives)
     if not seen:
         raise CtwaError(f"every objective ({', '.join(objectives)}) is of split: val; leave split out of at least one")
     if all(objective.weight == 0 for objective in seen.values()):
         raise CtwaError(f"every objective ({', '.join(seen)}) has weight 0; give at least one a positive weight")
     return objectives
+
+
+def _check_gates(objectives: Mapping[str, ObjectiveConfig]) -> None:
+    for name, objective in objectives.items():
+        by = objective.gate.by if objective.gate else None
+        if by == name:
+            raise CtwaError(f"objective '{name}' has a gate by itself; write another objective's name, or a clip")
+        if by is not None and by not in objectives:
+            raise CtwaError(
+                f"objective '{name}' has a gate by '{by}', which is no objective; write one of {', '.join(objectives)}"
+                + did_you_mean(by, objectives)
+            )
+        if by is not None and objective.split == "both" and objectives[by].split == "val":
+            raise CtwaError(
+                f"objective '{name}' has a gate by '{by}', which is scored in validations alone (split: val); leave "
+                "its split out"
+            )
 
 
 # Ordered, keyed by name. For a pydantic model of a whole run's configuration.

@@ -28,9 +28,12 @@ SETTINGS = (
     f"trainer.test_freq={NUM_METHODS}",
     "actor_rollout_ref.actor.optim.lr=3e-5",  # many steps from a weak model
     "ctwa.diagnostics.gradients_every=1",
+    "policy_loss=geo_mean",  # of which a part is ours; other tests train with the default
     "data.train_batch_size=4",
     "actor_rollout_ref.actor.ppo_mini_batch_size=2",
     "data.val_max_samples=8",
+    "ctwa.rewards.standardise=running",
+    "+ctwa.objectives.conciseness.gate={by: accuracy, at_least: 1}",
 )
 PROGRAM = [str(Path(__file__).with_name("rotating_run.py"))]
 
@@ -52,6 +55,8 @@ def test_every_method_trains(rotating: Run) -> None:
             assert metrics[f"weight/{name}"] >= 0, method
             if step > 0:
                 assert f"probe/gain/{name}" in metrics, method
+        assert metrics["objective/conciseness/gate_open_frac"] == metrics["objective/accuracy/mean"]
+    assert 0 < rotating.records[-1]["val_shaped/conciseness"] < rotating.records[-1]["val/conciseness"]
 
 
 def read_until_step(running: Popen[str], step: int) -> str:
@@ -117,6 +122,6 @@ def test_a_run_that_is_told_to_end_and_then_killed_while_it_saves_resumes_to_the
         assert comparable(resumed.records[step]) == comparable(rotating.records[step]), method
     assert_same_weights(resumed, rotating, LAST)
     states = [read_state(run.folder / f"checkpoints/global_step_{LAST}") for run in (resumed, rotating)]
-    for part in ("scalarizer", "probe"):
+    for part in ("scalarizer", "probe", "shaping"):
         assert states[0][part] == states[1][part]
     assert comparable(states[0]["metrics"]) == comparable(states[1]["metrics"])

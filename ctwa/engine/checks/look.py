@@ -20,6 +20,7 @@ from ctwa.engine.verl import PACKED_ATTENTION
 from ctwa.errors import CtwaError, did_you_mean
 from ctwa.models.look import Source, look_at_adapter, look_at_model, look_at_tokenizer, reason, weight_shapes
 from ctwa.objectives.contract import shortened
+from ctwa.objectives.conventions import column_fault
 from ctwa.objectives.evaluator import load_contracts, need_ground_truth
 
 if TYPE_CHECKING:
@@ -207,18 +208,31 @@ def _check_what_functions_need(contracts: Mapping[str, Contract], settings: Sett
                 "ctwa.reference_length={type:fixed} or another (docs/rewards.md)"
             )
     needed_by = need_ground_truth(contracts)
+    columns = {name: contract.columns for name, contract in contracts.items()}
     for part in data.parts:
-        if needed_by and (missing := part.without_truth()) is not None:
-            raise missing.error(_without_truth(part, needed_by))
+        if needed_by:
+            _check_truths(part, needed_by, settings)
         for each in part.sample:
-            if fault := ground_truth_fault(each.row.values, needed_by):
+            about = settings.about(each.row.values)
+            fault = ground_truth_fault(each.row.values, [name for name in needed_by if name in about])
+            own = {name: of_function for name, of_function in columns.items() if name in about}
+            if fault := fault or column_fault(each.row.values, own):
                 raise each.error(fault)
 
 
-def _without_truth(part: Part, needed_by: Sequence[str]) -> str:
-    """What is said of the first row without a ground truth, where rows were read by their columns."""
-    assert part.rows is not None
-    number, names = len(part.rows.without_truth), ", ".join(f"'{name}'" for name in needed_by)
+def _check_truths(part: Part, needed_by: Sequence[str], settings: Settings) -> None:
+    """See that no row lacks a ground truth that an objective about it asks for, where rows were read by columns."""
+    rows = part.without_truth()
+    lacking = ((row, own) for row in rows if (own := settings.about(row.row.values) & set(needed_by)))
+    if (first := next(lacking, None)) is not None:
+        row, own = first
+        names = [name for name in needed_by if name in own]
+        raise row.error(_without_truth(part, names, 1 + sum(1 for _ in lacking)))
+
+
+def _without_truth(part: Part, needed_by: Sequence[str], number: int) -> str:
+    """What is said of the first row without a ground truth, of so many."""
+    names = ", ".join(f"'{name}'" for name in needed_by)
     columns = ", ".join(dict.fromkeys(name for form in part.forms for name in form.columns))
     others = f" (nor have {number - 1} others)" if number > 1 else ""
     return (

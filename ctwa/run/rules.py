@@ -1,0 +1,130 @@
+"""What an alarm is raised by: rules, the limits that a user sets them, and what they remember of a trace."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import NamedTuple
+
+from pydantic import Field
+
+from ctwa.run.trace import Record
+from ctwa.strict import StrictModel
+
+Metrics = Mapping[str, float | None]
+Key = Callable[[str], str]  # of an objective: the name of a metric of it
+
+
+class AlarmLimits(StrictModel):
+    """When each alarm is raised.
+
+    Attributes:
+        drop: of an objective below the best average so far.
+        drop_steps: how long it has been that far below.
+        negative_covariance_steps: how long an objective's covariance with the update has been negative.
+        infeasible_steps: how long the covariance targets could not be reached together.
+        clipping_steps: how long clipping has turned an objective's covariance around.
+        unscored: the share of a step's completions that an objective did not score.
+        collapse: what is left of the entropy, or of the length, of the first steps.
+        collapse_steps: how long that has held.
+        average_steps: of an average over training, and "the first steps".
+        dominance: of the correlation of completions' weights in the update with one objective's rewards, where
+        dominated: is what the others' stay under.
+        dominance_steps: how long that has held.
+        saturation: the share of prompts whose completions all have the same reward, over `average_steps`.
+        saturation_steps: how long that has held.
+        jump: of a mean reward off its line, in standard errors, and
+        jump_size: in standard deviations of the completions' rewards.
+        jump_steps: of the line.
+        hacking_steps: how long held-out problems have contradicted what rises in training.
+    """
+
+    drop: float = Field(default=0.15, gt=0)
+    drop_steps: int = Field(default=10, ge=1)
+    negative_covariance_steps: int = Field(default=10, ge=1)
+    infeasible_steps: int = Field(default=10, ge=1)
+    clipping_steps: int = Field(default=5, ge=1)
+    unscored: float = Field(default=0.05, gt=0, lt=1)
+    collapse: float = Field(default=0.25, gt=0, lt=1)
+    collapse_steps: int = Field(default=5, ge=1)
+    average_steps: int = Field(default=10, ge=1)
+    dominance: float = Field(default=0.95, gt=0, le=1)
+    dominated: float = Field(default=0.2, ge=0, le=1)
+    dominance_steps: int = Field(default=10, ge=1)
+    saturation: float = Field(default=0.9, gt=0, le=1)
+    saturation_steps: int = Field(default=10, ge=1)
+    jump: float = Field(default=6.0, gt=0)
+    jump_size: float = Field(default=0.5, ge=0)
+    jump_steps: int = Field(default=20, ge=5)
+    hacking_steps: int = Field(default=10, ge=1)
+
+
+class Finding(NamedTuple):
+    """What a rule saw in one record."""
+
+    objective: str | None
+    wrong: bool
+    values: tuple[float | str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One kind of alarm: what it looks at, for how many steps it must be wrong, and what is said then."""
+
+    kind: str
+    steps: Callable[[AlarmLimits], int]
+    look: Callable[[Watched, Record], Iterator[Finding]]
+    text: str  # {name}, {steps} and {0}, {1}, ...: the values of the finding
+    advice: str  # the same, and {command}: what prints targets for the run
+    advice_with_target: str = ""  # in its place for an objective whose weight a target steers
+    advice_with_covariance: str = ""  # and for one whose covariances are measured, so that it can have a target
+    often: bool = False  # whether it must be found wrong so many times, of an objective that few steps measure
+
+
+@dataclass
+class Watched:
+    """What the rules remember of the records they have seen."""
+
+    limits: AlarmLimits
+    objectives: Sequence[str]
+    tracked: Collection[str | None] = ()  # what was wrong by the rule that looks: else it need not say what is not
+    validated: bool = False
+    best: dict[str, float] = field(default_factory=dict)
+    recent: dict[str, deque[float]] = field(default_factory=dict)
+    first: dict[str, list[float]] = field(default_factory=dict)
+    start: dict[str, float] = field(default_factory=dict)  # the means of `first`
+    steered: set[str] = field(default_factory=set)  # the objectives that the method has a target for
+    measured: set[str] = field(default_factory=set)  # those whose covariances are in the records
+    trained: set[str] = field(default_factory=set)  # those that have had a weight
+    rise: dict[str, float] = field(default_factory=dict)  # in training, beyond noise
+    at_start: dict[str, tuple[float, float]] = field(default_factory=dict)  # the first validation and its error
+    keys: dict[tuple[Key, ...], list[tuple[str, ...]]] = field(default_factory=dict)
+
+    def keyed(self, *keys: Key) -> list[tuple[str, ...]]:
+        """Each objective's name, and the names of its metrics."""
+        found = self.keys.get(keys)
+        if found is None or len(found) != len(self.objectives):
+            found = self.keys[keys] = [(name, *(key(name) for key in keys)) for name in self.objectives]
+        return found
+
+    def average(self, key: str, value: float) -> float | None:
+        """The mean of the last `average_steps` values; None while there are fewer."""
+        recent = self.last(key, value, self.limits.average_steps)
+        return None if recent is None else fmean(recent)
+
+    def last(self, key: str, value: float, num: int) -> list[float] | None:
+        """The last `num` values, this one included; None while there are fewer."""
+        recent = self.recent.setdefault(key, deque(maxlen=num))
+        recent.append(value)
+        return list(recent) if len(recent) == num else None
+
+    def of_the_first_steps(self, key: str, value: float) -> float | None:
+        """The mean of the first `average_steps` values; None until there is one more."""
+        first = self.first.setdefault(key, [])
+        if len(first) < self.limits.average_steps:
+            first.append(value)
+            self.start[key] = fmean(first)
+            return None
+        return self.start[key]
