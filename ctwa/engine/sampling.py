@@ -15,6 +15,7 @@ from verl.utils.transferqueue_utils import KVBatchMeta
 
 from ctwa import metrics as key_of
 from ctwa.batch import Rollout
+from ctwa.engine.by_source import has_several_sources
 from ctwa.engine.data import RunData
 from ctwa.engine.ray_session import ray_session
 from ctwa.engine.recorder import Recorder
@@ -57,10 +58,20 @@ class Sampler:
         settings: seed, and the length that conciseness is measured against.
         evaluator: the reward functions.
         max_missing: the share of the completions asked for that may be lost.
+        has_several_sources: whether the rows are of several tasks, so that there are curves of each.
     """
 
-    def __init__(self, session: Session, settings: Settings, evaluator: RewardEvaluator, *, max_missing: float) -> None:
+    def __init__(
+        self,
+        session: Session,
+        settings: Settings,
+        evaluator: RewardEvaluator,
+        *,
+        max_missing: float,
+        has_several_sources: bool = False,
+    ) -> None:
         self.session = session
+        self.has_several_sources = has_several_sources
         self.evaluator = evaluator
         self.reference_length = settings.build_reference_length()
         self.shaping = settings.build_shaping()
@@ -237,4 +248,6 @@ def sampling_engine(
         )
         session = Session(config, poll_interval=settings.poll_interval, wait_for_queue=wait_for_queue)
         recorder.engine_is_up()
-        yield Sampler(session, settings, evaluator, max_missing=max_missing)
+        yield Sampler(
+            session, settings, evaluator, max_missing=max_missing, has_several_sources=has_several_sources(data)
+        )

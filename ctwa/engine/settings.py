@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeVar
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from pydantic import AfterValidator, Field
@@ -10,6 +11,7 @@ from pydantic import AfterValidator, Field
 from ctwa.engine.policy_loss import read_policy_loss
 from ctwa.errors import CtwaError, did_you_mean
 from ctwa.models.locate import locate
+from ctwa.objectives.completion import Completion
 from ctwa.objectives.config import ObjectiveConfig, Objectives, trained
 from ctwa.objectives.reference import ReferenceConfig, ReferenceLength, build_reference
 from ctwa.objectives.shaping import Shaping, Standardise
@@ -145,6 +147,13 @@ class Settings(RunSettings):
     def trained(self) -> dict[str, ObjectiveConfig]:
         """The objectives that the method sees: all but those that are only evaluated."""
         return trained(self.objectives)
+
+    def about(self, row: Mapping[str, Any]) -> set[str]:
+        """The objectives that are about a row of the data, by what they apply to."""
+        if not any(objective.applies_to for objective in self.objectives.values()):
+            return set(self.objectives)
+        completion = Completion.unwritten(row)
+        return {name for name, objective in self.objectives.items() if objective.is_about(completion)}
 
     def build_scalarizer(self) -> Scalarizer:
         """The method, at its initial weights.

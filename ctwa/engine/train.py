@@ -22,6 +22,7 @@ from ctwa import metrics as key_of
 from ctwa.batch import Rollout, Update
 from ctwa.covariance.diagnostics import diagnostics, sampled_entropy
 from ctwa.covariance.probe import Progress
+from ctwa.engine.by_source import training_by_source, validation_by_source
 from ctwa.engine.gradients import GradientPlan, combined_advantages, gradient_metrics, make_plan
 from ctwa.engine.loop import Trainer
 from ctwa.engine.probe import build_probe
@@ -134,6 +135,8 @@ class MultiObjectiveTrainer(Trainer):
         step.rollout = scored.rollout
         step.metrics |= scored.evaluation.metrics() | self.sampler.shaping.metrics(scored.shaped)
         step.metrics |= self.sampler.learn_lengths(scored)
+        if self.sampler.has_several_sources:
+            step.metrics |= training_by_source(scored.completions, scored.evaluation.matrix)
         step.metrics[key_of.HIDDEN_SECONDS] = scored.evaluation.hidden_seconds
         step.metrics[key_of.WAITED_SECONDS] = scored.evaluation.waited_seconds
         self.recorder.samples(step.number, scored.completions, scored.evaluation, split="train")
@@ -231,7 +234,7 @@ class MultiObjectiveTrainer(Trainer):
         return metrics and metrics | self._weights()
 
     def validate(self) -> dict[str, Any]:
-        """Complete and evaluate the held-out prompts: ``val/<objective>`` and its standard error."""
+        """Complete and evaluate the held-out prompts: ``val/<objective>`` and its standard error; by source, too."""
         # The seed does not name the step: every validation draws with the same numbers.
         rows, missing = self.sampler.held_out(
             self.steps_made, Moment.of_run("val", self.steps_made, self.num_steps), "val"
@@ -245,6 +248,8 @@ class MultiObjectiveTrainer(Trainer):
             key_of.VALIDATION_HIDDEN_SECONDS: scored.evaluation.hidden_seconds,
             key_of.VALIDATION_WAITED_SECONDS: scored.evaluation.waited_seconds,
         }
+        if self.sampler.has_several_sources:
+            metrics |= validation_by_source(scored.completions, scored.evaluation.matrix)
         means: dict[str, float] = {}
         for name in scored.evaluation.matrix.names:
             rewards_N, scored_N = scored.evaluation.matrix.column(name)
