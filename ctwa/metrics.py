@@ -17,6 +17,7 @@ RESPONSE_LENGTH = "response_length/mean"
 VALIDATION_LENGTH = "val/response_length"
 MISSING_ROWS = ("rollout/missing_rows", "val_rollout/missing_rows")
 USABLE_GROUPS = "rollout/usable_groups"
+NO_SIGNAL, LEFT_OUT, REFILL_ROUNDS = "rollout/no_signal_frac", "rollout/left_out_frac", "rollout/refill_rounds"
 CLIP_FRACTION, CLIP_MASS, CLIP_DISTORTION = "clip/fraction", "clip/mass", "clip/distortion"
 GRADIENT_COSINE = "gradient/cosine/"
 FEASIBILITY = "ctwa/feasibility"

@@ -71,6 +71,10 @@ class Sampler:
     def next_rows(self, step: int) -> tuple[KVBatchMeta, dict[str, Any]]:
         """Complete the next prompts to train on; returns their completions in the transfer queue, and metrics."""
         self._prompts.clear()
+        return self.more_rows(step)
+
+    def more_rows(self, step: int) -> tuple[KVBatchMeta, dict[str, Any]]:
+        """The same of further prompts of the step, beside those that there are."""
         chunks = [
             self._prompts.name(columns, "train", step, f"train/{step}") for columns in self.session.next_prompts()
         ]

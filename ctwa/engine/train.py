@@ -22,6 +22,7 @@ from ctwa import metrics as key_of
 from ctwa.batch import Rollout, Update
 from ctwa.covariance.diagnostics import diagnostics, sampled_entropy
 from ctwa.covariance.probe import Progress
+from ctwa.engine.dynamic_sampling import Round, left_out, refill
 from ctwa.engine.gradients import GradientPlan, combined_advantages, gradient_metrics, make_plan
 from ctwa.engine.loop import Trainer
 from ctwa.engine.probe import build_probe
@@ -30,8 +31,9 @@ from ctwa.engine.sampling import Sampler, validation_metrics
 from ctwa.engine.settings import Settings
 from ctwa.engine.verl.estimate import VerlEstimate
 from ctwa.engine.verl.rows import in_order
-from ctwa.engine.verl.transfer import QueuedRows, advantage_columns, correct, hand_over
+from ctwa.engine.verl.transfer import QueuedRows, advantage_columns, correct, hand_over, leave_out
 from ctwa.objectives.completion import Moment, Split
+from ctwa.objectives.signal import Signal
 from ctwa.scalarizers.base import Scalarizer
 
 
@@ -98,9 +100,14 @@ class MultiObjectiveTrainer(Trainer):
                 session.wake(number - 1)
             with step.phase("gen"):
                 self.sample(step)
-                session.sleep()
+                if not self.refills:
+                    session.sleep()
             with step.phase("reward"):
                 self.score(step)
+            if self.refills:
+                with step.phase("refill"):
+                    self.refill(step)
+                    session.sleep()
             step.batch = session.deal(step.batch, step.rows)
             with step.phase("old_log_prob"):
                 step.batch = session.old_log_probs(step.batch, step.metrics)
@@ -132,7 +139,36 @@ class MultiObjectiveTrainer(Trainer):
         step.rollout = scored.rollout
         step.metrics |= scored.evaluation.metrics() | self.sampler.shaping.metrics(scored.shaped)
         step.metrics |= self.sampler.learn_lengths(scored)
+        step.metrics |= Signal.of(step.rollout.rewards, step.rollout.group_N).metrics()
         self.recorder.samples(step.number, scored.completions, scored.evaluation, split="train")
+
+    @property
+    def refills(self) -> bool:
+        """Whether prompts are completed in place of those that do not count."""
+        choice = self.settings.dynamic_sampling
+        return choice.keep != "every" and choice.otherwise == "refill"
+
+    def refill(self, step: Step) -> None:
+        """Complete further prompts in place of those that do not count."""
+
+        def complete() -> Round:
+            batch, _ = self.sampler.more_rows(step.number)
+            rows, missing = self.sampler.in_order(batch)
+            step.metrics[key_of.MISSING_ROWS[0]] += missing
+            return Round(batch, rows, self.sampler.score(rows, self._moment("train", step.number)).rollout)
+
+        chosen, step.metrics[key_of.REFILL_ROUNDS] = refill(
+            Round(step.batch, step.rows, step.rollout),
+            complete,
+            self.settings.dynamic_sampling,
+            self._objective_weights,
+            num_prompts=self.config.data.train_batch_size,
+        )
+        step.batch, step.rows, step.rollout = chosen.batch, chosen.rows, chosen.rollout
+
+    @property
+    def _objective_weights(self) -> dict[str, float]:
+        return {name: objective.weight for name, objective in self.settings.objectives.items()}
 
     def measure_last_update(self, step: Step) -> None:
         """What the last update did, by the completions of this step under the weights before it."""
@@ -145,6 +181,11 @@ class MultiObjectiveTrainer(Trainer):
         algorithm = self.config.algorithm
         step.rollout, corrected, metrics = correct(algorithm.get("rollout_correction"), step.rows, step.rollout)
         step.metrics |= metrics
+        left_out_N = left_out(step.rollout, self.settings.dynamic_sampling, self._objective_weights)
+        if left_out_N is not None:
+            step.rollout, masked = leave_out(left_out_N, step.rows, step.rollout)
+            corrected |= masked
+            step.metrics[key_of.LEFT_OUT] = float(left_out_N.double().mean())
         rollout = step.rollout
         estimate = VerlEstimate(algorithm, rollout.mask_NT, rollout.group_N, rollout.loss_mask_NT)
         # Prompts that the probe holds out get no gradient.
