@@ -16,6 +16,8 @@ KL = "actor/ppo_kl"
 RESPONSE_LENGTH = "response_length/mean"
 VALIDATION_LENGTH = "val/response_length"
 MISSING_ROWS = ("rollout/missing_rows", "val_rollout/missing_rows")
+HIDDEN_SECONDS, WAITED_SECONDS = "rewards/hidden_seconds", "rewards/waited_seconds"
+VALIDATION_HIDDEN_SECONDS, VALIDATION_WAITED_SECONDS = "val_rewards/hidden_seconds", "val_rewards/waited_seconds"
 USABLE_GROUPS = "rollout/usable_groups"
 NO_SIGNAL, LEFT_OUT, REFILL_ROUNDS = "rollout/no_signal_frac", "rollout/left_out_frac", "rollout/refill_rounds"
 CLIP_FRACTION, CLIP_MASS, CLIP_DISTORTION = "clip/fraction", "clip/mass", "clip/distortion"
@@ -25,9 +27,9 @@ FEASIBILITY = "ctwa/feasibility"
 # fmt: off
 TRAINING = frozenset((
     "actor", "clip", "correlation", "covariance", "critic", "global_seqlen", "gradient", "num_turns", "objective",
-    "perf", "prompt_length", "response", "response_length", "response_length_non_aborted", "rollout", "rollout_corr",
-    "time", "tool_call_counts", "training", "val", "val_rollout", "val_shaped", "val_standard_error", "variance_proxy",
-    "weight",
+    "perf", "prompt_length", "response", "response_length", "response_length_non_aborted", "rewards", "rollout",
+    "rollout_corr", "time", "tool_call_counts", "training", "val", "val_rewards", "val_rollout", "val_shaped",
+    "val_standard_error", "variance_proxy", "weight",
 ))
 # fmt: on
 """The families of the training and of its diagnostics, for every method."""

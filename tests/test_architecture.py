@@ -39,7 +39,8 @@ ALLOWED = {
     "testbed": {"covariance", "objectives", "run", "models"},
     "instructions": {"run"},
     "listing": {"scalarizers", "preference", "models"},
-    "evaluation": {"data", "objectives", "preference", "run", "report", "models", "testbed", "statistics"},
+    "chat": {"run"},
+    "evaluation": {"chat", "data", "objectives", "preference", "run", "report", "models", "testbed", "statistics"},
 }
 """What each part may import beside the ground floor."""
 ALL = {*ALLOWED, "__init__"}

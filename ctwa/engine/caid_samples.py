@@ -121,9 +121,11 @@ class PolicySampler:
 
     def sample(self, seed_name: str, *, step: int) -> Samples:
         """Of the policy after a step; the replicas make room for training afterwards."""
-        rows, _ = self.sampler.held_out(step, seed_name)
+        rows, _ = self.sampler.held_out(
+            step, Moment.of_run("val", step, self.config.trainer.total_training_steps), seed_name
+        )
         self.sampler.session.sleep()
-        scored = self.sampler.score(rows, Moment(step=step))
+        scored = self.sampler.score(rows)
         data = rows.read("prompts", "responses")
         prompts = [tuple(row.tolist()) for row in data["prompts"].unbind()]
         responses = [tuple(row.tolist()) for row in data["responses"].unbind()]

@@ -19,11 +19,11 @@ from ctwa.engine.data import RunData
 from ctwa.engine.ray_session import ray_session
 from ctwa.engine.recorder import Recorder
 from ctwa.engine.settings import Settings
-from ctwa.engine.verl.rows import Prompts, num_missing, place_of, prompt_name
+from ctwa.engine.verl.rows import Prompts, check_outputs, num_missing, place_of, prompt_name
 from ctwa.engine.verl.session import Session
 from ctwa.engine.verl.transfer import QueuedRows
 from ctwa.objectives.completion import Completion, Moment
-from ctwa.objectives.evaluator import Evaluation, RewardEvaluator
+from ctwa.objectives.evaluator import Evaluation, RewardEvaluator, Scoring
 from ctwa.objectives.shaping import Shaped
 
 
@@ -48,7 +48,7 @@ class Scored:
 
 
 class Sampler:
-    """Lets the engine complete prompts, and scores the completions.
+    """Lets the engine complete prompts, and scores each prompt's completions as soon as they are there.
 
     Prompts have names and completions have places, so rows are in the same order in whichever order they came.
 
@@ -67,18 +67,70 @@ class Sampler:
         self._max_missing = max_missing
         self._prompts = Prompts(settings.seed)
         self._end_tokens = session.end_tokens()
+        self._scoring: Scoring | None = None
+        self._moment = Moment()
+        self._num_samples = 0
+        self._first = 0
+        self._completions: dict[int, Completion] = {}
 
-    def next_rows(self, step: int) -> tuple[KVBatchMeta, dict[str, Any]]:
-        """Complete the next prompts to train on; returns their completions in the transfer queue, and metrics."""
+    def next_rows(self, step: int, moment: Moment) -> tuple[KVBatchMeta, dict[str, Any]]:
+        """Complete the next prompts to train on; returns their completions in the transfer queue, and metrics.
+
+        Args:
+            step: that trains on them.
+            moment: what the reward functions are told of it.
+        """
         self._prompts.clear()
-        return self.more_rows(step)
+        return self.more_rows(step, moment)
 
-    def more_rows(self, step: int) -> tuple[KVBatchMeta, dict[str, Any]]:
+    def more_rows(self, step: int, moment: Moment) -> tuple[KVBatchMeta, dict[str, Any]]:
         """The same of further prompts of the step, beside those that there are."""
+        first = len(self._prompts.rows)
         chunks = [
             self._prompts.name(columns, "train", step, f"train/{step}") for columns in self.session.next_prompts()
         ]
-        return self.session.complete(chunks, "train", step=step)
+        self._begin(moment, self.session.config.actor_rollout_ref.rollout.n, first)
+        return self.session.complete(chunks, "train", step=step, arrived=lambda keys: self._submit(keys, "train"))
+
+    def _begin(self, moment: Moment, num_samples: int, first: int = 0) -> None:
+        """Score what comes from now on, ``num_samples`` completions of each prompt named since the ``first``."""
+        self._moment, self._num_samples, self._first = moment, num_samples, first
+        self._completions = {}
+        self._scoring = self.evaluator.begin((len(self._prompts.rows) - first) * num_samples)
+
+    def _submit(self, keys: Sequence[str], partition: str) -> None:
+        """Let the completions of whole prompts be scored."""
+        assert self._scoring is not None
+        check_outputs(keys)
+        if not keys:
+            self._scoring.check()
+            return
+        keys = sorted(keys, key=place_of)
+        responses = [row.tolist() for row in QueuedRows(keys, partition).read("responses")["responses"].unbind()]
+        texts = self.session.tokenizer.batch_decode(responses, skip_special_tokens=True)
+        prompts = [place_of(key)[0] for key in keys]
+        lengths = [len(response) for response in responses]
+        references: Sequence[float | None] = [None] * len(keys)
+        if self.reference_length is not None:
+            references = self.reference_length.reference(lengths, prompts)
+        completions = [
+            Completion.from_row(
+                self._prompts.rows[prompt_name(key)],
+                response=text,
+                response_tokens=length,
+                reference_tokens=reference,
+                finished=response[-1] in self._end_tokens if response else False,
+                token_ids=response,
+                moment=self._moment,
+            )
+            for key, text, response, length, reference in zip(keys, texts, responses, lengths, references, strict=True)
+        ]
+        rows = [
+            (prompt - self._first) * self._num_samples + place_of(key)[1]
+            for key, prompt in zip(keys, prompts, strict=True)
+        ]
+        self._completions.update(zip(rows, completions, strict=True))
+        self._scoring.submit(rows, completions, prompts)
 
     def in_order(self, batch: KVBatchMeta) -> tuple[QueuedRows, int]:
         """The rows of a step in its order, and how many are missing.
@@ -89,9 +141,9 @@ class Sampler:
         config = self.session.config
         num_asked = config.data.train_batch_size * config.actor_rollout_ref.rollout.n
         rows = QueuedRows(sorted(batch.keys, key=place_of), batch.partition_id)
-        return rows, num_missing(rows.keys, num_asked, limit=self._max_missing)
+        return rows, num_missing(len(rows), num_asked, limit=self._max_missing)
 
-    def held_out(self, step: int, seed_name: str) -> tuple[QueuedRows, int]:
+    def held_out(self, step: int, moment: Moment, seed_name: str) -> tuple[QueuedRows, int]:
         """Complete the held-out prompts with the policy after a step; the rows in order, and how many are missing.
 
         Raises:
@@ -100,17 +152,25 @@ class Sampler:
         session = self.session
         session.wake(step)
         self._prompts.clear()
+        chunks = [self._prompts.name(columns, "val", step, seed_name) for columns in session.val_dataloader]
+        self._begin(moment, session.config.actor_rollout_ref.rollout.val_kwargs.n)
+        # A reference length that begins at the mean of these completions is not known before the last of them.
+        is_known = step > 0 or self.reference_length is None or self.reference_length.is_known
+
+        def arrived(keys: list[str]) -> None:
+            if is_known:
+                self._submit(keys, "val")
+
         keys: list[str] = []
-        num_asked = 0
-        for columns in session.val_dataloader:
-            named = self._prompts.name(columns, "val", step, seed_name)
-            sampled, _ = session.complete([named], "val", step=step)
+        for named in chunks:
+            sampled, _ = session.complete([named], "val", step=step, arrived=arrived)
             keys.extend(sampled.keys)
-            num_asked += len(named["uid"]) * session.config.actor_rollout_ref.rollout.val_kwargs.n
-        missing = num_missing(keys, num_asked, limit=self._max_missing)
         rows = QueuedRows(sorted(keys, key=place_of), "val")
+        missing = num_missing(len(rows), len(self._prompts.rows) * self._num_samples, limit=self._max_missing)
         if step == 0:
             self.start_lengths(rows.read("responses")["responses"].offsets().diff().tolist())
+        if not is_known:
+            self._submit(rows.keys, "val")
         return rows, missing
 
     def start_lengths(self, lengths_N: Sequence[int]) -> None:
@@ -118,39 +178,17 @@ class Sampler:
         if self.reference_length is not None:
             self.reference_length.start(lengths_N)
 
-    def score(self, rows: QueuedRows, moment: Moment) -> Scored:
-        """Evaluate the objectives on rows whose prompts were the last to be completed.
-
-        Args:
-            rows: the completions.
-            moment: when in the run they were sampled, and what for.
-        """
-        data = rows.read("responses", "response_mask")
-        responses = [row.tolist() for row in data["responses"].unbind()]
-        texts = self.session.tokenizer.batch_decode(responses, skip_special_tokens=True)
-        names = [prompt_name(key) for key in rows.keys]
-        places = {name: place for place, name in enumerate(dict.fromkeys(names))}
-        group_N = torch.tensor([places[name] for name in names])
-        lengths_N = [len(response) for response in responses]
-        references_N: Sequence[float | None] = [None] * len(rows)
-        if self.reference_length is not None:
-            references_N = self.reference_length.reference(lengths_N, group_N.tolist())
-        completions = [
-            Completion.from_row(
-                self._prompts.rows[name],
-                response=text,
-                response_tokens=length,
-                reference_tokens=reference,
-                finished=response[-1] in self._end_tokens if response else False,
-                moment=moment,
-            )
-            for name, text, response, length, reference in zip(
-                names, texts, responses, lengths_N, references_N, strict=True
-            )
-        ]
-        evaluation = self.evaluator.evaluate(completions, group_N.tolist())
-        mask_NT = data["response_mask"].to_padded_tensor(0)
-        shaped = self.shaping.shape(evaluation.matrix, group_N, train=moment.split == "train")
+    def score(self, rows: QueuedRows) -> Scored:
+        """Wait for the rewards of the rows, whose prompts were the last to be completed."""
+        assert self._scoring is not None
+        evaluation = self._scoring.finish()
+        completions = [completion for _, completion in sorted(self._completions.items())]
+        prompts_N = torch.tensor([place_of(key)[0] for key in rows.keys])
+        group_N = prompts_N.unique(return_inverse=True)[1]
+        mask_NT = rows.read("response_mask")["response_mask"].to_padded_tensor(0)
+        shaped = self.shaping.shape(
+            evaluation.matrix, group_N, train=self._moment.split == "train", further=self._first > 0
+        )
         return Scored(completions, evaluation, shaped, Rollout(shaped.matrix, group_N, mask_NT))
 
     def learn_lengths(self, scored: Scored) -> dict[str, float]:

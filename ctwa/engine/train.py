@@ -32,7 +32,7 @@ from ctwa.engine.settings import Settings
 from ctwa.engine.verl.estimate import VerlEstimate
 from ctwa.engine.verl.rows import in_order
 from ctwa.engine.verl.transfer import QueuedRows, advantage_columns, correct, hand_over, leave_out
-from ctwa.objectives.completion import Moment, Split
+from ctwa.objectives.completion import Moment
 from ctwa.objectives.signal import Signal
 from ctwa.scalarizers.base import Scalarizer
 
@@ -129,17 +129,22 @@ class MultiObjectiveTrainer(Trainer):
         return step.metrics | {f"time/{phase}": seconds for phase, seconds in step.seconds.items()}
 
     def sample(self, step: Step) -> None:
-        """Complete the next prompts."""
-        step.batch, step.metrics = self.sampler.next_rows(step.number)
+        """Complete the next prompts; each one's completions are scored from when they are there."""
+        step.batch, step.metrics = self.sampler.next_rows(step.number, self._moment(step))
+
+    def _moment(self, step: Step) -> Moment:
+        return Moment.of_run("train", step.number - 1, self.num_steps)
 
     def score(self, step: Step) -> None:
-        """Evaluate the objectives on the completions."""
+        """Wait for the last rewards of the completions."""
         step.rows, step.metrics["rollout/missing_rows"] = self.sampler.in_order(step.batch)
-        scored = self.sampler.score(step.rows, self._moment("train", step.number))
+        scored = self.sampler.score(step.rows)
         step.rollout = scored.rollout
         step.metrics |= scored.evaluation.metrics() | self.sampler.shaping.metrics(scored.shaped)
         step.metrics |= self.sampler.learn_lengths(scored)
         step.metrics |= Signal.of(step.rollout.rewards, step.rollout.group_N).metrics()
+        step.metrics[key_of.HIDDEN_SECONDS] = scored.evaluation.hidden_seconds
+        step.metrics[key_of.WAITED_SECONDS] = scored.evaluation.waited_seconds
         self.recorder.samples(step.number, scored.completions, scored.evaluation, split="train")
 
     @property
@@ -152,10 +157,10 @@ class MultiObjectiveTrainer(Trainer):
         """Complete further prompts in place of those that do not count."""
 
         def complete() -> Round:
-            batch, _ = self.sampler.more_rows(step.number)
+            batch, _ = self.sampler.more_rows(step.number, self._moment(step))
             rows, missing = self.sampler.in_order(batch)
             step.metrics[key_of.MISSING_ROWS[0]] += missing
-            return Round(batch, rows, self.sampler.score(rows, self._moment("train", step.number)).rollout)
+            return Round(batch, rows, self.sampler.score(rows).rollout)
 
         chosen, step.metrics[key_of.REFILL_ROUNDS] = refill(
             Round(step.batch, step.rows, step.rollout),
@@ -235,10 +240,6 @@ class MultiObjectiveTrainer(Trainer):
             step.metrics |= self._measured(progress)
         step.metrics |= self._weights()
 
-    def _moment(self, split: Split, step: int) -> Moment:
-        made = step - 1 if split == "train" else step
-        return Moment(split, step, made / self.num_steps)
-
     def _weights(self) -> dict[str, float]:
         """The weights of the next step, as the method left them."""
         return {key_of.weight(name): weight for name, weight in self.scalarizer.weights.items()}
@@ -274,13 +275,17 @@ class MultiObjectiveTrainer(Trainer):
     def validate(self) -> dict[str, Any]:
         """Complete and evaluate the held-out prompts: ``val/<objective>`` and its standard error."""
         # The seed does not name the step: every validation draws with the same numbers.
-        rows, missing = self.sampler.held_out(self.steps_made, "val")
-        scored = self.sampler.score(rows, self._moment("val", self.steps_made))
+        rows, missing = self.sampler.held_out(
+            self.steps_made, Moment.of_run("val", self.steps_made, self.num_steps), "val"
+        )
+        scored = self.sampler.score(rows)
         rows.clear()
         self.recorder.samples(self.steps_made, scored.completions, scored.evaluation, split="held-out")
         metrics: dict[str, Any] = {
             key_of.VALIDATION_LENGTH: sum(scored.lengths_N) / len(scored.lengths_N),
             "val_rollout/missing_rows": missing,
+            key_of.VALIDATION_HIDDEN_SECONDS: scored.evaluation.hidden_seconds,
+            key_of.VALIDATION_WAITED_SECONDS: scored.evaluation.waited_seconds,
         }
         means: dict[str, float] = {}
         for name in scored.evaluation.matrix.names:

@@ -6,6 +6,7 @@ of a matrix product.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,7 +73,6 @@ class SeededSampler:
         return tokens_L1.squeeze(1), log_probs_LV.gather(1, tokens_L1).squeeze(1)
 
 
-@torch.inference_mode()
 def generate_batch(
     model: torch.nn.Module,
     prompts: list[list[int]],
@@ -81,7 +81,23 @@ def generate_batch(
     eos_ids: set[int],
     pad_id: int,
 ) -> list[Generated]:
-    """Complete every prompt, one seed each.
+    """Complete every prompt, one seed each; the completions in the order of ``prompts``: see :func:`generate_each`."""
+    completions: dict[int, Generated] = {}
+    for ended in generate_each(model, prompts, sampling, seeds, eos_ids, pad_id):
+        completions |= ended
+    return [completions[row] for row in range(len(prompts))]
+
+
+@torch.inference_mode()
+def generate_each(
+    model: torch.nn.Module,
+    prompts: list[list[int]],
+    sampling: Sampling,
+    seeds: list[int],
+    eos_ids: set[int],
+    pad_id: int,
+) -> Iterator[dict[int, Generated]]:
+    """Complete every prompt, one seed each, and give each completion as soon as it has ended.
 
     A loop of its own over transformers' model and cache, because ``generate`` carries rows that have ended along to the
     end of the longest. Here they leave the batch as soon as half of it has ended. A prompt that is there several times
@@ -95,8 +111,9 @@ def generate_batch(
         eos_ids: tokens that end a completion, or none; the token itself is part of the completion.
         pad_id: fills prompts up to one length.
 
-    Returns:
-        Completions in the order of ``prompts``; log-probs are of the distribution that was sampled from.
+    Yields:
+        The completions that ended at a token, by their place in ``prompts``; log-probs are of the distribution that was
+        sampled from.
     """
     device = next(model.parameters()).device
     place_of = {prompt: place for place, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
@@ -109,11 +126,14 @@ def generate_batch(
     num_rows = len(prompts)
     tokens_NT = torch.full((num_rows, sampling.max_tokens), pad_id, device=device)
     log_probs_NT = torch.zeros(num_rows, sampling.max_tokens, device=device)
-    lengths_N = torch.full((num_rows,), sampling.max_tokens, device=device)
+
+    def ended(rows_R: torch.Tensor, length: int) -> dict[int, Generated]:
+        tokens, log_probs = tokens_NT[rows_R, :length].tolist(), log_probs_NT[rows_R, :length].tolist()
+        return dict(zip(rows_R.tolist(), map(Generated, tokens, log_probs), strict=True))
 
     sampler, cache = SeededSampler(seeds, sampling, device), DynamicCache(config=model.config)
     rows_L = torch.arange(num_rows, device=device)
-    alive_L = torch.ones(num_rows, dtype=torch.bool, device=device)
+    alive_L, num_alive = torch.ones(num_rows, dtype=torch.bool, device=device), num_rows
     for position in range(sampling.max_tokens):
         logits_LV = model(
             input_ids=ids_LP,
@@ -129,21 +149,19 @@ def generate_batch(
         tokens_L, log_probs_L = sampler.draw(logits_LV, rows_L, position)
         tokens_NT[rows_L, position], log_probs_NT[rows_L, position] = tokens_L, log_probs_L
         ended_L = alive_L & torch.isin(tokens_L, ends_E)
-        lengths_N[rows_L[ended_L]] = position + 1
-        alive_L &= ~ended_L
-        num_alive = int(alive_L.sum())
-        if num_alive == 0:
-            break
+        if num_ended := int(ended_L.sum()):
+            yield ended(rows_L[ended_L], position + 1)
+            alive_L &= ~ended_L
+            num_alive -= num_ended
+            if num_alive == 0:
+                return
         ids_LP, positions_LP = tokens_L[:, None], positions_LP[:, -1:] + 1
         mask_LP = torch.cat([mask_LP, mask_LP.new_ones(len(rows_L), 1)], dim=1)
         if num_alive <= len(rows_L) // 2:
             cache.batch_select_indices(alive_L.nonzero().squeeze(1))
             ids_LP, positions_LP, mask_LP, rows_L = (x[alive_L] for x in (ids_LP, positions_LP, mask_LP, rows_L))
             alive_L = alive_L[alive_L]
-    return [
-        Generated(tokens[:length], log_probs[:length])
-        for tokens, log_probs, length in zip(tokens_NT.tolist(), log_probs_NT.tolist(), lengths_N.tolist(), strict=True)
-    ]
+    yield ended(rows_L[alive_L], sampling.max_tokens)
 
 
 def end_tokens(model: Any, tokenizer: Any = None) -> tuple[set[int], int]:

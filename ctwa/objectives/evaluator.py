@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import pickle
+import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from time import perf_counter
 from types import TracebackType
 from typing import Self
 
 from ctwa import metrics as key_of
 from ctwa.batch import RewardMatrix
 from ctwa.errors import CtwaError
+from ctwa.objectives.calls import Call, CallQueue, Kind
 from ctwa.objectives.completion import Completion
 from ctwa.objectives.config import ObjectiveConfig, check_objectives
 from ctwa.objectives.contract import Contract, Outcome, Reason
 from ctwa.objectives.loading import resolve_spec
 from ctwa.objectives.messages import Function
-from ctwa.objectives.pool import Call, Chunk, WorkerPool
+from ctwa.objectives.pool import WorkerPool
 
-# Calls sent together: enough that sending costs little, few enough that the workers end at the same time.
-MAX_CHUNK = 16
-MAX_ASYNC_CHUNK = 64  # of an async function: how many run concurrently in a worker
 _NOT_CALLED = Outcome(None, applies=False)
 _ERROR_REASONS: tuple[Reason, ...] = ("exception", "not_finite", "wrong_type", "crashed")
 
@@ -52,11 +52,15 @@ class Evaluation:
         matrix: rewards and what of them was scored.
         failures: one for each entry that applies and was not scored, by objective, then row.
         seconds: how long workers were busy with each objective.
+        hidden_seconds: how long functions ran before the last completion was there.
+        waited_seconds: how long they ran after it, and so were waited for.
     """
 
     matrix: RewardMatrix
     failures: tuple[Failure, ...]
     seconds: dict[str, float]
+    hidden_seconds: float = 0.0
+    waited_seconds: float = 0.0
 
     def metrics(self) -> dict[str, float]:
         """Per objective: the share of the batch that it applies to; of this, mean and (population) std over what was
@@ -105,8 +109,8 @@ class RewardEvaluator:
             raise CtwaError(f"max_unscored is {max_unscored}; write the share of a batch, between 0 and 1")
         self._objectives = dict(check_objectives(objectives))
         self._max_unscored = max_unscored
-        self._num_workers = num_workers
         self._pool = WorkerPool(_functions(self._objectives), num_workers)
+        self._scoring: Scoring | None = None
 
     @property
     def contracts(self) -> dict[str, Contract]:
@@ -123,88 +127,180 @@ class RewardEvaluator:
 
     def close(self) -> None:
         """End the worker processes."""
+        if self._scoring is not None:
+            self._scoring.cancel()
         self._pool.close()
 
-    def evaluate(self, completions: Sequence[Completion], group_N: Sequence[int]) -> Evaluation:
-        """Score a batch, of one moment of a run.
+    def begin(self, num_completions: int) -> Scoring:
+        """Begin to score a batch whose completions are still to come; one that is not finished is given up.
 
         Args:
-            completions: N completions.
+            num_completions: how many are expected; fewer may come.
+        """
+        if self._scoring is not None:
+            self._scoring.cancel()
+        self._scoring = Scoring(self._objectives, self._pool, num_completions, self._max_unscored)
+        return self._scoring
+
+    def evaluate(self, completions: Sequence[Completion], group_N: Sequence[int]) -> Evaluation:
+        """Score a batch whose completions are all there.
+
+        Args:
+            completions: N completions, of one moment of a run.
+            group_N: the prompt each belongs to.
+
+        Raises:
+            CtwaError: as :meth:`Scoring.finish`.
+        """
+        scoring = self.begin(len(completions))
+        scoring.submit(range(len(completions)), completions, group_N)
+        return scoring.finish()
+
+
+class Scoring:
+    """A batch that is being scored, while further completions of it may still be written.
+
+    Whoever has some of them submits them, a prompt's all at once; a thread serves the workers meanwhile. The result is
+    by row: it does not depend on what came first.
+
+    Args:
+        objectives: name -> configuration.
+        pool: the workers.
+        num_completions: how many are expected.
+        max_unscored: share of what it applies to that an objective may fail to score.
+    """
+
+    def __init__(
+        self, objectives: Mapping[str, ObjectiveConfig], pool: WorkerPool, num_completions: int, max_unscored: float
+    ) -> None:
+        self._objectives = objectives
+        self._names = tuple(objectives)
+        self._pool = pool
+        self._num_completions = num_completions
+        self._max_unscored = max_unscored
+        self._completions: dict[int, Completion] = {}
+        self._outcomes: dict[str, dict[int, Outcome]] = {name: {} for name in objectives}
+        self._num_uncalled = Counter[str]()  # completions that an objective's function is not called on
+        self._num_slow = Counter[str]()
+        self._error: BaseException | None = None
+        self._queue = CallQueue(kinds(objectives, pool.contracts), pool.num_workers)
+        self._thread = threading.Thread(target=self._serve, name="ctwa-rewards", daemon=True)
+        self._thread.start()
+
+    def submit(self, rows: Sequence[int], completions: Sequence[Completion], group_N: Sequence[int]) -> None:
+        """Let completions be scored; all completions of a prompt come together.
+
+        Args:
+            rows: their places in the batch, from 0.
+            completions: as many, of one moment of a run.
             group_N: the prompt each belongs to; a function that takes ``group_*`` is called once for each prompt, with
                 those of its completions that the objective applies to.
 
+        Raises:
+            CtwaError: as :meth:`check`.
+        """
+        self.check()
+        self._completions.update(zip(rows, completions, strict=True))
+        calls = plan(self._objectives, self._pool.contracts, rows, completions, group_N)
+        self._num_uncalled.update(dict.fromkeys(self._names, len(completions)))
+        for call in calls:
+            self._num_uncalled[self._names[call.function]] -= len(call.rows)
+        self._queue.put(calls)
+
+    def check(self) -> None:
+        """Raise what is already known to end the batch, of all that :meth:`finish` would raise."""
+        if self._error is not None:
+            raise self._error
+
+    def finish(self) -> Evaluation:
+        """Wait for the last value.
+
         Returns:
-            The rewards: without objectives of ``split: val`` where the completions are trained on.
+            The rewards, in the order of the rows: without objectives of ``split: val`` where the completions are
+            trained on.
 
         Raises:
             CtwaError: an objective could not score more than ``max_unscored`` of what it applies to, or anything at all
-                with ``on_failure: stop``; one line for each such objective. Raised early where waiting for the rest
-                would take long: after too many timeouts or crashes.
+                with ``on_failure: stop``; one line for each such objective. Raised early, by ``check`` and ``submit``
+                too, where waiting for the rest would take long: after too many timeouts or crashes.
         """
-        names = tuple(self._objectives)
-        chunks = plan(self._objectives, self._pool.contracts, completions, group_N, self._num_workers)
-        outcomes: dict[str, dict[int, Outcome]] = {name: {} for name in names}
-        num_slow = Counter[str]()
-        allowed = {name: self._max_unscored * num for name, num in _num_called(chunks, names).items()}
-        with closing(self._pool.run(chunks)) as calls:
-            for call, call_outcomes in calls:
-                name = names[call.function]
-                taken = [self._objectives[name].taken(outcome) for outcome in call_outcomes]
-                outcomes[name].update(zip(call.rows, taken, strict=True))
-                reasons = [outcome.reason for outcome in taken]
-                num_slow[name] += sum(reason in ("timeout", "crashed") for reason in reasons)
-                if any(reasons) and (self._objectives[name].on_failure == "stop" or num_slow[name] > allowed[name]):
-                    raise CtwaError(self._complaint(name, outcomes[name], completions))
+        began, hidden = perf_counter(), self._queue.busy_seconds
+        self._queue.complete()
+        self._thread.join()
+        self.check()
+        self._num_completions = len(self._completions)
+        return self._evaluation(hidden_seconds=hidden, waited_seconds=perf_counter() - began)
 
+    def cancel(self) -> None:
+        """Give the batch up; what runs is killed."""
+        self._queue.cancel()
+        self._thread.join()
+
+    def _serve(self) -> None:
+        try:
+            with closing(self._pool.run(self._queue)) as calls:
+                for call, outcomes in calls:
+                    self._note(call, outcomes)
+        except BaseException as error:  # noqa: BLE001 - told to the thread that waits for the batch
+            self._error = error
+
+    def _note(self, call: Call, outcomes: Sequence[Outcome]) -> None:
+        name = self._names[call.function]
+        objective = self._objectives[name]
+        taken = [objective.taken(outcome) for outcome in outcomes]
+        self._outcomes[name].update(zip(call.rows, taken, strict=True))
+        reasons = [outcome.reason for outcome in taken]
+        self._num_slow[name] += sum(reason in ("timeout", "crashed") for reason in reasons)
+        is_too_slow = self._num_slow[name] > self._max_unscored * self._num_called(name)
+        if any(reasons) and (objective.on_failure == "stop" or is_too_slow):
+            raise CtwaError(self._complaint(name))
+
+    def _num_called(self, name: str) -> int:
+        """How many completions the function of an objective is called on; those still to come are counted."""
+        return self._num_completions - self._num_uncalled[name]
+
+    def _evaluation(self, *, hidden_seconds: float, waited_seconds: float) -> Evaluation:
+        rows = sorted(self._completions)
         failures, complaints = [], []
-        for name in names:
+        for name, outcomes in self._outcomes.items():
             failed = [
-                Failure(name, row, outcome.reason, outcome.text)
-                for row, outcome in sorted(outcomes[name].items())
-                if outcome.reason is not None
+                Failure(name, place, outcome.reason, outcome.text)
+                for place, row in enumerate(rows)
+                if (outcome := outcomes.get(row, _NOT_CALLED)).reason is not None
             ]
-            if len(failed) > self._max_unscored * _num_applicable(outcomes[name]):
-                complaints.append(self._complaint(name, outcomes[name], completions))
+            if len(failed) > self._max_unscored * _num_applicable(outcomes):
+                complaints.append(self._complaint(name))
             failures += failed
         if complaints:
             raise CtwaError("\n".join(complaints))
-        seconds = dict.fromkeys(names, 0.0)
-        for chunk in chunks:
-            seconds[names[chunk.function]] += chunk.seconds
-        rows = range(len(completions))
+        seconds = dict.fromkeys(self._names, 0.0)
+        for chunk in self._queue.chunks:
+            seconds[self._names[chunk.function]] += chunk.seconds
         columns = {
-            name: [outcomes[name].get(row, _NOT_CALLED).reward for row in rows]
-            for name in names
-            if not completions or self._objectives[name].is_seen(completions[0].moment)
+            name: [outcomes.get(row, _NOT_CALLED).reward for row in rows]
+            for name, outcomes in self._outcomes.items()
+            if not rows or self._objectives[name].is_seen(self._completions[rows[0]].moment)
         }
-        return Evaluation(RewardMatrix.from_columns(columns), tuple(failures), seconds)
+        matrix = RewardMatrix.from_columns(columns)
+        return Evaluation(matrix, tuple(failures), seconds, hidden_seconds, waited_seconds)
 
-    def _complaint(self, name: str, outcomes: Mapping[int, Outcome], completions: Sequence[Completion]) -> str:
-        objective = self._objectives[name]
+    def _complaint(self, name: str) -> str:
+        objective, outcomes = self._objectives[name], self._outcomes[name]
         failed = {row: outcome for row, outcome in sorted(outcomes.items()) if outcome.reason is not None}
         row, outcome = next(iter(failed.items()))
-        first = (
-            f"row {row}: {outcome.reason}: {outcome.text}; its completion begins {completions[row].response[:120]!r}"
-        )
+        begins = self._completions[row].response[:120]
+        first = f"row {row}: {outcome.reason}: {outcome.text}; its completion begins {begins!r}"
         if objective.on_failure == "stop":
             return f"objective '{name}' ({objective.reward_fn}) could not score {first} (on_failure is 'stop')"
         counts = Counter(outcome.reason for outcome in failed.values())
         by_reason = ", ".join(f"{reason} {count}" for reason, count in counts.most_common())
-        num_waiting = sum(objective.applies(completion) for completion in completions) - len(outcomes)
+        num_waiting = self._num_called(name) - len(outcomes)
         at_least = "at least " if num_waiting else ""
         return (
             f"objective '{name}' ({objective.reward_fn}) could not score {at_least}{len(failed)} of "
             f"{num_waiting + _num_applicable(outcomes)} completions ({by_reason}), more than "
             f"max_unscored={self._max_unscored:g} allows; first {first}"
         )
-
-
-def _num_called(chunks: Sequence[Chunk], names: Sequence[str]) -> dict[str, int]:
-    """How many completions each objective's function is called on."""
-    num_called = dict.fromkeys(names, 0)
-    for chunk in chunks:
-        num_called[names[chunk.function]] += sum(len(call.rows) for call in chunk.calls)
-    return num_called
 
 
 def _num_applicable(outcomes: Mapping[int, Outcome]) -> int:
@@ -227,38 +323,44 @@ def _functions(objectives: Mapping[str, ObjectiveConfig]) -> list[Function]:
 
 def need_ground_truth(contracts: Mapping[str, Contract]) -> list[str]:
     """The objectives that cannot do without a ground truth: their functions take it and have no default for it."""
-    return [name for name, contract in contracts.items() if "ground_truth" in contract.required]
+    return [
+        name
+        for name, contract in contracts.items()
+        if any(each in contract.required for each in ("ground_truth", "ground_truths"))
+        or (contract.convention == "rollout" and "answer" in contract.required)
+    ]
+
+
+def kinds(objectives: Mapping[str, ObjectiveConfig], contracts: Sequence[Contract]) -> list[Kind]:
+    """What the calls of each objective have in common."""
+    return [
+        Kind(objective.timeout, contract.is_async)
+        for objective, contract in zip(objectives.values(), contracts, strict=True)
+    ]
 
 
 def plan(
     objectives: Mapping[str, ObjectiveConfig],
     contracts: Sequence[Contract],
+    rows: Sequence[int],
     completions: Sequence[Completion],
     group_N: Sequence[int],
-    num_workers: int,
-) -> list[Chunk]:
-    """Cut the calls of a batch into chunks, each function on the completions that its objective applies to.
+) -> list[Call]:
+    """The calls that completions need, which are of whole prompts, with those of a batch's rows that each scores.
 
-    Async functions come first: while they wait, the others run.
+    Each function is called on the completions that its objective applies to.
     """
-    chunks = []
+    calls = []
     for index, (objective, contract) in enumerate(zip(objectives.values(), contracts, strict=True)):
-        rows_by_group: dict[int, list[int]] = {}
-        for row, (completion, group) in enumerate(zip(completions, group_N, strict=True)):
+        places_by_group: dict[int, list[int]] = {}
+        for place, (completion, group) in enumerate(zip(completions, group_N, strict=True)):
             if objective.applies(completion):
-                rows_by_group.setdefault(int(group), []).append(row)
-        if contract.is_group:
-            rows_of_calls = [tuple(rows) for rows in rows_by_group.values()]
-        else:
-            rows_of_calls = [(row,) for row in sorted(row for rows in rows_by_group.values() for row in rows)]
-        calls = []
-        for rows in rows_of_calls:
-            arguments = {**contract.collect([completions[row] for row in rows]), **objective.kwargs}
-            calls.append(Call(index, pickle.dumps(arguments, pickle.HIGHEST_PROTOCOL), rows))
-        share = -(-len(calls) // num_workers)
-        size = min(max(share, 1), MAX_ASYNC_CHUNK if contract.is_async else MAX_CHUNK)
-        chunks += [
-            Chunk(index, objective.timeout, contract.is_async, calls[start : start + size])
-            for start in range(0, len(calls), size)
-        ]
-    return sorted(chunks, key=lambda chunk: not chunk.is_async)
+                places_by_group.setdefault(int(group), []).append(place)
+        together = list(places_by_group.values())
+        if not contract.is_group:
+            together = [[place] for place in sorted(place for places in together for place in places)]
+        for places in together:
+            arguments = {**contract.collect([completions[place] for place in places]), **objective.kwargs}
+            payload = pickle.dumps(arguments, pickle.HIGHEST_PROTOCOL)
+            calls.append(Call(index, payload, tuple(rows[place] for place in places)))
+    return calls

@@ -16,13 +16,12 @@ import signal
 import socket
 import subprocess
 import sys
-from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, Literal
 
 from ctwa.errors import CtwaError
+from ctwa.objectives.calls import CallQueue, Chunk, Ended
 from ctwa.objectives.contract import Contract, Outcome
 from ctwa.objectives.messages import Decoder, Done, Function, Ready, Stepping, Work, encode
 from ctwa.objectives.worker import USERS_PYTHONPATH
@@ -30,29 +29,6 @@ from ctwa.objectives.worker import USERS_PYTHONPATH
 START_TIMEOUT = 180.0  # s: a reward function that imports torch on a busy machine
 # s: async calls time themselves out; a worker that is this much later has a call that blocks its event loop.
 ASYNC_GRACE = 1.0
-
-
-@dataclass(frozen=True)
-class Call:
-    """One call of a function (its index): the pickled arguments, and the completions (rows) whose values it gives."""
-
-    function: int
-    arguments: bytes
-    rows: tuple[int, ...]
-
-
-@dataclass
-class Chunk:
-    """Calls of one function that go to a worker together; ``seconds`` is how long workers were busy with them."""
-
-    function: int
-    timeout: float
-    is_async: bool
-    calls: list[Call]
-    seconds: float = field(default=0.0, init=False)
-
-
-Ended = tuple[Call, list[Outcome]]  # a call that came to an end, with an outcome for each of its rows
 
 
 class WorkerPool:
@@ -69,34 +45,45 @@ class WorkerPool:
             raise CtwaError(f"num_workers is {num_workers}; give at least 1 process for the reward functions")
         self._functions = list(functions)
         self._selector = selectors.DefaultSelector()
-        self._waiting: deque[Chunk] = deque()
+        self._alarm, self._bell = socket.socketpair()
+        self._alarm.setblocking(False)
+        self._bell.setblocking(False)
+        self._selector.register(self._alarm, selectors.EVENT_READ)
         self._workers: list[_Worker] = []
         try:
             for _ in range(num_workers):
                 self._workers.append(self._start())
             while any(worker.contracts is None for worker in self._workers):
-                for _ in self._wait():
+                for _ in self._wait(None):
                     pass
         except BaseException:
             self.close()
             raise
         self.contracts: list[Contract] = self._workers[0].contracts or []
 
-    def run(self, chunks: Sequence[Chunk]) -> Generator[Ended, None, None]:
-        """Run the calls of all chunks; yield each with its outcomes, one a row, in the order they come to an end.
+    @property
+    def num_workers(self) -> int:
+        """How many calls can run at a time."""
+        return len(self._workers)
 
-        A caller may stop early: what still runs then is killed.
+    def run(self, queue: CallQueue) -> Generator[Ended, None, None]:
+        """Run the calls of a queue until it is over; yield each with its outcomes, in the order they come to an end.
+
+        A caller may stop early, and the queue may be cancelled: what still runs then is killed.
         """
-        self._waiting = deque(chunks)
+        queue.listen(self._wake)
         try:
-            while True:
-                for worker in self._workers:
-                    if self._waiting and worker.contracts is not None and worker.chunk is None:
-                        worker.assign(self._waiting.popleft())
-                        self._flush(worker)
-                if not self._waiting and all(worker.chunk is None for worker in self._workers):
-                    return
-                yield from self._wait()
+            while not (queue.is_over or queue.is_cancelled):
+                idle = [worker for worker in self._workers if worker.contracts is not None and worker.chunk is None]
+                for place, worker in enumerate(idle):
+                    chunk = queue.take(len(idle) - place)
+                    if chunk is None:
+                        break
+                    worker.assign(chunk)
+                    self._flush(worker)
+                for call, outcomes in self._wait(queue):
+                    queue.finish()
+                    yield call, outcomes
         finally:
             for worker in list(self._workers):
                 if worker.chunk is not None:
@@ -108,6 +95,13 @@ class WorkerPool:
             worker.kill()
         self._workers = []
         self._selector.close()
+        self._alarm.close()
+        self._bell.close()
+
+    def _wake(self) -> None:
+        """Let ``run`` look at its queue again; any thread may call it."""
+        with contextlib.suppress(BlockingIOError, OSError):  # it is full of such calls, or the pool is closed
+            self._bell.send(b"!")
 
     def _start(self) -> _Worker:
         worker = _Worker(self._functions)
@@ -127,11 +121,14 @@ class WorkerPool:
         events = selectors.EVENT_READ if is_empty else selectors.EVENT_READ | selectors.EVENT_WRITE
         self._selector.modify(worker.channel, events, worker)
 
-    def _wait(self) -> Iterator[Ended]:
-        """Wait until a worker says something or is overdue; yield the calls that came to an end."""
+    def _wait(self, queue: CallQueue | None) -> Iterator[Ended]:
+        """Wait until a worker says something or is overdue, or the queue changes; yield the calls that ended."""
         next_deadline = min(worker.deadline for worker in self._workers)
         timeout = None if next_deadline == math.inf else max(0.0, next_deadline - monotonic())
-        events = [(key.data, mask) for key, mask in self._selector.select(timeout)]
+        events = [(key.data, mask) for key, mask in self._selector.select(timeout) if key.data is not None]
+        with contextlib.suppress(BlockingIOError):
+            while self._alarm.recv(1 << 12):
+                pass
         now = monotonic()
         heard = {id(worker) for worker, _ in events}
         overdue = [worker for worker in self._workers if worker.deadline <= now and id(worker) not in heard]
@@ -141,14 +138,16 @@ class WorkerPool:
             if mask & selectors.EVENT_READ:
                 messages = worker.receive()
                 if messages is None:
-                    yield from self._break_off(worker, "crashed")
+                    yield from self._break_off(worker, "crashed", queue)
                 else:
                     for message in messages:
                         yield from worker.take(message)
         for worker in overdue:
-            yield from self._break_off(worker, "timeout")
+            yield from self._break_off(worker, "timeout", queue)
 
-    def _break_off(self, worker: _Worker, reason: Literal["timeout", "crashed"]) -> Iterator[Ended]:
+    def _break_off(
+        self, worker: _Worker, reason: Literal["timeout", "crashed"], queue: CallQueue | None
+    ) -> Iterator[Ended]:
         """Kill and replace a worker; yield the call that was to blame, and put the others back in the queue."""
         chunk = worker.chunk
         status = _status_text(self._replace(worker))
@@ -160,25 +159,26 @@ class WorkerPool:
                 f"the reward functions {', '.join(function.spec for function in self._functions)} {how}; "
                 "import one after the other with `ctwa check-reward` to see which"
             )
-        if chunk is None:  # it died between two chunks: nobody's call
+        if chunk is None or queue is None:  # it died between two chunks: nobody's call
             return
         chunk.seconds += monotonic() - worker.assigned
         blamed = worker.running()
         if reason == "crashed":
             text = f"the call ended its process ({status})"
-        elif chunk.is_async and len(blamed) == 1:
-            text = f"no value within {chunk.timeout:g} s: it blocks the event loop; await, or write it as a plain def"
-        elif chunk.is_async:
-            text = f"no value within {chunk.timeout:g} s: one of the calls that ran together blocked the event loop"
+        elif chunk.kind.is_async and len(blamed) == 1:
+            text = (
+                f"no value within {chunk.kind.timeout:g} s: it blocks the event loop; await, or write it as a plain def"
+            )
+        elif chunk.kind.is_async:
+            text = (
+                f"no value within {chunk.kind.timeout:g} s: one of the calls that ran together blocked the event loop"
+            )
         else:
-            text = f"no value within {chunk.timeout:g} s"
+            text = f"no value within {chunk.kind.timeout:g} s"
         seconds = monotonic() - worker.since
         ended = [chunk.calls[index] for index in blamed]
-        chunk.calls = [
-            call for index, call in enumerate(chunk.calls) if index not in worker.finished and index not in blamed
-        ]
-        if chunk.calls:
-            self._waiting.appendleft(chunk)
+        ended_or_finished = {*worker.finished, *blamed}
+        queue.give_back([call for index, call in enumerate(chunk.calls) if index not in ended_or_finished])
         for call in ended:
             yield call, [Outcome(None, reason, text, seconds)] * len(call.rows)
 
@@ -217,11 +217,11 @@ class _Worker:
             return self.since + START_TIMEOUT
         if self.chunk is None:
             return math.inf
-        return self.since + self.chunk.timeout + (ASYNC_GRACE if self.chunk.is_async else 0.0)
+        return self.since + self.chunk.kind.timeout + (ASYNC_GRACE if self.chunk.kind.is_async else 0.0)
 
     def assign(self, chunk: Chunk) -> None:
         calls = [(call.arguments, len(call.rows)) for call in chunk.calls]
-        self._outgoing += encode(Work(chunk.function, chunk.timeout, calls))
+        self._outgoing += encode(Work(chunk.function, chunk.kind.timeout, calls))
         self.chunk, self.finished, self._stepping = chunk, set(), None
         self.assigned = self.since = monotonic()
 
@@ -258,7 +258,7 @@ class _Worker:
                 call = self.chunk.calls[index]
                 self.finished.add(index)
                 now = monotonic()
-                if not self.chunk.is_async:
+                if not self.chunk.kind.is_async:
                     self.since = now
                 if len(self.finished) == len(self.chunk.calls):
                     self.chunk.seconds += now - self.assigned
@@ -272,7 +272,7 @@ class _Worker:
         """
         assert self.chunk is not None
         unfinished = [index for index in range(len(self.chunk.calls)) if index not in self.finished]
-        if not self.chunk.is_async:
+        if not self.chunk.kind.is_async:
             return unfinished[:1]
         return unfinished if self._stepping is None else [self._stepping]
 

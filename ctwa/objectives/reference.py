@@ -92,6 +92,11 @@ class ReferenceLength(ABC):
         if lengths and self._length is None:
             self._length = sum(lengths) / len(lengths)
 
+    @property
+    def is_known(self) -> bool:
+        """Whether there is a length to begin with, from the configuration or from :meth:`start`."""
+        return self._length is not None
+
     @abstractmethod
     def reference(self, lengths: Sequence[int], group_N: Sequence[int]) -> list[float | None]:
         """The reference length of each of N completions, None where there is none.

@@ -30,7 +30,7 @@ SETTINGS = (
     "ctwa.diagnostics.gradients_every=1",
     "policy_loss=geo_mean",  # of which a part is ours; other tests train with the default
     # New prompts come in the place of some, over the end of an epoch.
-    "ctwa.dynamic_sampling={keep:all,otherwise:refill,max_rounds:1}",
+    "ctwa.dynamic_sampling={keep:0.6,otherwise:refill,max_rounds:1}",
     "data.train_batch_size=4",
     "actor_rollout_ref.actor.ppo_mini_batch_size=2",
     "data.val_max_samples=8",

@@ -50,12 +50,6 @@ def test_what_is_neither_a_word_nor_a_share_is_refused(compose: Callable[..., Di
         check_config(compose(f"ctwa.dynamic_sampling.keep={keep}"))
 
 
-def test_rounds_of_their_own_are_not_standardised_together(changed: Callable[[dict[str, Any]], DictConfig]) -> None:
-    asked = {"keep": "any", "otherwise": "refill"}
-    with pytest.raises(CtwaError, match="write otherwise=drop, or standardise=none"):
-        check_config(changed({"ctwa.dynamic_sampling": asked, "ctwa.rewards.standardise": "batch"}))
-
-
 def test_caid_takes_every_prompt(task_dir: Any) -> None:
     from ctwa.engine.caid_settings import read_caid_settings
 

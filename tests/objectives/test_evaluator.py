@@ -15,7 +15,7 @@ import pytest
 from ctwa.errors import CtwaError
 from ctwa.objectives.completion import Completion, Moment
 from ctwa.objectives.config import ObjectiveConfig
-from ctwa.objectives.evaluator import Evaluation, RewardEvaluator
+from ctwa.objectives.evaluator import Evaluation, RewardEvaluator, Scoring
 
 Completions = Callable[..., list[Completion]]
 RewardFile = Callable[..., str]
@@ -68,6 +68,55 @@ def test_rewards_come_in_row_order_whatever_order_the_calls_end_in(
     assert values(evaluation, "reversed_order") == [-10 - i for i in range(40)]
     totals = [sum(10 + i for i in range(40) if i % 2 == parity) for parity in (0, 1)]
     assert values(evaluation, "share") == [(10 + i) / totals[i % 2] for i in range(40)]
+
+
+def test_completions_may_come_prompt_by_prompt_in_any_order(reward_file: RewardFile, completions: Completions) -> None:
+    path = reward_file("""
+        def number(response_tokens): return None if response_tokens == 12 else response_tokens
+        def share(group_response_tokens): return [n / sum(group_response_tokens) for n in group_response_tokens]
+    """)
+    objectives = {name: ObjectiveConfig(reward_fn=f"{path}:{name}") for name in ("number", "share")}
+    batch, group_N = completions(9), [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    with RewardEvaluator(objectives, num_workers=2, max_unscored=1.0) as evaluator:
+        at_once = evaluator.evaluate(batch, group_N)
+        scoring = evaluator.begin(12)  # the last prompt is lost
+        for start in (6, 0, 3):
+            rows = range(start, start + 3)
+            scoring.submit(rows, batch[start : start + 3], [group_N[start]] * 3)
+        streamed = scoring.finish()
+    assert streamed.matrix.to_columns() == at_once.matrix.to_columns()
+    assert streamed.failures == at_once.failures
+    assert reasons(streamed) == {2: "none"}
+    assert min(streamed.hidden_seconds, streamed.waited_seconds) > 0
+
+
+def test_what_ends_a_batch_is_raised_before_the_last_completion_is_there(
+    reward_file: RewardFile, completions: Completions
+) -> None:
+    path = reward_file("def f(response): return None")
+    with RewardEvaluator({"o": ObjectiveConfig(reward_fn=f"{path}:f", on_failure="stop")}) as evaluator:
+        scoring = evaluator.begin(1000)
+        scoring.submit([7], completions(1), [0])
+        with pytest.raises(CtwaError, match="could not score row 7: none"):
+            check_until_it_raises(scoring)
+
+
+def check_until_it_raises(scoring: Scoring) -> None:
+    while True:
+        scoring.check()
+
+
+def test_a_batch_that_is_given_up_makes_room_for_the_next(reward_file: RewardFile, completions: Completions) -> None:
+    path = reward_file("""
+        import time
+        def f(response_tokens):
+            if response_tokens == 10: time.sleep(3600)
+            return response_tokens
+    """)
+    objectives = {"o": ObjectiveConfig(reward_fn=f"{path}:f", timeout=3600)}
+    with RewardEvaluator(objectives, num_workers=1) as evaluator:
+        evaluator.begin(2).submit([0, 1], completions(2), [0, 0])
+        assert values(evaluator.evaluate(completions(2)[1:], [0])) == [11]
 
 
 def test_every_way_to_fail_is_masked_for_its_row_alone_and_counted(

@@ -50,7 +50,6 @@ def check_settings(config: DictConfig, settings: Settings) -> None:
     check_loss(config, settings)
     for objective in settings.objectives.values():
         resolve_spec(objective.reward_fn)  # the file is there; whether the function is, its worker says
-    check_dynamic_sampling(settings)
     check_batches(config)
     check_groups_of_ranks(config)
     check_engine(config)
@@ -65,16 +64,6 @@ def check_settings(config: DictConfig, settings: Settings) -> None:
         raise CtwaError(
             "ctwa.reference_length takes its length from the validation before the first step, which is off: write "
             "trainer.val_before_train=true, or give the length as a number"
-        )
-
-
-def check_dynamic_sampling(settings: Settings) -> None:
-    """Refuse what new prompts in a step do not go with."""
-    choice, over = settings.dynamic_sampling, settings.rewards.standardise
-    if choice.keep != "every" and choice.otherwise == "refill" and over != "none":
-        raise CtwaError(
-            f"ctwa.rewards.standardise={over} is over the completions of a step, which ctwa.dynamic_sampling.otherwise="
-            "refill makes round by round: write otherwise=drop, or standardise=none"
         )
 
 

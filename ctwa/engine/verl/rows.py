@@ -34,6 +34,7 @@ class Prompts:
         names = [f"{split}{step:06d}-{place:05d}" for place in places]
         # A dict of columns -> a dict a row; verl reads the prompt's messages under the name raw_prompt.
         columns = {("prompt" if key == "raw_prompt" else key): values for key, values in batch_dict.items()}
+        columns.pop("dummy_tensor", None)  # no column of the data: verl's, and torch's, which reward workers do without
         for index, name in enumerate(names):
             self.rows[name] = {key: values[index] for key, values in columns.items()}
         seeds = [f"{self._seed}/{seed_name}/{place}" for place in places]
@@ -50,10 +51,10 @@ def prompt_name(key: str) -> str:
     return key.rsplit("_", 2)[0]
 
 
-def place_of(key: str) -> tuple[str, int, int]:
-    """Where a row belongs in the step's order."""
+def place_of(key: str) -> tuple[int, int, int]:
+    """Where a row belongs in the order of its batch: the places of its prompt, its session and its output."""
     name, session, output = key.rsplit("_", 2)
-    return name, int(session), int(output)
+    return int(name.rpartition("-")[2]), int(session), int(output)
 
 
 def deal_rows(seq_lens_N: Sequence[int], *, rows_per_minibatch: int, num_ranks: int) -> list[list[int]]:
@@ -72,20 +73,27 @@ def deal_rows(seq_lens_N: Sequence[int], *, rows_per_minibatch: int, num_ranks: 
     return rows_of_rank
 
 
-def num_missing(keys: Sequence[str], num_asked: int, *, limit: float) -> int:
-    """How many of the completions that were asked for are lost: their rollout failed.
+def check_outputs(keys: Iterable[str]) -> None:
+    """See that each completion is one row.
 
     Raises:
-        CtwaError: more than the limit, a share of those asked for; or a prompt's rollout gave several outputs, which
-            this trainer would take for completions of their own.
+        CtwaError: a prompt's rollout gave several outputs, which this trainer would take for completions of their own.
     """
     if several := next((key for key in keys if place_of(key)[2] > 0), None):
         raise CtwaError(
             f"the agent loop gave several outputs for one completion ({several}), which would each count as one: use a "
             "loop with one turn and one output, actor_rollout_ref.rollout.agent.default_agent_loop=single_turn_agent"
         )
-    missing = num_asked - len(keys)
-    if missing > limit * num_asked or not keys:
+
+
+def num_missing(num_rows: int, num_asked: int, *, limit: float) -> int:
+    """How many of the completions that were asked for are lost: their rollout failed.
+
+    Raises:
+        CtwaError: more than the limit, a share of those asked for.
+    """
+    missing = num_asked - num_rows
+    if missing > limit * num_asked or not num_rows:
         raise CtwaError(
             f"{missing} of {num_asked} completions were lost, more than ctwa.rollout.max_missing={limit:g} allows: "
             "their rollout's error is in the engine's log; mend it and go on with ctwa.resume=true"

@@ -26,6 +26,7 @@ from verl.workers.utils.padding import response_from_nested
 
 from ctwa.engine.verl.columns import SAMPLED_COLUMNS
 from ctwa.engine.verl.registry import TRANSFORMERS_ROLLOUT, install
+from ctwa.engine.verl.rollout.agent_loops import AgentLoops
 from ctwa.engine.verl.rollout.batches import BatchGeneration
 from ctwa.engine.verl.rollout.transformers_rollout import start_server
 from ctwa.engine.verl.rows import deal_rows
@@ -52,9 +53,9 @@ class Session(PPOTrainerSync):
         self._is_awake = False
         self._epoch: Iterator[dict[str, Any]] | None = None
         self.init()
-        self.reward_loop_manager = None  # ends its workers: rewards are computed on the driver, a whole step at once
+        self.reward_loop_manager = None  # ends its workers: the driver sees to the rewards
         wait_for_queue()
-        self.generation = self._build_generation(servers)
+        self.generation = self._build_generation(servers, poll_interval)
 
     # -- set-up -------------------------------------------------------------------------------------------------------
 
@@ -76,13 +77,14 @@ class Session(PPOTrainerSync):
         model, device = config.actor_rollout_ref.model, config.trainer.device
         return [start_server(rank, rollout, model, device) for rank in range(num_ranks)]
 
-    def _build_generation(self, servers: list[Any]) -> Any:
+    def _build_generation(self, servers: list[Any], poll_interval: float) -> BatchGeneration | AgentLoops:
         """What completes prompts: batches on our servers, or verl's agent loops for every other rollout."""
         if servers:
-            return BatchGeneration(self.config, self.tokenizer, servers)
-        return AgentLoopManagerTQ.create(
+            return BatchGeneration(self.config, self.tokenizer, servers, poll_interval)
+        manager = AgentLoopManagerTQ.create(
             config=self.config, llm_client=self.get_llm_client(), teacher_client=None, reward_loop_worker_handles=None
         )
+        return AgentLoops(manager, poll_interval)
 
     def end_tokens(self) -> set[int | None]:
         """The tokens that end a completion; a chat model may have several."""
@@ -126,7 +128,12 @@ class Session(PPOTrainerSync):
         return columns
 
     def complete(
-        self, chunks: Sequence[Mapping[str, Any]], split: Literal["train", "val"], *, step: int
+        self,
+        chunks: Sequence[Mapping[str, Any]],
+        split: Literal["train", "val"],
+        *,
+        step: int,
+        arrived: Callable[[list[str]], None],
     ) -> tuple[KVBatchMeta, dict[str, Any]]:
         """Complete prompts; returns when their completions are in the transfer queue.
 
@@ -134,6 +141,7 @@ class Session(PPOTrainerSync):
             chunks: the columns of the prompts, with those of their names and seeds.
             split: how to sample, and the partition of the queue.
             step: for which.
+            arrived: is told at every look which completions have come since, by their keys, a prompt's all at once.
 
         Returns:
             The completions, in the order in which they came; and verl's metrics.
@@ -145,7 +153,8 @@ class Session(PPOTrainerSync):
             tu.assign_non_tensor_data(batch, "validate", True)
         tags = [{"is_prompt": True, "status": "pending", "global_steps": step}] * len(batch)
         tq.kv_batch_put(keys=list(batch["uid"]), partition_id=split, tags=tags)
-        self.generation.generate_sequences(batch)
+        for keys in self.generation.complete(batch):
+            arrived(keys)
         sampled, metrics = self.replay_buffer.sample(global_steps=step, partition_id=split, batch_size=len(batch))
         return sampled, metrics
 

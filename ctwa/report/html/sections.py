@@ -200,6 +200,11 @@ class Sections:
         bars = Bars("time", "time of a run by phase", "seconds", [group.label for group in self.groups], parts)
         steps = self._panel(key_of.STEP_SECONDS, "time of a step", "seconds")
         text = "Sums over the run, the mean of a method's seeds. Validating (testing) and saving are no part of a step."
+        if hidden := self._mean(key_of.HIDDEN_SECONDS):
+            text += (
+                f" Rewards ran for {hidden:.3g} s a step while completions were written, which costs nothing, and were "
+                f"waited for {self._mean(key_of.WAITED_SECONDS):.3g} s."
+            )
         return Section("time", "Where the time went", text, _drawn([bars, steps]))
 
     def side_by_side(self, comparison: Comparison) -> Section:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ctwa.engine.verl.columns import SEED_COLUMN
-from ctwa.engine.verl.rows import Prompts, deal_rows, num_missing, place_of, prompt_name
+from ctwa.engine.verl.rows import Prompts, check_outputs, deal_rows, num_missing, place_of, prompt_name
 from ctwa.errors import CtwaError
 
 
@@ -28,9 +28,10 @@ def test_a_prompts_name_and_seed_are_those_of_its_place() -> None:
 def test_columns_of_the_users_own_are_the_rewards_alone() -> None:
     """One called `validate` or `temperature` would mean something to the engine."""
     prompts = Prompts(seed=7)
-    named = prompts.name({**batch("a"), "validate": [True], "uid": ["mine"], "index": [0]}, "train", 1, "train/1")
+    of_verl = {"index": [0], "dummy_tensor": [0]}  # the tensor is none of the rewards': they do without torch
+    named = prompts.name({**batch("a"), "validate": [True], "uid": ["mine"], **of_verl}, "train", 1, "train/1")
 
-    assert set(named) == {"raw_prompt", "index", "uid", SEED_COLUMN}
+    assert set(named) == {"raw_prompt", "index", "dummy_tensor", "uid", SEED_COLUMN}
     assert prompts.rows == {
         "train000001-00000": {"prompt": "a", "answer": "A", "validate": True, "uid": "mine", "index": 0}
     }
@@ -60,7 +61,7 @@ KEYS = [f"train000001-{prompt:05d}_{session}_0" for prompt in range(4) for sessi
 
 @pytest.mark.parametrize(("lost", "limit"), [(0, 0.0), (1, 0.05), (5, 0.25), (19, 1.0)])
 def test_lost_completions_are_counted_up_to_a_share(lost: int, limit: float) -> None:
-    assert num_missing(KEYS[lost:], 20, limit=limit) == lost
+    assert num_missing(20 - lost, 20, limit=limit) == lost
 
 
 @pytest.mark.parametrize(("lost", "limit"), [(1, 0.0), (2, 0.05), (6, 0.25), (20, 1.0)])
@@ -68,11 +69,11 @@ def test_more_than_the_share_or_all_stop_the_run(lost: int, limit: float) -> Non
     with pytest.raises(
         CtwaError, match=f"{lost} of 20 completions were lost, more than ctwa.rollout.max_missing={limit:g}"
     ):
-        num_missing(KEYS[lost:], 20, limit=limit)
+        num_missing(20 - lost, 20, limit=limit)
 
 
 def test_several_outputs_of_a_completion_are_refused() -> None:
     with pytest.raises(
         CtwaError, match=r"gave several outputs for one completion .*default_agent_loop=single_turn_agent"
     ):
-        num_missing([*KEYS, "train000001-00003_4_1"], 20, limit=0)
+        check_outputs([*KEYS, "train000001-00003_4_1"])

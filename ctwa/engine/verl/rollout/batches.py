@@ -2,12 +2,13 @@
 
 verl's agent loops treat every completion as a conversation of its own, as a production rollout must. For one turn of
 text on a CPU that costs more than the generation. Here the driver tokenises each prompt once, deals the rows out to
-the servers in a fixed pattern and writes all completions to the transfer queue at once, so that the result depends on
-nothing but the prompts, the weights and the seeds.
+the servers in a fixed pattern and writes a prompt's completions to the transfer queue when the last of them has ended.
+The result depends on nothing but the prompts, the weights and the seeds.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import ray
@@ -31,16 +32,21 @@ class BatchGeneration:
         config: the resolved config.
         tokenizer: turns messages into tokens with its chat template.
         servers: handles of the ``TransformersServer`` actors.
+        poll_interval: seconds between two looks for completions.
     """
 
-    def __init__(self, config: DictConfig, tokenizer: Any, servers: list[Any]) -> None:
+    def __init__(self, config: DictConfig, tokenizer: Any, servers: list[Any], poll_interval: float) -> None:
         self._rollout = config.actor_rollout_ref.rollout
         self._template_kwargs = OmegaConf.to_container(config.data.apply_chat_template_kwargs)
         self._tokenizer = tokenizer
         self._servers = servers
+        self._poll_interval = poll_interval
 
-    def generate_sequences(self, batch: TensorDict) -> None:
-        """Complete a batch of prompts and put the completions into the transfer queue; returns when they are there.
+    def complete(self, batch: TensorDict) -> Iterator[list[str]]:
+        """Complete a batch of prompts, and put the completions into the transfer queue.
+
+        Yields:
+            The keys of completions that are in the queue by now, a prompt's all at once; at every look, of none too.
 
         Raises:
             CtwaError: a prompt is longer than ``data.max_prompt_length``.
@@ -49,14 +55,27 @@ class BatchGeneration:
         sampling, num_completions = self._sampling(validate)
         names, prompt_seeds = list(batch["uid"]), list(batch[SEED_COLUMN])
         prompts = [self._tokens(messages) for messages in batch["raw_prompt"]]
-        keys = [f"{name}_{index}_0" for name in names for index in range(num_completions)]
-        rows = [prompt for prompt in prompts for _ in range(num_completions)]
         seeds = [completion_seed(seed, index) for seed in prompt_seeds for index in range(num_completions)]
-        completions = self._generate(rows, seeds, sampling)
         partition = "val" if validate else "train"
         step = tu.get_non_tensor_data(batch, "global_steps", default=0)
-        fields, tags = _rows(rows, completions, [name for name in names for _ in range(num_completions)], step)
-        tq.kv_batch_put(keys=keys, partition_id=partition, fields=fields, tags=tags)
+        waiting: dict[int, Generated] = {}  # for others of their prompt, by row
+        num_unfinished = [num_completions] * len(names)
+        for arrived in self._generate([prompt for prompt in prompts for _ in range(num_completions)], seeds, sampling):
+            waiting |= arrived
+            for row in arrived:
+                num_unfinished[row // num_completions] -= 1
+            rows = [row for row in sorted(waiting) if not num_unfinished[row // num_completions]]
+            keys = [f"{names[row // num_completions]}_{row % num_completions}_0" for row in rows]
+            if rows:
+                places = [row // num_completions for row in rows]
+                fields, tags = _rows(
+                    [prompts[place] for place in places],
+                    [waiting.pop(row) for row in rows],
+                    [names[place] for place in places],
+                    step,
+                )
+                tq.kv_batch_put(keys=keys, partition_id=partition, fields=fields, tags=tags)
+            yield keys
         tq.kv_batch_put(keys=names, partition_id=partition, tags=[{"status": "finished"}] * len(names))
 
     def _sampling(self, validate: bool) -> tuple[Sampling, int]:
@@ -84,20 +103,25 @@ class BatchGeneration:
             )
         return tokens
 
-    def _generate(self, prompts: list[list[int]], seeds: list[int], sampling: Sampling) -> list[Generated]:
-        """Row i goes to server i modulo their number: every prompt's completions are spread evenly."""
+    def _generate(
+        self, prompts: list[list[int]], seeds: list[int], sampling: Sampling
+    ) -> Iterator[dict[int, Generated]]:
+        """The completions of each look, by row. Row i goes to server i modulo their number: prompts spread evenly."""
         num = len(self._servers)
-        shares = ray.get(
-            [
-                server.generate.remote(prompts[place::num], seeds[place::num], sampling)
-                for place, server in enumerate(self._servers)
-                if prompts[place::num]
-            ]
-        )
-        completions: list[Generated | None] = [None] * len(prompts)
-        for place, share in enumerate(shares):
-            completions[place::num] = share
-        return [completion for completion in completions if completion is not None]
+        places = {}
+        for place, server in enumerate(self._servers):
+            if prompts[place::num]:
+                generate = server.generate.options(num_returns="streaming")
+                places[generate.remote(prompts[place::num], seeds[place::num], sampling)] = place
+        while places:
+            ready, _ = ray.wait(list(places), num_returns=1, timeout=self._poll_interval)
+            arrived: dict[int, Generated] = {}
+            for stream in ready:
+                try:
+                    arrived |= {place * num + places[stream]: each for place, each in ray.get(next(stream))}
+                except StopIteration:
+                    del places[stream]
+            yield arrived
 
 
 def _rows(

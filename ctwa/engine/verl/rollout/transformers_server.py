@@ -6,15 +6,20 @@ This module imports neither verl nor ray: a server starts as quickly as torch an
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import replace
+from time import perf_counter
 
 import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
-from ctwa.models.decoding import Generated, Sampling, end_tokens, generate_batch
+from ctwa.models.decoding import Generated, Sampling, end_tokens, generate_each
 from ctwa.models.onednn import prefers_onednn, use_onednn
 from ctwa.models.size import is_small
+
+MESSAGE_EVERY = 0.2
+"""Seconds between two messages of completions that have ended: one a token would cost more than the token."""
 
 WeightBytes = tuple[np.ndarray, torch.dtype]
 """A tensor as its bytes, and their type."""
@@ -58,8 +63,13 @@ class TransformersServer:
         self._max_length = max_length
         self._max_rows = max_rows
 
-    def generate(self, prompts: list[list[int]], seeds: list[int], sampling: Sampling) -> list[Generated]:
-        """Complete every prompt, one seed each, in the order given.
+    def generate(
+        self, prompts: list[list[int]], seeds: list[int], sampling: Sampling
+    ) -> Iterator[list[tuple[int, Generated]]]:
+        """Complete every prompt, one seed each.
+
+        Yields:
+            Completions that have ended, each with its place in ``prompts``.
 
         Raises:
             ValueError: a prompt fills the context.
@@ -68,13 +78,18 @@ class TransformersServer:
         room = min(sampling.max_tokens, self._max_length - longest)
         if room < 1:
             raise ValueError(f"a prompt of {longest} tokens leaves no room in a context of {self._max_length}")
-        completions = []
+        sampling = replace(sampling, max_tokens=room)
+        completions: list[tuple[int, Generated]] = []
+        told = perf_counter()
         for start in range(0, len(prompts), self._max_rows):
             rows = slice(start, start + self._max_rows)
-            completions += generate_batch(
-                self._model, prompts[rows], replace(sampling, max_tokens=room), seeds[rows], self._eos_ids, self._pad_id
-            )
-        return completions
+            for ended in generate_each(self._model, prompts[rows], sampling, seeds[rows], self._eos_ids, self._pad_id):
+                completions += [(start + row, completion) for row, completion in ended.items()]
+                if perf_counter() - told >= MESSAGE_EVERY:
+                    yield completions
+                    completions, told = [], perf_counter()
+        if completions:
+            yield completions
 
     def load_weights(self, weights: dict[str, WeightBytes]) -> None:
         """Replace the model's weights in place.

@@ -1,0 +1,140 @@
+"""Calls of reward functions, and the queue in which they wait for a worker."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+
+from ctwa.objectives.contract import Outcome
+
+# Calls sent together: enough that sending costs little, few enough that the workers end at the same time.
+MAX_CHUNK = 16
+MAX_ASYNC_CHUNK = 64  # of an async function: how many run concurrently in a worker
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What all calls of a function have in common: the seconds that one may take, and whether they run together."""
+
+    timeout: float
+    is_async: bool
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a function (its index): the pickled arguments, and the completions (rows) whose values it gives."""
+
+    function: int
+    arguments: bytes
+    rows: tuple[int, ...]
+
+
+@dataclass
+class Chunk:
+    """Calls of one function that go to a worker together; ``seconds`` is how long workers were busy with them."""
+
+    function: int
+    kind: Kind
+    calls: list[Call]
+    seconds: float = field(default=0.0, init=False)
+
+
+Ended = tuple[Call, list[Outcome]]  # a call that came to an end, with an outcome for each of its rows
+
+
+class CallQueue:
+    """The calls of a batch: one thread puts them in as they come, and those that serve the workers take them out.
+
+    Calls of async functions come first: while they wait, the others run. Which worker runs a call, and with which
+    others, depends on the clock; what it gives does not, since calls share nothing.
+
+    Args:
+        kinds: of the functions, by their index.
+        num_workers: that take calls from here, all together.
+    """
+
+    def __init__(self, kinds: Sequence[Kind], num_workers: int) -> None:
+        self._kinds = kinds
+        self._num_workers = num_workers
+        self._lock = threading.Lock()
+        order = sorted(range(len(kinds)), key=lambda function: not kinds[function].is_async)
+        self._waiting: dict[int, deque[Call]] = {function: deque() for function in order}
+        self._listeners: list[Callable[[], None]] = []
+        self._num_unfinished = 0
+        self._is_complete = False
+        self._busy, self._busy_since = 0.0, 0.0
+        #: whether nobody wants what is left
+        self.is_cancelled = False
+        #: all that were taken out
+        self.chunks: list[Chunk] = []
+
+    def listen(self, wake: Callable[[], None]) -> None:
+        """Have a function called whenever there may be something to take, or nothing any more."""
+        self._listeners.append(wake)
+
+    def put(self, calls: Sequence[Call]) -> None:
+        """Add calls."""
+        with self._lock:
+            if calls and not self._num_unfinished:
+                self._busy_since = perf_counter()
+            for call in calls:
+                self._waiting[call.function].append(call)
+            self._num_unfinished += len(calls)
+        self._wake()
+
+    def complete(self) -> None:
+        """No more calls will come."""
+        self._is_complete = True
+        self._wake()
+
+    def cancel(self) -> None:
+        """Let those who take calls stop, and kill what runs."""
+        self.is_cancelled = True
+        self._wake()
+
+    def take(self, num_idle: int) -> Chunk | None:
+        """The calls for one of ``num_idle`` workers; None where none waits."""
+        with self._lock:
+            for function, calls in self._waiting.items():
+                if calls:
+                    kind = self._kinds[function]
+                    # Async calls start at once, on all workers that are free; of others some are left for the rest.
+                    among, most = (num_idle, MAX_ASYNC_CHUNK) if kind.is_async else (self._num_workers, MAX_CHUNK)
+                    size = min(-(-len(calls) // among), most)
+                    self.chunks.append(Chunk(function, kind, [calls.popleft() for _ in range(size)]))
+                    return self.chunks[-1]
+        return None
+
+    def give_back(self, calls: Sequence[Call]) -> None:
+        """Let calls that came to no end be taken again, before all others of their function."""
+        with self._lock:
+            for call in reversed(calls):
+                self._waiting[call.function].appendleft(call)
+        self._wake()
+
+    def finish(self) -> None:
+        """One of the calls that were taken came to its end."""
+        with self._lock:
+            self._num_unfinished -= 1
+            if not self._num_unfinished:
+                self._busy += perf_counter() - self._busy_since
+        if self.is_over:
+            self._wake()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether every call came to its end, and no more will come."""
+        return self._is_complete and not self._num_unfinished
+
+    @property
+    def busy_seconds(self) -> float:
+        """How long, up to now, some call was waiting or running."""
+        with self._lock:
+            return self._busy + (perf_counter() - self._busy_since if self._num_unfinished else 0.0)
+
+    def _wake(self) -> None:
+        for wake in self._listeners:
+            wake()
