@@ -117,6 +117,7 @@ TRAINING_RULES = (
         "Raise its weight or its target, or give the objectives that rose meanwhile less weight.",
         "Raise its weight, give the objectives that rose meanwhile less, or train with method=ctwa, which raises the"
         " weight by itself: `{command}` prints targets.",
+        is_of_steps=False,
     ),
     Rule(
         "negative-covariance",
