@@ -41,8 +41,8 @@ def diagnostics(update: Update) -> dict[str, float]:
     Returns:
         ``covariance/<name>``: the covariance of the reward with the completion weight; positive where the update
         raises the objective. ``correlation/<name>``: the same in standard deviations of both, over the prompts where
-        the reward varies. ``rollout/usable_groups``: the share of prompt groups it was measured on,
-        of those that it applies to.
+        the reward varies. ``rollout/usable_groups``: the share of prompt groups it was measured on, of those that
+        it applies to.
         ``clip/fraction``, ``clip/mass``, ``clip/distortion``, ``clip/bound/<name>``: see ``Distortion``.
         What was not observed is left out: all of it where the loss does not let on how it weighs a token.
     """

@@ -20,6 +20,7 @@ from collections.abc import Generator, Iterator, Sequence
 from time import monotonic
 from typing import Any, Literal
 
+from ctwa.chat.scorer import USERS_DEVICES
 from ctwa.errors import CtwaError
 from ctwa.objectives.calls import CallQueue, Chunk, Ended
 from ctwa.objectives.contract import Contract, Outcome
@@ -291,6 +292,8 @@ def _environment() -> dict[str, str]:
     environment[USERS_PYTHONPATH] = environment.get("PYTHONPATH", "")
     # The current directory last: an installed console script does not have it, and a user's own package may lie there.
     environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path or os.getcwd() for path in [*sys.path, ""]))
+    if (devices := environment.get("CUDA_VISIBLE_DEVICES")) is not None:
+        environment[USERS_DEVICES] = devices  # for a reward model's process
     environment["CUDA_VISIBLE_DEVICES"] = ""
     environment.setdefault("OMP_NUM_THREADS", "1")
     environment.setdefault("PYTHONHASHSEED", "0")  # sets iterate in the same order in every run

@@ -186,5 +186,6 @@ HEALTH_RULES = (
         "{name} has fallen on held-out problems for {steps}, {0} after {1}, while {2} rose in training.",
         "Read the samples for what the reward pays and people would not; try it with ctwa check-reward --attack, and go"
         " back to an earlier checkpoint.",
+        is_of_steps=False,
     ),
 )

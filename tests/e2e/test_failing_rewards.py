@@ -72,7 +72,8 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Run:
         "+ctwa.objectives.sum={reward_fn: 'rewards.py:of_another', on_failure: stop, target: 0, every: 2}",
         "+ctwa.objectives.evaluated={reward_fn: 'rewards.py:short', kwargs: {limit: 40}, split: val}",
         "data.val_files={easy: data/val.jsonl, again: [data/val.jsonl]}",
-        "ctwa.rewards.max_unscored=1",
+        "+ctwa.objectives.short.max_unscored=1",
+        "+ctwa.objectives.repetition={reward_fn: 'reward_fns/repetition.py:repetition', weight: 0.01, target: 0}",
         "data.train_batch_size=4",
         "data.val_max_samples=8",
         "trainer.total_training_steps=3",
@@ -118,6 +119,8 @@ def test_functions_of_other_trainers_are_called_as_by_these(stopped: Run) -> Non
     assert (metrics["objective/of_trl/mean"], metrics["objective/of_trl/std"]) == (101, 0)  # step 1 begins at 0
     assert metrics["val/of_trl"] == pytest.approx(1 + 10 / 3)  # one step of three is made
     assert 0 <= metrics["val/of_verifiers"] < 1
+    assert metrics["objective/repetition/scored_frac"] == 1
+    assert -1 <= metrics["objective/repetition/mean"] <= 0
 
 
 def test_an_alarm_ends_the_run_with_a_validation_and_a_checkpoint(stopped: Run) -> None:
