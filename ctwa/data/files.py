@@ -70,6 +70,11 @@ class RowFile(ABC):
             CtwaError: the file is damaged from some row on.
         """
 
+    def only(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Every row's values in those of some columns that it has; none of a row that cannot be read."""
+        for row in self.rows():
+            yield {column: row.values[column] for column in columns if column in row.values}
+
     def head(self, number: int) -> list[Row]:
         """The first rows."""
         return list(islice(self.rows(), number))
@@ -190,13 +195,21 @@ class _Parquet(RowFile):
         chosen = places[:1] + draw.sample(places[1:], min(number, max(len(places) - 1, 0)))
         return [self._row(*place) for place in sorted(chosen, key=lambda place: place[0])]
 
-    def _batches(self, groups: Sequence[int]) -> Iterator[tuple[int, Any]]:
+    def only(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+        there = [column for column in self._file.schema_arrow.names if column in columns]
+        for first, batch in self._batches(range(self._file.num_row_groups), there):
+            try:
+                yield from batch.to_pylist()
+            except UnicodeDecodeError:
+                yield from (self._row(first + place, batch, place).values for place in range(batch.num_rows))
+
+    def _batches(self, groups: Sequence[int], columns: Sequence[str] | None = None) -> Iterator[tuple[int, Any]]:
         """The batches of some row groups, each with the index of its first row."""
         sizes = [self._file.metadata.row_group(group).num_rows for group in range(self._file.num_row_groups)]
         for group in groups:
             first = sum(sizes[:group])
             try:
-                for batch in self._file.iter_batches(batch_size=_BATCH, row_groups=[group]):
+                for batch in self._file.iter_batches(batch_size=_BATCH, row_groups=[group], columns=columns):
                     yield first, batch
                     first += batch.num_rows
             except self._errors as error:

@@ -6,7 +6,7 @@ A misspelt column or value would leave an objective without a row, or rows witho
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,36 +102,48 @@ def coverage_lines(settings: Settings, data: RunData) -> list[str]:
 def _coverage(objectives: Mapping[str, ObjectiveConfig], trained: Iterable[str], part: Part) -> Coverage:
     columns = dict.fromkeys(column for objective in objectives.values() for column in objective.applies_to)
     found = Coverage(values={column: Counter() for column in columns})
-    trained = set(trained)
-    for index, row in enumerate(_rows(part)):
-        found.num_rows += 1
+    for each in part.sample:
+        row = Completion.unwritten(each.row.values)
         found.columns |= dict.fromkeys(["data_source", *row.row, *row.extra_info])
+    trained = set(trained)
+    for index, row, number in _kinds_of_rows(part, list(columns)):
+        found.num_rows += number
         for column in columns:
             value = row.column(column)
             if isinstance(value, bool | int | float | str):
-                found.values[column][value] += 1
+                found.values[column][value] += number
         about = {name for name, objective in objectives.items() if objective.is_about(row)}
         # One behind a gate applies where the gate's objective does, too.
         applying = [name for name in about if (gate := objectives[name].gate) is None or gate.by in about]
-        found.num_of.update(applying)
+        found.num_of.update(dict.fromkeys(applying, number))
         if not trained.intersection(applying):
-            found.num_without += 1
+            found.num_without += number
             found.without = found.without or (index, row)
     return found
 
 
-def _rows(part: Part) -> Iterator[Completion]:
-    """All rows of a part, whose prompts play no part; none where a class of the user's own reads them."""
+def _kinds_of_rows(part: Part, columns: Sequence[str]) -> list[tuple[int, Completion, int]]:
+    """The rows that differ in some columns: the first of each kind, with its index, and how many there are of it."""
+    kinds: dict[Any, list[Any]] = {}
+    for index, values in enumerate(_rows(part, [*columns, "data_source", "extra_info"])):
+        extra_info = values.get("extra_info")
+        others = extra_info if isinstance(extra_info, dict) else {}
+        key = repr([values[column] if column in values else others.get(column) for column in columns])
+        kinds.setdefault(key, [index, values, 0])[2] += 1
+    return [(index, Completion.unwritten(values), number) for index, values, number in kinds.values()]
+
+
+def _rows(part: Part, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """What all rows of a part have in some columns; nothing where a class of the user's own reads them."""
     if not part.sample:
         return
-    if part.rows is not None:
-        values: Iterable[dict[str, Any]] = (
-            row for batch in part.rows.table.drop_columns(["prompt"]).to_batches() for row in batch.to_pylist()
-        )
-    else:
-        values = (row.values for file in part.files for row in file.rows())
-    for each in values:
-        yield Completion.unwritten(each)
+    if part.rows is None:
+        for file in part.files:
+            yield from file.only(columns)
+        return
+    table = part.rows.table
+    for batch in table.select([name for name in table.column_names if name in columns]).to_batches():
+        yield from batch.to_pylist()
 
 
 def _told(value: Any) -> str:

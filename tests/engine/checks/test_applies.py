@@ -8,9 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from omegaconf import DictConfig
 
+from ctwa.data.files import open_rows
 from ctwa.engine.checks.applies import check_applies_to, coverage_lines
 from ctwa.engine.checks.config import check_config
 from ctwa.engine.data import read_run_data
@@ -71,6 +74,15 @@ def test_rows_and_objectives_that_miss_each_other(changed: Changed, tmp_path: Pa
             check(accuracy=rows)
     with pytest.raises(CtwaError, match=r"4 of 12 rows have no objective, .* is row 8: data_source='math'\)"):
         check(accuracy=GSM8K, conciseness=GSM8K, clarity=GSM8K)
+
+
+def test_columns_are_read_by_themselves_as_in_whole_rows(tmp_path: Path) -> None:
+    rows = [{"prompt": "?", "data_source": "ab"[row % 2], "extra_info": {"level": row}} for row in range(3)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name in ("a.parquet", "a.jsonl"):
+        found = list(open_rows(tmp_path / name).only(["data_source", "extra_info", "nowhere"]))
+        assert found == [{key: row[key] for key in ("data_source", "extra_info")} for row in rows]
 
 
 def test_an_objective_without_a_row_to_train_on(changed: Changed, tmp_path: Path) -> None:
