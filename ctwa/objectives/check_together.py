@@ -169,7 +169,7 @@ def overrides(found: Together) -> str:
     """The targets as one line to paste; those of rewards with a signal and a name that a key can have."""
     targets = {name: each.target for name, each in found.rewards.items() if math.isfinite(each.target)}
     return " ".join(
-        f"ctwa.objectives.{name}.target={each:.2g}" for name, each in targets.items() if name.isidentifier()
+        f"++ctwa.objectives.{name}.target={each:.2g}" for name, each in targets.items() if name.isidentifier()
     )
 
 

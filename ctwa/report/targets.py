@@ -58,8 +58,8 @@ class Suggestions:
 
     @property
     def overrides(self) -> list[str]:
-        """What `ctwa train` takes."""
-        named = [f"ctwa.objectives.{name}.target={each.target:g}" for name, each in self.objectives.items()]
+        """What `ctwa train` takes, whether a configuration gave targets before or not."""
+        named = [f"++ctwa.objectives.{name}.target={each.target:g}" for name, each in self.objectives.items()]
         return ["method=ctwa", *named]
 
     def as_json(self) -> dict[str, Any]:

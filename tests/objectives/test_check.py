@@ -328,7 +328,9 @@ def test_the_command_takes_several_rewards_and_the_responses_of_a_model(
     assert "by a model" in text
     assert "counts words" not in text
     assert re.search(r"│ response │ +4 │ +4 │ +3.5 │ +0 │ +7 │", text)  # of finished
-    assert re.search(r"^ctwa.objectives.right.target=\S+ ctwa.objectives.short.target=\S+ ctwa\S+$", text, re.MULTILINE)
+    assert re.search(
+        r"^\+\+ctwa.objectives.right.target=\S+ \+\+ctwa.objectives.short.target=\S+ \+\+ctwa\S+$", text, re.MULTILINE
+    )
     with pytest.raises(CtwaError, match="--text and --model all give the responses; write one of them"):
         main(specs, data(rows(2)), sample=sample, texts=["a"])
     with pytest.raises(CtwaError, match="a reward function is given twice"):
@@ -343,7 +345,7 @@ def test_a_reward_that_scores_nothing_hides_nothing_of_the_others(
     status, text = run_main(specs, data(rows(2)), texts=["right", "wrong"])
 
     assert status == 1
-    assert text.splitlines()[-1] == "ctwa.objectives.right.target=0.25"
+    assert text.splitlines()[-1] == "++ctwa.objectives.right.target=0.25"
     assert "within the completions" not in run_main(specs[1:], data(rows(2)), texts=["a", "b"])[1]
 
 

@@ -61,6 +61,15 @@ def test_what_is_printed_can_be_pasted_into_a_command(linear, tmp_path):
     assert written["objectives"]["accuracy"]["target"] == 0.1
 
 
+def test_they_can_be_pasted_beside_objectives_that_had_no_target(linear):
+    mine = "+ctwa.objectives.mine.reward_fn=reward_fns/clarity.py:clarity"
+    pasted = suggest_targets([linear(mine=(1, FALLS))]).overrides
+    config = compose_config(
+        ["task=testbed", "engine=cpu", "ctwa.task_dir=x", "ctwa.run=y", mine, *pasted], command="train"
+    )
+    assert config.ctwa.objectives["mine"].target == 0.1
+
+
 def test_names_that_the_command_line_cannot_hold_are_printed_as_yaml(linear):
     text = suggestions_text(suggest_targets([linear(**{"is it polite?": (1, FALLS)})]))
     assert yaml.safe_load(text[text.index("  ctwa:") :]) == {"ctwa": {"objectives": {"is it polite?": {"target": 0.1}}}}
