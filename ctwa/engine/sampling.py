@@ -243,7 +243,9 @@ def sampling_engine(
         ray_session(config, transfer_queue=True) as wait_for_queue,
     ):
         num_ranks = config.trainer.nnodes * config.trainer.n_gpus_per_node
-        recorder.begins(f"loading the model into {num_ranks} ranks and the rollout, each of which imports torch first")
+        recorder.begins(
+            f"loading the model into {num_ranks} rank{'s' * (num_ranks > 1)} and the rollout; each imports torch first"
+        )
         session = Session(config, poll_interval=settings.poll_interval, wait_for_queue=wait_for_queue)
         recorder.engine_is_up()
         yield Sampler(

@@ -98,7 +98,7 @@ class TrainJob(Job):
         return [
             *["old log-probs (1 forward)"] * (not config.algorithm.rollout_correction.bypass_mode),
             *["reference log-probs (1 forward)"] * bool(actor.use_kl_loss),
-            f"update ({num_updates} optimizer steps, {passes} of the batch an epoch)",
+            f"update ({num_updates} optimizer step{'s' * (num_updates > 1)}, {passes} of the batch an epoch)",
             *["statistic after the update (1 forward)"] * is_measured_after,
             *["probe (1 forward)"] * is_probed,
         ]

@@ -80,13 +80,13 @@ def ready_made(folder: Path = PACKAGE_PARENT / FOLDER) -> list[ReadyMade]:
 
 def table(functions: list[ReadyMade]) -> Table:
     """A line each."""
-    made = Table("reward", "arguments", "what it says", box=None)
+    made = Table("reward", "what it says", "arguments", box=None)
     for each in functions:
         shown = ", ".join(
             argument.name if argument.default is None else f"{argument.name}={argument.default}"
             for argument in each.arguments
         )
-        made.add_row(Text(each.name), Text(shown or "-"), Text(each.about))
+        made.add_row(Text(each.name), Text(each.about), Text(shown or "-"))
     return made
 
 

@@ -11,6 +11,7 @@ from ctwa.errors import CtwaError
 from ctwa.objectives.completion import Completion
 from ctwa.objectives.config import ObjectiveConfig
 from ctwa.objectives.evaluator import RewardEvaluator, load_contracts
+from ctwa.objectives.library import ready_made
 
 NUM_CHARACTERS = 50_000
 HOSTILE = [
@@ -61,10 +62,8 @@ KWARGS: dict[str, dict[str, Any]] = {
     "json_valid": {"keys": ["a"]},
 }
 TRUTHS = {"multiple_choice": "B", "code_tests": "assert f(1) == 1"}
-NAMES = [
-    *("accuracy", "clarity", "conciseness", "code_tests", "cosine_length", "exact_match", "format_tags", "json_valid"),
-    *("language", "length_budget", "multiple_choice", "repetition", "soft_overlong"),
-]
+ASK_SOMEBODY = {"judge", "remote_score", "reward_model"}
+NAMES = [each.name for each in ready_made() if each.name not in ASK_SOMEBODY]
 OF_TASKS = ["constraints", "brevity", "well_formed"]
 TASKS_TRUTH = (
     '[{"kind": "sentences", "num": 2}, {"kind": "json", "keys": ["a"]}, {"kind": "ending", "phrase": "a b c."}]'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -13,8 +14,9 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
-from ctwa.chat.scorer import ScorerSettings
+from ctwa.chat.scorer import Scorer, ScorerSettings
 from ctwa.chat.scorer_process import RewardModel
+from ctwa.errors import CtwaError
 
 ROOT = Path(__file__).parents[2]
 WORDS = ["<pad>", "<s>", "</s>", "<unk>", "good", "bad", "fine", "what", "is", "it", "user", "assistant", ":"]
@@ -112,6 +114,11 @@ def test_a_label_of_several_is_named(short_tmp: Path) -> None:
         assert model.scores([conversation, "what is it good"]) == pytest.approx([wanted, wanted], abs=1e-4)
     with pytest.raises(SystemExit, match=r"it has no label 'label 3' \(it has label 0, label 1, label 2\)"):
         RewardModel(ScorerSettings(str(folder), "label 3"))
-    values, failures, _ = scored({"model": str(folder), "linger": 0.5}, ["good"], short_tmp)
-    assert values == [None]
-    assert "does not start: it has 3 labels (label 0, label 1, label 2): name one with label" in failures[0]
+    with pytest.raises(SystemExit, match=r"it has 3 labels .*: name one with label"):
+        RewardModel(ScorerSettings(str(folder)))
+
+
+def test_a_process_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ctwa.chat.scorer.sys.executable", "/bin/false")
+    with pytest.raises(CtwaError, match="the reward model of-no-one does not start: without a word"):
+        asyncio.run(Scorer(ScorerSettings("of-no-one")).score("x"))
