@@ -19,6 +19,7 @@ MISSING_ROWS = ("rollout/missing_rows", "val_rollout/missing_rows")
 HIDDEN_SECONDS, WAITED_SECONDS = "rewards/hidden_seconds", "rewards/waited_seconds"
 VALIDATION_HIDDEN_SECONDS, VALIDATION_WAITED_SECONDS = "val_rewards/hidden_seconds", "val_rewards/waited_seconds"
 USABLE_GROUPS = "rollout/usable_groups"
+NO_SIGNAL, LEFT_OUT, REFILL_ROUNDS = "rollout/no_signal_frac", "rollout/left_out_frac", "rollout/refill_rounds"
 CLIP_FRACTION, CLIP_MASS, CLIP_DISTORTION = "clip/fraction", "clip/mass", "clip/distortion"
 GRADIENT_COSINE = "gradient/cosine/"
 FEASIBILITY = "ctwa/feasibility"

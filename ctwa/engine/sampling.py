@@ -81,6 +81,7 @@ class Sampler:
         self._scoring: Scoring | None = None
         self._moment = Moment()
         self._num_samples = 0
+        self._first = 0
         self._completions: dict[int, Completion] = {}
 
     def next_rows(self, step: int, moment: Moment) -> tuple[KVBatchMeta, dict[str, Any]]:
@@ -91,17 +92,22 @@ class Sampler:
             moment: what the reward functions are told of it.
         """
         self._prompts.clear()
+        return self.more_rows(step, moment)
+
+    def more_rows(self, step: int, moment: Moment) -> tuple[KVBatchMeta, dict[str, Any]]:
+        """The same of further prompts of the step, beside those that there are."""
+        first = len(self._prompts.rows)
         chunks = [
             self._prompts.name(columns, "train", step, f"train/{step}") for columns in self.session.next_prompts()
         ]
-        self._begin(moment, self.session.config.actor_rollout_ref.rollout.n)
+        self._begin(moment, self.session.config.actor_rollout_ref.rollout.n, first)
         return self.session.complete(chunks, "train", step=step, arrived=lambda keys: self._submit(keys, "train"))
 
-    def _begin(self, moment: Moment, num_samples: int) -> None:
-        """Score what comes from now on, ``num_samples`` completions of each prompt that was named."""
-        self._moment, self._num_samples = moment, num_samples
+    def _begin(self, moment: Moment, num_samples: int, first: int = 0) -> None:
+        """Score what comes from now on, ``num_samples`` completions of each prompt named since the ``first``."""
+        self._moment, self._num_samples, self._first = moment, num_samples, first
         self._completions = {}
-        self._scoring = self.evaluator.begin(len(self._prompts.rows) * num_samples)
+        self._scoring = self.evaluator.begin((len(self._prompts.rows) - first) * num_samples)
 
     def _submit(self, keys: Sequence[str], partition: str) -> None:
         """Let the completions of whole prompts be scored."""
@@ -130,7 +136,10 @@ class Sampler:
             )
             for key, text, response, length, reference in zip(keys, texts, responses, lengths, references, strict=True)
         ]
-        rows = [prompt * self._num_samples + place_of(key)[1] for key, prompt in zip(keys, prompts, strict=True)]
+        rows = [
+            (prompt - self._first) * self._num_samples + place_of(key)[1]
+            for key, prompt in zip(keys, prompts, strict=True)
+        ]
         self._completions.update(zip(rows, completions, strict=True))
         self._scoring.submit(rows, completions, prompts)
 
@@ -188,7 +197,9 @@ class Sampler:
         prompts_N = torch.tensor([place_of(key)[0] for key in rows.keys])
         group_N = prompts_N.unique(return_inverse=True)[1]
         mask_NT = rows.read("response_mask")["response_mask"].to_padded_tensor(0)
-        shaped = self.shaping.shape(evaluation.matrix, group_N, train=self._moment.split == "train")
+        shaped = self.shaping.shape(
+            evaluation.matrix, group_N, train=self._moment.split == "train", further=self._first > 0
+        )
         return Scored(completions, evaluation, shaped, Rollout(shaped.matrix, group_N, mask_NT))
 
     def learn_lengths(self, scored: Scored) -> dict[str, float]:

@@ -47,6 +47,30 @@ class RolloutSettings(StrictModel):
     max_missing: Annotated[float, Field(ge=0, le=1)] = 0.05
 
 
+class DynamicSampling(StrictModel):
+    """Which of a step's prompts are trained on: those about which the objectives tell the completions apart.
+
+    Attributes:
+        keep: ``every`` prompt; where ``any`` or ``all`` of the objectives vary among its completions; or where those
+            that vary have this share of the objectives' weight, a number above 0.
+        otherwise: ``drop`` leaves the other prompts out of the loss; ``refill`` completes new ones in their place.
+        max_rounds: of new prompts that a step may be refilled from. What is missing then is filled up with prompts
+            that are dropped.
+    """
+
+    keep: Literal["every", "any", "all"] | Annotated[float, Field(gt=0, le=1, strict=True)] = "every"
+    otherwise: Literal["drop", "refill"] = "drop"
+    max_rounds: Annotated[int, Field(ge=1, le=100)] = 3
+
+    def described(self) -> str:
+        """In words, for a plan."""
+        which = {"any": "any objective varies", "all": "all objectives vary"}.get(
+            str(self.keep), f"objectives with {self.keep} of the weight vary"
+        )
+        then = "the others are dropped" if self.otherwise == "drop" else f"refilled in up to {self.max_rounds} rounds"
+        return f"kept where {which} among the completions, {then}"
+
+
 Passes = Literal["shared_forward", "sequential"]
 ProbeSource = Literal["none", "backward", "minibatch", "held_out"]
 
@@ -125,6 +149,7 @@ class Settings(RunSettings):
         reference_length: the length that conciseness is measured against, by its ``type``.
         rewards: how reward functions are run.
         rollout: what may go wrong while prompts are completed.
+        dynamic_sampling: which of a step's prompts are trained on.
         max_unknown_tokens: the share of the prompts' tokens that the model's tokenizer may not know.
         diagnostics: what is measured beyond what the method needs.
         num_samples: completions kept a step in samples.jsonl.
@@ -136,6 +161,7 @@ class Settings(RunSettings):
     reference_length: ReferenceConfig | None = None
     rewards: RewardSettings = Field(default_factory=RewardSettings)
     rollout: RolloutSettings = Field(default_factory=RolloutSettings)
+    dynamic_sampling: DynamicSampling = Field(default_factory=DynamicSampling)
     max_unknown_tokens: Annotated[float, Field(ge=0, le=1)] = 0.1
     diagnostics: DiagnosticSettings = Field(default_factory=DiagnosticSettings)
     num_samples: Annotated[int, Field(ge=0)] = 4

@@ -71,16 +71,18 @@ class TrainJob(Job):
         every = (
             f"every {config.trainer.test_freq} steps, {decoding(config)}; checkpoint every {config.trainer.save_freq}"
         )
-        covered = coverage_lines(self.settings, self.data)
+        choice = self.settings.dynamic_sampling
+        covered, shaping = coverage_lines(self.settings, self.data), self.settings.build_shaping().described()
         return [
             line("method", f"{self.settings.method.type}, log-probs of the statistic: {source}"),
             line("objectives", weights),
-            *([line("rewards", "; ".join(shaping))] if (shaping := self.settings.build_shaping().described()) else []),
             *(line("" if number else "of which", told) for number, told in enumerate(covered)),
+            *([line("rewards", "; ".join(shaping))] if shaping else []),
             *self.engine_lines(),
             *data_lines(config, self.data),
             line("steps", f"{self.num_steps}, at most {tokens * self.num_steps:,} tokens in all"),
             line("a step", f"{prompts} = {rows} completions, at most {tokens:,} tokens"),
+            *([] if choice.keep == "every" else [line("prompts", choice.described())]),
             line("passes", "; ".join(self._passes())),
             loss_line(config),
             optimizer_line(config),

@@ -179,7 +179,7 @@ class Sections:
         return Section("gradients", "Gradients", text, _drawn([*norms, *cosines]))
 
     def update(self) -> Section:
-        """Feasibility, clipping, unscored completions, and how the policy moves."""
+        """Feasibility, clipping, unscored completions, prompts without a signal, and how the policy moves."""
         impossible = [(1.0, "cannot be met above")]
         figures = [
             self._panel(key_of.FEASIBILITY, "feasibility of the targets", "v*", levels=impossible),
@@ -194,6 +194,11 @@ class Sections:
             scored = self._panel(key_of.objective(name, "scored_frac"), title, "share", average=False)
             incomplete = [line for line in scored.lines if (line.curve.values < 1).any()]
             figures.append(replace(scored, lines=incomplete))
+        figures.append(self._panel(key_of.NO_SIGNAL, "prompts in which no objective varies", "share"))
+        figures += [
+            self._panel(key_of.no_signal(name), f"{name}: prompts in which it does not vary", "share")
+            for name in self.objectives
+        ]
         figures += [
             self._panel(key_of.ENTROPY, "entropy of the policy", "nats"),
             self._panel(key_of.KL, "divergence from the sampling policy", "KL"),
