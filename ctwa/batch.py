@@ -1,11 +1,10 @@
-"""The nouns of a training step: rewards, a rollout, an update, and how its loss clips.
+"""The nouns of a training step: rewards, a rollout, an update.
 
 Every other module may import them. Dimensions: N completions, M objectives, T tokens, G prompts (groups).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -15,6 +14,7 @@ from torch import Tensor
 
 import ctwa
 from ctwa.errors import CtwaError
+from ctwa.policy_loss import PolicyLoss
 
 Reward = float | Literal["not_applicable"] | None
 """One entry of a `RewardMatrix`: None was not scored, `ctwa.NOT_APPLICABLE` did not have to be."""
@@ -164,33 +164,6 @@ class Rollout:
         """``mask_NT`` without the tokens that the loss does not see."""
         return self.mask_NT if self.rejected_NT is None else self.mask_NT * ~self.rejected_NT
 
-    @property
-    def correction_NT(self) -> Tensor | None:
-        """float64: what the loss multiplies each token by beside advantage and ratio, 0 where it is rejected."""
-        if self.rejected_NT is None and self.importance_NT is None:
-            return None
-        kept_NT = self.loss_mask_NT.double()
-        return kept_NT if self.importance_NT is None else torch.where(kept_NT != 0, self.importance_NT.double(), 0.0)
-
-
-@dataclass(frozen=True)
-class ClipRange:
-    """The clipping of the loss that was differentiated.
-
-    Attributes:
-        low, high: the ratio is clipped to ``[1 - low, 1 + high]``; infinite where the loss does not clip.
-        dual: the dual-clip bound on the ratio of tokens with a negative advantage, None where the loss has none.
-    """
-
-    low: float
-    high: float
-    dual: float | None = None
-
-    @classmethod
-    def none(cls) -> ClipRange:
-        """No clipping at all."""
-        return cls(low=math.inf, high=math.inf, dual=None)
-
 
 @dataclass(frozen=True)
 class Update:
@@ -202,11 +175,11 @@ class Update:
         log_probs_old_NT: under the policy that sampled the completions (the behaviour policy).
         log_probs_new_NT: under the policy after the update, or as seen during it (``ctwa.scalarizers.Requirements``);
             NaN where nobody asked for them.
-        clip: the clipping of the loss.
+        loss: how the loss weighs a token; None for one that does not let on (``ctwa.engine.policy_loss``).
     """
 
     rollout: Rollout
     advantages_NT: Tensor
     log_probs_old_NT: Tensor
     log_probs_new_NT: Tensor
-    clip: ClipRange
+    loss: PolicyLoss | None

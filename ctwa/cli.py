@@ -255,6 +255,19 @@ def methods(
 
 
 @app.command()
+def rewards(
+    name: Annotated[str | None, typer.Argument(help="A reward function: print what it says and takes.")] = None,
+) -> None:
+    """List the ready-made reward functions: what each says, and its arguments."""
+    from ctwa.objectives.library import describe, ready_made, table
+
+    if name is not None:
+        print(describe(name, ready_made()))
+        return
+    Console(width=None if sys.stdout.isatty() else UNBROKEN).print(table(ready_made()))
+
+
+@app.command()
 def summary(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, or one that holds them.")],
     figure: Annotated[
@@ -549,6 +562,13 @@ def pairs(
     print(f"{out}: {len(made.rows)} pairs of {made.num_prompts} prompts; told apart by {told}")
 
 
+class SplitName(StrEnum):
+    """What completions are scored for."""
+
+    train = "train"
+    val = "val"
+
+
 @app.command("check-reward")
 def check_reward(
     reward_fns: Annotated[
@@ -575,6 +595,9 @@ def check_reward(
     ] = "{}",
     timeout: Annotated[float, typer.Option(help="Seconds a call may take.")] = 10.0,
     reference_tokens: Annotated[float | None, typer.Option(help="The reference length, where one is needed.")] = None,
+    step: Annotated[int, typer.Option(min=0, help="What a function that asks for the step is told.")] = 1,
+    progress: Annotated[float, typer.Option(min=0, max=1, help="The share of the run that is to be over.")] = 0.0,
+    split: Annotated[SplitName, typer.Option(help="What the responses are to be scored for.")] = SplitName.train,
     columns: ColumnsOption = None,
     answer: AnswerOption = None,
 ) -> None:
@@ -582,6 +605,7 @@ def check_reward(
     to a row also what they would teach: spread within prompts, conflicts between the rewards, covariance targets.
     """
     from ctwa.objectives.check import main
+    from ctwa.objectives.completion import Moment
 
     try:
         arguments = json.loads(kwargs)
@@ -591,7 +615,7 @@ def check_reward(
         raise CtwaError(f"--kwargs {kwargs} is no object: write e.g. --kwargs '{{\"limit\": 100}}'")
     if reference_tokens is not None and not 0 < reference_tokens < math.inf:
         raise CtwaError(f"--reference-tokens {reference_tokens:g} is no length: write a number of tokens above 0")
-    sample = count_tokens = None
+    sample = tokenize = None
     if model is not None:
         from ctwa.evaluation.sampled import sample_responses
 
@@ -606,9 +630,9 @@ def check_reward(
             say=print,
         )
     if tokenizer is not None:
-        from ctwa.evaluation.sampled import token_counter
+        from ctwa.evaluation.sampled import tokenizer_of
 
-        count_tokens = token_counter(tokenizer)
+        tokenize = tokenizer_of(tokenizer)
     sys.exit(
         main(
             reward_fns,
@@ -621,7 +645,8 @@ def check_reward(
             kwargs=arguments,
             timeout=timeout,
             reference_tokens=reference_tokens,
-            count_tokens=count_tokens,
+            tokenize=tokenize,
+            moment=Moment(split.value, step, progress),
         )
     )
 

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from ctwa.aggregators import Aggregator
 from ctwa.aggregators.upgrad import UPGrad, UpGradConfig
-from ctwa.batch import ClipRange, RewardMatrix, Rollout, Update
+from ctwa.batch import RewardMatrix, Rollout, Update
+from ctwa.policy_loss import Vanilla
 from ctwa.scalarizers import Scalarizer, build_scalarizer
 from ctwa.scalarizers.ctwa import CtwaConfig
 from ctwa.scalarizers.linear import LinearConfig
@@ -63,7 +64,7 @@ def step_by_scores(logits_A: Tensor, scalarizer: Scalarizer) -> None:
     advantages_NT = scalarizer.advantages(rollout, Grpo())
     (gradient_A,) = torch.autograd.grad(-(advantages_NT * old_NT).mean(), logits_A)
     descend(logits_A, gradient_A)
-    scalarizer.observe_update(Update(rollout, advantages_NT, old_NT.detach(), log_probs().detach(), ClipRange.none()))
+    scalarizer.observe_update(Update(rollout, advantages_NT, old_NT.detach(), log_probs().detach(), Vanilla()))
 
 
 def step_by_gradients(logits_A: Tensor, aggregator: Aggregator) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from ctwa.data.boxed import last_boxed
+from ctwa.instructions.text import shown
 
 _WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _ROMANS = ("i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix", "x")
@@ -37,6 +38,7 @@ _SEQUENCE = re.compile(
 
 def clarity(response: str) -> float:
     """1 for two explicit steps in order and a boxed answer, else 0."""
+    response = shown(response)  # what cannot be seen is no answer
     return float(bool(last_boxed(response)) and (_has_labelled_steps(response) or _has_sequence(response)))
 
 

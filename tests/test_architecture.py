@@ -11,13 +11,14 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "ctwa"
 
-NOUNS = {"errors", "strict", "batch", "weights", "methods", "metrics", "state"}
+NOUNS = {"errors", "strict", "policy_loss", "batch", "weights", "methods", "metrics", "state"}
 """The ground floor: every part may import it."""
 ALLOWED = {
     "errors": set(),
     "statistics": {"solvers"},
     "strict": {"errors"},
-    "batch": {"errors"},
+    "policy_loss": set(),
+    "batch": {"errors", "policy_loss"},
     "weights": {"errors"},
     "methods": {"errors", "strict"},
     "metrics": set(),
@@ -38,7 +39,8 @@ ALLOWED = {
     "testbed": {"covariance", "objectives", "run", "models"},
     "instructions": {"run"},
     "listing": {"scalarizers", "preference", "models"},
-    "evaluation": {"data", "objectives", "preference", "run", "report", "models", "testbed", "statistics"},
+    "chat": {"run"},
+    "evaluation": {"chat", "data", "objectives", "preference", "run", "report", "models", "testbed", "statistics"},
 }
 """What each part may import beside the ground floor."""
 ALL = {*ALLOWED, "__init__"}

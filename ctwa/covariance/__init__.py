@@ -1,16 +1,14 @@
 """The covariance law of policy-gradient updates: statistics, feasibility, clipping, and the examples that show it."""
 
-from ctwa.batch import ClipRange
 from ctwa.covariance.diagnostics import diagnostics
 from ctwa.covariance.distortion import Distortion, clipping_distortion, covariance_bound, safe_distortion
 from ctwa.covariance.feasibility import Feasibility, reward_covariance, target_feasibility, weighted_covariance
 from ctwa.covariance.probe import Agreement, Progress, backward_probe, forward_probe, mean_rewards
-from ctwa.covariance.weights import CompletionWeights, TokenWeights, clip_indicator, completion_weights, token_weights
+from ctwa.covariance.weights import CompletionWeights, TokenWeights, completion_weights, token_weights, update_weights
 from ctwa.covariance.within_prompt import WithinPrompt, within_prompt_covariance
 
 __all__ = [
     "Agreement",
-    "ClipRange",
     "CompletionWeights",
     "Distortion",
     "Feasibility",
@@ -18,7 +16,6 @@ __all__ = [
     "TokenWeights",
     "WithinPrompt",
     "backward_probe",
-    "clip_indicator",
     "clipping_distortion",
     "completion_weights",
     "covariance_bound",
@@ -29,6 +26,7 @@ __all__ = [
     "safe_distortion",
     "target_feasibility",
     "token_weights",
+    "update_weights",
     "weighted_covariance",
     "within_prompt_covariance",
 ]

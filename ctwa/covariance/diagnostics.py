@@ -7,9 +7,9 @@ import math
 from torch import Tensor
 
 from ctwa import metrics as key_of
-from ctwa.batch import ClipRange, Update
+from ctwa.batch import Update
 from ctwa.covariance.distortion import clipping_distortion
-from ctwa.covariance.weights import completion_weights, token_weights
+from ctwa.covariance.weights import completion_weights, update_weights
 from ctwa.covariance.within_prompt import within_prompt_covariance
 
 
@@ -42,16 +42,17 @@ def diagnostics(update: Update) -> dict[str, float]:
         raises the objective. ``correlation/<name>``: the same in standard deviations of both, over the prompts where
         the reward varies. ``rollout/usable_groups``: the share of prompt groups it was measured on.
         ``clip/fraction``, ``clip/mass``, ``clip/distortion``, ``clip/bound/<name>``: see ``Distortion``.
-        What was not observed is left out.
+        What was not observed is left out: all of it where the loss does not let on how it weighs a token.
     """
+    if update.loss is None:
+        return {}
     rollout = update.rollout
     # In alphabetical order, so that the order of the objectives does not change the last bit of a sum.
     names = sorted(rollout.rewards.names)
     order_M = [rollout.rewards.names.index(name) for name in names]
     rewards_NM, scored_NM = rollout.rewards.rewards_NM[:, order_M], rollout.rewards.scored_NM[:, order_M]
-    measured = (update.log_probs_new_NT, update.log_probs_old_NT, update.advantages_NT, rollout.mask_NT)
-    clipped = token_weights(*measured, update.clip, rollout.correction_NT)
-    unclipped = token_weights(*measured, ClipRange.none(), rollout.correction_NT)
+    clipped = update_weights(update, update.loss)
+    unclipped = update_weights(update, update.loss.unclipped())
     completions = completion_weights(clipped)
     columns = (rewards_NM, completions.weight_N[:, None], scored_NM & completions.valid_N[:, None], rollout.group_N)
     covariance = within_prompt_covariance(*columns)

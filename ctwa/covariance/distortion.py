@@ -48,8 +48,8 @@ def clipping_distortion(
     """Compare the weights of one update with those it would have had without clipping.
 
     Args:
-        unclipped: the token weights with ``ClipRange.none()``.
-        clipped: the token weights with the loss's own clipping.
+        unclipped: the token weights of the loss without its clipping (``PolicyLoss.unclipped``).
+        clipped: the token weights of the loss.
         rewards_NM: the rewards.
         scored_NM: bool, what of the rewards was scored.
         group_N: int64, the prompt of each row.

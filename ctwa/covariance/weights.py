@@ -1,6 +1,6 @@
-"""Clipped policy-gradient weights: what the loss really multiplied each completion's score function by.
+"""Policy-gradient weights: what the loss really multiplied each completion's score function by.
 
-CTWA (Lu & Jiang 2026, arXiv 2602.06869), Eq. 6-7 and section 5.1.
+CTWA (Lu & Jiang 2026, arXiv 2602.06869), Eq. 6-7 and section 5.1; ``ctwa.policy_loss`` has the weight of every loss.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ctwa.batch import ClipRange
+from ctwa.batch import Update
+from ctwa.policy_loss import LossTokens, PolicyLoss
 
 LengthNormalization = Literal["mean", "sum", "max_length", "mean_unclipped"]
-
-_MAX_LOG_RATIO = 20.0
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class TokenWeights:
     """The weight of every token in the policy gradient.
 
     Attributes:
-        weight_NT: float64, advantage x ratio (x correction) where the clipped loss has a gradient, 0 elsewhere (Eq. 7).
+        weight_NT: float64, what the loss multiplies each token's score function by, 0 where it has no gradient (Eq. 7).
         kept_NT: bool, response tokens whose gradient the clipping left in place.
         mask_NT: bool, response tokens.
     """
@@ -46,29 +45,17 @@ class CompletionWeights:
     valid_N: Tensor
 
 
-def clip_indicator(ratio_NT: Tensor, advantages_NT: Tensor, clip: ClipRange) -> Tensor:
-    """Where the clipped loss has a gradient, bool (N, T) (Eq. 6, and the dual clip where the loss has one).
-
-    A token loses its gradient when the ratio has already moved past the bound in the direction its advantage asks
-    for; with a dual clip, also when the advantage is negative and the ratio is above ``clip.dual``.
-    """
-    negative_NT = advantages_NT < 0
-    # Asked the other way round, so that a ratio that is not a number is kept and shows in the result.
-    clipped_NT = torch.where(negative_NT, ratio_NT < 1 - clip.low, ratio_NT > 1 + clip.high)
-    if clip.dual is not None:
-        clipped_NT = clipped_NT | (negative_NT & (ratio_NT > clip.dual))
-    return ~clipped_NT
-
-
 def token_weights(
     log_probs_new_NT: Tensor,
     log_probs_old_NT: Tensor,
     advantages_NT: Tensor,
     mask_NT: Tensor,
-    clip: ClipRange,
-    correction_NT: Tensor | None = None,
+    loss: PolicyLoss,
+    *,
+    rejected_NT: Tensor | None = None,
+    importance_NT: Tensor | None = None,
 ) -> TokenWeights:
-    """The weights W of Eq. 7, in float64, with the log-ratio clamped to +-20.
+    """The weights W of Eq. 7, in float64.
 
     Advantages may differ from token to token. What stands in the padding, NaN included, has no influence.
 
@@ -77,21 +64,44 @@ def token_weights(
         log_probs_old_NT: under that of its denominator.
         advantages_NT: those of the loss.
         mask_NT: 1 (or True) on response tokens.
-        clip: the clipping of the loss.
-        correction_NT: what the loss multiplies each token by beside these: the importance weights of a rollout
-            correction, 0 at tokens that it rejects, which then weigh nothing and count as not clipped. None for 1.
+        loss: the loss that was differentiated.
+        rejected_NT: bool, response tokens that a rollout correction keeps out of the loss, which then weigh nothing and
+            count as not clipped. None where it rejects none.
+        importance_NT: what a rollout correction multiplies each token's loss by. None for 1.
     """
     mask_NT = mask_NT.bool()
-    if correction_NT is not None:
-        trained_NT = mask_NT & (correction_NT != 0)
-        tokens = token_weights(log_probs_new_NT, log_probs_old_NT, advantages_NT, trained_NT, clip)
-        weight_NT = torch.where(trained_NT, tokens.weight_NT * correction_NT.double(), 0.0)
-        return TokenWeights(weight_NT, tokens.kept_NT | (mask_NT & ~trained_NT), mask_NT)
-    log_ratio_NT = torch.where(mask_NT, log_probs_new_NT.double() - log_probs_old_NT.double(), 0.0)
-    advantages_NT = torch.where(mask_NT, advantages_NT.double(), 0.0)
-    ratio_NT = log_ratio_NT.clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO).exp()
-    kept_NT = mask_NT & clip_indicator(ratio_NT, advantages_NT, clip)
-    return TokenWeights(torch.where(kept_NT, advantages_NT * ratio_NT, 0.0), kept_NT, mask_NT)
+    seen_NT = mask_NT if rejected_NT is None else mask_NT & ~rejected_NT
+    new_NT, old_NT, seen_advantages_NT = (
+        torch.where(seen_NT, values_NT.double(), 0.0)
+        for values_NT in (log_probs_new_NT, log_probs_old_NT, advantages_NT)
+    )
+    weight_NT, kept_NT = loss.weigh(LossTokens(new_NT, old_NT, seen_advantages_NT, seen_NT))
+    weight_NT = weight_NT * loss.scale_N1(seen_NT)
+    trained_NT = seen_NT
+    if importance_NT is not None:
+        factor_NT = loss.importance(importance_NT.double(), seen_NT)
+        weight_NT, trained_NT = weight_NT * factor_NT, seen_NT & (factor_NT != 0)
+    kept_NT = mask_NT & (kept_NT | ~trained_NT)
+    return TokenWeights(torch.where(trained_NT & kept_NT, weight_NT, 0.0), kept_NT, mask_NT)
+
+
+def update_weights(update: Update, loss: PolicyLoss) -> TokenWeights:
+    """The token weights of an update.
+
+    Args:
+        update: what it did.
+        loss: its own, or that without clipping.
+    """
+    rollout = update.rollout
+    return token_weights(
+        update.log_probs_new_NT,
+        update.log_probs_old_NT,
+        update.advantages_NT,
+        rollout.mask_NT,
+        loss,
+        rejected_NT=rollout.rejected_NT,
+        importance_NT=rollout.importance_NT,
+    )
 
 
 def completion_weights(tokens: TokenWeights, length: LengthNormalization = "mean") -> CompletionWeights:

@@ -189,7 +189,8 @@ def policy_losses(
         plan: the step's plan.
 
     Returns:
-        M losses without entropy and KL terms; these terms alone, or None where there are none (with no aggregator: the
+        M losses without entropy and KL terms (a policy loss with a penalty of its own has it in each, and so once where
+        the weights' sum is 1); these terms alone, or None where there are none (with no aggregator: the
         whole loss of the batch's ``advantages``); and the metrics of the loss of ``advantages``.
     """
     config = loss_fn.keywords["config"]  # type: ignore[attr-defined]
@@ -209,7 +210,8 @@ def policy_losses(
     nothing = torch.zeros_like(data["advantages"])
     rows = data.clone(recurse=False).set("advantages", nothing)
     shared, _ = loss_fn(model_output=model_output, data=rows, dp_group=dp_group)
-    return losses, shared, metrics
+    # A penalty that the policy loss has of its own is in each objective's loss already.
+    return losses, shared - bare(nothing), metrics
 
 
 class GradientStore:

@@ -9,7 +9,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from ctwa.engine.checks.look import model_source
-from ctwa.engine.settings import NO_CLIP
+from ctwa.engine.policy_loss import read_policy_loss
 from ctwa.models.look import weight_shapes
 
 GB = 1e9
@@ -38,14 +38,15 @@ def optimizer_line(config: DictConfig) -> str:
 
 
 def loss_line(config: DictConfig) -> str:
-    """The advantages, the clipping and the KL term of the policy's loss."""
+    """The advantages, the policy's loss and its KL term."""
     actor = config.actor_rollout_ref.actor
-    low = actor.clip_ratio if actor.clip_ratio_low is None else actor.clip_ratio_low
-    high = actor.clip_ratio if actor.clip_ratio_high is None else actor.clip_ratio_high
-    clipping = "no clipping" if high >= NO_CLIP else f"ratios clipped to [{1 - low:g}, {1 + high:g}]"
+    loss = read_policy_loss(actor)
+    words = f"{actor.policy_loss.loss_mode}, whose token weights are not known" if loss is None else loss.words()
     kl = f"KL {actor.kl_loss_coef:g} ({actor.kl_loss_type})" if actor.use_kl_loss else "no KL term"
     entropy = f", entropy bonus {actor.entropy_coeff:g}" if actor.entropy_coeff else ""
-    return line("loss", f"advantages by {config.algorithm.adv_estimator}, {clipping}, {kl}{entropy}")
+    return line(
+        "loss", f"advantages by {config.algorithm.adv_estimator}, {words}, {actor.loss_agg_mode}, {kl}{entropy}"
+    )
 
 
 def decoding(config: DictConfig) -> str:

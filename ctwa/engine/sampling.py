@@ -114,6 +114,7 @@ class Sampler:
                 response_tokens=length,
                 reference_tokens=reference,
                 finished=response[-1] in self._end_tokens if response else False,
+                token_ids=response,
                 moment=self._moment,
             )
             for key, text, response, length, reference in zip(keys, texts, responses, lengths, references, strict=True)

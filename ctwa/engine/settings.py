@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Literal, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from pydantic import AfterValidator, Field
 
-from ctwa.batch import ClipRange
+from ctwa.engine.policy_loss import read_policy_loss
 from ctwa.errors import CtwaError, did_you_mean
 from ctwa.models.locate import locate
 from ctwa.objectives.config import ObjectiveConfig, Objectives, trained
 from ctwa.objectives.reference import ReferenceConfig, ReferenceLength, build_reference
 from ctwa.objectives.shaping import Shaping, Standardise
+from ctwa.policy_loss import PolicyLoss
 from ctwa.run.alarms import AlarmKind, AlarmLimits
 from ctwa.scalarizers.base import Requirements, Scalarizer
 from ctwa.scalarizers.registry import MethodConfig, build_scalarizer
 from ctwa.strict import StrictModel, validated
-
-NO_CLIP = 1e6
-"""A clip range from here on never binds (log-ratios are clamped to 20): the loss is unclipped."""
 
 
 class RewardSettings(StrictModel):
@@ -141,7 +138,7 @@ class Settings(RunSettings):
     diagnostics: DiagnosticSettings = Field(default_factory=DiagnosticSettings)
     num_samples: Annotated[int, Field(ge=0)] = 4
     poll_interval: Annotated[float, Field(gt=0, le=3600)] = 0.05
-    clip: ClipRange = Field(exclude=True)
+    policy_loss: PolicyLoss | None = Field(exclude=True)
     scale_invariant: bool = Field(exclude=True)
 
     @property
@@ -169,7 +166,8 @@ class Settings(RunSettings):
 
     def log_probs_source(self, requirements: Requirements) -> Literal["none", "in_update", "post_update"]:
         """Where the log-probs behind the statistic of an update come from: the method's wish, else the diagnostics'."""
-        wanted = self.diagnostics.covariance if requirements.log_probs == "none" else requirements.log_probs
+        shown = "none" if self.policy_loss is None else self.diagnostics.covariance
+        wanted = shown if requirements.log_probs == "none" else requirements.log_probs
         # Prompts that are held out of an update are measured after it; its later mini-batches in it.
         needed: dict[str, Literal["in_update", "post_update"]] = {"held_out": "post_update", "minibatch": "in_update"}
         return needed.get(self.probe_source(requirements), wanted)
@@ -198,33 +196,11 @@ def read_settings(config: DictConfig, of: type[SettingsOf] = Settings) -> Settin
     node = OmegaConf.to_container(config.ctwa, resolve=True)
     assert isinstance(node, dict)
     read_of_verl = {
-        "clip": clip_range(config.actor_rollout_ref.actor),
+        "policy_loss": read_policy_loss(config.actor_rollout_ref.actor),
         "scale_invariant": is_scale_invariant(config.algorithm),
     }
     settings: SettingsOf = validated(of, node | read_of_verl, under="ctwa")
     return settings
-
-
-def clip_range(actor: DictConfig) -> ClipRange:
-    """The clipping of verl's vanilla loss, as it will be differentiated.
-
-    Raises:
-        CtwaError: another loss, whose clipping the covariance statistic would not mirror.
-    """
-    mode = actor.policy_loss.get("loss_mode", "vanilla")
-    if mode != "vanilla":
-        raise CtwaError(
-            f"actor_rollout_ref.actor.policy_loss.loss_mode is {mode!r}: the covariance statistic mirrors the clipping "
-            "of the loss 'vanilla' only; write loss_mode: vanilla"
-        )
-    low = actor.clip_ratio if actor.clip_ratio_low is None else actor.clip_ratio_low
-    high = actor.clip_ratio if actor.clip_ratio_high is None else actor.clip_ratio_high
-    dual = actor.get("clip_ratio_c", 3.0)
-    return ClipRange(
-        low=math.inf if low >= NO_CLIP else low,
-        high=math.inf if high >= NO_CLIP else high,
-        dual=None if dual >= NO_CLIP else dual,
-    )
 
 
 def is_scale_invariant(algorithm: DictConfig) -> bool:

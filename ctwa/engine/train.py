@@ -31,7 +31,7 @@ from ctwa.engine.settings import Settings
 from ctwa.engine.verl.estimate import VerlEstimate
 from ctwa.engine.verl.rows import in_order
 from ctwa.engine.verl.transfer import QueuedRows, advantage_columns, correct, hand_over
-from ctwa.objectives.completion import Moment, Split
+from ctwa.objectives.completion import Moment
 from ctwa.scalarizers.base import Scalarizer
 
 
@@ -123,7 +123,8 @@ class MultiObjectiveTrainer(Trainer):
 
     def sample(self, step: Step) -> None:
         """Complete the next prompts; each one's completions are scored from when they are there."""
-        step.batch, step.metrics = self.sampler.next_rows(step.number, self._moment("train", step.number))
+        moment = Moment.of_run("train", step.number - 1, self.num_steps)
+        step.batch, step.metrics = self.sampler.next_rows(step.number, moment)
 
     def score(self, step: Step) -> None:
         """Wait for the last rewards of the completions."""
@@ -196,10 +197,6 @@ class MultiObjectiveTrainer(Trainer):
             step.metrics |= self._measured(progress)
         step.metrics |= self._weights()
 
-    def _moment(self, split: Split, step: int) -> Moment:
-        made = step - 1 if split == "train" else step
-        return Moment(split, step, made / self.num_steps)
-
     def _weights(self) -> dict[str, float]:
         """The weights of the next step, as the method left them."""
         return {key_of.weight(name): weight for name, weight in self.scalarizer.weights.items()}
@@ -222,7 +219,7 @@ class MultiObjectiveTrainer(Trainer):
             advantages_NT=step.advantages_NT,
             log_probs_old_NT=old_NT,
             log_probs_new_NT=new_NT,
-            clip=self.settings.clip,
+            loss=self.settings.policy_loss,
         )
 
     # -- between the steps --------------------------------------------------------------------------------------------
@@ -235,7 +232,8 @@ class MultiObjectiveTrainer(Trainer):
     def validate(self) -> dict[str, Any]:
         """Complete and evaluate the held-out prompts: ``val/<objective>`` and its standard error."""
         # The seed does not name the step: every validation draws with the same numbers.
-        rows, missing = self.sampler.held_out(self.steps_made, self._moment("val", self.steps_made), "val")
+        moment = Moment.of_run("val", self.steps_made, self.num_steps)
+        rows, missing = self.sampler.held_out(self.steps_made, moment, "val")
         scored = self.sampler.score(rows)
         rows.clear()
         self.recorder.samples(self.steps_made, scored.completions, scored.evaluation, split="held-out")

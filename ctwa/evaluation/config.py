@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,6 +9,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from ctwa.chat.client import Count, EndpointConfig
 from ctwa.data.settings import RowSettings
 from ctwa.errors import CtwaError
 from ctwa.objectives.config import Objectives
@@ -18,8 +18,6 @@ from ctwa.preference.data import PreferenceSource
 from ctwa.preference.losses import DpoLoss
 from ctwa.preference.registry import PreferenceLossConfig
 from ctwa.strict import StrictModel, validated
-
-Count = Annotated[int, Field(ge=1)]
 
 TEMPLATE = """\
 Two assistants answered the same request. Decide which answer serves the one who asked better: correct first, then \
@@ -130,7 +128,7 @@ class GenerationConfig(RowSettings):
     max_unscored: Annotated[float, Field(ge=0, le=1)] = 0.05
 
 
-class JudgeConfig(StrictModel):
+class JudgeConfig(EndpointConfig):
     """A language model behind an OpenAI-compatible endpoint that compares completions.
 
     Attributes:
@@ -148,37 +146,13 @@ class JudgeConfig(StrictModel):
         max_attempts: how often a request is sent before the evaluation stops.
     """
 
-    base_url: str
     model: str
-    api_key_env: str | None = None
     limit: Count | None = None
     system: str | None = None
     template: str = TEMPLATE
     max_tokens: Count = 1024
     seed: int = 0
     extra_body: dict[str, Any] = Field(default_factory=dict)
-    concurrency: Count = 8
-    timeout: Annotated[float, Field(gt=0)] = 60.0
-    max_attempts: Count = 8
-
-    @field_validator("base_url")
-    @classmethod
-    def _is_plain_url(cls, url: str) -> str:
-        if not re.fullmatch(r"https?://[^\s/@?#]+(/[^\s@?#]*)?", url):
-            raise ValueError(
-                "write http:// or https://, a host and a path, and no user, password or query in it, e.g. "
-                "https://api.openai.com/v1"
-            )
-        return url.rstrip("/")
-
-    @field_validator("api_key_env")
-    @classmethod
-    def _is_a_name(cls, name: str | None) -> str | None:
-        if name is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", name):  # and the message repeats no key
-            raise ValueError(
-                "write the NAME of an environment variable, in capitals, e.g. OPENAI_API_KEY, and not the key itself"
-            )
-        return name
 
     @field_validator("template")
     @classmethod

@@ -15,7 +15,6 @@ from ctwa import metrics as key_of
 from ctwa.data.reading import first_rows
 from ctwa.data.rows import ground_truth_fault
 from ctwa.errors import CtwaError
-from ctwa.evaluation.cache import cached, digest
 from ctwa.evaluation.config import GenerationConfig
 from ctwa.evaluation.intervals import Floats, Ratio
 from ctwa.evaluation.models import Model
@@ -27,6 +26,7 @@ from ctwa.objectives.evaluator import Evaluation, RewardEvaluator, need_ground_t
 from ctwa.objectives.reference import ReferenceLength
 from ctwa.preference.schemas import BadRow
 from ctwa.preference.tokenization import ConversationTokenizer
+from ctwa.run.cache import cached, digest
 
 Progress = Callable[[int], None]
 
@@ -222,6 +222,7 @@ def score(
             response_tokens=len(sample.token_ids),
             reference_tokens=reference_tokens,
             finished=sample.finished,
+            token_ids=sample.token_ids,
         )
         for sample, reference_tokens in zip(samples, references, strict=True)
     ]

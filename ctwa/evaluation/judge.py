@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from http import HTTPStatus
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_random_exponential
-
+from ctwa.chat.client import Client, Unreachable
+from ctwa.chat.replies import Reply
 from ctwa.errors import CtwaError
-from ctwa.evaluation.cache import digest
 from ctwa.evaluation.config import JudgeConfig
-from ctwa.evaluation.verdicts import Reply, read_reply
+from ctwa.evaluation.verdicts import verdict_of, why_none
 from ctwa.run.jsonl import JsonLinesWriter
 
 OUTCOMES = ("win", "loss", "tie", "identical", "disagreement", "unparsed", "refused")
-_LONGEST_WAIT = 60.0  # s between two attempts
-_AGAIN = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS}
-# Answers that concern one request and not the whole evaluation: too long, or refused by a filter.
-_OF_ONE_REQUEST = {HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY}
+_KEYS = "judge.base_url, judge.model and judge.api_key_env"
 
 
 @dataclass(frozen=True)
@@ -78,23 +71,6 @@ class AnswerCache(JsonLinesWriter):
         self._replies[key] = reply
 
 
-def api_key(config: JudgeConfig) -> str | None:
-    """The key from the environment.
-
-    Raises:
-        CtwaError: the variable is not set.
-    """
-    if config.api_key_env is None:
-        return None
-    key = os.environ.get(config.api_key_env, "").strip()
-    if not key:
-        raise CtwaError(
-            f"judge.api_key_env names {config.api_key_env}, which is not set; set it to the key, or leave api_key_env "
-            "out"
-        )
-    return key
-
-
 def judge(
     duels: Sequence[Duel], config: JudgeConfig, cache: AnswerCache, progress: Callable[[int], None]
 ) -> list[Judgement]:
@@ -120,7 +96,7 @@ async def _judge(
 
     asked = [duel for duel in duels if duel.ours != duel.theirs]
     num_identical = len(duels) - len(asked)
-    async with Client(config, cache) as client:
+    async with Client(config, cache, keys=_KEYS) as client:
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = {
@@ -131,7 +107,10 @@ async def _judge(
                     for duel in asked
                 }
         except ExceptionGroup as errors:
-            raise errors.exceptions[0] from None
+            first = errors.exceptions[0]
+            if isinstance(first, Unreachable):
+                raise CtwaError(f"{first}; the answers so far are kept: the same command goes on from there") from None
+            raise first from None
     judgements = [
         _combine(duel, *(task.result() for task in tasks[duel.row]))
         if duel.row in tasks
@@ -167,110 +146,12 @@ def _combine(duel: Duel, ours_first: Reply, theirs_first: Reply) -> Judgement:
     if ours_first.refused or theirs_first.refused:
         refusals = tuple(answer.text for answer in (ours_first, theirs_first) if answer.refused)
         return Judgement(duel.row, None, "refused", refusals)
-    verdicts = ours_first.verdict, theirs_first.verdict
+    verdicts = verdict_of(ours_first), verdict_of(theirs_first)
     if None in verdicts:
-        return Judgement(duel.row, None, "unparsed", texts, (ours_first.why_none, theirs_first.why_none))
+        return Judgement(duel.row, None, "unparsed", texts, (why_none(ours_first), why_none(theirs_first)))
     outcomes = {("first", "second"): (1.0, "win"), ("second", "first"): (0.0, "loss"), ("tie", "tie"): (0.5, "tie")}
     score, outcome = outcomes.get((str(verdicts[0]), str(verdicts[1])), (0.5, "disagreement"))
     return Judgement(duel.row, score, outcome, texts)
-
-
-class _TryAgain(Exception):
-    """What may pass: the server is busy, broken, silent or says what no such server says."""
-
-    def __init__(self, text: str, wait: float | None = None) -> None:
-        super().__init__(text)
-        self.wait = wait  # s, by the server's own word
-
-
-class Client:
-    """Asks the judge, a few requests at a time, with attempts ever further apart; an async context manager."""
-
-    def __init__(self, config: JudgeConfig, cache: AnswerCache) -> None:
-        self._config = config
-        self._cache = cache
-        self._key = api_key(config)
-        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        self._http = httpx.AsyncClient(headers=headers, timeout=config.timeout)
-        self._slots = asyncio.Semaphore(config.concurrency)
-
-    async def __aenter__(self) -> Client:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._http.aclose()
-
-    async def answer(self, body: Mapping[str, Any]) -> Reply:
-        """The answer to a request, from the cache where it is there.
-
-        Raises:
-            CtwaError: the server does not answer after all attempts, or refuses us altogether.
-        """
-        key = digest([self._config.base_url, body])
-        known = self._cache.get(key)
-        if known is not None:
-            return known
-        retrying = AsyncRetrying(
-            retry=retry_if_exception_type(_TryAgain),
-            stop=stop_after_attempt(self._config.max_attempts),
-            wait=_wait,
-            reraise=True,
-        )
-        async with self._slots:
-            try:
-                reply: Reply = await retrying(self._ask, body)
-            except _TryAgain as error:
-                raise CtwaError(
-                    f"the judge at {self._config.base_url} did not answer in {self._config.max_attempts} attempts, at "
-                    f"last: {error}; the answers so far are kept: the same command goes on from there"
-                ) from None
-        if not reply.refused:
-            self._cache.put(key, reply)
-        return reply
-
-    async def _ask(self, body: Mapping[str, Any]) -> Reply:
-        try:
-            async with asyncio.timeout(self._config.timeout):  # of all of it: httpx's is of each piece
-                response = await self._http.post(f"{self._config.base_url}/chat/completions", json=dict(body))
-        except (TimeoutError, httpx.TimeoutException):
-            raise _TryAgain(f"no answer within {self._config.timeout:g} s") from None
-        except httpx.TransportError as error:
-            raise _TryAgain(self._without_key(f"{type(error).__name__}: {error}")) from None
-        text = self._without_key(" ".join(response.text.split())[:300])
-        status = response.status_code
-        if status in _AGAIN or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            raise _TryAgain(f"status {status}: {text}", _asked_to_wait(response))
-        if status in _OF_ONE_REQUEST:
-            return Reply(f"status {status}: {text}", refused=True)
-        if status != HTTPStatus.OK:
-            raise CtwaError(
-                f"the judge at {self._config.base_url} refuses: status {status}: {text}; check judge.base_url, "
-                "judge.model and judge.api_key_env"
-            )
-        try:
-            reply = read_reply(response.json())
-        except (ValueError, LookupError, TypeError, AttributeError):
-            raise _TryAgain(f"what is no chat completion: {text}") from None
-        return replace(reply, text=self._without_key(reply.text))
-
-    def _without_key(self, text: str) -> str:
-        """Servers repeat a wrong key in their complaint."""
-        return text.replace(self._key, "[key]") if self._key else text
-
-
-def _wait(state: RetryCallState) -> float:
-    """What the server asked for, else ever longer and not all at once."""
-    error = state.outcome.exception() if state.outcome else None
-    if isinstance(error, _TryAgain) and error.wait is not None:
-        return min(error.wait, _LONGEST_WAIT)
-    return wait_random_exponential(multiplier=0.5, max=_LONGEST_WAIT)(state)
-
-
-def _asked_to_wait(response: httpx.Response) -> float | None:
-    try:
-        return max(0.0, float(response.headers["retry-after"]))
-    except (KeyError, ValueError):  # or a date, which is rare
-        return None
 
 
 def prompt_of(row: Mapping[str, Any]) -> str:

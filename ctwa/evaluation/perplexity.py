@@ -11,11 +11,11 @@ import numpy as np
 from ctwa.data.files import KNOWN, SUFFIXES, open_rows
 from ctwa.data.rows import text_fault
 from ctwa.errors import CtwaError
-from ctwa.evaluation.cache import cached, digest
 from ctwa.evaluation.config import PerplexityConfig
 from ctwa.evaluation.intervals import Ratio
 from ctwa.evaluation.models import Model
 from ctwa.preference.log_probs import continuation_log_probs
+from ctwa.run.cache import cached, digest
 
 Window = tuple[list[int], list[int]]  # what the model sees before, and the tokens that count
 

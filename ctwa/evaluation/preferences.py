@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from ctwa.errors import CtwaError
-from ctwa.evaluation.cache import digest
 from ctwa.evaluation.config import PreferencesConfig
 from ctwa.evaluation.intervals import Floats, Ratio
 from ctwa.evaluation.models import Model
@@ -20,6 +19,7 @@ from ctwa.preference.log_probs import response_log_probs
 from ctwa.preference.losses import PairLogProbs, PreferenceLoss, objective_losses
 from ctwa.preference.reference import ReferenceLogProbs, cached_reference, fingerprint
 from ctwa.preference.tokenization import PairTokens, TokenSet, label_matrices, tokenize_pairs
+from ctwa.run.cache import digest
 
 Progress = Callable[[int], None]
 

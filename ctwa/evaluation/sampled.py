@@ -59,17 +59,18 @@ def sample_responses(
         samples = generate(model, prompts, config, Path(cache), lambda done: say(f"{done} of {total} completions"))
     responses: list[list[Response]] = [[] for _ in rows]
     for each in samples:
-        responses[each.row].append(Response(each.response, len(each.token_ids), each.finished))
+        responses[each.row].append(Response(each.response, len(each.token_ids), each.finished, each.token_ids))
     cut = sum(not each.finished for each in samples)
     told = f"the responses are {num_samples} a prompt by {source}, at temperature {temperature:g}, seed {seed}"
     return responses, told + (f"; {cut} of {total} were cut off at {max_tokens} tokens" if cut else "")
 
 
-def token_counter(source: str) -> Callable[[str], int]:
-    """How many tokens a text has, by the tokenizer of a model.
+def tokenizer_of(source: str) -> Callable[[str], list[int]]:
+    """The tokens of a text and the end of its sequence, by the tokenizer of a model.
 
     Raises:
         CtwaError: there is none.
     """
     tokenizer = Model(Path(source).name, source).tokenizer
-    return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    return lambda text: [*tokenizer(text, add_special_tokens=False)["input_ids"], *end]

@@ -16,6 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 from pydantic import Field, TypeAdapter
 
 from ctwa.instructions import text as reading
+from ctwa.instructions.languages import language_of
 from ctwa.strict import StrictModel
 
 KEYWORDS = (
@@ -161,22 +162,15 @@ class Json(Constraint):
 
     def holds(self, answer: str) -> bool:
         """The whole answer is such an object; a code fence around it is none of it."""
-        fenced = re.fullmatch(r"\s*```(?:json)?\s(.*?)\s*```\s*", answer, re.DOTALL | re.IGNORECASE)
         try:
-            value = json.loads(fenced.group(1) if fenced else answer, object_pairs_hook=_once_each)
-        except (ValueError, RecursionError):
+            value = reading.json_in(answer)
+        except ValueError:
             return False
         return (
             isinstance(value, dict)
             and sorted(value) == sorted(self.keys)
             and all(isinstance(each, str) and reading.words(each) for each in value.values())
         )
-
-
-def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(dict(pairs)) < len(pairs):
-        raise ValueError("a key twice")
-    return dict(pairs)
 
 
 class Keyword(Constraint):
@@ -342,19 +336,10 @@ class Language(Constraint):
 
     def holds(self, answer: str) -> bool:
         """The whole is surely of that language, and so is every sentence; short ones are looked at together."""
-        identifier, code = _identifier(), LANGUAGES[self.name]
-        found, probability = identifier.classify(answer)
+        code, among = LANGUAGES[self.name], ("en", *LANGUAGES.values())
+        found, probability = language_of(answer, among)
         told = reading.joined(reading.sentences(answer), reading.MIN_WORDS)
-        return found == code and probability >= SURE and all(identifier.classify(each)[0] == code for each in told)
-
-
-@lru_cache(maxsize=1)
-def _identifier() -> Any:
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier  # half a second, which other kinds need not pay
-
-    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-    identifier.set_languages(["en", *LANGUAGES.values()])
-    return identifier
+        return found == code and probability >= SURE and all(language_of(each, among)[0] == code for each in told)
 
 
 AnyConstraint = Annotated[

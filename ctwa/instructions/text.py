@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections.abc import Sequence
+from typing import Any
 
 _WORD = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*")
 _BULLET = re.compile(r"^[ \t]*(?:[-–*•·+◦○●▪■‣]|(?:\*\*)?\(?\d{1,2}[.)](?:\*\*)?)[ \t]+(?=\S)")
@@ -19,6 +21,7 @@ _ABBREVIATION = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|Prof|St|No|vs|etc|approx|e\.g|i\.
 # A capital is an initial at the beginning and behind a name or another one; `vitamin C.` ends a sentence.
 _INITIAL = re.compile(r"(?:^|[A-Z][\w’'-]*\.?\s|[A-Z]\.)[A-Z]\.$")
 
+_FENCE = "```"
 _MAX_PARTS = 4  # of a compound: state-of-the-art
 
 MIN_WORDS = 5
@@ -117,3 +120,29 @@ def echo(text: str, prompt: str) -> float:
 def is_answer(text: str, prompt: str) -> bool:
     """Whether the text says something of its own: enough different words, and not the prompt again."""
     return len(set(words(text))) >= MIN_WORDS and echo(text, prompt) <= MAX_ECHO
+
+
+def json_in(text: str) -> Any:
+    """The JSON value that a text is; a code fence around it is none of it.
+
+    Raises:
+        ValueError: it is none, has a key twice or a number that JSON does not have, or goes too deep.
+    """
+    text = text.strip()
+    if text.startswith(_FENCE) and text.endswith(_FENCE) and len(text) > 2 * len(_FENCE):
+        text = text.removeprefix(_FENCE).removesuffix(_FENCE)
+        text = text[len("json") :] if text[: len("json")].lower() == "json" else text
+    try:
+        return json.loads(text, object_pairs_hook=_once_each, parse_constant=_no_number)
+    except RecursionError:
+        raise ValueError("too deep") from None
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a key twice")
+    return dict(pairs)
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON")

@@ -21,15 +21,17 @@ from ctwa.data.rows import row_fault, text_fault
 from ctwa.data.settings import RowSettings
 from ctwa.errors import CtwaError
 from ctwa.objectives.calls import CallQueue
-from ctwa.objectives.completion import Completion
+from ctwa.objectives.completion import Completion, Moment
 from ctwa.objectives.config import parse_objectives
 from ctwa.objectives.contract import Outcome, shortened
+from ctwa.objectives.conventions import column_fault
 from ctwa.objectives.evaluator import kinds, need_ground_truth, plan
 from ctwa.objectives.loading import resolve_spec, split_spec
 from ctwa.objectives.messages import Function
 from ctwa.objectives.pool import WorkerPool
 
 MAX_UNSCORED = 0.05  # the default of a run
+FIRST_STEP = Moment("train", 1, 0.0)
 NUM_SHOWN = 12  # completions whose values are listed
 PROBES = {
     "ground truth": r"\boxed{ANSWER}",
@@ -50,11 +52,13 @@ class Response:
         text: without special tokens.
         num_tokens: with the end of sequence.
         finished: it ended by itself, not at the length limit.
+        token_ids: the tokens; None where words were counted.
     """
 
     text: str
     num_tokens: int
     finished: bool = True
+    token_ids: Sequence[int] | None = None
 
 
 Sampler = Callable[[Sequence[Mapping[str, Any]]], tuple[Sequence[Sequence[Response]], str]]
@@ -113,7 +117,8 @@ def check_reward(
     kwargs: Mapping[str, Any] | None = None,
     timeout: float = 10.0,
     reference_tokens: float | None = None,
-    count_tokens: Callable[[str], int] | None = None,
+    tokenize: Callable[[str], Sequence[int]] | None = None,
+    moment: Moment = FIRST_STEP,
 ) -> CheckResult:
     r"""Run a reward function on rows of a data set, as a run would.
 
@@ -126,7 +131,8 @@ def check_reward(
         kwargs: the objective's further arguments.
         timeout: seconds a call may take.
         reference_tokens: the reference length; without it, the mean length of the responses.
-        count_tokens: the tokens of a response; without it, words are counted.
+        tokenize: gives the tokens of a response, its end of sequence included; without it, words are counted.
+        moment: when in a run this is to be.
 
     Raises:
         CtwaError: the function cannot be loaded or called, or the rows are not in verl's format.
@@ -150,14 +156,19 @@ def check_reward(
     with closing(WorkerPool([Function(resolved, objectives[name].kwargs)], num_workers=1)) as pool:
         needed_by = need_ground_truth({name: pool.contracts[0]})
         for index, row in enumerate(rows):
-            if fault := row_fault(Row(index, dict(row)), needs_ground_truth=needed_by, text_prompts=True):
+            fault = row_fault(Row(index, dict(row)), needs_ground_truth=needed_by, text_prompts=True)
+            if fault := fault or column_fault(row, {name: pool.contracts[0].columns}):
                 raise CtwaError(f"row {index} (from 0) of the data: {fault}")
         samples = _probes(rows) if responses is None else _given(responses)
-        count = count_tokens or (lambda text: len(text.split()))
-        made = [each if isinstance(each, Response) else Response(each, count(each) + 1) for _, _, each in samples]
+        made = [each if isinstance(each, Response) else _measured(each, tokenize) for _, _, each in samples]
+        if "completion_ids" in pool.contracts[0].required and any(each.token_ids is None for each in made):
+            raise CtwaError(
+                f"reward function '{spec}' asks for completion_ids, the tokens of the responses: --tokenizer names a "
+                "model to make them with (tokenize in Python)"
+            )
         lengths = [response.num_tokens for response in made]
         notes = [source]
-        if count_tokens is None and not all(isinstance(each, Response) for _, _, each in samples):
+        if tokenize is None and not all(isinstance(each, Response) for _, _, each in samples):
             notes.append("response_tokens counts words, and one for the end: --tokenizer names one to ask")
         if reference_tokens is None:
             reference_tokens = fmean(lengths)
@@ -169,6 +180,8 @@ def check_reward(
                 response_tokens=response.num_tokens,
                 reference_tokens=reference_tokens,
                 finished=response.finished,
+                token_ids=response.token_ids,
+                moment=moment,
             )
             for (row, _, _), response in zip(samples, made, strict=True)
         ]
@@ -262,7 +275,8 @@ def main(
     kwargs: Mapping[str, Any] | None = None,
     timeout: float = 10.0,
     reference_tokens: float | None = None,
-    count_tokens: Callable[[str], int] | None = None,
+    tokenize: Callable[[str], Sequence[int]] | None = None,
+    moment: Moment = FIRST_STEP,
     console: Console | None = None,
 ) -> int:
     """The command: read, check, show.
@@ -279,7 +293,8 @@ def main(
         kwargs: as in ``check_reward``; of several functions, by their names.
         timeout: as in ``check_reward``.
         reference_tokens: as in ``check_reward``.
-        count_tokens: as in ``check_reward``.
+        tokenize: as in ``check_reward``.
+        moment: as in ``check_reward``.
         console: where to show the tables.
 
     Returns:
@@ -316,7 +331,8 @@ def main(
             kwargs=own[name],
             timeout=timeout,
             reference_tokens=reference_tokens,
-            count_tokens=count_tokens,
+            tokenize=tokenize,
+            moment=moment,
         )
         console.print(render(results[name]))
     # The probes are no model's: what they have in common says nothing of training. Nor does what scored nothing.
@@ -346,6 +362,13 @@ def _own_kwargs(names: Sequence[str], kwargs: Mapping[str, Any]) -> dict[str, Ma
             f'with its own; write e.g. --kwargs \'{{"{names[0]}": {{"limit": 100}}}}\''
         )
     return {name: kwargs.get(name, {}) for name in names}
+
+
+def _measured(text: str, tokenize: Callable[[str], Sequence[int]] | None) -> Response:
+    if tokenize is None:
+        return Response(text, len(text.split()) + 1)
+    token_ids = tokenize(text)
+    return Response(text, len(token_ids), token_ids=token_ids)
 
 
 def _given(responses: Sequence[Any]) -> list[tuple[int, str, str | Response]]:

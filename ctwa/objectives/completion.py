@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 # The columns of verl's data format that have a name of their own; whatever else a row has is `row`.
-_NAMED_COLUMNS = ("prompt", "data_source", "reward_model", "extra_info")
+NAMED_COLUMNS = ("prompt", "data_source", "reward_model", "extra_info")
 
 
 Split = Literal["train", "val"]
@@ -27,6 +27,11 @@ class Moment:
     step: int | None = None
     progress: float = 1.0
 
+    @classmethod
+    def of_run(cls, split: Split, steps_made: int, num_steps: int) -> Moment:
+        """After so many steps of a run."""
+        return cls(split, steps_made + (split == "train"), min(1.0, steps_made / num_steps))
+
 
 @dataclass(frozen=True)
 class Completion:
@@ -42,6 +47,8 @@ class Completion:
         reference_tokens: the length conciseness is measured against, in tokens; None where there is none.
         finished: the completion ended by itself, not at the length limit.
         row: the data set's other columns.
+        raw_prompt: the prompt as the data has it: messages, or a text; a text alone is the prompt's own.
+        token_ids: the completion's tokens, its end of sequence included; None where nobody counted in tokens.
         moment: when in the run it was sampled.
     """
 
@@ -54,7 +61,24 @@ class Completion:
     reference_tokens: float | None
     finished: bool
     row: dict[str, Any]
+    raw_prompt: Any = ""
+    token_ids: tuple[int, ...] | None = None
     moment: Moment = Moment()
+
+    @property
+    def split(self) -> Split:
+        """What it is scored for."""
+        return self.moment.split
+
+    @property
+    def step(self) -> int | None:
+        """The step that trains on it."""
+        return self.moment.step
+
+    @property
+    def progress(self) -> float:
+        """The share of the run that was over."""
+        return self.moment.progress
 
     def column(self, name: str) -> Any:
         """What the data set has in a column or, where there is no such column, under that key of ``extra_info``.
@@ -74,6 +98,7 @@ class Completion:
         response_tokens: int,
         reference_tokens: float | None = None,
         finished: bool = True,
+        token_ids: Sequence[int] | None = None,
         moment: Moment = Moment(),
     ) -> Completion:
         """A completion of a row of a data set in verl's format (`ctwa.data.rows` says what is wrong with one)."""
@@ -86,7 +111,9 @@ class Completion:
             response_tokens=response_tokens,
             reference_tokens=reference_tokens,
             finished=finished,
-            row={column: value for column, value in row.items() if column not in _NAMED_COLUMNS},
+            row={column: value for column, value in row.items() if column not in NAMED_COLUMNS},
+            raw_prompt=row["prompt"],
+            token_ids=None if token_ids is None else tuple(token_ids),
             moment=moment,
         )
 

@@ -15,17 +15,34 @@ from typing import Any, Literal
 import ctwa
 from ctwa.errors import CtwaError, did_you_mean
 from ctwa.objectives.completion import Completion
+from ctwa.objectives.conventions import (
+    BATCH_ITEMS,
+    OFFERED_AS_LISTS,
+    ROLLOUT_ITEMS,
+    RUN_ARGUMENTS,
+    TRAINERS_OWN,
+    Convention,
+    batch_arguments,
+    find_convention,
+    rollout_arguments,
+    wants_texts,
+)
 
 PROMPT_ARGUMENTS = ("prompt", "ground_truth", "data_source", "extra_info", "reference_tokens", "row")
 COMPLETION_ARGUMENTS = ("response", "response_tokens", "finished")
 GROUP_ARGUMENTS = tuple(f"group_{name}" for name in COMPLETION_ARGUMENTS)
 # What verl's reward functions call the response.
 ALIASES = {"solution_str": "response", "model_output": "response", "predict_str": "response"}
-OFFERED = (*COMPLETION_ARGUMENTS, *PROMPT_ARGUMENTS, *ALIASES, *GROUP_ARGUMENTS)
-# By these names functions of other trainers take a whole batch.
-BATCHED = ("prompts", "completions", "completion_ids", "solution_strs", "ground_truths", "data_sources", "extra_infos")
+OFFERED = (*COMPLETION_ARGUMENTS, *PROMPT_ARGUMENTS, *RUN_ARGUMENTS, *ALIASES, *GROUP_ARGUMENTS)
+_OFFERED_BY: dict[Convention, tuple[str, ...]] = {
+    "own": OFFERED,
+    "batch": (*BATCH_ITEMS, *OFFERED_AS_LISTS, *RUN_ARGUMENTS),
+    "rollout": (*ROLLOUT_ITEMS, *COMPLETION_ARGUMENTS, *PROMPT_ARGUMENTS, *RUN_ARGUMENTS),
+}
+"""What there is beside the data's columns, which only functions of a batch are given by name."""
 
 Reason = Literal["exception", "timeout", "none", "not_finite", "wrong_type", "crashed"]
+MAX_VALUE = 1e15  # of a reward: the squares of larger ones, summed, are not finite in single precision
 MAX_TEXT = 300  # characters of an exception or a value that a message repeats
 
 
@@ -50,20 +67,32 @@ class Contract:
     """How a reward function is called.
 
     Attributes:
-        arguments: the offered names it takes.
+        arguments: the names it takes of what is offered; of a function of a batch those of columns, too.
         is_async: it is a coroutine function.
-        is_group: it takes ``group_*`` lists, and is called once a prompt with all its completions.
+        is_group: it is called once a prompt with all its completions.
         required: those of the arguments that have no default.
+        convention: whose names they are (``conventions``).
+        texts: prompts and completions are to be texts, not messages.
+        everything: it is handed all that there is, as the trainer that it was written for does.
+        columns: those of the arguments that are none of what is offered and have no default: columns of the data.
     """
 
     arguments: tuple[str, ...]
     is_async: bool
     is_group: bool
     required: tuple[str, ...] = ()
+    convention: Convention = "own"
+    texts: bool = False
+    everything: bool = False
+    columns: tuple[str, ...] = ()
 
     def collect(self, completions: Sequence[Completion]) -> dict[str, Any]:
         """The arguments of one call: of one completion, or for a group function of all completions of a prompt."""
         first = completions[0]
+        if self.convention == "batch":
+            return batch_arguments(self.arguments, completions, texts=self.texts, everything=self.everything)
+        if self.convention == "rollout":
+            return rollout_arguments(self.arguments, first, texts=self.texts, everything=self.everything)
         return {
             name: [getattr(completion, name.removeprefix("group_")) for completion in completions]
             if name in GROUP_ARGUMENTS
@@ -78,6 +107,8 @@ def read_contract(function: Callable[..., Any], spec: str, kwargs: Mapping[str, 
     Raises:
         CtwaError: the function requires what is not offered, does not take one of the ``kwargs``, or mixes one
             completion's arguments with ``group_*`` ones.
+
+    Columns of the data, which functions of a batch may ask for, are looked at with the data (``column_fault``).
     """
     try:
         parameters = inspect.signature(function).parameters.values()
@@ -94,8 +125,10 @@ def read_contract(function: Callable[..., Any], spec: str, kwargs: Mapping[str, 
         )
     open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
     named = {p.name: p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+    convention = find_convention(list(named))
+    offered = _OFFERED_BY[convention]
 
-    filled_in = [name for name in kwargs if name in OFFERED]
+    filled_in = [name for name in kwargs if name in offered]
     if filled_in:
         raise CtwaError(
             f"kwargs of reward function '{spec}' give {_quoted(filled_in)}, which every call fills in from the "
@@ -110,32 +143,36 @@ def read_contract(function: Callable[..., Any], spec: str, kwargs: Mapping[str, 
     positional = [name for name, parameter in named.items() if parameter.kind is parameter.POSITIONAL_ONLY]
     if positional:
         raise CtwaError(f"reward function '{spec}' takes {_quoted(positional)} by position only; remove the '/'")
-    missing = [name for name, p in named.items() if p.default is p.empty and name not in OFFERED and name not in kwargs]
-    if batched := [name for name in missing if name in BATCHED]:
+    missing = [name for name, p in named.items() if p.default is p.empty and name not in offered and name not in kwargs]
+    if objects := [name for name in missing if name in TRAINERS_OWN]:
         raise CtwaError(
-            f"reward function '{spec}' takes {_quoted(batched)} of a whole batch, as TRL's and verl's batched "
-            "functions do; write a function beside it that takes the completions of a prompt and hands them on: "
-            "def wrapped(prompt, group_response): return theirs(prompts=[prompt] * len(group_response), "
-            "completions=group_response) (docs/rewards.md)"
+            f"reward function '{spec}' requires {_quoted(objects)}, an object of another trainer, which there is not "
+            "here; take step, progress and split for what it says of the run, or give the argument a default"
         )
-    if missing:
+    columns = tuple(missing) if convention == "batch" else ()
+    if missing and not columns:
         raise CtwaError(
             f"reward function '{spec}' requires {_quoted(missing)}, which is not offered; it may name "
-            f"{', '.join(OFFERED)}, or take the value from the objective's kwargs"
-            + did_you_mean(missing[0], [*OFFERED, *(name for name in kwargs if name not in named)])
+            f"{', '.join(offered)}, or take the value from the objective's kwargs"
+            + did_you_mean(missing[0], [*offered, *(name for name in kwargs if name not in named)])
         )
 
-    arguments = tuple(name for name in named if name in OFFERED)
-    is_group = any(name in GROUP_ARGUMENTS for name in arguments)
+    # Of a batch a column of the data may have any name.
+    arguments = tuple(name for name in named if name in offered or (convention == "batch" and name not in kwargs))
+    is_group = convention == "batch" or any(name in GROUP_ARGUMENTS for name in arguments)
     mixed = [name for name in arguments if ALIASES.get(name, name) in COMPLETION_ARGUMENTS]
-    if is_group and mixed:
+    if convention == "own" and is_group and mixed:
         raise CtwaError(
             f"reward function '{spec}' takes {_quoted(mixed)} of one completion together with group_* lists of all "
             f"completions of a prompt; write {_quoted('group_' + ALIASES.get(name, name) for name in mixed)} instead"
         )
     is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
     required = tuple(name for name in arguments if named[name].default is inspect.Parameter.empty)
-    return Contract(arguments, is_async, is_group, required)
+    # verl hands on what it was configured with; the others hand on what there is.
+    everything = open_ended and convention != "own" and "solution_strs" not in named
+    return Contract(
+        arguments, is_async, is_group, required, convention, wants_texts(named), everything=everything, columns=columns
+    )
 
 
 def to_outcome(value: Any, seconds: float) -> Outcome:
@@ -163,6 +200,9 @@ def to_outcome(value: Any, seconds: float) -> Outcome:
         number = math.inf
     if not math.isfinite(number):
         return Outcome(None, "not_finite", f"returned {number}; return a finite number, or None", seconds)
+    if abs(number) > MAX_VALUE:
+        text = f"returned {number:g}; return a number of at most {MAX_VALUE:g} in size, or None"
+        return Outcome(None, "not_finite", text, seconds)
     return Outcome(number, None, "", seconds)
 
 

@@ -323,7 +323,12 @@ def _functions(objectives: Mapping[str, ObjectiveConfig]) -> list[Function]:
 
 def need_ground_truth(contracts: Mapping[str, Contract]) -> list[str]:
     """The objectives that cannot do without a ground truth: their functions take it and have no default for it."""
-    return [name for name, contract in contracts.items() if "ground_truth" in contract.required]
+    return [
+        name
+        for name, contract in contracts.items()
+        if any(each in contract.required for each in ("ground_truth", "ground_truths"))
+        or (contract.convention == "rollout" and "answer" in contract.required)
+    ]
 
 
 def kinds(objectives: Mapping[str, ObjectiveConfig], contracts: Sequence[Contract]) -> list[Kind]:

@@ -16,7 +16,7 @@ from typing import Any
 from ctwa.errors import CtwaError, did_you_mean, neighbour
 
 # In a clone of the repository this is its root, so `reward_fns/accuracy.py:accuracy` works from any directory.
-_PACKAGE_PARENT = Path(__file__).resolve().parents[2]
+PACKAGE_PARENT = Path(__file__).resolve().parents[2]
 
 
 def split_spec(spec: str) -> tuple[str, str]:
@@ -41,7 +41,7 @@ def resolve_spec(spec: str) -> str:
     if not _is_file(where):
         return spec
     path = Path(where).expanduser()
-    candidates = list(dict.fromkeys(root / path for root in (Path.cwd(), _PACKAGE_PARENT)))
+    candidates = list(dict.fromkeys(root / path for root in (Path.cwd(), PACKAGE_PARENT)))
     if path.is_absolute():
         candidates = [path]
     for candidate in candidates:

@@ -40,10 +40,12 @@ class Requirements:
         log_probs: where ``Update.log_probs_new_NT`` comes from. ``none``: the method does not look at it.
             ``post_update``: one more pass of the whole batch through the updated policy. ``in_update``: the
             log-probabilities that the update's own forward passes computed, at no extra cost.
+        token_weights: whether it looks at how the loss weighs a token (``Update.loss``), which not every loss lets on.
         probe: how the progress that ``Scalarizer.observe_probe`` is told of is measured; see docs/methods/probe.md.
     """
 
     log_probs: Literal["none", "post_update", "in_update"] = "none"
+    token_weights: bool = False
     probe: Literal["none", "backward", "minibatch", "held_out"] = "none"
 
 

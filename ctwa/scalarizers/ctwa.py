@@ -12,7 +12,7 @@ from ctwa import metrics as key_of
 from ctwa.batch import Rollout, Update
 from ctwa.covariance.diagnostics import finite
 from ctwa.covariance.feasibility import reward_covariance, target_feasibility
-from ctwa.covariance.weights import LengthNormalization, completion_weights, token_weights
+from ctwa.covariance.weights import LengthNormalization, completion_weights, update_weights
 from ctwa.covariance.within_prompt import within_prompt_covariance
 from ctwa.errors import CtwaError
 from ctwa.methods import MethodInfo
@@ -104,7 +104,7 @@ class CTWA(Scalarizer):
             )
         if zero := [name for name in self.names if weights[name] == 0]:
             raise CtwaError(f"{zero} have the weight 0, which CTWA can never raise; write a small positive weight")
-        self.requirements = Requirements(log_probs=config.statistic)
+        self.requirements = Requirements(log_probs=config.statistic, token_weights=True)
         self._scale_invariant = False  # until there are advantages
         self._controller = WeightController(config, self.by_name(weights), self.by_name(targets))
         self._gates_M = self.by_name({name: gates.get(name, float("inf")) for name in self.names})
@@ -138,14 +138,8 @@ class CTWA(Scalarizer):
         """
         config, controller, rollout = self.config, self._controller, update.rollout
         rewards = rollout.rewards.select(self.names)
-        tokens = token_weights(
-            update.log_probs_new_NT,
-            update.log_probs_old_NT,
-            update.advantages_NT,
-            rollout.mask_NT,
-            update.clip,
-            rollout.correction_NT,
-        )
+        assert update.loss is not None  # as the requirements ask
+        tokens = update_weights(update, update.loss)
         completions = completion_weights(tokens, config.length)
         statistic_M = within_prompt_covariance(
             rewards.rewards_NM,

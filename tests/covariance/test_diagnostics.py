@@ -3,13 +3,14 @@ import math
 import pytest
 import torch
 
-from ctwa.batch import ClipRange, RewardMatrix, Rollout, Update
+from ctwa.batch import RewardMatrix, Rollout, Update
 from ctwa.covariance import diagnostics
+from ctwa.policy_loss import Vanilla
 
-CLIP = ClipRange(0.2, 0.2)
+CLIP = Vanilla(0.2, 0.2)
 
 
-def update_of(columns: dict, clip: ClipRange = CLIP) -> Update:
+def update_of(columns: dict, clip: Vanilla = CLIP) -> Update:
     """Two prompts of three completions of two tokens, with ratios from 0.7 to 1.4."""
     old_NT = torch.zeros(6, 2, dtype=torch.float64)
     new_NT = torch.linspace(0.7, 1.4, 12, dtype=torch.float64).reshape(6, 2).log()
@@ -45,7 +46,7 @@ def test_no_key_asks_verl_for_a_largest_or_a_least_value():
 
 
 def test_covariance_by_hand_where_nothing_is_clipped():
-    update = update_of({"a": [1.0, 0.0, 0.0, 1.0, 1.0, 1.0]}, ClipRange.none())
+    update = update_of({"a": [1.0, 0.0, 0.0, 1.0, 1.0, 1.0]}, Vanilla())
     ratio_NT = update.log_probs_new_NT.exp()
     w_N = update.advantages_NT[:, 0] * torch.where(torch.arange(6) == 1, ratio_NT[:, 0], ratio_NT.mean(1))
     by_hand = (w_N[0] - w_N[:3].mean()) / 3 / 2  # the second prompt's reward is constant

@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ctwa.batch import ClipRange
 from ctwa.covariance import (
     clipping_distortion,
     completion_weights,
@@ -16,6 +15,7 @@ from ctwa.covariance import (
     within_prompt_covariance,
 )
 from ctwa.covariance.bandit import covariance, std
+from ctwa.policy_loss import Vanilla
 
 
 def tensor(values) -> Tensor:
@@ -54,8 +54,8 @@ def random_update(seed: int, spread: float):
 @given(seed=st.integers(0, 2**31), spread=st.floats(0, 2))
 def test_clipped_covariance_never_falls_below_the_bound(seed, spread):
     update, (rewards_NM, scored_NM, group_N) = random_update(seed, spread)
-    clipped = token_weights(*update, ClipRange(0.2, 0.2, dual=3.0))
-    unclipped = token_weights(*update, ClipRange.none())
+    clipped = token_weights(*update, Vanilla(0.2, 0.2, dual=3.0))
+    unclipped = token_weights(*update, Vanilla())
     distortion = clipping_distortion(unclipped, clipped, rewards_NM, scored_NM, group_N)
     completions = completion_weights(clipped)
     valid_NM = scored_NM & completions.valid_N[:, None]
@@ -70,7 +70,7 @@ def test_shares_and_spread_by_hand():
     new_NT = tensor([[2.0], [1.0], [1.0], [1.0]]).log()
     advantages_NT = tensor([[1.0], [1.0], [-1.0], [-1.0]])
     update = (new_NT, torch.zeros(4, 1), advantages_NT, torch.ones(4, 1))
-    clipped, unclipped = token_weights(*update, ClipRange(0.2, 0.2)), token_weights(*update, ClipRange.none())
+    clipped, unclipped = token_weights(*update, Vanilla(0.2, 0.2)), token_weights(*update, Vanilla())
     rewards_NM = tensor([[1.0], [0.0], [0.0], [1.0]])
     group_N = torch.zeros(4, dtype=torch.int64)
     distortion = clipping_distortion(unclipped, clipped, rewards_NM, torch.ones(4, 1).bool(), group_N)
@@ -82,14 +82,14 @@ def test_shares_and_spread_by_hand():
 
 def test_without_clipping_the_bound_is_the_covariance():
     update, rewards = random_update(0, 1.0)
-    tokens = token_weights(*update, ClipRange.none())
+    tokens = token_weights(*update, Vanilla())
     distortion = clipping_distortion(tokens, tokens, *rewards)
     assert (distortion.fraction, distortion.mass, distortion.std) == (0, 0, 0)
 
 
 def test_an_update_without_any_weight_lost_none():
     zeros_NT = torch.zeros(4, 2, dtype=torch.float64)
-    tokens = token_weights(zeros_NT, zeros_NT, zeros_NT, zeros_NT, ClipRange(0.2, 0.2))
+    tokens = token_weights(zeros_NT, zeros_NT, zeros_NT, zeros_NT, Vanilla(0.2, 0.2))
     distortion = clipping_distortion(
         tokens, tokens, torch.zeros(4, 1), torch.ones(4, 1).bool(), torch.zeros(4, dtype=torch.int64)
     )

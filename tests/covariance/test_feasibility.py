@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ctwa.batch import ClipRange
 from ctwa.covariance import (
     completion_weights,
     reward_covariance,
@@ -16,6 +15,7 @@ from ctwa.covariance import (
     weighted_covariance,
     within_prompt_covariance,
 )
+from ctwa.policy_loss import Vanilla
 
 
 def tensor(values) -> Tensor:
@@ -49,7 +49,7 @@ def test_covariances_of_an_on_policy_step(scale, correction, expected):
     advantages_N = (scores_N - scores_N.mean()) / scores_N.std(correction=correction)
     zeros_NT = torch.zeros(8, 5, dtype=torch.float64)
     tokens = token_weights(
-        zeros_NT, zeros_NT, advantages_N[:, None].expand(8, 5), torch.ones(8, 5), ClipRange(0.2, 0.2, dual=3.0)
+        zeros_NT, zeros_NT, advantages_N[:, None].expand(8, 5), torch.ones(8, 5), Vanilla(0.2, 0.2, dual=3.0)
     )
     w_N = completion_weights(tokens).weight_N
     measured_M = within_prompt_covariance(COMPLETIONS_NM, w_N[:, None], torch.tensor(True), ONE_PROMPT_N).mean_D

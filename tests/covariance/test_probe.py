@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ctwa.batch import ClipRange, RewardMatrix, Rollout, Update
+from ctwa.batch import RewardMatrix, Rollout, Update
 from ctwa.covariance import Agreement, Progress, backward_probe, diagnostics, forward_probe, mean_rewards
 from ctwa.covariance.bandit import tilt
 from ctwa.errors import CtwaError
+from ctwa.policy_loss import Vanilla
 
 NAMES = ("accuracy", "clarity")
 PROBES = pytest.mark.parametrize("probe", [backward_probe, forward_probe])
@@ -111,7 +112,7 @@ def test_it_sees_an_objective_fall_whose_covariance_is_above_zero():
     before_NT, after_NT = (p.log()[arm_N][:, None] for p in (p_A, p_after_A))
 
     rollout = Rollout(rewards, group_N, mask_NT)
-    shown = diagnostics(Update(rollout, advantage_A[arm_N][:, None], before_NT, after_NT, ClipRange.none()))
+    shown = diagnostics(Update(rollout, advantage_A[arm_N][:, None], before_NT, after_NT, Vanilla()))
     progress = forward_probe(
         rewards.rewards_NM, rewards.scored_NM, after_NT, before_NT, mask_NT, group_N, names=rewards.names
     )

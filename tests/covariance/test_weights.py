@@ -4,17 +4,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from ctwa.batch import ClipRange
-from ctwa.covariance import TokenWeights, clip_indicator, completion_weights, token_weights
+from ctwa.covariance import TokenWeights, completion_weights, token_weights
+from ctwa.policy_loss import Vanilla, clip_indicator
 
-CLIP = ClipRange(low=0.2, high=0.2)
+CLIP = Vanilla(low=0.2, high=0.2)
 
 
 def tensor(values) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
-def weights_of(ratio, advantages, mask, clip: ClipRange) -> TokenWeights:
+def weights_of(ratio, advantages, mask, clip: Vanilla) -> TokenWeights:
     """Token weights of completions with one advantage each."""
     ratio_NT, mask_NT = tensor(ratio), tensor(mask)
     advantages_NT = tensor(advantages)[:, None].expand_as(ratio_NT)
@@ -48,14 +48,14 @@ def test_completion_weights_of_every_length(batch, length, expected):
 
 
 def test_without_clipping_every_token_counts(batch):
-    weights_N = completion_weights(weights_of(*batch, ClipRange.none())).weight_N
+    weights_N = completion_weights(weights_of(*batch, Vanilla())).weight_N
     torch.testing.assert_close(weights_N, tensor([3.1 / 3, -0.51875, 0]), rtol=0, atol=1e-9)
 
 
 def test_golden_dual_clip(goldens):
     golden = goldens["C2_dual_clip"]
     mask = [[1, 1], [1, 1]]
-    dual = weights_of(golden["ratio"], golden["adv"], mask, ClipRange(0.2, 0.2, dual=golden["dual"]))
+    dual = weights_of(golden["ratio"], golden["adv"], mask, Vanilla(0.2, 0.2, dual=golden["dual"]))
     assert dual.kept_NT.int().tolist() == golden["indicator_dual"]
     torch.testing.assert_close(completion_weights(dual).weight_N, tensor(golden["w_dual"]), rtol=0, atol=1e-9)
     eq_6 = completion_weights(weights_of(golden["ratio"], golden["adv"], mask, CLIP))
@@ -70,7 +70,7 @@ def test_golden_length(goldens):
         torch.testing.assert_close(completion_weights(tokens, length).weight_N, tensor(golden[key]), rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("clip", [CLIP, ClipRange(0.2, 0.28), ClipRange(0.2, 0.28, dual=3.0), ClipRange.none()])
+@pytest.mark.parametrize("clip", [CLIP, Vanilla(0.2, 0.28), Vanilla(0.2, 0.28, dual=3.0), Vanilla()])
 def test_weights_are_the_gradient_of_the_clipped_loss(clip):
     generator = torch.Generator().manual_seed(0)
     advantages_NT = torch.randn(64, 32, dtype=torch.float64, generator=generator)
@@ -83,11 +83,11 @@ def test_weights_are_the_gradient_of_the_clipped_loss(clip):
     loss_NT.sum().backward()
     tokens = token_weights(new_NT.detach(), old_NT, advantages_NT, torch.ones_like(old_NT), clip)
     torch.testing.assert_close(tokens.weight_NT, -new_NT.grad, rtol=1e-12, atol=1e-12)
-    assert tokens.kept_NT.all() == (clip == ClipRange.none())
+    assert tokens.kept_NT.all() == (clip == Vanilla())
 
 
 def test_zero_advantage_follows_the_upper_bound():
-    kept_NT = clip_indicator(tensor([[0.1, 1.2, 1.3]]), tensor([[0.0, 0.0, 0.0]]), CLIP)
+    kept_NT = clip_indicator(tensor([[0.1, 1.2, 1.3]]), tensor([[0.0, 0.0, 0.0]]), low=0.2, high=0.2)
     assert kept_NT.tolist() == [[True, True, False]]
 
 
@@ -99,14 +99,14 @@ def test_on_policy_weight_is_the_advantage():
 
 def test_advantages_may_differ_from_token_to_token():
     tokens = token_weights(
-        tensor([[1.5, 1.5]]).log(), torch.zeros(1, 2), tensor([[1.0, -1.0]]), torch.ones(1, 2), ClipRange(0.2, 0.2)
+        tensor([[1.5, 1.5]]).log(), torch.zeros(1, 2), tensor([[1.0, -1.0]]), torch.ones(1, 2), Vanilla(0.2, 0.2)
     )
     assert tokens.kept_NT.tolist() == [[False, True]]
     torch.testing.assert_close(tokens.weight_NT, tensor([[0.0, -1.5]]))
 
 
 def test_log_ratio_is_clamped():
-    tokens = token_weights(tensor([[900.0]]), tensor([[0.0]]), tensor([[1.0]]), torch.ones(1, 1), ClipRange.none())
+    tokens = token_weights(tensor([[900.0]]), tensor([[0.0]]), tensor([[1.0]]), torch.ones(1, 1), Vanilla())
     assert tokens.weight_NT.item() == pytest.approx(math.exp(20))
 
 

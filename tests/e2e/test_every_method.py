@@ -28,6 +28,7 @@ SETTINGS = (
     f"trainer.test_freq={NUM_METHODS}",
     "actor_rollout_ref.actor.optim.lr=3e-5",  # many steps from a weak model
     "ctwa.diagnostics.gradients_every=1",
+    "policy_loss=geo_mean",  # of which a part is ours; other tests train with the default
     "data.train_batch_size=4",
     "actor_rollout_ref.actor.ppo_mini_batch_size=2",
     "data.val_max_samples=8",

@@ -1,5 +1,5 @@
-"""The project that `ctwa init` makes, trained by its script, with a reward function that fails: what the run makes of
-it, and what the user reads: an alarm can end it, too.
+"""The project that `ctwa init` makes, trained by its script, with rewards written for other trainers, and one that
+fails: what the run makes of it, and what the user reads: an alarm can end it, too.
 """
 
 from __future__ import annotations
@@ -17,6 +17,24 @@ from tests.e2e.conftest import SMALL, Run, process
 
 pytestmark = pytest.mark.e2e
 
+REWARDS = """
+
+
+def sometimes(response, limit):
+    return None if len(response) % 2 else 1.0
+
+
+def of_trl(prompts, completions, completion_ids, step, progress, split, **columns):
+    assert [prompt[0]["role"] for prompt in prompts] == ["user"] * len(completion_ids)
+    assert all(answer[0]["role"] == "assistant" and ids for answer, ids in zip(completions, completion_ids))
+    assert set(columns["ground_truth"]) <= set("0123456789") and len(columns["extra_info"]) == len(prompts)
+    return [step + 10 * progress + 100 * (split == "train")] * len(completions)
+
+
+async def of_verifiers(completion, answer, state):
+    return float(state["completion"] == completion and completion[-1]["content"].endswith(answer))
+"""
+
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> Run:
@@ -24,10 +42,12 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("project")
     make_project(folder)
     with (folder / "rewards.py").open("a") as rewards:
-        rewards.write("\n\ndef sometimes(response, limit): return None if len(response) % 2 else 1.0\n")
+        rewards.write(REWARDS)
     overrides = [
         *SMALL,
         "ctwa.objectives.short.reward_fn=rewards.py:sometimes",
+        "+ctwa.objectives.of_trl={reward_fn: 'rewards.py:of_trl', weight: 0.01, target: 0}",
+        "+ctwa.objectives.of_verifiers={reward_fn: 'rewards.py:of_verifiers', weight: 0.01, target: 0}",
         "ctwa.rewards.max_unscored=1",
         "data.train_batch_size=4",
         "data.val_max_samples=8",
@@ -49,6 +69,14 @@ def test_entries_that_could_not_be_scored_are_counted_and_left_out(stopped: Run)
     assert metrics["objective/correct/scored_frac"] == 1
     # What was scored is constant: no covariance with anything.
     assert metrics["covariance/short"] == pytest.approx(0, abs=1e-12)
+
+
+def test_functions_of_other_trainers_are_called_as_by_these(stopped: Run) -> None:
+    metrics = stopped.records[0]
+    assert metrics["objective/of_trl/scored_frac"] == metrics["objective/of_verifiers/scored_frac"] == 1
+    assert (metrics["objective/of_trl/mean"], metrics["objective/of_trl/std"]) == (101, 0)  # step 1 begins at 0
+    assert metrics["val/of_trl"] == pytest.approx(1 + 10 / 3)  # one step of three is made
+    assert 0 <= metrics["val/of_verifiers"] < 1
 
 
 def test_an_alarm_ends_the_run_with_a_validation_and_a_checkpoint(stopped: Run) -> None:

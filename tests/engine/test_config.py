@@ -14,6 +14,7 @@ import pytest
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from ctwa.engine.checks.bounds import ACTOR
 from ctwa.engine.checks.config import check_config, num_steps
 from ctwa.engine.checks.engine import check_with_verl
 from ctwa.engine.compose import compose_config
@@ -22,6 +23,7 @@ from ctwa.engine.job import plugins, set_environment
 from ctwa.engine.settings import read_settings
 from ctwa.engine.train_job import TrainJob
 from ctwa.errors import CtwaError
+from ctwa.policy_loss import Cispo, DppoKl, DppoTv, Dro, GeoMean, Gpg, Gspo, PolicyLoss, Sapo, Vanilla
 from ctwa.scalarizers.linear import Linear
 from ctwa.scalarizers.registry import METHODS
 
@@ -86,8 +88,37 @@ def test_every_pair_of_choices_composes(
     assert config.trainer.device == {"cpu": "cpu", "gpu": "cuda", "one_gpu": "cuda"}[engine]
     assert config.actor_rollout_ref.rollout.name == generation.removesuffix("_cpu")
     assert config.algorithm.adv_estimator == {"grpo": "grpo", "reinforce": "reinforce_plus_plus"}[estimator]
-    assert (settings.clip.high < 1) == (clipping == "on")
-    assert (settings.clip.dual is not None) == (clipping == "on")
+    assert settings.policy_loss == (Vanilla(0.2, 0.2, 3.0) if clipping == "on" else Vanilla())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "loss"),
+    [
+        (["policy_loss=dr_grpo"], Vanilla(0.2, 0.2, 3.0)),
+        (["policy_loss=gspo"], Gspo(3e-4, 4e-4, by_completion=True)),
+        # What is written has the last word over what a choice brings along.
+        (["policy_loss=gspo", "clipping=off"], Gspo(by_completion=True)),
+        (["policy_loss=cispo"], Cispo(high=0.2)),
+        (["policy_loss=geo_mean"], GeoMean(0.4, 0.4, by_completion=True)),
+        (["policy_loss=sapo"], Sapo(1.0, 1.05, by_completion=True)),
+        (["policy_loss=gpg"], Gpg()),
+        (["policy_loss=dppo_tv"], DppoTv(0.2, 0.2, 20.0)),
+        (["policy_loss=dppo_kl"], DppoKl(0.2, 0.2, 20.0)),
+        (["policy_loss=dro", f"{ACTOR}.policy_loss.dro_beta=0.5"], Dro(0.5)),
+        (["policy_loss=clip_cov", "method=linear"], None),
+        (["policy_loss=kl_cov", "method=linear"], None),
+    ],
+    ids=lambda value: value[0].partition("=")[2] if isinstance(value, list) else "",
+)
+def test_every_policy_loss_composes_and_passes_the_checks(
+    compose: Compose, arguments: list[str], loss: PolicyLoss | None
+) -> None:
+    config = compose(*arguments)
+    set_environment(config)
+
+    assert check_config(config).policy_loss == loss
+    check_with_verl(config)
+    assert (config.algorithm.norm_adv_by_std_in_grpo is False) == (arguments == ["policy_loss=dr_grpo"])
 
 
 @pytest.mark.parametrize("engine", ["cpu", "gpu"])
@@ -360,7 +391,7 @@ class TestRecipes:
         config = compose_config(overrides)
 
         assert config.algorithm.adv_estimator == "reinforce_plus_plus"
-        assert read_settings(config).clip.high == float("inf")
+        assert read_settings(config).policy_loss == Vanilla()
         assert config.actor_rollout_ref.model.path == "Qwen/Qwen3-1.7B-Base"
         assert num_steps(config, read_run_data(config)) == 810
         assert config.trainer.device == "cuda"
@@ -423,6 +454,7 @@ def test_composing_and_checking_the_configuration_imports_neither_verl_nor_ray()
     """Their import takes seconds, and a path that is wrong is told without it."""
     program = """
 import sys
+from ctwa.engine.checks.bounds import ACTOR
 from ctwa.engine.compose import compose_config
 from ctwa.engine.job import execute
 from ctwa.engine.train_job import TrainJob

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ctwa.batch import ClipRange, RewardMatrix, Rollout, Update
+from ctwa.batch import RewardMatrix, Rollout, Update
 from ctwa.covariance.probe import Progress
 from ctwa.engine.probe import PreviousWeights, ProbeMeter
 from ctwa.engine.settings import ProbeSource
+from ctwa.policy_loss import Vanilla
 
 NAMES = ("clarity", "accuracy")
 
@@ -25,7 +26,7 @@ def update(log_ratio_N: Tensor) -> Update:
     rewards = RewardMatrix.from_columns({"clarity": [0.0, 1.0] * 4, "accuracy": [1.0, 0.0] * 4})
     rollout = Rollout(rewards, torch.arange(8) // 2, torch.ones(8, 1))
     zeros_NT = torch.zeros(8, 1)
-    return Update(rollout, zeros_NT, zeros_NT, log_ratio_N[:, None], ClipRange.none())
+    return Update(rollout, zeros_NT, zeros_NT, log_ratio_N[:, None], Vanilla())
 
 
 @pytest.mark.parametrize("source", ["held_out", "minibatch"])

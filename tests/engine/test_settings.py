@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +9,17 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from ctwa.engine.policy_loss import read_policy_loss
 from ctwa.engine.settings import (
     DiagnosticSettings,
     GradientSettings,
     RewardSettings,
     RolloutSettings,
-    clip_range,
     is_scale_invariant,
     read_settings,
 )
 from ctwa.errors import CtwaError
+from ctwa.policy_loss import Vanilla
 from ctwa.run.alarms import AlarmLimits
 from ctwa.scalarizers.base import Requirements
 
@@ -29,26 +29,32 @@ def actor(**values: Any) -> DictConfig:
     return OmegaConf.create({**defaults, "clip_ratio_high": 0.2, "clip_ratio_c": 3.0, **values})
 
 
-class TestClipRange:
-    def test_it_is_the_one_of_the_loss(self) -> None:
-        clip = clip_range(actor(clip_ratio_low=0.1, clip_ratio_high=0.28, clip_ratio_c=10.0))
+class TestPolicyLoss:
+    def test_its_range_is_the_one_of_the_loss(self) -> None:
+        loss = read_policy_loss(actor(clip_ratio_low=0.1, clip_ratio_high=0.28, clip_ratio_c=10.0))
 
-        assert (clip.low, clip.high, clip.dual) == (0.1, 0.28, 10.0)
+        assert loss == Vanilla(0.1, 0.28, 10.0)
 
     def test_the_common_ratio_stands_in_for_a_side_that_is_not_given(self) -> None:
-        clip = clip_range(actor(clip_ratio=0.3, clip_ratio_low=None, clip_ratio_high=0.4))
+        assert read_policy_loss(actor(clip_ratio=0.3, clip_ratio_low=None, clip_ratio_high=0.4)) == Vanilla(0.3, 0.4, 3)
 
-        assert (clip.low, clip.high) == (0.3, 0.4)
-
-    def test_clipping_off_is_no_clipping_at_all(self, testbed_config: DictConfig) -> None:
+    def test_clipping_off_is_no_clipping_at_all(self) -> None:
         off = actor(clip_ratio=1e9, clip_ratio_low=1e9, clip_ratio_high=1e9, clip_ratio_c=1e9)
-        clip = clip_range(off)
 
-        assert (clip.low, clip.high, clip.dual) == (math.inf, math.inf, None)
+        assert read_policy_loss(off) == Vanilla()
 
-    def test_a_loss_with_another_clipping_is_refused(self) -> None:
-        with pytest.raises(CtwaError, match="loss_mode is 'clip_cov'"):
-            clip_range(actor(policy_loss={"loss_mode": "clip_cov"}))
+    @pytest.mark.parametrize(
+        ("values", "sentence"),
+        [
+            ({"policy_loss": {"loss_mode": "gsop"}}, "'gsop': write one of cispo, .*; did you mean 'gspo'"),
+            ({"policy_loss": {"loss_mode": "dro"}}, "loss_mode=dro needs a penalty: write .*dro_beta"),
+            ({"policy_loss": {"loss_mode": "sapo"}}, "sapo takes the mean .* choose policy_loss=sapo, which does"),
+            ({"loss_agg_mode": "seq-mean-token-sum-norm"}, "with null by the longest response of each micro-batch"),
+        ],
+    )
+    def test_what_does_not_go_with_a_loss_is_refused(self, values: dict[str, Any], sentence: str) -> None:
+        with pytest.raises(CtwaError, match=sentence):
+            read_policy_loss(actor(**values))
 
 
 ESTIMATORS = [

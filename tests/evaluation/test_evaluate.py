@@ -25,7 +25,8 @@ from ctwa.evaluation.results import results_text
 from ctwa.evaluation.runs import config_of
 from ctwa.models.locate import locate
 from ctwa.preference.data import PreferenceSource, hold_out, load_preferences
-from tests.evaluation.test_judge import KEY, Server
+from tests.chat.endpoint import Server
+from tests.evaluation.test_judge import KEY
 
 Command = Callable[..., tuple[int, str, str]]
 

@@ -4,79 +4,22 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ctwa.chat import client as module
+from ctwa.chat.replies import read_reply
 from ctwa.errors import CtwaError
-from ctwa.evaluation import judge as module
 from ctwa.evaluation.config import JudgeConfig
 from ctwa.evaluation.judge import AnswerCache, Duel, Judgement, judge, notes, prompt_of
-from ctwa.evaluation.verdicts import read_reply, read_verdict
+from ctwa.evaluation.verdicts import read_verdict, verdict_of, why_none
+from tests.chat.endpoint import Server, completion
 
 KEY = "sk-very-secret-1234"
 DUELS = [Duel(row, f"question {row}", f"ours {row}", f"theirs {row}") for row in range(4)]
-
-
-def completion(content: Any, finish_reason: str | None = "stop", **message: Any) -> dict[str, Any]:
-    """What an endpoint answers."""
-    message = {"role": "assistant", "content": content, **message}
-    return {"choices": [{"index": 0, "message": message, "finish_reason": finish_reason}]}
-
-
-class Server:
-    """An endpoint whose answers a test decides: `reply(body, attempt)` gives a status and a body."""
-
-    def __init__(self) -> None:
-        self.reply: Callable[[dict[str, Any], int], tuple[int, Any]] = lambda _body, _attempt: (200, "[[tie]]")
-        self.headers: dict[str, str] = {"retry-after": "0"}
-        self.requests: list[dict[str, Any]] = []
-        self.authorizations: list[str | None] = []
-        self.released = threading.Event()
-        lock, attempts, server = threading.Lock(), {}, self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                with lock:
-                    server.requests.append(body)
-                    server.authorizations.append(self.headers["authorization"])
-                    key = json.dumps(body)
-                    attempts[key] = attempt = attempts.get(key, 0) + 1
-                status, answer = server.reply(body, attempt)
-                if status == 200 and isinstance(answer, str):
-                    answer = completion(answer)
-                data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-                self.send_response(status)
-                for name, value in server.headers.items():
-                    self.send_header(name, value)
-                self.send_header("content-length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            def handle(self) -> None:
-                with suppress(ConnectionError):  # a client that did not wait
-                    super().handle()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._http.daemon_threads = True
-        self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01})
-        self._thread.start()
-        self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
-
-    def close(self) -> None:
-        self.released.set()
-        self._http.shutdown()
-        self._thread.join()
-        self._http.server_close()
 
 
 @pytest.fixture
@@ -191,7 +134,7 @@ class TestVerdicts:
     def test_what_a_reply_says(self, sent: dict[str, Any], expected: str) -> None:
         reply = read_reply(sent)
 
-        assert (reply.verdict, reply.why_none) in [(expected, ""), (None, expected)]
+        assert (verdict_of(reply), why_none(reply)) in [(expected, ""), (None, expected)]
 
     @pytest.mark.parametrize(
         ("reply", "outcome", "score"),
@@ -308,7 +251,7 @@ class TestTrouble:
 
     @pytest.mark.parametrize(
         ("trouble", "said"),
-        [((429, {"error": "slow down"}), "status 429"), ((200, b"<html>"), "what is no chat completion: <html>")],
+        [((429, {"error": "slow down"}), "status 429"), ((200, b"<html>"), "what is no answer: <html>")],
     )
     def test_a_server_that_does_not_recover_stops_the_evaluation(self, ask, server: Server, trouble, said: str) -> None:
         server.reply = lambda *_: trouble

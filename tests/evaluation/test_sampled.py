@@ -12,7 +12,7 @@ from ctwa.cli import app
 from ctwa.data.reading import first_rows
 from ctwa.data.settings import RowSettings
 from ctwa.errors import CtwaError
-from ctwa.evaluation.sampled import sample_responses, token_counter
+from ctwa.evaluation.sampled import sample_responses, tokenizer_of
 
 
 def sample(places: SimpleNamespace, **changes):
@@ -47,10 +47,12 @@ def test_the_command_scores_what_the_model_writes(places: SimpleNamespace) -> No
 
 
 def test_tokens_are_the_tokenizer_s(places: SimpleNamespace) -> None:
-    count = token_counter(str(places.testbed / "model"))
-    assert count("Step 1 : 3 + 4 = 7 .") > count("Step 1") > 0
+    tokenize = tokenizer_of(str(places.testbed / "model"))
+    *tokens, end = tokenize("Step 1 : 3 + 4 = 7 .")
+    assert len(tokens) > len(tokenize("Step 1")) > 1
+    assert tokenize("") == [end]
 
 
 def test_a_model_that_is_not_there_is_refused(places: SimpleNamespace) -> None:
     with pytest.raises(CtwaError, match="nowhere"):
-        token_counter(str(places.testbed / "nowhere"))
+        tokenizer_of(str(places.testbed / "nowhere"))

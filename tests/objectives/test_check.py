@@ -14,6 +14,7 @@ from rich.console import Console
 from ctwa.errors import CtwaError
 from ctwa.objectives.check import Response, check_reward, main, render
 from ctwa.objectives.check_together import Conflict, together
+from ctwa.objectives.completion import Moment
 
 RewardFile = Callable[..., str]
 
@@ -368,9 +369,27 @@ def test_probes_are_no_model_s_and_are_not_compared(reward_file: RewardFile, dat
 
 def test_lengths_are_counted_by_the_tokenizer_that_is_named(reward_file: RewardFile) -> None:
     path = reward_file("def f(response_tokens): return response_tokens")
-    result = check_reward(f"{path}:f", rows(1), responses=["a b c"], count_tokens=len)
+    result = check_reward(f"{path}:f", rows(1), responses=["a b c"], tokenize=lambda text: [*map(ord, text), 0])
     assert result.checked[0].outcome.value == 6
     assert "counts words" not in shown(result)
+
+
+def test_functions_of_a_batch_get_the_responses_of_a_row_their_tokens_and_the_moment(reward_file: RewardFile) -> None:
+    path = reward_file("""
+        def f(completions, completion_ids, level, progress, split, **kwargs):
+            assert (level, progress, split) == ([0, 0], 0.5, "val") and len(kwargs["prompts"]) == 2
+            return [len(ids) for ids in completion_ids]
+        def g(completions, colour): return [0.0] * len(completions)
+    """)
+    of_row, options = [["a", "bcd"]], {"moment": Moment("val", 5, 0.5)}
+    result = check_reward(f"{path}:f", rows(1), responses=of_row, tokenize=lambda text: [*map(ord, text), 0], **options)
+    assert [item.outcome.value for item in result.checked] == [2, 4]
+    with pytest.raises(CtwaError, match="asks for completion_ids, the tokens of the responses: --tokenizer"):
+        check_reward(f"{path}:f", rows(1), responses=of_row, **options)
+    with pytest.raises(
+        CtwaError, match=r"row 0 \(from 0\) of the data: it has no column 'colour', which the objective 'g'"
+    ):
+        check_reward(f"{path}:g", rows(1))
 
 
 def test_none_is_explained(reward_file: RewardFile) -> None:

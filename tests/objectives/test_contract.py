@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ctwa.errors import CtwaError
-from ctwa.objectives.completion import Completion
+from ctwa.objectives.completion import Completion, Moment
 from ctwa.objectives.contract import OFFERED, read_contract, to_group_outcomes, to_outcome
 
 
@@ -17,9 +17,13 @@ def contract_of(function: Callable[..., Any], **kwargs: Any) -> Any:
 
 
 def test_a_function_gets_what_it_names(completions: Callable[..., list[Completion]]) -> None:
-    def f(response: str, response_tokens: int, reference_tokens: float, finished: bool, row: dict) -> float: ...
+    def f(
+        response: str, response_tokens: int, reference_tokens: float, finished: bool, row: dict, split: str
+    ) -> float: ...
 
-    assert contract_of(f).collect(completions(1, reference_tokens=9.5)) == {
+    made = completions(1, reference_tokens=9.5, moment=Moment("train", 3, 0.25))
+    assert contract_of(f).collect(made) == {
+        "split": "train",
         "response": "response 0",
         "response_tokens": 10,
         "reference_tokens": 9.5,
@@ -102,31 +106,6 @@ def test_functions_that_cannot_be_rewards_are_told_at_once() -> None:
         contract_of(sees_nothing)
 
 
-def test_functions_of_other_trainers_that_take_a_batch_are_told_how_to_be_wrapped(
-    completions: Callable[..., list[Completion]],
-) -> None:
-    def trl(prompts, completions, **kwargs):
-        return [
-            float(prompt in "What is 3 + 4?" and "1" in text) for prompt, text in zip(prompts, completions, strict=True)
-        ]
-
-    def conversational(completions: list, answer: list, **kwargs) -> list: ...
-
-    def verl(data_sources, solution_strs, ground_truths, extra_infos): ...
-
-    for function in (trl, conversational, verl):
-        with pytest.raises(
-            CtwaError, match=r"takes '\w+'.* of a whole batch, .* def wrapped\(prompt, group_response\)"
-        ):
-            contract_of(function)
-
-    def wrapped(prompt, group_response):
-        return trl(prompts=[prompt] * len(group_response), completions=group_response)
-
-    values = wrapped(**contract_of(wrapped).collect(completions(3)))
-    assert [outcome.value for outcome in to_group_outcomes(values, 3, 0.0)] == [0.0, 1.0, 0.0]
-
-
 def test_kwargs_the_function_does_not_take_are_refused() -> None:
     def f(response: str, threshold: float) -> float: ...
 
@@ -189,6 +168,8 @@ def test_finite_numbers_count(value: Any, expected: float) -> None:
         (None, "none", "the function returned None"),
         (math.nan, "not_finite", "returned nan; return a finite number, or None"),
         (-math.inf, "not_finite", "returned -inf; return a finite number, or None"),
+        (1e308, "not_finite", "returned 1e+308; return a number of at most 1e+15 in size, or None"),
+        (-(10**16), "not_finite", "returned -1e+16; return a number of at most 1e+15 in size, or None"),
         (10**400, "not_finite", "returned inf; return a finite number, or None"),
         (np.float64("nan"), "not_finite", "returned nan; return a finite number, or None"),
         ("1.0", "wrong_type", "returned the str '1.0'; return one number, or None"),

@@ -64,7 +64,7 @@ def test_explicit_steps_and_an_answer_are_clear(reward_fn: Any, response: str) -
 
 
 @pytest.mark.parametrize("response", STEPS)
-@pytest.mark.parametrize("box", ["", "\\boxed{}", "\\boxed{ }", "\\boxed{14", "boxed{14}"])
+@pytest.mark.parametrize("box", ["", "\\boxed{}", "\\boxed{ }", "\\boxed{\u200b}", "\\boxed{14", "boxed{14}"])
 def test_steps_without_a_closed_box_that_holds_something_are_not(reward_fn: Any, response: str, box: str) -> None:
     assert reward_fn("clarity")(response[: response.index("\\boxed")] + box) == 0.0
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ctwa.batch import ClipRange, RewardMatrix, Rollout, Update
+from ctwa.batch import RewardMatrix, Rollout, Update
+from ctwa.policy_loss import Vanilla
 from ctwa.scalarizers import Scalarizer
 
 
@@ -46,7 +47,7 @@ class Batch:
 
     def update(self, advantages_NT: Tensor) -> Update:
         old_NT = torch.zeros_like(self.log_ratio_NT)
-        return Update(self.rollout, advantages_NT, old_NT, self.log_ratio_NT, ClipRange(0.2, 0.2))
+        return Update(self.rollout, advantages_NT, old_NT, self.log_ratio_NT, Vanilla(0.2, 0.2))
 
     def step(self, scalarizer: Scalarizer, *, scale_invariant: bool = True) -> dict[str, float]:
         """One whole step: advantages, update, observation."""

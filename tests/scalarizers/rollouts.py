@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ctwa.batch import ClipRange, RewardMatrix, Rollout, Update
+from ctwa.batch import RewardMatrix, Rollout, Update
+from ctwa.policy_loss import Vanilla
 
 
 def rollout_of(columns: Mapping[str, Sequence[float | None]], *, lengths: Sequence[int] | None = None) -> Rollout:
@@ -20,7 +21,7 @@ def rollout_of(columns: Mapping[str, Sequence[float | None]], *, lengths: Sequen
 
 def update_of(rollout: Rollout, advantages_NT: Tensor) -> Update:
     zeros_NT = torch.zeros(rollout.mask_NT.shape)
-    return Update(rollout, advantages_NT, zeros_NT, zeros_NT, ClipRange.none())
+    return Update(rollout, advantages_NT, zeros_NT, zeros_NT, Vanilla())
 
 
 @dataclass(frozen=True)

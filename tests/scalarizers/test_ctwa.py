@@ -268,11 +268,11 @@ def test_feasibility_of_a_correlation_is_that_of_the_correlation_matrix(make_bat
 
 @pytest.mark.parametrize("statistic", ["post_update", "in_update"])
 def test_it_asks_for_the_log_probs_it_was_told_to_use(statistic):
-    assert ctwa(statistic=statistic).requirements == Requirements(log_probs=statistic)
+    assert ctwa(statistic=statistic).requirements == Requirements(log_probs=statistic, token_weights=True)
 
 
 def test_the_paper_is_the_default():
-    assert ctwa().requirements == Requirements(log_probs="post_update")
+    assert ctwa().requirements == Requirements(log_probs="post_update", token_weights=True)
     assert CtwaConfig().model_dump(exclude={"type"}) == {
         "preset": "paper",
         "eta": 0.05,

@@ -20,6 +20,7 @@ from ctwa.engine.verl import PACKED_ATTENTION
 from ctwa.errors import CtwaError, did_you_mean
 from ctwa.models.look import Source, look_at_adapter, look_at_model, look_at_tokenizer, reason, weight_shapes
 from ctwa.objectives.contract import shortened
+from ctwa.objectives.conventions import column_fault
 from ctwa.objectives.evaluator import load_contracts, need_ground_truth
 
 if TYPE_CHECKING:
@@ -207,11 +208,13 @@ def _check_what_functions_need(contracts: Mapping[str, Contract], settings: Sett
                 "ctwa.reference_length={type:fixed} or another (docs/rewards.md)"
             )
     needed_by = need_ground_truth(contracts)
+    columns = {name: contract.columns for name, contract in contracts.items()}
     for part in data.parts:
         if needed_by and (missing := part.without_truth()) is not None:
             raise missing.error(_without_truth(part, needed_by))
         for each in part.sample:
-            if fault := ground_truth_fault(each.row.values, needed_by):
+            fault = ground_truth_fault(each.row.values, needed_by)
+            if fault := fault or column_fault(each.row.values, columns):
                 raise each.error(fault)
 
 

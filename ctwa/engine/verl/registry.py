@@ -12,6 +12,7 @@ def install() -> None:
     """
     register_engines()
     _register_rollouts()
+    _register_losses()
 
 
 def register_engines() -> None:
@@ -35,6 +36,15 @@ def _register_rollouts() -> None:
 
     _ROLLOUT_REGISTRY[TRANSFORMERS_ROLLOUT, "async"] = "ctwa.engine.verl.rollout.transformers_rollout.WeightSender"
     RolloutReplicaRegistry.register(TRANSFORMERS_ROLLOUT, _load_transformers_replica)
+
+
+def _register_losses() -> None:
+    """Put the loss that does not depend on the packing of rows in the place of verl's that does."""
+    from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY
+
+    from ctwa.engine.policy_loss import global_geo_mean
+
+    POLICY_LOSS_REGISTRY["geo_mean"] = global_geo_mean
 
 
 def _load_transformers_replica() -> type:

@@ -34,6 +34,7 @@ class Prompts:
         names = [f"{split}{step:06d}-{place:05d}" for place in places]
         # A dict of columns -> a dict a row; verl reads the prompt's messages under the name raw_prompt.
         columns = {("prompt" if key == "raw_prompt" else key): values for key, values in batch_dict.items()}
+        columns.pop("dummy_tensor", None)  # no column of the data: verl's, and torch's, which reward workers do without
         for index, name in enumerate(names):
             self.rows[name] = {key: values[index] for key, values in columns.items()}
         seeds = [f"{self._seed}/{seed_name}/{place}" for place in places]

@@ -281,7 +281,7 @@ WRITTEN = [
     (["method=mgda,linear"], "method=mgda,linear gives several values"),
     (["task=testbet"], "task=testbet is no choice: write one of custom, .*testbed; did you mean 'testbed'\\?"),
     (["engine=tpu"], "engine=tpu is no choice: write one of cpu, gpu, one_gpu"),
-    (["clipping=of"], "clipping=of is no choice: write one of off, on"),
+    (["clipping=of"], "clipping=of is no choice: write one of cispo, dppo, geo_mean, gspo, off, on"),
     (["estimator=rloo"], "estimator=rloo is no choice: write one of grpo, reinforce"),
     (["generation=vlm"], "generation=vlm is no choice: .*; did you mean 'vllm'\\?"),
     (["metod=ctwa"], "metod is no key of the configuration; did you mean method\\?"),

@@ -107,8 +107,16 @@ def test_all_mistakes_of_our_part_are_told_at_once(changed: Changed) -> None:
     [
         ({"algorithm.adv_estimator": "gae"}, r"adv_estimator is 'gae': write one of grpo, reinforce_plus_plus, "),
         (
-            {f"{ACTOR}.policy_loss.loss_mode": "gspo"},
-            r"policy_loss\.loss_mode is 'gspo': the covariance statistic mirrors .* write loss_mode: vanilla",
+            {f"{ACTOR}.policy_loss.loss_mode": "clip_cov"},
+            r"loss_mode=clip_cov has no weight that ctwa could measure: it drops tokens .*, or another method",
+        ),
+        (
+            {
+                f"{ACTOR}.policy_loss.loss_mode": "kl_cov",
+                "ctwa.method": {"type": "linear"},
+                "ctwa.diagnostics.probe": "held_out",
+            },
+            r"loss_mode=kl_cov has a penalty, .* write the probe 'backward', or another loss",
         ),
         ({"trainer.v1.trainer_mode": "colocate_async"}, r"trainer_mode='colocate_async': .* write sync"),
         ({"algorithm.use_kl_in_reward": True}, r"use_kl_in_reward=true .* write .*use_kl_loss=true instead"),
@@ -591,7 +599,8 @@ class TestPlan:
         assert "accuracy (0.333), conciseness (0.333), clarity (0.334)" in plan
         assert "steps        50, at most 614,400 tokens in all\n" in plan
         assert "16 prompts x 8 completions = 128 completions, at most 12,288 tokens" in plan
-        assert "loss         advantages by grpo, ratios clipped to [0.8, 1.2], no KL term\n" in plan
+        loss = "clipped ratio (PPO), ratios clipped to [0.8, 1.2], token-mean"
+        assert f"loss         advantages by grpo, {loss}, no KL term\n" in plan
         assert "optimizer    AdamW, lr 3e-05 (constant), gradients to norm 1; all weights\n" in plan
         assert "validation   every 10 steps, sampled at temperature 1, as in training; checkpoint every 50\n" in plan
 

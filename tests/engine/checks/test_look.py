@@ -179,6 +179,8 @@ class TestFunctions:
                 {},
                 "objective 'accuracy' asks for reference_tokens, and there are none: ",
             ),
+            ("def f(completions, colour): ...", {}, "it has no column 'colour', which the objective 'accuracy' asks"),
+            ("def f(completions, trainer_state): ...", {}, "requires 'trainer_state', an object of another trainer"),
         ],
     )
     def test_one_that_a_run_could_not_call(

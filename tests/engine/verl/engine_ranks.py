@@ -24,7 +24,7 @@ from verl.workers.utils.losses import ppo_loss
 from verl.workers.utils.padding import response_from_nested
 
 from ctwa.aggregators.registry import GRADIENT_METHODS, AggregatorConfig, build_aggregator
-from ctwa.batch import ClipRange, RewardMatrix, Rollout, Update
+from ctwa.batch import RewardMatrix, Rollout, Update
 from ctwa.engine.compose import compose_config
 from ctwa.engine.gradients import OBJECTIVE_LOSSES, GradientPlan, ObjectiveLosses
 from ctwa.engine.settings import GradientSettings
@@ -34,6 +34,7 @@ from ctwa.engine.verl.multi_objective_engine import MultiObjectiveEngine
 from ctwa.engine.verl.registry import register_engines
 from ctwa.engine.verl.rows import in_order
 from ctwa.engine.verl.workers import PolicyWorker
+from ctwa.policy_loss import Vanilla
 from ctwa.scalarizers import build_scalarizer
 from ctwa.scalarizers.ctwa import CtwaConfig
 from ctwa.testbed.model import build_model
@@ -225,7 +226,7 @@ def two_steps_of_ctwa(folder: Path, num_ranks: int) -> list[dict[str, Any]]:
         torch.distributed.all_gather_object(answers, sent)
         new_NT = in_order(answers, mask_NT.shape)
         old_NT = data["old_log_probs"].to_padded_tensor(0.0)
-        method.observe_update(Update(rollout, advantages_NT, old_NT, new_NT, ClipRange(0.2, 0.2, 3.0)))
+        method.observe_update(Update(rollout, advantages_NT, old_NT, new_NT, Vanilla(0.2, 0.2, 3.0)))
         steps.append(
             {
                 "sent": sent.rows_R.tolist(),

@@ -10,6 +10,7 @@ from tensordict import TensorDict
 from torch import Tensor
 from verl.utils import tensordict_utils as tu
 from verl.workers.config import FSDPActorConfig
+from verl.workers.config.actor import PolicyLossConfig
 from verl.workers.utils.losses import ppo_loss
 
 from ctwa.aggregators.linear import FixedWeights, FixedWeightsConfig
@@ -49,7 +50,7 @@ def batch() -> TensorDict:
     return batch
 
 
-def actor_config(*, entropy: float, kl: bool) -> FSDPActorConfig:
+def actor_config(*, entropy: float, kl: bool, mode: str = "vanilla") -> FSDPActorConfig:
     # Nothing is clipped, so that the loss is linear in the advantages.
     return FSDPActorConfig(
         strategy="fsdp2",
@@ -63,6 +64,7 @@ def actor_config(*, entropy: float, kl: bool) -> FSDPActorConfig:
         entropy_coeff=entropy,
         use_kl_loss=kl,
         kl_loss_coef=0.3,
+        policy_loss=PolicyLossConfig(loss_mode=mode, dro_beta=0.5),
     )
 
 
@@ -71,13 +73,17 @@ def plan(*, measures_only: bool = False) -> GradientPlan:
     return GradientPlan(("a", "b"), aggregator, GradientSettings())
 
 
+# DRO has a penalty of its own, which is to count once.
+@pytest.mark.parametrize("mode", ["vanilla", "dro"])
 @pytest.mark.parametrize("kl", [False, True])
 @pytest.mark.parametrize("entropy", [0.0, 0.1])
-def test_the_weighted_losses_and_the_shared_terms_are_verls_loss(batch: TensorDict, entropy: float, kl: bool) -> None:
+def test_the_weighted_losses_and_the_shared_terms_are_verls_loss(
+    batch: TensorDict, entropy: float, kl: bool, mode: str
+) -> None:
     generator = torch.Generator().manual_seed(1)
     lengths = [p + r for p, r in zip(PROMPTS, RESPONSES, strict=True)]
     output = {"log_probs": nested(lengths, generator, 0.1), "entropy": nested(lengths, generator)}
-    loss_fn = partial(ppo_loss, config=actor_config(entropy=entropy, kl=kl))
+    loss_fn = partial(ppo_loss, config=actor_config(entropy=entropy, kl=kl, mode=mode))
     expected, _ = loss_fn(model_output=output, data=batch)
 
     losses, shared, metrics = policy_losses(loss_fn, output, batch, None, plan())
@@ -87,7 +93,7 @@ def test_the_weighted_losses_and_the_shared_terms_are_verls_loss(batch: TensorDi
     torch.testing.assert_close(total, expected)
     assert "actor/pg_loss" in metrics
     # The terms that all share are in no objective's loss.
-    bare = partial(ppo_loss, config=actor_config(entropy=0.0, kl=False))
+    bare = partial(ppo_loss, config=actor_config(entropy=0.0, kl=False, mode=mode))
     rows = batch.clone(recurse=False).set("advantages", batch[advantages_column(0)])
     alone, _ = bare(model_output=output, data=rows)
     torch.testing.assert_close(losses[0], alone)

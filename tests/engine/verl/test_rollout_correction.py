@@ -10,15 +10,16 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from tensordict import TensorDict
 from torch import Tensor
-from verl.trainer.ppo.core_algos import compute_policy_loss_vanilla
+from verl.trainer.ppo.core_algos import get_policy_loss_fn
 from verl.workers.config import FSDPActorConfig
 
-from ctwa.batch import ClipRange, RewardMatrix, Rollout, Update
+from ctwa.batch import RewardMatrix, Rollout, Update
 from ctwa.covariance.diagnostics import diagnostics
-from ctwa.covariance.weights import completion_weights, token_weights
+from ctwa.covariance.weights import completion_weights, update_weights
 from ctwa.engine.verl.columns import ROW_COLUMN
 from ctwa.engine.verl.estimate import VerlEstimate
 from ctwa.engine.verl.transfer import correct, padding_columns
+from ctwa.policy_loss import GeoMean, Gspo, PolicyLoss, Vanilla
 from ctwa.scalarizers import build_scalarizer
 from ctwa.scalarizers.ctwa import CtwaConfig
 from ctwa.scalarizers.linear import Linear, LinearConfig
@@ -28,7 +29,7 @@ MASK_NT = (torch.arange(4) < torch.tensor(LENGTHS)[:, None]).long()
 # log(pi_old / pi_rollout): within 1.1 but for the second row's, and one token of the third.
 LOG_RATIO_NT = torch.tensor([[0.05, -0.02, 0.01, 0], [1.0, 0.8, 0, 0], [0.02, -0.9, 0.03, 0.01], [0.04, 0, 0, 0]])
 ADVANTAGES_NT = torch.tensor([[1.0] * 4, [-2.0] * 4, [0.5] * 4, [1.5] * 4])
-CLIP = ClipRange(0.2, 0.2, dual=3.0)
+CLIP = Vanilla(0.2, 0.2, dual=3.0)
 
 
 def nested(values_NT: Tensor) -> Tensor:
@@ -58,10 +59,8 @@ def update(of: Rollout) -> Update:
     return Update(of, ADVANTAGES_NT, old_NT, new_NT, CLIP)
 
 
-def weights_of(of: Rollout) -> Any:
-    step = update(of)
-    measured = (step.log_probs_new_NT, step.log_probs_old_NT, step.advantages_NT, of.mask_NT)
-    return token_weights(*measured, CLIP, of.correction_NT)
+def weights_of(of: Rollout, loss: PolicyLoss = CLIP) -> Any:
+    return update_weights(update(of), loss)
 
 
 def test_a_rejected_completion_weighs_nothing_and_stays_in_the_covariance() -> None:
@@ -93,14 +92,26 @@ def test_a_rejected_completion_weighs_nothing_and_stays_in_the_covariance() -> N
     ],
     ids=["truncated", "sequence", "icepop", "rejected", "both"],
 )
-def test_a_token_weighs_what_verls_loss_multiplies_its_score_function_by(options: dict[str, object]) -> None:
+@pytest.mark.parametrize(
+    ("mode", "loss", "size"),
+    [
+        ("vanilla", CLIP, 1),
+        ("gspo", Gspo(low=0.2, high=0.2), 1),
+        # Its loss is the mean over the completions of their means.
+        ("geo_mean", GeoMean(low=0.2, high=0.2, by_completion=True), 4),
+    ],
+    ids=["vanilla", "gspo", "geo_mean"],
+)
+def test_a_token_weighs_what_verls_loss_multiplies_its_score_function_by(
+    options: dict[str, object], mode: str, loss: PolicyLoss, size: int
+) -> None:
     of, columns, _ = corrected(**options)
     step = update(of)
     log_probs_NT = step.log_probs_new_NT.clone().requires_grad_()
     actor = FSDPActorConfig(strategy="fsdp2", rollout_n=1, ppo_mini_batch_size=4, ppo_micro_batch_size_per_gpu=4)
     actor.global_batch_info.update(dp_size=1, batch_num_tokens=1, global_batch_size=4, loss_scale_factor=None)
     padded = {name: column.to_padded_tensor(0) for name, column in columns.items()}
-    loss, _ = compute_policy_loss_vanilla(
+    value, _ = get_policy_loss_fn(mode)(
         old_log_prob=step.log_probs_old_NT,
         log_prob=log_probs_NT,
         advantages=step.advantages_NT,
@@ -109,9 +120,12 @@ def test_a_token_weighs_what_verls_loss_multiplies_its_score_function_by(options
         config=actor,
         rollout_is_weights=padded.get("rollout_is_weights"),
     )
-    (slope_NT,) = torch.autograd.grad(loss, log_probs_NT)
-    torch.testing.assert_close(weights_of(of).weight_NT, -slope_NT.double(), rtol=1e-6, atol=1e-7)
-    assert not torch.allclose(weights_of(of).weight_NT, weights_of(rollout()).weight_NT)
+    (slope_NT,) = torch.autograd.grad(value, log_probs_NT)
+    if size > 1:
+        lengths_N = of.loss_mask_NT.sum(1)
+        slope_NT = slope_NT * size * lengths_N.sum() / (lengths_N > 0).sum()
+    torch.testing.assert_close(weights_of(of, loss).weight_NT, -slope_NT.double(), rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(weights_of(of, loss).weight_NT, weights_of(rollout(), loss).weight_NT)
 
 
 def test_what_is_rejected_counts_as_not_clipped() -> None:
@@ -137,7 +151,8 @@ def test_an_estimator_s_statistics_do_not_see_what_is_rejected(testbed_config: D
 
 def test_where_nothing_is_corrected_the_two_policies_are_compared_all_the_same() -> None:
     of, columns, metrics = corrected(rollout_is=None, rollout_rs=None)
-    assert of.correction_NT is None
+    assert of.rejected_NT is None
+    assert of.importance_NT is None
     assert torch.equal(of.loss_mask_NT, MASK_NT)
     assert columns == {}
     assert {"rollout_corr/kl", "rollout_corr/k3_kl"} <= metrics.keys()
@@ -152,7 +167,8 @@ def test_with_the_rollout_s_own_log_probs_there_is_nothing_to_compare(options: d
 
 def test_added_rows_keep_verls_empty_mask_and_have_weights_of_zero() -> None:
     of, columns, _ = corrected(rollout_is="token", rollout_rs="token_k1", rollout_rs_threshold=1.2)
-    assert of.correction_NT is not None
+    assert of.importance_NT is not None
+    assert of.rejected_NT is not None
     mask = torch.nested.as_nested_tensor([torch.zeros(2, dtype=torch.int64)], layout=torch.jagged)
     added = padding_columns([*columns, ROW_COLUMN], mask)
     assert added.keys() == {"rollout_is_weights", ROW_COLUMN}
@@ -193,5 +209,7 @@ def test_a_step_writes_what_its_loss_is_to_see(testbed_config: DictConfig) -> No
     assert {"response_mask", "rollout_is_weights", "advantages"} <= {*batch.fields} <= written.keys()
     assert [row.any().item() for row in written["response_mask"].unbind()] == [True, False, True, True]
     assert [row.any().item() for row in written["advantages"].unbind()] == [True, False, True, True]
-    assert step.rollout.correction_NT is not None  # what the statistic will see
+    # What the statistic will see.
+    assert step.rollout.rejected_NT is not None
+    assert step.rollout.importance_NT is not None
     assert "rollout_corr/kl" in step.metrics

@@ -28,9 +28,10 @@ def test_a_prompts_name_and_seed_are_those_of_its_place() -> None:
 def test_columns_of_the_users_own_are_the_rewards_alone() -> None:
     """One called `validate` or `temperature` would mean something to the engine."""
     prompts = Prompts(seed=7)
-    named = prompts.name({**batch("a"), "validate": [True], "uid": ["mine"], "index": [0]}, "train", 1, "train/1")
+    of_verl = {"index": [0], "dummy_tensor": [0]}  # the tensor is none of the rewards': they do without torch
+    named = prompts.name({**batch("a"), "validate": [True], "uid": ["mine"], **of_verl}, "train", 1, "train/1")
 
-    assert set(named) == {"raw_prompt", "index", "uid", SEED_COLUMN}
+    assert set(named) == {"raw_prompt", "index", "dummy_tensor", "uid", SEED_COLUMN}
     assert prompts.rows == {
         "train000001-00000": {"prompt": "a", "answer": "A", "validate": True, "uid": "mine", "index": 0}
     }

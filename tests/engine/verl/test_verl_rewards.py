@@ -49,6 +49,14 @@ def test_they_work_unchanged(module: str, source: str, texts: tuple[Any, str, st
         assert (outcome.value, outcome.text) == (value, "")
 
 
+def test_the_batched_one_takes_a_prompts_completions() -> None:
+    function = import_module("verl.utils.reward_score.math_batch").compute_score_batched
+    contract = read_contract(function, "math_batch", {})
+
+    assert contract.is_group
+    assert function(**contract.collect([completion("", "4", each) for each in BOXED[1:]])) == [1, 0]
+
+
 def test_math_verify_takes_the_response_by_its_name() -> None:
     contract = read_contract(function_of("math_verify"), "math_verify", {"timeout": 5.0})
 

@@ -1,0 +1,32 @@
+"""Format: is the response made of the tags that were asked for, each once, in their order, with something in them?"""
+
+from collections.abc import Sequence
+
+
+def format_tags(response: str, tags: Sequence[str] = ("think", "answer"), begins_inside: bool = False) -> float:
+    """1 for a response that is `<think>...</think> <answer>...</answer>` and nothing else, else 0.
+
+    What stands between the tags is not looked at, but for a letter or a digit that has to be there.
+
+    Args:
+        response: the response.
+        tags: names of the tags, in their order.
+        begins_inside: the first tag was opened by the prompt, as some chat templates do.
+    """
+    if not tags:
+        raise ValueError("tags is empty: write the names of the tags")
+    marks = [mark for tag in tags for mark in (f"<{tag}>", f"</{tag}>")]
+    if begins_inside:
+        response = marks[0] + response
+    # Every mark once: one that is written again, or quoted, would leave open where the answer is.
+    if any(response.count(mark) != 1 for mark in marks):
+        return 0.0
+    rest = response
+    for number, mark in enumerate(marks):
+        before, _, rest = rest.partition(mark)
+        is_content = number % 2 == 1
+        if is_content != any(character.isalnum() for character in before) or (not is_content and before.strip()):
+            return 0.0
+        if number < len(marks) - 1 and marks[number + 1] not in rest:
+            return 0.0
+    return float(not rest.strip())

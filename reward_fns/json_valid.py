@@ -1,0 +1,40 @@
+"""JSON: is the response a JSON value, with the keys or of the schema that was asked for?"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ctwa.instructions.text import json_in
+
+
+def json_valid(
+    response: str,
+    keys: Sequence[str] = (),
+    other_keys: bool = True,
+    schema: Mapping[str, Any] | None = None,
+) -> float:
+    """1 for a response that is one JSON object or list and nothing else, else 0.
+
+    A code fence around it is allowed. A key twice, NaN and Infinity are not.
+
+    Args:
+        response: the response.
+        keys: that the object has to have; then it has to be an object.
+        other_keys: it may have others beside them.
+        schema: a JSON Schema (draft 2020-12) that it has to keep.
+    """
+    try:
+        value = json_in(response)
+    except ValueError:
+        return 0.0
+    if not isinstance(value, dict | list):  # a number or a word alone is JSON by accident
+        return 0.0
+    if keys and not (isinstance(value, dict) and set(keys) <= set(value)):
+        return 0.0
+    if not other_keys and set(value) - set(keys):
+        return 0.0
+    if schema is not None:
+        from jsonschema import Draft202012Validator
+
+        Draft202012Validator.check_schema(schema)
+        return float(Draft202012Validator(schema).is_valid(value))
+    return 1.0

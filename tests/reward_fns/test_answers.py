@@ -1,0 +1,101 @@
+"""Rewards that compare an answer as a text: right ones however they are written, and what settles on nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+Reward = Callable[[str], Callable[..., Any]]
+
+
+class TestExactMatch:
+    @pytest.mark.parametrize(
+        ("response", "gold", "value"),
+        [
+            ("The Eiffel Tower.", "eiffel tower", 1),
+            ("Paris", ["London", "paris"], 1),
+            ("<think>Rome</think> Paris", "Paris", 1),
+            ("12", 12, 1),
+            ("-12", "12", 0),
+            ("1.5", "15", 0),
+            ("1,500", "1500", 0),
+            ("Ｐａｒｉｓ", "Paris", 1),
+            ("Paris or London", "Paris", 0),
+            ("", "Paris", 0),
+            ("...", "!", 0),
+            ("the", "a", 0),  # articles alone are no answer of each other
+            ("?", "?", 1),
+            ("x", None, None),
+            ("x", "", None),
+            ("x", [None], None),
+            ("x", float("nan"), None),
+        ],
+    )
+    def test_of_the_whole(self, reward_fn: Reward, response: str, gold: Any, value: Any) -> None:
+        assert reward_fn("exact_match")(response, gold) == value
+
+    @pytest.mark.parametrize(
+        ("place", "response", "value"),
+        [
+            ("tags", "so <answer> 7 </answer>", 1),
+            ("tags", "<answer>7</answer><answer>7</answer>", 0),
+            ("tags", "7", 0),
+            ("boxed", r"\boxed{8} no: \boxed{7}", 1),
+            ("hashes", "3 + 4\n#### 7", 1),
+            ("last_line", "8\n7", 1),
+            ("last_line", "7\n8", 0),
+            ("last_number", "it is 7 of course", 1),
+            ("last_number", "7, no, 8", 0),
+        ],
+    )
+    def test_at_a_place(self, reward_fn: Reward, place: str, response: str, value: float) -> None:
+        assert reward_fn("exact_match")(response, "7", place=place) == value
+
+    def test_letter_for_letter(self, reward_fn: Reward) -> None:
+        exact_match = reward_fn("exact_match")
+        assert [exact_match(text, "Paris ", normalise=False) for text in ("Paris", "paris", "Paris.")] == [1, 0, 0]
+        with pytest.raises(ValueError, match="'boxes' is no place of an answer"):
+            exact_match("x", "x", place="boxes")
+
+
+class TestMultipleChoice:
+    @pytest.mark.parametrize(
+        "response",
+        [
+            *("B", "(B)", "b", "**B**", "B.", "B) a dog", r"so \boxed{B}", r"\boxed{\text{(B)}}", "<answer>B</answer>"),
+            *("<answer>(B) a dog</answer>", "The answer is B.", "The correct answer is **(B)**", "Answer: B"),
+            *("It is not A, for dogs bark.\nSo the answer is B.", "<think>A? The answer is A.</think>B"),
+            "A has four legs, C has none.\n\nFinal answer: B",
+        ],
+    )
+    def test_the_letter_however_it_is_named(self, reward_fn: Reward, response: str) -> None:
+        assert reward_fn("multiple_choice")(response, "B") == 1
+
+    @pytest.mark.parametrize(
+        "response",
+        [
+            *("", "A", "A B C D", "A or B", "B or C", "A, B", r"\boxed{A} \boxed{B}", r"\boxed{AB}", "Beethoven"),
+            *(
+                "The answer is A or B.",
+                "The answer is B or C.",
+                "The answer is not B.",
+                "either A or B",
+                "a dog",
+                "A/B",
+            ),
+            *(
+                "The answer is B.\nNo, the answer is C.",
+                "<answer>A</answer> <answer>B</answer>",
+                "B is a letter of ABC",
+            ),
+        ],
+    )
+    def test_what_settles_on_another_or_on_none(self, reward_fn: Reward, response: str) -> None:
+        assert reward_fn("multiple_choice")(response, "B") == 0
+
+    def test_the_ground_truth_is_a_letter_or_its_number(self, reward_fn: Reward) -> None:
+        multiple_choice = reward_fn("multiple_choice")
+        assert [multiple_choice("B", gold) for gold in ("b", "(B)", 1, 0, "A.")] == [1, 1, 1, 0, 0]
+        assert [multiple_choice("B", gold) for gold in (None, "a dog", "", 99, "Z")] == [None] * 5

@@ -1,0 +1,131 @@
+"""Programs that are right, wrong, endless, greedy and dishonest."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+
+from ctwa.objectives.sandbox import Limits, can_isolate, output_of, which_pass
+
+Reward = Callable[[str], Callable[..., Any]]
+DOUBLE = "def double(n):\n    return 2 * n\n"
+ASSERTS = ["assert double(2) == 4", "assert double(0) == 0", "assert double(-3) == -6"]
+PAIRS = {"inputs": ["3\n", "10\n"], "outputs": ["6\n", "20"]}
+
+
+def block(code: str, language: str = "python") -> str:
+    return f"Here it is:\n\n```{language}\n{dedent(code)}\n```\n"
+
+
+@pytest.mark.parametrize(
+    "tests",
+    [
+        ASSERTS,
+        "\n".join(ASSERTS),
+        "def check(candidate):\n    assert candidate(2) == 4\n\ncheck(double)",
+        json.dumps(ASSERTS),
+    ],
+)
+def test_asserts_in_every_form(reward_fn: Reward, tests: Any) -> None:
+    code_tests = reward_fn("code_tests")
+    assert code_tests(block(DOUBLE), tests) == code_tests(DOUBLE, tests) == 1
+    assert code_tests(block(DOUBLE.replace("2 *", "3 *")), tests) == 0
+
+
+def test_outputs_for_inputs(reward_fn: Reward) -> None:
+    code_tests = reward_fn("code_tests")
+    right = block("print(2 * int(input()), end='  \\n\\n')")
+    assert code_tests(right, PAIRS) == code_tests(right, json.dumps(PAIRS)) == 1
+    assert code_tests(block("print(6)"), PAIRS) == 0
+    assert code_tests(block("print(6)"), PAIRS, partial=True) == 0.5
+    # Right words and a failure behind them are no right program.
+    assert code_tests(block("print(2 * int(input())); raise SystemExit(1)"), PAIRS) == 0
+
+
+def test_partial_counts_the_tests_that_pass(reward_fn: Reward) -> None:
+    almost = block("def double(n):\n    assert n >= 0\n    return 2 * n")
+    assert reward_fn("code_tests")(almost, ASSERTS, partial=True) == pytest.approx(2 / 3)
+    assert reward_fn("code_tests")(almost, ASSERTS) == 0
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        *("", "I do not know.", "```python\n```", block("def double(n) return 2"), block(DOUBLE, "rust")),
+        "```python\n" + DOUBLE,  # cut off
+        block("import sys; sys.exit(0)"),
+        block("import os; os._exit(0)"),
+        block("def double(n):\n    import os; os._exit(0)"),
+        block("def double(n):\n    raise SystemExit"),
+        block("print('passed\\n' * 1000)"),
+        block("import os\nfor fd in range(3, 20):\n    try: os.write(fd, b'loaded\\n1')\n    except OSError: 0"),
+        block("def double(n):\n    while True: pass"),
+        block("x = 'x' * (1 << 40)\n" + DOUBLE),
+    ],
+)
+def test_what_is_no_program_that_passes(reward_fn: Reward, response: str) -> None:
+    assert reward_fn("code_tests")(response, ASSERTS, seconds=1.0) == 0
+
+
+def test_tests_that_cannot_be_read_are_unscored(reward_fn: Reward) -> None:
+    tests: list[Any] = [
+        None,
+        "",
+        "assert (",
+        [],
+        {},
+        {"inputs": [], "outputs": []},
+        {"inputs": ["1"], "outputs": []},
+        3,
+        "{",
+    ]
+    assert [reward_fn("code_tests")(block(DOUBLE), each) for each in tests] == [None] * len(tests)
+
+
+def test_a_program_has_little_within_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET_KEY", "s3cret")
+    told = output_of("import os; print(sorted(os.environ), os.listdir())", "", Limits())
+    assert told is not None
+    assert "SECRET_KEY" not in told
+    assert "['program.py']" in told
+    assert output_of("open('big', 'wb').write(b'x' * (20 << 20))", "", Limits()) is None
+    assert output_of("print('x' * (20 << 20))", "", Limits()) is None
+
+
+@pytest.mark.skipif(not can_isolate(), reason="this kernel gives an ordinary user no namespaces")
+def test_a_program_has_no_network_and_nothing_of_it_outlives_it(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert output_of(f"import socket; socket.create_connection(('127.0.0.1', {port}), 1)", "", Limits()) is None
+    # A child in a session of its own holds the pipe open for as long as it lives.
+    path = tmp_path / "fifo"
+    os.mkfifo(path, 0o666)
+    listener = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    program = f"""
+        import os, subprocess, sys
+        held = os.open({str(path)!r}, os.O_WRONLY)
+        os.write(held, b"up")
+        waits = [sys.executable, "-c", "import time; time.sleep(600)"]
+        subprocess.Popen(waits, start_new_session=True, pass_fds=[held])
+    """
+    os.chmod(tmp_path, 0o777)
+    assert output_of(dedent(program), "", Limits()) == ""
+    os.set_blocking(listener, True)
+    assert os.read(listener, 2) == b"up"
+    assert os.read(listener, 1) == b""  # nobody holds the other end
+    os.close(listener)
+
+
+def test_each_test_is_told_from_the_others() -> None:
+    program = "def f(n):\n    if n == 2:\n        while True: pass\n    return n"
+    tests = ["assert f(1) == 1", "assert f(1) == 2", "assert f(3) == 3", "assert f(2) == 2", "assert f(4) == 4"]
+    assert which_pass(program, tests, Limits(seconds=1.0)) == [True, False, True, False, False]
+    many = ["assert f(1) == 1  # " + "x" * 1000] * 500  # more than a pipe holds
+    assert which_pass(program, many, Limits()) == [True] * 500

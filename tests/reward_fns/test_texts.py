@@ -1,0 +1,144 @@
+"""Rewards of a response's form: what keeps to it, and what only looks as if it did."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+Reward = Callable[[str], Callable[..., Any]]
+
+ENGLISH = "The river runs through the old town, and children swim in it all summer. "
+GERMAN = "Der Fluss läuft durch die alte Stadt, und im Sommer schwimmen die Kinder darin. "
+CHINESE = "这条河流经老城区，孩子们整个夏天都在里面游泳，水很清澈，鱼也很多。"
+PROSE = (
+    "A bee that has found a good meadow returns to the hive and dances. Its sisters read the angle of the dance "
+    "against the sun, and the length of each run as a distance. Then they fly out on their own."
+)
+
+
+class TestRepetition:
+    def test_prose_repeats_nothing(self, reward_fn: Reward) -> None:
+        assert reward_fn("repetition")(PROSE) == 0
+        assert reward_fn("repetition")("") == reward_fn("repetition")("one two") == 0
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "the same again " * 50,
+            "Same! same? SAME. " * 50,
+            "a" * 2000,  # one word without end
+            "ha" * 500,
+            "!" * 400,
+            "河流" * 200,
+            "s\u200bame again and " * 60,  # characters that cannot be seen make no other word
+            (PROSE + " ") * 12,
+        ],
+    )
+    def test_going_round_in_circles_costs_nearly_all(self, reward_fn: Reward, text: str) -> None:
+        assert -1 <= reward_fn("repetition")(text) < -0.85
+
+    def test_the_share_is_of_runs_that_came_before(self, reward_fn: Reward) -> None:
+        # Runs of two: ab bc ca ab bc: two of five came before.
+        assert reward_fn("repetition")("a b c a b c", n=2) == pytest.approx(-2 / 5)
+        assert reward_fn("repetition")("a b c a b c", n=2, penalty=-0.5) == pytest.approx(-1 / 5)
+        with pytest.raises(ValueError, match="a penalty of at most 0"):
+            reward_fn("repetition")("a", penalty=1)
+
+
+class TestFormatTags:
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "<think>2 + 2</think><answer>4</answer>",
+            "\n<think>\nI add.\n</think>\n\n<answer>\n4\n</answer>\n",
+            "<think>a < b, so <b>bold</b></think> <answer>4</answer>",
+        ],
+    )
+    def test_the_form(self, reward_fn: Reward, text: str) -> None:
+        assert reward_fn("format_tags")(text) == 1
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "",
+            "<think></think><answer></answer>",
+            "<think> . </think><answer>4</answer>",
+            "<think>x</think><answer>4</answer> and more",
+            "Well: <think>x</think><answer>4</answer>",
+            "<think>x</think> so <answer>4</answer>",
+            "<answer>4</answer><think>x</think>",
+            "<think>x<answer>4</answer></think>",
+            "<think>x</think><answer>4",
+            "<think>x</think><answer>4</answer><answer>5</answer>",
+            "<think>I write <answer>5</answer> then</think><answer>4</answer>",
+            "<think><think>x</think></think><answer>4</answer>",
+            "<THINK>x</THINK><answer>4</answer>",
+            "</think>x<think></answer>4<answer>",
+        ],
+    )
+    def test_what_only_looks_like_it(self, reward_fn: Reward, text: str) -> None:
+        assert reward_fn("format_tags")(text) == 0
+
+    def test_other_tags_and_a_prompt_that_opens_the_first(self, reward_fn: Reward) -> None:
+        format_tags = reward_fn("format_tags")
+        assert format_tags("<plan>a</plan><code>b</code><note>c</note>", tags=["plan", "code", "note"]) == 1
+        assert format_tags("x</think><answer>4</answer>", begins_inside=True) == 1
+        assert format_tags("<think>x</think><answer>4</answer>", begins_inside=True) == 0
+
+
+class TestLanguage:
+    def test_the_share_of_the_language(self, reward_fn: Reward) -> None:
+        language = reward_fn("language")
+        assert language(ENGLISH * 2) == language(GERMAN * 2, code="de") == language(CHINESE * 2, code="zh") == 1
+        assert language(ENGLISH, code="de") == language(CHINESE) == 0
+        assert 0.3 < language(ENGLISH + GERMAN) < 0.7
+
+    def test_code_and_formulas_are_of_no_language(self, reward_fn: Reward) -> None:
+        code = "```python\nfor each in range(10):\n    print(each, 'and so on and so forth')\n```"
+        assert reward_fn("language")(GERMAN + code + " $\\text{and so on and so forth}$", code="de") == 1
+
+    @pytest.mark.parametrize("text", ["", "ok", "12 + 30 = 42", "!?" * 100, "```\n" + ENGLISH])
+    def test_what_says_too_little(self, reward_fn: Reward, text: str) -> None:
+        assert reward_fn("language")(text) == 0
+
+    def test_among_a_few_languages_short_texts_are_told(self, reward_fn: Reward) -> None:
+        language = reward_fn("language")
+        assert language("Das ist eine wirklich gute Idee.", code="de", among=["de", "en"]) == 1
+        with pytest.raises(ValueError, match="code=fr is not among"):
+            language("x", code="fr", among=["de", "en"])
+        with pytest.raises(ValueError, match="xx"):
+            language(ENGLISH, code="xx", among=["xx", "en"])
+
+
+class TestJson:
+    @pytest.mark.parametrize("text", ['{"a": 1}', "[]", ' ```json\n{"a": [1, null]}\n``` ', '```{"a": 1}```'])
+    def test_json(self, reward_fn: Reward, text: str) -> None:
+        assert reward_fn("json_valid")(text) == 1
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            *("", "7", '"text"', "true", "null", "{", '{"a": 1,}', "{'a': 1}", '{"a": 1} and so on', 'Here: {"a": 1}'),
+            *(
+                '{"a": NaN}',
+                '{"a": Infinity}',
+                '{"a": 1, "a": 2}',
+                "[" * 100_000,
+                "[1" + "0" * 5000 + "]",
+                "```json```",
+            ),
+        ],
+    )
+    def test_what_is_none(self, reward_fn: Reward, text: str) -> None:
+        assert reward_fn("json_valid")(text) == 0
+
+    def test_keys_and_a_schema(self, reward_fn: Reward) -> None:
+        json_valid = reward_fn("json_valid")
+        assert [json_valid(text, keys=["a"]) for text in ('{"a": 1, "b": 2}', '{"b": 2}', '["a"]')] == [1, 0, 0]
+        assert [json_valid(text, keys=["a"], other_keys=False) for text in ('{"a": 1}', '{"a": 1, "b": 2}')] == [1, 0]
+        schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+        assert [json_valid(text, schema=schema) for text in ('{"n": 3}', '{"n": "3"}', "{}")] == [1, 0, 0]
+        with pytest.raises(Exception, match="integr"):
+            json_valid("{}", schema={"type": "integr"})
