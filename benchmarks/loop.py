@@ -8,7 +8,7 @@ TRL has a folder of its own: verl takes what it finds of TRL for an older versio
 Both train the same model on the same prompts and rewards, with groups, lengths, optimizer, learning rate, precision and
 number of threads alike, as programs of their own that take turns. End of sequence is a token that the model does not
 write, so that every completion has all its tokens and both do the same work. Of each turn the first step is left out.
-Memory is what all processes of a program hold at once, shared pages counted once.
+Memory is what all processes of a program hold at once, as :class:`PeakMemory` counts it.
 """
 
 from __future__ import annotations
@@ -217,8 +217,23 @@ def trl(model: str, data: str, out: str, steps: int, rows: int) -> None:
 # -- turns ------------------------------------------------------------------------------------------------------------
 
 
+def memory_of(pid: int) -> tuple[int, int, int]:
+    """What a process holds, in bytes: of its own, of files, of memory that is made to be shared."""
+    held = dict.fromkeys(("RssAnon", "RssFile", "RssShmem"), 0)
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name in held:
+            held[name] = int(value.split()[0]) * 1024
+    return held["RssAnon"], held["RssFile"], held["RssShmem"]
+
+
 class PeakMemory:
-    """The most that a process and those it has started held at once, in GB."""
+    """The most that a process and those it has started held at once, in GB.
+
+    The kernel counts what is a process's own as it goes. What processes share (programs, Ray's objects) is counted
+    once, as much of it as the process has that maps most: to share it out exactly, the kernel would walk all pages,
+    during which the process it looks at waits.
+    """
 
     def __init__(self, pid: int) -> None:
         self.gigabytes = 0.0
@@ -231,14 +246,13 @@ class PeakMemory:
         import psutil
 
         while not self._ends.wait(1.0):
-            total = 0
             try:
                 first = psutil.Process(self._pid)
-                for process in (first, *first.children(recursive=True)):
-                    total += process.memory_full_info().pss
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                held = [memory_of(process.pid) for process in (first, *first.children(recursive=True))]
+            except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
                 continue  # one ended meanwhile: the next look has the others
-            self.gigabytes = max(self.gigabytes, total / 1e9)
+            own, of_files, shared = (list(each) for each in zip(*held, strict=True))
+            self.gigabytes = max(self.gigabytes, (sum(own) + max(of_files) + max(shared)) / 1e9)
 
     def stop(self) -> float:
         """End looking; the peak."""

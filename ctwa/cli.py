@@ -598,6 +598,12 @@ def check_reward(
     step: Annotated[int, typer.Option(min=0, help="What a function that asks for the step is told.")] = 1,
     progress: Annotated[float, typer.Option(min=0, max=1, help="The share of the run that is to be over.")] = 0.0,
     split: Annotated[SplitName, typer.Option(help="What the responses are to be scored for.")] = SplitName.train,
+    attack: Annotated[
+        bool,
+        typer.Option(
+            "--attack", help="Try responses that say nothing, too; exit status 1 if one is paid as a good answer."
+        ),
+    ] = False,
     columns: ColumnsOption = None,
     answer: AnswerOption = None,
 ) -> None:
@@ -647,6 +653,7 @@ def check_reward(
             reference_tokens=reference_tokens,
             tokenize=tokenize,
             moment=Moment(split.value, step, progress),
+            attacked=attack,
         )
     )
 

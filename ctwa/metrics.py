@@ -19,16 +19,18 @@ MISSING_ROWS = ("rollout/missing_rows", "val_rollout/missing_rows")
 HIDDEN_SECONDS, WAITED_SECONDS = "rewards/hidden_seconds", "rewards/waited_seconds"
 VALIDATION_HIDDEN_SECONDS, VALIDATION_WAITED_SECONDS = "val_rewards/hidden_seconds", "val_rewards/waited_seconds"
 USABLE_GROUPS = "rollout/usable_groups"
+NO_SIGNAL, LEFT_OUT, REFILL_ROUNDS = "rollout/no_signal_frac", "rollout/left_out_frac", "rollout/refill_rounds"
 CLIP_FRACTION, CLIP_MASS, CLIP_DISTORTION = "clip/fraction", "clip/mass", "clip/distortion"
 GRADIENT_COSINE = "gradient/cosine/"
 FEASIBILITY = "ctwa/feasibility"
 
+_BY_SOURCE = ("objective_source", "val_source", "val_source_standard_error")  # val_source/<name>/<source>
 # fmt: off
 TRAINING = frozenset((
     "actor", "clip", "correlation", "covariance", "critic", "global_seqlen", "gradient", "num_turns", "objective",
     "perf", "prompt_length", "response", "response_length", "response_length_non_aborted", "rewards", "rollout",
     "rollout_corr", "time", "tool_call_counts", "training", "val", "val_rewards", "val_rollout", "val_shaped",
-    "val_standard_error", "variance_proxy", "weight",
+    "val_standard_error", "variance_proxy", "weight", *_BY_SOURCE,
 ))
 # fmt: on
 """The families of the training and of its diagnostics, for every method."""
@@ -81,6 +83,26 @@ def validation_error(name: str) -> str:
     return f"val_standard_error/{name}"
 
 
+def objective_of_source(name: str, source: str) -> str:
+    """`objective_mean` over the completions of one data source, where there are several."""
+    return f"objective_source/{name}/{source}"
+
+
+def validation_of_source(name: str, source: str) -> str:
+    """`validation` on the problems of one data source, or of a validation file by its name."""
+    return f"val_source/{name}/{source}"
+
+
+def validation_error_of_source(name: str, source: str) -> str:
+    """The standard error of `validation_of_source`."""
+    return f"val_source_standard_error/{name}/{source}"
+
+
+def sources_in(names: Iterable[str]) -> list[str]:
+    """The data sources that some metrics tell apart, in the order they come."""
+    return list(dict.fromkeys(each.key for each in map(parse, names) if each.family in _BY_SOURCE))
+
+
 def clip_bound(name: str) -> str:
     """The least covariance that clipping can have left an objective."""
     return f"clip/bound/{name}"
@@ -115,13 +137,16 @@ class Metric(NamedTuple):
     """A name taken apart."""
 
     family: str
-    key: str  # "" where the family is all there is to say: covariance/<objective>
+    key: str  # "" where the family is all there is to say: covariance/<objective>; of what is by source, the source
     objective: str  # "" for what concerns the run
 
 
 def parse(name: str) -> Metric:
     """A metric's name taken apart: `<family>/<key>`, `<family>/<key>/<objective>` or `objective/<objective>/<key>`."""
     family, _, rest = name.partition("/")
+    if family in _BY_SOURCE:  # a source may have a slash, an objective has none
+        first, _, key = rest.partition("/")
+        return Metric(family, key, first)
     if family in _OBJECTIVE_FIRST:
         first, _, key = rest.rpartition("/")
         return Metric(family, key, first)

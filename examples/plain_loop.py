@@ -37,8 +37,9 @@ class Grpo:
 
     scale_invariant = True
 
-    def __call__(self, scores_N: Tensor) -> Tensor:
+    def __call__(self, scores_N: Tensor, rows_N: Tensor | None = None) -> Tensor:
         """One score for each completion, (N,), to advantages, (N, T)."""
+        del rows_N  # the rows that take part: here every objective applies to every completion
         scores_BK = scores_N.view(B, K)
         centred_BK = scores_BK - scores_BK.mean(1, keepdim=True)
         return (centred_BK / (scores_BK.std(1, keepdim=True) + 1e-6)).view(-1, 1)

@@ -30,8 +30,6 @@ def cosine_length(
         wrong: those of a wrong one.
         cut_off: the value of a response that reached the limit.
     """
-    if max_tokens < 1:
-        raise ValueError(f"max_tokens={max_tokens}: write the length limit, at least 1")
     if not finished or response_tokens >= max_tokens:
         return cut_off
     score = grade(response, ground_truth).score
@@ -39,3 +37,12 @@ def cosine_length(
         return None
     at_none, at_limit = right if score == 1 else wrong
     return at_limit + (at_none - at_limit) * (1 + cos(pi * response_tokens / max_tokens)) / 2
+
+
+def check_cosine_length(max_tokens: int, **others: Any) -> None:
+    """Refuse what is no length, and pairs that are none."""
+    if max_tokens < 1:
+        raise ValueError(f"max_tokens={max_tokens}: write the length limit, at least 1")
+    for name in ("right", "wrong"):
+        if name in others and len(others[name]) != 2:
+            raise ValueError(f"{name}={others[name]}: write the values at no length and at the limit, e.g. [2, 1]")

@@ -13,8 +13,6 @@ def format_tags(response: str, tags: Sequence[str] = ("think", "answer"), begins
         tags: names of the tags, in their order.
         begins_inside: the first tag was opened by the prompt, as some chat templates do.
     """
-    if not tags:
-        raise ValueError("tags is empty: write the names of the tags")
     marks = [mark for tag in tags for mark in (f"<{tag}>", f"</{tag}>")]
     if begins_inside:
         response = marks[0] + response
@@ -30,3 +28,10 @@ def format_tags(response: str, tags: Sequence[str] = ("think", "answer"), begins
         if number < len(marks) - 1 and marks[number + 1] not in rest:
             return 0.0
     return float(not rest.strip())
+
+
+def check_format_tags(tags: Sequence[str] = ("think",), begins_inside: bool = False) -> None:
+    """Refuse what are no names of tags."""
+    del begins_inside
+    if isinstance(tags, str) or not tags or len(set(tags)) < len(tags):
+        raise ValueError(f"tags={tags!r}: write a list of the tags' names, each once")

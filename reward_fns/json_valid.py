@@ -35,6 +35,18 @@ def json_valid(
     if schema is not None:
         from jsonschema import Draft202012Validator
 
-        Draft202012Validator.check_schema(schema)
         return float(Draft202012Validator(schema).is_valid(value))
     return 1.0
+
+
+def check_json_valid(keys: Sequence[str] = (), schema: Mapping[str, Any] | None = None, **_: Any) -> None:
+    """Refuse what is no list of keys or no schema."""
+    if isinstance(keys, str):
+        raise ValueError(f"keys={keys!r}: write a list")
+    if schema is not None:
+        from jsonschema import Draft202012Validator, SchemaError
+
+        try:
+            Draft202012Validator.check_schema(schema)
+        except SchemaError as error:
+            raise ValueError(f"schema is no JSON Schema: {error.message}") from error

@@ -23,13 +23,18 @@ def language(response: str, code: str = "en", among: Sequence[str] | None = None
         code: the language's code (ISO 639-1), such as en, de, zh.
         among: codes of the languages that may come; all 97 that are known by default. Fewer are told apart better.
     """
-    if among is not None and code not in among:
-        raise ValueError(f"code={code} is not among {list(among)}: add it there")
     passages = _passages(_OF_NONE.sub(" ", shown(response)))
     total = sum(map(_letters, passages))
     if total < _FEW:
         return 0.0
     return sum(_letters(each) for each in passages if language_of(each, among)[0] == code) / total
+
+
+def check_language(code: str = "en", among: Sequence[str] | None = None) -> None:
+    """Refuse languages that are not known."""
+    if among is not None and code not in among:
+        raise ValueError(f"code={code} is not among {list(among)}: add it there")
+    language_of("", [code, *(among or ())])
 
 
 def _passages(text: str) -> list[str]:

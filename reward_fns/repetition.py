@@ -19,10 +19,14 @@ def repetition(response: str, n: int = 4, penalty: float = -1.0) -> float:
         n: the length of a run in words.
         penalty: the value of repeating all.
     """
-    if n < 1 or penalty > 0:
-        raise ValueError(f"n={n}, penalty={penalty:g}: write n at least 1, and a penalty of at most 0")
     pieces: list[str] = []
     for piece in _PIECE.findall(shown(response).lower()):
         pieces.extend(piece if len(piece) > _LONGEST_WORD else [piece])
     runs = runs_of(pieces, n)
     return penalty * (1 - len(set(runs)) / len(runs)) if runs else 0.0
+
+
+def check_repetition(n: int = 4, penalty: float = -1.0) -> None:
+    """Refuse what would pay for repeating."""
+    if n < 1 or penalty > 0:
+        raise ValueError(f"n={n}, penalty={penalty:g}: write n at least 1, and a penalty of at most 0")

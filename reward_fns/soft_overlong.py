@@ -9,6 +9,10 @@ def soft_overlong(response_tokens: int, max_tokens: int, buffer: int) -> float:
         max_tokens: the length that is never to be exceeded; at most that of the rollout.
         buffer: the tokens before it in which the punishment grows.
     """
+    return -min(1.0, max(0.0, (response_tokens - (max_tokens - buffer)) / buffer))
+
+
+def check_soft_overlong(max_tokens: int, buffer: int) -> None:
+    """Refuse a buffer that does not fit."""
     if not 0 < buffer <= max_tokens:
         raise ValueError(f"buffer={buffer} and max_tokens={max_tokens}: write 0 < buffer <= max_tokens")
-    return -min(1.0, max(0.0, (response_tokens - (max_tokens - buffer)) / buffer))

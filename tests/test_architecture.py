@@ -29,7 +29,7 @@ ALLOWED = {
     "covariance": {"solvers"},
     "aggregators": {"covariance", "solvers"},
     "scalarizers": {"covariance", "aggregators", "solvers"},
-    "objectives": {"covariance", "data"},
+    "objectives": {"chat", "covariance", "data"},
     "preference": {"covariance", "data", "aggregators", "objectives", "solvers"},
     "run": set(),
     "report": {"run", "statistics", "covariance", "solvers"},

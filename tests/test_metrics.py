@@ -10,6 +10,8 @@ from ctwa import metrics
         (metrics.weight("a"), ("weight", "", "a")),
         (metrics.validation("a"), ("val", "", "a")),
         (metrics.objective("a", "scored_frac"), ("objective", "scored_frac", "a")),
+        (metrics.objective_of_source("a", "openai/gsm8k"), ("objective_source", "openai/gsm8k", "a")),
+        (metrics.validation_of_source("a", "math"), ("val_source", "math", "a")),
         (metrics.clip_bound("a"), ("clip", "bound", "a")),
         (metrics.gradient_norm("a"), ("gradient", "norm", "a")),
         (metrics.probe_gain("a"), ("probe", "gain", "a")),
@@ -32,3 +34,10 @@ def test_objectives_are_those_of_the_rewards_or_else_of_the_validations():
 def test_what_is_of_no_known_family_is_a_methods_own():
     names = ["pama/zero_rows", "unheard_of/key/a", metrics.weight("a"), "critic/score/mean", "ctwa/ema/a"]
     assert metrics.of_methods(names, shown={"ctwa/ema/a"}) == ["pama/zero_rows", "unheard_of/key/a"]
+
+
+def test_sources_are_found_and_are_no_objectives():
+    names = [metrics.validation_of_source("a", "x/y"), metrics.validation_error_of_source("a", "z"), "val/a"]
+    assert metrics.sources_in(names) == ["x/y", "z"]
+    assert metrics.objectives_in(names) == ["a"]
+    assert metrics.of_methods(names) == []

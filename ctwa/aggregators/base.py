@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ctwa.aggregators.gram import has_gradient
 from ctwa.methods import MethodInfo
 from ctwa.solvers.fallbacks import count_fallbacks
 from ctwa.state import Stateful
@@ -65,7 +66,7 @@ class Aggregator(Stateful, ABC):
     Attributes:
         names: the objectives, in alphabetical order.
         preference_M: the preference, summing to 1.
-        last_weights_M: the weights of the last solution; before the first, the preference.
+        last_weights_M: the weights of the last solution in which each objective had a gradient; before, the preference.
         num_skipped: how many Gram matrices were not finite.
         num_held: how many were of gradients that were all zero, and left the weights as they were.
         num_fallback: how many answers of outside solvers missed the conditions for a minimum, so that the problem was
@@ -133,9 +134,11 @@ class Aggregator(Stateful, ABC):
             math.nan if learning_rate is None else learning_rate,
         )
         with count_fallbacks() as fallbacks:
-            self.last_weights_M, metrics = self.weights(gradients)
+            weights_M, metrics = self.weights(gradients)
         self.num_fallback += fallbacks.num
-        return Solution(self.last_weights_M.clone(), metrics=metrics)
+        # To this step the weight of a zero gradient is nothing; for the steps that go by the last weights it is kept.
+        self.last_weights_M = torch.where(has_gradient(gradients.gram_MM), weights_M, self.last_weights_M)
+        return Solution(weights_M.clone(), metrics=metrics)
 
     @property
     def has_fixed_weights(self) -> bool:

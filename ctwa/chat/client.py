@@ -16,7 +16,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, sto
 from ctwa.chat.replies import Reply, read_reply
 from ctwa.errors import CtwaError
 from ctwa.run.cache import digest
-from ctwa.strict import StrictModel
+from ctwa.strict import StrictModel, validated
 
 Count = Annotated[int, Field(ge=1)]
 T = TypeVar("T")
@@ -61,6 +61,29 @@ class EndpointConfig(StrictModel):
                 "write the NAME of an environment variable, in capitals, e.g. OPENAI_API_KEY, and not the key itself"
             )
         return name
+
+
+def endpoint(
+    url: str,
+    api_key_env: str | None = None,
+    concurrency: int = 8,
+    timeout: float = 60.0,
+    max_attempts: int = 8,
+) -> EndpointConfig:
+    """An endpoint's configuration.
+
+    Raises:
+        CtwaError: what cannot be.
+    """
+    given = {
+        "base_url": url,
+        "api_key_env": api_key_env,
+        "concurrency": concurrency,
+        "timeout": timeout,
+        "max_attempts": max_attempts,
+    }
+    config: EndpointConfig = validated(EndpointConfig, given, under="endpoint")
+    return config
 
 
 class Unreachable(CtwaError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 from ctwa import metrics as key_of
@@ -40,7 +41,8 @@ def diagnostics(update: Update) -> dict[str, float]:
     Returns:
         ``covariance/<name>``: the covariance of the reward with the completion weight; positive where the update
         raises the objective. ``correlation/<name>``: the same in standard deviations of both, over the prompts where
-        the reward varies. ``rollout/usable_groups``: the share of prompt groups it was measured on.
+        the reward varies. ``rollout/usable_groups``: the share of prompt groups it was measured on, of those that
+        it applies to.
         ``clip/fraction``, ``clip/mass``, ``clip/distortion``, ``clip/bound/<name>``: see ``Distortion``.
         What was not observed is left out: all of it where the loss does not let on how it weighs a token.
     """
@@ -58,8 +60,10 @@ def diagnostics(update: Update) -> dict[str, float]:
     covariance = within_prompt_covariance(*columns)
     correlation = within_prompt_covariance(*columns, correlation=True)
     distortion = clipping_distortion(unclipped, clipped, rewards_NM, scored_NM, rollout.group_N)
+    _, index_N = torch.unique(rollout.group_N, return_inverse=True)
+    num_GM = torch.zeros(covariance.groups_GD.shape).index_add(0, index_N, rollout.rewards.applicable_NM.float())
     metrics = {
-        key_of.USABLE_GROUPS: covariance.usable_fraction,
+        key_of.USABLE_GROUPS: int(covariance.num_usable_D.sum()) / max(int((num_GM > 0).sum()), 1),
         key_of.CLIP_FRACTION: distortion.fraction,
         key_of.CLIP_MASS: distortion.mass,
         key_of.CLIP_DISTORTION: distortion.std,

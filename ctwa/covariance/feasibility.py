@@ -55,10 +55,30 @@ def reward_covariance(rewards_NM: Tensor, scored_NM: Tensor, group_N: Tensor, *,
 def weighted_covariance(covariance_MM: Tensor, weights_M: Tensor) -> Tensor:
     """The covariances ``c(lam) = C lam / sqrt(lam' C lam)`` of an on-policy step; the scale of the weights is free.
 
-    With the sample standard deviation in the advantage they are smaller by ``sqrt((K - 1) / K)``.
+    With the sample standard deviation in the advantage they are smaller by ``sqrt((K - 1) / K)``. Objectives that never
+    apply to one prompt have advantages, and covariances, of their own.
     """
-    product_M = covariance_MM @ weights_M
-    return product_M / (weights_M @ product_M).sqrt()
+    covariances_M = torch.empty_like(weights_M)
+    for part_S in parts_apart(covariance_MM):
+        weights_S = weights_M[part_S]
+        product_S = covariance_MM[part_S][:, part_S] @ weights_S
+        covariances_M[part_S] = product_S / (weights_S @ product_S).sqrt()
+    return covariances_M
+
+
+def parts_apart(covariance_MM: Tensor) -> list[Tensor]:
+    """The objectives in parts, none of which was ever scored on a prompt together with one of another part.
+
+    Args:
+        covariance_MM: of the rewards, NaN for a pair that no prompt has (``reward_covariance``).
+
+    Returns:
+        int64 indices of each part, rising.
+    """
+    linked_MM = covariance_MM.isfinite() | torch.eye(len(covariance_MM), dtype=torch.bool)
+    for _ in range(len(covariance_MM)):  # what is linked to what is linked
+        linked_MM = (linked_MM.double() @ linked_MM.double()) > 0
+    return [row_M.nonzero()[:, 0] for row_M in linked_MM.unique(dim=0).flip(0)]
 
 
 def target_feasibility(covariance_MM: Tensor, targets_M: Tensor, *, ridge: float = 1e-6) -> Feasibility:
@@ -68,12 +88,22 @@ def target_feasibility(covariance_MM: Tensor, targets_M: Tensor, *, ridge: float
     squares problem ``min |A lam - A^-T c*|``, which Lawson and Hanson's active-set method solves in finitely many
     steps. At the solution v* = ``lam' C lam`` (= ``lam'c*``).
 
+    Objectives that never apply to one prompt do not stand in each other's way: v* is then the largest of the parts that
+    are apart (``parts_apart``), and every part's weights have the same sum. It is not known where objectives were not
+    scored together that each were with a third.
+
     Args:
         covariance_MM: the covariance of the rewards. Negative eigenvalues, which pairs scored on different rows can
             give, count as 0.
         targets_M: the covariance targets.
         ridge: added to the diagonal, so that an objective without variance is infeasible and not singular.
     """
+    parts = parts_apart(covariance_MM)
+    if len(parts) > 1:
+        found = [target_feasibility(covariance_MM[part][:, part], targets_M[part], ridge=ridge) for part in parts]
+        weights_M = torch.cat([each.weights_M for each in found])[torch.cat(parts).argsort()]
+        values = torch.tensor([each.value for each in found])
+        return Feasibility(float(values.amax()), weights_M / len(parts))
     if not covariance_MM.isfinite().all():
         return Feasibility(math.nan, torch.full_like(targets_M, math.nan))
     eigenvalue_M, eigenvector_MM = torch.linalg.eigh(covariance_MM)

@@ -7,12 +7,14 @@ import hashlib
 import io
 import json
 import random
+import shlex
 import sys
 from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
+from glob import glob
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ from ctwa.errors import CtwaError, neighbour
 VERL_READS = (".parquet", ".jsonl", ".json")  # by which verl, too, knows a file
 SUFFIXES = (*VERL_READS, ".csv", ".tsv")
 KNOWN = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
+PACKERS = {".gz": "gunzip -k", ".bz2": "bunzip2 -k", ".xz": "unxz -k", ".zst": "unzstd", ".zip": "unzip"}
+"""What makes a file of a compressed one, by its suffix."""
 HUB = "hf://"
 """What the name of a data set on the hub begins with: nothing else is ever asked of a network."""
 MAX_BYTES = 1 << 26
@@ -103,9 +107,13 @@ def open_rows(source: str | Path) -> RowFile:
     if path.is_dir():
         return _open_folder(path, None, name)
     if not path.exists():
+        if set("*?[") & set(name):
+            raise CtwaError(f"{name} is a pattern{_matching(name)}")
         raise CtwaError(f"{path} does not exist; give a {KNOWN} file{neighbour(path)}{_on_the_hub(name)}")
     if not path.is_file():
         raise CtwaError(f"{path} is no file, but a pipe or device; give a {KNOWN} file")
+    if path.suffix in PACKERS:
+        raise CtwaError(f"{path} is compressed; unpack it first ({PACKERS[path.suffix]} {shlex.quote(name)})")
     if path.suffix not in SUFFIXES:
         raise CtwaError(f"{path} has the suffix {path.suffix!r}; give a file that ends with {KNOWN}")
     try:
@@ -418,8 +426,18 @@ def _datasets(source: str) -> Any:
 def _files_of(folder: Path) -> str:
     found = sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES)
     files = [path for path in found if path.suffix != ".json"] or found  # a model's folder is full of .json
-    named = ",".join(map(str, files[:4])) + (",..." if len(files) > 4 else "")
-    return f"; name its files: [{named}]" if files else f"; give a {KNOWN} file"
+    return f"; name its files: {_named(files)}" if files else f"; give a {KNOWN} file"
+
+
+def _matching(pattern: str) -> str:
+    files = sorted(Path(path) for path in glob(pattern, recursive=True))
+    if not files:
+        return f", and no file is like it; give a {KNOWN} file"
+    return f"; name the files that are like it: {_named(files)}"
+
+
+def _named(files: Sequence[Path]) -> str:
+    return f"[{','.join(map(str, files[:4]))}{',...' if len(files) > 4 else ''}]"
 
 
 def _on_the_hub(name: str) -> str:

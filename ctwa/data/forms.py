@@ -10,7 +10,9 @@ columns for its reward functions); ShareGPT's ``conversations`` (``from``, ``val
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -251,17 +253,16 @@ def _fullest(names: Sequence[str], rows: Sequence[Row]) -> str | None:
 
 
 def _with_rule(form: Form, looked_at: Sequence[Row]) -> Form:
-    """With the rule of the settings, or that of the first answer; verl's rows hold the ground truth itself."""
+    """With the rule of the settings, or that of most answers; verl's rows hold the ground truth itself."""
     rule = form.settings.answer
     if rule is None and not (form.ground_truth or "").startswith(VERL):
+        rules: Counter[Rule] = Counter()
         for row in looked_at:
-            try:
+            with suppress(BadRow):
                 answer = lookup(row.values, form.ground_truth) if form.ground_truth else form.split(row)[1]
-            except BadRow:
-                continue
-            if answer is not None:
-                rule = rule_for(answer)
-                break
+                if answer is not None:
+                    rules[rule_for(answer)] += 1
+        rule = next((each for each, _ in rules.most_common(1)), None)  # of equally many the first
     return replace(form, rule=rule or "as_is")
 
 

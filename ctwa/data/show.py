@@ -51,23 +51,28 @@ def show(
         if settings.validation_share is not None:
             raise CtwaError("--val-files and --validation-share both say what is validated on; write one of them")
         held_out = _read(validation, settings)
-    for read in (rows, held_out):
-        if read is not None:
-            yield from _understood(read)
+    yield from _understood(rows)
+    if held_out is not None:
+        yield ""
+        yield from _understood(held_out)
+    facts = []
     if settings.validation_share is not None and len(rows):
         bad = rows.bad
         rows, held_out = hold_out(rows, settings.validation_share, settings.validation_seed)
         rows.bad = bad
-        yield (
+        facts.append(
             f"held out: {len(held_out):,} rows, {settings.validation_share:g} of the prompts (validation_seed "
             f"{settings.validation_seed}); {len(rows):,} are left to train on"
         )
     if held_out is not None:
-        yield _overlap(rows, held_out)
+        facts.append(_overlap(rows, held_out))
+    if tokenizer is not None and len(rows):
+        facts += _lengths(rows, tokenizer, max_prompt_length)
+    if facts:
+        yield ""
+        yield from facts
     if not len(rows):
         return
-    if tokenizer is not None:
-        yield from _lengths(rows, tokenizer, max_prompt_length)
     yield ""
     yield f"{min(NUM_SHOWN, len(rows))} prompts, as " + ("the model reads them:" if tokenizer else "messages:")
     for place, row in _chosen(rows, NUM_SHOWN):
@@ -141,7 +146,6 @@ def _understood(rows: Rows) -> Iterator[str]:
     yield f"  rows          {usable}; {_bad(rows.bad, form)}"
     repeated = [prompt for prompt, number in Counter(rows.prompts).items() if number > 1]
     yield f"  duplicates    {_duplicates(rows, repeated)}"
-    yield ""
 
 
 def _words(form: Form) -> list[tuple[str, str]]:
@@ -179,7 +183,8 @@ def _duplicates(rows: Rows, repeated: Sequence[bytes]) -> str:
         return "none"
     first = [index for (_, index), prompt in zip(rows.places, rows.prompts, strict=True) if prompt == repeated[0]]
     named = ", ".join(map(str, first[:NUM_NAMED])) + (", ..." if len(first) > NUM_NAMED else "")
-    return f"{len(repeated):,} prompts stand in several rows, the first in the rows {named}"
+    stand = "1 prompt stands" if len(repeated) == 1 else f"{len(repeated):,} prompts stand"
+    return f"{stand} in several rows, the first in the rows {named}"
 
 
 def _overlap(rows: Rows, held_out: Rows) -> str:

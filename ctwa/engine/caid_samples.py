@@ -121,8 +121,9 @@ class PolicySampler:
 
     def sample(self, seed_name: str, *, step: int) -> Samples:
         """Of the policy after a step; the replicas make room for training afterwards."""
-        moment = Moment.of_run("val", step, self.config.trainer.total_training_steps)
-        rows, _ = self.sampler.held_out(step, moment, seed_name)
+        rows, _ = self.sampler.held_out(
+            step, Moment.of_run("val", step, self.config.trainer.total_training_steps), seed_name
+        )
         self.sampler.session.sleep()
         scored = self.sampler.score(rows)
         data = rows.read("prompts", "responses")

@@ -79,6 +79,11 @@ def read_caid_settings(config: DictConfig, data: RunData | None = None) -> CaidS
             f"ctwa.rewards.standardise={settings.rewards.standardise}: thresholds are in the units of the rewards, "
             "which ctwa caid therefore leaves as they are; write none"
         )
+    if settings.dynamic_sampling.keep != "every":
+        raise CtwaError(
+            f"ctwa.dynamic_sampling.keep={settings.dynamic_sampling.keep}: ctwa caid samples all prompts at once, and "
+            "its thresholds are on the mean of all; write every"
+        )
     if unknown := sorted(settings.caid.thresholds.keys() - set(settings.names)):
         raise CtwaError(f"ctwa.caid.thresholds names {unknown}, which score nothing; write some of {settings.names}")
     if not any(settings.reward_weights.values()):

@@ -309,15 +309,21 @@ def _first_lines(error: Exception) -> str:
     return " ".join([line for line in lines if not line.startswith(("full_key:", "object_type="))][:3])
 
 
+def _absolute(files: Any) -> list[str]:
+    paths = [files] if isinstance(files, str) else files
+    return [str(Path(path).expanduser().absolute()) if is_local(path) else path for path in paths]
+
+
 def _make_absolute(config: DictConfig) -> None:
     """Worker processes may have another working directory."""
     config.ctwa.run = str(Path(config.ctwa.run).expanduser().absolute())
     config.trainer.default_local_dir = str(Path(config.ctwa.run) / "checkpoints")
     for key in ("train_files", "val_files"):
         given = config.data[key]
-        if given is not None:
-            paths = [given] if isinstance(given, str) else given
-            config.data[key] = [str(Path(path).expanduser().absolute()) if is_local(path) else path for path in paths]
+        if isinstance(given, DictConfig):  # validation files by name
+            config.data[key] = {name: _absolute(files) for name, files in given.items()}
+        elif given is not None:
+            config.data[key] = _absolute(given)
     model = Path(config.actor_rollout_ref.model.path).expanduser()
     if model.exists():
         config.actor_rollout_ref.model.path = str(model.absolute())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ TRAIN, VALIDATION = "train_files", "val_files"
 KEYS = (TRAIN, VALIDATION)
 NUM_ROWS = 1000
 """Random rows of a file in verl's format that are looked at; rows of another form are all read."""
+VALIDATION_SET = "validation_set"
+"""The column with the name of a validation row's file, where the user named the files."""
 READER = ("pkg://ctwa.engine.verl.run_rows", "RunRows")
 """The class by which verl reads the rows of the run's folder."""
 
@@ -63,12 +65,15 @@ class Part:
     rows: Rows | None
     files: list[RowFile]
 
-    def without_truth(self) -> DataRow | None:
-        """The first row without a ground truth, of rows that were all read."""
-        if self.rows is None or not self.rows.without_truth:
-            return None
-        source, index = self.rows.places[self.rows.without_truth[0]]
-        return DataRow(self.key, self.rows.sources[source], Row(index, {}))
+    def without_truth(self) -> Iterator[DataRow]:
+        """The rows without a ground truth, of rows that were all read."""
+        rows = self.rows
+        if rows is None:
+            return
+        for place in rows.without_truth:
+            source, index = rows.places[place]
+            [values] = rows.table.slice(place, 1).to_pylist()
+            yield DataRow(self.key, rows.sources[source], Row(index, values))
 
 
 @dataclass
@@ -204,6 +209,8 @@ def _check_keys(config: DictConfig, settings: DataSettings) -> None:
         )
     if not (path := config.data.custom_cls.get("path")):
         return
+    if isinstance(config.data[VALIDATION], DictConfig):
+        raise CtwaError(f"data.{VALIDATION} by name is not for data.custom_cls, whose class reads the files; list them")
     if not path.startswith("pkg://") and not Path(path.removeprefix("file://")).is_file():
         raise CtwaError(f"data.custom_cls.path: there is no file {path}; give the file of the class")
     if settings != DataSettings():
@@ -211,9 +218,15 @@ def _check_keys(config: DictConfig, settings: DataSettings) -> None:
         raise CtwaError(f"data.{own} does nothing with data.custom_cls, whose class reads the files; leave it out")
 
 
+def _named_files(config: DictConfig, key: str) -> dict[str, list[str]]:
+    """The files by the names that the user gave them; under no name where he gave none."""
+    given = config.data[key]
+    return dict(given) if isinstance(given, DictConfig) else {"": list(given)}
+
+
 def _open(config: DictConfig, key: str) -> list[RowFile]:
     files = []
-    for path in config.data[key]:
+    for path in [path for paths in _named_files(config, key).values() for path in paths]:
         try:
             files.append(open_rows(path))
         except CtwaError as error:
@@ -234,6 +247,10 @@ def _read_part(config: DictConfig, key: str, settings: DataSettings) -> Part:
         forms = tuple(find_form(file, settings, spelled) for file in files)
     except CtwaError as error:
         raise CtwaError(f"data.{key}: {error}") from error
+    named = _named_files(config, key)
+    if "" not in named:
+        names = [name for name, paths in named.items() for _ in paths]
+        return _part(key, _with_names(_read(key, files, settings), names))
     if all(
         form.changes_nothing and Path(file.source).suffix in VERL_READS for form, file in zip(forms, files, strict=True)
     ):
@@ -249,6 +266,23 @@ def _read(key: str, files: Sequence[RowFile], settings: DataSettings) -> Rows:
             refuse_bad(rows.bad, sum(file.num_rows for file in files), spelled)
     except CtwaError as error:
         raise CtwaError(f"data.{key}: {error}") from error
+    return rows
+
+
+def _with_names(rows: Rows, names: Sequence[str]) -> Rows:
+    """The rows with the name of each one's file in a column of its own.
+
+    Raises:
+        CtwaError: there is such a column already.
+    """
+    import pyarrow as pa
+
+    if VALIDATION_SET in rows.table.column_names:
+        raise CtwaError(
+            f"data.{VALIDATION}: the rows have a column {VALIDATION_SET!r} already, which files by name would write; "
+            "rename it, or give the files as a list"
+        )
+    rows.table = rows.table.append_column(VALIDATION_SET, pa.array([names[source] for source, _ in rows.places]))
     return rows
 
 

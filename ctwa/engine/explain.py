@@ -20,7 +20,7 @@ from pydantic import BaseModel
 
 from ctwa.data.settings import DataSettings
 from ctwa.engine.checks.bounds import BOUNDS
-from ctwa.engine.checks.keys import DEAD, FAR, NO_DEFAULT, SYNONYMS, dotted, known_keys, near_keys
+from ctwa.engine.checks.keys import DEAD, FAR, NO_DEFAULT, SYNONYMS, dotted, is_named_after, known_keys, near_keys
 from ctwa.engine.choices import OURS, default_choices, folder_of, main_file
 from ctwa.engine.groups import CLASSES, SETTINGS, data_node_of, groups_of
 from ctwa.engine.verl_comments import comments_of, verl_comments
@@ -107,6 +107,9 @@ def explain(word: str, command: str) -> str:
         if len(keys) > 1:
             return "\n".join([f"several keys end in {word}; ctwa config KEY explains one:", *_list(named, command)])
         found = named
+    named = [each for each in entries if is_named_after(each.key, word)]
+    if not found and named:
+        return "\n".join([f"no key is called {word}; these have it in their names:", *_list(named, command)])
     if not found:
         near = near_keys(word, dict.fromkeys([*(each.key for each in entries), *groups_of(command)]))
         end = f"; near are {', '.join(near)}" if near else "; ctwa config lists the sections there are"
@@ -114,8 +117,14 @@ def explain(word: str, command: str) -> str:
     texts = [_described(each, command) for each in found]
     inside = [each for each in entries if any(each.key.startswith(f"{section.key}.") for section in found)]
     depth = min((each.key.count(".") for each in inside), default=0)  # below a name of the user's it is two more
-    direct = [each for each in inside if each.key.count(".") == depth]
-    return "\n\n".join([*texts, *(["\n".join(["keys in it:", *_list(direct, command)])] if direct else [])])
+    direct = [each for each in inside if each.key.count(".") == depth and each.key not in DEAD]
+    if direct:
+        texts.append("\n".join(["keys in it:", *_list(direct, command)]))
+    if all(each.key in DEAD or not each.kind for each in found):  # what is meant may be called otherwise
+        told = {each.key for each in (*found, *inside)}
+        named = [each for each in named if each.key not in told]
+        texts += ["\n".join(["keys that are named after it:", *_list(named, command)])] if named else []
+    return "\n\n".join(texts)
 
 
 def _is(key: str, word: str) -> bool:

@@ -40,6 +40,14 @@ def plugins(named: str) -> str:
 os.environ["VERL_USE_EXTERNAL_MODULES"] = PLUGINS = plugins(os.environ.get("VERL_USE_EXTERNAL_MODULES", ""))
 
 
+KEPT_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
+"""Lets glibc keep memory that is freed, for every thread of a process.
+
+Else it gives every large tensor back to the kernel, which makes pages and writes zeros for the next one anew: a sixth
+of the time of an update and of a completion. It keeps nothing large in the arenas that it has for further threads.
+"""
+
+
 def set_environment(config: DictConfig) -> None:
     """Tell verl and ray, here and in every process of the run, what they read from the environment.
 
@@ -71,6 +79,8 @@ def set_environment(config: DictConfig) -> None:
         }
     # The driver computes nothing large, and lends its environment to the processes of the reward functions.
     os.environ.update(environment | ({"OMP_NUM_THREADS": "1"} if config.trainer.device == "cpu" else {}))
+    if config.trainer.device == "cpu":
+        environment |= {name: os.environ.get(name, value) for name, value in KEPT_MEMORY.items()}
     OmegaConf.update(config, "ray_kwargs.ray_init.runtime_env.env_vars", environment, force_add=True)
 
 

@@ -94,7 +94,7 @@ class PreferJob(Job):
             from ctwa.engine.pairs.workers import start_workers  # verl's import takes seconds
 
             num_ranks = self.config.trainer.nnodes * self.config.trainer.n_gpus_per_node
-            recorder.begins(f"loading the model into {num_ranks} ranks, each of which imports torch first")
+            recorder.begins(f"loading the model into {num_ranks} rank{'s' * (num_ranks > 1)}; each imports torch first")
             group = start_workers(self.config)
             recorder.engine_is_up()
             for source, reasons in self.data.skipped.items():

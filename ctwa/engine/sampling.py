@@ -15,6 +15,7 @@ from verl.utils.transferqueue_utils import KVBatchMeta
 
 from ctwa import metrics as key_of
 from ctwa.batch import Rollout
+from ctwa.engine.by_source import has_several_sources
 from ctwa.engine.data import RunData
 from ctwa.engine.ray_session import ray_session
 from ctwa.engine.recorder import Recorder
@@ -59,10 +60,20 @@ class Sampler:
         settings: seed, and the length that conciseness is measured against.
         evaluator: the reward functions.
         max_missing: the share of the completions asked for that may be lost.
+        has_several_sources: whether the rows are of several tasks, so that there are curves of each.
     """
 
-    def __init__(self, session: Session, settings: Settings, evaluator: RewardEvaluator, *, max_missing: float) -> None:
+    def __init__(
+        self,
+        session: Session,
+        settings: Settings,
+        evaluator: RewardEvaluator,
+        *,
+        max_missing: float,
+        has_several_sources: bool = False,
+    ) -> None:
         self.session = session
+        self.has_several_sources = has_several_sources
         self.evaluator = evaluator
         self.reference_length = settings.build_reference_length()
         self.shaping = settings.build_shaping()
@@ -72,6 +83,7 @@ class Sampler:
         self._scoring: Scoring | None = None
         self._moment = Moment()
         self._num_samples = 0
+        self._first = 0
         self._completions: dict[int, Completion] = {}
 
     def next_rows(self, step: int, moment: Moment) -> tuple[KVBatchMeta, dict[str, Any]]:
@@ -82,17 +94,22 @@ class Sampler:
             moment: what the reward functions are told of it.
         """
         self._prompts.clear()
+        return self.more_rows(step, moment)
+
+    def more_rows(self, step: int, moment: Moment) -> tuple[KVBatchMeta, dict[str, Any]]:
+        """The same of further prompts of the step, beside those that there are."""
+        first = len(self._prompts.rows)
         chunks = [
             self._prompts.name(columns, "train", step, f"train/{step}") for columns in self.session.next_prompts()
         ]
-        self._begin(moment, self.session.config.actor_rollout_ref.rollout.n)
+        self._begin(moment, self.session.config.actor_rollout_ref.rollout.n, first)
         return self.session.complete(chunks, "train", step=step, arrived=lambda keys: self._submit(keys, "train"))
 
-    def _begin(self, moment: Moment, num_samples: int) -> None:
-        """Score what comes from now on, ``num_samples`` completions of each prompt that was named."""
-        self._moment, self._num_samples = moment, num_samples
+    def _begin(self, moment: Moment, num_samples: int, first: int = 0) -> None:
+        """Score what comes from now on, ``num_samples`` completions of each prompt named since the ``first``."""
+        self._moment, self._num_samples, self._first = moment, num_samples, first
         self._completions = {}
-        self._scoring = self.evaluator.begin(len(self._prompts.rows) * num_samples)
+        self._scoring = self.evaluator.begin((len(self._prompts.rows) - first) * num_samples)
 
     def _submit(self, keys: Sequence[str], partition: str) -> None:
         """Let the completions of whole prompts be scored."""
@@ -121,7 +138,10 @@ class Sampler:
             )
             for key, text, response, length, reference in zip(keys, texts, responses, lengths, references, strict=True)
         ]
-        rows = [prompt * self._num_samples + place_of(key)[1] for key, prompt in zip(keys, prompts, strict=True)]
+        rows = [
+            (prompt - self._first) * self._num_samples + place_of(key)[1]
+            for key, prompt in zip(keys, prompts, strict=True)
+        ]
         self._completions.update(zip(rows, completions, strict=True))
         self._scoring.submit(rows, completions, prompts)
 
@@ -179,7 +199,9 @@ class Sampler:
         prompts_N = torch.tensor([place_of(key)[0] for key in rows.keys])
         group_N = prompts_N.unique(return_inverse=True)[1]
         mask_NT = rows.read("response_mask")["response_mask"].to_padded_tensor(0)
-        shaped = self.shaping.shape(evaluation.matrix, group_N, train=self._moment.split == "train")
+        shaped = self.shaping.shape(
+            evaluation.matrix, group_N, train=self._moment.split == "train", further=self._first > 0
+        )
         return Scored(completions, evaluation, shaped, Rollout(shaped.matrix, group_N, mask_NT))
 
     def learn_lengths(self, scored: Scored) -> dict[str, float]:
@@ -235,7 +257,11 @@ def sampling_engine(
     ):
         join_nodes(evaluator, rewards.num_workers)
         num_ranks = config.trainer.nnodes * config.trainer.n_gpus_per_node
-        recorder.begins(f"loading the model into {num_ranks} ranks and the rollout, each of which imports torch first")
+        recorder.begins(
+            f"loading the model into {num_ranks} rank{'s' * (num_ranks > 1)} and the rollout; each imports torch first"
+        )
         session = Session(config, poll_interval=settings.poll_interval, wait_for_queue=wait_for_queue)
         recorder.engine_is_up()
-        yield Sampler(session, settings, evaluator, max_missing=max_missing)
+        yield Sampler(
+            session, settings, evaluator, max_missing=max_missing, has_several_sources=has_several_sources(data)
+        )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeVar
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from pydantic import AfterValidator, Field
@@ -10,6 +11,7 @@ from pydantic import AfterValidator, Field
 from ctwa.engine.policy_loss import read_policy_loss
 from ctwa.errors import CtwaError, did_you_mean
 from ctwa.models.locate import locate
+from ctwa.objectives.completion import Completion
 from ctwa.objectives.config import ObjectiveConfig, Objectives, trained
 from ctwa.objectives.reference import ReferenceConfig, ReferenceLength, build_reference
 from ctwa.objectives.shaping import Shaping, Standardise
@@ -43,6 +45,30 @@ class RolloutSettings(StrictModel):
     """
 
     max_missing: Annotated[float, Field(ge=0, le=1)] = 0.05
+
+
+class DynamicSampling(StrictModel):
+    """Which of a step's prompts are trained on: those about which the objectives tell the completions apart.
+
+    Attributes:
+        keep: ``every`` prompt; where ``any`` or ``all`` of the objectives vary among its completions; or where those
+            that vary have this share of the objectives' weight, a number above 0.
+        otherwise: ``drop`` leaves the other prompts out of the loss; ``refill`` completes new ones in their place.
+        max_rounds: of new prompts that a step may be refilled from. What is missing then is filled up with prompts
+            that are dropped.
+    """
+
+    keep: Literal["every", "any", "all"] | Annotated[float, Field(gt=0, le=1, strict=True)] = "every"
+    otherwise: Literal["drop", "refill"] = "drop"
+    max_rounds: Annotated[int, Field(ge=1, le=100)] = 3
+
+    def described(self) -> str:
+        """In words, for a plan."""
+        which = {"any": "any objective varies", "all": "all objectives vary"}.get(
+            str(self.keep), f"objectives with {self.keep} of the weight vary"
+        )
+        then = "the others are dropped" if self.otherwise == "drop" else f"refilled in up to {self.max_rounds} rounds"
+        return f"kept where {which} among the completions, {then}"
 
 
 Passes = Literal["shared_forward", "sequential"]
@@ -123,6 +149,7 @@ class Settings(RunSettings):
         reference_length: the length that conciseness is measured against, by its ``type``.
         rewards: how reward functions are run.
         rollout: what may go wrong while prompts are completed.
+        dynamic_sampling: which of a step's prompts are trained on.
         max_unknown_tokens: the share of the prompts' tokens that the model's tokenizer may not know.
         diagnostics: what is measured beyond what the method needs.
         num_samples: completions kept a step in samples.jsonl.
@@ -134,6 +161,7 @@ class Settings(RunSettings):
     reference_length: ReferenceConfig | None = None
     rewards: RewardSettings = Field(default_factory=RewardSettings)
     rollout: RolloutSettings = Field(default_factory=RolloutSettings)
+    dynamic_sampling: DynamicSampling = Field(default_factory=DynamicSampling)
     max_unknown_tokens: Annotated[float, Field(ge=0, le=1)] = 0.1
     diagnostics: DiagnosticSettings = Field(default_factory=DiagnosticSettings)
     num_samples: Annotated[int, Field(ge=0)] = 4
@@ -145,6 +173,13 @@ class Settings(RunSettings):
     def trained(self) -> dict[str, ObjectiveConfig]:
         """The objectives that the method sees: all but those that are only evaluated."""
         return trained(self.objectives)
+
+    def about(self, row: Mapping[str, Any]) -> set[str]:
+        """The objectives that are about a row of the data, by what they apply to."""
+        if not any(objective.applies_to for objective in self.objectives.values()):
+            return set(self.objectives)
+        completion = Completion.unwritten(row)
+        return {name for name, objective in self.objectives.items() if objective.is_about(completion)}
 
     def build_scalarizer(self) -> Scalarizer:
         """The method, at its initial weights.

@@ -22,6 +22,8 @@ from ctwa import metrics as key_of
 from ctwa.batch import Rollout, Update
 from ctwa.covariance.diagnostics import diagnostics, sampled_entropy
 from ctwa.covariance.probe import Progress
+from ctwa.engine.by_source import training_by_source, validation_by_source
+from ctwa.engine.dynamic_sampling import Round, left_out, refill
 from ctwa.engine.gradients import GradientPlan, combined_advantages, gradient_metrics, make_plan
 from ctwa.engine.loop import Trainer
 from ctwa.engine.probe import build_probe
@@ -30,8 +32,9 @@ from ctwa.engine.sampling import Sampler, validation_metrics
 from ctwa.engine.settings import Settings
 from ctwa.engine.verl.estimate import VerlEstimate
 from ctwa.engine.verl.rows import in_order
-from ctwa.engine.verl.transfer import QueuedRows, advantage_columns, correct, hand_over
+from ctwa.engine.verl.transfer import QueuedRows, advantage_columns, correct, hand_over, leave_out
 from ctwa.objectives.completion import Moment
+from ctwa.objectives.signal import Signal
 from ctwa.scalarizers.base import Scalarizer
 
 
@@ -98,9 +101,14 @@ class MultiObjectiveTrainer(Trainer):
                 session.wake(number - 1)
             with step.phase("gen"):
                 self.sample(step)
-                session.sleep()
+                if not self.refills:
+                    session.sleep()
             with step.phase("reward"):
                 self.score(step)
+            if self.refills:
+                with step.phase("refill"):
+                    self.refill(step)
+                    session.sleep()
             step.batch = session.deal(step.batch, step.rows)
             with step.phase("old_log_prob"):
                 step.batch = session.old_log_probs(step.batch, step.metrics)
@@ -123,8 +131,10 @@ class MultiObjectiveTrainer(Trainer):
 
     def sample(self, step: Step) -> None:
         """Complete the next prompts; each one's completions are scored from when they are there."""
-        moment = Moment.of_run("train", step.number - 1, self.num_steps)
-        step.batch, step.metrics = self.sampler.next_rows(step.number, moment)
+        step.batch, step.metrics = self.sampler.next_rows(step.number, self._moment(step))
+
+    def _moment(self, step: Step) -> Moment:
+        return Moment.of_run("train", step.number - 1, self.num_steps)
 
     def score(self, step: Step) -> None:
         """Wait for the last rewards of the completions."""
@@ -133,9 +143,40 @@ class MultiObjectiveTrainer(Trainer):
         step.rollout = scored.rollout
         step.metrics |= scored.evaluation.metrics() | self.sampler.shaping.metrics(scored.shaped)
         step.metrics |= self.sampler.learn_lengths(scored)
+        if self.sampler.has_several_sources:
+            step.metrics |= training_by_source(scored.completions, scored.evaluation.matrix)
+        step.metrics |= Signal.of(step.rollout.rewards, step.rollout.group_N).metrics()
         step.metrics[key_of.HIDDEN_SECONDS] = scored.evaluation.hidden_seconds
         step.metrics[key_of.WAITED_SECONDS] = scored.evaluation.waited_seconds
         self.recorder.samples(step.number, scored.completions, scored.evaluation, split="train")
+
+    @property
+    def refills(self) -> bool:
+        """Whether prompts are completed in place of those that do not count."""
+        choice = self.settings.dynamic_sampling
+        return choice.keep != "every" and choice.otherwise == "refill"
+
+    def refill(self, step: Step) -> None:
+        """Complete further prompts in place of those that do not count."""
+
+        def complete() -> Round:
+            batch, _ = self.sampler.more_rows(step.number, self._moment(step))
+            rows, missing = self.sampler.in_order(batch)
+            step.metrics[key_of.MISSING_ROWS[0]] += missing
+            return Round(batch, rows, self.sampler.score(rows).rollout)
+
+        chosen, step.metrics[key_of.REFILL_ROUNDS] = refill(
+            Round(step.batch, step.rows, step.rollout),
+            complete,
+            self.settings.dynamic_sampling,
+            self._objective_weights,
+            num_prompts=self.config.data.train_batch_size,
+        )
+        step.batch, step.rows, step.rollout = chosen.batch, chosen.rows, chosen.rollout
+
+    @property
+    def _objective_weights(self) -> dict[str, float]:
+        return {name: objective.weight for name, objective in self.settings.objectives.items()}
 
     def measure_last_update(self, step: Step) -> None:
         """What the last update did, by the completions of this step under the weights before it."""
@@ -148,6 +189,11 @@ class MultiObjectiveTrainer(Trainer):
         algorithm = self.config.algorithm
         step.rollout, corrected, metrics = correct(algorithm.get("rollout_correction"), step.rows, step.rollout)
         step.metrics |= metrics
+        left_out_N = left_out(step.rollout, self.settings.dynamic_sampling, self._objective_weights)
+        if left_out_N is not None:
+            step.rollout, masked = leave_out(left_out_N, step.rows, step.rollout)
+            corrected |= masked
+            step.metrics[key_of.LEFT_OUT] = float(left_out_N.double().mean())
         rollout = step.rollout
         estimate = VerlEstimate(algorithm, rollout.mask_NT, rollout.group_N, rollout.loss_mask_NT)
         # Prompts that the probe holds out get no gradient.
@@ -230,10 +276,11 @@ class MultiObjectiveTrainer(Trainer):
         return metrics and metrics | self._weights()
 
     def validate(self) -> dict[str, Any]:
-        """Complete and evaluate the held-out prompts: ``val/<objective>`` and its standard error."""
+        """Complete and evaluate the held-out prompts: ``val/<objective>`` and its standard error; by source, too."""
         # The seed does not name the step: every validation draws with the same numbers.
-        moment = Moment.of_run("val", self.steps_made, self.num_steps)
-        rows, missing = self.sampler.held_out(self.steps_made, moment, "val")
+        rows, missing = self.sampler.held_out(
+            self.steps_made, Moment.of_run("val", self.steps_made, self.num_steps), "val"
+        )
         scored = self.sampler.score(rows)
         rows.clear()
         self.recorder.samples(self.steps_made, scored.completions, scored.evaluation, split="held-out")
@@ -243,6 +290,8 @@ class MultiObjectiveTrainer(Trainer):
             key_of.VALIDATION_HIDDEN_SECONDS: scored.evaluation.hidden_seconds,
             key_of.VALIDATION_WAITED_SECONDS: scored.evaluation.waited_seconds,
         }
+        if self.sampler.has_several_sources:
+            metrics |= validation_by_source(scored.completions, scored.evaluation.matrix)
         means: dict[str, float] = {}
         for name in scored.evaluation.matrix.names:
             rewards_N, scored_N = scored.evaluation.matrix.column(name)

@@ -71,6 +71,7 @@ class TrainJob(Job):
         every = (
             f"every {config.trainer.test_freq} steps, {decoding(config)}; checkpoint every {config.trainer.save_freq}"
         )
+        choice = self.settings.dynamic_sampling
         covered = coverage_lines(self.settings, self.data)
         return [
             line("method", f"{self.settings.method.type}, log-probs of the statistic: {source}"),
@@ -81,6 +82,7 @@ class TrainJob(Job):
             *data_lines(config, self.data),
             line("steps", f"{self.num_steps}, at most {tokens * self.num_steps:,} tokens in all"),
             line("a step", f"{prompts} = {rows} completions, at most {tokens:,} tokens"),
+            *([] if choice.keep == "every" else [line("prompts", choice.described())]),
             line("passes", "; ".join(self._passes())),
             loss_line(config),
             optimizer_line(config),
@@ -98,7 +100,7 @@ class TrainJob(Job):
         return [
             *["old log-probs (1 forward)"] * (not config.algorithm.rollout_correction.bypass_mode),
             *["reference log-probs (1 forward)"] * bool(actor.use_kl_loss),
-            f"update ({num_updates} optimizer steps, {passes} of the batch an epoch)",
+            f"update ({num_updates} optimizer step{'s' * (num_updates > 1)}, {passes} of the batch an epoch)",
             *["statistic after the update (1 forward)"] * is_measured_after,
             *["probe (1 forward)"] * is_probed,
         ]

@@ -12,7 +12,9 @@ _WORD = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*")
 _BULLET = re.compile(r"^[ \t]*(?:[-–*•·+◦○●▪■‣]|(?:\*\*)?\(?\d{1,2}[.)](?:\*\*)?)[ \t]+(?=\S)")
 # A sentence ends with its mark and the quotes and brackets that close with it, before white space, the end, or the next
 # sentence where the space is missing.
-_SENTENCE_END = re.compile(r"[.!?…]+[\"'”’)\]*]*(?=\s|$)|(?<=[a-z])[.!?](?=[A-Z][a-z])")
+# Each run of marks is looked at once: an answer of nothing but dots takes no longer than another.
+_SENTENCE_END = re.compile(r"(?<![.!?…])[.!?…]++[\"'”’)\]*]*+(?=\s|$)|(?<=[a-z])[.!?](?=[A-Z][a-z])")
+_NEXT = re.compile(r"\S")
 # It goes on behind an ellipsis, a quotation or `a.m.` where a small letter follows.
 _GOES_ON = re.compile(r"(?:\.\.+|…|[.!?…][\"”]|\b[A-Za-z]\.[A-Za-z]\.)$")
 # What ends a text of prose; a bracket that closes JSON, and a code fence, too.
@@ -74,10 +76,10 @@ def sentences(text: str) -> list[str]:
         content = _BULLET.sub("", line)
         for end in _SENTENCE_END.finditer(content):
             piece = content[start : end.end()].strip()
-            last, rest = piece[-40:], content[end.end() :].lstrip()
-            if rest and (_ABBREVIATION.search(last) or _INITIAL.search(last)):
+            last, following = piece[-40:], _NEXT.search(content, end.end())
+            if following and (_ABBREVIATION.search(last) or _INITIAL.search(last)):
                 continue
-            if rest[:1].islower() and _GOES_ON.search(last):
+            if following and following[0].islower() and _GOES_ON.search(last):
                 continue
             found.append(piece)
             start = end.end()

@@ -42,6 +42,8 @@ PROBES = {
     "steps": "Step 1: I work it out.\n\nStep 2: That gives the answer.\n\n\\boxed{ANSWER}\n#### ANSWER",
 }
 """What a function is tried on where there are no responses: the forms that answers, and rewards of a form, have."""
+FORMS_OF_TRUTH = ("ground truth", "sentence", "tags", "steps")
+"""Those of them that hold the row's ground truth."""
 
 
 @dataclass(frozen=True)
@@ -277,6 +279,7 @@ def main(
     reference_tokens: float | None = None,
     tokenize: Callable[[str], Sequence[int]] | None = None,
     moment: Moment = FIRST_STEP,
+    attacked: bool = False,
     console: Console | None = None,
 ) -> int:
     """The command: read, check, show.
@@ -295,11 +298,14 @@ def main(
         reference_tokens: as in ``check_reward``.
         tokenize: as in ``check_reward``.
         moment: as in ``check_reward``.
+        attacked: try responses that say nothing, too (``attack``).
         console: where to show the tables.
 
     Returns:
-        The exit status: 1 where so little could be scored that a run would stop, else 0.
+        The exit status: 1 where so little could be scored that a run would stop, or an attack is paid like a good
+        answer, else 0.
     """
+    from ctwa.objectives.attack import attack, render_attack
     from ctwa.objectives.check_together import overrides, render_together, together  # torch
 
     if limit < 1:
@@ -341,7 +347,23 @@ def main(
         console.print(render_together(found))
         if targets := overrides(found):
             console.print(Text(targets), soft_wrap=True)  # a line to paste stays one
-    return int(any(result.unscored_frac > MAX_UNSCORED for result in results.values()))
+    is_paid_for_nothing = False
+    if attacked:
+        good = chosen if chosen is not None or "response" not in rows[0] else [row["response"] for row in rows]
+        for name, spec in zip(names, specs, strict=True):
+            found_by = attack(
+                spec,
+                rows,
+                responses=good,
+                kwargs=own[name],
+                timeout=timeout,
+                reference_tokens=results[name].checked[0].completion.reference_tokens,
+                tokenize=tokenize,
+                moment=moment,
+            )
+            console.print(render_attack(found_by))
+            is_paid_for_nothing |= bool(found_by.through)
+    return int(is_paid_for_nothing or any(result.unscored_frac > MAX_UNSCORED for result in results.values()))
 
 
 def _names(specs: Sequence[str]) -> list[str]:

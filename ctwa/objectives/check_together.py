@@ -78,7 +78,7 @@ def together(results: Mapping[str, CheckResult]) -> Together | None:
     if not several:
         return None
     matrix = RewardMatrix.from_columns(
-        {name: [item.outcome.value for item in result.checked] for name, result in results.items()}
+        {name: [item.outcome.reward for item in result.checked] for name, result in results.items()}
     )
     names, scored_NM = list(matrix.names), matrix.scored_NM
     rewards_NM = torch.where(scored_NM, matrix.rewards_NM, 0.0).double()
@@ -91,7 +91,7 @@ def together(results: Mapping[str, CheckResult]) -> Together | None:
         name: RewardSignal(
             mean=float(rewards_NM[scored_NM[:, m], m].mean()),
             std=float(std_M[m]),
-            no_signal=sum(_is_constant(rewards_NM[rows, m], scored_NM[rows, m]) for rows in several) / len(several),
+            no_signal=_no_signal(rewards_NM[:, m], scored_NM[:, m], matrix.applicable_NM[:, m], several),
             expected=float(expected_M[m]),
             target=float(target_M[m]),
         )
@@ -112,6 +112,12 @@ def _groups(checked: Sequence[Checked]) -> tuple[Tensor, list[list[int]]]:
     for at, item in enumerate(checked):
         rows.setdefault(item.row, []).append(at)
     return torch.tensor([item.row for item in checked]), list(rows.values())
+
+
+def _no_signal(rewards_N: Tensor, scored_N: Tensor, applicable_N: Tensor, groups: Sequence[list[int]]) -> float:
+    """The share of the prompts that the reward applies to in which its values do not differ."""
+    own = [rows for rows in groups if applicable_N[rows].any()]
+    return sum(_is_constant(rewards_N[rows], scored_N[rows]) for rows in own) / max(len(own), 1)
 
 
 def _is_constant(values_K: Tensor, scored_K: Tensor) -> bool:

@@ -90,6 +90,13 @@ class Completion:
         return self.row[name] if name in self.row else self.extra_info.get(name)
 
     @classmethod
+    def unwritten(cls, row: Mapping[str, Any]) -> Completion:
+        """What is known of a row's completions before there are any: its columns, but for prompt and ground truth."""
+        extra_info = row.get("extra_info")
+        plain = {"prompt": "", "reward_model": None, "extra_info": extra_info if isinstance(extra_info, dict) else None}
+        return cls.from_row({**row, **plain}, response="", response_tokens=0)
+
+    @classmethod
     def from_row(
         cls,
         row: Mapping[str, Any],

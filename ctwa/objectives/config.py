@@ -77,6 +77,9 @@ class ObjectiveConfig(StrictModel):
         timeout: seconds a call may take; then it is killed and its completion counts as not scored.
         on_failure: ``mask`` leaves out what could not be scored, up to ``max_unscored`` of a batch; ``stop`` ends the
             run at the first failure.
+        max_unscored: the share of a batch that it may fail to score before the run stops; without it, that of all
+            objectives, ``ctwa.rewards.max_unscored``. With 1 it never stops a run, and an alarm tells of what is
+            missing: for a judge or another server.
         applies_to: the rows of the data that it is about, by column: ``{data_source: gsm8k}``, or a list of values; all
             columns that are named must hold. A column is ``data_source``, another one of the data, or else a key of
             ``extra_info``. On other rows the function is not called. ``{}`` for all rows.
@@ -97,6 +100,7 @@ class ObjectiveConfig(StrictModel):
     kwargs: dict[str, Any] = Field(default_factory=dict)
     timeout: float = Field(default=10.0, gt=0, le=1e6)
     on_failure: Literal["mask", "stop"] = "mask"
+    max_unscored: float | None = Field(default=None, ge=0, le=1)
     applies_to: dict[str, Value | Annotated[list[Value], Field(min_length=1)]] = Field(default_factory=dict)
     none: Literal["failure", "not_applicable"] = "failure"
     split: Literal["both", "val"] = "both"

@@ -16,6 +16,7 @@ import ctwa
 from ctwa.errors import CtwaError, did_you_mean
 from ctwa.objectives.completion import Completion
 from ctwa.objectives.conventions import (
+    ALIASES,
     BATCH_ITEMS,
     OFFERED_AS_LISTS,
     ROLLOUT_ITEMS,
@@ -31,10 +32,8 @@ from ctwa.objectives.conventions import (
 PROMPT_ARGUMENTS = ("prompt", "ground_truth", "data_source", "extra_info", "reference_tokens", "row")
 COMPLETION_ARGUMENTS = ("response", "response_tokens", "finished")
 GROUP_ARGUMENTS = tuple(f"group_{name}" for name in COMPLETION_ARGUMENTS)
-# What verl's reward functions call the response.
-ALIASES = {"solution_str": "response", "model_output": "response", "predict_str": "response"}
 OFFERED = (*COMPLETION_ARGUMENTS, *PROMPT_ARGUMENTS, *RUN_ARGUMENTS, *ALIASES, *GROUP_ARGUMENTS)
-_OFFERED_BY: dict[Convention, tuple[str, ...]] = {
+OFFERED_BY: dict[Convention, tuple[str, ...]] = {
     "own": OFFERED,
     "batch": (*BATCH_ITEMS, *OFFERED_AS_LISTS, *RUN_ARGUMENTS),
     "rollout": (*ROLLOUT_ITEMS, *COMPLETION_ARGUMENTS, *PROMPT_ARGUMENTS, *RUN_ARGUMENTS),
@@ -126,7 +125,7 @@ def read_contract(function: Callable[..., Any], spec: str, kwargs: Mapping[str, 
     open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
     named = {p.name: p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
     convention = find_convention(list(named))
-    offered = _OFFERED_BY[convention]
+    offered = OFFERED_BY[convention]
 
     filled_in = [name for name in kwargs if name in offered]
     if filled_in:

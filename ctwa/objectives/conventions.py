@@ -2,10 +2,11 @@
 
 The names that a function asks for say whose it is (``find_convention``):
 
-* ``batch``: it names ``completions``, ``completion_ids``, ``prompts`` (TRL, and verifiers' functions of a group) or
+* ``batch``: it names ``completions``, ``completion_ids`` (TRL, and verifiers' functions of a group) or
   ``solution_strs`` (verl). It is called with the completions of a prompt, each argument a list over them.
-* ``rollout``: it names ``completion`` or ``state`` (verifiers). It is called with one completion.
-* ``own``: all others (``contract``).
+* ``rollout``: it names ``completion`` (verifiers). It is called with one completion.
+* ``own``: it names ``response``, or another name of that (``contract``).
+* Without any of these, ``prompts`` makes it one of a batch and ``state`` one of a rollout; the rest are ``own``.
 
 Prompts and completions are messages where the data's prompt is, else texts; they are texts, too, for a function that
 says so: ``completions: list[str]``, ``completion: str``.
@@ -24,12 +25,20 @@ from typing import Any, Literal
 from ctwa.objectives.completion import NAMED_COLUMNS, Completion, prompt_text
 
 Convention = Literal["own", "batch", "rollout"]
+# What verl's reward functions call the response.
+ALIASES = {"solution_str": "response", "model_output": "response", "predict_str": "response"}
 RUN_ARGUMENTS = ("step", "progress", "split")
 """Facts of a step, alike for all of its completions: of a batch they are no lists."""
 TRUTHS = ("ground_truth", "answer", "solution")
 """What functions call the ground truth, where the data has no column of that name."""
-_BATCHES = ("completions", "completion_ids", "prompts", "solution_strs")
-_ROLLOUTS = ("completion", "state")
+_TELLING: tuple[tuple[str, Convention], ...] = (
+    *((name, "batch") for name in ("completions", "completion_ids", "solution_strs")),
+    ("completion", "rollout"),
+    *((name, "own") for name in ("response", "group_response", *ALIASES)),
+    ("prompts", "batch"),
+    ("state", "rollout"),
+)
+"""The first of these that a function names says whose it is."""
 TRAINERS_OWN = ("trainer_state", "log_extra", "log_metric", "environments", "parser")
 """What no configuration can give: objects of the trainer's or of the environment's."""
 
@@ -54,9 +63,7 @@ _TEXT = re.compile(r"str|(?:[\w.]+\.)?(?:list|List|Sequence|Iterable)\[str\]")
 
 def find_convention(names: Sequence[str]) -> Convention:
     """Whose function it is that takes arguments of these names."""
-    if any(name in names for name in _BATCHES):
-        return "batch"
-    return "rollout" if any(name in names for name in _ROLLOUTS) else "own"
+    return next((convention for name, convention in _TELLING if name in names), "own")
 
 
 def wants_texts(parameters: Mapping[str, inspect.Parameter]) -> bool:

@@ -96,7 +96,7 @@ class RewardEvaluator:
         objectives: name -> configuration, in the order of the reward matrix's columns.
         num_workers: number of processes.
         max_unscored: share of the completions of a batch that it applies to which an objective may fail to score
-            before ``evaluate`` raises.
+            before ``evaluate`` raises, where the objective does not say another.
 
     Raises:
         CtwaError: a reward function is not found, cannot be imported, or asks for what is not offered.
@@ -108,7 +108,10 @@ class RewardEvaluator:
         if not 0 <= max_unscored <= 1:
             raise CtwaError(f"max_unscored is {max_unscored}; write the share of a batch, between 0 and 1")
         self._objectives = dict(check_objectives(objectives))
-        self._max_unscored = max_unscored
+        self._max_unscored = {
+            name: max_unscored if objective.max_unscored is None else objective.max_unscored
+            for name, objective in self._objectives.items()
+        }
         #: what each worker loads
         self.functions = _functions(self._objectives)
         self._pool = WorkerPool(self.functions, num_workers)
@@ -176,7 +179,7 @@ class Scoring:
         contracts: how each one's function is called.
         pools: the workers, those of this machine first.
         num_completions: how many are expected.
-        max_unscored: share of what it applies to that an objective may fail to score.
+        max_unscored: by objective, the share of what it applies to that it may fail to score.
     """
 
     def __init__(
@@ -185,7 +188,7 @@ class Scoring:
         contracts: Mapping[str, Contract],
         pools: Sequence[Pool],
         num_completions: int,
-        max_unscored: float,
+        max_unscored: Mapping[str, float],
     ) -> None:
         self._objectives = objectives
         self._names = tuple(objectives)
@@ -275,7 +278,7 @@ class Scoring:
         self._outcomes[name].update(zip(call.rows, taken, strict=True))
         reasons = [outcome.reason for outcome in taken]
         self._num_slow[name] += sum(reason in ("timeout", "crashed") for reason in reasons)
-        is_too_slow = self._num_slow[name] > self._max_unscored * self._num_called(name)
+        is_too_slow = self._num_slow[name] > self._max_unscored[name] * self._num_called(name)
         if any(reasons) and (objective.on_failure == "stop" or is_too_slow):
             raise CtwaError(self._complaint(name))
 
@@ -292,7 +295,7 @@ class Scoring:
                 for place, row in enumerate(rows)
                 if (outcome := outcomes.get(row, _NOT_CALLED)).reason is not None
             ]
-            if len(failed) > self._max_unscored * _num_applicable(outcomes):
+            if len(failed) > self._max_unscored[name] * _num_applicable(outcomes):
                 complaints.append(self._complaint(name))
             failures += failed
         if complaints:
@@ -323,7 +326,7 @@ class Scoring:
         return (
             f"objective '{name}' ({objective.reward_fn}) could not score {at_least}{len(failed)} of "
             f"{num_waiting + _num_applicable(outcomes)} completions ({by_reason}), more than "
-            f"max_unscored={self._max_unscored:g} allows; first {first}"
+            f"max_unscored={self._max_unscored[name]:g} allows; first {first}"
         )
 
 

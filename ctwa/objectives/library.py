@@ -16,7 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ctwa.errors import CtwaError, did_you_mean
-from ctwa.objectives.contract import OFFERED
+from ctwa.objectives.contract import OFFERED_BY
+from ctwa.objectives.conventions import find_convention
 from ctwa.objectives.loading import PACKAGE_PARENT
 
 FOLDER = "reward_fns"
@@ -79,13 +80,13 @@ def ready_made(folder: Path = PACKAGE_PARENT / FOLDER) -> list[ReadyMade]:
 
 def table(functions: list[ReadyMade]) -> Table:
     """A line each."""
-    made = Table("reward", "arguments", "what it says", box=None)
+    made = Table("reward", "what it says", "arguments", box=None)
     for each in functions:
         shown = ", ".join(
             argument.name if argument.default is None else f"{argument.name}={argument.default}"
             for argument in each.arguments
         )
-        made.add_row(Text(each.name), Text(shown or "-"), Text(each.about))
+        made.add_row(Text(each.name), Text(each.about), Text(shown or "-"))
     return made
 
 
@@ -131,12 +132,13 @@ def _read(path: Path) -> ReadyMade:
     raw = ast.get_docstring(function, clean=False) or ""
     meanings = {name: " ".join(text.split()) for name, text in _ARGUMENT.findall(raw)}
     taken = list(_arguments(function.args))
+    offered = OFFERED_BY[find_convention([name for name, _ in taken])]
     return ReadyMade(
         path.stem,
         (ast.get_docstring(module) or "").partition("\n")[0],
         docstring.partition("\nArgs:\n")[0].strip(),
-        tuple(name for name, _ in taken if name in OFFERED),
-        tuple(Argument(name, default, meanings.get(name, "")) for name, default in taken if name not in OFFERED),
+        tuple(name for name, _ in taken if name in offered),
+        tuple(Argument(name, default, meanings.get(name, "")) for name, default in taken if name not in offered),
     )
 
 

@@ -8,7 +8,7 @@ import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -80,6 +80,24 @@ def load_function(spec: str) -> Callable[..., Any]:
             f"it has {', '.join(repr(key) for key in there) or 'none'}" + did_you_mean(name, there)
         )
     return function
+
+
+def check_kwargs(spec: str, kwargs: Mapping[str, Any]) -> None:
+    """Let a function look at its objective's ``kwargs`` before the run: by ``check_NAME`` beside it, if there is one.
+
+    Raises:
+        CtwaError: it raises something; ValueError says what is wrong in its own words.
+    """
+    where, name = split_spec(spec)
+    module = _import_file(Path(where)) if _is_file(where) else _import_module(where)
+    check = getattr(module, f"check_{name}", None)
+    if not callable(check):
+        return
+    try:
+        check(**kwargs)
+    except Exception as error:
+        told = str(error) if isinstance(error, ValueError | CtwaError) else describe_error(error)
+        raise CtwaError(f"the kwargs of reward function '{spec}': {told}") from error
 
 
 def describe_error(error: BaseException) -> str:

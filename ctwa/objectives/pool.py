@@ -20,6 +20,7 @@ from collections.abc import Generator, Iterator, Sequence
 from time import monotonic
 from typing import Any, Literal, Protocol
 
+from ctwa.chat.scorer import USERS_DEVICES
 from ctwa.errors import CtwaError
 from ctwa.objectives.calls import CallQueue, Chunk, Ended
 from ctwa.objectives.contract import Contract, Outcome
@@ -319,6 +320,8 @@ def _environment(path: Sequence[str]) -> dict[str, str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment[USERS_PYTHONPATH] = environment.get("PYTHONPATH", "")
     environment["PYTHONPATH"] = os.pathsep.join(path)
+    if (devices := environment.get("CUDA_VISIBLE_DEVICES")) is not None:
+        environment[USERS_DEVICES] = devices  # for a reward model's process
     environment["CUDA_VISIBLE_DEVICES"] = ""
     environment.setdefault("OMP_NUM_THREADS", "1")
     environment.setdefault("PYTHONHASHSEED", "0")  # sets iterate in the same order in every run

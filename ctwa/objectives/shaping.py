@@ -57,6 +57,8 @@ class Shaping:
         self._objectives = dict(objectives)
         self._standardise = standardise
         self._moments = {name: _Moments() for name in objectives} if standardise == "running" else {}
+        self._of_batch = {name: _Moments() for name in objectives}
+        """What the last batch of training was standardised by."""
 
     @property
     def changes(self) -> tuple[str, ...]:
@@ -74,13 +76,15 @@ class Shaping:
         over = {"batch": ["a step's completions"], "running": ["all completions so far"]}.get(self._standardise, [])
         return words + [f"standardised over {completions}" for completions in over]
 
-    def shape(self, raw: RewardMatrix, group_N: Tensor, *, train: bool) -> Shaped:
+    def shape(self, raw: RewardMatrix, group_N: Tensor, *, train: bool, further: bool = False) -> Shaped:
         """Shape a batch.
 
         Args:
             raw: what the reward functions returned.
             group_N: int64, the prompt each row belongs to.
             train: whether the batch is one of training, which is standardised. Running moments learn from it first.
+            further: whether it is more of the batch before, in the place of some of it: it is standardised as that was,
+                and nothing is learnt from it.
         """
         if not self.changes:
             return Shaped(raw, torch.ones_like(raw.scored_NM))
@@ -98,7 +102,7 @@ class Shaping:
                 scored_N &= by.scored_NM[:, 0]
                 applicable_NM[:, column] &= by.applicable_NM[:, 0]
             if train and self._standardise != "none":
-                values_N[scored_N] = self._standardised(name, values_N[scored_N])
+                values_N[scored_N] = self._standardised(name, values_N[scored_N], further=further)
         return Shaped(RewardMatrix(raw.names, rewards_NM, scored_NM, applicable_NM), open_NM)
 
     def metrics(self, shaped: Shaped) -> dict[str, float]:
@@ -136,11 +140,12 @@ class Shaping:
             )
         self._moments = {name: _Moments(*state["moments"].get(name, ())) for name in self._moments}
 
-    def _standardised(self, name: str, values: Tensor) -> Tensor:
-        moments = self._moments.get(name, _Moments()).with_batch(values)
-        if self._standardise == "running":
-            self._moments[name] = moments
-        return moments.standardise(values)
+    def _standardised(self, name: str, values: Tensor, *, further: bool) -> Tensor:
+        if not (further and self._of_batch[name].num):
+            self._of_batch[name] = self._moments.get(name, _Moments()).with_batch(values)
+            if self._standardise == "running":
+                self._moments[name] = self._of_batch[name]
+        return self._of_batch[name].standardise(values)
 
 
 def _shaped(objective: ObjectiveConfig, values: Tensor, group: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from typing import Any
 
 from ctwa.errors import CtwaError
 from ctwa.objectives.contract import Contract, Outcome, read_contract, shortened, to_group_outcomes, to_outcome
-from ctwa.objectives.loading import describe_error, load_function
+from ctwa.objectives.loading import check_kwargs, describe_error, load_function
 from ctwa.objectives.messages import HEADER, Done, Function, Ready, Stepping, Work, encode
 
 # The user's own PYTHONPATH; the worker's is the parent's sys.path, so that both import the same modules.
@@ -44,6 +44,7 @@ class _Worker:
             for function in functions:
                 loaded.append(load_function(function.spec))
                 contracts.append(read_contract(loaded[-1], function.spec, function.kwargs))
+                check_kwargs(function.spec, function.kwargs)
         except CtwaError as error:
             self._send(Ready([], str(error)))
             return

@@ -204,11 +204,19 @@ def curves_text(runs: Sequence[RunTrace]) -> str:
             beginning = (name if run is runs[0] else "", run.label)
             curves.append((*beginning, *numbers, _sparkline(run.curve(run.result_key(name)))))
             updates.append((*beginning, *_update_cells(run, name)))
+    by_source = [
+        (name, source, run.label, *cells(ObjectiveSummary.of(points)))
+        for name in objectives_of(runs)
+        for source in dict.fromkeys(source for run in runs for source in run.sources)
+        for run in runs
+        if (points := run.results_of_source(name, source))
+    ]
     return "\n".join(
         [
             *table(("objective", "run", *COLUMNS, "its results"), curves, left=2),
             "",
             *table(_UPDATE_COLUMNS, updates, left=2),
+            *(["", *table(("objective", "data source", "run", *COLUMNS), by_source, left=3)] if by_source else []),
         ]
     )
 

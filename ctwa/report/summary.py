@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from math import isfinite
 from pathlib import Path
 from statistics import median
@@ -34,6 +34,7 @@ class RunSummary:
     step_seconds: float | None  # their median
     story: Story  # the same in words
     alarms: tuple[Episode, ...] = ()
+    sources: dict[str, dict[str, ObjectiveSummary]] = field(default_factory=dict)  # by data source, where several
     stopped: str | None = None  # why it ended before its last step: what the event says that tells of it
 
 
@@ -60,7 +61,8 @@ def write_summary(run: RunFolder | Path | str) -> RunSummary:
     summary = summarize(folder)
     written = {"schema": SCHEMA, **asdict(summary), "headline": summary.story.headline}
     del written["story"]
-    for objective in written["objectives"].values():  # JSON has no NaN
+    for objective in [each for of in (written["objectives"], *written["sources"].values()) for each in of.values()]:
+        # JSON has no NaN
         objective |= {key: None for key, value in objective.items() if not isfinite(value)}
     write_atomically(folder.summary, (json.dumps(written, indent=2, allow_nan=False) + "\n").encode())
     return summary
@@ -70,8 +72,17 @@ def summary_text(summary: RunSummary) -> str:
     """The summary for a terminal or a README: a table, and below it the story."""
     rows = [(name, *cells(objective)) for name, objective in summary.objectives.items()]
     title = f"{clean(summary.method)}, {counted(summary.num_steps, 'step')}: {clean(summary.result)}"
-    lines = [title, *table(("objective", *COLUMNS), rows), _pace(summary), *_alarms(summary)]
+    lines = [title, *table(("objective", *COLUMNS), rows), *_by_source(summary), _pace(summary), *_alarms(summary)]
     return "\n".join([*lines, "", story_text(summary.story)])
+
+
+def _by_source(summary: RunSummary) -> list[str]:
+    rows = [
+        (source if index == 0 else "", name, *cells(objective))
+        for source, objectives in summary.sources.items()
+        for index, (name, objective) in enumerate(objectives.items())
+    ]
+    return table(("data source", "objective", *COLUMNS), rows, left=2) if rows else []
 
 
 def _alarms(summary: RunSummary) -> list[str]:
@@ -89,6 +100,11 @@ def _pace(summary: RunSummary) -> str:
     if summary.step_seconds is None:
         return "no step was timed"
     return f"trained {duration(summary.train_seconds)}, {number(summary.step_seconds)} s a step (median)"
+
+
+def _of_source(run: RunTrace, source: str) -> dict[str, ObjectiveSummary]:
+    found = {name: run.results_of_source(name, source) for name in run.objectives}
+    return {name: ObjectiveSummary.of(points) for name, points in found.items() if points}
 
 
 def summarize_trace(run: RunTrace) -> RunSummary:
@@ -112,5 +128,13 @@ def summarize_trace(run: RunTrace) -> RunSummary:
         step_seconds=median(seconds) if seconds else None,
         story=tell([Group(run.method, (run,))]),
         alarms=tuple(run.alarms.episodes),
+        sources={
+            source: {
+                name: ObjectiveSummary.of(points)
+                for name in measured
+                if (points := run.results_of_source(name, source))
+            }
+            for source in run.sources
+        },
         stopped=_stopped(run.folder, run.last_step),
     )

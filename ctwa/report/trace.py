@@ -111,7 +111,20 @@ class RunTrace:
 
     def results(self, name: str) -> list[tuple[int, float]]:
         """An objective's results as (step, value); NaN where one was no number, or no completion could be scored."""
-        found = zip(*self._columns.get(self.result_key(name), ((), ())), strict=True)
+        return self._results(self.result_key(name))
+
+    @property
+    def sources(self) -> list[str]:
+        """The data sources, or validation files by name, that the run tells apart."""
+        return key_of.sources_in(self._columns)
+
+    def results_of_source(self, name: str, source: str) -> list[tuple[int, float]]:
+        """`results` on the problems of one source; none where the objective does not apply to them."""
+        is_held_out = self.source == "held-out"
+        return self._results((key_of.validation_of_source if is_held_out else key_of.objective_of_source)(name, source))
+
+    def _results(self, key: str) -> list[tuple[int, float]]:
+        found = zip(*self._columns.get(key, ((), ())), strict=True)
         return [(step, value if isfinite(value) else nan) for step, value in found]
 
     def target(self, name: str) -> float | None:

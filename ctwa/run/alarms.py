@@ -68,6 +68,7 @@ class AlarmMonitor:
         self._find_objectives = objectives is None
         self._watched = Watched(limits, list(objectives or ()))
         self._since: dict[str, dict[str | None, int]] = {rule.kind: {} for rule in RULES}
+        self._num_found: dict[tuple[str, str | None], int] = {}
         self._open: dict[tuple[str, str | None], Episode] = {}
 
     @property
@@ -99,6 +100,7 @@ class AlarmMonitor:
         key = (rule.kind, finding.objective)
         if not finding.wrong:
             self._since[rule.kind].pop(finding.objective, None)
+            self._num_found.pop(key, None)
             if episode := self._open.pop(key, None):
                 episode.over = True
             return None
@@ -106,7 +108,8 @@ class AlarmMonitor:
             self._open[key].last = step
             return None
         since = self._since[rule.kind].setdefault(finding.objective, step)
-        if step - since + 1 < rule.steps(self.limits):
+        self._num_found[key] = self._num_found.get(key, 0) + 1
+        if (self._num_found[key] if rule.often else step - since + 1) < rule.steps(self.limits):
             return None
         values = [value if isinstance(value, str) else number(value) for value in finding.values]
         words = {"name": finding.objective, "steps": counted(step - since + 1, "step"), "command": self._command}

@@ -59,7 +59,7 @@ class ConsoleReporter:
         self._started = clock()
         self._step_seconds: deque[float] = deque(maxlen=_RECENT_STEPS)
         self._reached = self._started  # the time of the last record
-        self._start: dict[str, float] = {}  # each objective's first validation
+        self._start: dict[tuple[str, str], float] = {}  # each objective's first validation, in all and by source
         self._until_heading = 0
         self._width = console.width if console.is_terminal else PLAIN_WIDTH
         self._step_width = max(2 * len(str(info.num_steps)) + 1, len("step"))
@@ -89,8 +89,10 @@ class ConsoleReporter:
 
     def past(self, record: Record) -> None:
         """Takes note, without a word, of a record from before this process: a resumed run's earlier steps."""
-        for name, value in self._validation(record["metrics"]).items():
-            self._start.setdefault(name, value)
+        metrics = record["metrics"]
+        for source in ("", *key_of.sources_in(metrics)):
+            for name, value in self._validation(metrics, source).items():
+                self._start.setdefault((name, source), value)
 
     def record(self, record: Record) -> None:
         """Prints a record, if it is due."""
@@ -102,7 +104,10 @@ class ConsoleReporter:
         if trained and (validation or step == self.info.num_steps or step % self.every == 0):
             self._print_step(record)
         if validation:
-            self._print_validation(step, validation)
+            self._print_validation(f"{self._of_total(step)} held-out", validation)
+            for source in key_of.sources_in(metrics):
+                if by_source := self._validation(metrics, source):
+                    self._print_validation(fit(f"  {source}", self._prefix_width), by_source, source)
         self.past(record)
         self._reached = record["time"]
 
@@ -121,8 +126,12 @@ class ConsoleReporter:
         measured = record["metrics"].get(key_of.STEP_SECONDS)
         return record["time"] - self._reached if measured is None else measured
 
-    def _validation(self, metrics: Metrics) -> dict[str, float]:
-        found = {name: _value(metrics, key_of.validation(name)) for name in self.info.objectives}
+    def _validation(self, metrics: Metrics, source: str = "") -> dict[str, float]:
+        """Each objective's result on held-out problems, on those of one source where that is named."""
+        found = {
+            name: _value(metrics, key_of.validation_of_source(name, source) if source else key_of.validation(name))
+            for name in self.info.objectives
+        }
         return {name: value for name, value in found.items() if value is not None}
 
     def _mean(self, metrics: Metrics, name: str) -> float | None:
@@ -149,13 +158,14 @@ class ConsoleReporter:
         self._print_heading()
         self._print_cells(Text(prefix.ljust(self._prefix_width)), cells)
 
-    def _print_validation(self, step: int, validation: Mapping[str, float]) -> None:
-        prefix = Text(f"{self._of_total(step)} held-out".ljust(self._prefix_width), "bold cyan")
+    def _print_validation(self, title: str, validation: Mapping[str, float], source: str = "") -> None:
+        style = "cyan" if source else "bold cyan"
+        prefix = Text(title.ljust(self._prefix_width), style)
         cells = {}
         for name in self.info.objectives:
-            value, start = validation.get(name), self._start.get(name)
+            value, start = validation.get(name), self._start.get((name, source))
             change = "" if value is None or start is None else f"({number(value - start, sign=True)})"
-            cells[name] = [(number(value), 1, "bold cyan"), (change, len(self._columns) - 1, "cyan")]
+            cells[name] = [(number(value), 1, style), (change, len(self._columns) - 1, "cyan")]
         self._print_heading()
         self._print_cells(prefix, cells)
 

@@ -163,6 +163,7 @@ HEALTH_RULES = (
         " equal; its mean is {1}.",
         "If it is solved, lower its weight or take harder problems; if nothing solves it, take easier ones or a finer"
         " reward.",
+        often=True,
     ),
     Rule(
         "lost-spread",
@@ -171,6 +172,7 @@ HEALTH_RULES = (
         "The rewards of {name} have lost their spread: a standard deviation of {0}, from {1} in the first steps.",
         "If it is solved, lower its weight; else read the samples: completions that are all alike, or one trick that"
         " always pays.",
+        often=True,
     ),
     Rule(
         "jump",

@@ -27,8 +27,15 @@ class Estimate(Protocol):
         """True where ``estimate(alpha * scores_N)`` equals ``estimate(scores_N)`` for every alpha > 0."""
         ...
 
-    def __call__(self, scores_N: Tensor) -> Tensor:
-        """Turn one score a completion, float64 (N,), into advantages (N, T)."""
+    def __call__(self, scores_N: Tensor, rows_N: Tensor = ...) -> Tensor:
+        """Turn one score a completion, float64 (N,), into advantages (N, T).
+
+        Args:
+            scores_N: the scores.
+            rows_N: bool, the completions that take part, where not all do: the advantages of the others are 0, and no
+                mean and no spread knows of them. A completion that is left alone of those that the estimator compares
+                it with has the advantage 0, too.
+        """
         ...
 
 
@@ -130,16 +137,39 @@ class Scalarizer(Stateful, ABC):
 def objective_advantages(rollout: Rollout, estimate: Estimate, names: Sequence[str]) -> list[Tensor]:
     """The advantages (N, T) of each objective alone, in the order of ``names``.
 
-    Entries that were not scored are neutral (``RewardMatrix.filled_NM``).
+    Each is estimated over the completions that it applies to, and 0 on the others. Among the former, entries that were
+    not scored are neutral (``RewardMatrix.filled_NM``).
     """
-    filled_NM = rollout.rewards.select(names).filled_NM(rollout.group_N)
-    return [estimate(scores_N) for scores_N in filled_NM.T]
+    rewards = rollout.rewards.select(names)
+    filled_NM = rewards.filled_NM(rollout.group_N)
+    return [
+        _over_rows(estimate, scores_N, rows_N)
+        for scores_N, rows_N in zip(filled_NM.T, rewards.applicable_NM.T, strict=True)
+    ]
+
+
+def score_advantages(rollout: Rollout, estimate: Estimate, names: Sequence[str], scores_N: Tensor) -> Tensor:
+    """The advantages (N, T) of scores that were made of the rewards of some objectives.
+
+    A completion that none of them applies to has no score: it takes no part.
+    """
+    return _over_rows(estimate, scores_N, rollout.rewards.select(names).applicable_NM.any(1))
+
+
+def weighted_advantages(rollout: Rollout, estimate: Estimate, weights: Mapping[str, float]) -> Tensor:
+    """The advantages (N, T) of the weighted sum of the rewards (``weighted_scores``)."""
+    return score_advantages(rollout, estimate, list(weights), weighted_scores(rollout, weights))
+
+
+def _over_rows(estimate: Estimate, scores_N: Tensor, rows_N: Tensor) -> Tensor:
+    return estimate(scores_N) if bool(rows_N.all()) else estimate(scores_N, rows_N)
 
 
 def weighted_scores(rollout: Rollout, weights: Mapping[str, float]) -> Tensor:
     """The weighted sum of the rewards, float64 (N,).
 
-    Entries that were not scored are neutral (``RewardMatrix.filled_NM``). The sum runs in alphabetical order of the
+    Entries that were not scored, or that the objective does not apply to, are neutral (``RewardMatrix.filled_NM``): a
+    completion is judged by the objectives that apply to it. The sum runs in alphabetical order of the
     names, so that the order of the objectives in the config does not change the last bit.
 
     Raises:

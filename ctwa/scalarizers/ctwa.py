@@ -16,7 +16,7 @@ from ctwa.covariance.weights import LengthNormalization, completion_weights, upd
 from ctwa.covariance.within_prompt import within_prompt_covariance
 from ctwa.errors import CtwaError
 from ctwa.methods import MethodInfo
-from ctwa.scalarizers.base import Estimate, Requirements, Scalarizer, weighted_scores
+from ctwa.scalarizers.base import Estimate, Requirements, Scalarizer, weighted_advantages
 from ctwa.scalarizers.controller import ControllerOptions, WeightController
 from ctwa.solvers.fallbacks import count_fallbacks
 
@@ -125,7 +125,7 @@ class CTWA(Scalarizer):
         controller = self._controller
         # Without renormalisation only ratios matter, and exp(u) may be too large for the estimator's precision.
         weights_M = controller.weights_M if controller.renormalize else controller.relative_weights_M
-        return estimate(weighted_scores(rollout, self.named(weights_M)))
+        return weighted_advantages(rollout, estimate, self.named(weights_M))
 
     def observe_update(self, update: Update) -> dict[str, float]:
         """Measure the covariances of this update and set the weights of the next rollout.

@@ -60,15 +60,16 @@ class Gdpo(Scalarizer):
             size = max(size, self.initial_weights[name] * float(advantages_NT.abs().max()))
         if not self.config.batch_normalize:
             return total_NT
-        return _standardised(total_NT, rollout.loss_mask_NT, _ROUNDING * size)
+        rows_N = rollout.rewards.select(self.names).applicable_NM.any(1)
+        return _standardised(total_NT, rollout.loss_mask_NT, rows_N, _ROUNDING * size)
 
 
-def _standardised(advantages_NT: Tensor, mask_NT: Tensor, rounding: float) -> Tensor:
-    """Mean 0 and (population) standard deviation 1 over completions, each of which counts once whatever its length.
+def _standardised(advantages_NT: Tensor, mask_NT: Tensor, rows_N: Tensor, rounding: float) -> Tensor:
+    """Mean 0 and (population) standard deviation 1 over some completions, each counting once whatever its length.
 
-    All 0 where the standard deviation is no more than rounding: where objectives cancel each other.
+    0 on the others; all 0 where the standard deviation is no more than rounding: where objectives cancel each other.
     """
-    mask_NT = mask_NT.bool()
+    mask_NT = mask_NT.bool() & rows_N[:, None]
     num_tokens_N = mask_NT.sum(1)
     mean_N = torch.where(mask_NT, advantages_NT, 0.0).double().sum(1) / num_tokens_N.clamp(min=1)
     mean_N = mean_N[num_tokens_N > 0]
@@ -77,4 +78,4 @@ def _standardised(advantages_NT: Tensor, mask_NT: Tensor, rounding: float) -> Te
     centre, spread = float(mean_N.mean()), float(mean_N.std(correction=0))
     if spread <= rounding:
         return torch.zeros_like(advantages_NT)
-    return (advantages_NT - centre) / (spread + _EPSILON)
+    return torch.where(rows_N[:, None], (advantages_NT - centre) / (spread + _EPSILON), 0.0)

@@ -14,7 +14,7 @@ from torch import Tensor
 from ctwa.batch import Rollout, Update
 from ctwa.errors import CtwaError
 from ctwa.methods import MethodInfo, Options
-from ctwa.scalarizers.base import Estimate, Scalarizer, weighted_scores
+from ctwa.scalarizers.base import Estimate, Scalarizer, score_advantages, weighted_advantages, weighted_scores
 from ctwa.scalarizers.per_objective import batch_means, check_names, trained_objectives
 from ctwa.solvers.fallbacks import count_fallbacks
 from ctwa.solvers.volumes import dominated_volume, not_dominated
@@ -118,10 +118,10 @@ class Hypervolume(Scalarizer):
 
     def advantages(self, rollout: Rollout, estimate: Estimate) -> Tensor:
         """The advantages (N, T) of the weighted sum, with the multiplier where it applies."""
-        scores_N = weighted_scores(rollout, self.initial_weights)
         if self.config.apply_to in ("rewards", "auto"):
-            return estimate(self._multiplier * scores_N)
-        advantages_NT = estimate(scores_N)
+            scores_N = self._multiplier * weighted_scores(rollout, self.initial_weights)
+            return score_advantages(rollout, estimate, list(self.initial_weights), scores_N)
+        advantages_NT = weighted_advantages(rollout, estimate, self.initial_weights)
         return self._multiplier * advantages_NT if self.config.apply_to == "loss" else advantages_NT
 
     def observe_validation(self, step: int, scores: Mapping[str, float]) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ctwa.batch import Rollout
 from ctwa.methods import MethodInfo, Options
-from ctwa.scalarizers.base import Estimate, Scalarizer, weighted_scores
+from ctwa.scalarizers.base import Estimate, Scalarizer, weighted_advantages
 
 
 class LinearConfig(Options):
@@ -24,4 +24,4 @@ class Linear(Scalarizer):
 
     def advantages(self, rollout: Rollout, estimate: Estimate) -> Tensor:
         """The advantages (N, T) of the weighted sum."""
-        return estimate(weighted_scores(rollout, self.initial_weights))
+        return weighted_advantages(rollout, estimate, self.initial_weights)

@@ -31,17 +31,25 @@ class PamaConfig(Options):
     variant: Literal["completion", "objective", "published-code"] = "completion"
 
 
-def nearest_to_zero(values: Tensor) -> Tensor:
+def nearest_to_zero(values: Tensor, takes_part: Tensor | None = None) -> Tensor:
     """The point nearest to 0 between the least and the greatest of ``values`` along their first dimension.
 
     It is the weighted mean of the values, over all weights that sum to 1, of the least magnitude (PAMA, Theorem 1).
+
+    Args:
+        values: finite.
+        takes_part: bool, the values that there are, by default all; 0 is the nearest where there is none.
     """
-    return torch.zeros_like(values[0]).clamp(values.amin(0), values.amax(0))
+    known = torch.ones_like(values, dtype=torch.bool) if takes_part is None else takes_part
+    least = torch.where(known, values, torch.inf).amin(0)
+    greatest = torch.where(known, values, -torch.inf).amax(0)
+    return torch.where(known.any(0), torch.zeros_like(values[0]).clamp(least, greatest), 0.0)
 
 
 class Pama(Scalarizer):
     """Trains on the combination of the objectives' positive advantages that has the least magnitude.
 
+    A completion's advantage is of the objectives that apply to it; a batch is judged by those that apply to some of it.
     The objectives' own weights play no part, except that one of weight 0 takes no part itself.
     """
 
@@ -59,14 +67,18 @@ class Pama(Scalarizer):
         """The advantages (N, T), none of them below 0."""
         # Noon, "no negative": the paper's name for an advantage's positive part.
         noon_MNT = torch.stack([each.clamp(min=0) for each in objective_advantages(rollout, estimate, self.names)])
-        means = [token_mean(noon_NT, rollout.loss_mask_NT) for noon_NT in noon_MNT]
-        self._means = dict(zip(self.names, means, strict=True))
-        if self.config.variant == "completion":
-            return nearest_to_zero(noon_MNT)
+        applicable_MN1 = rollout.rewards.select(self.names).applicable_NM.T[..., None]
+        self._means = {
+            name: token_mean(noon_NT, rollout.loss_mask_NT * applicable_N1)
+            for name, noon_NT, applicable_N1 in zip(self.names, noon_MNT, applicable_MN1, strict=True)
+            if applicable_N1.any()
+        }
+        if self.config.variant == "completion" or not self._means:
+            return nearest_to_zero(noon_MNT, applicable_MN1.expand(noon_MNT.shape))
         if self.config.variant == "objective":
-            return noon_MNT[means.index(min(means))]
-        scalar = float(nearest_to_zero(torch.tensor(means, dtype=torch.float64)))
-        return torch.full_like(noon_MNT[0], scalar)
+            return noon_MNT[self.names.index(min(self._means, key=lambda name: self._means[name]))]
+        scalar = float(nearest_to_zero(torch.tensor(list(self._means.values()), dtype=torch.float64)))
+        return torch.where(applicable_MN1.any(0), torch.full_like(noon_MNT[0], scalar), 0.0)
 
     def observe_update(self, update: Update) -> dict[str, float]:
         """Nothing to learn.

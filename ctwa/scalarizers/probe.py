@@ -14,7 +14,7 @@ from ctwa.covariance.diagnostics import finite
 from ctwa.covariance.probe import Progress, mean_rewards
 from ctwa.errors import CtwaError
 from ctwa.methods import MethodInfo
-from ctwa.scalarizers.base import Estimate, Requirements, Scalarizer, weighted_scores
+from ctwa.scalarizers.base import Estimate, Requirements, Scalarizer, weighted_advantages
 from ctwa.scalarizers.per_objective import check_names
 from ctwa.scalarizers.relative_controller import RelativeController, RelativeOptions
 
@@ -85,7 +85,7 @@ class Probe(Scalarizer):
 
     def advantages(self, rollout: Rollout, estimate: Estimate) -> Tensor:
         """The advantages (N, T) of the weighted sum."""
-        return estimate(weighted_scores(rollout, self.weights))
+        return weighted_advantages(rollout, estimate, self.weights)
 
     def observe_probe(self, progress: Progress) -> dict[str, float]:
         """Learn from a probe measurement, as soon as there is one; set the weights of the next rollout.
@@ -114,6 +114,12 @@ class Probe(Scalarizer):
             if self._previous_M:
                 slope_M, slope_error_M = mean_M - self._previous_M[0], torch.hypot(error_M, self._previous_M[1])
                 metrics |= self._metrics(slope=slope_M, slope_error=slope_error_M) | self._step(slope_M, slope_error_M)
+                # What this batch says nothing of is compared with the last batch that did.
+                is_new_M = mean_M.isfinite()
+                mean_M, error_M = (
+                    torch.where(is_new_M, new_M, old_M)
+                    for new_M, old_M in zip((mean_M, error_M), self._previous_M, strict=True)
+                )
             self._previous_M = [mean_M, error_M]
         return metrics
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from ctwa.batch import Rollout, Update
 from ctwa.errors import CtwaError
 from ctwa.methods import MethodInfo, Options
-from ctwa.scalarizers.base import Estimate, Scalarizer, weighted_scores
+from ctwa.scalarizers.base import Estimate, Scalarizer, weighted_advantages
 from ctwa.strict import StrictModel
 
 
@@ -88,7 +88,7 @@ class Schedule(Scalarizer):
 
     def advantages(self, rollout: Rollout, estimate: Estimate) -> Tensor:
         """The advantages (N, T) of the weighted sum."""
-        return estimate(weighted_scores(rollout, self.weights))
+        return weighted_advantages(rollout, estimate, self.weights)
 
     def observe_update(self, update: Update) -> dict[str, float]:
         """One update is done; the weights of the next are the next step's."""

@@ -13,9 +13,10 @@ from pydantic import model_validator
 from torch import Tensor
 
 from ctwa.batch import Rollout, Update
+from ctwa.covariance.diagnostics import finite
 from ctwa.errors import CtwaError
 from ctwa.methods import MethodInfo, Options
-from ctwa.scalarizers.base import Estimate, Scalarizer
+from ctwa.scalarizers.base import Estimate, Scalarizer, score_advantages
 from ctwa.scalarizers.per_objective import check_names, trained_objectives
 
 
@@ -50,7 +51,8 @@ class TchebycheffConfig(TchebycheffOptions):
 class Tchebycheff(Scalarizer):
     """Scores a completion by its worst weighted distance to a reference point, ``-max_m weight_m (z_m - reward_m)``.
 
-    An objective without a scored entry in the batch takes no part in it, and one of weight 0 never does.
+    The maximum is over the objectives that apply to the completion. One without a scored entry in the batch takes no
+    part in it, and one of weight 0 never does.
 
     Raises:
         CtwaError: ``reference_point`` names what is no objective, or is fixed and leaves one out.
@@ -80,23 +82,25 @@ class Tchebycheff(Scalarizer):
                 name: value for name, value in self.named(reference_M).items() if value > float("-inf")
             }
         score_N = -self.distance(self._gaps(rollout, reference_M))
-        return estimate(torch.where(score_N.isfinite(), score_N, 0.0))
+        return score_advantages(rollout, estimate, self.names, torch.where(score_N.isfinite(), score_N, 0.0))
 
     def observe_update(self, update: Update) -> dict[str, float]:
         """Nothing to learn from the update.
 
         Returns:
             ``tchebycheff/reference/<name>``: the reference point. ``tchebycheff/binding/<name>``: the mean of
-            ``binding``, the share of the completions whose score this objective decides. Of a method that this one is
-            the base of, in its own name.
+            ``binding``, the share of the completions whose score this objective decides, of those that it applies to.
+            Of a method that this one is the base of, in its own name.
         """
         reference_M = self._reference_of(update.rollout)
-        binding = self.named(self.binding(self._gaps(update.rollout, reference_M)).mean(0))
+        gap_NM, applicable_NM = self._gaps(update.rollout, reference_M), self._applicable(update.rollout)
+        binding_NM = torch.where(applicable_NM, self.binding(gap_NM), 0.0)
+        binding = self.named(binding_NM.sum(0) / applicable_NM.sum(0))
         metrics: dict[str, float] = {}
         for name, value in self.named(reference_M).items():
             if value > float("-inf"):
                 metrics |= {f"{self.method}/reference/{name}": value, f"{self.method}/binding/{name}": binding[name]}
-        return metrics
+        return finite(metrics)
 
     def distance(self, gap_NM: Tensor) -> Tensor:
         """How far each completion is from the reference, (N,), by its weighted distances; -inf for no part in it."""
@@ -118,7 +122,13 @@ class Tchebycheff(Scalarizer):
         return best_M if self.config.reference == "batch" else torch.maximum(known_M, best_M)
 
     def _gaps(self, rollout: Rollout, reference_M: Tensor) -> Tensor:
-        """The weighted distances to the reference point, -inf for an objective that scored nothing in this batch."""
+        """The weighted distances to the reference point.
+
+        -inf for an objective that scored nothing in this batch, or does not apply to the completion.
+        """
         rewards = rollout.rewards.select(self.names)
         gap_NM = self._weights_M * (reference_M - rewards.filled_NM(rollout.group_N))
-        return torch.where(rewards.scored_NM.any(0), gap_NM, float("-inf"))
+        return torch.where(rewards.scored_NM.any(0) & rewards.applicable_NM, gap_NM, float("-inf"))
+
+    def _applicable(self, rollout: Rollout) -> Tensor:
+        return rollout.rewards.select(self.names).applicable_NM

@@ -188,6 +188,19 @@ def test_zero_gradients_keep_the_weights(make, solve, random_gradients, method):
 
 
 @every_method
+def test_the_last_weight_of_a_gradient_stays_where_it_is_zero(make, solve, random_gradients, method):
+    """It is what holds until the next solution, in which the objective may have a gradient again."""
+    aggregator = make(method, WEIGHTS)
+    before = solve(aggregator, gram(random_gradients(0, 3))).weights_M
+    gradients_MD = random_gradients(1, 3)
+    gradients_MD[1] = 0
+    solution = solve(aggregator, gram(gradients_MD))
+
+    assert aggregator.last_weights_M[1] == before[1]
+    assert torch.equal(aggregator.last_weights_M[[0, 2]], solution.weights_M[[0, 2]])
+
+
+@every_method
 def test_one_objective_is_trained_on_its_own_gradient(make, solve, method):
     weights_M = solve(make(method, {"accuracy": 0.3}), torch.tensor([[25.0]])).weights_M
     assert weights_M.tolist() == [pytest.approx(1.4 if method.startswith("cagrad") else 1.0)]

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from ctwa import NOT_APPLICABLE
 from ctwa.batch import RewardMatrix, Rollout, Update
 from ctwa.covariance import diagnostics
 from ctwa.policy_loss import Vanilla
@@ -66,3 +67,18 @@ def test_what_was_not_observed_is_left_out():
 
 def test_order_of_objectives_changes_no_bit():
     assert diagnostics(update_of(COLUMNS)) == diagnostics(update_of(dict(sorted(COLUMNS.items()))))
+
+
+def test_an_objective_of_some_prompts_is_measured_on_these_alone():
+    away = NOT_APPLICABLE
+    both = update_of({"a": [1.0, 0.0, 0.5, away, away, away], "b": [away, away, away, 0.2, 0.9, 0.3]})
+    metrics = diagnostics(both)
+    for name, rows in (("a", slice(0, 3)), ("b", slice(3, 6))):
+        rollout = both.rollout
+        rewards = RewardMatrix.from_columns({name: rollout.rewards.to_columns()[name][rows]})
+        of_rows = Rollout(rewards, rollout.group_N[rows], rollout.mask_NT[rows])
+        tensors = (both.advantages_NT[rows], both.log_probs_old_NT[rows], both.log_probs_new_NT[rows])
+        alone = diagnostics(Update(of_rows, *tensors, both.loss))
+        for key in ("covariance", "correlation", "clip/bound"):
+            assert metrics[f"{key}/{name}"] == alone[f"{key}/{name}"]
+    assert metrics["rollout/usable_groups"] == 1  # each on every prompt that it applies to

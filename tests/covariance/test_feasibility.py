@@ -166,6 +166,22 @@ def test_covariance_of_pairs_uses_the_rows_where_both_were_scored():
     assert torch.equal(covariance_MM, covariance_MM.T)
 
 
+def test_objectives_that_never_meet_are_judged_apart():
+    """The third is alone; of the first two, whose rewards are opposite, not both can rise."""
+    covariance_MM = tensor([[0.25, -0.2, math.nan], [-0.2, 0.25, math.nan], [math.nan, math.nan, 0.04]])
+    for targets, value in (([0.1, 0.1, 0.1], 0.4), ([0.01, 0.01, 0.15], 0.15**2 / 0.04)):
+        found = target_feasibility(covariance_MM, tensor(targets), ridge=0)
+        assert found.value == pytest.approx(value)
+        torch.testing.assert_close(found.weights_M, tensor([0.25, 0.25, 0.5]))
+        reached_M = weighted_covariance(covariance_MM, found.weights_M)
+        assert reached_M[2] == pytest.approx(0.2)  # its standard deviation, whatever the others are
+        torch.testing.assert_close(reached_M[:2], weighted_covariance(covariance_MM[:2, :2], tensor([1.0, 1.0])))
+    order = [2, 0, 1]
+    turned = target_feasibility(covariance_MM[order][:, order], tensor([0.1, 0.1, 0.1]), ridge=0)
+    assert turned.value == pytest.approx(0.4)
+    torch.testing.assert_close(turned.weights_M, tensor([0.5, 0.25, 0.25]))
+
+
 def test_a_pair_never_scored_together_leaves_no_observation():
     scored_NM = torch.ones(8, 3).bool()
     scored_NM[:4, 0], scored_NM[4:, 1] = False, False

@@ -182,6 +182,14 @@ class TestAnswers:
             *("hashes", "hashes", "as_is", "boxed", "as_is", "as_is", "as_is", "as_is")
         ]
 
+    def test_most_answers_decide(self, write: Callable[..., str]) -> None:
+        """A first row that is unlike the others would have all of them taken, or refused, by its own rule."""
+        answers = ["no idea", *(f"#### {n}" for n in range(5)), r"so \boxed{7}"]
+        rows = [{"question": f"{n}?", "answer": answer} for n, answer in enumerate(answers)]
+
+        assert find_form(open_rows(write(rows)), RowSettings(), spelled).rule == "hashes"
+        assert find_form(open_rows(write(rows[:2])), RowSettings(), spelled).rule == "as_is"  # as many: the first
+
     def test_rows_without_one_are_named(self, write: Callable[..., str]) -> None:
         rows = [{"question": f"{n}?", "answer": f"#### {n}"} for n in range(20)]
         for bad in (3, 7, 8):

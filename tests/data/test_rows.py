@@ -231,6 +231,7 @@ class TestReading:
                 "a.json is one object, with the keys version, data; write a list",
             ),
             ("a", "prompt\na\n", "a has the suffix ''"),
+            ("a.jsonl.gz", b"\x1f\x8b", "a.jsonl.gz is compressed; unpack it first (gunzip -k "),
             (
                 "a.parquet",
                 '{"prompt": []}',
@@ -310,8 +311,16 @@ class TestFolders:
 
     def test_that_is_not_there(self, tmp_path: Path) -> None:
         assert "none.parquet does not exist; give a .parquet, .jsonl" in self.said(tmp_path / "none.parquet")
+        assert self.said(tmp_path / "*.csv").endswith(
+            "*.csv is a pattern, and no file is like it; give a .parquet, .jsonl, .json, .csv or .tsv file"
+        )
         (tmp_path / "train.parquet").touch()
         assert self.said(tmp_path / "trian.parquet").endswith(f"; did you mean {tmp_path}/train.parquet?")
+        (tmp_path / "train-2.parquet").touch()
+        assert self.said(tmp_path / "tr*.parquet").endswith(
+            "tr*.parquet is a pattern; name the files that are like it: "
+            f"[{tmp_path}/train-2.parquet,{tmp_path}/train.parquet]"
+        )
         twice = pa.Table.from_arrays([pa.array(["a"])] * 2, names=["prompt", "prompt"])
         pq.write_table(twice, tmp_path / "twice.parquet")
         assert "twice.parquet has the column 'prompt' twice; write it once" in self.said(tmp_path / "twice.parquet")

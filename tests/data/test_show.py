@@ -56,13 +56,21 @@ def test_what_was_understood(sums: Callable[..., str]) -> None:
         "  rows          38 rows can be used; 2 cannot, and stop a run, but for data.bad_rows=skip:",
         "                  row 9: its answer has no #### with something behind it: the text 'ten'",
         "                  row 11: its question is null; write a list of messages",
-        "  duplicates    1 prompts stand in several rows, the first in the rows 3, 7",
+        "  duplicates    1 prompt stands in several rows, the first in the rows 3, 7",
         "--- row 0, ground truth '1'",
         "user: Compute mod 10 : 0 + 1 ?",
     ):
         assert line in text
     assert "tokens" not in text
     assert "    data.bad_rows=skip \\\n" in text  # of the command, which would stop at them
+
+
+def test_no_two_empty_lines_stand_together(sums: Callable[..., str]) -> None:
+    for options in ([], ["--val-files", sums("val.jsonl", range(40, 50))], ["--validation-share", "0.2"]):
+        text = shown(sums(), *options)
+
+        assert "\n\n" in text
+        assert "\n\n\n" not in text
 
 
 def test_a_validation_file_and_a_share(sums: Callable[..., str]) -> None:

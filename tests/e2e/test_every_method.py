@@ -29,6 +29,8 @@ SETTINGS = (
     "actor_rollout_ref.actor.optim.lr=3e-5",  # many steps from a weak model
     "ctwa.diagnostics.gradients_every=1",
     "policy_loss=geo_mean",  # of which a part is ours; other tests train with the default
+    # New prompts come in the place of some, over the end of an epoch.
+    "ctwa.dynamic_sampling={keep:0.6,otherwise:refill,max_rounds:1}",
     "data.train_batch_size=4",
     "actor_rollout_ref.actor.ppo_mini_batch_size=2",
     "data.val_max_samples=8",
@@ -49,6 +51,7 @@ def test_every_method_trains(rotating: Run) -> None:
         method = sorted(METHODS)[step % NUM_METHODS]
         # PAMA trains on what is good by every objective, and a weak model has steps without any.
         assert metrics["actor/grad_norm"] > 0 or metrics["pama/zero_rows"] == 1, method
+        assert 0 <= metrics["rollout/no_signal_frac"] <= metrics["objective/accuracy/no_signal_frac"], method
         for name in ("accuracy", "conciseness", "clarity"):
             assert f"covariance/{name}" in metrics, method
             assert f"gradient/norm/{name}" in metrics, method

@@ -31,9 +31,27 @@ def of_trl(prompts, completions, completion_ids, step, progress, split, **column
     return [step + 10 * progress + 100 * (split == "train")] * len(completions)
 
 
+def of_a_task(response, data_source):
+    assert data_source == "products"
+    return float("*" in response)
+
+
+def of_another(data_source):
+    return 1.0 if data_source == "sums" else "not_applicable"
+
+
 async def of_verifiers(completion, answer, state):
     return float(state["completion"] == completion and completion[-1]["content"].endswith(answer))
 """
+
+
+def tasks_of(path: Path) -> None:
+    """Name the tasks of the project's rows: three sources of data."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        sum_, product = (sign in row["prompt"][0]["content"] for sign in "+*")
+        row["data_source"] = "both" if sum_ and product else "products" if product else "sums"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +61,19 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Run:
     make_project(folder)
     with (folder / "rewards.py").open("a") as rewards:
         rewards.write(REWARDS)
+    for file in ("train", "val"):
+        tasks_of(folder / "data" / f"{file}.jsonl")
     overrides = [
         *SMALL,
         "ctwa.objectives.short.reward_fn=rewards.py:sometimes",
         "+ctwa.objectives.of_trl={reward_fn: 'rewards.py:of_trl', weight: 0.01, target: 0}",
         "+ctwa.objectives.of_verifiers={reward_fn: 'rewards.py:of_verifiers', weight: 0.01, target: 0}",
-        "ctwa.rewards.max_unscored=1",
+        "+ctwa.objectives.short.max_unscored=1",
+        "+ctwa.objectives.repetition={reward_fn: 'reward_fns/repetition.py:repetition', weight: 0.01, target: 0}",
+        "+ctwa.objectives.product={reward_fn: 'rewards.py:of_a_task', target: 0, applies_to: {data_source: products}}",
+        "+ctwa.objectives.sum={reward_fn: 'rewards.py:of_another', on_failure: stop, target: 0, every: 2}",
+        "+ctwa.objectives.evaluated={reward_fn: 'rewards.py:short', kwargs: {limit: 40}, split: val}",
+        "data.val_files={easy: data/val.jsonl, again: [data/val.jsonl]}",
         "data.train_batch_size=4",
         "data.val_max_samples=8",
         "trainer.total_training_steps=3",
@@ -71,12 +96,31 @@ def test_entries_that_could_not_be_scored_are_counted_and_left_out(stopped: Run)
     assert metrics["covariance/short"] == pytest.approx(0, abs=1e-12)
 
 
+def test_objectives_of_some_tasks_are_taken_over_these(stopped: Run) -> None:
+    """16 completions of 4 prompts, and of 8 held-out ones of files by name."""
+    metrics = stopped.records[0]
+    means = {key: value for key, value in metrics.items() if key.startswith("objective_source/correct/")}
+    assert means
+    assert set(metrics) & {"objective_source/product/sums", "objective_source/sum/products"} == set()
+    for name, source in (("product", "products"), ("sum", "sums")):
+        share = metrics[f"objective/{name}/applicable_frac"]
+        assert (f"objective_source/{name}/{source}" in metrics) == (share > 0)
+        assert metrics[f"weight/{name}"] > 0
+    assert 0 < metrics["objective/product/applicable_frac"] + metrics["objective/sum/applicable_frac"] < 1
+    assert "objective/evaluated/mean" not in metrics
+    assert "weight/evaluated" not in metrics
+    assert 0 <= metrics["val/evaluated"] <= 1
+    assert "val_source/evaluated/easy" in metrics
+
+
 def test_functions_of_other_trainers_are_called_as_by_these(stopped: Run) -> None:
     metrics = stopped.records[0]
     assert metrics["objective/of_trl/scored_frac"] == metrics["objective/of_verifiers/scored_frac"] == 1
     assert (metrics["objective/of_trl/mean"], metrics["objective/of_trl/std"]) == (101, 0)  # step 1 begins at 0
     assert metrics["val/of_trl"] == pytest.approx(1 + 10 / 3)  # one step of three is made
     assert 0 <= metrics["val/of_verifiers"] < 1
+    assert metrics["objective/repetition/scored_frac"] == 1
+    assert -1 <= metrics["objective/repetition/mean"] <= 0
 
 
 def test_an_alarm_ends_the_run_with_a_validation_and_a_checkpoint(stopped: Run) -> None:

@@ -136,6 +136,18 @@ def test_verl_accepts_every_task_on_every_engine(compose: Compose, task: str, en
     assert omega_conf_to_dataclass(config.actor_rollout_ref.model).tokenizer.eos_token == "<eos>"
 
 
+def test_workers_on_a_cpu_keep_the_memory_that_they_free(compose: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "4096")
+    monkeypatch.delenv("MALLOC_MMAP_MAX_", raising=False)
+    for engine, found in (("cpu", ("0", "4096")), ("gpu", (None, None))):
+        config = compose("task=testbed", f"engine={engine}")
+        set_environment(config)
+        of_workers = config.ray_kwargs.ray_init.runtime_env.env_vars
+
+        assert (of_workers.get("MALLOC_MMAP_MAX_"), of_workers.get("MALLOC_TRIM_THRESHOLD_")) == found
+    assert "MALLOC_MMAP_MAX_" not in os.environ  # the driver gives back what it frees
+
+
 @pytest.mark.parametrize(
     ("named", "used"),
     [

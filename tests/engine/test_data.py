@@ -12,11 +12,15 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 from transformers import AutoTokenizer
 
+from ctwa import NOT_APPLICABLE
+from ctwa.batch import RewardMatrix
+from ctwa.engine.by_source import has_several_sources, training_by_source, validation_by_source
 from ctwa.engine.compose import compose_config
 from ctwa.engine.data import RunData, read_run_data
 from ctwa.engine.recorder import Recorder
 from ctwa.engine.train_job import TrainJob
 from ctwa.errors import CtwaError
+from ctwa.objectives.completion import Completion
 from ctwa.run.folder import RunFolder, RunInfo
 
 Changed = Callable[[dict[str, Any]], DictConfig]
@@ -222,3 +226,58 @@ def test_names_of_the_hub_and_of_splits_stay_what_they_are(task_dir: Path) -> No
 
     assert config.data.train_files == ["hf://openai/gsm8k:main:train"]
     assert config.data.val_files == ["/data/gsm8k:test"]
+
+
+def test_validation_files_by_name(changed: Changed, lines: Callable[..., str], task_dir: Path, tmp_path: Path) -> None:
+    """Each row knows the name of its file; a reward function still sees the data source of the row."""
+    hard = lines(4, "hard.jsonl", data_source="gsm8k")
+    more = lines(3, "more.jsonl", data_source="aime")
+    own = {"data.columns": SETTINGS["data.columns"] | {"data_source": "data_source"}}
+    files = {"data.train_files": [lines(40, data_source="x")], "data.val_files": {"easy": [hard], "rest": [more]}}
+    data, for_verl, _ = handed_over(changed(own | files | {"ctwa.run": str(tmp_path / "run")}))
+
+    rows = pq.read_table(for_verl.data.val_files[0]).to_pylist()
+    assert [(row["validation_set"], row["data_source"]) for row in rows] == [("easy", "gsm8k")] * 4 + [
+        ("rest", "aime")
+    ] * 3
+    assert "validation_set" not in pq.read_table(for_verl.data.train_files[0]).column_names
+    completions = [Completion.unwritten(row) for row in rows]
+    assert has_several_sources(data)
+    rewards = RewardMatrix.from_columns({"a": [1, 0, None, 1, 1, 1, 0], "b": [NOT_APPLICABLE] * 4 + [0.5] * 3})
+    assert validation_by_source(completions, rewards) == {
+        "val_source/a/easy": pytest.approx(2 / 3),
+        "val_source_standard_error/a/easy": pytest.approx(1 / 3),
+        "val_source/a/rest": pytest.approx(2 / 3),
+        "val_source_standard_error/a/rest": pytest.approx(1 / 3),
+        "val_source/b/rest": 0.5,
+        "val_source_standard_error/b/rest": 0,
+    }
+    assert training_by_source(completions, rewards).keys() == {
+        "objective_source/a/easy",
+        "objective_source/a/rest",
+        "objective_source/b/rest",
+    }
+    with pytest.raises(CtwaError, match="the rows have a column 'validation_set' already"):
+        read_run_data(
+            changed(
+                own | files | {"data.val_files": {"easy": [lines(2, "a.jsonl", data_source="x", validation_set="b")]}}
+            )
+        )
+
+
+def test_one_source_or_one_a_row_has_no_curves_by_source(changed: Changed, lines: Callable[..., str]) -> None:
+    own = {**SETTINGS, "data.columns": {"prompt": "task", "ground_truth": "result", "data_source": "level"}}
+    assert not has_several_sources(read_run_data(changed(SETTINGS | {"data.train_files": [lines()]})))
+    assert not has_several_sources(read_run_data(changed(own | {"data.train_files": [lines()]})))  # 40 of 40 rows
+    assert has_several_sources(read_run_data(changed(own | {"data.train_files": [lines(20)]})))
+
+
+def test_validation_files_by_name_are_made_absolute(task_dir: Path) -> None:
+    overrides = [
+        f"ctwa.task_dir={task_dir}",
+        "ctwa.run=run",
+        "data.val_files={easy: a.jsonl, rest: [b.jsonl, /c.jsonl]}",
+    ]
+    found = OmegaConf.to_container(compose_config(overrides).data.val_files)
+    here = str(Path.cwd())
+    assert found == {"easy": [f"{here}/a.jsonl"], "rest": [f"{here}/b.jsonl", "/c.jsonl"]}

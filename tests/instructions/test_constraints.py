@@ -23,6 +23,7 @@ from ctwa.instructions.constraints import (
     from_json,
     to_json,
 )
+from ctwa.instructions.text import sentences
 
 THREE_SENTENCES = "Dr. Smith keeps bees. They cost about 3.5 coins each! Is that much?"
 FRENCH = "La mer est grande et bleue. Les poissons y vivent depuis toujours."
@@ -155,3 +156,9 @@ def test_compatibility_has_no_order() -> None:
     assert all(compatible(a, b) == compatible(b, a) for a in KINDS for b in KINDS)
     assert not any(compatible(kind, kind) for kind in KINDS)
     assert all(any(compatible(kind, other) for other in KINDS) for kind in KINDS)
+
+
+def test_a_run_of_marks_is_looked_at_once() -> None:
+    """A policy that repeats itself writes them; a look from each of them would take an hour."""
+    assert sentences("Wait" + "." * 300_000 + "x") == ["Wait" + "." * 300_000 + "x"]
+    assert sentences("No" + "!" * 300_000 + '"' * 300_000 + " So.")[1:] == ["So."]

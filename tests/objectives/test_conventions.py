@@ -143,6 +143,16 @@ def test_lists_of_verl_and_of_verifiers() -> None:
     assert [state["completion"] for state in given["states"]] == [said("7"), said("8")]
 
 
+def test_ones_own_functions_stay_that_whatever_they_call_their_options() -> None:
+    def f(response, prompt, state=None, prompts=()): ...
+
+    assert contract_of(f).collect(two()[:1]) == {"response": "7", "prompt": "You add.\nWhat is 3 + 4?"}
+
+    def g(completions, response): ...  # a column of the data
+
+    assert contract_of(g).columns == ("response",)
+
+
 def test_objects_of_a_trainer_are_refused_where_a_function_cannot_do_without() -> None:
     def scheduled(completions, trainer_state, **kwargs): ...
 

@@ -8,7 +8,7 @@ from ctwa import NOT_APPLICABLE
 from ctwa.batch import RewardMatrix
 from ctwa.errors import CtwaError
 from ctwa.objectives.config import parse_objectives
-from ctwa.objectives.shaping import Shaped, Shaping
+from ctwa.objectives.shaping import Shaped, Shaping, Standardise
 
 GROUP_N = torch.tensor([0, 0, 0, 1, 1, 1])
 RAW = RewardMatrix.from_columns({"right": [1, 0, 1, None, 1, 0], "short": [-4.0, 3.0, 0.0, 9.0, 9.0, None]})
@@ -115,6 +115,24 @@ def test_running_moments_are_those_of_all_batches_and_survive_a_resume_to_the_bi
     assert torch.equal(last, step(running, batches[3]).matrix.rewards_NM)
     seen = torch.cat(batches)
     assert torch.allclose(last[:, 1], (batches[3] - seen.mean()) / seen.std(correction=0))
+
+
+@pytest.mark.parametrize("kind", ["batch", "running"])
+def test_more_of_a_batch_is_standardised_as_the_batch_was(kind: Standardise) -> None:
+    first, more = ({"right": [1] * 6, "short": [float(x) for x in values]} for values in (range(6), range(100, 106)))
+    which = shaping(kind)
+    which.shape(RewardMatrix.from_columns(first), GROUP_N, train=True)
+    learnt = which.state_dict()
+    found = which.shape(RewardMatrix.from_columns(more), GROUP_N, train=True, further=True).matrix.rewards_NM[:, 1]
+    of_first = torch.tensor(first["short"], dtype=torch.float64)
+    expected = (torch.tensor(more["short"], dtype=torch.float64) - of_first.mean()) / of_first.std(correction=0)
+    assert torch.allclose(found, expected)
+    assert which.state_dict() == learnt
+    # What the first had nothing of is standardised by what there is.
+    which = shaping("batch")
+    which.shape(RewardMatrix.from_columns(first | {"short": [None] * 6}), GROUP_N, train=True)
+    alone = which.shape(RewardMatrix.from_columns(more), GROUP_N, train=True, further=True)
+    assert torch.allclose(alone.matrix.rewards_NM[:, 1], (of_first - of_first.mean()) / of_first.std(correction=0))
 
 
 def test_moments_that_are_missing_are_said_to_be() -> None:

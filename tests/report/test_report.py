@@ -304,6 +304,19 @@ def test_the_method_section_draws_what_any_method_says_of_itself(make_run):
         assert drawn == expected
 
 
+def test_sources_have_a_line_each_in_a_section_of_their_own(make_run):
+    keys = [f"{family}/accuracy/{source}" for family in ("val_source", "objective_source") for source in ("x", "y/z")]
+    steps = {step: step_metrics(accuracy=0.5) | dict.fromkeys(keys, step / 8) for step in (1, 2)}
+    sections = {section.name: section for section in make_report([make_run("run", steps).path]).sections}
+    held_out, training = sections["sources"].figures
+    assert (held_out.title, training.title) == ("accuracy, held-out problems", "accuracy, training problems")
+    assert [[line.label for line in panel.lines] for panel in (held_out, training)] == [["x", "y/z"]] * 2
+    assert training.lines[1].curve.values.tolist() == [0.125, 0.1875]  # averages
+    assert "method" not in sections
+    plain = make_report([make_run("plain", {1: step_metrics(accuracy=0.5)}).path])
+    assert "sources" not in [section.name for section in plain.sections]
+
+
 def test_methods_with_metrics_of_one_name_have_a_panel_each(make_run):
     steps = {1: step_metrics(accuracy=0.5) | {"ctwa/ema/accuracy": 0.25, "ctwa/feasibility": 0.5}}
     paths = [make_run(name, steps, info(method=name)).path for name in ("one", "two")]

@@ -69,6 +69,22 @@ def test_the_summary_is_written_and_printed(make_run):
     ]
 
 
+def test_results_by_source_stand_in_summary_and_comparison(make_run):
+    by_source = {"val_source/accuracy/gsm8k": 0.75, "val_source/accuracy/math": 0.25, "val_source/clarity/math": 0.5}
+    later = {key: value / 2 for key, value in by_source.items()}
+    run = make_run("run", {step: metrics | (later if step else by_source) for step, metrics in HELD_OUT.items()})
+    summary = write_summary(run)
+    assert {source: list(found) for source, found in summary.sources.items()} == {
+        "gsm8k": ["accuracy"],
+        "math": ["accuracy", "clarity"],
+    }
+    assert json.loads(run.summary.read_text())["sources"]["gsm8k"]["accuracy"]["end"] == 0.375
+    rows = [line.split() for line in summary_text(summary).splitlines()]
+    assert ["gsm8k", "accuracy", "0.750", "0.750", "0", "0.375", "-0.375", "-0.375", "1"] in rows
+    [row] = [line.split() for line in curves_text(read_runs([run.path])).splitlines() if "gsm8k" in line]
+    assert row[:4] == ["accuracy", "gsm8k", "run", "0.750"]
+
+
 UNSCORED = {"objective/clarity/scored_frac": 0.5}
 
 

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from ctwa.errors import CtwaError
 from ctwa.objectives.completion import Completion
 from ctwa.objectives.config import ObjectiveConfig
-from ctwa.objectives.evaluator import RewardEvaluator
+from ctwa.objectives.evaluator import RewardEvaluator, load_contracts
+from ctwa.objectives.library import ready_made
 
 NUM_CHARACTERS = 50_000
 HOSTILE = [
@@ -60,10 +62,8 @@ KWARGS: dict[str, dict[str, Any]] = {
     "json_valid": {"keys": ["a"]},
 }
 TRUTHS = {"multiple_choice": "B", "code_tests": "assert f(1) == 1"}
-NAMES = [
-    *("accuracy", "clarity", "conciseness", "code_tests", "cosine_length", "exact_match", "format_tags", "json_valid"),
-    *("language", "length_budget", "multiple_choice", "repetition", "soft_overlong"),
-]
+ASK_SOMEBODY = {"judge", "remote_score", "reward_model"}
+NAMES = [each.name for each in ready_made() if each.name not in ASK_SOMEBODY]
 OF_TASKS = ["constraints", "brevity", "well_formed"]
 TASKS_TRUTH = (
     '[{"kind": "sentences", "num": 2}, {"kind": "json", "keys": ["a"]}, {"kind": "ending", "phrase": "a b c."}]'
@@ -80,6 +80,36 @@ def evaluated(objectives: dict[str, ObjectiveConfig], truth: str) -> dict[str, l
         if failure.reason != "none":
             slow.setdefault(failure.objective, []).append(f"{HOSTILE[failure.row]!r}: {failure.reason} {failure.text}")
     return slow
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "sentence"),
+    [
+        ("length_budget", {"budget": 10, "limit": 9}, "budget=10 and limit=9: write 0 < budget <= limit"),
+        ("length_budget", {"budget": "ten"}, "TypeError: '<=' not supported"),
+        ("soft_overlong", {"max_tokens": 10, "buffer": 11}, "write 0 < buffer <= max_tokens"),
+        ("cosine_length", {"max_tokens": 0}, "max_tokens=0: write the length limit"),
+        ("cosine_length", {"max_tokens": 9, "wrong": [1]}, r"wrong=\[1\]: write the values at no length"),
+        ("repetition", {"penalty": 1}, "a penalty of at most 0"),
+        ("format_tags", {"tags": "think"}, "tags='think': write a list"),
+        ("language", {"code": "fr", "among": ["de"]}, r"code=fr is not among \['de'\]"),
+        ("language", {"code": "xx"}, "xx"),
+        ("json_valid", {"schema": {"type": "integr"}}, "schema is no JSON Schema: 'integr'"),
+        ("exact_match", {"place": "boxes"}, "'boxes' is no place of an answer: write one of whole, tags"),
+        ("judge", {"base_url": "http://a b", "model": "m"}, "endpoint.base_url: write http:// or https://"),
+        ("judge", {"base_url": "http://a", "model": "m", "scale": [3, 3]}, "write the worst and the best grade"),
+        ("judge", {"base_url": "http://a", "model": "m", "pattern": "x"}, "pattern='x' has no group"),
+        ("judge", {"base_url": "http://a", "model": "m", "api_key_env": "NO_KEY"}, "names NO_KEY, which is not set"),
+        ("remote_score", {"url": "ftp://a"}, "endpoint.base_url: write http:// or https://"),
+        ("reward_model", {"model": "/no/where"}, "model=/no/where: there is no such folder"),
+        ("reward_model", {"model": "m", "device": "gpu"}, "device=gpu: write cpu, cuda or cuda:1"),
+    ],
+)
+def test_kwargs_that_cannot_be_used_are_refused_before_a_run(name: str, kwargs: dict[str, Any], sentence: str) -> None:
+    spec = f"reward_fns/{name}.py:{name}"
+    with pytest.raises(CtwaError, match=sentence) as error:
+        load_contracts({name: ObjectiveConfig(reward_fn=spec, kwargs=kwargs)})
+    assert str(error.value).startswith("the kwargs of reward function '")
 
 
 @pytest.mark.parametrize("name", NAMES)

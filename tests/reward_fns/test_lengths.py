@@ -17,16 +17,12 @@ def test_a_budget_costs_nothing_up_to_it_and_all_at_the_limit(reward_fn: Reward)
     assert [length_budget("a", tokens, budget=10, limit=10) for tokens in (10, 11)] == [1, 0]
     # Silence is the shortest response there is.
     assert [length_budget(silence, 1, budget=10) for silence in ("", " \n", "...")] == [0] * 3
-    with pytest.raises(ValueError, match="0 < budget <= limit"):
-        length_budget("a", 1, budget=10, limit=9)
 
 
 def test_soft_overlong_is_dapos(reward_fn: Reward) -> None:
     soft_overlong = reward_fn("soft_overlong")
     values = [soft_overlong(tokens, max_tokens=100, buffer=20) for tokens in (0, 80, 85, 100, 101, 5000)]
     assert values == [0, 0, -0.25, -1, -1, -1]
-    with pytest.raises(ValueError, match="0 < buffer <= max_tokens"):
-        soft_overlong(1, max_tokens=10, buffer=11)
 
 
 def test_the_cosine_prefers_short_right_answers_and_long_wrong_ones(reward_fn: Reward) -> None:

@@ -43,8 +43,6 @@ class TestRepetition:
         # Runs of two: ab bc ca ab bc: two of five came before.
         assert reward_fn("repetition")("a b c a b c", n=2) == pytest.approx(-2 / 5)
         assert reward_fn("repetition")("a b c a b c", n=2, penalty=-0.5) == pytest.approx(-1 / 5)
-        with pytest.raises(ValueError, match="a penalty of at most 0"):
-            reward_fn("repetition")("a", penalty=1)
 
 
 class TestFormatTags:
@@ -106,10 +104,6 @@ class TestLanguage:
     def test_among_a_few_languages_short_texts_are_told(self, reward_fn: Reward) -> None:
         language = reward_fn("language")
         assert language("Das ist eine wirklich gute Idee.", code="de", among=["de", "en"]) == 1
-        with pytest.raises(ValueError, match="code=fr is not among"):
-            language("x", code="fr", among=["de", "en"])
-        with pytest.raises(ValueError, match="xx"):
-            language(ENGLISH, code="xx", among=["xx", "en"])
 
 
 class TestJson:
@@ -140,5 +134,3 @@ class TestJson:
         assert [json_valid(text, keys=["a"], other_keys=False) for text in ('{"a": 1}', '{"a": 1, "b": 2}')] == [1, 0]
         schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
         assert [json_valid(text, schema=schema) for text in ('{"n": 3}', '{"n": "3"}', "{}")] == [1, 0, 0]
-        with pytest.raises(Exception, match="integr"):
-            json_valid("{}", schema={"type": "integr"})

@@ -80,6 +80,13 @@ def test_without_validations_the_average_over_training_problems_counts():
     assert feed(with_validation)[0] == []
 
 
+def test_an_objective_that_few_steps_measure_is_found_wrong_as_often():
+    monitor = AlarmMonitor(["accuracy"], LIMITS)
+    records = [{"covariance/accuracy": -0.1} if step % 10 == 1 else {} for step in range(1, 32)]
+    assert feed(records, monitor)[0] == [(21, "negative-covariance", "accuracy")]  # at steps 1, 11 and 21
+    assert "for 21 steps" in monitor.active[0].text
+
+
 def test_negative_rewards_fall_too():
     assert feed(curve("val/accuracy", -1.0, -1.1, -1.1, -1.1))[0] == []
     assert feed(curve("val/accuracy", -1.0, -1.3, -1.3, -1.3))[0] == [(4, "drop", "accuracy")]
@@ -92,9 +99,9 @@ def test_a_covariance_below_zero():
 
 
 def test_steps_without_a_measurement_neither_raise_nor_end_anything():
-    steps = [{"covariance/clarity": -0.1}, {}, {"covariance/clarity": -0.1}, {}]
+    steps = [{"covariance/clarity": -0.1}, {}, {"covariance/clarity": -0.1}, {}, {"covariance/clarity": -0.1}, {}]
     raised, monitor = feed(steps)
-    assert raised == [(3, "negative-covariance", "clarity")]
+    assert raised == [(5, "negative-covariance", "clarity")]
     assert len(monitor.active) == 1
 
 

@@ -51,6 +51,24 @@ def test_a_result_that_is_no_number_is_said_to_be_none():
     assert [cell.split() for cell in last.split("│")[1:]] == [["NaN", "(NaN)"], ["NaN", "(NaN)"]]
 
 
+def test_a_validation_is_shown_by_source_below():
+    screen = Screen(info())
+    first = {"val/accuracy": 0.5, "val/clarity": 0.4, "val_source/accuracy/gsm8k": 0.25, "val_source/clarity/math": 0.4}
+    screen.record(0, 1.0, **first)
+    screen.record(4, 9.0, **first | {"val_source/accuracy/gsm8k": 0.5})
+    lines = screen.lines()[2:]
+    assert [line.split("│")[0].strip() for line in lines] == [
+        "0/4 held-out",
+        "gsm8k",
+        "math",
+        "4/4 held-out",
+        "gsm8k",
+        "math",
+    ]
+    assert [cell.split() for cell in lines[1].split("│")[1:]] == [["0.250"], ["-"]]  # one that is not about clarity
+    assert lines[4].split("│")[1].split() == ["0.500", "(+0.250)"]
+
+
 def test_targets_of_something_else_are_no_covariance_targets():
     objectives = {name: ObjectiveInfo(weight=0.5) for name in ("accuracy", "clarity")}
     screen = Screen(info(objectives=objectives, method="lagrangian"), terminal=True, width=100)

@@ -26,12 +26,14 @@ class GroupEstimate:
     num_tokens: int
     scale_invariant: bool
 
-    def __call__(self, scores_N: Tensor) -> Tensor:
-        advantages_N = torch.empty_like(scores_N)
+    def __call__(self, scores_N: Tensor, rows_N: Tensor | None = None) -> Tensor:
+        advantages_N = torch.zeros_like(scores_N)
         for group in self.group_N.unique():
-            scores = scores_N[self.group_N == group]
-            spread = scores.std() + 1e-6 if self.scale_invariant else 1.0
-            advantages_N[self.group_N == group] = (scores - scores.mean()) / spread
+            own_N = self.group_N == group if rows_N is None else (self.group_N == group) & rows_N
+            scores = scores_N[own_N]
+            if len(scores) > 1:
+                spread = scores.std() + 1e-6 if self.scale_invariant else 1.0
+                advantages_N[own_N] = (scores - scores.mean()) / spread
         return advantages_N[:, None].expand(-1, self.num_tokens)
 
 
@@ -60,7 +62,8 @@ class Batch:
 
     def with_rows(self, order_N: Tensor) -> "Batch":
         rewards = self.rollout.rewards
-        rewards = RewardMatrix(rewards.names, rewards.rewards_NM[order_N], rewards.scored_NM[order_N])
+        parts = (rewards.rewards_NM, rewards.scored_NM, rewards.applicable_NM)
+        rewards = RewardMatrix(rewards.names, *(part_NM[order_N] for part_NM in parts))
         rollout = Rollout(rewards, self.rollout.group_N[order_N], self.rollout.mask_NT[order_N])
         return Batch(rollout, self.log_ratio_NT[order_N])
 

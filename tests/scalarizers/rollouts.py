@@ -32,8 +32,10 @@ class Scores:
     transform: Callable[[Tensor], Tensor] = lambda scores_N: scores_N
     scale_invariant: bool = False
 
-    def __call__(self, scores_N: Tensor) -> Tensor:
-        return self.transform(scores_N)[:, None].expand(-1, self.num_tokens)
+    def __call__(self, scores_N: Tensor, rows_N: Tensor | None = None) -> Tensor:
+        advantages_N = self.transform(scores_N)
+        advantages_N = advantages_N if rows_N is None else torch.where(rows_N, advantages_N, 0.0)
+        return advantages_N[:, None].expand(-1, self.num_tokens)
 
 
 def standardised(scores_N: Tensor) -> Tensor:

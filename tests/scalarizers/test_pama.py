@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+import ctwa
 from ctwa.scalarizers.pama import Pama, PamaConfig, nearest_to_zero
 from tests.scalarizers.rollouts import Scores, rollout_of, update_of
 
@@ -88,3 +89,23 @@ def test_an_objective_of_weight_zero_takes_no_part():
     columns = {"a": [1.0, 2.0], "b": [-1.0, -1.0]}
 
     assert pama(weights={"a": 1.0, "b": 0.0}).advantages(rollout_of(columns), Scores())[:, 0].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("variant", "expected"),
+    [("completion", [2, 3, 0, 0]), ("objective", [0, 3, 1, 0]), ("published-code", [2, 2, 2, 0])],
+)
+def test_a_completion_is_judged_by_the_objectives_that_apply_to_it(variant, expected):
+    away = ctwa.NOT_APPLICABLE
+    columns = {"a": [2.0, 5.0, -1.0, away], "b": [away, 3.0, 1.0, away], "c": [away] * 4}
+    scalarizer = pama(variant, dict.fromkeys("abc", 1.0))
+    rollout = rollout_of(columns)
+    advantages_NT = scalarizer.advantages(rollout, Scores())
+
+    # The positive parts of a have the mean 7 / 3, those of b 2; c applies to nothing.
+    assert advantages_NT[:, 0].tolist() == pytest.approx(expected)
+    assert scalarizer.observe_update(update_of(rollout, advantages_NT)).keys() == {
+        "pama/noon/a",
+        "pama/noon/b",
+        "pama/zero_rows",
+    }

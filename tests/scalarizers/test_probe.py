@@ -227,14 +227,15 @@ def test_slope_is_steered_as_the_probe_is(make_batch):
 
 
 def test_a_slope_over_a_batch_without_rewards_is_held(make_batch):
+    """The next batch that has some is compared with the last one that had."""
     method, batch = probe(signal="slope", warmup=0), make_batch(NAMES)
     scored = {"accuracy": 0.5, "conciseness": 0.4, "clarity": 0.3}
     with_means(batch, scored).step(method)
-    for means in (scored | {"accuracy": math.nan}, scored):
+    for means, slope in ((scored | {"accuracy": math.nan}, None), (scored | {"accuracy": 0.75}, 0.25)):
         metrics = with_means(batch, means).step(method)
-        assert "probe/slope/accuracy" not in metrics
+        assert metrics.get("probe/slope/accuracy") == (None if slope is None else pytest.approx(slope))
         method.load_state_dict(json.loads(json.dumps(method.state_dict(), allow_nan=False)))
-    assert metrics["probe/num_held/accuracy"] == 2
+    assert metrics["probe/num_held/accuracy"] == 1
     assert metrics["probe/num_held/clarity"] == 0
 
 

@@ -2,6 +2,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+import ctwa
 from ctwa.errors import CtwaError
 from ctwa.scalarizers.tchebycheff import Tchebycheff, TchebycheffConfig
 from tests.scalarizers.rollouts import Scores, rollout_of, standardised, update_of
@@ -156,3 +157,15 @@ def test_mistakes_in_the_names():
         tchebycheff(reference_point={"style": 1.0})
     with pytest.raises(CtwaError, match=r"leaves out \['conciseness'\]"):
         tchebycheff(reference="fixed", reference_point={"accuracy": 1.0, "clarity": 1.0})
+
+
+def test_a_completion_is_judged_by_the_objectives_that_apply_to_it():
+    away = ctwa.NOT_APPLICABLE
+    fixed = {"reference": "fixed", "reference_point": {"a": 1.0, "b": 1.0}}
+    scalarizer = tchebycheff({"a": 0.5, "b": 0.5}, **fixed)
+    rollout = rollout_of({"a": [0.0, 0.8, away, away], "b": [away, 0.2, 0.6, away]})
+    advantages_NT = scalarizer.advantages(rollout, Scores())
+
+    assert advantages_NT[:, 0].tolist() == pytest.approx([-0.5, -0.4, -0.2, 0])
+    metrics = scalarizer.observe_update(update_of(rollout, advantages_NT))
+    assert (metrics["tchebycheff/binding/a"], metrics["tchebycheff/binding/b"]) == (0.5, 1)  # of two completions each

@@ -59,10 +59,11 @@ def check_applies_to(settings: Settings, data: RunData) -> None:
         return  # read by a class of the user's own
     for name, objective in settings.trained.items():
         if not train.num_of[name]:
-            asked = ", ".join(f"{column}={_told(value)}" for column, value in objective.applies_to.items())
+            asked = [f"{column}={_told(value)}" for column, value in objective.applies_to.items()]
+            asked += [f"what '{objective.gate.by}' applies to"] if objective.gate else []
             raise CtwaError(
-                f"objective '{name}' applies to no row of data.{TRAIN} (ctwa.objectives.{name}.applies_to asks for "
-                f"{asked}): change that, or write ctwa.objectives.{name}.split=val to evaluate it only"
+                f"objective '{name}' applies to no row of data.{TRAIN}: it asks for {' and '.join(asked)}; change "
+                f"ctwa.objectives.{name}.applies_to, or write ctwa.objectives.{name}.split=val to evaluate it only"
             )
     if train.without is not None:
         index, row = train.without
@@ -109,7 +110,9 @@ def _coverage(objectives: Mapping[str, ObjectiveConfig], trained: Iterable[str],
             value = row.column(column)
             if isinstance(value, bool | int | float | str):
                 found.values[column][value] += 1
-        applying = [name for name, objective in objectives.items() if objective.is_about(row)]
+        about = {name for name, objective in objectives.items() if objective.is_about(row)}
+        # One behind a gate applies where the gate's objective does, too.
+        applying = [name for name in about if (gate := objectives[name].gate) is None or gate.by in about]
         found.num_of.update(applying)
         if not trained.intersection(applying):
             found.num_without += 1
@@ -128,9 +131,7 @@ def _rows(part: Part) -> Iterator[Completion]:
     else:
         values = (row.values for file in part.files for row in file.rows())
     for each in values:
-        extra_info = each.get("extra_info")
-        plain = {"prompt": "", "reward_model": None, "extra_info": extra_info if isinstance(extra_info, dict) else None}
-        yield Completion.from_row(each | plain, response="", response_tokens=0)
+        yield Completion.unwritten(each)
 
 
 def _told(value: Any) -> str:

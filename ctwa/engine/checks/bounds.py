@@ -79,6 +79,12 @@ def listed(each: Bound, words: str, *, least: int = 1, most: int | None = None) 
     return Bound(Annotated[kind, Field(min_length=least, max_length=most)], words)
 
 
+def by_name(each: Bound, words: str) -> Bound:
+    """Some by their names."""
+    kind: Any = dict.__class_getitem__((Annotated[str, Field(pattern=r"\S")], each.kind))
+    return Bound(Annotated[kind, Field(min_length=1)], words)
+
+
 NOTHING = Bound(None, "null")
 COUNT = whole(1)
 MAYBE = COUNT | NOTHING
@@ -92,6 +98,7 @@ SHARE = number(0, 1)
 SEED = whole(0, 2**31 - 1)
 PATH = text("a file, a folder of datasets.save_to_disk or hf://NAME, or a list of some")
 FILES = Bound(PATH.kind | listed(PATH, "").kind, PATH.words)
+NAMED_FILES = by_name(FILES, "files by name, as {gsm8k: FILE, math: FILE}")
 BETAS = listed(number(0, 1, below=True), "two numbers from 0 to 1 (not 1 itself), e.g. [0.9,0.999]", least=2, most=2)
 ALARMS = Bound(str | list[str], "a list of alarms, e.g. [drop]")
 TRACKER = choice(
@@ -116,7 +123,7 @@ BOUNDS: dict[str, Bound] = {
     #
     "model_engine": choice("dp"),
     "data.train_files": FILES,
-    "data.val_files": FILES | NOTHING,
+    "data.val_files": FILES | NAMED_FILES | NOTHING,
     "data.train_batch_size": SIZE,
     "data.gen_batch_size": MAYBE,
     "data.val_batch_size": MAYBE,

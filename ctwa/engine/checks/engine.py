@@ -27,7 +27,10 @@ def check_engine(config: DictConfig) -> None:
             "write actor_rollout_ref.actor.use_kl_loss=true instead"
         )
     if config.algorithm.filter_groups.enable:
-        raise CtwaError("algorithm.filter_groups.enable=true needs a scalar reward while sampling: write false")
+        raise CtwaError(
+            "algorithm.filter_groups.enable=true needs a scalar reward while sampling: write false, and "
+            "ctwa.dynamic_sampling.keep=any, which asks the objectives"
+        )
     if config.reward.reward_model.enable:
         raise CtwaError(
             "reward.reward_model.enable=true is verl's single reward model: write false, and call the model from a "

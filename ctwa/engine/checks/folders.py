@@ -40,7 +40,7 @@ def _check_ranks_of_checkpoint(config: DictConfig, run: RunFolder) -> None:
     num_ranks = config.trainer.nnodes * config.trainer.n_gpus_per_node
     if saved != num_ranks:
         raise CtwaError(
-            f"{checkpoint} was saved by {saved} ranks, and the run has trainer.nnodes x trainer.n_gpus_per_node = "
-            f"{num_ranks}: write as many as there were, or begin a new run with the model of the checkpoint "
-            f"(actor_rollout_ref.model.path={checkpoint / 'actor' / 'huggingface'})"
+            f"{checkpoint} was saved by {saved} rank{'s' * (saved > 1)}, and the run has trainer.nnodes x "
+            f"trainer.n_gpus_per_node = {num_ranks}: write as many as there were, or begin a new run with the model of "
+            f"the checkpoint (actor_rollout_ref.model.path={checkpoint / 'actor' / 'huggingface'})"
         )

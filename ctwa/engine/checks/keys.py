@@ -55,6 +55,19 @@ DEAD: dict[str, str] = {
     f"{ROLLOUT}.over_sample_rate": "leave it out",
     f"{ROLLOUT}.multi_stage_wake_up": "leave it out",
     f"{ACTOR}.freeze_vision_tower": "leave it out",
+    **{
+        f"{MODEL}.lora.{key}": f"write {MODEL}.{instead}" if instead else "leave it out, for it is Megatron's"
+        for key, instead in {
+            "rank": "lora_rank",
+            "alpha": "lora_alpha",
+            "adapter_path": "lora_adapter_path",
+            "target_modules": "target_modules",
+            "exclude_modules": "exclude_modules",
+            **dict.fromkeys(("type", "dropout", "dropout_position", "lora_A_init_method", "lora_B_init_method")),
+            **dict.fromkeys(("a2a_experimental", "dtype")),
+            **{f"freeze_{part}": None for part in ("vision_model", "vision_projection", "language_model")},
+        }.items()
+    },
     "algorithm.use_pf_ppo": "leave it out",
     "trainer.esi_redundant_time": "leave it out",
     "trainer.rollout_data_dir": "write ctwa.num_samples, for samples.jsonl in the run's folder",
@@ -267,6 +280,11 @@ def near_keys(key: str, known: Iterable[str], *, most: int = 5) -> list[str]:
     nearness = {each: _nearness(names, each.split(".")) for each in keys}
     near = sorted((each for each in keys if nearness[each] >= _NEAR), key=lambda each: -nearness[each])
     return list(dict.fromkeys([*meant, *near]))[:most]
+
+
+def is_named_after(key: str, word: str) -> bool:
+    """Whether a word is among those of a key's last name, as ``kl`` of ``kl_loss_coef``; no dead keys, no far ones."""
+    return word in key.split(".")[-1].split("_") and key not in DEAD and key.split(".")[0] not in FAR
 
 
 def _nearness(names: list[str], known: list[str]) -> float:

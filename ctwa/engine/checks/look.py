@@ -210,18 +210,29 @@ def _check_what_functions_need(contracts: Mapping[str, Contract], settings: Sett
     needed_by = need_ground_truth(contracts)
     columns = {name: contract.columns for name, contract in contracts.items()}
     for part in data.parts:
-        if needed_by and (missing := part.without_truth()) is not None:
-            raise missing.error(_without_truth(part, needed_by))
+        if needed_by:
+            _check_truths(part, needed_by, settings)
         for each in part.sample:
-            fault = ground_truth_fault(each.row.values, needed_by)
-            if fault := fault or column_fault(each.row.values, columns):
+            about = settings.about(each.row.values)
+            fault = ground_truth_fault(each.row.values, [name for name in needed_by if name in about])
+            own = {name: of_function for name, of_function in columns.items() if name in about}
+            if fault := fault or column_fault(each.row.values, own):
                 raise each.error(fault)
 
 
-def _without_truth(part: Part, needed_by: Sequence[str]) -> str:
-    """What is said of the first row without a ground truth, where rows were read by their columns."""
-    assert part.rows is not None
-    number, names = len(part.rows.without_truth), ", ".join(f"'{name}'" for name in needed_by)
+def _check_truths(part: Part, needed_by: Sequence[str], settings: Settings) -> None:
+    """See that no row lacks a ground truth that an objective about it asks for, where rows were read by columns."""
+    rows = part.without_truth()
+    lacking = ((row, own) for row in rows if (own := settings.about(row.row.values) & set(needed_by)))
+    if (first := next(lacking, None)) is not None:
+        row, own = first
+        names = [name for name in needed_by if name in own]
+        raise row.error(_without_truth(part, names, 1 + sum(1 for _ in lacking)))
+
+
+def _without_truth(part: Part, needed_by: Sequence[str], number: int) -> str:
+    """What is said of the first row without a ground truth, of so many."""
+    names = ", ".join(f"'{name}'" for name in needed_by)
     columns = ", ".join(dict.fromkeys(name for form in part.forms for name in form.columns))
     others = f" (nor have {number - 1} others)" if number > 1 else ""
     return (

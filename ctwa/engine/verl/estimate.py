@@ -36,6 +36,8 @@ class VerlEstimate:
         self._options: dict[str, Any] = {"config": algorithm}
         if algorithm.adv_estimator == "grpo":
             self._options["norm_adv_by_std_in_grpo"] = algorithm.norm_adv_by_std_in_grpo
+        self._algorithm = algorithm
+        self._groups_N = group_N
         self._mask_NT = mask_NT
         self._loss_mask_NT = mask_NT if loss_mask_NT is None else loss_mask_NT
         groups = group_N.tolist()
@@ -50,8 +52,10 @@ class VerlEstimate:
         self._group_N = np.array([str(group) for group in groups], dtype=object)
         self.scale_invariant = is_scale_invariant(algorithm)
 
-    def __call__(self, scores_N: torch.Tensor) -> torch.Tensor:
-        """Advantages, float32 (N, T), of scores (N,)."""
+    def __call__(self, scores_N: torch.Tensor, rows_N: torch.Tensor | None = None) -> torch.Tensor:
+        """Advantages, float32 (N, T), of scores (N,); of some rows as if they were the batch, and 0 on the others."""
+        if rows_N is not None:
+            return self._of_rows(scores_N, rows_N)
         # Without what they have in common, equal scores are exactly 0: the rounding error of their mean in float32 is
         # not divided by a standard deviation of 1e-6 or 1e-4, and large ones lose no digits.
         if self._common == "prompt":
@@ -65,3 +69,18 @@ class VerlEstimate:
             token_level_rewards=rewards_NT, response_mask=self._loss_mask_NT, index=self._group_N, **self._options
         )
         return advantages_NT
+
+    def _of_rows(self, scores_N: torch.Tensor, rows_N: torch.Tensor) -> torch.Tensor:
+        advantages_NT = torch.zeros(self._mask_NT.shape, dtype=torch.float32)
+        rows_N = rows_N & ~self._left_alone(rows_N)
+        if rows_N.any():
+            masks = self._mask_NT[rows_N], self._groups_N[rows_N], self._loss_mask_NT[rows_N]
+            advantages_NT[rows_N] = VerlEstimate(self._algorithm, *masks)(scores_N[rows_N])
+        return advantages_NT
+
+    def _left_alone(self, rows_N: torch.Tensor) -> torch.Tensor:
+        """Bool (N,): the rows of which all the others that they would be compared with are left out."""
+        group_N = self._groups_N if self._common == "prompt" else torch.zeros_like(self._groups_N)
+        _, index_N, num_G = group_N.unique(return_inverse=True, return_counts=True)
+        left_G = torch.zeros_like(num_G).index_add(0, index_N, rows_N.to(num_G.dtype))
+        return ((left_G == 1) & (num_G > 1))[index_N]

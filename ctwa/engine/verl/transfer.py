@@ -115,6 +115,22 @@ def padding_columns(names: Iterable[str], response_mask: Any) -> dict[str, Tenso
     return columns | {ROW_COLUMN: torch.full((response_mask.shape[0],), -1)}
 
 
+def leave_out(left_out_N: Tensor, rows: QueuedRows, rollout: Rollout) -> tuple[Rollout, dict[str, Tensor]]:
+    """Keep completions out of the loss; returns the rollout without them, and the column in which the loss finds that.
+
+    Args:
+        left_out_N: bool, which.
+        rows: the step's.
+        rollout: the step's, corrected where it is to be.
+    """
+    rejected_NT = rollout.mask_NT.bool() & left_out_N[:, None]
+    if rollout.rejected_NT is not None:
+        rejected_NT = rejected_NT | rollout.rejected_NT
+    rollout = replace(rollout, rejected_NT=rejected_NT)
+    response_mask = rows.read("response_mask")["response_mask"]
+    return rollout, {"response_mask": response_to_nested(rollout.loss_mask_NT, response_mask)}
+
+
 def correct(
     correction: DictConfig | None, rows: QueuedRows, rollout: Rollout
 ) -> tuple[Rollout, dict[str, Tensor], dict[str, float]]:

@@ -54,9 +54,10 @@ class Sections:
     def all(self, comparison: Comparison | None) -> list[Section]:
         """Every section that has something to show."""
         front = [self.side_by_side(comparison)] if comparison else []
-        found = [self.rewards(), self.control(), self.probes(), self.gradients(), self.update(), self.time()]
+        first = [self.rewards(), self.sources(), self.control()]
+        last = [self.probes(), self.gradients(), self.update(), self.time()]
         method = self.method()  # after the others: it draws what they do not
-        return [section for section in [*front, *found[:2], method, *found[2:]] if section.figures]
+        return [section for section in [*front, *first, method, *last] if section.figures]
 
     def overview(self) -> list[list[Panel]]:
         """For each objective its results, its covariance and its weight."""
@@ -83,6 +84,25 @@ class Sections:
     def _results(self, name: str) -> Panel:
         held_out, training = self._rewards(name)
         return training if held_out.empty else held_out
+
+    def sources(self) -> Section:
+        """Each objective by where the rows are from."""
+        figures = []
+        for name in self.objectives:
+            for kind, key_for, average in (
+                ("held-out", key_of.validation_of_source, False),
+                ("training", key_of.objective_of_source, True),
+            ):
+                keys = {source: key_for(name, source) for source in key_of.sources_in(self._keys)}
+                for group in self.groups:
+                    title = f"{name}, {kind} problems" + f", {group.label}" * (len(self.groups) > 1)
+                    lines = _by_name(group, keys, self.window if average else 1)
+                    figures.append(Panel(f"{name}-{kind}-by-source-{group.label}", title, "mean reward", lines))
+        text = (
+            "The same by data source, or by validation file where these have names: each objective on the sources that"
+            f" it applies to. Training curves are moving averages over {self.window} steps{self._thin()}."
+        )
+        return Section("sources", "By data source", text, _drawn(figures))
 
     def control(self) -> Section:
         """Covariances against their targets, and weights."""
@@ -117,7 +137,7 @@ class Sections:
             if whole := by_objective.pop("", ""):
                 figures.append(self._panel(whole, title, label, average=False))
             panels = [
-                Panel(f"{name}-{group.label}", f"{title}, {group.label}", label, _by_objective(group, by_objective))
+                Panel(f"{name}-{group.label}", f"{title}, {group.label}", label, _by_name(group, by_objective))
                 for group in self.groups
             ]
             panels = [panel for panel in panels if not panel.empty]
@@ -159,7 +179,7 @@ class Sections:
         return Section("gradients", "Gradients", text, _drawn([*norms, *cosines]))
 
     def update(self) -> Section:
-        """Feasibility, clipping, unscored completions, and how the policy moves."""
+        """Feasibility, clipping, unscored completions, prompts without a signal, and how the policy moves."""
         impossible = [(1.0, "cannot be met above")]
         figures = [
             self._panel(key_of.FEASIBILITY, "feasibility of the targets", "v*", levels=impossible),
@@ -174,6 +194,11 @@ class Sections:
             scored = self._panel(key_of.objective(name, "scored_frac"), title, "share", average=False)
             incomplete = [line for line in scored.lines if (line.curve.values < 1).any()]
             figures.append(replace(scored, lines=incomplete))
+        figures.append(self._panel(key_of.NO_SIGNAL, "prompts in which no objective varies", "share"))
+        figures += [
+            self._panel(key_of.no_signal(name), f"{name}: prompts in which it does not vary", "share")
+            for name in self.objectives
+        ]
         figures += [
             self._panel(key_of.ENTROPY, "entropy of the policy", "nats"),
             self._panel(key_of.KL, "divergence from the sampling policy", "KL"),
@@ -336,12 +361,12 @@ def _kind(curve: Curve) -> Kind:
     return "marked" if len(curve) <= _FEW_POINTS else "line"
 
 
-def _by_objective(group: Group, keys: Mapping[str, str]) -> list[Line]:
-    """A line for each objective that a metric of a method is of."""
-    curves = {objective: group.curve(key) for objective, key in keys.items()}
+def _by_name(group: Group, keys: Mapping[str, str], window: int = 1) -> list[Line]:
+    """A line for each of some metrics, by the name of what it is of: an objective, a data source."""
+    curves = {name: group.curve(key, window) for name, key in keys.items()}
     return [
-        Line(objective, curve, index, _kind(curve), grouped=False)
-        for index, (objective, curve) in enumerate(curves.items())
+        Line(name, curve, index, _kind(curve), grouped=False)
+        for index, (name, curve) in enumerate(curves.items())
         if len(curve)
     ]
 

@@ -12,6 +12,7 @@ import pytest
 from omegaconf import DictConfig
 
 from ctwa.engine.checks.applies import check_applies_to, coverage_lines
+from ctwa.engine.checks.config import check_config
 from ctwa.engine.data import read_run_data
 from ctwa.engine.settings import read_settings
 from ctwa.errors import CtwaError
@@ -79,10 +80,38 @@ def test_an_objective_without_a_row_to_train_on(changed: Changed, tmp_path: Path
     aime = applying(accuracy={"data_source": "aime"})
 
     config = changed(own | aime)
-    with pytest.raises(CtwaError, match=r"objective 'accuracy' applies to no row of data.train_files .*split=val"):
+    with pytest.raises(
+        CtwaError, match=r"objective 'accuracy' applies to no row of data.train_files: .*'aime'.*split=val"
+    ):
         check_applies_to(read_settings(config), read_run_data(config))
     config = changed(own | aime | {"ctwa.objectives.accuracy.split": "val"})
     check_applies_to(read_settings(config), read_run_data(config))
+
+
+def test_an_objective_whose_gate_never_applies_with_it(changed: Changed, tmp_path: Path) -> None:
+    gated = {"ctwa.objectives.clarity.gate": {"by": "accuracy", "at_least": 1}}
+    config = changed(files(tmp_path, own_form=False) | applying(accuracy=GSM8K, clarity=MATH) | gated)
+    with pytest.raises(
+        CtwaError, match=r"'clarity' applies to no row .* data_source='math' and what 'accuracy' applies to"
+    ):
+        check_applies_to(read_settings(config), read_run_data(config))
+
+
+def test_rows_of_others_need_no_ground_truth(changed: Changed, tmp_path: Path) -> None:
+    """Those of ``math`` have none, which accuracy asks for on its own rows alone."""
+    for own_form in (True, False):
+        own = files(tmp_path, own_form=own_form)
+        for paths in own.values():
+            rows = [json.loads(line) for line in Path(paths[0]).read_text().splitlines()]
+            for row in rows:
+                if row["data_source"] == "math":
+                    row.pop("answer", None)
+                    row.pop("reward_model", None)
+            Path(paths[0]).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        sizes = {"data.train_batch_size": 8, "trainer.total_training_steps": 1, "ctwa.max_unknown_tokens": 1}
+        check_config(changed(own | sizes | applying(accuracy=GSM8K)))
+        with pytest.raises(CtwaError, match=r"row 8 \(from 0\): it has no .*'accuracy'"):
+            check_config(changed(own | sizes))
 
 
 def test_a_plan_says_what_applies_where(changed: Changed, tmp_path: Path) -> None:

@@ -281,7 +281,7 @@ class TestRunFolder:
         seal(checkpoint)
 
         with pytest.raises(
-            CtwaError, match=r"global_step_4 was saved by 1 ranks, and the run has .* = 2: write as many as there were"
+            CtwaError, match=r"global_step_4 was saved by 1 rank, and the run has .* = 2: write as many as there were"
         ):
             check_config(in_folder(tmp_path, **{"ctwa.resume": True}))
         (checkpoint / "actor" / "fsdp_config.json").write_text('{"FSDP_version": 2, "world_size": [}')

@@ -152,3 +152,30 @@ def test_scores_that_differ_by_the_rounding_of_their_sum_have_no_advantage(
     scores_N = torch.tensor([0.1 + 0.2, 0.3], dtype=torch.float64).repeat(256)
 
     assert estimator(*batch, adv_estimator=name)(scores_N).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        {"adv_estimator": "grpo"},
+        {"adv_estimator": "grpo", "norm_adv_by_std_in_grpo": False},
+        {"adv_estimator": "rloo"},
+        {"adv_estimator": "opo"},
+        {"adv_estimator": "reinforce_plus_plus"},
+        {"adv_estimator": "reinforce_plus_plus_baseline"},
+    ],
+    ids=lambda algorithm: "-".join(map(str, algorithm.values())),
+)
+def test_some_rows_are_estimated_as_if_they_were_the_batch(estimator: Estimator, algorithm: dict[str, object]) -> None:
+    rows_N = torch.tensor([True, False, True, True, True, True])
+    alone_NT = estimator(MASK_NT[rows_N], GROUP_N[rows_N], **algorithm)(SCORES_N[rows_N])
+
+    advantages_NT = estimator(**algorithm)(SCORES_N, rows_N)
+
+    torch.testing.assert_close(advantages_NT[rows_N], alone_NT, atol=0, rtol=0)
+    assert not advantages_NT[~rows_N].any()
+    assert not estimator(**algorithm)(SCORES_N, torch.zeros(6, dtype=torch.bool)).any()
+    # One that is left alone of its prompt is compared with nothing, where an estimator compares within prompts.
+    first_N = torch.tensor([True, False, False, True, True, True])
+    is_compared = algorithm["adv_estimator"] == "reinforce_plus_plus"
+    assert bool(estimator(**algorithm)(SCORES_N, first_N)[0].any()) == is_compared

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +17,7 @@ from verl.workers.config import FSDPActorConfig
 from ctwa.batch import RewardMatrix, Rollout, Update
 from ctwa.covariance.diagnostics import diagnostics
 from ctwa.covariance.weights import completion_weights, update_weights
+from ctwa.engine.settings import DynamicSampling
 from ctwa.engine.verl.columns import ROW_COLUMN
 from ctwa.engine.verl.estimate import VerlEstimate
 from ctwa.engine.verl.transfer import correct, padding_columns
@@ -200,15 +202,23 @@ def test_a_step_writes_what_its_loss_is_to_see(testbed_config: DictConfig) -> No
     trainer.scalarizer = Linear(LinearConfig(), {"accuracy": 0.5, "clarity": 0.5})
     nothing_held = torch.zeros(4, dtype=torch.bool)
     trainer.probe = SimpleNamespace(source="none", has_weights=False, held_out=lambda _: nothing_held)
-    trainer.settings = SimpleNamespace(gradients=None, diagnostics=SimpleNamespace(gradients_every=0))
+    trainer.settings = SimpleNamespace(
+        gradients=None,
+        diagnostics=SimpleNamespace(gradients_every=0),
+        dynamic_sampling=DynamicSampling(keep="all"),  # the second prompt has one accuracy
+        objectives={name: SimpleNamespace(weight=0.5) for name in ("accuracy", "clarity")},
+    )
     batch: Any = SimpleNamespace(keys=queue.keys, partition_id="train", fields=None)
-    step = Step(1, batch=batch, rows=queue, rollout=rollout())
+    rewards = RewardMatrix.from_columns({"accuracy": [1.0, 0.0, 1.0, 1.0], "clarity": [0.2, 0.9, 0.4, 0.1]})
+    step = Step(1, batch=batch, rows=queue, rollout=replace(rollout(), rewards=rewards))
 
     trainer.estimate_advantages(step)
 
     assert {"response_mask", "rollout_is_weights", "advantages"} <= {*batch.fields} <= written.keys()
-    assert [row.any().item() for row in written["response_mask"].unbind()] == [True, False, True, True]
-    assert [row.any().item() for row in written["advantages"].unbind()] == [True, False, True, True]
+    # The correction rejects the second completion, and the second prompt is left out.
+    assert [row.any().item() for row in written["response_mask"].unbind()] == [True, False, False, False]
+    assert [row.any().item() for row in written["advantages"].unbind()] == [True, False, False, False]
+    assert step.metrics["rollout/left_out_frac"] == 0.5
     # What the statistic will see.
     assert step.rollout.rejected_NT is not None
     assert step.rollout.importance_NT is not None

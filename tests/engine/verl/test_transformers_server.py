@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import Qwen2ForCausalLM
 
+from ctwa.engine.verl.rollout import transformers_server
 from ctwa.engine.verl.rollout.transformers_server import TransformersServer, WeightBytes, weight_bytes
 from ctwa.models.decoding import Generated
 from tests.models.models import PROMPTS, SAMPLING, SEEDS, build, generate
@@ -73,6 +74,23 @@ class TestServer:
 
         assert completed(server) == generate(updated)
         assert completed(server) != generate(model)
+
+    @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
+    def test_a_large_models_weights_are_packed(
+        self, saved: tuple[Path, Qwen2ForCausalLM], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        folder, model = saved
+        monkeypatch.setattr(transformers_server, "is_small", lambda _: False)
+        monkeypatch.setattr(transformers_server, "prefers_onednn", lambda: True)
+        updated = build(seed=1, tied=model.config.tie_word_embeddings)
+        server = serve(folder)
+        for now in (model, updated):
+            server.load_weights(sent(now.state_dict()))
+
+            completions, expected = completed(server), generate(now)
+            assert [each.token_ids for each in completions] == [each.token_ids for each in expected]
+            for each, other in zip(completions, expected, strict=True):
+                assert each.log_probs == pytest.approx(other.log_probs, abs=1e-5)
 
     def test_tied_weights_may_be_sent_under_both_names(self, saved: tuple[Path, Qwen2ForCausalLM]) -> None:
         """verl sends a state dict, which has the shared tensor twice."""

@@ -15,7 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from ctwa.models.decoding import Generated, Sampling, end_tokens, generate_each
-from ctwa.models.onednn import prefers_onednn, use_onednn
+from ctwa.models.onednn import pack_weights, prefers_onednn
 from ctwa.models.size import is_small
 
 MESSAGE_EVERY = 0.1
@@ -56,9 +56,10 @@ class TransformersServer:
             model_path, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code
         )
         self._model = model.to(device).eval()
-        if device == "cpu" and prefers_onednn() and not is_small(model_path):
-            use_onednn(self._model)
         self._parameters = dict(self._model.named_parameters(remove_duplicate=False))
+        self._shapes = {name: parameter.shape for name, parameter in self._parameters.items()}
+        self._packs = dtype == "float32" and device == "cpu" and prefers_onednn() and not is_small(model_path)
+        self._pack()
         self._eos_ids, self._pad_id = end_tokens(self._model)
         self._max_length = max_length
         self._max_rows = max_rows
@@ -108,7 +109,16 @@ class TransformersServer:
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # it is only read
             for name, (array, dtype) in weights.items():
                 parameter = self._parameters[name]
-                parameter.copy_(torch.from_numpy(array).view(dtype).view(parameter.shape))
+                values = torch.from_numpy(array).view(dtype).view(self._shapes[name])
+                if parameter.numel():
+                    parameter.copy_(values)
+                else:  # its values are in a packed layer
+                    parameter.data = values.to(parameter.dtype)
+        self._pack()
+
+    def _pack(self) -> None:
+        if self._packs:
+            pack_weights(self._model)
 
     def wake_up(self) -> None:
         """Weights and caches stay in main memory: nothing to restore."""
