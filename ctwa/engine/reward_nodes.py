@@ -192,8 +192,11 @@ def join_nodes(evaluator: RewardEvaluator, num_workers: int | Literal["auto"]) -
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+    from verl.plugin.platform import get_platform
 
     own = ray.get_runtime_context().get_node_id()
+    # Ray hides every GPU from an actor that asks for none; a reward model's process is to see the node's.
+    sees_devices = {"env_vars": dict.fromkeys(get_platform().ray_noset_envvars(), "1")}
     pools: list[NodePool] = []
     for node in ray.nodes():
         cpus = int(node["Resources"].get("CPU", 0))
@@ -201,7 +204,7 @@ def join_nodes(evaluator: RewardEvaluator, num_workers: int | Literal["auto"]) -
             continue
         num = min(reward_workers(num_workers, cpus), cpus)
         there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        actor = ray.remote(RewardNode).options(num_cpus=0, scheduling_strategy=there)
+        actor = ray.remote(RewardNode).options(num_cpus=0, scheduling_strategy=there, runtime_env=sees_devices)
         handle = actor.remote(evaluator.functions, num, module_path())
         pools.append(NodePool(handle, num, f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})"))
         evaluator.join(pools[-1])
