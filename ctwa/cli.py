@@ -453,7 +453,8 @@ def evaluate(
         typer.Option(callback=_folder, help="The folder for the results; default: runs/eval-<name of the first>."),
     ] = None,
     task_dir: Annotated[
-        Path | None, typer.Option(help="Evaluate models on this testbed; default: on the task of the first run.")
+        Path | None,
+        typer.Option(help="A testbed, or prompts of `ctwa instructions make`; default: the first run's task."),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many prompts (not with a YAML file).")] = None,
     num_samples: Annotated[
