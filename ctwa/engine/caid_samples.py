@@ -160,6 +160,7 @@ def origin_of(config: DictConfig, settings: CaidSettings) -> str:
     rollout, data = config.actor_rollout_ref.rollout, config.data
     scorers = settings.model_dump(
         mode="json",
+        exclude_defaults=True,  # so that a setting that a later version has makes no other samples of them
         include={"objectives", "policies", "implicit_scale", "seed"},
         exclude={"objectives": {"__all__": {"target"}}},
     )
