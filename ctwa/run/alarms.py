@@ -109,8 +109,7 @@ class AlarmMonitor:
             return None
         since = self._since[rule.kind].setdefault(finding.objective, step)
         self._num_found[key] = self._num_found.get(key, 0) + 1
-        # An objective that few steps measure has to be found wrong as often as one that all do.
-        if (self._num_found[key] if rule.is_of_steps else step - since + 1) < rule.steps(self.limits):
+        if (self._num_found[key] if rule.often else step - since + 1) < rule.steps(self.limits):
             return None
         values = [value if isinstance(value, str) else number(value) for value in finding.values]
         words = {"name": finding.objective, "steps": counted(step - since + 1, "step"), "command": self._command}

@@ -125,6 +125,7 @@ TRAINING_RULES = (
         "The updates have worked against {name} for {steps}: its covariance is {0}.",
         "Give it more weight, or a covariance target (method=ctwa): `{command}` prints one.",
         "Give it a larger target, or more weight.",
+        often=True,
     ),
     Rule(
         "infeasible-targets",
@@ -140,6 +141,7 @@ TRAINING_RULES = (
         "Clipping may have taken all of what the updates did for {name}, for {steps}: its covariance is {0}, and no"
         " more than {1} of it is certain.",
         "Lower the learning rate, make fewer updates on a batch, or widen the clip range.",
+        often=True,
     ),
     Rule(
         "unscored",
