@@ -3,12 +3,14 @@
 import ast
 import json
 import re
+import textwrap
 from typing import Any
 
 from ctwa.objectives.sandbox import Limits, output_of, which_pass
 
-_BLOCK = re.compile(r"^```[ \t]*(\w*)[^\n]*\n(.*?)^```[ \t]*$", re.MULTILINE | re.DOTALL)
-_PYTHON = ("", "python", "py", "python3")
+_BLOCK = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n]*\n(.*?)^[ \t]*```[ \t]*$", re.MULTILINE | re.DOTALL)
+_PYTHON = ("python", "py", "python3")
+_BLOCKS_OF_STATEMENTS = (ast.If, ast.For, ast.While, ast.With, ast.Try, ast.AsyncFor, ast.AsyncWith)
 
 
 def code_tests(
@@ -16,9 +18,11 @@ def code_tests(
 ) -> float | None:
     """1 where the Python program in the response's last code block passes all of its tests, else 0.
 
-    The tests are Python code with asserts (a text, or a list of them), or what is to be printed for which input:
-    `{"inputs": [...], "outputs": [...]}`, also as JSON. None where the ground truth is neither. The program runs in a
-    process of its own that is killed at its deadline, has limits, and no network where the kernel allows that.
+    The last block that is marked as Python counts; where none is, the last one without a mark. The tests are Python
+    code with asserts (a text, or a list of them), or what is to be printed for which input: `{"inputs": [...],
+    "outputs": [...]}`, also as JSON, each a text or a list of lines. None where the ground truth is neither, or names
+    a function to call (`fn_name`). The program runs in a process of its own that is killed at its deadline, has
+    limits, and no network where the kernel allows that.
 
     Args:
         response: the response; without a code block it is the program itself.
@@ -38,7 +42,7 @@ def code_tests(
         passed = which_pass(program, tests, limits)
     else:
         passed = []
-        for given, wanted in tests.items():
+        for given, wanted in tests:
             printed = output_of(program, given, limits)
             passed.append(printed is not None and _lines(printed) == _lines(wanted))
             if not passed[-1] and not partial:
@@ -48,16 +52,19 @@ def code_tests(
 
 def _program_of(response: str) -> str | None:
     """The last block of Python; None where there is none that can be read."""
-    blocks = [code for language, code in _BLOCK.findall(response + "\n") if language.lower() in _PYTHON]
-    program = blocks[-1] if blocks else response
+    response = "\n".join(response.splitlines()) + "\n"
+    blocks = [(language.lower(), textwrap.dedent(code)) for language, code in _BLOCK.findall(response)]
+    marked = [code for language, code in blocks if language in _PYTHON]
+    unmarked = [code for language, code in blocks if not language]  # behind a program often what it prints
+    program = (marked or unmarked or [response])[-1]
     try:
         return program if ast.parse(program).body else None
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
 
 
-def _tests_of(ground_truth: Any) -> list[str] | dict[str, str] | None:
-    """Asserts, each as code of its own, or outputs by input."""
+def _tests_of(ground_truth: Any) -> list[str] | list[tuple[str, str]] | None:
+    """Asserts, each as code of its own, or inputs with their outputs."""
     if isinstance(ground_truth, str) and ground_truth.lstrip()[:1] in ("{", "["):
         try:
             ground_truth = json.loads(ground_truth)
@@ -67,7 +74,11 @@ def _tests_of(ground_truth: Any) -> list[str] | dict[str, str] | None:
         inputs, outputs = ground_truth.get("inputs"), ground_truth.get("outputs")
         if not isinstance(inputs, list) or not isinstance(outputs, list) or not inputs or len(inputs) != len(outputs):
             return None
-        return {str(given): str(wanted) for given, wanted in zip(inputs, outputs, strict=True)}
+        texts = [_text_of(each) for each in [*inputs, *outputs]]
+        if ground_truth.get("fn_name") is not None or None in texts:
+            return None
+        known = [text for text in texts if text is not None]
+        return list(zip(known[: len(inputs)], known[len(inputs) :], strict=True))
     sources = [ground_truth] if isinstance(ground_truth, str) else ground_truth
     if not isinstance(sources, list) or not all(isinstance(source, str) for source in sources):
         return None
@@ -78,17 +89,34 @@ def _tests_of(ground_truth: Any) -> list[str] | dict[str, str] | None:
     return _one_by_one(statements) or None
 
 
+def _text_of(side: Any) -> str | None:
+    """An input or an output as a text: a text, a number, or a list of those, its lines; None where it is neither."""
+    lines = side if isinstance(side, list) else [side]
+    return "\n".join(map(str, lines)) if all(isinstance(line, str | int | float) for line in lines) else None
+
+
 def _one_by_one(statements: list[ast.stmt]) -> list[str]:
-    """A test for every assert and every call; what stands before one prepares it."""
+    """A test for every statement that may fail one; what stands before it prepares it."""
     tests, before = [], ""
     for statement in statements:
         source = ast.unparse(statement)
-        if isinstance(statement, ast.Assert | ast.Expr):
+        if _is_test(statement):
             tests.append(f"{before}{source}")
             before = ""
         else:
             before += f"{source}\n"
     return tests
+
+
+def _is_test(statement: ast.stmt) -> bool:
+    """An assert, a call (of the function that holds the asserts), or a loop and the like with one of these in it."""
+    if isinstance(statement, _BLOCKS_OF_STATEMENTS):
+        within = [each for each in ast.iter_child_nodes(statement) if isinstance(each, ast.stmt | ast.ExceptHandler)]
+        return any(_is_test(each) if isinstance(each, ast.stmt) else any(map(_is_test, each.body)) for each in within)
+    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Await | ast.Call):
+        call = statement.value
+        return not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "print")
+    return isinstance(statement, ast.Assert | ast.Raise)
 
 
 def _lines(text: str) -> list[list[str]]:
