@@ -63,7 +63,7 @@ def _program_of(response: str) -> str | None:
         return None
 
 
-def _tests_of(ground_truth: Any) -> list[str] | list[tuple[str, str]] | None:
+def _tests_of(ground_truth: Any) -> list[str] | tuple[tuple[str, str], ...] | None:
     """Asserts, each as code of its own, or inputs with their outputs."""
     if isinstance(ground_truth, str) and ground_truth.lstrip()[:1] in ("{", "["):
         try:
@@ -78,7 +78,7 @@ def _tests_of(ground_truth: Any) -> list[str] | list[tuple[str, str]] | None:
         if ground_truth.get("fn_name") is not None or None in texts:
             return None
         known = [text for text in texts if text is not None]
-        return list(zip(known[: len(inputs)], known[len(inputs) :], strict=True))
+        return tuple(zip(known[: len(inputs)], known[len(inputs) :], strict=True))
     sources = [ground_truth] if isinstance(ground_truth, str) else ground_truth
     if not isinstance(sources, list) or not all(isinstance(source, str) for source in sources):
         return None
