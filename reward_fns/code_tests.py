@@ -10,7 +10,7 @@ from ctwa.objectives.sandbox import Limits, output_of, which_pass
 
 _BLOCK = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n]*\n(.*?)^[ \t]*```[ \t]*$", re.MULTILINE | re.DOTALL)
 _PYTHON = ("python", "py", "python3")
-_BLOCKS_OF_STATEMENTS = (ast.If, ast.For, ast.While, ast.With, ast.Try, ast.AsyncFor, ast.AsyncWith)
+_BLOCKS_OF_STATEMENTS = ast.If | ast.For | ast.While | ast.With | ast.Try
 
 
 def code_tests(
@@ -52,7 +52,7 @@ def code_tests(
 
 def _program_of(response: str) -> str | None:
     """The last block of Python; None where there is none that can be read."""
-    response = "\n".join(response.splitlines()) + "\n"
+    response = response.replace("\r\n", "\n") + "\n"
     blocks = [(language.lower(), textwrap.dedent(code)) for language, code in _BLOCK.findall(response)]
     marked = [code for language, code in blocks if language in _PYTHON]
     unmarked = [code for language, code in blocks if not language]  # behind a program often what it prints
@@ -96,26 +96,28 @@ def _text_of(side: Any) -> str | None:
 
 
 def _one_by_one(statements: list[ast.stmt]) -> list[str]:
-    """A test for every statement that may fail one; what stands before it prepares it."""
+    """A test for every statement that asks something; what stands before it prepares it, the end is of the last."""
     tests, before = [], ""
     for statement in statements:
-        source = ast.unparse(statement)
-        if _is_test(statement):
-            tests.append(f"{before}{source}")
-            before = ""
-        else:
-            before += f"{source}\n"
+        # `if __name__ == "__main__":` is meant to run here too.
+        is_main = isinstance(statement, ast.If) and "__name__" in ast.unparse(statement.test)
+        for each in statement.body if isinstance(statement, ast.If) and is_main else [statement]:
+            before += f"{ast.unparse(each)}\n"
+            if _is_test(each):
+                tests.append(before)
+                before = ""
+    if tests:
+        tests[-1] += before
     return tests
 
 
-def _is_test(statement: ast.stmt) -> bool:
-    """An assert, a call (of the function that holds the asserts), or a loop and the like with one of these in it."""
-    if isinstance(statement, _BLOCKS_OF_STATEMENTS):
-        within = [each for each in ast.iter_child_nodes(statement) if isinstance(each, ast.stmt | ast.ExceptHandler)]
-        return any(_is_test(each) if isinstance(each, ast.stmt) else any(map(_is_test, each.body)) for each in within)
-    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Await | ast.Call):
-        call = statement.value
-        return not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "print")
+def _is_test(statement: ast.AST) -> bool:
+    """An assert, a call of a function by its name, or a loop and the like with one of these in it."""
+    if isinstance(statement, _BLOCKS_OF_STATEMENTS | ast.ExceptHandler):
+        return any(map(_is_test, ast.iter_child_nodes(statement)))
+    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
+        called = statement.value.func
+        return isinstance(called, ast.Name) and called.id != "print"
     return isinstance(statement, ast.Assert | ast.Raise)
 
 
