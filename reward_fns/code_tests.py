@@ -4,6 +4,7 @@ import ast
 import json
 import re
 import textwrap
+from time import monotonic
 from typing import Any
 
 from ctwa.objectives.sandbox import Limits, output_of, which_pass
@@ -28,7 +29,8 @@ def code_tests(
         response: the response; without a code block it is the program itself.
         ground_truth: the tests.
         partial: the share of the tests that pass counts, not all or none.
-        seconds: of all asserts together, or of each input; the objective's `timeout` has to be longer.
+        seconds: of all asserts together, or of each input; the objective's `timeout` has to be longer. A program that
+            does not come to its end in time for one input has failed all that follow.
         memory_mb: that a process may take.
     """
     tests = _tests_of(ground_truth)
@@ -43,11 +45,13 @@ def code_tests(
     else:
         passed = []
         for given, wanted in tests:
+            began = monotonic()
             printed = output_of(program, given, limits)
             passed.append(printed is not None and _lines(printed) == _lines(wanted))
-            if not passed[-1] and not partial:
+            is_endless = monotonic() - began >= seconds  # all of them would take longer than the call may
+            if is_endless or (not passed[-1] and not partial):
                 break
-    return sum(passed) / len(passed) if partial else float(all(passed))
+    return sum(passed) / len(tests) if partial else float(sum(passed) == len(tests))
 
 
 def _program_of(response: str) -> str | None:

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -37,6 +38,14 @@ def test_asserts_in_every_form(reward_fn: Reward, tests: Any) -> None:
     code_tests = reward_fn("code_tests")
     assert code_tests(block(DOUBLE), tests) == code_tests(DOUBLE, tests) == 1
     assert code_tests(block(DOUBLE.replace("2 *", "3 *")), tests) == 0
+
+
+def test_a_program_that_does_not_end_is_not_waited_for_at_every_input(reward_fn: Reward) -> None:
+    program = block("n = int(input())\nwhile n == 1: pass\nprint(n)")
+    tests = {"inputs": ["0", *["1"] * 98, "0"], "outputs": ["0", *["1"] * 98, "0"]}
+    began = monotonic()
+    assert reward_fn("code_tests")(program, tests, partial=True, seconds=1.0) == 0.01
+    assert monotonic() - began < 50
 
 
 @pytest.mark.parametrize(
