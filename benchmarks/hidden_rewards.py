@@ -21,6 +21,7 @@ from statistics import median
 
 DEFAULTS = (
     "trainer.n_gpus_per_node=1",
+    "method=linear",
     "actor_rollout_ref.rollout.max_num_seqs=32",  # at a time
     "trainer.test_freq=-1",
     "trainer.save_freq=-1",

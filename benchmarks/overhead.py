@@ -133,6 +133,7 @@ def alternating_job(variants: list[Settings], config: DictConfig) -> Job:
     from ctwa.engine.probe import build_probe
     from ctwa.engine.train import MultiObjectiveTrainer
     from ctwa.objectives.evaluator import RewardEvaluator
+    from ctwa.run.cores import reward_workers
 
     class Alternating(MultiObjectiveTrainer):
         variants: list[tuple[Settings, Scalarizer, ProbeMeter, RewardEvaluator]]
@@ -155,7 +156,8 @@ def alternating_job(variants: list[Settings], config: DictConfig) -> Job:
             for settings in variants:
                 names = tuple(settings.objectives)
                 if names not in evaluators:
-                    evaluator = RewardEvaluator(settings.objectives, num_workers=settings.rewards.num_workers)
+                    num_workers = reward_workers(settings.rewards.num_workers)
+                    evaluator = RewardEvaluator(settings.objectives, num_workers=num_workers)
                     evaluators[names] = self.stack.enter_context(evaluator)
                 scalarizer = settings.build_scalarizer()
                 probe = build_probe(self.config, settings, scalarizer)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
+from pathlib import Path
 
 from packaging.requirements import Requirement
 
@@ -16,6 +17,7 @@ from ctwa.doctor.findings import Finding, Level, Needs
 PYTHON = ((3, 11), (3, 13))
 """The first version that is taken, and the first that is not."""
 IMPORT_TIMEOUT = 60  # s
+WANTED_OF_TRL = "AutoModelForCausalLMWithValueHead"
 LEAST_CAPABILITY = (8, 0)
 """Of a GPU: bfloat16 and flash-attn 2 begin there."""
 
@@ -30,6 +32,9 @@ def software(needs: Needs, *, engine: bool) -> Iterator[Finding]:
     yield python(sys.version_info[:3])
     yield from packages(engine=engine)
     yield from gpus(needs)
+    spec = find_spec("trl") if engine else None
+    if spec is not None and spec.origin is not None and (found := trl(Path(spec.origin).parent)) is not None:
+        yield found
     yield from _optional("vLLM", "vllm", needs.vllm, "pip install 'ctwa[gpu]' (docs/install.md)")
     yield from _optional(
         "flash-attn", "flash_attn", needs.flash_attn, "pip install --no-build-isolation flash-attn==2.8.3"
@@ -67,6 +72,24 @@ def packages(*, engine: bool, declared: list[str] | None = None) -> Iterator[Fin
     if not wrong:
         yield Finding("packages", "ok", f"{len(core) + len(of_engine)} within the bounds that ctwa declares")
     yield from wrong
+
+
+def trl(folder: Path) -> Finding | None:
+    """TRL as it lies in a folder, of which verl takes a class wherever it finds any TRL; None where that is there.
+
+    verl 0.9.1 looks for it in the two files below, and later versions of TRL have it in neither.
+    """
+    files = [folder / "__init__.py", folder / "experimental" / "ppo" / "__init__.py"]
+    if any(WANTED_OF_TRL in file.read_text() for file in files if file.is_file()):
+        return None
+    means = "verl takes it for an older version, and a run ends while it starts"
+    return Finding(
+        "TRL",
+        "fail",
+        f"{folder} has no {WANTED_OF_TRL}",
+        means,
+        "pip uninstall trl, or keep it in an environment of its own",
+    )
 
 
 def _is_of(requirement: Requirement, extra: str) -> bool:

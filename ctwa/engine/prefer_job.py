@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ctwa.aggregators.registry import AGGREGATORS
 from ctwa.engine.checks.batches import check_token_budgets, num_data_ranks
@@ -161,7 +161,10 @@ def prepare_data(config: DictConfig, settings: PreferenceSettings) -> tuple[Pref
 
     source = model_source(config)
     tokenizer = look_at_tokenizer(source, look_at_trained_model(config)) or AutoTokenizer.from_pretrained(source.name)
-    data = read_data(settings, tokenizer)
+    if template := config.actor_rollout_ref.model.get("custom_chat_template"):
+        tokenizer.chat_template = template
+    kwargs: Any = OmegaConf.to_container(config.data.apply_chat_template_kwargs)
+    data = read_data(settings, tokenizer, kwargs)
     sampler = PairSampler(
         [len(part.pairs) for part in data.train], batch_size=config.data.train_batch_size, seed=settings.seed
     )

@@ -19,6 +19,7 @@ from ctwa.engine.by_source import has_several_sources
 from ctwa.engine.data import RunData
 from ctwa.engine.ray_session import ray_session
 from ctwa.engine.recorder import Recorder
+from ctwa.engine.reward_nodes import join_nodes
 from ctwa.engine.settings import Settings
 from ctwa.engine.verl.rows import Prompts, check_outputs, num_missing, place_of, prompt_name
 from ctwa.engine.verl.session import Session
@@ -26,6 +27,7 @@ from ctwa.engine.verl.transfer import QueuedRows
 from ctwa.objectives.completion import Completion, Moment
 from ctwa.objectives.evaluator import Evaluation, RewardEvaluator, Scoring
 from ctwa.objectives.shaping import Shaped
+from ctwa.run.cores import reward_workers
 
 
 @dataclass(frozen=True)
@@ -249,10 +251,11 @@ def sampling_engine(
     recorder.begins("starting the reward functions and Ray")
     with (
         RewardEvaluator(
-            settings.objectives, num_workers=rewards.num_workers, max_unscored=rewards.max_unscored
+            settings.objectives, num_workers=reward_workers(rewards.num_workers), max_unscored=rewards.max_unscored
         ) as evaluator,
         ray_session(config, transfer_queue=True) as wait_for_queue,
     ):
+        join_nodes(evaluator, rewards.num_workers)
         num_ranks = config.trainer.nnodes * config.trainer.n_gpus_per_node
         recorder.begins(
             f"loading the model into {num_ranks} rank{'s' * (num_ranks > 1)} and the rollout; each imports torch first"

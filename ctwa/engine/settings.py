@@ -26,13 +26,13 @@ class RewardSettings(StrictModel):
     """How reward functions are run.
 
     Attributes:
-        num_workers: processes beside the trainer that run them.
+        num_workers: processes that run them on each of Ray's nodes; ``auto`` is one a core, and at most 16.
         max_unscored: the share of a batch that an objective may fail to score before the run stops.
         standardise: bring rewards of unlike scale to mean 0 and standard deviation 1 before the method sees them:
             ``batch`` over a step's completions, ``running`` over all of training so far, ``none``.
     """
 
-    num_workers: Annotated[int, Field(ge=1, le=1024)] = 2
+    num_workers: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = "auto"
     max_unscored: Annotated[float, Field(ge=0, le=1)] = 0.05
     standardise: Standardise = "none"
 

@@ -72,12 +72,12 @@ class TrainJob(Job):
             f"every {config.trainer.test_freq} steps, {decoding(config)}; checkpoint every {config.trainer.save_freq}"
         )
         choice = self.settings.dynamic_sampling
-        covered = coverage_lines(self.settings, self.data)
+        covered, shaping = coverage_lines(self.settings, self.data), self.settings.build_shaping().described()
         return [
             line("method", f"{self.settings.method.type}, log-probs of the statistic: {source}"),
             line("objectives", weights),
-            *([line("rewards", "; ".join(shaping))] if (shaping := self.settings.build_shaping().described()) else []),
             *(line("" if number else "of which", told) for number, told in enumerate(covered)),
+            *([line("rewards", "; ".join(shaping))] if shaping else []),
             *self.engine_lines(),
             *data_lines(config, self.data),
             line("steps", f"{self.num_steps}, at most {tokens * self.num_steps:,} tokens in all"),

@@ -105,7 +105,7 @@ class GenerationConfig(RowSettings):
         template_kwargs: variables of the chat template.
         reference_length: for rewards that ask for `reference_tokens`; `fixed` without a number is the mean length of
             the first model's completions.
-        num_workers: processes for the reward functions.
+        num_workers: processes for the reward functions; ``auto`` is one a core, and at most 16.
         max_unscored: the share of completions that an objective may fail to score.
     """
 
@@ -124,7 +124,7 @@ class GenerationConfig(RowSettings):
     batch_size: Count = 64
     template_kwargs: dict[str, Any] = Field(default_factory=dict)
     reference_length: Annotated[FixedReferenceConfig | GroupReferenceConfig, Field(discriminator="type")] | None = None
-    num_workers: Count = 2
+    num_workers: Count | Literal["auto"] = "auto"
     max_unscored: Annotated[float, Field(ge=0, le=1)] = 0.05
 
 

@@ -24,6 +24,7 @@ from ctwa.evaluation.results import Results, Section
 from ctwa.objectives.evaluator import RewardEvaluator
 from ctwa.objectives.reference import build_reference
 from ctwa.preference.reference import ReferenceLogProbs
+from ctwa.run.cores import reward_workers
 from ctwa.run.jsonl import write_atomically
 
 # Called with what is being done, how much of it is done, and how much there is.
@@ -90,7 +91,7 @@ class _Evaluation:
                 evaluator = stack.enter_context(
                     RewardEvaluator(
                         config.generation.objectives,
-                        num_workers=config.generation.num_workers,
+                        num_workers=reward_workers(config.generation.num_workers),
                         max_unscored=config.generation.max_unscored,
                     )
                 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import yaml
 
 from ctwa.errors import CtwaError
 from ctwa.evaluation.config import EvalConfig, parse_config
+from ctwa.instructions import prepare
 from ctwa.models.locate import locate
 from ctwa.run.folder import RunFolder
+from ctwa.testbed.preferences import OBJECTIVES
 from ctwa.testbed.prepare import RECORD
 from ctwa.testbed.presets import MAX_RESPONSE_TOKENS
 
@@ -26,19 +29,20 @@ def config_of(
     num_samples: int | None = None,
     seed: int = 0,
 ) -> EvalConfig:
-    """What a run's own validation measures, of the given models and of the model that training began with.
+    """What a run's own validation measures, of the given models and, where there is one, of the model they began as.
 
     Args:
         targets: runs, checkpoints, models.
-        task_dir: a testbed to evaluate on; by default the task of the first target, which then is a run.
+        task_dir: the folder of a testbed, or of `task=instructions`, to evaluate on; by default the task of the first
+            target, which then is a run.
         limit: only so many prompts.
         num_samples: completions of each prompt, where not those of the run's validation.
         seed: of the completions.
 
     Raises:
-        CtwaError: the task is no testbed, the first target no run, or its task is not described in full.
+        CtwaError: the folder is none of a task, the first target no run, or its task is not described in full.
     """
-    base, name, section = _of_testbed(task_dir) if task_dir is not None else _of_run(Path(targets[0]))
+    base, name, section = _of_task(task_dir) if task_dir is not None else _of_run(Path(targets[0]))
     section["limit"] = limit or section.get("limit")
     sections: dict[str, Any] = {name: section}
     if name == "generation":
@@ -47,8 +51,8 @@ def config_of(
             section["num_samples"] = num_samples
     else:
         sections["reference"] = base
-    models = {BASELINE: base}
-    locations = [locate(base)]
+    models = {} if base is None else {BASELINE: base}
+    locations = [locate(each) for each in models.values()]
     for target in targets:
         location = locate(target)
         if location not in locations:  # the base model itself may be among them
@@ -57,19 +61,24 @@ def config_of(
     return parse_config({"models": models, **sections}, "the evaluation")
 
 
-def _of_testbed(folder: Path) -> tuple[str, str, dict[str, Any]]:
-    if not (folder / RECORD).is_file():
-        raise CtwaError(f"{folder} is no testbed (no {RECORD}); give a folder that `ctwa testbed make` made")
-    names = ("accuracy", "conciseness", "clarity")
-    return (
-        str(folder / "model"),
-        "generation",
-        {
-            "data": str(folder / "held_out.parquet"),
-            "objectives": {name: {"reward_fn": f"ctwa.testbed.rewards:{name}"} for name in names},
-            "max_tokens": MAX_RESPONSE_TOKENS,
-            "batch_size": 256,
-        },
+def _of_task(folder: Path) -> tuple[str | None, str, dict[str, Any]]:
+    """The held-out prompts of a task's folder, of a testbed with its base model."""
+    held_out = str(folder / "held_out.parquet")
+    if (folder / RECORD).is_file():
+        objectives = {name: {"reward_fn": f"ctwa.testbed.rewards:{name}"} for name in OBJECTIVES}
+        section = {"data": held_out, "objectives": objectives, "max_tokens": MAX_RESPONSE_TOKENS, "batch_size": 256}
+        return str(folder / "model"), "generation", section
+    if (folder / prepare.RECORD).is_file():
+        # As the task's file has them, whose one interpolation is the budget of tokens.
+        task = yaml.safe_load((files("ctwa.config") / "task" / "instructions.yaml").read_text())
+        num_tokens = task["data"]["max_response_length"]
+        chosen: dict[str, dict[str, Any]] = {
+            name: {"reward_fn": each["reward_fn"], "kwargs": dict.fromkeys(each.get("kwargs", ()), num_tokens)}
+            for name, each in task["ctwa"]["objectives"].items()
+        }
+        return None, "generation", {"data": held_out, "objectives": chosen, "max_tokens": num_tokens}
+    raise CtwaError(
+        f"{folder} is no folder of a task; give one that `ctwa testbed make` or `ctwa instructions make` made"
     )
 
 
@@ -78,7 +87,8 @@ def _of_run(run: Path) -> tuple[str, str, dict[str, Any]]:
     homes = [folder for folder in (run, *run.absolute().parents) if (folder / "run.json").is_file()]
     if not homes:
         raise CtwaError(
-            f"{run} is no folder of a run; give one first, or --task-dir <testbed>, or the YAML file of an evaluation"
+            f"{run} is no folder of a run; give one first, or --task-dir <folder of a task>, or the YAML file of an "
+            "evaluation"
         )
     path = homes[0] / "config.yaml"
     if not path.is_file():
@@ -87,20 +97,22 @@ def _of_run(run: Path) -> tuple[str, str, dict[str, Any]]:
     try:
         ours, data, rollout = config["ctwa"], config["data"], config["actor_rollout_ref"]["rollout"]
         if "loss" in ours:  # of `ctwa prefer`
-            return config["actor_rollout_ref"]["model"]["path"], "preferences", _pairs(ours, path)
+            kwargs = data.get("apply_chat_template_kwargs") or {}
+            section = _pairs(ours, path) | {"template_kwargs": kwargs}
+            return config["actor_rollout_ref"]["model"]["path"], "preferences", section
         validation = rollout["val_kwargs"]
         kept = RunFolder(homes[0]).data / "val.parquet"  # where the run's rows were not in verl's format
-        files = str(kept) if kept.is_file() else data["val_files"]
-        if isinstance(files, list) and len(files) == 1:
-            files = files[0]
-        if not isinstance(files, str):
-            raise CtwaError(f"{path} validates on {files}; write an evaluation's YAML file, with one of these as data")
+        source = str(kept) if kept.is_file() else data["val_files"]
+        if isinstance(source, list) and len(source) == 1:
+            source = source[0]
+        if not isinstance(source, str):
+            raise CtwaError(f"{path} validates on {source}; write an evaluation's YAML file, with one of these as data")
         limit = data.get("val_max_samples", -1)
         return (
             config["actor_rollout_ref"]["model"]["path"],
             "generation",
             {
-                "data": files,
+                "data": source,
                 "objectives": ours["objectives"],
                 "reference_length": _reference_length(ours.get("reference_length")),
                 **{key: ours["rewards"][key] for key in ("num_workers", "max_unscored")},

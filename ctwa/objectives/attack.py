@@ -14,9 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from ctwa.errors import CtwaError
-from ctwa.objectives.check import FORMS_OF_TRUTH, PROBES, Checked, Response, check_reward
+from ctwa.objectives.check import Checked, check_reward
 from ctwa.objectives.completion import Completion
 from ctwa.objectives.contract import shortened
+from ctwa.objectives.responses import FORMS_OF_TRUTH, PROBES, Response
 
 NEARLY = 0.9
 """Of the way from what most of these responses are worth to a row's best good answer: what is paid like a good one."""

@@ -57,7 +57,7 @@ class CallQueue:
     """
 
     def __init__(self, kinds: Sequence[Kind], num_workers: int) -> None:
-        self._kinds = kinds
+        self.kinds = kinds
         self._num_workers = num_workers
         self._lock = threading.Lock()
         order = sorted(range(len(kinds)), key=lambda function: not kinds[function].is_async)
@@ -100,10 +100,11 @@ class CallQueue:
         with self._lock:
             for function, calls in self._waiting.items():
                 if calls:
-                    kind = self._kinds[function]
-                    # Async calls start at once, on all workers that are free; of others some are left for the rest.
-                    among, most = (num_idle, MAX_ASYNC_CHUNK) if kind.is_async else (self._num_workers, MAX_CHUNK)
-                    size = min(-(-len(calls) // among), most)
+                    kind = self.kinds[function]
+                    if kind.is_async:  # all start at once, on all workers that are free
+                        size = min(-(-len(calls) // num_idle), MAX_ASYNC_CHUNK)
+                    else:  # a fair share, so that no worker waits while another has several of the last
+                        size = min(max(len(calls) // self._num_workers, 1), MAX_CHUNK)
                     self.chunks.append(Chunk(function, kind, [calls.popleft() for _ in range(size)]))
                     return self.chunks[-1]
         return None

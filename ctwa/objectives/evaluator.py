@@ -21,7 +21,7 @@ from ctwa.objectives.config import ObjectiveConfig, check_objectives
 from ctwa.objectives.contract import Contract, Outcome, Reason
 from ctwa.objectives.loading import resolve_spec
 from ctwa.objectives.messages import Function
-from ctwa.objectives.pool import WorkerPool
+from ctwa.objectives.pool import Pool, WorkerPool
 
 _NOT_CALLED = Outcome(None, applies=False)
 _ERROR_REASONS: tuple[Reason, ...] = ("exception", "not_finite", "wrong_type", "crashed")
@@ -112,7 +112,10 @@ class RewardEvaluator:
             name: max_unscored if objective.max_unscored is None else objective.max_unscored
             for name, objective in self._objectives.items()
         }
-        self._pool = WorkerPool(_functions(self._objectives), num_workers)
+        #: what each worker loads
+        self.functions = _functions(self._objectives)
+        self._pool = WorkerPool(self.functions, num_workers)
+        self._pools: list[Pool] = [self._pool]
         self._scoring: Scoring | None = None
 
     @property
@@ -132,7 +135,12 @@ class RewardEvaluator:
         """End the worker processes."""
         if self._scoring is not None:
             self._scoring.cancel()
-        self._pool.close()
+        for pool in self._pools:
+            pool.close()
+
+    def join(self, pool: Pool) -> None:
+        """Have calls run by the workers of another machine too; it is closed with the evaluator."""
+        self._pools.append(pool)
 
     def begin(self, num_completions: int) -> Scoring:
         """Begin to score a batch whose completions are still to come; one that is not finished is given up.
@@ -142,7 +150,7 @@ class RewardEvaluator:
         """
         if self._scoring is not None:
             self._scoring.cancel()
-        self._scoring = Scoring(self._objectives, self._pool, num_completions, self._max_unscored)
+        self._scoring = Scoring(self._objectives, self.contracts, self._pools, num_completions, self._max_unscored)
         return self._scoring
 
     def evaluate(self, completions: Sequence[Completion], group_N: Sequence[int]) -> Evaluation:
@@ -163,12 +171,13 @@ class RewardEvaluator:
 class Scoring:
     """A batch that is being scored, while further completions of it may still be written.
 
-    Whoever has some of them submits them, a prompt's all at once; a thread serves the workers meanwhile. The result is
-    by row: it does not depend on what came first.
+    Whoever has some of them submits them, a prompt's all at once; a thread for each pool serves its workers meanwhile.
+    The result is by row: it does not depend on what came first, or ran where.
 
     Args:
         objectives: name -> configuration.
-        pool: the workers.
+        contracts: how each one's function is called.
+        pools: the workers, those of this machine first.
         num_completions: how many are expected.
         max_unscored: by objective, the share of what it applies to that it may fail to score.
     """
@@ -176,13 +185,14 @@ class Scoring:
     def __init__(
         self,
         objectives: Mapping[str, ObjectiveConfig],
-        pool: WorkerPool,
+        contracts: Mapping[str, Contract],
+        pools: Sequence[Pool],
         num_completions: int,
         max_unscored: Mapping[str, float],
     ) -> None:
         self._objectives = objectives
         self._names = tuple(objectives)
-        self._pool = pool
+        self._contracts = list(contracts.values())
         self._num_completions = num_completions
         self._max_unscored = max_unscored
         self._completions: dict[int, Completion] = {}
@@ -190,9 +200,13 @@ class Scoring:
         self._num_uncalled = Counter[str]()  # completions that an objective's function is not called on
         self._num_slow = Counter[str]()
         self._error: BaseException | None = None
-        self._queue = CallQueue(kinds(objectives, pool.contracts), pool.num_workers)
-        self._thread = threading.Thread(target=self._serve, name="ctwa-rewards", daemon=True)
-        self._thread.start()
+        self._lock = threading.Lock()
+        self._queue = CallQueue(kinds(objectives, self._contracts), sum(pool.num_workers for pool in pools))
+        self._threads = [
+            threading.Thread(target=self._serve, args=[pool], name="ctwa-rewards", daemon=True) for pool in pools
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def submit(self, rows: Sequence[int], completions: Sequence[Completion], group_N: Sequence[int]) -> None:
         """Let completions be scored; all completions of a prompt come together.
@@ -208,7 +222,7 @@ class Scoring:
         """
         self.check()
         self._completions.update(zip(rows, completions, strict=True))
-        calls = plan(self._objectives, self._pool.contracts, rows, completions, group_N)
+        calls = plan(self._objectives, self._contracts, rows, completions, group_N)
         self._num_uncalled.update(dict.fromkeys(self._names, len(completions)))
         for call in calls:
             self._num_uncalled[self._names[call.function]] -= len(call.rows)
@@ -233,7 +247,7 @@ class Scoring:
         """
         began, hidden = perf_counter(), self._queue.busy_seconds
         self._queue.complete()
-        self._thread.join()
+        self._join()
         self.check()
         self._num_completions = len(self._completions)
         return self._evaluation(hidden_seconds=hidden, waited_seconds=perf_counter() - began)
@@ -241,15 +255,21 @@ class Scoring:
     def cancel(self) -> None:
         """Give the batch up; what runs is killed."""
         self._queue.cancel()
-        self._thread.join()
+        self._join()
 
-    def _serve(self) -> None:
+    def _join(self) -> None:
+        for thread in self._threads:
+            thread.join()
+
+    def _serve(self, pool: Pool) -> None:
         try:
-            with closing(self._pool.run(self._queue)) as calls:
+            with closing(pool.run(self._queue)) as calls:
                 for call, outcomes in calls:
-                    self._note(call, outcomes)
+                    with self._lock:
+                        self._note(call, outcomes)
         except BaseException as error:  # noqa: BLE001 - told to the thread that waits for the batch
-            self._error = error
+            self._error = self._error or error
+            self._queue.cancel()
 
     def _note(self, call: Call, outcomes: Sequence[Outcome]) -> None:
         name = self._names[call.function]

@@ -18,7 +18,7 @@ import subprocess
 import sys
 from collections.abc import Generator, Iterator, Sequence
 from time import monotonic
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from ctwa.chat.scorer import USERS_DEVICES
 from ctwa.errors import CtwaError
@@ -32,19 +32,39 @@ START_TIMEOUT = 180.0  # s: a reward function that imports torch on a busy machi
 ASYNC_GRACE = 1.0
 
 
+class Pool(Protocol):
+    """Workers, on this machine or on another, that take calls from a queue."""
+
+    @property
+    def num_workers(self) -> int:
+        """How many calls can run at a time."""
+
+    def run(self, queue: CallQueue) -> Generator[Ended, None, None]:
+        """Run calls of a queue, which others may take from too, until it is over; yield each that came to an end."""
+
+    def close(self) -> None:
+        """End the workers."""
+
+
 class WorkerPool:
     """``num_workers`` processes with the same functions loaded, started once and replaced when killed.
 
     Not to be used by two threads at a time; any one thread may.
 
+    Args:
+        functions: to load.
+        num_workers: processes.
+        path: where they find modules; without it, where this process does.
+
     Raises:
         CtwaError: a function cannot be loaded, or not be called as the contract says.
     """
 
-    def __init__(self, functions: Sequence[Function], num_workers: int) -> None:
+    def __init__(self, functions: Sequence[Function], num_workers: int, *, path: Sequence[str] | None = None) -> None:
         if num_workers < 1:
             raise CtwaError(f"num_workers is {num_workers}; give at least 1 process for the reward functions")
         self._functions = list(functions)
+        self._path = module_path() if path is None else path
         self._selector = selectors.DefaultSelector()
         self._alarm, self._bell = socket.socketpair()
         self._alarm.setblocking(False)
@@ -105,7 +125,7 @@ class WorkerPool:
             self._bell.send(b"!")
 
     def _start(self) -> _Worker:
-        worker = _Worker(self._functions)
+        worker = _Worker(self._functions, self._path)
         self._selector.register(worker.channel, selectors.EVENT_READ, worker)
         self._flush(worker)
         return worker
@@ -187,7 +207,7 @@ class WorkerPool:
 class _Worker:
     """The parent's end of one worker process."""
 
-    def __init__(self, functions: list[Function]) -> None:
+    def __init__(self, functions: list[Function], path: Sequence[str]) -> None:
         self.channel, theirs = socket.socketpair()
         lifeline, ours = os.pipe()
         self._lifeline = os.fdopen(ours, "wb", buffering=0)
@@ -199,7 +219,7 @@ class _Worker:
                 stdin=subprocess.DEVNULL,
                 stdout=2,  # what a reward function prints goes where the log goes
                 start_new_session=True,  # out of reach of Ctrl-C, and one process group to kill
-                env=_environment(),
+                env=_environment(path),
             )
         os.close(lifeline)
         self.channel.setblocking(False)
@@ -286,12 +306,20 @@ class _Worker:
         return self._process.wait()
 
 
-def _environment() -> dict[str, str]:
+def module_path() -> list[str]:
+    """Where this process finds modules, as another one can be told.
+
+    The current directory comes last: an installed console script does not have it, and a user's own package may lie
+    there.
+    """
+    return list(dict.fromkeys(path or os.getcwd() for path in [*sys.path, ""]))
+
+
+def _environment(path: Sequence[str]) -> dict[str, str]:
     """The worker's environment: the parent's, less what ties it to Ray and the accelerators."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment[USERS_PYTHONPATH] = environment.get("PYTHONPATH", "")
-    # The current directory last: an installed console script does not have it, and a user's own package may lie there.
-    environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path or os.getcwd() for path in [*sys.path, ""]))
+    environment["PYTHONPATH"] = os.pathsep.join(path)
     if (devices := environment.get("CUDA_VISIBLE_DEVICES")) is not None:
         environment[USERS_DEVICES] = devices  # for a reward model's process
     environment["CUDA_VISIBLE_DEVICES"] = ""

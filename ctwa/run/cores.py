@@ -1,10 +1,13 @@
-"""How many cores a process may use."""
+"""How many cores a process may use, and what comes of it."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
 
+MOST_REWARD_WORKERS = 16
+"""Processes for reward functions on a machine, where nothing says how many: each imports for itself what they need."""
 CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -14,6 +17,18 @@ def usable_cores(cgroups: Path = CGROUPS) -> int:
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     granted = quota(cgroups)
     return cores if granted is None else max(1, min(cores, int(granted)))
+
+
+def reward_workers(wanted: int | Literal["auto"], cores: int | None = None) -> int:
+    """How many processes run reward functions on a machine.
+
+    Args:
+        wanted: a number, or ``auto``: one a core, up to `MOST_REWARD_WORKERS`.
+        cores: that the machine has; None: that this process may use.
+    """
+    if wanted != "auto":
+        return wanted
+    return min(usable_cores() if cores is None else cores, MOST_REWARD_WORKERS)
 
 
 def quota(cgroups: Path = CGROUPS) -> float | None:

@@ -10,7 +10,7 @@ import pytest
 from ctwa.doctor.environment import environment, proxies, shadows
 from ctwa.doctor.findings import Finding, Needs, as_json, text
 from ctwa.doctor.machine import GB, cores, disks, host_name, loopback, memory, open_files, ray_folder, shared_memory
-from ctwa.doctor.software import against_driver, each_gpu, packages, python
+from ctwa.doctor.software import against_driver, each_gpu, packages, python, trl
 
 GPU = Needs(device="cuda", vllm=True, flash_attn=True)
 
@@ -181,3 +181,14 @@ class TestEnvironment:
 
         (tmp_path / "scripts" / "__init__.py").write_text("")
         assert shadows(tmp_path, [""], installed).found == "scripts has the name of a package"
+
+
+def test_a_trl_that_verl_would_take_for_an_older_one(tmp_path: Path) -> None:
+    (tmp_path / "__init__.py").write_text("from .trainer import GRPOTrainer")
+    found = trl(tmp_path)
+    assert found is not None
+    assert (found.level, found.topic) == ("fail", "TRL")
+
+    (tmp_path / "experimental" / "ppo").mkdir(parents=True)
+    (tmp_path / "experimental" / "ppo" / "__init__.py").write_text('__all__ = ["AutoModelForCausalLMWithValueHead"]')
+    assert trl(tmp_path) is None

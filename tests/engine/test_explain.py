@@ -73,7 +73,7 @@ def test_any_name_of_an_objective_will_do() -> None:
 def test_a_section_lists_its_keys() -> None:
     text = explain("ctwa.rewards", "train")
 
-    assert "keys in it:\n  ctwa.rewards.num_workers = 2      processes beside the trainer that run them\n" in text
+    assert "keys in it:\n  ctwa.rewards.num_workers = auto   processes that run them on each of Ray's nodes\n" in text
     assert "  trainer.logger = ['tensorboard']  " in explain("trainer", "train")
 
 

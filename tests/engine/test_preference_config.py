@@ -54,6 +54,28 @@ def caid(task_dir: Path) -> Compose:
     return compose
 
 
+def test_chat_pairs_are_written_with_the_variables_of_the_template(prefer: Compose, tmp_path: Path) -> None:
+    answers = {name: [{"role": "assistant", "content": text}] for name, text in (("chosen", "1"), ("rejected", "2"))}
+    rows = [{"prompt": [{"role": "user", "content": f"{n} + 1"}], **answers} for n in range(8)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lengths = []
+    for more in ([], ["+data.apply_chat_template_kwargs.mark='mod '"]):
+        config = prefer(
+            "~ctwa.objectives",
+            f"+ctwa.objectives={{accuracy:{{data:'{tmp_path}/pairs.jsonl',weight:1}}}}",
+            "data.train_batch_size=2",
+            "method=linear",
+            *more,
+        )
+        config.actor_rollout_ref.model.custom_chat_template = (
+            "{% for m in messages %}{% if m.role == 'user' %}{{ mark or '' }}{% endif %}{{ m.content }} {% endfor %}"
+        )
+        data, _, _ = prepare_data(config, check_preference_config(config))
+        lengths.append({len(each.prompt) for part in data.train for each in part.pairs})
+
+    assert lengths == [{3}, {4}]
+
+
 def test_the_plan_says_what_a_step_costs(prefer: Compose) -> None:
     for method, passes in {"raco": "1 forward and 2 backward", "linear": "1 forward and 1 backward"}.items():
         config = prefer(f"method={method}", "ctwa.early_stopping={patience:7}")

@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from ctwa import cli
+from ctwa.chat import client as client_module
 from ctwa.errors import CtwaError
-from ctwa.evaluation import judge as judge_module
 from ctwa.evaluation import models as models_module
 from ctwa.evaluation.config import EvalConfig, parse_config
 from ctwa.evaluation.evaluate import evaluate
@@ -23,6 +23,7 @@ from ctwa.evaluation.models import Model
 from ctwa.evaluation.preferences import read_pairs
 from ctwa.evaluation.results import results_text
 from ctwa.evaluation.runs import config_of
+from ctwa.instructions.prepare import Settings, prepare
 from ctwa.models.locate import locate
 from ctwa.preference.data import PreferenceSource, hold_out, load_preferences
 from tests.chat.endpoint import Server
@@ -42,7 +43,7 @@ def server() -> Any:
 def content(places: SimpleNamespace, server: Server, monkeypatch: pytest.MonkeyPatch, lines) -> dict[str, Any]:
     """All sections, small."""
     monkeypatch.setenv("JUDGE_KEY", KEY)
-    monkeypatch.setattr(judge_module, "wait_random_exponential", lambda **_: lambda _state: 0.0)
+    monkeypatch.setattr(client_module, "wait_random_exponential", lambda **_: lambda _state: 0.0)
     texts = [{"text": "Compute mod 10 : 3 + 4 ? 7"}, {"text": "so the answer is 7 ."}, {"text": "Step 1 : 3 + 4 = 7"}]
     return {
         "models": {"base": str(places.base), "tuned": str(places.run)},
@@ -281,8 +282,21 @@ class TestWithoutAFile:
     def test_models_alone_need_a_task(self, places: SimpleNamespace, tmp_path: Path) -> None:
         with pytest.raises(CtwaError, match="is no folder of a run; give one first, or --task-dir"):
             config_of([str(places.base)])
-        with pytest.raises(CtwaError, match="is no testbed"):
+        with pytest.raises(CtwaError, match="is no folder of a task"):
             config_of([str(places.base)], task_dir=tmp_path)
+
+    def test_models_on_the_prompts_with_constraints(self, places: SimpleNamespace, tmp_path: Path) -> None:
+        prepare(tmp_path / "prompts", Settings(num_train=8, num_held_out=8, num_validation=4))
+        config = config_of([str(places.base)], task_dir=tmp_path / "prompts", limit=2)
+
+        assert list(config.models) == [places.base.name]
+        assert config.generation is not None
+        assert config.generation.data == str(tmp_path / "prompts" / "held_out.parquet")
+        assert {name: each.kwargs for name, each in (config.generation.objectives or {}).items()} == {
+            "constraints": {},
+            "brevity": {"budget": 96},
+            "well_formed": {},
+        }
 
 
 class TestCommand:

@@ -93,7 +93,7 @@ def coverage_lines(settings: Settings, data: RunData) -> list[str]:
         if objective.split == "val":
             told.append("in validations only")
         elif objective.every > 1:
-            told.append(f"at every {objective.every}th training step and in validations")
+            told.append(f"at one training step in {objective.every} and in validations")
         if told:
             lines.append(f"{name}: {'; '.join(told)}")
     return lines

@@ -260,14 +260,14 @@ def bounds_of(kind: Any, prefix: str) -> dict[str, Bound]:
 
 
 def _of_number(kind: Any, metadata: Iterable[Any]) -> Bound | None:
-    """The bound of a type that is a number, or a number or null; None for another."""
+    """The bound of a type that is a number, or a number or else null or some word; None for another."""
     origin, parts = get_origin(kind), get_args(kind)
     if origin is Annotated:
         more = [each for part in parts[1:] for each in getattr(part, "metadata", [part])]
         return _of_number(parts[0], [*metadata, *more])
-    if origin in (Union, UnionType) and parts[1:] == (NoneType,):
+    if origin in (Union, UnionType) and (parts[1:] == (NoneType,) or get_origin(parts[1]) is Literal):
         bound = _of_number(parts[0], metadata)
-        return bound and bound | NOTHING
+        return bound and bound | (NOTHING if parts[1] is NoneType else Bound(parts[1], " or ".join(get_args(parts[1]))))
     kinds = ("ge", "gt", "le", "lt")
     limits = {name: getattr(each, name) for each in metadata for name in kinds if hasattr(each, name)}
     low, high = (limits.get(f"{side}e", limits.get(f"{side}t")) for side in "gl")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -138,8 +138,15 @@ def _cached(
     return torch.stack([found.chosen_P, found.rejected_P], 1)
 
 
-def read_data(settings: PreferenceSettings, tokenizer: Any) -> PreferenceData:
+def read_data(
+    settings: PreferenceSettings, tokenizer: Any, template_kwargs: Mapping[str, Any] | None = None
+) -> PreferenceData:
     """Read every objective's pairs.
+
+    Args:
+        settings: where they are.
+        tokenizer: the model's.
+        template_kwargs: variables of its chat template.
 
     Raises:
         CtwaError: a file, a row or a split that cannot be used, or a data set of which only some objectives name a
@@ -153,7 +160,7 @@ def read_data(settings: PreferenceSettings, tokenizer: Any) -> PreferenceData:
         if held_out is None:
             pair_set, held_out = hold_out(pair_set, settings.validation_share)
         for name, pairs, into in (("train", pair_set, train), ("validation", held_out, validation)):
-            tokens = tokenize_pairs(pairs, tokenizer, max_length=settings.max_length)
+            tokens = tokenize_pairs(pairs, tokenizer, max_length=settings.max_length, template_kwargs=template_kwargs)
             into.append(Part(tokens, f"{name}-{index}"))
     return PreferenceData(tuple(train), tuple(validation))
 

@@ -132,5 +132,5 @@ def test_a_plan_says_what_applies_where(changed: Changed, tmp_path: Path) -> Non
 
     assert coverage_lines(read_settings(config), read_run_data(config)) == [
         "accuracy: where data_source='gsm8k' (8 of 12 rows)",
-        "conciseness: not where its function says None; at every 4th training step and in validations",
+        "conciseness: not where its function says None; at one training step in 4 and in validations",
     ]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
-from functools import cache
+from functools import cache, reduce
 from importlib import import_module
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from ctwa.engine import compose as composing
-from ctwa.engine.checks.bounds import BOUNDS, bounds_of, leaves, out_of_bounds
+from ctwa.engine.checks.bounds import BOUNDS, bounds_of, out_of_bounds
 from ctwa.engine.checks.keys import DEAD, NO_DEFAULT, SYNONYMS, dotted, known_keys, near_key, wrong_keys
 from ctwa.engine.compose import compose_config, settle
 from ctwa.engine.groups import CLASSES, SETTINGS
@@ -239,7 +240,7 @@ def test_a_key_that_is_none_is_refused_with_the_one_that_was_meant(override: str
 
 @pytest.mark.parametrize("key", DEAD)
 def test_a_key_that_nothing_reads_is_refused_with_the_one_that_is_read(key: str) -> None:
-    (default,) = [value for name, value in leaves(known_keys("train")) if name == key]
+    default = reduce(getitem, key.split("."), known_keys("train"))
     other = {True: "false", False: "true"}[default] if isinstance(default, bool) else "7"
     told = mistakes("train", f"{key}={other}")[key]
 

@@ -18,7 +18,7 @@ from ctwa.models.decoding import Generated, Sampling, end_tokens, generate_each
 from ctwa.models.onednn import pack_weights, prefers_onednn
 from ctwa.models.size import is_small
 
-MESSAGE_EVERY = 0.2
+MESSAGE_EVERY = 0.1
 """Seconds between two messages of completions that have ended: one a token would cost more than the token."""
 
 WeightBytes = tuple[np.ndarray, torch.dtype]
