@@ -3,12 +3,15 @@
 import ast
 import json
 import re
+import textwrap
+from time import monotonic
 from typing import Any
 
 from ctwa.objectives.sandbox import Limits, output_of, which_pass
 
-_BLOCK = re.compile(r"^```[ \t]*(\w*)[^\n]*\n(.*?)^```[ \t]*$", re.MULTILINE | re.DOTALL)
-_PYTHON = ("", "python", "py", "python3")
+_BLOCK = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n]*\n(.*?)^[ \t]*```[ \t]*$", re.MULTILINE | re.DOTALL)
+_PYTHON = ("python", "py", "python3")
+_BLOCKS_OF_STATEMENTS = ast.If | ast.For | ast.While | ast.With | ast.Try
 
 
 def code_tests(
@@ -16,15 +19,18 @@ def code_tests(
 ) -> float | None:
     """1 where the Python program in the response's last code block passes all of its tests, else 0.
 
-    The tests are Python code with asserts (a text, or a list of them), or what is to be printed for which input:
-    `{"inputs": [...], "outputs": [...]}`, also as JSON. None where the ground truth is neither. The program runs in a
-    process of its own that is killed at its deadline, has limits, and no network where the kernel allows that.
+    The last block that is marked as Python counts; where none is, the last one without a mark. The tests are Python
+    code with asserts (a text, or a list of them), or what is to be printed for which input: `{"inputs": [...],
+    "outputs": [...]}`, also as JSON, each a text or a list of lines. None where the ground truth is neither, or names
+    a function to call (`fn_name`). The program runs in a process of its own that is killed at its deadline, has
+    limits, and no network where the kernel allows that.
 
     Args:
         response: the response; without a code block it is the program itself.
         ground_truth: the tests.
         partial: the share of the tests that pass counts, not all or none.
-        seconds: of all asserts together, or of each input; the objective's `timeout` has to be longer.
+        seconds: of all asserts together, or of each input; the objective's `timeout` has to be longer. A program that
+            does not come to its end in time for one input has failed all that follow.
         memory_mb: that a process may take.
     """
     tests = _tests_of(ground_truth)
@@ -38,26 +44,31 @@ def code_tests(
         passed = which_pass(program, tests, limits)
     else:
         passed = []
-        for given, wanted in tests.items():
+        for given, wanted in tests:
+            began = monotonic()
             printed = output_of(program, given, limits)
             passed.append(printed is not None and _lines(printed) == _lines(wanted))
-            if not passed[-1] and not partial:
+            is_endless = monotonic() - began >= seconds  # all of them would take longer than the call may
+            if is_endless or (not passed[-1] and not partial):
                 break
-    return sum(passed) / len(passed) if partial else float(all(passed))
+    return sum(passed) / len(tests) if partial else float(sum(passed) == len(tests))
 
 
 def _program_of(response: str) -> str | None:
     """The last block of Python; None where there is none that can be read."""
-    blocks = [code for language, code in _BLOCK.findall(response + "\n") if language.lower() in _PYTHON]
-    program = blocks[-1] if blocks else response
+    response = response.replace("\r\n", "\n") + "\n"
+    blocks = [(language.lower(), textwrap.dedent(code)) for language, code in _BLOCK.findall(response)]
+    marked = [code for language, code in blocks if language in _PYTHON]
+    unmarked = [code for language, code in blocks if not language]  # behind a program often what it prints
+    program = (marked or unmarked or [response])[-1]
     try:
         return program if ast.parse(program).body else None
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
 
 
-def _tests_of(ground_truth: Any) -> list[str] | dict[str, str] | None:
-    """Asserts, each as code of its own, or outputs by input."""
+def _tests_of(ground_truth: Any) -> list[str] | tuple[tuple[str, str], ...] | None:
+    """Asserts, each as code of its own, or inputs with their outputs."""
     if isinstance(ground_truth, str) and ground_truth.lstrip()[:1] in ("{", "["):
         try:
             ground_truth = json.loads(ground_truth)
@@ -67,7 +78,11 @@ def _tests_of(ground_truth: Any) -> list[str] | dict[str, str] | None:
         inputs, outputs = ground_truth.get("inputs"), ground_truth.get("outputs")
         if not isinstance(inputs, list) or not isinstance(outputs, list) or not inputs or len(inputs) != len(outputs):
             return None
-        return {str(given): str(wanted) for given, wanted in zip(inputs, outputs, strict=True)}
+        texts = [_text_of(each) for each in [*inputs, *outputs]]
+        if ground_truth.get("fn_name") is not None or None in texts:
+            return None
+        known = [text for text in texts if text is not None]
+        return tuple(zip(known[: len(inputs)], known[len(inputs) :], strict=True))
     sources = [ground_truth] if isinstance(ground_truth, str) else ground_truth
     if not isinstance(sources, list) or not all(isinstance(source, str) for source in sources):
         return None
@@ -78,17 +93,36 @@ def _tests_of(ground_truth: Any) -> list[str] | dict[str, str] | None:
     return _one_by_one(statements) or None
 
 
+def _text_of(side: Any) -> str | None:
+    """An input or an output as a text: a text, a number, or a list of those, its lines; None where it is neither."""
+    lines = side if isinstance(side, list) else [side]
+    return "\n".join(map(str, lines)) if all(isinstance(line, str | int | float) for line in lines) else None
+
+
 def _one_by_one(statements: list[ast.stmt]) -> list[str]:
-    """A test for every assert and every call; what stands before one prepares it."""
+    """A test for every statement that asks something; what stands before it prepares it, the end is of the last."""
     tests, before = [], ""
     for statement in statements:
-        source = ast.unparse(statement)
-        if isinstance(statement, ast.Assert | ast.Expr):
-            tests.append(f"{before}{source}")
-            before = ""
-        else:
-            before += f"{source}\n"
+        # `if __name__ == "__main__":` is meant to run here too.
+        is_main = isinstance(statement, ast.If) and "__name__" in ast.unparse(statement.test)
+        for each in statement.body if isinstance(statement, ast.If) and is_main else [statement]:
+            before += f"{ast.unparse(each)}\n"
+            if _is_test(each):
+                tests.append(before)
+                before = ""
+    if tests:
+        tests[-1] += before
     return tests
+
+
+def _is_test(statement: ast.AST) -> bool:
+    """An assert, a call of a function by its name, or a loop and the like with one of these in it."""
+    if isinstance(statement, _BLOCKS_OF_STATEMENTS | ast.ExceptHandler):
+        return any(map(_is_test, ast.iter_child_nodes(statement)))
+    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
+        called = statement.value.func
+        return isinstance(called, ast.Name) and called.id != "print"
+    return isinstance(statement, ast.Assert | ast.Raise)
 
 
 def _lines(text: str) -> list[list[str]]:

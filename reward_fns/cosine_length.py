@@ -44,5 +44,10 @@ def check_cosine_length(max_tokens: int, **others: Any) -> None:
     if max_tokens < 1:
         raise ValueError(f"max_tokens={max_tokens}: write the length limit, at least 1")
     for name in ("right", "wrong"):
-        if name in others and len(others[name]) != 2:
+        pair = others.get(name, (0, 0))
+        if (
+            not isinstance(pair, list | tuple)
+            or len(pair) != 2
+            or not all(isinstance(each, int | float) for each in pair)
+        ):
             raise ValueError(f"{name}={others[name]}: write the values at no length and at the limit, e.g. [2, 1]")

@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Sequence
+from numbers import Number
 from typing import Any
 
 from ctwa.instructions.text import shown
@@ -20,8 +21,12 @@ def exact_match(response: str, ground_truth: Any, place: Place = "whole", normal
         place: where the answer stands: whole, tags (`<answer>`), boxed, hashes (`####`), last_line, last_number.
         normalise: small letters, without punctuation, articles and further spaces, as SQuAD's metric has it.
     """
-    golds = ground_truth if isinstance(ground_truth, Sequence) and not isinstance(ground_truth, str) else [ground_truth]
-    texts = [str(gold) for gold in golds if gold is not None and gold == gold and str(gold).strip()]
+    golds = (
+        ground_truth
+        if isinstance(ground_truth, Sequence) and not isinstance(ground_truth, str | bytes)
+        else [ground_truth]
+    )
+    texts = [text for gold in golds for text in _texts_of(gold)]
     if not texts:
         return None
     answer = final_text(response, place)
@@ -37,6 +42,14 @@ def check_exact_match(place: Place = "whole", normalise: bool = True) -> None:
     """Refuse a place that there is not."""
     del normalise
     final_text("", place)
+
+
+def _texts_of(gold: Any) -> list[str]:
+    """How a ground truth may be written: a number with a point behind it also without; none where it is no answer."""
+    if not isinstance(gold, str | Number) or gold != gold or not str(gold).strip():
+        return []
+    is_whole = isinstance(gold, float) and gold.is_integer()
+    return [str(gold), *([f"{gold:.0f}"] if is_whole else [])]
 
 
 def _plain(text: str) -> str:

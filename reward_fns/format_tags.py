@@ -1,5 +1,6 @@
 """Format: is the response made of the tags that were asked for, each once, in their order, with something in them?"""
 
+import re
 from collections.abc import Sequence
 
 
@@ -33,5 +34,8 @@ def format_tags(response: str, tags: Sequence[str] = ("think", "answer"), begins
 def check_format_tags(tags: Sequence[str] = ("think",), begins_inside: bool = False) -> None:
     """Refuse what are no names of tags."""
     del begins_inside
-    if isinstance(tags, str) or not tags or len(set(tags)) < len(tags):
+    is_list = isinstance(tags, list | tuple) and all(isinstance(tag, str) for tag in tags)
+    if not is_list or not tags or len(set(tags)) < len(tags):
         raise ValueError(f"tags={tags!r}: write a list of the tags' names, each once")
+    if unfit := [tag for tag in tags if not re.fullmatch(r"[\w:.-]+", tag)]:
+        raise ValueError(f"{unfit[0]!r} is no name of a tag: write it without < and >, e.g. think")

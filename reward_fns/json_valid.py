@@ -39,10 +39,14 @@ def json_valid(
     return 1.0
 
 
-def check_json_valid(keys: Sequence[str] = (), schema: Mapping[str, Any] | None = None, **_: Any) -> None:
+def check_json_valid(
+    keys: Sequence[str] = (), other_keys: bool = True, schema: Mapping[str, Any] | None = None
+) -> None:
     """Refuse what is no list of keys or no schema."""
-    if isinstance(keys, str):
-        raise ValueError(f"keys={keys!r}: write a list")
+    if not isinstance(keys, list | tuple) or not all(isinstance(key, str) for key in keys):
+        raise ValueError(f"keys={keys!r}: write a list of names")
+    if not other_keys and not keys:
+        raise ValueError("other_keys=False leaves no key without keys: write those that there may be")
     if schema is not None:
         from jsonschema import Draft202012Validator, SchemaError
 

@@ -1,5 +1,6 @@
 """A language model as judge, behind an OpenAI-compatible endpoint: how good is the response by a rubric?"""
 
+import math
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -51,7 +52,7 @@ async def judge(
         rubric: what is to be graded, in words.
         scale: the worst and the best grade.
         template: the message, with `{prompt}`, `{response}`, `{rubric}`, `{reference}`, `{mark}`, `{low}`, `{high}`.
-        pattern: a regular expression whose group 1 is the grade; without one, `score` of the reply's last JSON object.
+        pattern: a regular expression whose group 1 is the grade; without one, `score` of the reply's JSON object.
         api_key_env: the NAME of the environment variable that holds the key.
         reference: whether the judge sees the ground truth as a reference answer.
         max_tokens: of a reply.
@@ -90,16 +91,35 @@ def check_judge(
     scale: Sequence[float] = (1, 10),
     template: str = TEMPLATE,
     pattern: str | None = None,
+    concurrency: int = 8,
+    request_timeout: float = 30.0,
+    max_attempts: int = 3,
+    requests_per_minute: float | None = None,
+    tokens_per_minute: float | None = None,
+    prices: Sequence[float] = (0, 0),
     **_: Any,
 ) -> None:
-    """Refuse an address, a key, a scale or a pattern that cannot be used."""
-    api_key(endpoint(base_url, api_key_env))
-    if len(scale) != 2 or scale[0] == scale[1]:
-        raise ValueError(f"scale={list(scale)}: write the worst and the best grade, e.g. [1, 10]")
+    """Refuse an address, a key, a scale, a pattern, limits or prices that cannot be used."""
+    api_key(endpoint(base_url, api_key_env, concurrency, request_timeout, max_attempts))
+    for name, limit in (("requests_per_minute", requests_per_minute), ("tokens_per_minute", tokens_per_minute)):
+        if limit is not None and not limit > 0:
+            raise ValueError(f"{name}={limit}: write a number above 0, or leave it out for no limit")
+    if not _are_two_numbers(prices):
+        raise ValueError(f"prices={prices}: write those of a million tokens asked and written, e.g. [0.15, 0.6]")
+    if not _are_two_numbers(scale) or scale[0] == scale[1]:
+        raise ValueError(f"scale={scale}: write the worst and the best grade, e.g. [1, 10]")
     if "{response}" not in template:
         raise ValueError("the template lacks {response}: write it where the response belongs")
     if pattern is not None and re.compile(pattern).groups < 1:
         raise ValueError(f"pattern={pattern!r} has no group: put the grade in brackets, e.g. score: (\\d+)")
+
+
+def _are_two_numbers(given: Any) -> bool:
+    return isinstance(given, list | tuple) and len(given) == 2 and all(map(_is_number, given))
+
+
+def _is_number(given: Any) -> bool:
+    return isinstance(given, int | float) and not isinstance(given, bool) and math.isfinite(given)
 
 
 class _Judge(Client):

@@ -32,9 +32,14 @@ def language(response: str, code: str = "en", among: Sequence[str] | None = None
 
 def check_language(code: str = "en", among: Sequence[str] | None = None) -> None:
     """Refuse languages that are not known."""
+    if among is not None and (isinstance(among, str) or not among):
+        raise ValueError(f"among={among!r}: write a list of codes")
     if among is not None and code not in among:
         raise ValueError(f"code={code} is not among {list(among)}: add it there")
-    language_of("", [code, *(among or ())])
+    try:
+        language_of("", [code, *(among or ())])
+    except ValueError as error:
+        raise ValueError(f"{error}: write codes of ISO 639-1 in small letters, such as en, de, zh") from error
 
 
 def _passages(text: str) -> list[str]:

@@ -6,10 +6,14 @@ from typing import Any
 from ctwa.instructions.text import shown
 
 # What may stand around the letter where it is named: a mark, a box, bold type, the choice's text behind it.
-_BOXED = re.compile(r"\\boxed\{\s*(?:\\text\w*\{)?\s*\(?([A-Za-z])\)?[.:]?\s*\}?\s*\}")
-_TAGGED = re.compile(r"<answer>\s*\(?([A-Za-z])\b[).:]?[^<]*</answer>", re.IGNORECASE)
+_LETTER = r"(?:\\(?:text|math)\w*\{|[$*_(\[\"“\s])*+([A-Za-z])"  # with what may open before it
+_BOXED = re.compile(rf"\\boxed\{{{_LETTER}(?:[)\]}}\s]*\}}|[)\]}}]*[).:][^{{}}]*\}})")
+_TAGGED = re.compile(rf"<answer>{_LETTER}[)\]}}$*_\"”]*\s*(?:[).:–—-][^<]*)?</answer>", re.IGNORECASE)
+# "a" and "i" with a word behind them are words: "the answer is a matter of taste".
 _DECLARED = re.compile(
-    r"\b(?:answer|choice|option)\b(?:\s+(?:is|would be|must be))?\s*:?\s*[*_(\[\"“]*([A-Z])(?![\w'’])", re.IGNORECASE
+    rf"\b(?:answer|choice|option)\b(?:\s++(?:is|would be|must be))?+\s*+:?+{_LETTER}(?![\w'’])"
+    r"(?!(?<=(?-i:[\s:][ai]))\s+\w)",
+    re.IGNORECASE,
 )
 _ALONE = re.compile(r"[*_(\[\"“]*([A-Za-z])[)\].:*_\"”]*(?:\s.*)?")
 _OTHERS = re.compile(r"\b(?:or|and|either|both|not)\b|[/,&]", re.IGNORECASE)
@@ -27,10 +31,17 @@ def multiple_choice(response: str, ground_truth: Any, choices: str = "ABCDEFGHIJ
         ground_truth: the letter, as `B` or `(B)`, or its number from 0.
         choices: the letters that there are.
     """
+    choices = choices.upper()
     gold = _letter_of(ground_truth, choices)
     if gold is None:
         return None
     return float(_settled(shown(response).rpartition(_THOUGHT_ENDS)[2], choices) == gold)
+
+
+def check_multiple_choice(choices: Any = "ABCDEFGHIJ") -> None:
+    """Refuse what is no row of letters."""
+    if not isinstance(choices, str) or not choices.isalpha() or len(set(choices.upper())) < len(choices):
+        raise ValueError(f"choices={choices!r}: write their letters as one text, each once, e.g. ABCD")
 
 
 def _letter_of(ground_truth: Any, choices: str) -> str | None:

@@ -48,9 +48,15 @@ async def remote_score(
     return await _poster(config.model_dump_json()).post("", body, _score)
 
 
-def check_remote_score(url: str, api_key_env: str | None = None, **_: Any) -> None:
-    """Refuse an address or a key that cannot be used."""
-    api_key(endpoint(url, api_key_env), "scorer")
+def check_remote_score(
+    url: str,
+    api_key_env: str | None = None,
+    concurrency: int = 16,
+    request_timeout: float = 10.0,
+    max_attempts: int = 3,
+) -> None:
+    """Refuse an address, a key or limits that cannot be used."""
+    api_key(endpoint(url, api_key_env, concurrency, request_timeout, max_attempts), "scorer")
 
 
 def _score(answer: Any) -> float | None:

@@ -43,8 +43,11 @@ async def reward_model(
     return await _scorer(settings).score(conversation)
 
 
-def check_reward_model(model: str, device: str = "cpu", dtype: str = "float32", **_: Any) -> None:
-    """Refuse a folder that is not there, and words that name no device or type."""
+def check_reward_model(model: str, device: str = "cpu", dtype: str = "float32", **others: Any) -> None:
+    """Refuse a folder that is not there, words that name no device or type, and numbers below 1."""
+    for name in ("batch_size", "max_tokens", "threads"):
+        if (number := others.get(name, 1)) < 1:
+            raise ValueError(f"{name}={number}: write a number of at least 1")
     if (Path(model).is_absolute() or model.startswith((".", "~")) or model.count("/") > 1) and not Path(model).is_dir():
         raise ValueError(f"model={model}: there is no such folder")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", device):

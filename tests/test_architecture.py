@@ -40,7 +40,18 @@ ALLOWED = {
     "instructions": {"run"},
     "listing": {"scalarizers", "preference", "models"},
     "chat": {"run"},
-    "evaluation": {"chat", "data", "objectives", "preference", "run", "report", "models", "testbed", "statistics"},
+    "evaluation": {
+        "chat",
+        "data",
+        "objectives",
+        "preference",
+        "run",
+        "report",
+        "models",
+        "testbed",
+        "statistics",
+        "instructions",
+    },
 }
 """What each part may import beside the ground floor."""
 ALL = {*ALLOWED, "__init__"}

@@ -162,7 +162,7 @@ class Poster:
                 response = await self._http.post(f"{self.config.base_url}{path}", json=dict(body))
         except (TimeoutError, httpx.TimeoutException):
             raise _TryAgain(f"no answer within {self.config.timeout:g} s") from None
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:  # of the connection, or an answer that cannot be unpacked
             raise _TryAgain(self.without_key(f"{type(error).__name__}: {error}")) from None
         text = self.without_key(" ".join(response.text.split())[:300])
         status = response.status_code
@@ -176,7 +176,7 @@ class Poster:
             )
         try:
             return read(response.json())
-        except (ValueError, LookupError, TypeError, AttributeError):
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             raise _TryAgain(f"what is no answer: {text}") from None
 
     def without_key(self, text: str) -> str:

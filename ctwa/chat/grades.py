@@ -6,7 +6,8 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from ctwa.chat.replies import Reply, without_thought
 
@@ -36,7 +37,8 @@ REFERENCE = """
 {reference}
 [end of reference answer {mark}]
 """
-_OBJECT = re.compile(r"\{[^{}]*\}")
+_BACKSLASH = re.compile(r'\\(["\\/bfnrt]|u[0-9a-fA-F]{4})?')
+_DECODER = json.JSONDecoder(strict=False)  # a text may go over several lines
 
 
 def question(
@@ -63,7 +65,7 @@ def grade_of(reply: Reply, *, scale: Sequence[float], pattern: str | None = None
         reply: of the judge.
         scale: the worst and the best grade.
         pattern: a regular expression whose group 1 is the grade, the last time that it is found; without one, the
-            `score` of the last JSON object.
+            `score` of the JSON object.
 
     Raises:
         ValueError: there is none, or none on the scale: what the reply says.
@@ -87,11 +89,33 @@ def _by_pattern(text: str, pattern: str) -> float | None:
 
 
 def _in_json(text: str) -> float | None:
-    for candidate in reversed(_OBJECT.findall(text)):
+    """The `score` of the objects in a reply; None where there is none, or where they differ.
+
+    An object that is quoted, be it within a text of another or behind it, must not take the place of the judge's own.
+    """
+    scores = {score for found in _objects(text) if (score := _score_of(found)) is not None}
+    return scores.pop() if len(scores) == 1 else None
+
+
+def _objects(text: str) -> Iterator[Any]:
+    """The JSON objects in a text, those alone that stand in no other."""
+    text = _BACKSLASH.sub(lambda found: found[0] if found[1] else r"\\", text)  # a formula's: JSON knows no `\sqrt`
+    at = text.find("{")
+    while at >= 0:
         try:
-            score = json.loads(candidate).get("score")
-        except ValueError:
-            continue
-        if isinstance(score, int | float) and not isinstance(score, bool):
-            return float(score)
-    return None
+            found, at = _DECODER.raw_decode(text, at)
+            yield found
+        except (ValueError, RecursionError):
+            at += 1
+        at = text.find("{", at)
+
+
+def _score_of(found: Any) -> float | None:
+    """The `score` of an object, or of an object in it."""
+    if not isinstance(found, dict):
+        return None
+    score = found.get("score")
+    if isinstance(score, int | float) and not isinstance(score, bool):
+        return float(score)
+    inner = [_score_of(each) for each in found.values()]
+    return next((each for each in inner if each is not None), None)

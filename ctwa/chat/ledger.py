@@ -25,12 +25,12 @@ class ReplyFolder:
         self._folder = folder
 
     def get(self, key: str) -> Reply | None:
-        """The reply to a request; None where there is none yet."""
+        """The reply to a request; None where there is none yet, or none that can be read, as after a full disk."""
         try:
             kept = json.loads(self._path(key).read_bytes())
-        except FileNotFoundError:
+            return Reply(kept["text"], kept["flaw"])
+        except (FileNotFoundError, ValueError, LookupError, TypeError):
             return None
-        return Reply(kept["text"], kept["flaw"])
 
     def put(self, key: str, reply: Reply) -> None:
         """Keep a reply; the file appears complete or not at all."""

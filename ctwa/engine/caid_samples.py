@@ -155,18 +155,24 @@ class PolicySampler:
         }
 
 
+ALWAYS_TOLD = {"reward_fn", "weight", "kwargs", "timeout", "on_failure"}
+"""Of an objective, in the origin of samples; what came later is told where it is not its default, so that samples of
+earlier versions are still known."""
+
+
 def origin_of(config: DictConfig, settings: CaidSettings) -> str:
     """All that the reference's samples and their scores depend on."""
     rollout, data = config.actor_rollout_ref.rollout, config.data
-    scorers = settings.model_dump(
-        mode="json",
-        exclude_defaults=True,  # so that a setting that a later version has makes no other samples of them
-        include={"objectives", "policies", "implicit_scale", "seed"},
-        exclude={"objectives": {"__all__": {"target"}}},
-    )
+    scorers = settings.model_dump(mode="json", include={"policies", "implicit_scale", "seed"})
+    objectives = {
+        name: each.model_dump(mode="json", include=ALWAYS_TOLD)
+        | each.model_dump(mode="json", exclude={"target"}, exclude_defaults=True)
+        for name, each in settings.objectives.items()
+    }
     return json.dumps(
         {
             **scorers,
+            "objectives": objectives,
             "reference_length": settings.reference_length and settings.reference_length.model_dump(mode="json"),
             "model": config.actor_rollout_ref.model.path,
             "prompts": [OmegaConf.to_container(data.val_files), data.val_max_samples],

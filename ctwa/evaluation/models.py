@@ -12,6 +12,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from ctwa.errors import CtwaError
 from ctwa.models.locate import locate
 from ctwa.models.look import Source, look_at_model, without_progress_bars
+from ctwa.models.onednn import pack_weights, prefers_onednn
+from ctwa.models.size import is_small
 from ctwa.preference.reference import model_fingerprint
 
 
@@ -79,6 +81,8 @@ class Model:
         if self._weights is None:
             with without_progress_bars():
                 self._weights = self._load(AutoModelForCausalLM, "weights", dtype=self.dtype).to(self.device).eval()
+            if self.device == "cpu" and prefers_onednn() and not is_small(str(self.location)):
+                pack_weights(self._weights)  # of float32 alone
         return self._weights
 
     def look(self) -> None:

@@ -12,7 +12,7 @@ from ctwa.errors import CtwaError
 from ctwa.evaluation.config import GenerationConfig
 from ctwa.evaluation.generation import generate, tokenize_prompts
 from ctwa.evaluation.models import Model
-from ctwa.objectives.check import Response
+from ctwa.objectives.responses import Response
 
 
 def sample_responses(

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -14,12 +14,13 @@ from rich.table import Table
 from rich.text import Text
 
 from ctwa.errors import CtwaError
-from ctwa.objectives.check import FORMS_OF_TRUTH, PROBES, Checked, Response, check_reward
+from ctwa.objectives.check import Checked, check_reward
 from ctwa.objectives.completion import Completion
 from ctwa.objectives.contract import shortened
+from ctwa.objectives.responses import FORMS_OF_TRUTH, PROBES, Response
 
 NEARLY = 0.9
-"""Of the way from a row's lowest value to its best good answer: what is paid like a good answer."""
+"""Of the way from what most of these responses are worth to a row's best good answer: what is paid like a good one."""
 BY_CHANCE = 0.1
 """Share of the rows on which an attack may be paid so: a guess is right now and then."""
 LONG = 2000  # words
@@ -96,6 +97,7 @@ class Attacked:
         source: what these are.
         num_rows: on which a good answer has a value.
         attacks: the one that is paid most often first.
+        is_told_apart: whether a good answer is worth more than most of these, on some row.
     """
 
     spec: str
@@ -103,6 +105,7 @@ class Attacked:
     source: str
     num_rows: int
     attacks: tuple[Attack, ...]
+    is_told_apart: bool
 
     @property
     def through(self) -> list[Attack]:
@@ -143,7 +146,7 @@ def attack(
                 "with --responses, --text or --model"
             )
         else:
-            good.append([PROBES[form].replace("ANSWER", truth) for form in FORMS_OF_TRUTH])
+            good.append([truth, *(PROBES[form].replace("ANSWER", truth) for form in FORMS_OF_TRUTH)])
     tried = []
     for number, (completion, truth) in enumerate(zip(blank, truths, strict=True)):
         other = next((each for each in known[number % len(known) :] + known if each != truth), "0") if known else "0"
@@ -160,6 +163,7 @@ def _summed(spec: str, pairs: Sequence[tuple[list[Checked], list[Checked]]], sou
     values: dict[str, list[float]] = {name: [] for name in _ATTACKS}
     examples: dict[str, str] = {}
     bests = []
+    is_told_apart = False
     for good, tried in pairs:
         scores = [item.outcome.value for item in good if item.outcome.value is not None]
         if not scores:
@@ -167,7 +171,9 @@ def _summed(spec: str, pairs: Sequence[tuple[list[Checked], list[Checked]]], sou
         best = max(scores)
         bests.append(best)
         found = [item.outcome.value for item in tried]
-        low = min(value for value in [*scores, *found] if value is not None)
+        # Not the lowest: what a very long response is worth would make all others good.
+        low = min(best, median([value for value in found if value is not None] or [best]))
+        is_told_apart |= low < best
         for name, item in zip(_ATTACKS, tried, strict=True):
             value = item.outcome.value
             examples.setdefault(name, item.completion.response)
@@ -182,7 +188,8 @@ def _summed(spec: str, pairs: Sequence[tuple[list[Checked], list[Checked]]], sou
         Attack(name, fmean(paid[name]), fmean(values[name]) if values[name] else math.nan, examples[name])
         for name in _ATTACKS
     ]
-    return Attacked(spec, fmean(bests), source, len(bests), tuple(sorted(attacks, key=lambda each: -each.paid)))
+    by_pay = tuple(sorted(attacks, key=lambda each: -each.paid))
+    return Attacked(spec, fmean(bests), source, len(bests), by_pay, is_told_apart)
 
 
 def render_attack(found: Attacked) -> RenderableType:
@@ -195,8 +202,13 @@ def render_attack(found: Attacked) -> RenderableType:
         table.add_row(each.name, f"{each.paid:.0%}", mean, Text(shortened(" ".join(each.example.split()), 50)))
     notes = [
         f"good answers are the {found.source}; the best of a row is worth {found.good:.4g} on average, over "
-        f"{found.num_rows} rows; a response is paid like it from {NEARLY:.0%} of the way up from the row's lowest value"
+        f"{found.num_rows} rows; a response is paid like it from {NEARLY:.0%} of the way up from the median of these"
     ]
+    if not found.is_told_apart:
+        notes.append(
+            "no good answer is worth more than most of these. If this reward wants other answers than those tried (a "
+            "program, an essay, a form of its own), give good ones with --responses, --text or --model"
+        )
     if found.through:
         notes.append(
             f"{', '.join(each.name for each in found.through)}: paid like a good answer on more than "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -17,7 +16,7 @@ from rich.text import Text
 
 from ctwa.data.files import Row
 from ctwa.data.reading import first_rows
-from ctwa.data.rows import row_fault, text_fault
+from ctwa.data.rows import row_fault
 from ctwa.data.settings import RowSettings
 from ctwa.errors import CtwaError
 from ctwa.objectives.calls import CallQueue
@@ -29,42 +28,11 @@ from ctwa.objectives.evaluator import kinds, need_ground_truth, plan
 from ctwa.objectives.loading import resolve_spec, split_spec
 from ctwa.objectives.messages import Function
 from ctwa.objectives.pool import WorkerPool
+from ctwa.objectives.responses import PROBES, Response, Sampler, measured, probes_of, read_responses, samples_of
 
 MAX_UNSCORED = 0.05  # the default of a run
 FIRST_STEP = Moment("train", 1, 0.0)
 NUM_SHOWN = 12  # completions whose values are listed
-PROBES = {
-    "ground truth": r"\boxed{ANSWER}",
-    "wrong answer": r"\boxed{ANSWER}",
-    "empty": "",
-    "sentence": "The answer is ANSWER.",
-    "tags": "<think>\nI work it out.\n</think>\n<answer>\nANSWER\n</answer>",
-    "steps": "Step 1: I work it out.\n\nStep 2: That gives the answer.\n\n\\boxed{ANSWER}\n#### ANSWER",
-}
-"""What a function is tried on where there are no responses: the forms that answers, and rewards of a form, have."""
-FORMS_OF_TRUTH = ("ground truth", "sentence", "tags", "steps")
-"""Those of them that hold the row's ground truth."""
-
-
-@dataclass(frozen=True)
-class Response:
-    """A response whose tokens are known.
-
-    Attributes:
-        text: without special tokens.
-        num_tokens: with the end of sequence.
-        finished: it ended by itself, not at the length limit.
-        token_ids: the tokens; None where words were counted.
-    """
-
-    text: str
-    num_tokens: int
-    finished: bool = True
-    token_ids: Sequence[int] | None = None
-
-
-Sampler = Callable[[Sequence[Mapping[str, Any]]], tuple[Sequence[Sequence[Response]], str]]
-"""Of rows: responses to each, and a sentence on where they come from."""
 
 
 @dataclass(frozen=True)
@@ -161,8 +129,8 @@ def check_reward(
             fault = row_fault(Row(index, dict(row)), needs_ground_truth=needed_by, text_prompts=True)
             if fault := fault or column_fault(row, {name: pool.contracts[0].columns}):
                 raise CtwaError(f"row {index} (from 0) of the data: {fault}")
-        samples = _probes(rows) if responses is None else _given(responses)
-        made = [each if isinstance(each, Response) else _measured(each, tokenize) for _, _, each in samples]
+        samples = probes_of(rows) if responses is None else samples_of(responses)
+        made = [each if isinstance(each, Response) else measured(each, tokenize) for _, _, each in samples]
         if "completion_ids" in pool.contracts[0].required and any(each.token_ids is None for each in made):
             raise CtwaError(
                 f"reward function '{spec}' asks for completion_ids, the tokens of the responses: --tokenizer names a "
@@ -323,7 +291,7 @@ def main(
     if sample is not None:
         chosen, source = sample(rows)
     elif responses is not None:
-        chosen = _read_responses(responses, rows, data)
+        chosen = read_responses(responses, rows, data)
     elif texts:
         chosen, source = [list(texts)] * len(rows), "the response is the text given"
     console = console or Console()
@@ -384,65 +352,3 @@ def _own_kwargs(names: Sequence[str], kwargs: Mapping[str, Any]) -> dict[str, Ma
             f'with its own; write e.g. --kwargs \'{{"{names[0]}": {{"limit": 100}}}}\''
         )
     return {name: kwargs.get(name, {}) for name in names}
-
-
-def _measured(text: str, tokenize: Callable[[str], Sequence[int]] | None) -> Response:
-    if tokenize is None:
-        return Response(text, len(text.split()) + 1)
-    token_ids = tokenize(text)
-    return Response(text, len(token_ids), token_ids=token_ids)
-
-
-def _given(responses: Sequence[Any]) -> list[tuple[int, str, str | Response]]:
-    samples: list[tuple[int, str, str | Response]] = []
-    for row, given in enumerate(responses):
-        of_row = [given] if isinstance(given, str) else given
-        kinds = (str, Response)
-        if not isinstance(of_row, Sequence) or not of_row or not all(isinstance(each, kinds) for each in of_row):
-            raise CtwaError(
-                f"the response of row {row} (from 0) is {shortened(repr(given), 60)}; give text, or a list of texts"
-            )
-        for response in of_row:
-            if isinstance(response, str) and (fault := text_fault(response)):
-                raise CtwaError(f"the response of row {row} (from 0) has {fault}; mend it")
-            samples.append((row, "response", response))
-    return samples
-
-
-def _probes(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, str, str | Response]]:
-    golds = [Completion.from_row(row, response="", response_tokens=0).ground_truth for row in rows]
-    samples: list[tuple[int, str, str | Response]] = []
-    for row, gold in enumerate(golds):
-        others = (other for other in golds[row + 1 :] + golds[:row] if str(other) != str(gold))
-        wrong = next(others, "1" if str(gold) == "0" else "0")
-        gold = "42" if gold is None else gold
-        samples += [
-            (row, kind, form.replace("ANSWER", str(wrong if kind == "wrong answer" else gold)))
-            for kind, form in PROBES.items()
-        ]
-    return samples
-
-
-def _read_responses(responses: str, rows: Sequence[Mapping[str, Any]], data: str | Path) -> list[str | list[str]]:
-    if responses in rows[0]:
-        return [row[responses] for row in rows]
-    path = Path(responses)
-    if not path.is_file():
-        raise CtwaError(
-            f"responses '{responses}' is neither a column of {data} ({', '.join(rows[0])}) nor a .jsonl file"
-        )
-    chosen: list[Any] = []
-    with path.open("rb") as file:  # a JSON string may hold any other line separator than \n
-        for number, line in enumerate(file, start=1):
-            if len(chosen) == len(rows):
-                break
-            if not line.strip():
-                continue
-            try:
-                entry = json.loads(line)  # of bytes: a byte order mark is none of its text
-                chosen.append(entry["response"] if isinstance(entry, dict) else entry)
-            except (ValueError, KeyError, RecursionError) as error:
-                raise CtwaError(
-                    f"{path}, line {number}: {error!r}; write a JSON string, or an object with 'response', in each line"
-                ) from error
-    return chosen

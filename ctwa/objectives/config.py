@@ -20,7 +20,7 @@ from pydantic import (
 from ctwa import metrics as key_of
 from ctwa.errors import CtwaError, did_you_mean
 from ctwa.objectives.completion import Completion, Moment
-from ctwa.objectives.contract import Outcome
+from ctwa.objectives.contract import MAX_VALUE, Outcome
 from ctwa.objectives.loading import split_spec
 from ctwa.strict import StrictModel, validated
 
@@ -44,7 +44,7 @@ class Gate(StrictModel):
     by: str
     at_least: float | None = None
     at_most: float | None = None
-    otherwise: float = 0.0
+    otherwise: float = Field(default=0.0, ge=-MAX_VALUE, le=MAX_VALUE)
 
     @property
     def condition(self) -> str:
@@ -109,6 +109,17 @@ class ObjectiveConfig(StrictModel):
     transform: Transform | None = None
     scale: float = Field(default=1.0, gt=0, le=1e6)
     gate: Gate | None = None
+
+    @field_validator("applies_to", mode="before")
+    @classmethod
+    def _has_values(cls, applies_to: Any) -> Any:
+        """Say it in one sentence where pydantic would say it of each type that a value may have."""
+        for column, wanted in applies_to.items() if isinstance(applies_to, Mapping) else ():
+            values = wanted if isinstance(wanted, list) and wanted else [wanted]
+            if not all(isinstance(value, bool | int | float | str) and value == value for value in values):
+                shown = "null" if wanted is None else repr(wanted)
+                raise ValueError(f"{column}: {shown} is nothing to compare with; write a text, a number or a list")
+        return applies_to
 
     @field_validator("applies_to")
     @classmethod

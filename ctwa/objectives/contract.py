@@ -158,6 +158,11 @@ def read_contract(function: Callable[..., Any], spec: str, kwargs: Mapping[str, 
 
     # Of a batch a column of the data may have any name.
     arguments = tuple(name for name in named if name in offered or (convention == "batch" and name not in kwargs))
+    if not arguments:  # **kwargs alone do not say whose function it is, and *args get nothing
+        raise CtwaError(
+            f"reward function '{spec}' names nothing that is offered, and so sees no response; name what it looks at, "
+            "e.g. response: str, or TRL's completions"
+        )
     is_group = convention == "batch" or any(name in GROUP_ARGUMENTS for name in arguments)
     mixed = [name for name in arguments if ALIASES.get(name, name) in COMPLETION_ARGUMENTS]
     if convention == "own" and is_group and mixed:

@@ -85,19 +85,28 @@ def load_function(spec: str) -> Callable[..., Any]:
 def check_kwargs(spec: str, kwargs: Mapping[str, Any]) -> None:
     """Let a function look at its objective's ``kwargs`` before the run: by ``check_NAME`` beside it, if there is one.
 
+    A ``check_NAME`` that requires what is not among the ``kwargs`` is for something else, and is left alone.
+
     Raises:
         CtwaError: it raises something; ValueError says what is wrong in its own words.
     """
     where, name = split_spec(spec)
     module = _import_file(Path(where)) if _is_file(where) else _import_module(where)
     check = getattr(module, f"check_{name}", None)
-    if not callable(check):
+    if not callable(check) or not _can_do_with(check, kwargs):
         return
     try:
         check(**kwargs)
     except Exception as error:
         told = str(error) if isinstance(error, ValueError | CtwaError) else describe_error(error)
         raise CtwaError(f"the kwargs of reward function '{spec}': {told}") from error
+
+
+def _can_do_with(function: Callable[..., Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether all that a function requires is among these."""
+    parameters = inspect.signature(function).parameters.values()
+    named = [each for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
+    return all(each.name in kwargs for each in named if each.default is each.empty)
 
 
 def describe_error(error: BaseException) -> str:

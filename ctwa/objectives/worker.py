@@ -62,10 +62,12 @@ class _Worker:
             started = perf_counter()
             try:
                 value = function(**pickle.loads(payload))
+                if inspect.iscoroutine(value):  # of an async function within a plain one, such as a decorator's
+                    value = self._loop.run(value)
+                outcomes = _judged(value, contract, num_completions, perf_counter() - started)
             except BaseException as error:  # noqa: BLE001 - a reward function may raise anything, sys.exit() included
-                self._send(Done(call, _failed(error, num_completions, perf_counter() - started)))
-            else:
-                self._send(Done(call, _judged(value, contract, num_completions, perf_counter() - started)))
+                outcomes = _failed(error, num_completions, perf_counter() - started)
+            self._send(Done(call, outcomes))
 
     async def _run_together(self, function: Callable[..., Any], contract: Contract, work: Work) -> None:
         async def run(call: int, payload: bytes, num_completions: int) -> None:
@@ -77,14 +79,13 @@ class _Worker:
             try:
                 async with deadline:
                     value = await _Announced(function, payload, announce)
+                outcomes = _judged(value, contract, num_completions, perf_counter() - started)
             except BaseException as error:  # noqa: BLE001 - as above
                 seconds = perf_counter() - started
                 outcomes = _failed(error, num_completions, seconds)
                 if deadline.expired():
                     late = Outcome(None, "timeout", f"no value within {work.timeout:g} s", seconds)
                     outcomes = [late] * num_completions
-            else:
-                outcomes = _judged(value, contract, num_completions, perf_counter() - started)
             self._send(Done(call, outcomes))
 
         await asyncio.gather(*(run(call, *payload) for call, payload in enumerate(work.calls)))
@@ -127,8 +128,6 @@ class _Announced:
 
 
 def _judged(value: Any, contract: Contract, num_completions: int, seconds: float) -> list[Outcome]:
-    if inspect.iscoroutine(value):
-        value.close()
     if contract.is_group:
         return to_group_outcomes(value, num_completions, seconds)
     return [to_outcome(value, seconds)]

@@ -35,6 +35,7 @@ class RunSummary:
     story: Story  # the same in words
     alarms: tuple[Episode, ...] = ()
     sources: dict[str, dict[str, ObjectiveSummary]] = field(default_factory=dict)  # by data source, where several
+    unmeasured: tuple[str, ...] = ()  # the objectives without such a mean: none applied, or none were scored
     stopped: str | None = None  # why it ended before its last step: what the event says that tells of it
 
 
@@ -72,7 +73,9 @@ def summary_text(summary: RunSummary) -> str:
     """The summary for a terminal or a README: a table, and below it the story."""
     rows = [(name, *cells(objective)) for name, objective in summary.objectives.items()]
     title = f"{clean(summary.method)}, {counted(summary.num_steps, 'step')}: {clean(summary.result)}"
-    lines = [title, *table(("objective", *COLUMNS), rows), *_by_source(summary), _pace(summary), *_alarms(summary)]
+    left_out = [f"not measured there: {', '.join(map(clean, summary.unmeasured))}"] if summary.unmeasured else []
+    lines = [title, *table(("objective", *COLUMNS), rows), *left_out, *_by_source(summary), _pace(summary)]
+    lines += _alarms(summary)
     return "\n".join([*lines, "", story_text(summary.story)])
 
 
@@ -136,5 +139,6 @@ def summarize_trace(run: RunTrace) -> RunSummary:
             }
             for source in run.sources
         },
+        unmeasured=tuple(name for name in run.objectives if name not in measured),
         stopped=_stopped(run.folder, run.last_step),
     )

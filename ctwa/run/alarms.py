@@ -126,6 +126,9 @@ class AlarmMonitor:
         return alarm
 
     def _advice(self, rule: Rule, objective: str | None) -> str:
+        trained = self._watched.trained
+        if objective and trained and objective not in trained and rule.advice_without_weight:
+            return rule.advice_without_weight
         if objective in self._watched.steered and rule.advice_with_target:
             return rule.advice_with_target
         return (objective in self._watched.measured and rule.advice_with_covariance) or rule.advice

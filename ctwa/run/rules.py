@@ -80,6 +80,7 @@ class Rule:
     advice: str  # the same, and {command}: what prints targets for the run
     advice_with_target: str = ""  # in its place for an objective whose weight a target steers
     advice_with_covariance: str = ""  # and for one whose covariances are measured, so that it can have a target
+    advice_without_weight: str = ""  # and for one that has had no weight, where others have
     often: bool = False  # whether it must be found wrong so many times, of an objective that few steps measure
 
 

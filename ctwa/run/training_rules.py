@@ -117,6 +117,8 @@ TRAINING_RULES = (
         "Raise its weight or its target, or give the objectives that rose meanwhile less weight.",
         "Raise its weight, give the objectives that rose meanwhile less, or train with method=ctwa, which raises the"
         " weight by itself: `{command}` prints targets.",
+        "It has no weight, and is only watched: give the objectives that rose meanwhile less, or let it be trained on"
+        " (split: both, and a weight).",
     ),
     Rule(
         "negative-covariance",

@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ctwa import cli
+from ctwa.cli.command import STOPPED
 from ctwa.run.alarms import Alarm
 
 Command = Callable[..., tuple[int, str, str]]
@@ -148,7 +149,7 @@ class TestTrain:
         alarm = Alarm("drop", "accuracy", 1, 2, "It fell.", "Raise its weight.")
         monkeypatch.setattr("ctwa.engine.job.execute", lambda *_, **__: alarm)
 
-        assert command("train")[0] == cli.STOPPED == 3
+        assert command("train")[0] == STOPPED == 3
 
     def test_a_run_that_is_there_is_not_written_over(
         self, command: Command, run_overrides: list[str], tmp_path: Path

@@ -74,7 +74,7 @@ def test_what_is_small(models: dict[str, str], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("model", "chosen"),
-    [("small", (2, "sdpa", 16384)), ("large", (1, "ctwa_packed", 1024)), ("hub", (1, "ctwa_packed", 1024))],
+    [("small", (2, "sdpa", 16384)), ("large", (1, "ctwa_packed", 512)), ("hub", (1, "ctwa_packed", 512))],
 )
 def test_the_model_decides_how_the_cores_are_used(models: dict[str, str], model: str, chosen: tuple) -> None:
     task = ["task=custom", "ctwa.run=run", "data.train_files=a.jsonl", "data.val_files=a.jsonl"]

@@ -18,7 +18,7 @@ import pytest
 import typer
 from omegaconf import OmegaConf
 
-from ctwa import cli
+from ctwa.cli import command as cli
 from ctwa.engine import job
 from ctwa.engine.loop import Trainer
 from ctwa.engine.recorder import Recorder, Stop

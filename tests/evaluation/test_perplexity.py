@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from ctwa.errors import CtwaError
+from ctwa.evaluation import models
 from ctwa.evaluation.config import PerplexityConfig
 from ctwa.evaluation.models import Model
 from ctwa.evaluation.perplexity import perplexity, read_texts, tokenize_texts, windows
@@ -44,6 +45,20 @@ def test_it_is_the_exponential_of_the_mean_loss_of_a_token(model: Model, tmp_pat
     assert found["perplexity"].value == pytest.approx(math.exp(total / sum(len(each) - 1 for each in ids)), rel=1e-5)
     expected = total / math.log(2) / sum(len(text.encode()) for text in TEXTS)
     assert found["bits_per_byte"].value == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
+def test_a_large_model_on_a_cpu_computes_by_packed_weights_and_measures_the_same(
+    model: Model, places: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "is_small", lambda _: False)
+    monkeypatch.setattr(models, "prefers_onednn", lambda: True)
+    packed = Model("packed", str(places.base), device="cpu")
+    assert any(not parameter.numel() for parameter in packed.weights.parameters())
+
+    ids = torch.tensor([model.tokenizer(TEXTS[1])["input_ids"]])
+    with torch.no_grad():
+        torch.testing.assert_close(packed.weights(ids).logits, model.weights(ids).logits, rtol=1e-4, atol=1e-4)
 
 
 def test_long_text_is_read_in_windows_that_overlap(model: Model, tmp_path: Path) -> None:

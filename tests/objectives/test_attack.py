@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from ctwa.cli import app
 from ctwa.errors import CtwaError
-from ctwa.objectives.attack import Attacked, attack
+from ctwa.objectives.attack import Attacked, attack, render_attack
 
 ROWS = [
     {"prompt": [{"role": "user", "content": f"What is {a} + 5?"}], "reward_model": {"ground_truth": str(a + 5)}}
@@ -28,6 +29,9 @@ REWARDS = """
     def long(response_tokens): return response_tokens
     def polite(response): return float("please" in response.lower())
     def same(response): return 1.0
+    def right_and_brief(response, ground_truth): return right(response, ground_truth) - len(response) / 1000
+    def exact(response, ground_truth): return float(response.strip() == ground_truth)
+    def program(response): return float("def f()" in response)
     def never(response): return None
     def ranked(group_response, ground_truth): return [float(ground_truth in each) for each in group_response]
     def picky(response, ground_truth): return None if "Step" in response else float(ground_truth in response)
@@ -75,6 +79,27 @@ def test_what_has_no_value_is_not_paid(attacked: Callable[..., Attacked]) -> Non
     assert (outline.paid, math.isnan(outline.mean)) == (0, True)
     with pytest.raises(CtwaError, match="gives no value to any good answer"):
         attacked("never")
+
+
+def test_what_a_very_long_response_costs_makes_no_other_good(attacked: Callable[..., Attacked]) -> None:
+    assert paid(attacked("right_and_brief")) == set()
+
+
+def test_the_answer_alone_is_a_good_answer(attacked: Callable[..., Attacked]) -> None:
+    assert (attacked("exact").good, paid(attacked("exact"))) == (1, set())
+
+
+def test_good_answers_that_are_none_are_told(attacked: Callable[..., Attacked]) -> None:
+    def said(found: Attacked) -> bool:
+        console = Console(width=300)
+        with console.capture() as captured:
+            console.print(render_attack(found))
+        return "no good answer is worth more than most of these" in captured.get()
+
+    program = [["def f(): return 1"]] * 3
+    assert said(attacked("program"))
+    assert not said(attacked("program", responses=program))
+    assert paid(attacked("program", responses=program)) == set()
 
 
 @pytest.mark.parametrize(("name", "status"), [("right", 0), ("anywhere", 1)])

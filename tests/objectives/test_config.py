@@ -47,7 +47,17 @@ def test_names_that_cannot_be_shown_are_refused(name: str) -> None:
             {"a": objective(applies_to={"prompt": "x"})},
             "objectives.a.applies_to: 'prompt' is no column to tell rows by",
         ),
-        ({"a": objective(applies_to={"data_source": []})}, r"objectives.a.applies_to.data_source.* at least 1 item"),
+        *(
+            (
+                {"a": objective(applies_to={"data_source": wanted})},
+                f"^objectives.a.applies_to: data_source: {told} is nothing to compare with; write a text, a number",
+            )
+            for wanted, told in (([], r"\[\]"), (None, "null"), (float("nan"), "nan"), ([1, {}], r"\[1, {}\]"))
+        ),
+        (
+            {"a": objective(), "b": objective(gate={"by": "a", "at_least": 1, "otherwise": 1e300})},
+            "objectives.b.gate.otherwise: Input should be less than or equal to 1",
+        ),
         ({"a": objective(every=0)}, "objectives.a.every: Input should be greater than or equal to 1"),
         ({"a": objective(split="val")}, r"every objective \(a\) is of split: val; leave split out of at least one"),
         (

@@ -104,6 +104,9 @@ def test_functions_that_cannot_be_rewards_are_told_at_once() -> None:
         contract_of(yields)
     with pytest.raises(CtwaError, match=r"'r\.py:f' takes no arguments, and so sees no response"):
         contract_of(sees_nothing)
+    for function in (lambda *args: len(args), lambda **kwargs: len(kwargs), lambda least=1: least):
+        with pytest.raises(CtwaError, match=r"'r\.py:f' names nothing that is offered, and so sees no response"):
+            contract_of(function)
 
 
 def test_kwargs_the_function_does_not_take_are_refused() -> None:

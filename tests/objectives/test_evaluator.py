@@ -136,9 +136,12 @@ def test_every_way_to_fail_is_masked_for_its_row_alone_and_counted(
             if case == 8: raise SystemExit(1)
             if case == 9:
                 while True: pass
+            if case == 11: return Unshowable()
             return 0.5
+        class Unshowable:
+            def __repr__(self): raise ValueError("nothing to show")
     """)
-    evaluation = score({"o": ObjectiveConfig(reward_fn=f"{path}:f", timeout=SHORT)}, completions(12))
+    evaluation = score({"o": ObjectiveConfig(reward_fn=f"{path}:f", timeout=SHORT)}, completions(13))
     assert [(f.row, f.reason, f.text) for f in evaluation.failures] == [
         (1, "exception", "KeyError: 'answer' (rewards.py, line 5)"),
         (2, "timeout", "no value within 0.5 s"),
@@ -149,19 +152,20 @@ def test_every_way_to_fail_is_masked_for_its_row_alone_and_counted(
         (7, "none", "the function returned None"),
         (8, "exception", "SystemExit: 1 (rewards.py, line 12)"),
         (9, "timeout", "no value within 0.5 s"),
+        (11, "exception", "ValueError: nothing to show (rewards.py, line 18)"),
     ]
     rewards_N, scored_N = evaluation.matrix.column("o")
-    assert rewards_N.tolist() == [0.5, *[0.0] * 9, 0.5, 0.5]
-    assert scored_N.tolist() == [True, *[False] * 9, True, True]
+    assert rewards_N.tolist() == [0.5, *[0.0] * 9, 0.5, 0.0, 0.5]
+    assert scored_N.tolist() == [True, *[False] * 9, True, False, True]
     metrics = evaluation.metrics()
     assert metrics.pop("objective/o/seconds") >= 2 * SHORT
     assert metrics == {
         "objective/o/mean": 0.5,
         "objective/o/std": 0.0,
         "objective/o/applicable_frac": 1.0,
-        "objective/o/scored_frac": 3 / 12,
-        "objective/o/timeout_frac": 2 / 12,
-        "objective/o/error_frac": 6 / 12,
+        "objective/o/scored_frac": 3 / 13,
+        "objective/o/timeout_frac": 2 / 13,
+        "objective/o/error_frac": 7 / 13,
     }
 
 
@@ -369,6 +373,35 @@ def test_calls_share_nothing_a_function_could_change(reward_file: RewardFile, co
             evaluation = evaluator.evaluate(completions(3, **shared), [0, 0, 0])
             assert values(evaluation, "a") == values(evaluation, "b") == [4, 4, 4]
     assert shared == {"extra_info": {"index": 1}, "row": {"level": 2}, "ground_truth": ["7"]}
+
+
+def test_an_async_function_in_a_plain_decorator_is_awaited(reward_file: RewardFile, completions: Completions) -> None:
+    path = reward_file("""
+        import asyncio, functools
+        def plain(function):
+            @functools.wraps(function)
+            def wrapper(*args, **kwargs): return function(*args, **kwargs)
+            return wrapper
+        @plain
+        async def f(response):
+            await asyncio.sleep(0)
+            return int(response.split()[1])
+    """)
+    assert values(score({"o": ObjectiveConfig(reward_fn=f"{path}:f")}, completions(3))) == [0, 1, 2]
+
+
+def test_a_check_beside_a_function_is_of_its_kwargs_or_left_alone(
+    reward_file: RewardFile, completions: Completions
+) -> None:
+    path = reward_file("""
+        def check_f(text): return float(len(text))
+        def f(response, word="x"): return check_f(response)
+        def check_g(word): raise ValueError(f"{word} is no word")
+        def g(response, word): return 1.0
+    """)
+    assert values(score({"o": ObjectiveConfig(reward_fn=f"{path}:f", kwargs={"word": "y"})}, completions(1))) == [10]
+    with pytest.raises(CtwaError, match="y is no word"):
+        RewardEvaluator({"o": ObjectiveConfig(reward_fn=f"{path}:g", kwargs={"word": "y"})})
 
 
 def test_kwargs_reach_the_function(reward_file: RewardFile, completions: Completions) -> None:

@@ -90,7 +90,8 @@ UNSCORED = {"objective/clarity/scored_frac": 0.5}
 
 def test_alarms_and_what_stopped_the_run_are_in_the_summary(make_run):
     run = make_run("run", {1: step_metrics(accuracy=0.5) | UNSCORED, 2: step_metrics(accuracy=0.5)})
-    assert summary_text(write_summary(run)).splitlines()[3:5] == [
+    assert summary_text(write_summary(run)).splitlines()[3:6] == [
+        "not measured there: clarity",
         "trained 0:00:04, 2.000 s a step (median)",
         "alarm: unscored, since step 1: 50% of the completions could not be scored for clarity. Read the failures in"
         " engine.log and try the reward function by itself with ctwa check-reward.",
@@ -142,9 +143,12 @@ def test_a_run_that_measured_nothing_yet_says_so(make_run):
         summarize(run)
 
 
-def test_an_objective_that_was_never_measured_is_left_out(make_run):
+def test_an_objective_that_was_never_measured_is_left_out_and_named(make_run):
     run = make_run("run", {0: {"val/accuracy": 0.5}})
     assert list(summarize(run).objectives) == ["accuracy"]
+    assert summary_text(summarize(run)).splitlines()[3] == "not measured there: clarity"
+    write_summary(run)
+    assert json.loads(run.summary.read_text())["unmeasured"] == ["clarity"]
 
 
 NAN, INF = float("nan"), float("inf")

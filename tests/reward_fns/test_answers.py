@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import perf_counter
 from typing import Any
 
 import pytest
@@ -31,6 +32,8 @@ class TestExactMatch:
             ("x", "", None),
             ("x", [None], None),
             ("x", float("nan"), None),
+            *((text, 4.0, value) for text, value in (("4", 1), ("4.0", 1), ("40", 0))),
+            *(("x", gold, None) for gold in ({"answer": "x"}, b"x", [["x"]])),
         ],
     )
     def test_of_the_whole(self, reward_fn: Reward, response: str, gold: Any, value: Any) -> None:
@@ -68,6 +71,8 @@ class TestMultipleChoice:
             *("<answer>(B) a dog</answer>", "The answer is B.", "The correct answer is **(B)**", "Answer: B"),
             *("It is not A, for dogs bark.\nSo the answer is B.", "<think>A? The answer is A.</think>B"),
             "A has four legs, C has none.\n\nFinal answer: B",
+            *(r"\boxed{B. a dog}", r"\boxed{(B) a dog}", r"\boxed{\mathbf{B}}", r"\boxed{\textbf{(B)}}", "Answer: $B$"),
+            *("<answer>**B**</answer>", "<answer>B - a dog</answer>", "the answer is b because it barks"),
         ],
     )
     def test_the_letter_however_it_is_named(self, reward_fn: Reward, response: str) -> None:
@@ -94,6 +99,20 @@ class TestMultipleChoice:
     )
     def test_what_settles_on_another_or_on_none(self, reward_fn: Reward, response: str) -> None:
         assert reward_fn("multiple_choice")(response, "B") == 0
+
+    @pytest.mark.parametrize(
+        "response",
+        ["The answer is a matter of taste.", "The best option is a bit unclear.", "<answer>A dog</answer>"],
+    )
+    def test_a_word_is_no_letter(self, reward_fn: Reward, response: str) -> None:
+        assert reward_fn("multiple_choice")(response, "A") == 0
+        assert reward_fn("multiple_choice")("The answer is a.", "a", choices="abcd") == 1
+
+    @pytest.mark.parametrize("text", ["answer" + " " * 100_000 + "9", "<answer>" + "(" * 100_000, "\\boxed{ " * 20_000])
+    def test_a_long_gap_is_read_in_time(self, reward_fn: Reward, text: str) -> None:
+        began = perf_counter()
+        assert reward_fn("multiple_choice")(text, "A") == 0
+        assert perf_counter() - began < 5
 
     def test_the_ground_truth_is_a_letter_or_its_number(self, reward_fn: Reward) -> None:
         multiple_choice = reward_fn("multiple_choice")

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -37,6 +38,58 @@ def test_asserts_in_every_form(reward_fn: Reward, tests: Any) -> None:
     code_tests = reward_fn("code_tests")
     assert code_tests(block(DOUBLE), tests) == code_tests(DOUBLE, tests) == 1
     assert code_tests(block(DOUBLE.replace("2 *", "3 *")), tests) == 0
+
+
+def test_a_program_that_does_not_end_is_not_waited_for_at_every_input(reward_fn: Reward) -> None:
+    program = block("n = int(input())\nwhile n == 1: pass\nprint(n)")
+    tests = {"inputs": ["0", *["1"] * 98, "0"], "outputs": ["0", *["1"] * 98, "0"]}
+    began = monotonic()
+    assert reward_fn("code_tests")(program, tests, partial=True, seconds=1.0) == 0.01
+    assert monotonic() - began < 50
+
+
+@pytest.mark.parametrize(
+    ("tests", "wrong"),
+    [
+        ("assert double(2) == 4\nfor n in range(5):\n    assert double(n) == 2 * n", "def double(n): return 4"),
+        ("for n in range(5):\n    assert double(n) == 2 * n", "def double(n): return 4"),
+        (
+            "assert double(2) == 4\ntry:\n    double(None)\n    raise AssertionError\nexcept TypeError:\n    pass",
+            "def double(n): return 4",
+        ),
+        ("with open('/dev/null'):\n    assert double(3) == 6", "def double(n): return 4"),
+        ("def check():\n    assert double(3) == 6\nif __name__ == '__main__':\n    check()", "def double(n): return 4"),
+        ("assert double(2) == 4\nfound = double(3)\nwrong = {6: 0}[found]", "def double(n): return 4"),
+    ],
+)
+def test_no_statement_of_the_tests_is_left_out(reward_fn: Reward, tests: str, wrong: str) -> None:
+    code_tests = reward_fn("code_tests")
+    assert [code_tests(program, tests) for program in (DOUBLE, wrong)] == [1, 0]
+
+
+def test_what_asks_nothing_is_no_test(reward_fn: Reward) -> None:
+    tests = '"""Tests of double."""\nprint("now")\ncases = []\ncases.append(2)\nassert double(cases[0]) == 4'
+    assert reward_fn("code_tests")("def double(n): return 0", tests, partial=True) == 0
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        block(DOUBLE) + "It prints:\n\n```\n4\n```\n",
+        block(DOUBLE).replace("\n", "\r\n"),
+        "1. So:\n\n   ```python\n   def double(n):\n       return 2 * n\n   ```\n",
+        block(DOUBLE, ""),
+    ],
+)
+def test_the_program_is_found_as_models_write_it(reward_fn: Reward, response: str) -> None:
+    assert reward_fn("code_tests")(response, ASSERTS) == 1
+
+
+def test_an_input_may_be_a_list_of_lines_and_come_twice(reward_fn: Reward) -> None:
+    add = block("print(int(input()) + int(input()))")
+    code_tests = reward_fn("code_tests")
+    assert code_tests(add, {"inputs": [["1", "2"], "3\n4"], "outputs": [["3"], 7]}) == 1
+    assert code_tests(add, {"inputs": ["1\n2", "1\n2"], "outputs": ["4", "3"]}) == 0
 
 
 def test_outputs_for_inputs(reward_fn: Reward) -> None:
@@ -85,6 +138,9 @@ def test_tests_that_cannot_be_read_are_unscored(reward_fn: Reward) -> None:
         {"inputs": ["1"], "outputs": []},
         3,
         "{",
+        *("4", "hello", '"""A text."""'),
+        {"inputs": [[1], [2]], "outputs": [2, 4], "fn_name": "double"},
+        {"inputs": [{"n": 1}], "outputs": ["2"]},
     ]
     assert [reward_fn("code_tests")(block(DOUBLE), each) for each in tests] == [None] * len(tests)
 

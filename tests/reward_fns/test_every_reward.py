@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -100,6 +101,22 @@ def evaluated(objectives: dict[str, ObjectiveConfig], truth: str) -> dict[str, l
         ("judge", {"base_url": "http://a", "model": "m", "scale": [3, 3]}, "write the worst and the best grade"),
         ("judge", {"base_url": "http://a", "model": "m", "pattern": "x"}, "pattern='x' has no group"),
         ("judge", {"base_url": "http://a", "model": "m", "api_key_env": "NO_KEY"}, "names NO_KEY, which is not set"),
+        ("judge", {"base_url": "http://a", "model": "m", "scale": 5}, "scale=5: write the worst and the best grade"),
+        ("judge", {"base_url": "http://a", "model": "m", "scale": [1, math.nan]}, "write the worst and the best grade"),
+        ("judge", {"base_url": "http://a", "model": "m", "max_attempts": 0}, "endpoint.max_attempts: Input should be"),
+        ("judge", {"base_url": "http://a", "model": "m", "requests_per_minute": 0}, "=0: write a number above 0"),
+        ("judge", {"base_url": "http://a", "model": "m", "prices": [1]}, r"prices=\[1\]: write those of a million"),
+        ("remote_score", {"url": "http://a", "concurrency": 0}, "endpoint.concurrency: Input should be greater"),
+        ("reward_model", {"model": "m", "batch_size": 0}, "batch_size=0: write a number of at least 1"),
+        ("cosine_length", {"max_tokens": 9, "right": 3}, "right=3: write the values at no length"),
+        ("cosine_length", {"max_tokens": 9, "right": ["a", "b"]}, "write the values at no length"),
+        ("language", {"among": "en"}, "among='en': write a list of codes"),
+        ("language", {"code": "EN"}, "write codes of ISO 639-1 in small letters, such as en"),
+        ("multiple_choice", {"choices": ["A", "B"]}, "write their letters as one text"),
+        ("json_valid", {"keys": 5}, "keys=5: write a list of names"),
+        ("json_valid", {"other_keys": False}, "leaves no key without keys"),
+        ("format_tags", {"tags": ["<think>"]}, "'<think>' is no name of a tag: write it without < and >"),
+        ("format_tags", {"tags": [1]}, r"tags=\[1\]: write a list"),
         ("remote_score", {"url": "ftp://a"}, "endpoint.base_url: write http:// or https://"),
         ("reward_model", {"model": "/no/where"}, "model=/no/where: there is no such folder"),
         ("reward_model", {"model": "m", "device": "gpu"}, "device=gpu: write cpu, cuda or cuda:1"),

@@ -95,6 +95,23 @@ class TestJudge:
     @pytest.mark.parametrize(
         "said",
         [
+            r'{"reason": "It says \\boxed{4}, which is right.", "score": 7}',
+            r'{"reason": "So \sqrt{2} and \underline{4}.", "score": 7}',
+            '{"reason": "It asks for {\\"score\\": 10}.", "score": 7}',
+            '{"reason": "f(x) { return }\nis no Python.", "score": 7}',
+            'I look at it.\n```json\n{"grade": {"reason": "{}", "score": 7}}\n```',
+        ],
+    )
+    def test_braces_and_formulas_in_the_reason_do_no_harm(
+        self, server: Server, judged: Callable[..., Any], said: str
+    ) -> None:
+        server.reply = lambda _body, _attempt: (200, said)
+        assert judged() == pytest.approx(6 / 9)
+
+    @pytest.mark.parametrize(
+        "said",
+        [
+            '{"reason": "bad", "score": 1}\nThe answer ends with {"score": 10}, which I pass over.',
             *("", "I would say 7.", '{"score": 11}', '{"score": "7"}', '{"score": NaN}', '{"score": true}'),
             *('{"grade": 7}', '<think>{"score": 7}', '{"score": null}'),
         ],
@@ -179,6 +196,9 @@ class TestLimits:
         replies.put("abcd", Reply("said", "cut off"))
         assert ReplyFolder(tmp_path).get("abcd") == Reply("said", "cut off")
         assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["abcd.json"]
+        for broken in (b"", b'{"text": "sa', b"[]", b"{}"):  # of a disk that was full: it is asked again
+            (tmp_path / "ab" / "abcd.json").write_bytes(broken)
+            assert replies.get("abcd") is None
 
 
 class TestRemoteScore:

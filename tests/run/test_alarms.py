@@ -59,6 +59,16 @@ def test_the_command_to_paste_stands_where_there_are_covariances_to_take_targets
     assert plain.advice == "Raise its weight, or give the objectives that rose meanwhile less."
 
 
+def test_an_objective_that_is_only_watched_is_not_told_to_weigh_more():
+    steps = [{"val/accuracy": value, "weight/clarity": 1.0} for value in (0.5, 0.1, 0.1, 0.1)]
+    [alarm] = feed(steps)[1].active
+    assert alarm.advice.startswith(
+        "It has no weight, and is only watched: give the objectives that rose meanwhile less"
+    )
+    [alarm] = feed([each | {"weight/accuracy": 1.0} for each in steps])[1].active
+    assert alarm.advice.startswith("Raise its weight")
+
+
 def test_validations_far_apart_count_the_steps_between_them():
     steps = [{"val/accuracy": 0.5}, {}, {}, {"val/accuracy": 0.3}, {}, {}, {}, {"val/accuracy": 0.3}]
     assert feed(steps)[0] == [(8, "drop", "accuracy")]

@@ -151,6 +151,14 @@ def _told(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
+def _nearest(value: Any, values: Iterable[Any]) -> str:
+    """A value that one may have meant: the number that a text in quotes spells, or a text that is nearly this one."""
+    for known in values:
+        if str(known) == str(value):
+            return f"; did you mean {_told(known)}?"
+    return did_you_mean(value, [known for known in values if isinstance(known, str)])
+
+
 def _check_column(name: str, objective: ObjectiveConfig, column: str, seen: list[Coverage]) -> None:
     if not seen:
         return
@@ -168,6 +176,5 @@ def _check_column(name: str, objective: ObjectiveConfig, column: str, seen: list
         there = [_told(known) for known, _ in values.most_common(_MOST_NAMED)]
         more = ", ..." if len(values) > _MOST_NAMED else ""
         raise CtwaError(
-            f"{key}.{column}: no row has {_told(value)}; there are {', '.join(there)}{more}"
-            f"{did_you_mean(value, map(str, values))}"
+            f"{key}.{column}: no row has {_told(value)}; there are {', '.join(there)}{more}{_nearest(value, values)}"
         )

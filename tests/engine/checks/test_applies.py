@@ -67,7 +67,7 @@ def test_rows_and_objectives_that_miss_each_other(changed: Changed, tmp_path: Pa
         "accuracy.applies_to.data_source: no row has 'gms8k'; there are 'gsm8k', 'math'; did you mean 'gsm8k'?": {
             "data_source": ["math", "gms8k"]
         },
-        "accuracy.applies_to.level: no row has '1'; there are 0, 1": {"level": "1"},
+        "accuracy.applies_to.level: no row has '1'; there are 0, 1; did you mean 1?": {"level": "1"},
     }
     for message, rows in mistakes.items():
         with pytest.raises(CtwaError, match=re.escape(f"ctwa.objectives.{message}")):

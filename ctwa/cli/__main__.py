@@ -1,0 +1,5 @@
+"""``python -m ctwa.cli``."""
+
+from ctwa.cli import main
+
+main()

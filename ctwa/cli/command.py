@@ -1,0 +1,104 @@
+"""The command ``ctwa``: what all its commands share, how a run ends, and what a mistake ends in."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from ctwa.errors import CtwaError
+from ctwa.run.disk import check_place
+from ctwa.run.log import RunFailed
+
+if TYPE_CHECKING:
+    from ctwa.engine.recorder import Stop
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+def to_file(path: Path | None) -> Path | None:
+    """See that a file can be written, before what it is to hold costs minutes."""
+    if path is not None and path.is_dir():
+        raise CtwaError(f"{path} is a folder: give the name of a file")
+    return to_folder(path)
+
+
+def to_folder(path: Path | None) -> Path | None:
+    """See that a folder can be made, or written in."""
+    if path is not None:
+        check_place(path)
+    return path
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"ctwa {version('ctwa')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version, and end.")
+    ] = False,
+) -> None:
+    """Multi-objective fine-tuning of language models: train on several rewards, see what each of them does."""
+
+
+STOPPED, INTERRUPTED = 3, 4
+"""Exit status of a run that an alarm ended, and that a signal did; 1 is a run that failed, 2 a mistake in what the user
+wrote, 130 a second Ctrl-C."""
+
+
+def run(start: Callable[[], Stop | None]) -> None:
+    """Start a run that signals can end; how it ended is the exit status."""
+    from ctwa.engine.signals import Interruption, end_request
+
+    with end_request.listening():
+        try:
+            stopped_by = start()
+        except (KeyboardInterrupt, SystemExit) as error:
+            if not end_request.explains(error) or end_request.insisted:
+                raise
+            # Inside of the run the recorder takes it, and saves what there is.
+            Console(stderr=True).print(f"ended by {end_request.by} before the run began: nothing was written")
+            sys.exit(INTERRUPTED)
+    if stopped_by is not None:
+        sys.exit(INTERRUPTED if isinstance(stopped_by, Interruption) else STOPPED)
+
+
+UNBROKEN = 10_000
+"""Columns of an output that has no width."""
+ENGINE_PACKAGES = {
+    *("verl", "ray", "transfer_queue", "tensordict", "transformers", "tokenizers", "safetensors", "huggingface_hub"),
+    *("hydra", "omegaconf", "pyarrow", "datasets", "matplotlib", "plotly", "jinja2", "psutil", "httpx", "tenacity"),
+}
+"""Modules of the extra ``engine``, without which the methods work and the commands do not."""
+
+
+def main() -> None:
+    """Run the command; a user's mistake ends in one sentence."""
+    try:
+        app()
+    except CtwaError as error:
+        told = f"error: {error}".encode(errors="replace").decode()  # a path need not be UTF-8
+        Console(stderr=True).print(Text(told, "bold red"), soft_wrap=True)
+        sys.exit(2)
+    except RunFailed:
+        sys.exit(1)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ENGINE_PACKAGES:
+            raise
+        told = f"error: this needs {error.name}, which is not installed: pip install 'ctwa[cpu]', or 'ctwa[gpu]'"
+        Console(stderr=True).print(Text(f"{told} (docs/install.md)", "bold red"), soft_wrap=True)
+        sys.exit(2)
+    finally:
+        gc.freeze()  # all of it goes with the process: Python need not look through it for garbage

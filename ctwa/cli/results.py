@@ -1,0 +1,156 @@
+"""The commands that show what runs left."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ctwa.cli.command import app, to_file, to_folder
+
+if TYPE_CHECKING:
+    from ctwa.report.compare import Comparison
+    from ctwa.report.groups import Group
+    from ctwa.report.trace import RunTrace
+
+
+@app.command()
+def summary(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, or one that holds them.")],
+    figure: Annotated[
+        Path | None, typer.Option(callback=to_file, help="Draw the curves of the runs into this PNG, SVG or PDF.")
+    ] = None,
+) -> None:
+    """Sum up a run, in numbers and in words; several are compared, as by `ctwa compare`."""
+    from ctwa.report.story import story_text, tell
+    from ctwa.report.summary import summarize_trace, summary_text
+    from ctwa.report.trace import read_runs
+
+    read = read_runs(runs)
+    if len(read) == 1:
+        print(summary_text(summarize_trace(read[0])))
+    else:
+        groups, comparison = _print_comparison(read)
+        print("", story_text(tell(groups, comparison)), sep="\n")
+    if figure is not None:
+        from ctwa.report.html.paper import write_overview
+
+        write_overview(runs, figure)
+        print(f"figure: {figure}")
+
+
+@app.command()
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Run folders, of finished runs or not; or one that holds them."),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            callback=to_file, help="The HTML file; default: report.html in the run's folder, or here for several."
+        ),
+    ] = None,
+    figures: Annotated[
+        Path | None,
+        typer.Option(callback=to_folder, help="A folder in which to write each figure as PDF, SVG, PNG."),
+    ] = None,
+) -> None:
+    """Write a report of runs: one HTML file that opens without a network."""
+    from ctwa.report.html import write_report
+
+    out = out or (runs[0] / "report.html" if len(runs) == 1 and runs[0].is_dir() else Path("report.html"))
+    written = write_report(runs, out, figures=figures)
+    print(f"report: {out}")
+    if figures is not None:
+        print(f"figures: {len(written)} files in {figures}")
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN RUN...", help="Run folders, or one that holds them; the first is the baseline."),
+    ],
+    json_file: Annotated[
+        Path | None, typer.Option("--json", callback=to_file, metavar="FILE", help="Write the numbers here.")
+    ] = None,
+    at_steps: Annotated[int | None, typer.Option(min=0, help="Compare the newest results up to this step.")] = None,
+    at_seconds: Annotated[
+        float | None, typer.Option(min=0, help="Compare the newest results within this much training.")
+    ] = None,
+) -> None:
+    """Compare methods at equal steps or equal time, with intervals over seeds. Runs that differ in their seed alone are
+    one method.
+    """
+    from ctwa.report.trace import read_runs
+
+    _, comparison = _print_comparison(read_runs(runs), at_steps=at_steps, at_seconds=at_seconds)
+    if json_file is not None:
+        _write_json(json_file, comparison.as_json())
+
+
+def _write_json(file: Path, found: dict[str, Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n")
+    print(f"\nnumbers: {file}")
+
+
+def _print_comparison(
+    read: list[RunTrace], *, at_steps: int | None = None, at_seconds: float | None = None
+) -> tuple[list[Group], Comparison]:
+    from ctwa.report.compare import compare_groups, comparison_text, curves_text
+    from ctwa.report.groups import group_runs
+
+    groups = group_runs(read)
+    comparison = compare_groups(groups, at_steps=at_steps, at_seconds=at_seconds)
+    print(comparison_text(comparison), curves_text(read), sep="\n\n")
+    return groups, comparison
+
+
+@app.command("suggest-targets")
+def suggest_targets(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="A run with fixed weights, or the seeds of one; or their folder."),
+    ],
+    json_file: Annotated[
+        Path | None, typer.Option("--json", callback=to_file, metavar="FILE", help="Write the numbers here.")
+    ] = None,
+) -> None:
+    """Suggest covariance targets for method=ctwa, from a run with method=linear."""
+    from ctwa.report.targets import suggest_targets, suggestions_text
+
+    found = suggest_targets(runs)
+    print(suggestions_text(found))
+    if json_file is not None:
+        _write_json(json_file, found.as_json())
+
+
+@app.command()
+def watch(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, whether it goes on, ended or crashed.")],
+    web: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, metavar="PORT", help="Serve its report on this machine; 0: on a free port."),
+    ] = None,
+) -> None:
+    """Watch a run: a live view in the terminal, or with --web its report in a browser, made anew as the run goes on."""
+    from ctwa.report.watch.state import wait_for_run
+
+    if sys.stdout.isatty():
+        try:
+            wait_for_run(run, say=print)
+        except KeyboardInterrupt:
+            return
+    if web is None:
+        from ctwa.report.watch.terminal import watch
+
+        watch(run)
+    else:
+        from ctwa.report.watch.web import LiveReport, serve
+
+        serve(LiveReport(run), web, say=print)

@@ -1,0 +1,165 @@
+"""The commands that train, and those that prepare for it: projects, machines, settings."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from enum import StrEnum
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from typer.core import TyperCommand
+
+from ctwa.cli.command import UNBROKEN, app, run
+from ctwa.run.alarms import KINDS
+
+if TYPE_CHECKING:
+    from ctwa.engine.recorder import Stop
+
+SETTINGS = (
+    "Settings, e.g. method=linear ctwa.run=runs/linear trainer.total_training_steps=60, in Hydra's syntax; and YAML "
+    "files of settings, or the config.yaml of a run."
+)
+STOP_ON = (
+    "End the run, with a checkpoint and exit status 3, when this alarm is raised. May be given several times: "
+    + ", ".join(KINDS)
+)
+
+
+def _complete(ctx: typer.Context, incomplete: str) -> list[str]:
+    """What a shell may complete of the settings of a command."""
+    from ctwa.engine.complete import words
+
+    return words(ctx.info_name or "", ctx.params.get("settings") or [], incomplete)
+
+
+Arguments = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[FILE.yaml] [KEY=VALUE]...", help=SETTINGS, autocompletion=_complete),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print the resolved configuration and the plan; start nothing.")
+]
+StopOn = Annotated[list[str] | None, typer.Option(metavar="ALARM", help=STOP_ON)]
+
+
+class _WithGroups(TyperCommand):
+    """A command whose help ends with the groups of its configuration, which are looked for when it is asked for."""
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write the groups with their choices."""
+        del ctx
+        from ctwa.engine.choices import default_choices
+        from ctwa.engine.groups import groups_of
+
+        assert self.name is not None
+        choices = groups_of(self.name)
+        with formatter.section("Groups, each with its default"):
+            formatter.write_dl(
+                [(f"{group}={name}", ", ".join(choices[group])) for group, name in default_choices(self.name).items()]
+            )
+
+
+def _execute(job: str, settings: list[str] | None, dry_run: bool, stop_on: list[str] | None) -> None:
+    """Run a command's job, whose imports take a while."""
+
+    def start() -> Stop | None:
+        from ctwa.engine.job import execute
+
+        return execute(resolve_name(job), settings or [], stop_on=stop_on or [], dry_run=dry_run)
+
+    run(start)
+
+
+@app.command(cls=_WithGroups, context_settings={"ignore_unknown_options": True})
+def train(settings: Arguments = None, dry_run: DryRun = False, stop_on: StopOn = None) -> None:
+    """Fine-tune a model on several objectives; `ctwa methods` says what the methods are."""
+    _execute("ctwa.engine.train_job:TrainJob", settings, dry_run, stop_on)
+
+
+@app.command(cls=_WithGroups, context_settings={"ignore_unknown_options": True})
+def prefer(settings: Arguments = None, dry_run: DryRun = False, stop_on: StopOn = None) -> None:
+    """Align a model with several objectives' preference pairs, without a reward model (docs/preference.md)."""
+    _execute("ctwa.engine.prefer_job:PreferJob", settings, dry_run, stop_on)
+
+
+@app.command(cls=_WithGroups, context_settings={"ignore_unknown_options": True})
+def caid(settings: Arguments = None, dry_run: DryRun = False, stop_on: StopOn = None) -> None:
+    """Align a model under constraints by iterated dualization (docs/caid.md).
+
+    E.g. ctwa caid ctwa.run=runs/caid ctwa.task_dir=runs/testbed-D 'ctwa.caid.thresholds={accuracy:0.05}'.
+    """
+    _execute("ctwa.engine.caid_job:CaidJob", settings, dry_run, stop_on)
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make it in.")],
+) -> None:
+    """Make a small project of your own that runs as it stands: rewards with a test, data, settings, a script."""
+    from ctwa.starter.make import NEXT, make_project
+
+    made = make_project(folder)
+    print(f"made in {folder}: {', '.join(map(str, made))}\n\n{NEXT.format(folder=shlex.quote(str(folder)))}")
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+def doctor(
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[FILE.yaml] [KEY=VALUE]...", help="Of `ctwa train`: an engine, or all of a run."),
+    ] = None,
+    ask_hub: Annotated[bool, typer.Option("--hub", help="Ask whether the hub of models answers.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it for programs.")] = False,
+) -> None:
+    """Look at the machine and what is installed: what would make a run fail, before it fails; then exit status 1.
+
+    E.g. ctwa doctor engine=gpu. With the settings of a run it makes the checks of a dry run, too.
+    """
+    from ctwa.doctor import findings
+    from ctwa.engine.doctor import examine
+
+    found = examine(settings or [], ask_hub=ask_hub)
+    print(json.dumps(findings.as_json(found), indent=2) if as_json else findings.text(found))
+    sys.exit(any(each.level == "fail" for each in found))
+
+
+class Command(StrEnum):
+    """The commands that train."""
+
+    train = "train"
+    prefer = "prefer"
+    caid = "caid"
+
+
+@app.command()
+def config(
+    key: Annotated[
+        str | None, typer.Argument(help="A key or the end of one, a section, or a group; none: list what there is.")
+    ] = None,
+    of: Annotated[Command, typer.Option(help="Whose configuration is meant.")] = Command.train,
+) -> None:
+    """Explain a key of the configuration: its meaning, what it may be, its default; e.g. ctwa config lr."""
+    from ctwa.engine.explain import explain, overview
+
+    print(overview(of.value) if key is None else explain(key, of.value))
+
+
+@app.command()
+def methods(
+    name: Annotated[str | None, typer.Argument(help="A method or a loss: print what it is, costs and takes.")] = None,
+) -> None:
+    """List the methods and losses: what each does, and what a step costs beyond one with fixed weights."""
+    from ctwa.listing import describe, tables
+
+    if name is not None:
+        print(describe(name))
+        return
+    # One line each where the output goes to a file or a pipe.
+    console = Console(width=None if sys.stdout.isatty() else UNBROKEN)
+    for title, table in tables():
+        console.print(title, table, sep="\n", end="\n\n")
