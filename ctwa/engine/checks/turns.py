@@ -55,7 +55,8 @@ def check_turns(config: DictConfig) -> None:
             raise CtwaError(
                 f"{_MULTI_TURN}.{key}: {path} is no file; give the file of the tools{neighbour(Path(path))}"
             )
-    if loop in TOOL_LOOPS and not tool_schemas(config):
+    # Tools with a life of their own may know their schema themselves.
+    if loop in TOOL_LOOPS and not tool_schemas(config) and rollout.multi_turn.tool_config_path is None:
         raise CtwaError(
             f"{_AGENT}.default_agent_loop={loop!r} has no tools: write {_MULTI_TURN}.function_tool_path=FILE.py with "
             f"functions under @function_tool, or {_MULTI_TURN}.tool_config_path=FILE.yaml"
@@ -108,7 +109,13 @@ def tool_schemas(config: DictConfig) -> list[dict[str, Any]]:
         return []
     schemas: list[dict[str, Any]] = []
     if path := multi_turn.tool_config_path:
-        tools = (_read_yaml(path, f"{_MULTI_TURN}.tool_config_path") or {}).get("tools") or []
+        content = _read_yaml(path, f"{_MULTI_TURN}.tool_config_path")
+        tools = content.get("tools") if isinstance(content, dict) else None
+        if not isinstance(tools, list) or not all(isinstance(tool, dict) and "class_name" in tool for tool in tools):
+            raise CtwaError(
+                f"{_MULTI_TURN}.tool_config_path: {path} has no list of tools; write tools: [{{class_name: ..., "
+                "config: {type: native}, tool_schema: ...}]"
+            )
         schemas += [tool["tool_schema"] for tool in tools if tool.get("tool_schema")]
     if path := multi_turn.function_tool_path:
         from verl.tools.function_tool import load_function_tools_from_path
@@ -127,7 +134,7 @@ def tool_schemas(config: DictConfig) -> list[dict[str, Any]]:
 def turns_line(config: DictConfig) -> str:
     """What a plan says of the turns."""
     rollout = config.actor_rollout_ref.rollout
-    tools = ", ".join(schema["function"]["name"] for schema in tool_schemas(config)) or "none that is declared"
+    tools = ", ".join(schema["function"]["name"] for schema in tool_schemas(config)) or "as the loop has them"
     most = rollout.multi_turn.max_assistant_turns
     bound = f"at most {most} of the policy's" if most else "as many as the length has room for"
     return f"by {rollout.agent.default_agent_loop}, tools: {tools}; {bound}; only the policy's tokens are trained on"

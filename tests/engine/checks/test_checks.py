@@ -510,6 +510,10 @@ class TestAgentLoops:
                 {f"{ROLLOUT}.multi_turn.function_tool_path": f"{ROOT}/tests/objectives/answers_equal.txt"},
                 r"function_tool_path: .*answers_equal\.txt cannot be loaded",
             ),
+            (
+                {f"{ROLLOUT}.multi_turn.tool_config_path": f"{ROOT}/examples/calculator/agent_loops.yaml"},
+                r"tool_config_path: .*agent_loops\.yaml has no list of tools; write tools: \[\{class_name",
+            ),
             ({f"{ROLLOUT}.agent.agent_loop_config_path": "/no/loops.yaml"}, r"loops\.yaml cannot be read"),
         ],
     )
