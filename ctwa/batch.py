@@ -148,7 +148,7 @@ class Rollout:
     Attributes:
         rewards: the rewards of the N completions.
         group_N: int64, the prompt each completion belongs to; equal numbers are completions of one prompt.
-        mask_NT: 1 (or True) on response tokens, end of sequence included.
+        mask_NT: 1 (or True) on the tokens that the policy wrote, ends of sequence included; 0 on those of tools.
         rejected_NT: bool, response tokens that a rollout correction keeps out of the loss; None where it rejects none.
         importance_NT: what a rollout correction multiplies each token's loss by; None for 1.
     """

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field
 from ctwa.engine.checks.batches import check_token_budgets
 from ctwa.engine.checks.config import check_settings
 from ctwa.engine.checks.look import look
+from ctwa.engine.checks.turns import has_turns
 from ctwa.engine.data import RunData, read_run_data
 from ctwa.engine.settings import DiagnosticSettings, ModelSource, Settings, read_settings
 from ctwa.errors import CtwaError
@@ -106,6 +107,11 @@ def read_caid_settings(config: DictConfig, data: RunData | None = None) -> CaidS
         )
     if not config.actor_rollout_ref.rollout.val_kwargs.do_sample:
         raise CtwaError("actor_rollout_ref.rollout.val_kwargs.do_sample=false: samples of a prompt would be the same")
+    if has_turns(config):
+        raise CtwaError(
+            "actor_rollout_ref.rollout.multi_turn.enable=true: ctwa caid makes pairs of completions, all of whose "
+            "tokens are the policy's; write false"
+        )
     check_settings(config, settings)
     longest = config.data.max_prompt_length + config.data.max_response_length  # two of which are a pair
     check_token_budgets(config, 2 * longest, "2 x (data.max_prompt_length + data.max_response_length)")

@@ -324,6 +324,14 @@ def _make_absolute(config: DictConfig) -> None:
             config.data[key] = {name: _absolute(files) for name, files in given.items()}
         elif given is not None:
             config.data[key] = _absolute(given)
+    rollout = config.actor_rollout_ref.rollout
+    for node, key in (
+        (rollout.agent, "agent_loop_config_path"),
+        (rollout.multi_turn, "tool_config_path"),
+        (rollout.multi_turn, "function_tool_path"),
+    ):
+        if node[key] is not None:
+            node[key] = str(Path(node[key]).expanduser().absolute())
     model = Path(config.actor_rollout_ref.model.path).expanduser()
     if model.exists():
         config.actor_rollout_ref.model.path = str(model.absolute())

@@ -173,7 +173,7 @@ class Recorder:
         self._samples.write(
             step,
             [completion.prompt for completion in completions],
-            [completion.response for completion in completions],
+            [completion.transcript for completion in completions],
             evaluation.matrix.to_columns(),
             split=split,
         )

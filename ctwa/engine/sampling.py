@@ -24,6 +24,7 @@ from ctwa.engine.settings import Settings
 from ctwa.engine.verl.rows import Prompts, check_outputs, num_missing, place_of, prompt_name
 from ctwa.engine.verl.session import Session
 from ctwa.engine.verl.transfer import QueuedRows
+from ctwa.engine.verl.turns import read_turns
 from ctwa.objectives.completion import Completion, Moment
 from ctwa.objectives.evaluator import Evaluation, RewardEvaluator, Scoring
 from ctwa.objectives.shaping import Shaped
@@ -46,7 +47,7 @@ class Scored:
 
     @property
     def lengths_N(self) -> list[int]:
-        """Tokens of the responses."""
+        """Tokens of the responses that the policy wrote."""
         return [completion.response_tokens for completion in self.completions]
 
 
@@ -119,24 +120,26 @@ class Sampler:
             self._scoring.check()
             return
         keys = sorted(keys, key=place_of)
-        responses = [row.tolist() for row in QueuedRows(keys, partition).read("responses")["responses"].unbind()]
-        texts = self.session.tokenizer.batch_decode(responses, skip_special_tokens=True)
+        data = QueuedRows(keys, partition).read(*self.session.generation.columns)
+        written = read_turns(data, self.session.tokenizer, self._end_tokens)
         prompts = [place_of(key)[0] for key in keys]
-        lengths = [len(response) for response in responses]
+        lengths = [len(each.token_ids) for each in written]
         references: Sequence[float | None] = [None] * len(keys)
         if self.reference_length is not None:
             references = self.reference_length.reference(lengths, prompts)
         completions = [
             Completion.from_row(
                 self._prompts.rows[prompt_name(key)],
-                response=text,
+                response=each.response,
                 response_tokens=length,
                 reference_tokens=reference,
-                finished=response[-1] in self._end_tokens if response else False,
-                token_ids=response,
+                finished=each.finished,
+                token_ids=each.token_ids,
                 moment=self._moment,
+                turns=each.messages,
+                tool_rewards=each.tool_rewards,
             )
-            for key, text, response, length, reference in zip(keys, texts, responses, lengths, references, strict=True)
+            for key, each, length, reference in zip(keys, written, lengths, references, strict=True)
         ]
         rows = [
             (prompt - self._first) * self._num_samples + place_of(key)[1]
@@ -181,7 +184,7 @@ class Sampler:
         rows = QueuedRows(sorted(keys, key=place_of), "val")
         missing = num_missing(len(rows), len(self._prompts.rows) * self._num_samples, limit=self._max_missing)
         if step == 0:
-            self.start_lengths(rows.read("responses")["responses"].offsets().diff().tolist())
+            self.start_lengths([int(mask.sum()) for mask in rows.read("response_mask")["response_mask"].unbind()])
         if not is_known:
             self._submit(rows.keys, "val")
         return rows, missing

@@ -11,6 +11,7 @@ from ctwa.engine.checks.config import check_config, check_disk, num_steps
 from ctwa.engine.checks.engine import check_with_verl
 from ctwa.engine.checks.look import data_lines
 from ctwa.engine.checks.resources import check_machine
+from ctwa.engine.checks.turns import has_turns, turns_line
 from ctwa.engine.job import Job, passes_text
 from ctwa.engine.plan import decoding, line, loss_line, optimizer_line, size_lines
 from ctwa.run.folder import ObjectiveInfo
@@ -79,6 +80,7 @@ class TrainJob(Job):
             *(line("" if number else "of which", told) for number, told in enumerate(covered)),
             *([line("rewards", "; ".join(shaping))] if shaping else []),
             *self.engine_lines(),
+            *([line("turns", turns_line(config))] if has_turns(config) else []),
             *data_lines(config, self.data),
             line("steps", f"{self.num_steps}, at most {tokens * self.num_steps:,} tokens in all"),
             line("a step", f"{prompts} = {rows} completions, at most {tokens:,} tokens"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 # The columns of verl's data format that have a name of their own; whatever else a row has is `row`.
@@ -38,18 +38,20 @@ class Completion:
     """One completion of a prompt, with what a reward function may ask for.
 
     Attributes:
-        response: the decoded completion without special tokens.
+        response: the decoded completion without special tokens; of several turns those of the policy, a line each.
         prompt: the text of the prompt.
         ground_truth: the data set's ``reward_model.ground_truth``; None where it has none.
         data_source: the data set's ``data_source``.
         extra_info: the data set's ``extra_info``.
-        response_tokens: number of tokens of the completion, its end-of-sequence token included.
+        response_tokens: number of tokens that the policy wrote, end-of-sequence tokens included.
         reference_tokens: the length conciseness is measured against, in tokens; None where there is none.
-        finished: the completion ended by itself, not at the length limit.
+        finished: the completion ended by itself, not at a limit of its length or of its turns.
         row: the data set's other columns.
         raw_prompt: the prompt as the data has it: messages, or a text; a text alone is the prompt's own.
-        token_ids: the completion's tokens, its end of sequence included; None where nobody counted in tokens.
+        token_ids: the policy's tokens, ends of sequence included; None where nobody counted in tokens.
         moment: when in the run it was sampled.
+        turns: of several turns the messages that follow the prompt; None where there is one.
+        tool_rewards: what the tools themselves gave for their calls, in order.
     """
 
     response: str
@@ -64,6 +66,20 @@ class Completion:
     raw_prompt: Any = ""
     token_ids: tuple[int, ...] | None = None
     moment: Moment = Moment()
+    turns: tuple[dict[str, Any], ...] | None = None
+    tool_rewards: list[float] = field(default_factory=list)
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """The messages that follow the prompt: the policy's, and those of tools in between."""
+        return [{"role": "assistant", "content": self.response}] if self.turns is None else list(self.turns)
+
+    @property
+    def transcript(self) -> str:
+        """All that was said, for a reader: of one turn the response."""
+        if self.turns is None or len(self.turns) == 1:
+            return self.response
+        return "\n".join(f"[{message['role']}] {message.get('content') or ''}" for message in self.turns)
 
     @property
     def split(self) -> Split:
@@ -107,6 +123,8 @@ class Completion:
         finished: bool = True,
         token_ids: Sequence[int] | None = None,
         moment: Moment = Moment(),
+        turns: Sequence[dict[str, Any]] | None = None,
+        tool_rewards: Sequence[float] = (),
     ) -> Completion:
         """A completion of a row of a data set in verl's format (`ctwa.data.rows` says what is wrong with one)."""
         return cls(
@@ -122,6 +140,8 @@ class Completion:
             raw_prompt=row["prompt"],
             token_ids=None if token_ids is None else tuple(token_ids),
             moment=moment,
+            turns=None if turns is None else tuple(turns),
+            tool_rewards=list(tool_rewards),
         )
 
 

@@ -30,7 +30,7 @@ from ctwa.objectives.conventions import (
 )
 
 PROMPT_ARGUMENTS = ("prompt", "ground_truth", "data_source", "extra_info", "reference_tokens", "row")
-COMPLETION_ARGUMENTS = ("response", "response_tokens", "finished")
+COMPLETION_ARGUMENTS = ("response", "response_tokens", "finished", "messages", "tool_rewards")
 GROUP_ARGUMENTS = tuple(f"group_{name}" for name in COMPLETION_ARGUMENTS)
 OFFERED = (*COMPLETION_ARGUMENTS, *PROMPT_ARGUMENTS, *RUN_ARGUMENTS, *ALIASES, *GROUP_ARGUMENTS)
 OFFERED_BY: dict[Convention, tuple[str, ...]] = {

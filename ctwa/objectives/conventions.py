@@ -134,6 +134,7 @@ def column_fault(row: Mapping[str, Any], columns: Mapping[str, Sequence[str]]) -
 OFFERED_AS_LISTS = (
     *TRUTHS,
     *("data_source", "extra_info", "reference_tokens", "response_tokens", "finished", "row"),
+    *("messages", "tool_rewards"),
 )
 """What a function of a batch may ask for beside columns; a column of the same name comes first."""
 
@@ -151,7 +152,7 @@ def _item(completion: Completion, name: str, *, texts: bool) -> Any:
         case "prompt":
             return prompt_text(completion.raw_prompt or completion.prompt) if is_text else list(completion.raw_prompt)
         case "completion":
-            return completion.response if is_text else [{"role": "assistant", "content": completion.response}]
+            return completion.response if is_text else completion.messages
         case "answer":
             return completion.ground_truth
         case "info":

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from ctwa.covariance import TokenWeights, completion_weights, token_weights
-from ctwa.policy_loss import Vanilla, clip_indicator
+from ctwa.covariance.weights import LengthNormalization
+from ctwa.policy_loss import GeoMean, Gspo, PolicyLoss, Vanilla, clip_indicator
 
 CLIP = Vanilla(low=0.2, high=0.2)
 
@@ -133,3 +134,20 @@ def test_a_completion_without_tokens_is_invalid(length):
     completions = completion_weights(weights_of([[1.0, 1.0]] * 2, [1.0, 1.0], [[0, 0], [1, 0]], CLIP), length)
     assert completions.valid_N.tolist() == [False, True]
     assert completions.weight_N[0] == 0
+
+
+@pytest.mark.parametrize("loss", [CLIP, GeoMean(0.2, 0.2), Gspo(0.2, 0.2)])
+@pytest.mark.parametrize("length", ["mean", "sum", "mean_unclipped"])
+def test_tokens_of_tools_within_a_completion_have_no_influence(loss: PolicyLoss, length: LengthNormalization) -> None:
+    mask_NT = tensor([[1, 0, 1, 1], [1, 1, 0, 1]])
+    whole_NT = tensor([[0.1, math.nan, 0.4, -0.1], [-0.2, 0.3, math.inf, 0.05]])
+    packed_NT = whole_NT[mask_NT.bool()].view(2, 3)
+    ones_NT = torch.ones(2, 3).double()
+
+    def weights(log_ratio_NT: Tensor, mask_NT: Tensor) -> Tensor:
+        advantages_NT = tensor([[1.0], [-0.5]]).expand_as(log_ratio_NT)
+        return completion_weights(
+            token_weights(log_ratio_NT, log_ratio_NT * 0, advantages_NT, mask_NT, loss), length
+        ).weight_N
+
+    torch.testing.assert_close(weights(whole_NT, mask_NT), weights(packed_NT, ones_NT))

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tests.conftest import ROOT
 from tests.e2e.conftest import Run
 
 pytestmark = [
@@ -48,6 +49,47 @@ def test_vllm_generates_with_the_weights_of_the_last_update(
         assert (after - before).abs().max() > 100 * TOLERANCE
     assert "Warning" not in run.output
     assert "INFO" not in run.output
+
+
+OWN_TOKENS = '''
+def own(messages, response, response_tokens, finished):
+    """Whether the tokens that are counted are the policy's: of the testbed each word is one."""
+    words = [word for message in messages if message["role"] == "assistant" for word in message["content"].split()]
+    return float(words == response.split() and response_tokens == len(words) + finished)
+
+
+def told(messages):
+    """The tool's tokens."""
+    return sum(len(message["content"].split()) for message in messages if message["role"] == "tool")
+'''
+
+
+@pytest.mark.e2e
+def test_the_calculators_tokens_are_read_and_neither_counted_nor_trained_on(
+    train: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # where the example's agent loop is
+    (tmp_path / "own.py").write_text(OWN_TOKENS)
+
+    run = train(
+        tmp_path / "run",
+        str(ROOT / "examples/calculator/calculator.yaml"),
+        *(
+            f"+ctwa.objectives.{name}={{reward_fn: '{tmp_path}/own.py:{name}', weight: 0.01, target: 0}}"
+            for name in ("own", "told")
+        ),
+        "trainer.total_training_steps=1",
+        "trainer.val_before_train=false",
+    ).checked()
+
+    (metrics,) = run.records
+    assert metrics["objective/tool_use/mean"] > 0
+    assert metrics["objective/own/mean"] == 1
+    # verl's own count is of the whole responses.
+    whole = metrics["response_length_non_aborted/mean"]
+    assert metrics["response_length/mean"] + metrics["objective/told/mean"] == pytest.approx(whole)
+    assert metrics["training/rollout_probs_diff_valid"] == 1
+    assert metrics["training/rollout_probs_diff_max"] < TOLERANCE
 
 
 def token_probabilities(model: Path) -> torch.Tensor:

@@ -184,6 +184,10 @@ def test_without_a_validation_file_a_share_of_the_prompts_is_kept_back(prefer: C
         (["ctwa.caid.thresholds={accuracy:0.1}", "actor_rollout_ref.rollout.val_kwargs.do_sample=false"], "the same"),
         (["ctwa.caid.thresholds={accuracy:0.1}", "ctwa.policies={reward:org/policy}"], "another name"),
         ([], "caid.thresholds"),
+        (
+            ["ctwa.caid.thresholds={accuracy:0.1}", "actor_rollout_ref.rollout.multi_turn.enable=true"],
+            "all of whose tokens are the policy's; write false",
+        ),
     ],
 )
 def test_a_mistake_of_caid_is_named(caid: Compose, overrides: list[str], told: str) -> None:

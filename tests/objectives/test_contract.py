@@ -236,3 +236,21 @@ def test_each_value_of_a_group_is_judged_by_itself() -> None:
 )
 def test_a_group_that_cannot_be_read_is_unscored(values: Any, reason: str, text: str) -> None:
     assert {(o.value, o.reason, o.text) for o in to_group_outcomes(values, 3, 0.0)} == {(None, reason, text)}
+
+
+def test_a_function_sees_the_messages_of_every_turn_and_the_tools_rewards(
+    completions: Callable[..., list[Completion]],
+) -> None:
+    def f(messages: list, tool_rewards: list) -> float: ...
+
+    def trl(completions: list, tool_rewards: list) -> list: ...
+
+    turns = ({"role": "assistant", "content": "3 + 4 ="}, {"role": "tool", "content": "7"})
+    raw_prompt = [{"role": "user", "content": "What is 3 + 4?"}]
+    (called,) = completions(1, turns=turns, tool_rewards=[0.5], raw_prompt=raw_prompt)
+    assert contract_of(f).collect([called]) == {"messages": list(turns), "tool_rewards": [0.5]}
+    assert contract_of(trl).collect([called]) == {"completions": [list(turns)], "tool_rewards": [[0.5]]}
+    assert called.transcript == "[assistant] 3 + 4 =\n[tool] 7"
+
+    one_turn = [{"role": "assistant", "content": "response 0"}]
+    assert contract_of(f).collect(completions(1)) == {"messages": one_turn, "tool_rewards": []}

@@ -12,7 +12,6 @@ from omegaconf import DictConfig
 from ctwa.engine.checks.applies import check_applies_to
 from ctwa.engine.checks.batches import check_batches, check_groups_of_ranks
 from ctwa.engine.checks.engine import (
-    check_agent_loop,
     check_correction,
     check_engine,
     check_queue,
@@ -22,6 +21,7 @@ from ctwa.engine.checks.folders import check_folders
 from ctwa.engine.checks.gradients import check_gradients, check_probe
 from ctwa.engine.checks.look import look
 from ctwa.engine.checks.loss import check_loss
+from ctwa.engine.checks.turns import check_turns
 from ctwa.engine.data import RunData, read_run_data
 from ctwa.engine.settings import Settings, read_settings
 from ctwa.errors import CtwaError
@@ -56,7 +56,7 @@ def check_settings(config: DictConfig, settings: Settings) -> None:
     check_what_is_imported(config)
     check_queue(config)
     check_correction(config)
-    check_agent_loop(config)
+    check_turns(config)
     check_gradients(config, settings)
     check_probe(config, settings)
     reference = settings.reference_length

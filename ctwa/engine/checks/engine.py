@@ -10,7 +10,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from ctwa.engine.checks.batches import check_token_budgets
-from ctwa.engine.checks.look import SINGLE_TURN
+from ctwa.engine.checks.turns import check_parser
 from ctwa.errors import CtwaError, did_you_mean
 
 
@@ -101,21 +101,6 @@ def check_queue(config: DictConfig) -> None:
         )
 
 
-def check_agent_loop(config: DictConfig) -> None:
-    """Refuse several turns and tools: one prompt, one completion, all of it the policy's."""
-    rollout = config.actor_rollout_ref.rollout
-    if rollout.multi_turn.enable:
-        raise CtwaError(
-            "actor_rollout_ref.rollout.multi_turn.enable=true: rewards would take what tools say for the policy's "
-            "words; several turns and tools are not supported, write false"
-        )
-    if rollout.agent.default_agent_loop not in SINGLE_TURN:
-        raise CtwaError(
-            f"actor_rollout_ref.rollout.agent.default_agent_loop={rollout.agent.default_agent_loop!r}: several turns, "
-            f"tools and several outputs are not supported; write {' or '.join(SINGLE_TURN)}"
-        )
-
-
 def check_correction(config: DictConfig) -> None:
     """Refuse rollout corrections that would be without effect."""
     correction = config.algorithm.get("rollout_correction") or {}
@@ -184,3 +169,4 @@ def check_with_verl(config: DictConfig) -> None:
             omega_conf_to_dataclass(node)
     except (AssertionError, ValueError, TypeError, NotImplementedError, HydraException) as error:
         raise CtwaError(f"verl does not accept the configuration: {error}") from error
+    check_parser(config)

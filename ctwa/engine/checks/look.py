@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ctwa.data.rows import ground_truth_fault
 from ctwa.engine.checks.batches import attention_of
+from ctwa.engine.checks.turns import check_loops_of_rows, tool_schemas
 from ctwa.engine.data import KEYS, TRAIN, DataRow, Part, RunData
 from ctwa.engine.verl import PACKED_ATTENTION
 from ctwa.errors import CtwaError, did_you_mean
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
 
 NUM_RENDERED = 100
 """Random rows of a file whose prompts are rendered by the chat template."""
-SINGLE_TURN = ("single_turn_agent", "ctwa_single_turn")
-"""The agent loops that give one completion, all of it the policy's."""
-
 MEDIA = ("image_key", "video_key", "audio_key")
 """The keys that name the columns which verl puts into the messages."""
 
@@ -54,7 +52,7 @@ class Prompts:
 def look(config: DictConfig, settings: Settings, data: RunData) -> None:
     """Look at everything that a run with objectives will read, of whose rows the form is known."""
     rows = data.sample
-    _check_agent_loops(rows)
+    check_loops_of_rows(config, rows)
     model = look_at_trained_model(config)
     _check_media(config, model, rows)
     _check_positions(config, model)
@@ -178,15 +176,6 @@ def load_tokenizer(config: DictConfig, model: Any) -> Any:
     return tokenizer
 
 
-def _check_agent_loops(rows: Sequence[DataRow]) -> None:
-    for each in rows:
-        if (named := each.row.values.get("agent_name")) not in (None, *SINGLE_TURN):
-            raise each.error(
-                f"its agent_name asks for the agent loop {named!r}; several turns, tools and several outputs are not "
-                f"supported: write {' or '.join(SINGLE_TURN)}, or leave the column out"
-            )
-
-
 def _check_media(config: DictConfig, model: Any, rows: Sequence[DataRow]) -> None:
     """See that a model of text alone gets no row with images and the like, for which verl wants a processor."""
     if model is None or model.get_text_config() is not model:
@@ -253,11 +242,11 @@ def look_at_prompts(config: DictConfig, tokenizer: Any, rows: Sequence[DataRow])
     Returns:
         What was seen, by key of the files.
     """
-    seen = {}
+    seen, tools = {}, tool_schemas(config) or None
     for key in KEYS:
         of_key = [each for each in rows if each.key == key]
         chosen = of_key[:1] + random.Random(0).sample(of_key[1:], min(NUM_RENDERED, len(of_key) - 1))
-        tokens = [_rendered(config, tokenizer, each) for each in chosen]
+        tokens = [_rendered(config, tokenizer, each, tools) for each in chosen]
         lengths = tuple(map(len, tokens))
         _check_lengths(config, chosen, lengths)
         seen[key] = Prompts(lengths, _unknown_frac(tokenizer, tokens), tokenizer.decode(tokens[0]))
@@ -274,12 +263,12 @@ def _check_unknown(config: DictConfig, prompts: Mapping[str, Prompts], most: flo
             )
 
 
-def _rendered(config: DictConfig, tokenizer: Any, each: DataRow) -> list[int]:
+def _rendered(config: DictConfig, tokenizer: Any, each: DataRow, tools: list[dict[str, Any]] | None) -> list[int]:
     kwargs = OmegaConf.to_container(OmegaConf.create(config.data.get("apply_chat_template_kwargs") or {}))
     messages = each.row.values["prompt"]
     try:
         tokens = tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=True, return_dict=False, **kwargs
+            messages, tools=tools, add_generation_prompt=True, tokenize=True, return_dict=False, **kwargs
         )
     except Exception as error:  # a template raises what it likes
         raise each.error(

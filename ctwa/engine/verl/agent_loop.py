@@ -1,4 +1,4 @@
-"""The single-turn agent loop of verl with a sampling seed for each completion, for rollouts behind agent loops."""
+"""verl's agent loops with a sampling seed for each completion, for rollouts behind agent loops."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from typing import Any
 
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput
 from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
+from verl.experimental.agent_loop.tool_agent_loop import AgentData, AgentState, ToolAgentLoop
 
 from ctwa.engine.verl.columns import SEED_COLUMN
+from ctwa.engine.verl.turns import MESSAGES
 from ctwa.models.seeds import completion_seed
 
 
@@ -24,3 +26,41 @@ class SeededSingleTurnAgentLoop(SingleTurnAgentLoop):
         """Complete one prompt; ``kwargs`` are the columns of its row, the prompt's seed among them."""
         seed = completion_seed(kwargs[SEED_COLUMN], kwargs["session_id"])
         return await super().run(dict(sampling_params, seed=seed), priority=priority, **kwargs)
+
+
+class SeededToolAgentLoop(ToolAgentLoop):
+    """One prompt, turns with tools, each turn drawn from a seed of its own; the output has the messages, too.
+
+    verl makes a loop for each completion.
+    """
+
+    async def run(self, sampling_params: dict[str, Any], priority: int = 0, **kwargs: Any) -> AgentLoopOutput:
+        """Complete one prompt; ``kwargs`` are the columns of its row, the prompt's seed among them."""
+        self._seed = completion_seed(kwargs[SEED_COLUMN], kwargs["session_id"])
+        self._messages: list[dict[str, Any]] = []
+        output = await super().run(sampling_params, priority=priority, **kwargs)
+        output.extra_fields[MESSAGES] = self._messages
+        return output
+
+    async def _handle_generating_state(
+        self, agent_data: AgentData, sampling_params: dict[str, Any], ignore_termination: bool = False
+    ) -> AgentState:
+        own = {
+            "seed": completion_seed(str(self._seed), agent_data.assistant_turns),
+            # verl cuts what exceeds the response's length, and would leave messages that the policy never ended.
+            "max_tokens": self.response_length - len(agent_data.response_mask),
+        }
+        state = await super()._handle_generating_state(agent_data, sampling_params | own, ignore_termination)
+        content = self.tokenizer.decode(agent_data.response_ids, skip_special_tokens=True)
+        message: dict[str, Any] = {"role": "assistant", "content": content}
+        if state is AgentState.PROCESSING_TOOLS:
+            message["tool_calls"] = agent_data.messages[-1]["tool_calls"]
+        self._messages.append(message)
+        return state
+
+    async def _handle_processing_tools_state(self, agent_data: AgentData) -> AgentState:
+        num_before = len(agent_data.messages)
+        state = await super()._handle_processing_tools_state(agent_data)
+        if state is AgentState.GENERATING:  # else there was no room, and the policy was not told
+            self._messages += agent_data.messages[num_before:]
+        return state

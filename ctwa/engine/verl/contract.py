@@ -84,6 +84,17 @@ _TABLE: dict[tuple[Use, str], dict[str, str]] = {
         "__init__": "(self, *args, **kwargs)",
         "run": "(self, sampling_params, priority=0, **kwargs)",
     },
+    ("overridden", "verl.experimental.agent_loop.tool_agent_loop:ToolAgentLoop."): {
+        "run": "(self, sampling_params, priority=0, **kwargs)",
+        "_handle_generating_state": "(self, agent_data, sampling_params, ignore_termination=False)",
+        "_handle_processing_tools_state": "(self, agent_data)",
+    },
+    ("called", "verl.tools.function_tool:"): {
+        "load_function_tools_from_path": "(path)",
+    },
+    ("read", "verl.experimental.agent_loop.tool_parser:ToolParser."): {
+        "_registry": "dict",
+    },
     ("called", "verl.trainer.ppo.v1.trainer_base:PPOTrainer."): {
         "__init__": "(self, config)",
         "init": "(self)",

@@ -77,12 +77,12 @@ def check_outputs(keys: Iterable[str]) -> None:
     """See that each completion is one row.
 
     Raises:
-        CtwaError: a prompt's rollout gave several outputs, which this trainer would take for completions of their own.
+        CtwaError: an agent loop gave several outputs, which this trainer would take for completions of their own.
     """
     if several := next((key for key in keys if place_of(key)[2] > 0), None):
         raise CtwaError(
-            f"the agent loop gave several outputs for one completion ({several}), which would each count as one: use a "
-            "loop with one turn and one output, actor_rollout_ref.rollout.agent.default_agent_loop=single_turn_agent"
+            f"the agent loop gave several outputs for one completion ({several}), which would each count as one: let "
+            "it give one output with all turns, whose response_mask is 0 at the tokens that the policy did not write"
         )
 
 

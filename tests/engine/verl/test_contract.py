@@ -33,7 +33,7 @@ def test_the_installed_verl_keeps_the_contract() -> None:
 
 
 def test_the_contract_names_everything_that_is_overridden() -> None:
-    from ctwa.engine.verl.agent_loop import SeededSingleTurnAgentLoop
+    from ctwa.engine.verl.agent_loop import SeededSingleTurnAgentLoop, SeededToolAgentLoop
     from ctwa.engine.verl.cpu_engine import CpuEngine
     from ctwa.engine.verl.multi_objective_engine import MultiObjectiveEngine
     from ctwa.engine.verl.rollout.transformers_rollout import TransformersReplica, WeightSender
@@ -42,7 +42,7 @@ def test_the_contract_names_everything_that_is_overridden() -> None:
 
     named = {clause.where.rsplit(".", 1)[1] for clause in CONTRACT if clause.use in ("overridden", "read")}
     ours = (Session, MultiObjectiveEngine, CpuEngine, PolicyWorker, MultiObjectiveWorker)
-    rollouts = (SeededSingleTurnAgentLoop, TransformersReplica, WeightSender)
+    rollouts = (SeededSingleTurnAgentLoop, SeededToolAgentLoop, TransformersReplica, WeightSender)
     found = {name for each in (*ours, *rollouts) for name in overrides_of(each)}
     assert found - named == set()
     private = {name for each in ours for name in overrides_of(each) if name.startswith("_") and name != "__init__"}

@@ -179,3 +179,17 @@ def test_some_rows_are_estimated_as_if_they_were_the_batch(estimator: Estimator,
     first_N = torch.tensor([True, False, False, True, True, True])
     is_compared = algorithm["adv_estimator"] == "reinforce_plus_plus"
     assert bool(estimator(**algorithm)(SCORES_N, first_N)[0].any()) == is_compared
+
+
+@pytest.mark.parametrize("name", ["grpo", "reinforce_plus_plus"])
+def test_tokens_of_tools_within_a_completion_get_no_advantage_and_change_none(estimator: Estimator, name: str) -> None:
+    holes_NT = torch.tensor(
+        [[1, 0, 1, 0, 1, 1, 0], [0, 1, 0, 0, 0, 0, 0], [1, 0, 0, 1, 0, 0, 0], [1, 1, 0, 1, 0, 0, 0]]
+    )
+    packed_NT = torch.tensor([[1, 1, 1, 1, 0], [1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0]])
+
+    with_holes_NT = estimator(holes_NT, GROUP_N[:4], adv_estimator=name)(SCORES_N[:4])
+    packed = estimator(packed_NT, GROUP_N[:4], adv_estimator=name)(SCORES_N[:4])
+
+    torch.testing.assert_close(with_holes_NT[holes_NT.bool()], packed[packed_NT.bool()])
+    assert not with_holes_NT[~holes_NT.bool()].any()

@@ -73,7 +73,5 @@ def test_more_than_the_share_or_all_stop_the_run(lost: int, limit: float) -> Non
 
 
 def test_several_outputs_of_a_completion_are_refused() -> None:
-    with pytest.raises(
-        CtwaError, match=r"gave several outputs for one completion .*default_agent_loop=single_turn_agent"
-    ):
+    with pytest.raises(CtwaError, match=r"gave several outputs for one completion .*: let it give one output"):
         check_outputs([*KEYS, "train000001-00003_4_1"])

@@ -21,6 +21,9 @@ class AgentLoops:
         poll_interval: seconds between two looks for completions.
     """
 
+    columns = ("responses", "response_mask", "extra_fields")
+    """Of a completion, what says which of it the policy wrote."""
+
     def __init__(self, manager: Any, poll_interval: float) -> None:
         self._manager = manager
         self._poll_interval = poll_interval

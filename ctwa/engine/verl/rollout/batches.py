@@ -35,6 +35,9 @@ class BatchGeneration:
         poll_interval: seconds between two looks for completions.
     """
 
+    columns = ("responses", "response_mask")
+    """Of a completion, what says which of it the policy wrote."""
+
     def __init__(self, config: DictConfig, tokenizer: Any, servers: list[Any], poll_interval: float) -> None:
         self._rollout = config.actor_rollout_ref.rollout
         self._template_kwargs = OmegaConf.to_container(config.data.apply_chat_template_kwargs)
