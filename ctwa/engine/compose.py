@@ -9,13 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -69,7 +69,14 @@ def compose_written(written: Written, *, stop_on: Sequence[str] = (), command: s
     _refuse_groups(parsed, groups_of(command), known)
     _refuse_types(parsed, groups_of(command))
     with written.naming(), _as_one_sentence(parsed, command):
-        config = _compose(_search_path(parsed, command), command, written)
+        fields = [override for override in parsed if _is_objectives_field(override, command)]
+        lines = _search_path(parsed, command)
+        config = _compose(
+            [f"++{line}" if each in fields else line for each, line in zip(parsed, lines, strict=True)],
+            command,
+            written,
+        )
+        _refuse_unknown_objectives(config, fields)
         _refuse_deletions(config, parsed, known, command)
         in_files = [key for file in written.files if not file.is_whole for key in file.settings()]
         settle(config, command, [*(override.key_or_group for override in parsed), *in_files])
@@ -115,6 +122,27 @@ def _compose(overrides: Sequence[str], command: str, written: Written | None = N
             first.append(f"+{group}=it")
     with initialize_config_module(MODULES[command], version_base=None):
         return compose(name, overrides=[*first, *overrides])
+
+
+def _is_objectives_field(override: Override, command: str) -> bool:
+    """Whether it sets a field with a default of an objective: it may, also where the task that has it does not."""
+    names = override.key_or_group.split(".")
+    if names[:2] != ["ctwa", "objectives"] or len(names) < 4 or override.type is not OverrideType.CHANGE:
+        return False
+    _, objective = get_args(SETTINGS[command].model_fields["objectives"].annotation)
+    field = objective.model_fields.get(names[3])
+    return field is not None and not field.is_required()
+
+
+def _refuse_unknown_objectives(config: DictConfig, fields: Sequence[Override]) -> None:
+    """An objective of which these fields are all that is said has a misspelt name."""
+    objectives = _plain(config)["ctwa"]["objectives"]
+    said = {tuple(override.key_or_group.split(".")[2:4]) for override in fields}
+    for override in fields:
+        _, _, name, *field = override.key_or_group.split(".")
+        if {(name, each) for each in objectives[name]} <= said:
+            others = [".".join(["ctwa.objectives", other, *field]) for other in objectives if other != name]
+            raise CtwaError(_no_key(override.key_or_group, others))
 
 
 def _search_path(parsed: Sequence[Override], command: str) -> list[str]:
@@ -295,8 +323,12 @@ def _refuse_key(override: Override, said: str, parsed: Sequence[Override], comma
     groups = groups_of(command)
     chosen = [each.input_line for each in parsed if each.key_or_group in groups or each.key_or_group[:6] == "hydra."]
     names = _names({"ctwa": _plain(_compose(chosen, command).ctwa)}, command)
+    raise CtwaError(_no_key(key, names))
+
+
+def _no_key(key: str, names: Sequence[str]) -> str:
     new = f" (a new one is written with a plus, +{key}=...)" if key.startswith("ctwa.objectives.") else ""
-    raise CtwaError(f"{key} is no key of the configuration{near_key(key, names)}{new}")
+    return f"{key} is no key of the configuration{near_key(key, names)}{new}"
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:

@@ -49,6 +49,19 @@ def ref_as_its_worker_reads_it(ref: DictConfig) -> DictConfig:
     return OmegaConf.create({renamed.get(key.removeprefix(prefix), key): value for key, value in values.items()})
 
 
+def test_a_field_of_an_objective_is_set_without_a_plus_where_its_task_left_it_out(compose: Compose) -> None:
+    objectives = compose(
+        "ctwa.objectives.accuracy.every=2",
+        "ctwa.objectives.conciseness.gate={by: accuracy, at_least: 1}",
+        "ctwa.objectives.conciseness.gate.otherwise=-1",
+        "+ctwa.objectives.polite.reward_fn=ctwa.testbed.rewards:clarity",
+        "ctwa.objectives.polite.weight=0.5",
+    ).ctwa.objectives
+    assert objectives.accuracy.every == 2
+    assert objectives.conciseness.gate == {"by": "accuracy", "at_least": 1, "otherwise": -1}
+    assert (objectives.polite.weight, list(objectives)) == (0.5, ["accuracy", "conciseness", "clarity", "polite"])
+
+
 def overrides_of_task(task: str) -> tuple[str, ...]:
     return CUSTOM if task == "custom" else ()
 

@@ -289,6 +289,8 @@ WRITTEN = [
     (["optim.lrr=1"], f"optim.lrr is no key of the configuration; did you mean {OPTIM}.lr\\?"),
     (["ctwa.method.etaa=1"], "ctwa.method.etaa is no key of the configuration; did you mean ctwa.method.eta\\?"),
     (["ctwa.objectives.acuracy.weight=1"], "did you mean ctwa.objectives.accuracy.weight\\?"),
+    (["ctwa.objectives.acuracy.every=2"], "did you mean ctwa.objectives.accuracy.every\\?"),
+    (["ctwa.objectives.accuracy.evry=2"], "ctwa.objectives.accuracy.evry is no key of the configuration"),
     (["ctwa.covariance_targets.accuracy=1"], "is no key .* any more: write ctwa.objectives.NAME.target$"),
     (["+ctwa.covariance_targets={accuracy:1}"], "is no key .* any more: write ctwa.objectives.NAME.target$"),
     (["~ctwa.covariance_targets"], "is no key .* any more: write ctwa.objectives.NAME.target$"),
