@@ -136,11 +136,11 @@ def _is_objectives_field(override: Override, command: str) -> bool:
 
 def _refuse_unknown_objectives(config: DictConfig, fields: Sequence[Override]) -> None:
     """An objective of which these fields are all that is said has a misspelt name."""
-    objectives = _plain(config)["ctwa"]["objectives"]
+    objectives = (_plain(config).get("ctwa") or {}).get("objectives") or {}
     said = {tuple(override.key_or_group.split(".")[2:4]) for override in fields}
     for override in fields:
         _, _, name, *field = override.key_or_group.split(".")
-        if {(name, each) for each in objectives[name]} <= said:
+        if {(name, each) for each in objectives.get(name) or ()} <= said:
             others = [".".join(["ctwa.objectives", other, *field]) for other in objectives if other != name]
             raise CtwaError(_no_key(override.key_or_group, others))
 
