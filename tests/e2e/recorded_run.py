@@ -12,6 +12,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +48,27 @@ class RecordedTrainer(MultiObjectiveTrainer):
         return super().step(number)
 
     def sample(self, step: Step) -> None:
+        complete = self.session.complete
+        if step.number in (LOSES_ONE, LOSES_HALF):
+            self.session.complete = partial(self._lose, complete, step.number)
         super().sample(step)
-        batch = step.batch
-        names = sorted(set(map(prompt_name, batch.keys)))
-        lost = {LOSES_ONE: names[-1:], LOSES_HALF: names[len(names) // 2 :]}.get(step.number, [])
-        kept = [place for place, key in enumerate(batch.keys) if prompt_name(key) not in lost]
+        self.session.complete = complete
+
+    @staticmethod
+    def _lose(complete: Callable[..., Any], number: int, prompts: Any, *args: Any, arrived: Any, **kwargs: Any) -> Any:
+        """Complete prompts, of which some neither arrive nor are there in the end."""
+        names = sorted(name for chunk in prompts for name in chunk["uid"])
+        lost = {LOSES_ONE: names[-1:], LOSES_HALF: names[len(names) // 2 :]}[number]
+
+        def left(keys: Sequence[str]) -> list[int]:
+            return [place for place, key in enumerate(keys) if prompt_name(key) not in lost]
+
+        batch, metrics = complete(
+            prompts, *args, arrived=lambda keys: arrived([keys[place] for place in left(keys)]), **kwargs
+        )
+        kept = left(batch.keys)
         batch.keys[:], batch.tags[:] = [batch.keys[at] for at in kept], [batch.tags[at] for at in kept]
+        return batch, metrics
 
     def update(self, step: Step) -> None:
         num_objectives = 0 if step.plan is None else len(step.plan.names)
