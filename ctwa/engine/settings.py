@@ -62,6 +62,11 @@ class DynamicSampling(StrictModel):
     otherwise: Literal["drop", "refill"] = "drop"
     max_rounds: Annotated[int, Field(ge=1, le=100)] = 3
 
+    @property
+    def refills(self) -> bool:
+        """Whether prompts are completed in place of those that do not count."""
+        return self.keep != "every" and self.otherwise == "refill"
+
     def described(self) -> str:
         """In words, for a plan."""
         which = {"any": "any objective varies", "all": "all objectives vary"}.get(

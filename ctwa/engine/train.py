@@ -101,11 +101,11 @@ class MultiObjectiveTrainer(Trainer):
                 session.wake(number - 1)
             with step.phase("gen"):
                 self.sample(step)
-                if not self.refills:
+                if not self.settings.dynamic_sampling.refills:
                     session.sleep()
             with step.phase("reward"):
                 self.score(step)
-            if self.refills:
+            if self.settings.dynamic_sampling.refills:
                 with step.phase("refill"):
                     self.refill(step)
                     session.sleep()
@@ -151,12 +151,6 @@ class MultiObjectiveTrainer(Trainer):
         step.metrics[key_of.HIDDEN_SECONDS] = scored.evaluation.hidden_seconds
         step.metrics[key_of.WAITED_SECONDS] = scored.evaluation.waited_seconds
         self.recorder.samples(step.number, scored.completions, scored.evaluation, split="train")
-
-    @property
-    def refills(self) -> bool:
-        """Whether prompts are completed in place of those that do not count."""
-        choice = self.settings.dynamic_sampling
-        return choice.keep != "every" and choice.otherwise == "refill"
 
     def refill(self, step: Step) -> None:
         """Complete further prompts in place of those that do not count."""
