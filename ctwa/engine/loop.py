@@ -15,7 +15,8 @@ from ctwa.engine import checkpoint
 from ctwa.engine.recorder import Recorder, numbers
 from ctwa.engine.signals import end_request
 from ctwa.errors import CtwaError
-from ctwa.models.locate import is_complete, step_folder
+from ctwa.models.locate import step_folder
+from ctwa.models.seal import is_complete
 from ctwa.run.alarms import Alarm
 
 

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from ctwa.engine.checkpoint import remove_unfinished
+from ctwa.engine.checkpoint import clear_the_way, find_resumption
 from ctwa.engine.signals import Interruption, end_request
 from ctwa.errors import CtwaError
 from ctwa.models.locate import newest_complete
@@ -49,10 +49,12 @@ class Recorder:
     ) -> None:
         self.run = run
         self._began = time.monotonic()
-        removed = remove_unfinished(run.checkpoints) if resume else []
-        self.resume_from: Path | None = newest_complete(run.checkpoints) if resume else None
+        self.resume_from: Path | None = None
         resume_after: int | None = None
+        left_out = ""
         if resume:
+            found = find_resumption(run.checkpoints)
+            self.resume_from, left_out = found.folder, clear_the_way(found)
             resume_after = -1 if self.resume_from is None else int(self.resume_from.name.rsplit("_", 1)[1])
         self._trace = TraceWriter(run.metrics, resume_after=resume_after)
         self._samples = SampleWriter(run.samples, num_samples=num_samples, seed=seed, resume_after=resume_after)
@@ -63,11 +65,10 @@ class Recorder:
         self._alarms = alarm_monitor(run.read_info(), run.path)
         for record in iterate_jsonl(run.metrics):
             self._alarms.feed(record)  # type: ignore[arg-type]
-        left_out = f"; removed {', '.join(removed)}, which was not saved to its end" if removed else ""
         if self.resume_from is not None:
             text = f"continuing from {self.resume_from.name}" + self._still_holding() + left_out
             self.event("resume", text, step=resume_after)
-        elif removed:
+        elif left_out:
             self.event("resume", "no checkpoint is complete: starting over" + left_out)
 
     def __enter__(self) -> Self:

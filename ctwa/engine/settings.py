@@ -130,6 +130,7 @@ class RunSettings(StrictModel):
         print_every: steps a line on the console.
         threads: of each process that holds a model on the CPU; ``engine=cpu`` chooses them by the model and the cores.
         trust_network: start although Ray or the transfer queue lets in whoever reaches its ports.
+        trust_checkpoint: resume from a checkpoint whose files name code that no checkpoint of ctwa does.
     """
 
     run: str
@@ -143,6 +144,7 @@ class RunSettings(StrictModel):
     stop_within: Annotated[float, Field(gt=0)] = 600.0
     print_every: Annotated[int, Field(ge=1)] = 1
     trust_network: bool = False
+    trust_checkpoint: bool = False
 
 
 class Settings(RunSettings):

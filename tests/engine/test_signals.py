@@ -23,7 +23,7 @@ from ctwa.engine import job
 from ctwa.engine.loop import Trainer
 from ctwa.engine.recorder import Recorder, Stop
 from ctwa.engine.signals import end_request
-from ctwa.models.locate import is_complete
+from ctwa.models.seal import is_complete
 from ctwa.run.folder import ObjectiveInfo, RunFolder, RunInfo
 
 LAST = 6

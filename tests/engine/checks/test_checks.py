@@ -13,7 +13,6 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from ctwa.engine.checkpoint import seal
 from ctwa.engine.checks import engine as checks
 from ctwa.engine.checks import resources
 from ctwa.engine.checks.config import check_config, num_steps
@@ -23,6 +22,7 @@ from ctwa.engine.checks.turns import check_parser, turns_line
 from ctwa.engine.data import read_run_data
 from ctwa.engine.train_job import TrainJob
 from ctwa.errors import CtwaError
+from ctwa.models.seal import seal
 from tests.conftest import ROOT
 
 Changed = Callable[[dict[str, Any]], DictConfig]
@@ -287,9 +287,11 @@ class TestRunFolder:
         ):
             check_config(in_folder(tmp_path, **{"ctwa.resume": True}))
         (checkpoint / "actor" / "fsdp_config.json").write_text('{"FSDP_version": 2, "world_size": [}')
+        seal(checkpoint)
         with pytest.raises(CtwaError, match=r"fsdp_config\.json cannot be read .*: restore it, or take .*_4 away$"):
             check_config(in_folder(tmp_path, **{"ctwa.resume": True}))
         (checkpoint / "actor" / "fsdp_config.json").write_text('{"FSDP_version": 2, "world_size": 1}')
+        seal(checkpoint)
         check_config(
             in_folder(
                 tmp_path,
