@@ -267,11 +267,17 @@ def train(job: Job, run: RunFolder) -> Stop | None:
     """Train, and leave all of it in the run's folder; returns the alarm or signal that ended the run, if one did."""
     settings = job.settings
     with Recorder(
-        run, resume=settings.resume, num_samples=job.num_samples, seed=settings.seed, stop_on=settings.stop_on
+        run,
+        resume=settings.resume,
+        num_samples=job.num_samples,
+        seed=settings.seed,
+        stop_on=settings.stop_on,
+        watchdog=settings.watchdog,
     ) as recorder:
         if job.changed:
             recorder.event("resume", told(job.changed))
-        job.run(recorder)
+        with recorder.watchdog.watching():
+            job.run(recorder)
     return recorder.stopped_by
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from ctwa.engine.checkpoint import clear_the_way, find_resumption
 from ctwa.engine.signals import Interruption, end_request
+from ctwa.engine.watchdog import Watchdog, WatchdogSettings
 from ctwa.errors import CtwaError
 from ctwa.models.locate import newest_complete
 from ctwa.objectives.completion import Completion
@@ -42,12 +43,26 @@ class Recorder:
         num_samples: completions kept a step.
         seed: chooses which.
         stop_on: the kinds of alarms that end the run: see `stopping`.
+        watchdog: how long is waited for a phase.
+
+    Attributes:
+        watchdog: ends a run that waits for what will not come.
     """
 
     def __init__(
-        self, run: RunFolder, *, resume: bool, num_samples: int, seed: int, stop_on: Collection[str] = ()
+        self,
+        run: RunFolder,
+        *,
+        resume: bool,
+        num_samples: int,
+        seed: int,
+        stop_on: Collection[str] = (),
+        watchdog: WatchdogSettings | None = None,
     ) -> None:
         self.run = run
+        self.watchdog = Watchdog(
+            watchdog or WatchdogSettings(), end=end_request.fail, say=lambda text: self.event("stuck", text)
+        )
         self._began = time.monotonic()
         self.resume_from: Path | None = None
         resume_after: int | None = None
@@ -108,6 +123,10 @@ class Recorder:
     def _ended_at_once(self) -> bool:
         hint = self._how_to_go_on()
         by, last = end_request.by or "Ctrl-C", max(self._trace.last_step, 0)
+        if end_request.fault is not None:
+            text = f"{end_request.fault}; {hint}"
+            self.event("error", f"failed after step {last}: {text}", step=last)
+            raise CtwaError(text)
         if end_request.overdue:
             text = f"{by}: the step after {last} did not end within ctwa.stop_within={end_request.within:g} s; {hint}"
             self.event("stop", text, step=last)

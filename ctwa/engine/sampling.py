@@ -25,6 +25,7 @@ from ctwa.engine.verl.rows import Prompts, check_outputs, num_missing, place_of,
 from ctwa.engine.verl.session import Session
 from ctwa.engine.verl.transfer import QueuedRows
 from ctwa.engine.verl.turns import read_turns
+from ctwa.engine.watchdog import actors
 from ctwa.objectives.completion import Completion, Moment
 from ctwa.objectives.evaluator import Evaluation, RewardEvaluator, Scoring
 from ctwa.objectives.shaping import Shaped
@@ -257,13 +258,15 @@ def sampling_engine(
             settings.objectives, num_workers=reward_workers(rewards.num_workers), max_unscored=rewards.max_unscored
         ) as evaluator,
         ray_session(config, transfer_queue=True) as wait_for_queue,
+        recorder.watchdog.sees(actors),
     ):
         join_nodes(evaluator, rewards.num_workers)
         num_ranks = config.trainer.nnodes * config.trainer.n_gpus_per_node
         recorder.begins(
             f"loading the model into {num_ranks} rank{'s' * (num_ranks > 1)} and the rollout; each imports torch first"
         )
-        session = Session(config, poll_interval=settings.poll_interval, wait_for_queue=wait_for_queue)
+        with recorder.watchdog.phase("start"):
+            session = Session(config, poll_interval=settings.poll_interval, wait_for_queue=wait_for_queue)
         recorder.engine_is_up()
         yield Sampler(
             session, settings, evaluator, max_missing=max_missing, has_several_sources=has_several_sources(data)

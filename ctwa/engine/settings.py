@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import AfterValidator, Field
 
 from ctwa.engine.policy_loss import read_policy_loss
+from ctwa.engine.watchdog import WatchdogSettings
 from ctwa.errors import CtwaError, did_you_mean
 from ctwa.models.locate import locate
 from ctwa.objectives.completion import Completion
@@ -127,6 +128,7 @@ class RunSettings(StrictModel):
         alarms: when alarms are raised.
         stop_on: the alarms that end the run, with a checkpoint, as ``--stop-on`` does.
         stop_within: seconds that a signal waits for the current step and its checkpoint.
+        watchdog: when a run that waits for what does not come is ended.
         print_every: steps a line on the console.
         threads: of each process that holds a model on the CPU; ``engine=cpu`` chooses them by the model and the cores.
         trust_network: start although Ray or the transfer queue lets in whoever reaches its ports.
@@ -142,6 +144,7 @@ class RunSettings(StrictModel):
     alarms: AlarmLimits = Field(default_factory=AlarmLimits)
     stop_on: list[AlarmKind] = Field(default_factory=list)
     stop_within: Annotated[float, Field(gt=0)] = 600.0
+    watchdog: WatchdogSettings = Field(default_factory=WatchdogSettings)
     print_every: Annotated[int, Field(ge=1)] = 1
     trust_network: bool = False
     trust_checkpoint: bool = False

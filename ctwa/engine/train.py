@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +33,7 @@ from ctwa.engine.settings import Settings
 from ctwa.engine.verl.estimate import VerlEstimate
 from ctwa.engine.verl.rows import in_order
 from ctwa.engine.verl.transfer import QueuedRows, advantage_columns, correct, hand_over, leave_out
+from ctwa.engine.watchdog import Watchdog
 from ctwa.objectives.completion import Moment
 from ctwa.objectives.signal import Signal
 from ctwa.scalarizers.base import Scalarizer
@@ -44,6 +45,7 @@ class Step:
 
     Attributes:
         number: from 1.
+        watchdog: sees to it that its phases end.
         metrics: what is known of it so far.
         seconds: that its phases took.
         batch: its rows in the order of the ranks, as verl's calls want them, with those that fill it up.
@@ -55,6 +57,7 @@ class Step:
     """
 
     number: int
+    watchdog: Watchdog
     metrics: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     batch: KVBatchMeta = None  # until it is sampled
@@ -64,9 +67,11 @@ class Step:
     objective_advantages_MNT: Tensor | None = None
     plan: GradientPlan | None = None
 
-    def phase(self, name: str) -> AbstractContextManager[None]:
-        """Measure how long a phase takes."""
-        return marked_timer(name, self.seconds)
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Measure how long a phase takes, and see to it that it ends."""
+        with self.watchdog.phase(name), marked_timer(name, self.seconds):
+            yield
 
 
 class MultiObjectiveTrainer(Trainer):
@@ -95,7 +100,7 @@ class MultiObjectiveTrainer(Trainer):
 
     def step(self, number: int) -> dict[str, Any]:
         """Make a step: what becomes of the next prompts, stage by stage."""
-        session, step, began = self.session, Step(number), time.perf_counter()
+        session, step, began = self.session, Step(number, self.recorder.watchdog), time.perf_counter()
         with session.profiled(number):
             with step.phase("update_weights"):
                 session.wake(number - 1)

@@ -18,7 +18,7 @@ _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # tells and keeps there, when it stops, and where ctwa and its environment are.
 _OF_THE_RUN = re.compile(
     r"\w*seed\w*|run|resume|experiment_name|project_name|default_local_dir|logger|save_freq|print_every"
-    r"|max_\w+_ckpt_to_keep|alarms|stop_on|stop_within|trust_network|trust_checkpoint|runtime_env|router_config_path"
+    r"|max_\w+_ckpt_to_keep|alarms|stop_on|stop_within|watchdog|trust_network|trust_checkpoint|runtime_env|router_config_path"
     r"|agent_loop_config_path",
     re.IGNORECASE,
 )
