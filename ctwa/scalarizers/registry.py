@@ -16,12 +16,14 @@ from ctwa.scalarizers.lagrangian import Lagrangian
 from ctwa.scalarizers.linear import Linear
 from ctwa.scalarizers.pama import Pama
 from ctwa.scalarizers.probe import Probe
+from ctwa.scalarizers.product import Product
 from ctwa.scalarizers.schedule import Schedule
 from ctwa.scalarizers.smooth_tchebycheff import SmoothTchebycheff
 from ctwa.scalarizers.tchebycheff import Tchebycheff
 
 ALL: tuple[type[Scalarizer], ...] = (
     Linear,
+    Product,
     Schedule,
     CTWA,
     Probe,
