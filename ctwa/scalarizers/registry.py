@@ -9,6 +9,7 @@ from ctwa.aggregators.registry import GRADIENT_METHODS
 from ctwa.methods import Options, one_of
 from ctwa.scalarizers.base import Scalarizer
 from ctwa.scalarizers.ctwa import CTWA
+from ctwa.scalarizers.gd2po import Gd2po
 from ctwa.scalarizers.gdpo import Gdpo
 from ctwa.scalarizers.gradient import GradientMethod
 from ctwa.scalarizers.hypervolume import Hypervolume
@@ -33,6 +34,7 @@ ALL: tuple[type[Scalarizer], ...] = (
     Lagrangian,
     Pama,
     Gdpo,
+    Gd2po,
 )
 
 SCALARIZERS = {method.info.name: method for method in ALL}

@@ -68,6 +68,7 @@ CASES = defaultdict(
     pama=Case(scaling="invariant"),
     product=Case(scaling="invariant", zero=True),
     gdpo=Case(estimators=(True,)),
+    gd2po=Case(estimators=(True,)),
     **{name: Case(scaling="invariant") for name in GRADIENT_METHODS},
 )
 
