@@ -1,4 +1,4 @@
-"""What the methods share that standardise each objective by itself before they combine: GDPO and those that follow it."""
+"""What the methods share that standardise each objective by itself before they combine: GDPO and its followers."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from ctwa.aggregators.registry import GRADIENT_METHODS
 from ctwa.methods import Options, one_of
 from ctwa.scalarizers.base import Scalarizer
 from ctwa.scalarizers.ctwa import CTWA
+from ctwa.scalarizers.dvao import Dvao
 from ctwa.scalarizers.gd2po import Gd2po
 from ctwa.scalarizers.gdpo import Gdpo
 from ctwa.scalarizers.gradient import GradientMethod
@@ -18,6 +19,8 @@ from ctwa.scalarizers.linear import Linear
 from ctwa.scalarizers.pama import Pama
 from ctwa.scalarizers.probe import Probe
 from ctwa.scalarizers.product import Product
+from ctwa.scalarizers.rvpo import Rvpo
+from ctwa.scalarizers.saw import Saw
 from ctwa.scalarizers.schedule import Schedule
 from ctwa.scalarizers.smooth_tchebycheff import SmoothTchebycheff
 from ctwa.scalarizers.tchebycheff import Tchebycheff
@@ -35,6 +38,9 @@ ALL: tuple[type[Scalarizer], ...] = (
     Pama,
     Gdpo,
     Gd2po,
+    Rvpo,
+    Saw,
+    Dvao,
 )
 
 SCALARIZERS = {method.info.name: method for method in ALL}

@@ -69,6 +69,9 @@ CASES = defaultdict(
     product=Case(scaling="invariant", zero=True),
     gdpo=Case(estimators=(True,)),
     gd2po=Case(estimators=(True,)),
+    rvpo=Case(lambda _: {"anneal_steps": 5}, estimators=(True,)),
+    dvao=Case(estimators=(True,)),
+    saw=Case(zero=True),
     **{name: Case(scaling="invariant") for name in GRADIENT_METHODS},
 )
 
