@@ -19,6 +19,7 @@ from ctwa.scalarizers.linear import Linear
 from ctwa.scalarizers.pama import Pama
 from ctwa.scalarizers.probe import Probe
 from ctwa.scalarizers.product import Product
+from ctwa.scalarizers.rdpo import Rdpo
 from ctwa.scalarizers.rvpo import Rvpo
 from ctwa.scalarizers.saw import Saw
 from ctwa.scalarizers.schedule import Schedule
@@ -41,6 +42,7 @@ ALL: tuple[type[Scalarizer], ...] = (
     Rvpo,
     Saw,
     Dvao,
+    Rdpo,
 )
 
 SCALARIZERS = {method.info.name: method for method in ALL}
