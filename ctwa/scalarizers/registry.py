@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ctwa.aggregators.registry import GRADIENT_METHODS
 from ctwa.methods import Options, one_of
 from ctwa.scalarizers.base import Scalarizer
+from ctwa.scalarizers.cgpo import Cgpo
 from ctwa.scalarizers.ctwa import CTWA
 from ctwa.scalarizers.dvao import Dvao
 from ctwa.scalarizers.gd2po import Gd2po
@@ -36,6 +37,7 @@ ALL: tuple[type[Scalarizer], ...] = (
     SmoothTchebycheff,
     Hypervolume,
     Lagrangian,
+    Cgpo,
     Pama,
     Gdpo,
     Gd2po,

@@ -65,6 +65,7 @@ CASES = defaultdict(
     ctwa=Case(lambda _: {"eta": 0.5}),
     schedule=Case(schedule, scaling="invariant"),
     lagrangian=Case(lagrangian, scaling="invariant", least_objectives=2),
+    cgpo=Case(lambda names: {"constraints": {min(names): 0.3}}),
     pama=Case(scaling="invariant"),
     product=Case(scaling="invariant", zero=True),
     gdpo=Case(estimators=(True,)),
