@@ -218,6 +218,13 @@ def _process(actor: Mapping[str, Any], here: str) -> Process:
     )
 
 
+_DEATHS = {
+    "WORKER_DIED": "it was killed, or crashed, or found no memory (engine.log may say more)",
+    "NODE_DIED": "its node was lost",
+}
+"""By Ray's reasons; the others are those of an actor that was ended."""
+
+
 def _why(cause: Any) -> str | None:
     """Why an actor has died by itself, as Ray knows it; None where it was ended.
 
@@ -231,6 +238,4 @@ def _why(cause: Any) -> str | None:
         return None  # it never lived, which is told where it was started
     context = cause.actor_died_error_context
     reason = context.DESCRIPTOR.enum_types_by_name["Reason"].values_by_number[context.reason].name
-    if reason not in ("WORKER_DIED", "NODE_DIED"):
-        return None
-    return " ".join(context.error_message.split()) or reason
+    return _DEATHS.get(reason)

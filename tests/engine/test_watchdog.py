@@ -135,8 +135,11 @@ Reason = ActorDiedErrorContext.Reason
         (ActorDeathCause(), None),
         ({"reason": Reason.Value("OUT_OF_SCOPE")}, None),
         ({"reason": Reason.Value("RAY_KILL")}, None),
-        ({"reason": Reason.Value("WORKER_DIED"), "error_message": "killed\n by 9"}, "killed by 9"),
-        ({"reason": Reason.Value("NODE_DIED")}, "NODE_DIED"),
+        (
+            {"reason": Reason.Value("WORKER_DIED")},
+            "it was killed, or crashed, or found no memory (engine.log may say more)",
+        ),
+        ({"reason": Reason.Value("NODE_DIED")}, "its node was lost"),
     ],
 )
 def test_only_what_died_by_itself_counts(cause: object, died: str | None) -> None:
