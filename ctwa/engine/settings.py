@@ -254,6 +254,8 @@ def read_settings(config: DictConfig, of: type[SettingsOf] = Settings) -> Settin
 def is_scale_invariant(algorithm: DictConfig) -> bool:
     """Whether scores times a positive number give the same advantages: a fixed table, for it decides what is safe.
 
+    With a KL penalty in the reward they do not, for the penalty stays as large as it is.
+
     Raises:
         CtwaError: an estimator that needs a critic, or one this table does not know.
     """
@@ -270,4 +272,4 @@ def is_scale_invariant(algorithm: DictConfig) -> bool:
             "(estimators with a critic or of verl's own multi-reward kind do not see the objectives)"
             + did_you_mean(algorithm.adv_estimator, known)
         )
-    return known[algorithm.adv_estimator]
+    return known[algorithm.adv_estimator] and not algorithm.use_kl_in_reward
