@@ -48,6 +48,7 @@ class Product(Scalarizer):
     """
 
     info = MethodInfo(ProductConfig, "a mean of the rewards between their sum, their product and the least of them")
+    has_zero = True
     config: ProductConfig
 
     def __init__(self, config: ProductConfig, weights: Mapping[str, float]) -> None:
