@@ -11,6 +11,7 @@ from ctwa import metrics as key_of
 from ctwa.batch import RewardMatrix
 from ctwa.engine.data import VALIDATION_SET, RunData
 from ctwa.objectives.completion import Completion
+from ctwa.objectives.curriculum import source_named
 
 MOST_SOURCES = 32
 """With more of them a data source tells rows apart, and not tasks: there are no curves by source then."""
@@ -24,7 +25,7 @@ def has_several_sources(data: RunData) -> bool:
 
 def source_of(completion: Completion) -> str:
     """The validation file that the user named, where it is of one; else the row's data source."""
-    return str(completion.row.get(VALIDATION_SET) or completion.data_source or "unnamed")
+    return str(completion.row.get(VALIDATION_SET) or source_named(completion.data_source))
 
 
 def training_by_source(completions: Sequence[Completion], rewards: RewardMatrix) -> dict[str, float]:

@@ -95,6 +95,8 @@ class Sampler:
             moment: what the reward functions are told of it.
         """
         self._prompts.clear()
+        if self.session.curriculum is not None:
+            self.session.curriculum.begin_step()
         return self.more_rows(step, moment)
 
     def more_rows(self, step: int, moment: Moment) -> tuple[KVBatchMeta, dict[str, Any]]:
@@ -202,6 +204,8 @@ class Sampler:
         prompts_N = torch.tensor([place_of(key)[0] for key in rows.keys])
         group_N = prompts_N.unique(return_inverse=True)[1]
         mask_NT = rows.read("response_mask")["response_mask"].to_padded_tensor(0)
+        if self.session.curriculum is not None and self._moment.split == "train":
+            self.session.curriculum.observe(prompts_N.tolist(), evaluation.matrix)
         shaped = self.shaping.shape(
             evaluation.matrix, group_N, train=self._moment.split == "train", further=self._first > 0
         )
@@ -263,7 +267,9 @@ def sampling_engine(
         recorder.begins(
             f"loading the model into {num_ranks} rank{'s' * (num_ranks > 1)} and the rollout; each imports torch first"
         )
-        session = Session(config, poll_interval=settings.poll_interval, wait_for_queue=wait_for_queue)
+        session = Session(
+            config, settings.curriculum, poll_interval=settings.poll_interval, wait_for_queue=wait_for_queue
+        )
         recorder.engine_is_up()
         yield Sampler(
             session, settings, evaluator, max_missing=max_missing, has_several_sources=has_several_sources(data)

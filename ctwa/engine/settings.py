@@ -13,6 +13,7 @@ from ctwa.errors import CtwaError, did_you_mean
 from ctwa.models.locate import locate
 from ctwa.objectives.completion import Completion
 from ctwa.objectives.config import ObjectiveConfig, Objectives, trained
+from ctwa.objectives.curriculum import CurriculumSettings
 from ctwa.objectives.reference import ReferenceConfig, ReferenceLength, build_reference
 from ctwa.objectives.shaping import Shaping, Standardise
 from ctwa.policy_loss import PolicyLoss
@@ -154,6 +155,7 @@ class Settings(RunSettings):
         reference_length: the length that conciseness is measured against, by its ``type``.
         rewards: how reward functions are run.
         rollout: what may go wrong while prompts are completed.
+        curriculum: which prompts come next.
         dynamic_sampling: which of a step's prompts are trained on.
         max_unknown_tokens: the share of the prompts' tokens that the model's tokenizer may not know.
         diagnostics: what is measured beyond what the method needs.
@@ -166,6 +168,7 @@ class Settings(RunSettings):
     reference_length: ReferenceConfig | None = None
     rewards: RewardSettings = Field(default_factory=RewardSettings)
     rollout: RolloutSettings = Field(default_factory=RolloutSettings)
+    curriculum: CurriculumSettings = Field(default_factory=CurriculumSettings)
     dynamic_sampling: DynamicSampling = Field(default_factory=DynamicSampling)
     max_unknown_tokens: Annotated[float, Field(ge=0, le=1)] = 0.1
     diagnostics: DiagnosticSettings = Field(default_factory=DiagnosticSettings)

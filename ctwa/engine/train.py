@@ -126,6 +126,8 @@ class MultiObjectiveTrainer(Trainer):
                 self.observe(step)
         step.seconds["step"] = time.perf_counter() - began
         session.add_metrics(step.batch, step.metrics, step.seconds, step=number)
+        if session.curriculum is not None:
+            step.metrics |= session.curriculum.metrics()
         # verl counts the tokens of tools among a response's.
         step.metrics[key_of.RESPONSE_LENGTH] = float(step.rollout.mask_NT.sum(dim=1).double().mean())
         QueuedRows(step.batch.keys, step.batch.partition_id).clear()

@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from ctwa.engine.checks.applies import coverage_lines
 from ctwa.engine.checks.config import check_config, check_disk, num_steps
+from ctwa.engine.checks.curriculum import curriculum_lines
 from ctwa.engine.checks.engine import check_with_verl
 from ctwa.engine.checks.look import data_lines
 from ctwa.engine.checks.resources import check_machine
@@ -74,6 +75,7 @@ class TrainJob(Job):
         )
         choice = self.settings.dynamic_sampling
         covered, shaping = coverage_lines(self.settings, self.data), self.settings.build_shaping().described()
+        curriculum = curriculum_lines(self.settings, self.data)
         return [
             line("method", f"{self.settings.method.type}, log-probs of the statistic: {source}"),
             line("objectives", weights),
@@ -84,6 +86,7 @@ class TrainJob(Job):
             *data_lines(config, self.data),
             line("steps", f"{self.num_steps}, at most {tokens * self.num_steps:,} tokens in all"),
             line("a step", f"{prompts} = {rows} completions, at most {tokens:,} tokens"),
+            *(line("" if number else "curriculum", told) for number, told in enumerate(curriculum)),
             *([] if choice.keep == "every" else [line("prompts", choice.described())]),
             line("passes", "; ".join(self._passes())),
             loss_line(config),

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from ctwa.engine.checks.applies import check_applies_to
 from ctwa.engine.checks.batches import check_batches, check_groups_of_ranks
+from ctwa.engine.checks.curriculum import check_curriculum
 from ctwa.engine.checks.engine import (
     check_correction,
     check_engine,
@@ -40,6 +41,7 @@ def check_config(config: DictConfig, data: RunData | None = None) -> Settings:
     check_settings(config, settings)
     _check_steps(config, data)
     check_applies_to(settings, data)
+    check_curriculum(config, settings, data)
     look(config, settings, data)
     return settings
 

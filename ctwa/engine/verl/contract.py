@@ -135,6 +135,9 @@ _TABLE: dict[tuple[Use, str], dict[str, str]] = {
         "compute_rloo_outcome_advantage": "(token_level_rewards, response_mask, index, epsilon=1e-06, config=None, **kwargs)",
         "compute_opo_outcome_advantage": "(token_level_rewards, response_mask, index, epsilon=1e-06, config=None, **kwargs)",
     },
+    ("called", "verl.utils.dataset.rl_dataset:"): {
+        "collate_fn": "(data_list)",
+    },
     ("called", "verl.utils.fsdp_utils:"): {
         "merged_lora_context": "(actor, backup_adapters=False)",
         "normalize_peft_param_name": "(params)",
