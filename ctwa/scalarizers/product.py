@@ -47,7 +47,10 @@ class Product(Scalarizer):
     takes no part in it, and one of weight 0 never does.
     """
 
-    info = MethodInfo(ProductConfig, "a mean of the rewards between their sum, their product and the least of them")
+    info = MethodInfo(
+        ProductConfig, "a mean of the rewards between their sum, their product and the least of them", "this project"
+    )
+    has_zero = True
     config: ProductConfig
 
     def __init__(self, config: ProductConfig, weights: Mapping[str, float]) -> None:

@@ -186,6 +186,10 @@ def test_all_mistakes_of_our_part_are_told_at_once(changed: Changed) -> None:
             {"ctwa.reference_length": {"type": "fixed"}, "trainer.val_before_train": False},
             r"ctwa\.reference_length takes its length from the validation .* trainer\.val_before_train=true",
         ),
+        (
+            {"ctwa.method": {"type": "product"}, "ctwa.rewards.standardise": "batch"},
+            r"standardise=batch leaves no reward its zero, which the method product goes by: write none",
+        ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
