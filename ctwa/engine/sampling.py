@@ -30,6 +30,7 @@ from ctwa.objectives.completion import Completion, Moment
 from ctwa.objectives.evaluator import Evaluation, RewardEvaluator, Scoring
 from ctwa.objectives.shaping import Shaped
 from ctwa.run.cores import reward_workers
+from ctwa.statistics import clustered_error
 
 
 @dataclass(frozen=True)
@@ -236,10 +237,10 @@ class Sampler:
         self.shaping.load_state_dict(state.get("shaping"))  # absent where nothing could be shaped yet
 
 
-def validation_metrics(name: str, values: Tensor) -> dict[str, float]:
-    """What a validation found of an objective: the mean of some values that are independent, and its error."""
-    error = float(values.std() / len(values) ** 0.5)
-    return {key_of.validation(name): float(values.mean()), key_of.validation_error(name): error}
+def validation_metrics(name: str, values_N: Tensor, group_N: Tensor) -> dict[str, float]:
+    """What a validation found of an objective: the mean of the values, and its error over groups, a prompt's each."""
+    error = clustered_error(values_N.numpy(), group_N.numpy())
+    return {key_of.validation(name): float(values_N.mean()), key_of.validation_error(name): error}
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from ctwa.engine.gradients import GradientPlan, combined_advantages, gradient_me
 from ctwa.engine.loop import Trainer
 from ctwa.engine.probe import build_probe
 from ctwa.engine.recorder import Recorder
-from ctwa.engine.sampling import Sampler, validation_metrics
+from ctwa.engine.sampling import Sampler, Scored, validation_metrics
 from ctwa.engine.settings import Settings
 from ctwa.engine.verl.estimate import VerlEstimate
 from ctwa.engine.verl.rows import in_order
@@ -288,12 +288,8 @@ class MultiObjectiveTrainer(Trainer):
 
     def validate(self) -> dict[str, Any]:
         """Complete and evaluate the held-out prompts: ``val/<objective>`` and its standard error; by source, too."""
-        # The seed does not name the step: every validation draws with the same numbers.
-        rows, missing = self.sampler.held_out(
-            self.steps_made, Moment.of_run("val", self.steps_made, self.num_steps), "val"
-        )
-        scored = self.sampler.score(rows)
-        rows.clear()
+        scored, missing = self.held_out()
+        group_N = scored.rollout.group_N
         self.recorder.samples(self.steps_made, scored.completions, scored.evaluation, split="held-out")
         metrics: dict[str, Any] = {
             key_of.VALIDATION_LENGTH: sum(scored.lengths_N) / len(scored.lengths_N),
@@ -302,12 +298,12 @@ class MultiObjectiveTrainer(Trainer):
             key_of.VALIDATION_WAITED_SECONDS: scored.evaluation.waited_seconds,
         }
         if self.sampler.has_several_sources:
-            metrics |= validation_by_source(scored.completions, scored.evaluation.matrix)
+            metrics |= validation_by_source(scored.completions, scored.evaluation.matrix, group_N)
         means: dict[str, float] = {}
         for name in scored.evaluation.matrix.names:
             rewards_N, scored_N = scored.evaluation.matrix.column(name)
             if scored_N.any():
-                metrics |= validation_metrics(name, rewards_N[scored_N])
+                metrics |= validation_metrics(name, rewards_N[scored_N], group_N[scored_N])
             shaped_N, counts_N = scored.shaped.matrix.column(name)
             if counts_N.any():
                 means[name] = float(shaped_N[counts_N].mean())
@@ -317,6 +313,16 @@ class MultiObjectiveTrainer(Trainer):
         means = {name: mean for name, mean in means.items() if name in self.settings.trained}
         self.scalarizer.observe_validation(self.steps_made, means)
         return metrics
+
+    def held_out(self) -> tuple[Scored, int]:
+        """The held-out prompts' completions by the policy as it is, scored; and how many are missing."""
+        # The seed does not name the step: every validation draws with the same numbers.
+        rows, missing = self.sampler.held_out(
+            self.steps_made, Moment.of_run("val", self.steps_made, self.num_steps), "val"
+        )
+        scored = self.sampler.score(rows)
+        rows.clear()
+        return scored, missing
 
     def state_dict(self) -> dict[str, Any]:
         """Of the method, the probe and the sampler, and the coefficient of a KL penalty that adapts."""
