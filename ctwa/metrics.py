@@ -12,6 +12,7 @@ from typing import NamedTuple
 STEP_SECONDS = "time/step"
 ENTROPY = "actor/entropy"
 GRADIENT_NORM = "actor/grad_norm"
+SKIPPED_UPDATES = "gradient/skipped"
 KL = "actor/ppo_kl"
 REWARD_KL, REWARD_KL_COEFFICIENT = "actor/reward_kl_penalty", "actor/reward_kl_penalty_coeff"
 RESPONSE_LENGTH = "response_length/mean"

@@ -30,12 +30,15 @@ class RewardSettings(StrictModel):
     Attributes:
         num_workers: processes that run them on each of Ray's nodes; ``auto`` is one a core, and at most 16.
         max_unscored: the share of a batch that an objective may fail to score before the run stops.
+        max_memory: GB that each of these processes, and of those that it starts, may take; null is half of the
+            machine's. A function that asks for more fails, and its completion is unscored.
         standardise: bring rewards of unlike scale to mean 0 and standard deviation 1 before the method sees them:
             ``batch`` over a step's completions, ``running`` over all of training so far, ``none``.
     """
 
     num_workers: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = "auto"
     max_unscored: Annotated[float, Field(ge=0, le=1)] = 0.05
+    max_memory: Annotated[float, Field(ge=0.1)] | None = None
     standardise: Standardise = "none"
 
 
@@ -143,7 +146,7 @@ class RunSettings(StrictModel):
     task_dir: str | None = None
     gradients: GradientSettings = Field(default_factory=GradientSettings)
     alarms: AlarmLimits = Field(default_factory=AlarmLimits)
-    stop_on: list[AlarmKind] = Field(default_factory=list)
+    stop_on: list[AlarmKind] = Field(default_factory=lambda: ["no-update"])
     stop_within: Annotated[float, Field(gt=0)] = 600.0
     watchdog: WatchdogSettings = Field(default_factory=WatchdogSettings)
     print_every: Annotated[int, Field(ge=1)] = 1
