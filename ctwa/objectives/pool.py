@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 from time import monotonic
 from typing import Any, Literal, Protocol
 
@@ -90,6 +91,7 @@ class WorkerPool:
             self.close()
             raise
         self.contracts: list[Contract] = self._workers[0].contracts or []
+        self._functions = [replace(function, is_checked=True) for function in self._functions]
 
     @property
     def num_workers(self) -> int:

@@ -47,7 +47,8 @@ class _Worker:
             for function in functions:
                 loaded.append(load_function(function.spec))
                 contracts.append(read_contract(loaded[-1], function.spec, function.kwargs))
-                check_kwargs(function.spec, function.kwargs)
+                if not function.is_checked:
+                    check_kwargs(loaded[-1], function.spec, function.kwargs)
         except CtwaError as error:
             self._send(Ready([], str(error)))
             return
