@@ -18,7 +18,8 @@ from ctwa.engine.prefer_settings import PreferenceSettings, read_preference_sett
 from ctwa.engine.ray_session import ray_session
 from ctwa.engine.watchdog import actors
 from ctwa.errors import CtwaError
-from ctwa.models.look import Source, look_at_model, look_at_tokenizer
+from ctwa.models.look import look_at_model, look_at_tokenizer
+from ctwa.models.source import Source
 from ctwa.run.folder import ObjectiveInfo
 
 if TYPE_CHECKING:

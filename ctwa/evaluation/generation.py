@@ -19,7 +19,7 @@ from ctwa.evaluation.config import GenerationConfig
 from ctwa.evaluation.intervals import Floats, Ratio
 from ctwa.evaluation.models import Model
 from ctwa.models.decoding import Sampling, end_tokens, generate_batch
-from ctwa.models.look import without_progress_bars
+from ctwa.models.libraries import without_progress_bars
 from ctwa.models.seeds import completion_seed
 from ctwa.objectives.completion import Completion
 from ctwa.objectives.evaluator import Evaluation, RewardEvaluator, need_ground_truth

@@ -160,7 +160,7 @@ def test_a_model_that_is_not_in_order_is_named_before_anything_starts(
     def unreachable(_: str) -> None:
         raise ConnectionError
 
-    monkeypatch.setattr("ctwa.models.look.ask_hub", unreachable)
+    monkeypatch.setattr("ctwa.models.source.ask_hub", unreachable)
     assert "the hub does not answer" in said("nobody/nothing")
 
 
