@@ -13,6 +13,7 @@ STEP_SECONDS = "time/step"
 ENTROPY = "actor/entropy"
 GRADIENT_NORM = "actor/grad_norm"
 KL = "actor/ppo_kl"
+REWARD_KL, REWARD_KL_COEFFICIENT = "actor/reward_kl_penalty", "actor/reward_kl_penalty_coeff"
 RESPONSE_LENGTH = "response_length/mean"
 VALIDATION_LENGTH = "val/response_length"
 MISSING_ROWS = ("rollout/missing_rows", "val_rollout/missing_rows")

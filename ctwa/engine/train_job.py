@@ -15,6 +15,7 @@ from ctwa.engine.checks.resources import check_machine
 from ctwa.engine.checks.turns import has_turns, turns_line
 from ctwa.engine.job import Job, passes_text
 from ctwa.engine.plan import decoding, line, loss_line, optimizer_line, size_lines
+from ctwa.engine.policy_loss import has_reference
 from ctwa.run.folder import ObjectiveInfo
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class TrainJob(Job):
             line("passes", "; ".join(self._passes())),
             loss_line(config),
             optimizer_line(config),
-            *size_lines(config, num_models=1 + bool(config.actor_rollout_ref.actor.use_kl_loss)),
+            *size_lines(config, num_models=1 + has_reference(config)),
             line("validation", every),
         ]
 
@@ -104,7 +105,7 @@ class TrainJob(Job):
         is_measured_after = settings.log_probs_source(scalarizer.requirements) == "post_update"
         return [
             *["old log-probs (1 forward)"] * (not config.algorithm.rollout_correction.bypass_mode),
-            *["reference log-probs (1 forward)"] * bool(actor.use_kl_loss),
+            *["reference log-probs (1 forward)"] * has_reference(config),
             f"update ({num_updates} optimizer step{'s' * (num_updates > 1)}, {passes} of the batch an epoch)",
             *["statistic after the update (1 forward)"] * is_measured_after,
             *["probe (1 forward)"] * is_probed,

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from ctwa.engine.checkpoint import read_state
-from ctwa.models.locate import is_complete
+from ctwa.models.seal import is_complete
 from ctwa.scalarizers import METHODS
 from tests.e2e.conftest import Run, assert_same_weights, comparable, end_session
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ctwa.models.locate import is_complete
+from ctwa.models.seal import is_complete
 from ctwa.starter.make import make_project
 from tests.e2e.conftest import SMALL, Run, process
 

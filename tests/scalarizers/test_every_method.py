@@ -406,6 +406,21 @@ def applied(batch, applicable_NM: Tensor):
     return type(batch)(Rollout(matrix, batch.rollout.group_N, batch.rollout.mask_NT), batch.log_ratio_NT)
 
 
+def test_methods_that_combine_rewards_estimate_the_advantages_of_one_score(make_batch):
+    """So what is paid beside the score, as a KL penalty, counts once."""
+    batch = make_batch(EIGHT[:3])
+    for name, method in METHODS.items():
+        calls = []
+
+        def estimate(scores_N, *rows, calls=calls):
+            calls.append(scores_N)
+            return batch.estimate()(scores_N, *rows)
+
+        estimate.scale_invariant = True
+        build(name, EIGHT[:3]).advantages(batch.rollout, estimate)
+        assert (len(calls) == 1) == (method.info.level == "reward"), name
+
+
 @every_method_and_estimator
 def test_three_tasks_with_objectives_of_their_own(make_batch, method, scale_invariant):
     names = EIGHT[:3]

@@ -236,10 +236,17 @@ class Session(PPOTrainerSync):
         """Update the policy on the batch's advantages, mini-batch by mini-batch."""
         return self._update_actor(batch, metrics)
 
-    def add_metrics(self, batch: KVBatchMeta, metrics: dict[str, Any], seconds: dict[str, float], *, step: int) -> None:
-        """Add verl's metrics of a step: lengths, throughput, what became of the advantages."""
+    def with_metrics(
+        self, batch: KVBatchMeta, metrics: Mapping[str, Any], seconds: dict[str, float], *, step: int
+    ) -> dict[str, Any]:
+        """Metrics of a step, and beside them verl's: lengths, throughput, what became of the advantages.
+
+        Those that are there stay: verl counts the tokens of tools among a response's.
+        """
+        of_verl = dict(metrics)
         epoch = (step - 1) // self.steps_per_epoch
-        self._compute_metrics(batch, metrics, seconds, global_steps=step, epoch=epoch)
+        self._compute_metrics(batch, of_verl, seconds, global_steps=step, epoch=epoch)
+        return {**of_verl, **metrics}
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
