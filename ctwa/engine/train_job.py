@@ -86,11 +86,16 @@ class TrainJob(Job):
             line("a step", f"{prompts} = {rows} completions, at most {tokens:,} tokens"),
             *([] if choice.keep == "every" else [line("prompts", choice.described())]),
             line("passes", "; ".join(self._passes())),
+            *([line("gradients", self.settings.gradients.described())] if self._measures_gradients() else []),
             loss_line(config),
             optimizer_line(config),
             *size_lines(config, num_models=1 + bool(config.actor_rollout_ref.actor.use_kl_loss)),
             line("validation", every),
         ]
+
+    def _measures_gradients(self) -> bool:
+        every = self.settings.diagnostics.gradients_every
+        return self.settings.build_scalarizer().aggregator is not None or bool(every)
 
     def _passes(self) -> list[str]:
         config, settings = self.config, self.settings
