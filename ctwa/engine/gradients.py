@@ -196,7 +196,7 @@ def make_plan(
         plan = GradientPlan(names, None, settings, first_only=True)
     else:
         return None
-    if cross_fitted is not None:
+    if cross_fitted is not None and cross_fitted.names == plan.measured_names:
         everyone_N = torch.ones_like(rollout.group_N, dtype=torch.bool)
         plan.cross_fitted = cross_fitted
         plan.half_N = halves_of(rollout.group_N, everyone_N if trained_N is None else trained_N)

@@ -234,7 +234,7 @@ class MultiObjectiveTrainer(Trainer):
         step.batch = self.session.update(step.batch, step.metrics)
         if step.plan is not None:
             step.plan = next(plan for plan in self.workers.take_gradients() if plan is not None)
-            self.cross_fitted = step.plan.cross_fitted
+            self.cross_fitted = step.plan.cross_fitted or self.cross_fitted
             step.metrics |= gradient_metrics(step.plan)
 
     def observe(self, step: Step) -> None:

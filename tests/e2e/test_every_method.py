@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from ctwa.aggregators.registry import GRADIENT_METHODS
 from ctwa.engine.checkpoint import read_state
 from ctwa.models.locate import is_complete
 from ctwa.scalarizers import METHODS
@@ -28,6 +29,7 @@ SETTINGS = (
     f"trainer.test_freq={NUM_METHODS}",
     "actor_rollout_ref.actor.optim.lr=3e-5",  # many steps from a weak model
     "ctwa.diagnostics.gradients_every=1",
+    "ctwa.gradients.gram=cross_fitted",  # for the methods that combine gradients
     "policy_loss=geo_mean",  # of which a part is ours; other tests train with the default
     # New prompts come in the place of some, over the end of an epoch.
     "ctwa.dynamic_sampling={keep:0.6,otherwise:refill,max_rounds:1}",
@@ -55,10 +57,14 @@ def test_every_method_trains(rotating: Run) -> None:
         for name in ("accuracy", "conciseness", "clarity"):
             assert f"covariance/{name}" in metrics, method
             assert f"gradient/norm/{name}" in metrics, method
+            assert f"gradient/progress/{name}" in metrics, method
             assert metrics[f"weight/{name}"] >= 0, method
             if step > 0:
                 assert f"probe/gain/{name}" in metrics, method
         assert metrics["objective/conciseness/gate_open_frac"] == metrics["objective/accuracy/mean"]
+    measured = [each["conflict/num_measured"] for each in rotating.records if "conflict/num_measured" in each]
+    assert len(measured) == 2 * len(GRADIENT_METHODS)
+    assert measured == sorted(measured)
     validated = [each for each in rotating.records if "val_shaped/conciseness" in each]
     assert any(0 < each["val_shaped/conciseness"] < each["val/conciseness"] for each in validated)
 
