@@ -95,11 +95,28 @@ class GradientSettings(StrictModel):
         last_layers: take them in the last k transformer blocks alone, and combine the losses, not the gradients, by
             the weights that come of it: one more forward and backward pass, M short ones less. None: all of the model.
         refresh_every: solve for weights at every k-th step; in between the last ones hold, at linear's cost.
+        gram: which inner products the method sees. ``plain`` are those of a mini-batch's gradients, which share the
+            noise of its completions; ``cross_fitted`` those between the gradients of two halves of its prompts, which
+            do not, averaged over the run: docs/methods.md.
+        half_life: with ``cross_fitted``, the mini-batches after which a measurement counts half.
+        metric: ``euclidean``, or ``optimizer``: inner products as Adam's step has them, each element over the root of
+            its mean square. The first mini-batch of a run, before which there is none, takes the first weights.
     """
 
     passes: Passes = "shared_forward"
     last_layers: Annotated[int, Field(ge=1)] | None = None
     refresh_every: Annotated[int, Field(ge=1)] = 1
+    gram: Literal["plain", "cross_fitted"] = "plain"
+    half_life: Annotated[float, Field(gt=0)] = 10.0
+    metric: Literal["euclidean", "optimizer"] = "euclidean"
+
+    def described(self) -> str:
+        """Which inner products are taken, in words, for a plan."""
+        which = {
+            "plain": "inner products within each mini-batch",
+            "cross_fitted": f"inner products across halves of the prompts, half-life {self.half_life:g} mini-batches",
+        }[self.gram]
+        return f"{which}, in Adam's metric" if self.metric == "optimizer" else which
 
 
 class DiagnosticSettings(StrictModel):
