@@ -46,18 +46,35 @@ class Session(PPOTrainerSync):
     def __init__(self, config: DictConfig, *, poll_interval: float, wait_for_queue: Callable[[], None]) -> None:
         install()
         servers = self._start_servers(config)
-        super().__init__(config)
-        # verl polls every 2 s, so each step would wait for whole multiples of it.
-        self.replay_buffer.poll_interval = poll_interval
-        self.prev_step_profile = self.curr_step_profile = self.next_step_profile = False
         self._is_awake = False
-        self._epoch: Iterator[dict[str, Any]] | None = None
+        self._begin(config, poll_interval)
         self.init()
         self.reward_loop_manager = None  # ends its workers: the driver sees to the rewards
         wait_for_queue()
         self.generation = self._build_generation(servers, poll_interval)
 
     # -- set-up -------------------------------------------------------------------------------------------------------
+
+    def _begin(self, config: DictConfig, poll_interval: float) -> None:
+        """What is a run's own, and no process's."""
+        PPOTrainerSync.__init__(self, config)
+        # verl polls every 2 s, so each step would wait for whole multiples of it.
+        self.replay_buffer.poll_interval = poll_interval
+        self.prev_step_profile = self.curr_step_profile = self.next_step_profile = False
+        self._epoch: Iterator[dict[str, Any]] | None = None
+
+    def begin_again(self, config: DictConfig, origin: Path, *, poll_interval: float) -> None:
+        """Begin another run on the processes that there are: another's model, optimizer and rows are forgotten.
+
+        Args:
+            config: of the new run, which asks the same of the processes.
+            origin: where :meth:`save_policy` has written a policy that had made no step.
+            poll_interval: seconds between looks for completions.
+        """
+        self.sleep()
+        self._begin(config, poll_interval)
+        self._init_dataloader()
+        self.actor_rollout_wg.load_checkpoint(str(origin / "actor"))
 
     def _init_resource_pool_mgr(self) -> None:
         super()._init_resource_pool_mgr()
@@ -222,13 +239,16 @@ class Session(PPOTrainerSync):
 
     def save(self, folder: Path, *, step: int) -> None:
         """Write the policy, its optimizer and the data's position into a checkpoint's folder."""
+        self.save_policy(folder, step=step, remote=self.config.trainer.default_hdfs_dir)
+        torch.save(self.train_dataloader.state_dict(), folder / "data.pt")
+        self.checkpoint_callback.on_save(trainer=self, global_step=step, checkpoint_dir=str(folder), async_save=False)
+
+    def save_policy(self, folder: Path, *, step: int, remote: str | None = None) -> None:
+        """Write the policy and its optimizer; to a remote folder, too, where there is one."""
         self.sleep()
-        remote = self.config.trainer.default_hdfs_dir
         self.actor_rollout_wg.save_checkpoint(
             str(folder / "actor"), remote and f"{remote}/{folder.name}/actor", step, max_ckpt_to_keep=None
         )
-        torch.save(self.train_dataloader.state_dict(), folder / "data.pt")
-        self.checkpoint_callback.on_save(trainer=self, global_step=step, checkpoint_dir=str(folder), async_save=False)
 
     def load(self, folder: Path) -> None:
         """Read what :meth:`save` wrote."""
