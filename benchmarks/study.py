@@ -173,10 +173,11 @@ class MeasuredJob(SeriesJob):
         if file.exists():
             kept = json.loads(file.read_text())
         self.outcomes = kept["outcomes"]
-        trainer = self.trainer(self.series.sampler(self, recorder), recorder)
-        began = {"cpu": cpu_seconds(), "wall": time.perf_counter()}
-        trainer.fit()
-        ended = {"cpu": cpu_seconds(), "wall": time.perf_counter()}
+        with self.series.sampler(self, recorder) as sampler:
+            trainer = self.trainer(sampler, recorder)
+            began = {"cpu": cpu_seconds(), "wall": time.perf_counter()}
+            trainer.fit()
+            ended = {"cpu": cpu_seconds(), "wall": time.perf_counter()}
         kept["seconds"] = {clock: before + ended[clock] - began[clock] for clock, before in kept["seconds"].items()}
         file.write_text(json.dumps(kept))
 

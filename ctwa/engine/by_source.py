@@ -12,6 +12,7 @@ from ctwa import metrics as key_of
 from ctwa.batch import RewardMatrix
 from ctwa.engine.data import VALIDATION_SET, RunData
 from ctwa.objectives.completion import Completion
+from ctwa.objectives.curriculum import source_named
 from ctwa.statistics import clustered_error
 
 MOST_SOURCES = 32
@@ -26,7 +27,7 @@ def has_several_sources(data: RunData) -> bool:
 
 def source_of(completion: Completion) -> str:
     """The validation file that the user named, where it is of one; else the row's data source."""
-    return str(completion.row.get(VALIDATION_SET) or completion.data_source or "unnamed")
+    return str(completion.row.get(VALIDATION_SET) or source_named(completion.data_source))
 
 
 def training_by_source(completions: Sequence[Completion], rewards: RewardMatrix) -> dict[str, float]:

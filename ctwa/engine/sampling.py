@@ -25,6 +25,7 @@ from ctwa.engine.verl.rows import Prompts, check_outputs, num_missing, place_of,
 from ctwa.engine.verl.session import Session
 from ctwa.engine.verl.transfer import QueuedRows
 from ctwa.engine.verl.turns import read_turns
+from ctwa.engine.watchdog import actors
 from ctwa.objectives.completion import Completion, Moment
 from ctwa.objectives.evaluator import Evaluation, RewardEvaluator, Scoring
 from ctwa.objectives.shaping import Shaped
@@ -96,6 +97,8 @@ class Sampler:
             moment: what the reward functions are told of it.
         """
         self._prompts.clear()
+        if self.session.curriculum is not None:
+            self.session.curriculum.begin_step()
         return self.more_rows(step, moment)
 
     def more_rows(self, step: int, moment: Moment) -> tuple[KVBatchMeta, dict[str, Any]]:
@@ -203,6 +206,8 @@ class Sampler:
         prompts_N = torch.tensor([place_of(key)[0] for key in rows.keys])
         group_N = prompts_N.unique(return_inverse=True)[1]
         mask_NT = rows.read("response_mask")["response_mask"].to_padded_tensor(0)
+        if self.session.curriculum is not None and self._moment.split == "train":
+            self.session.curriculum.observe(prompts_N.tolist(), evaluation.matrix)
         shaped = self.shaping.shape(
             evaluation.matrix, group_N, train=self._moment.split == "train", further=self._first > 0
         )
@@ -258,13 +263,17 @@ def sampling_engine(
             settings.objectives, num_workers=reward_workers(rewards.num_workers), max_unscored=rewards.max_unscored
         ) as evaluator,
         ray_session(config, transfer_queue=True) as wait_for_queue,
+        recorder.watchdog.sees(actors),
     ):
         join_nodes(evaluator, rewards.num_workers)
         num_ranks = config.trainer.nnodes * config.trainer.n_gpus_per_node
         recorder.begins(
             f"loading the model into {num_ranks} rank{'s' * (num_ranks > 1)} and the rollout; each imports torch first"
         )
-        session = Session(config, poll_interval=settings.poll_interval, wait_for_queue=wait_for_queue)
+        with recorder.watchdog.phase("start"):
+            session = Session(
+                config, settings.curriculum, poll_interval=settings.poll_interval, wait_for_queue=wait_for_queue
+            )
         recorder.engine_is_up()
         yield Sampler(
             session, settings, evaluator, max_missing=max_missing, has_several_sources=has_several_sources(data)

@@ -7,7 +7,8 @@ that the driver holds of a run (method, data order, rows, trace) is made anew. A
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Self
@@ -33,6 +34,7 @@ _OF_A_RUN = (
     "ctwa.print_every",
     "ctwa.stop_on",
     "ctwa.stop_within",
+    "ctwa.watchdog",
     # What verl writes into a config that it has been started with.
     "actor_rollout_ref.actor.optim.total_training_steps",
     "critic.optim.total_training_steps",
@@ -57,31 +59,45 @@ class Series:
     def __exit__(self, *error: Any) -> None:
         self._stack.__exit__(*error)
 
-    def sampler(self, job: TrainJob, recorder: Recorder) -> Sampler:
+    @contextmanager
+    def sampler(self, job: TrainJob, recorder: Recorder) -> Iterator[Sampler]:
         """The engine as a start would leave it, and the reward functions, for a job.
 
         Raises:
             CtwaError: the job asks something else of the engine than the first one did.
         """
-        from ctwa.engine.by_source import has_several_sources
-        from ctwa.engine.sampling import Sampler, sampling_engine
+        from ctwa.engine.watchdog import actors
 
-        settings, max_missing = job.settings, job.settings.rollout.max_missing
-        if self._sampler is None:
-            self._asked = _asked_of_engine(job.config)
-            engine = sampling_engine(job.config, settings, job.data, recorder, max_missing=max_missing)
-            self._sampler = self._stack.enter_context(engine)
-            self._origin = Path(self._stack.enter_context(TemporaryDirectory()))
-            self._sampler.session.save_policy(self._origin, step=0)
-            return self._sampler
+        sampler = self._start(job, recorder) if self._sampler is None else self._begin_again(job, recorder)
+        with recorder.watchdog.sees(actors):
+            yield sampler
+
+    def _start(self, job: TrainJob, recorder: Recorder) -> Sampler:
+        from ctwa.engine.sampling import sampling_engine
+
+        self._asked = _asked_of_engine(job.config)
+        engine = sampling_engine(
+            job.config, job.settings, job.data, recorder, max_missing=job.settings.rollout.max_missing
+        )
+        self._sampler = self._stack.enter_context(engine)
+        self._origin = Path(self._stack.enter_context(TemporaryDirectory()))
+        self._sampler.session.save_policy(self._origin, step=0)
+        return self._sampler
+
+    def _begin_again(self, job: TrainJob, recorder: Recorder) -> Sampler:
+        from ctwa.engine.by_source import has_several_sources
+        from ctwa.engine.sampling import Sampler
+
+        assert self._sampler is not None
         self._check(job.config)
-        session, config = self._sampler.session, job.data.hand_over(job.config, recorder)
-        session.begin_again(config, self._origin, poll_interval=settings.poll_interval)
+        settings, session = job.settings, self._sampler.session
+        config = job.data.hand_over(job.config, recorder)
+        session.begin_again(config, settings.curriculum, self._origin, poll_interval=settings.poll_interval)
         return Sampler(
             session,
             settings,
             self._sampler.evaluator,
-            max_missing=max_missing,
+            max_missing=settings.rollout.max_missing,
             has_several_sources=has_several_sources(job.data),
         )
 
@@ -109,7 +125,8 @@ class SeriesJob(TrainJob):
 
     def run(self, recorder: Recorder) -> None:
         """Train on the engine, which stays up."""
-        self.trainer(self.series.sampler(self, recorder), recorder).fit()
+        with self.series.sampler(self, recorder) as sampler:
+            self.trainer(sampler, recorder).fit()
 
 
 def _asked_of_engine(config: DictConfig) -> dict[str, Any]:

@@ -9,6 +9,7 @@ Here a chunk is sent at once and every result comes back by itself, so that each
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import os
 import selectors
@@ -28,6 +29,7 @@ from ctwa.objectives.messages import Decoder, Done, Function, Ready, Stepping, W
 from ctwa.objectives.worker import USERS_PYTHONPATH
 
 START_TIMEOUT = 180.0  # s: a reward function that imports torch on a busy machine
+SLOW_START = 10.0  # s, after which the user is told what is waited for
 # s: async calls time themselves out; a worker that is this much later has a call that blocks its event loop.
 ASYNC_GRACE = 1.0
 
@@ -74,9 +76,7 @@ class WorkerPool:
         try:
             for _ in range(num_workers):
                 self._workers.append(self._start())
-            while any(worker.contracts is None for worker in self._workers):
-                for _ in self._wait(None):
-                    pass
+            self._load()
         except BaseException:
             self.close()
             raise
@@ -130,6 +130,25 @@ class WorkerPool:
         self._flush(worker)
         return worker
 
+    def _load(self) -> None:
+        """Wait until every worker has loaded the functions; where that takes long, say so once."""
+        slow = monotonic() + SLOW_START
+        while any(worker.contracts is None for worker in self._workers):
+            for _ in self._wait(None, until=slow):
+                pass
+            if monotonic() >= slow:
+                slow = math.inf
+                logging.getLogger(__name__).warning(
+                    "still loading the reward functions %s after %g s: an import is slow, or waits for something; "
+                    "they have %g s",
+                    self._specs(),
+                    SLOW_START,
+                    START_TIMEOUT,
+                )
+
+    def _specs(self) -> str:
+        return ", ".join(function.spec for function in self._functions)
+
     def _replace(self, worker: _Worker) -> int:
         """Kill a worker and start another in its place; return the exit status of the killed one."""
         self._selector.unregister(worker.channel)
@@ -142,9 +161,14 @@ class WorkerPool:
         events = selectors.EVENT_READ if is_empty else selectors.EVENT_READ | selectors.EVENT_WRITE
         self._selector.modify(worker.channel, events, worker)
 
-    def _wait(self, queue: CallQueue | None) -> Iterator[Ended]:
-        """Wait until a worker says something or is overdue, or the queue changes; yield the calls that ended."""
-        next_deadline = min(worker.deadline for worker in self._workers)
+    def _wait(self, queue: CallQueue | None, *, until: float = math.inf) -> Iterator[Ended]:
+        """Wait until a worker says something or is overdue, or the queue changes; yield the calls that ended.
+
+        Args:
+            queue: of the calls; None while functions are loaded.
+            until: when to stop waiting.
+        """
+        next_deadline = min(until, *(worker.deadline for worker in self._workers))
         timeout = None if next_deadline == math.inf else max(0.0, next_deadline - monotonic())
         events = [(key.data, mask) for key, mask in self._selector.select(timeout) if key.data is not None]
         with contextlib.suppress(BlockingIOError):
@@ -177,7 +201,7 @@ class WorkerPool:
                 f"did not load within {START_TIMEOUT:g} s" if reason == "timeout" else f"ended their process ({status})"
             )
             raise CtwaError(
-                f"the reward functions {', '.join(function.spec for function in self._functions)} {how}; "
+                f"the reward functions {self._specs()} {how}; "
                 "import one after the other with `ctwa check-reward` to see which"
             )
         if chunk is None or queue is None:  # it died between two chunks: nobody's call

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ctwa.models.locate import is_complete
+from ctwa.models.seal import is_complete
 from ctwa.starter.make import make_project
 from tests.e2e.conftest import SMALL, Run, process
 
@@ -74,6 +74,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Run:
         "+ctwa.objectives.sum={reward_fn: 'rewards.py:of_another', on_failure: stop, target: 0, every: 2}",
         "+ctwa.objectives.evaluated={reward_fn: 'rewards.py:short', kwargs: {limit: 40}, split: val}",
         "data.val_files={easy: data/val.jsonl, again: [data/val.jsonl]}",
+        "ctwa.curriculum.sources={both: 1, products: 1, sums: 2}",
         "data.train_batch_size=4",
         "data.val_max_samples=8",
         "trainer.total_training_steps=3",
@@ -103,10 +104,12 @@ def test_objectives_of_some_tasks_are_taken_over_these(stopped: Run) -> None:
     assert means
     assert set(metrics) & {"objective_source/product/sums", "objective_source/sum/products"} == set()
     for name, source in (("product", "products"), ("sum", "sums")):
-        share = metrics[f"objective/{name}/applicable_frac"]
-        assert (f"objective_source/{name}/{source}" in metrics) == (share > 0)
+        assert f"objective_source/{name}/{source}" in metrics
         assert metrics[f"weight/{name}"] > 0
-    assert 0 < metrics["objective/product/applicable_frac"] + metrics["objective/sum/applicable_frac"] < 1
+    shares = {"both": 0.25, "products": 0.25, "sums": 0.5}
+    assert {source: metrics[f"curriculum/source_share/{source}"] for source in shares} == shares
+    assert metrics["objective/product/applicable_frac"] == shares["products"]
+    assert metrics["objective/sum/applicable_frac"] == shares["sums"]
     assert "objective/evaluated/mean" not in metrics
     assert "weight/evaluated" not in metrics
     assert 0 <= metrics["val/evaluated"] <= 1

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from ctwa.errors import CtwaError
+from ctwa.objectives import pool
 from ctwa.objectives.completion import Completion, Moment
 from ctwa.objectives.config import ObjectiveConfig
-from ctwa.objectives.evaluator import Evaluation, RewardEvaluator, Scoring
+from ctwa.objectives.evaluator import Evaluation, RewardEvaluator, Scoring, load_contracts
 
 Completions = Callable[..., list[Completion]]
 RewardFile = Callable[..., str]
@@ -664,3 +665,17 @@ def test_close_ends_the_workers_and_what_they_started(reward_file: RewardFile, c
     evaluation = score(objectives, completions(1))
     for name in objectives:
         _wait_until_gone(int(values(evaluation, name)[0]))
+
+
+def test_who_waits_for_a_slow_import_is_told_what_for(
+    reward_file: RewardFile, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(pool, "SLOW_START", 0.0)
+    spec = f"{reward_file('def f(response): return 1')}:f"
+
+    assert load_contracts({"o": ObjectiveConfig(reward_fn=spec)}).keys() == {"o"}
+
+    assert [record.getMessage() for record in caplog.records] == [
+        f"still loading the reward functions {spec} after 0 s: an import is slow, or waits for something; "
+        "they have 180 s"
+    ]

@@ -125,7 +125,7 @@ def _coverage(objectives: Mapping[str, ObjectiveConfig], trained: Iterable[str],
 def _kinds_of_rows(part: Part, columns: Sequence[str]) -> list[tuple[int, Completion, int]]:
     """The rows that differ in some columns: the first of each kind, with its index, and how many there are of it."""
     kinds: dict[Any, list[Any]] = {}
-    for index, values in enumerate(_rows(part, [*columns, "data_source", "extra_info"])):
+    for index, values in enumerate(rows_of(part, [*columns, "data_source", "extra_info"])):
         extra_info = values.get("extra_info")
         others = extra_info if isinstance(extra_info, dict) else {}
         key = repr([values[column] if column in values else others.get(column) for column in columns])
@@ -133,7 +133,7 @@ def _kinds_of_rows(part: Part, columns: Sequence[str]) -> list[tuple[int, Comple
     return [(index, Completion.unwritten(values), number) for index, values, number in kinds.values()]
 
 
-def _rows(part: Part, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+def rows_of(part: Part, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     """What all rows of a part have in some columns; nothing where a class of the user's own reads them."""
     if not part.sample:
         return
