@@ -162,6 +162,7 @@ class PolicyWorker(TrainingWorker):
     def load_checkpoint(self, local_path: str, *arguments: Any, **options: Any) -> None:
         """Load as verl does, and what a probe kept."""
         super().load_checkpoint(local_path, *arguments, **options)
+        self._previous = None
         if self._previous_file(local_path).exists():
             self._previous = PreviousWeights(self.engine.trained())
             self._previous.copies = torch.load(self._previous_file(local_path))
