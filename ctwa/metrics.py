@@ -12,23 +12,28 @@ from typing import NamedTuple
 STEP_SECONDS = "time/step"
 ENTROPY = "actor/entropy"
 GRADIENT_NORM = "actor/grad_norm"
+SKIPPED_UPDATES = "gradient/skipped"
 KL = "actor/ppo_kl"
+REWARD_KL, REWARD_KL_COEFFICIENT = "actor/reward_kl_penalty", "actor/reward_kl_penalty_coeff"
 RESPONSE_LENGTH = "response_length/mean"
 VALIDATION_LENGTH = "val/response_length"
 MISSING_ROWS = ("rollout/missing_rows", "val_rollout/missing_rows")
 HIDDEN_SECONDS, WAITED_SECONDS = "rewards/hidden_seconds", "rewards/waited_seconds"
 VALIDATION_HIDDEN_SECONDS, VALIDATION_WAITED_SECONDS = "val_rewards/hidden_seconds", "val_rewards/waited_seconds"
 USABLE_GROUPS = "rollout/usable_groups"
+SOLVE_RATE, NEVER_SAMPLED = "curriculum/solve_rate", "curriculum/never_sampled_frac"
 NO_SIGNAL, LEFT_OUT, REFILL_ROUNDS = "rollout/no_signal_frac", "rollout/left_out_frac", "rollout/refill_rounds"
 CLIP_FRACTION, CLIP_MASS, CLIP_DISTORTION = "clip/fraction", "clip/mass", "clip/distortion"
 GRADIENT_COSINE = "gradient/cosine/"
+SOURCE_SHARE = "curriculum/source_share/"
 CONFLICT_COSINE = "conflict/cosine/"
 FEASIBILITY = "ctwa/feasibility"
 
 _BY_SOURCE = ("objective_source", "val_source", "val_source_standard_error")  # val_source/<name>/<source>
 # fmt: off
 TRAINING = frozenset((
-    "actor", "clip", "conflict", "correlation", "covariance", "critic", "global_seqlen", "gradient", "num_turns",
+    "actor", "clip", "conflict", "correlation", "covariance", "critic", "curriculum", "global_seqlen", "gradient",
+    "num_turns",
     "objective", "perf", "prompt_length", "response", "response_length", "response_length_non_aborted", "rewards",
     "rollout", "rollout_corr", "time", "tool_call_counts", "training", "val", "val_rewards", "val_rollout",
     "val_shaped", "val_standard_error", "variance_proxy", "weight", *_BY_SOURCE,
@@ -67,6 +72,11 @@ def objective_mean(name: str) -> str:
 def no_signal(name: str) -> str:
     """The share of a step's prompts whose completions all have the same reward of an objective."""
     return objective(name, "no_signal_frac")
+
+
+def source_share(source: str) -> str:
+    """The share of a step's prompts that a data source gave."""
+    return f"{SOURCE_SHARE}{source}"
 
 
 def validation(name: str) -> str:

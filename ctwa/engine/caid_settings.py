@@ -14,7 +14,8 @@ from ctwa.engine.checks.turns import has_turns
 from ctwa.engine.data import RunData, read_run_data
 from ctwa.engine.settings import DiagnosticSettings, ModelSource, Settings, read_settings
 from ctwa.errors import CtwaError
-from ctwa.models.look import Source, look_at_model
+from ctwa.models.look import look_at_model
+from ctwa.models.source import Source
 from ctwa.preference.caid import CaidConfig
 
 REWARD = "reward"
@@ -85,6 +86,13 @@ def read_caid_settings(config: DictConfig, data: RunData | None = None) -> CaidS
             f"ctwa.dynamic_sampling.keep={settings.dynamic_sampling.keep}: ctwa caid samples all prompts at once, and "
             "its thresholds are on the mean of all; write every"
         )
+    if config.algorithm.use_kl_in_reward:
+        raise CtwaError(
+            "algorithm.use_kl_in_reward=true: ctwa caid has no rewards of tokens, and a beta of its own that holds the "
+            "policy near its reference; write false"
+        )
+    if settings.curriculum.is_on:
+        raise CtwaError("ctwa.curriculum: ctwa caid samples every prompt in every round; leave it out")
     if unknown := sorted(settings.caid.thresholds.keys() - set(settings.names)):
         raise CtwaError(f"ctwa.caid.thresholds names {unknown}, which score nothing; write some of {settings.names}")
     if not any(settings.reward_weights.values()):

@@ -248,7 +248,7 @@ def gradient_metrics(plan: GradientPlan) -> dict[str, float]:
     """
     metrics: dict[str, float] = {}
     if plan.aggregator is not None:
-        metrics["gradient/skipped"] = sum(record.skipped for record in plan.records)
+        metrics[key_of.SKIPPED_UPDATES] = sum(record.skipped for record in plan.records)
         metrics["gradient/num_skipped"] = plan.aggregator.num_skipped
         metrics["gradient/num_held"] = plan.aggregator.num_held
         metrics["gradient/num_fallback"] = plan.aggregator.num_fallback

@@ -25,10 +25,12 @@ from ctwa.engine.verl.rows import Prompts, check_outputs, num_missing, place_of,
 from ctwa.engine.verl.session import Session
 from ctwa.engine.verl.transfer import QueuedRows
 from ctwa.engine.verl.turns import read_turns
+from ctwa.engine.watchdog import actors
 from ctwa.objectives.completion import Completion, Moment
 from ctwa.objectives.evaluator import Evaluation, RewardEvaluator, Scoring
 from ctwa.objectives.shaping import Shaped
 from ctwa.run.cores import reward_workers
+from ctwa.statistics import clustered_error
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,8 @@ class Sampler:
             moment: what the reward functions are told of it.
         """
         self._prompts.clear()
+        if self.session.curriculum is not None:
+            self.session.curriculum.begin_step()
         return self.more_rows(step, moment)
 
     def more_rows(self, step: int, moment: Moment) -> tuple[KVBatchMeta, dict[str, Any]]:
@@ -202,6 +206,8 @@ class Sampler:
         prompts_N = torch.tensor([place_of(key)[0] for key in rows.keys])
         group_N = prompts_N.unique(return_inverse=True)[1]
         mask_NT = rows.read("response_mask")["response_mask"].to_padded_tensor(0)
+        if self.session.curriculum is not None and self._moment.split == "train":
+            self.session.curriculum.observe(prompts_N.tolist(), evaluation.matrix)
         shaped = self.shaping.shape(
             evaluation.matrix, group_N, train=self._moment.split == "train", further=self._first > 0
         )
@@ -231,10 +237,10 @@ class Sampler:
         self.shaping.load_state_dict(state.get("shaping"))  # absent where nothing could be shaped yet
 
 
-def validation_metrics(name: str, values: Tensor) -> dict[str, float]:
-    """What a validation found of an objective: the mean of some values that are independent, and its error."""
-    error = float(values.std() / len(values) ** 0.5)
-    return {key_of.validation(name): float(values.mean()), key_of.validation_error(name): error}
+def validation_metrics(name: str, values_N: Tensor, group_N: Tensor) -> dict[str, float]:
+    """What a validation found of an objective: the mean of the values, and its error over groups, a prompt's each."""
+    error = clustered_error(values_N.numpy(), group_N.numpy())
+    return {key_of.validation(name): float(values_N.mean()), key_of.validation_error(name): error}
 
 
 @contextmanager
@@ -254,16 +260,23 @@ def sampling_engine(
     recorder.begins("starting the reward functions and Ray")
     with (
         RewardEvaluator(
-            settings.objectives, num_workers=reward_workers(rewards.num_workers), max_unscored=rewards.max_unscored
+            settings.objectives,
+            num_workers=reward_workers(rewards.num_workers),
+            max_unscored=rewards.max_unscored,
+            max_memory=rewards.max_memory,
         ) as evaluator,
         ray_session(config, transfer_queue=True) as wait_for_queue,
+        recorder.watchdog.sees(actors),
     ):
-        join_nodes(evaluator, rewards.num_workers)
+        join_nodes(evaluator, rewards.num_workers, max_memory=rewards.max_memory)
         num_ranks = config.trainer.nnodes * config.trainer.n_gpus_per_node
         recorder.begins(
             f"loading the model into {num_ranks} rank{'s' * (num_ranks > 1)} and the rollout; each imports torch first"
         )
-        session = Session(config, poll_interval=settings.poll_interval, wait_for_queue=wait_for_queue)
+        with recorder.watchdog.phase("start"):
+            session = Session(
+                config, settings.curriculum, poll_interval=settings.poll_interval, wait_for_queue=wait_for_queue
+            )
         recorder.engine_is_up()
         yield Sampler(
             session, settings, evaluator, max_missing=max_missing, has_several_sources=has_several_sources(data)

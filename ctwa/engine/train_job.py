@@ -8,12 +8,14 @@ from omegaconf import DictConfig
 
 from ctwa.engine.checks.applies import coverage_lines
 from ctwa.engine.checks.config import check_config, check_disk, num_steps
+from ctwa.engine.checks.curriculum import curriculum_lines
 from ctwa.engine.checks.engine import check_with_verl
 from ctwa.engine.checks.look import data_lines
 from ctwa.engine.checks.resources import check_machine
 from ctwa.engine.checks.turns import has_turns, turns_line
 from ctwa.engine.job import Job, passes_text
 from ctwa.engine.plan import decoding, line, loss_line, optimizer_line, size_lines
+from ctwa.engine.policy_loss import has_reference
 from ctwa.run.folder import ObjectiveInfo
 
 if TYPE_CHECKING:
@@ -74,6 +76,7 @@ class TrainJob(Job):
         )
         choice = self.settings.dynamic_sampling
         covered, shaping = coverage_lines(self.settings, self.data), self.settings.build_shaping().described()
+        curriculum = curriculum_lines(self.settings, self.data)
         return [
             line("method", f"{self.settings.method.type}, log-probs of the statistic: {source}"),
             line("objectives", weights),
@@ -84,12 +87,13 @@ class TrainJob(Job):
             *data_lines(config, self.data),
             line("steps", f"{self.num_steps}, at most {tokens * self.num_steps:,} tokens in all"),
             line("a step", f"{prompts} = {rows} completions, at most {tokens:,} tokens"),
+            *(line("" if number else "curriculum", told) for number, told in enumerate(curriculum)),
             *([] if choice.keep == "every" else [line("prompts", choice.described())]),
             line("passes", "; ".join(self._passes())),
             *([line("gradients", self.settings.gradients.described())] if self._measures_gradients() else []),
             loss_line(config),
             optimizer_line(config),
-            *size_lines(config, num_models=1 + bool(config.actor_rollout_ref.actor.use_kl_loss)),
+            *size_lines(config, num_models=1 + has_reference(config)),
             line("validation", every),
         ]
 
@@ -106,7 +110,7 @@ class TrainJob(Job):
         is_measured_after = settings.log_probs_source(scalarizer.requirements) == "post_update"
         return [
             *["old log-probs (1 forward)"] * (not config.algorithm.rollout_correction.bypass_mode),
-            *["reference log-probs (1 forward)"] * bool(actor.use_kl_loss),
+            *["reference log-probs (1 forward)"] * has_reference(config),
             f"update ({num_updates} optimizer step{'s' * (num_updates > 1)}, {passes} of the batch an epoch)",
             *["statistic after the update (1 forward)"] * is_measured_after,
             *["probe (1 forward)"] * is_probed,

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from ctwa.engine.checks.applies import check_applies_to
 from ctwa.engine.checks.batches import check_batches, check_groups_of_ranks
+from ctwa.engine.checks.curriculum import check_curriculum
 from ctwa.engine.checks.engine import (
     check_correction,
     check_engine,
@@ -40,13 +41,20 @@ def check_config(config: DictConfig, data: RunData | None = None) -> Settings:
     check_settings(config, settings)
     _check_steps(config, data)
     check_applies_to(settings, data)
+    check_curriculum(config, settings, data)
     look(config, settings, data)
     return settings
 
 
 def check_settings(config: DictConfig, settings: Settings) -> None:
     """Check all of it that does not depend on how many steps there are."""
-    settings.build_scalarizer()  # names in weights and targets, estimator against method
+    scalarizer = settings.build_scalarizer()  # names in weights and targets, estimator against method
+    if scalarizer.has_zero and settings.rewards.standardise != "none":
+        raise CtwaError(
+            f"ctwa.rewards.standardise={settings.rewards.standardise} leaves no reward its zero, which the method "
+            f"{settings.method.type} goes by: write none, and for rewards of unlike scale "
+            "ctwa.objectives.NAME.transform=rank; or another method"
+        )
     check_loss(config, settings)
     for objective in settings.objectives.values():
         resolve_spec(objective.reward_fn)  # the file is there; whether the function is, its worker says

@@ -21,6 +21,7 @@ from verl.trainer.ppo.v1 import AgentLoopManagerTQ
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils import tensordict_utils as tu
 from verl.utils.config import omega_conf_to_dataclass
+from verl.utils.dataset.rl_dataset import collate_fn
 from verl.utils.transferqueue_utils import KVBatchMeta
 from verl.workers.utils.padding import response_from_nested
 
@@ -32,6 +33,8 @@ from ctwa.engine.verl.rollout.transformers_rollout import start_server
 from ctwa.engine.verl.rows import deal_rows
 from ctwa.engine.verl.transfer import QueuedRows
 from ctwa.engine.verl.workers import MultiObjectiveWorker, num_data_ranks
+from ctwa.errors import CtwaError
+from ctwa.objectives.curriculum import Curriculum, CurriculumSettings, source_named
 
 
 class Session(PPOTrainerSync):
@@ -39,25 +42,55 @@ class Session(PPOTrainerSync):
 
     Args:
         config: the resolved config.
+        curriculum: which prompts come next.
         poll_interval: seconds between looks for completions.
         wait_for_queue: for the transfer queue, whose processes start meanwhile.
     """
 
-    def __init__(self, config: DictConfig, *, poll_interval: float, wait_for_queue: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: DictConfig,
+        curriculum: CurriculumSettings,
+        *,
+        poll_interval: float,
+        wait_for_queue: Callable[[], None],
+    ) -> None:
         install()
         servers = self._start_servers(config)
-        super().__init__(config)
-        # verl polls every 2 s, so each step would wait for whole multiples of it.
-        self.replay_buffer.poll_interval = poll_interval
-        self.prev_step_profile = self.curr_step_profile = self.next_step_profile = False
         self._is_awake = False
-        self._epoch: Iterator[dict[str, Any]] | None = None
+        self._begin(config, poll_interval)
         self.init()
+        self.curriculum = self._build_curriculum(curriculum)
         self.reward_loop_manager = None  # ends its workers: the driver sees to the rewards
         wait_for_queue()
         self.generation = self._build_generation(servers, poll_interval)
 
     # -- set-up -------------------------------------------------------------------------------------------------------
+
+    def _begin(self, config: DictConfig, poll_interval: float) -> None:
+        """What is a run's own, and no process's."""
+        PPOTrainerSync.__init__(self, config)
+        # verl polls every 2 s, so each step would wait for whole multiples of it.
+        self.replay_buffer.poll_interval = poll_interval
+        self.prev_step_profile = self.curr_step_profile = self.next_step_profile = False
+        self._epoch: Iterator[dict[str, Any]] | None = None
+
+    def begin_again(
+        self, config: DictConfig, curriculum: CurriculumSettings, origin: Path, *, poll_interval: float
+    ) -> None:
+        """Begin another run on the processes that there are: another's model, optimizer and rows are forgotten.
+
+        Args:
+            config: of the new run, which asks the same of the processes.
+            curriculum: which prompts come next.
+            origin: where :meth:`save_policy` has written a policy that had made no step.
+            poll_interval: seconds between looks for completions.
+        """
+        self.sleep()
+        self._begin(config, poll_interval)
+        self._init_dataloader()
+        self.curriculum = self._build_curriculum(curriculum)
+        self.actor_rollout_wg.load_checkpoint(str(origin / "actor"))
 
     def _init_resource_pool_mgr(self) -> None:
         super()._init_resource_pool_mgr()
@@ -86,6 +119,17 @@ class Session(PPOTrainerSync):
         )
         return AgentLoops(manager, poll_interval)
 
+    def _build_curriculum(self, settings: CurriculumSettings) -> Curriculum | None:
+        """What draws the prompts in the place of verl's data loader; verl 0.9.1 has no seam for a sampler."""
+        if not settings.is_on:
+            return None
+        data, rows = self.config.data, self.train_dataset
+        seed = self.config.ctwa.seed if data.seed is None else data.seed
+        sources_R = (
+            [source_named(name) for name in rows.dataframe["data_source"]] if settings.sources else [""] * len(rows)
+        )
+        return Curriculum(settings, sources_R, seed=seed, shuffle=data.shuffle)
+
     def end_tokens(self) -> set[int | None]:
         """The tokens that end a completion; a chat model may have several."""
         generation = omega_conf_to_dataclass(self.config.actor_rollout_ref.model).generation_config
@@ -113,8 +157,10 @@ class Session(PPOTrainerSync):
         self._is_awake = False
 
     def next_prompts(self) -> list[dict[str, Any]]:
-        """The columns of the next step's prompts, in the chunks of the data loader."""
+        """The columns of the next step's prompts, in the chunks of the data loader; a curriculum's are one."""
         num_prompts = self.config.data.train_batch_size
+        if self.curriculum is not None:
+            return [collate_fn([self.train_dataset[row] for row in self.curriculum.draw(num_prompts)])]
         chunk = self.config.data.get("gen_batch_size", None) or num_prompts
         return [self._next_chunk() for _ in range(num_prompts // chunk)]
 
@@ -213,27 +259,56 @@ class Session(PPOTrainerSync):
         """Update the policy on the batch's advantages, mini-batch by mini-batch."""
         return self._update_actor(batch, metrics)
 
-    def add_metrics(self, batch: KVBatchMeta, metrics: dict[str, Any], seconds: dict[str, float], *, step: int) -> None:
-        """Add verl's metrics of a step: lengths, throughput, what became of the advantages."""
+    def with_metrics(
+        self, batch: KVBatchMeta, metrics: Mapping[str, Any], seconds: dict[str, float], *, step: int
+    ) -> dict[str, Any]:
+        """Metrics of a step, and beside them verl's: lengths, throughput, what became of the advantages.
+
+        Those that are there stay: verl counts the tokens of tools among a response's.
+        """
+        of_verl = dict(metrics)
         epoch = (step - 1) // self.steps_per_epoch
-        self._compute_metrics(batch, metrics, seconds, global_steps=step, epoch=epoch)
+        self._compute_metrics(batch, of_verl, seconds, global_steps=step, epoch=epoch)
+        return {**of_verl, **metrics}
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
     def save(self, folder: Path, *, step: int) -> None:
         """Write the policy, its optimizer and the data's position into a checkpoint's folder."""
+        self.save_policy(folder, step=step, remote=self.config.trainer.default_hdfs_dir)
+        self.save_place(folder / "data.pt")
+        self.checkpoint_callback.on_save(trainer=self, global_step=step, checkpoint_dir=str(folder), async_save=False)
+
+    def save_policy(self, folder: Path, *, step: int, remote: str | None = None) -> None:
+        """Write the policy and its optimizer; to a remote folder, too, where there is one."""
         self.sleep()
-        remote = self.config.trainer.default_hdfs_dir
         self.actor_rollout_wg.save_checkpoint(
             str(folder / "actor"), remote and f"{remote}/{folder.name}/actor", step, max_ckpt_to_keep=None
         )
-        torch.save(self.train_dataloader.state_dict(), folder / "data.pt")
-        self.checkpoint_callback.on_save(trainer=self, global_step=step, checkpoint_dir=str(folder), async_save=False)
 
     def load(self, folder: Path) -> None:
         """Read what :meth:`save` wrote."""
         self.sleep()
         self.actor_rollout_wg.load_checkpoint(str(folder / "actor"))
-        position = folder / "data.pt"
-        if position.exists():  # of a run without prompts to train on there is none
-            self.train_dataloader.load_state_dict(torch.load(position, weights_only=False))
+        if (folder / "data.pt").exists():  # of a run without prompts to train on there is none
+            self.load_place(folder / "data.pt")
+
+    def save_place(self, path: Path) -> None:
+        """Write which prompts come next."""
+        torch.save(self._prompts_to_come.state_dict(), path)
+
+    def load_place(self, path: Path) -> None:
+        """Read what :meth:`save_place` wrote.
+
+        Raises:
+            CtwaError: it is of a run with another curriculum.
+        """
+        state = torch.load(path, weights_only=False)
+        if self.curriculum is None and "curriculum" in state:
+            raise CtwaError(f"{path} is of a run with a ctwa.curriculum: resume it with the same one")
+        self._prompts_to_come.load_state_dict(state)
+
+    @property
+    def _prompts_to_come(self) -> Any:
+        """The curriculum, or else the data loader; both have a state."""
+        return self.train_dataloader if self.curriculum is None else self.curriculum

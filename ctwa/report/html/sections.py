@@ -181,7 +181,7 @@ class Sections:
         return Section("gradients", "Gradients", text, _drawn([*norms, *cosines]))
 
     def update(self) -> Section:
-        """Feasibility, clipping, unscored completions, prompts without a signal, and how the policy moves."""
+        """Feasibility, clipping, unscored completions, which prompts were drawn, and how the policy moves."""
         impossible = [(1.0, "cannot be met above")]
         figures = [
             self._panel(key_of.FEASIBILITY, "feasibility of the targets", "v*", levels=impossible),
@@ -202,6 +202,8 @@ class Sections:
             for name in self.objectives
         ]
         figures += [
+            self._panel(key_of.SOLVE_RATE, "solve rate of the prompts drawn", "share"),
+            self._panel(key_of.NEVER_SAMPLED, "training prompts never sampled", "share"),
             self._panel(key_of.ENTROPY, "entropy of the policy", "nats"),
             self._panel(key_of.KL, "divergence from the sampling policy", "KL"),
             self._panel(key_of.GRADIENT_NORM, "norm of the gradient", "norm"),

@@ -119,6 +119,8 @@ VALUES = """
     algorithm.adv_estimator=[grpo] algorithm.adv_estimator=null {R}.name=vlm {R}.name=null
     {A}.checkpoint.save_contents=5 {A}.checkpoint.save_contents=[modle] {A}.fsdp_config.dtype=foo
     algorithm.gamma=2 algorithm.norm_adv_by_std_in_grpo=2 algorithm.use_kl_in_reward=x
+    algorithm.kl_penalty=full algorithm.kl_ctrl.type=on algorithm.kl_ctrl.kl_coef=-1 algorithm.kl_ctrl.target_kl=0
+    algorithm.kl_ctrl.horizon=0
     reward.num_workers=-1 ray_kwargs.ray_init.num_cpus=0 ray_kwargs.ray_init.num_cpus=many
     transfer_queue.backend.SimpleStorage.num_data_storage_units=0
     ctwa.run=null ctwa.run='' ctwa.run=5 ctwa.run=[a] ctwa.resume=maybe ctwa.resume=1 ctwa.seed=-1 ctwa.seed=1.5
