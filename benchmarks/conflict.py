@@ -84,8 +84,8 @@ def slope(predicted: Floats, gains: Floats) -> float:
 def table(measured: Measured) -> str:
     """The means over the run, objective by objective."""
     lines = [
-        "| objective | measured gain of a step | " + " | ".join(f"{kind}, scaled" for kind in PREDICTIONS) + " |",
-        "|---|---|" + "---|" * len(PREDICTIONS),
+        "| objective | measured gain of a step | " + " | ".join(measured.predicted) + " |",
+        "|---|---|" + "---|" * len(measured.predicted),
     ]
     errors_M = measured.gains_SM.std(axis=0, ddof=1) / len(measured.gains_SM) ** 0.5
     scaled = {
