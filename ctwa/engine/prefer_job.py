@@ -18,7 +18,8 @@ from ctwa.engine.prefer_settings import PreferenceSettings, read_preference_sett
 from ctwa.engine.ray_session import ray_session
 from ctwa.engine.watchdog import actors
 from ctwa.errors import CtwaError
-from ctwa.models.look import Source, look_at_model, look_at_tokenizer
+from ctwa.models.look import look_at_model, look_at_tokenizer
+from ctwa.models.source import Source
 from ctwa.run.folder import ObjectiveInfo
 
 if TYPE_CHECKING:
@@ -140,6 +141,10 @@ def check_preference_config(config: DictConfig) -> PreferenceSettings:
     aggregator = settings.build_aggregator()
     if not aggregator.has_fixed_weights or settings.diagnostics.gradients_every:
         check_backward_passes(config, settings.gradients)
+    if settings.gradients.gram != "plain":
+        raise CtwaError(
+            "ctwa.gradients.gram=cross_fitted halves the prompts of `ctwa train`: write ctwa.gradients.gram=plain"
+        )
     # The two responses of a pair are in one micro-batch.
     check_token_budgets(config, 2 * settings.max_length, "2 x ctwa.max_length")
     for name, policy in (settings.modpo.policies if settings.modpo else {}).items():

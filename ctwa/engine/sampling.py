@@ -260,12 +260,15 @@ def sampling_engine(
     recorder.begins("starting the reward functions and Ray")
     with (
         RewardEvaluator(
-            settings.objectives, num_workers=reward_workers(rewards.num_workers), max_unscored=rewards.max_unscored
+            settings.objectives,
+            num_workers=reward_workers(rewards.num_workers),
+            max_unscored=rewards.max_unscored,
+            max_memory=rewards.max_memory,
         ) as evaluator,
         ray_session(config, transfer_queue=True) as wait_for_queue,
         recorder.watchdog.sees(actors),
     ):
-        join_nodes(evaluator, rewards.num_workers)
+        join_nodes(evaluator, rewards.num_workers, max_memory=rewards.max_memory)
         num_ranks = config.trainer.nnodes * config.trainer.n_gpus_per_node
         recorder.begins(
             f"loading the model into {num_ranks} rank{'s' * (num_ranks > 1)} and the rollout; each imports torch first"

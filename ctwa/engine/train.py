@@ -24,7 +24,13 @@ from ctwa.covariance.diagnostics import diagnostics, sampled_entropy
 from ctwa.covariance.probe import Progress
 from ctwa.engine.by_source import training_by_source, validation_by_source
 from ctwa.engine.dynamic_sampling import Round, left_out, refill
-from ctwa.engine.gradients import GradientPlan, combined_advantages, gradient_metrics, make_plan
+from ctwa.engine.gradients import (
+    GradientPlan,
+    combined_advantages,
+    gradient_metrics,
+    make_cross_fitted,
+    make_plan,
+)
 from ctwa.engine.loop import Trainer
 from ctwa.engine.probe import build_probe
 from ctwa.engine.recorder import Recorder
@@ -95,6 +101,8 @@ class MultiObjectiveTrainer(Trainer):
         self.session = sampler.session
         self.workers = sampler.session.actor_rollout_wg
         self.probe = build_probe(config, settings, scalarizer)
+        every = settings.diagnostics.gradients_every
+        self.cross_fitted = make_cross_fitted(settings.gradients, scalarizer, every=every)
 
     # -- the step -----------------------------------------------------------------------------------------------------
 
@@ -206,7 +214,15 @@ class MultiObjectiveTrainer(Trainer):
         untrained_NT = ~rollout.loss_mask_NT.bool() | self.probe.held_out(rollout)[:, None]
         step.advantages_NT = self.scalarizer.advantages(rollout, of_score).float().masked_fill(untrained_NT, 0.0)
         every = self.settings.diagnostics.gradients_every
-        step.plan = make_plan(self.settings.gradients, self.scalarizer, rollout, step=step.number, every=every)
+        step.plan = make_plan(
+            self.settings.gradients,
+            self.scalarizer,
+            rollout,
+            step=step.number,
+            every=every,
+            cross_fitted=self.cross_fitted,
+            trained_N=~untrained_NT.all(dim=1),
+        )
         if step.plan is not None:
             objective_MNT = self.scalarizer.objective_advantages(rollout, estimate)
             step.objective_advantages_MNT = objective_MNT.float().masked_fill(untrained_NT, 0.0)
@@ -233,6 +249,7 @@ class MultiObjectiveTrainer(Trainer):
         step.batch = self.session.update(step.batch, step.metrics)
         if step.plan is not None:
             step.plan = next(plan for plan in self.workers.take_gradients() if plan is not None)
+            self.cross_fitted = step.plan.cross_fitted or self.cross_fitted
             step.metrics |= gradient_metrics(step.plan)
 
     def observe(self, step: Step) -> None:
@@ -329,6 +346,7 @@ class MultiObjectiveTrainer(Trainer):
         return {
             "scalarizer": self.scalarizer.state_dict(),
             "probe": self.probe.state_dict(),
+            **({} if self.cross_fitted is None else {"cross_fitted": self.cross_fitted.state_dict()}),
             **self.sampler.state_dict(),
             **({"kl_coefficient": float(self.session.kl_ctrl_in_reward.value)} if self._adapts_kl else {}),
         }
@@ -337,6 +355,8 @@ class MultiObjectiveTrainer(Trainer):
         """Restore what ``state_dict`` gave."""
         self.scalarizer.load_state_dict(state["scalarizer"])
         self.probe.load_state_dict(state["probe"])
+        if self.cross_fitted is not None:
+            self.cross_fitted.load_state_dict(state["cross_fitted"])
         self.sampler.load_state_dict(state)
         if self._adapts_kl:
             self.session.kl_ctrl_in_reward.value = state["kl_coefficient"]

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from ctwa.aggregators.registry import GRADIENT_METHODS
 from ctwa.engine.checkpoint import read_state
 from ctwa.models.seal import is_complete
 from ctwa.scalarizers import METHODS
@@ -28,6 +29,7 @@ SETTINGS = (
     f"trainer.test_freq={NUM_METHODS}",
     "actor_rollout_ref.actor.optim.lr=3e-5",  # many steps from a weak model
     "ctwa.diagnostics.gradients_every=1",
+    "ctwa.gradients.gram=cross_fitted",  # for the methods that combine gradients
     "policy_loss=geo_mean",  # of which a part is ours; other tests train with the default
     # Prompts are drawn by how often they are solved, and new ones come in the place of some.
     "ctwa.curriculum.difficulty={by: {accuracy: 2, clarity: 1}, target: 0.4}",
@@ -58,6 +60,7 @@ def test_every_method_trains(rotating: Run) -> None:
         for name in ("accuracy", "conciseness", "clarity"):
             assert f"covariance/{name}" in metrics, method
             assert f"gradient/norm/{name}" in metrics, method
+            assert f"gradient/progress/{name}" in metrics, method
             assert metrics[f"weight/{name}"] >= 0, method
             if step > 0:
                 assert f"probe/gain/{name}" in metrics, method
@@ -65,6 +68,9 @@ def test_every_method_trains(rotating: Run) -> None:
     never_sampled = [each["curriculum/never_sampled_frac"] for each in rotating.records[1:]]
     assert never_sampled == sorted(never_sampled, reverse=True)
     assert 1 > never_sampled[0] > never_sampled[-1]
+    measured = [each["conflict/num_measured"] for each in rotating.records if "conflict/num_measured" in each]
+    assert len(measured) == 2 * len(GRADIENT_METHODS)
+    assert measured == sorted(measured)
     validated = [each for each in rotating.records if "val_shaped/conciseness" in each]
     assert any(0 < each["val_shaped/conciseness"] < each["val/conciseness"] for each in validated)
 

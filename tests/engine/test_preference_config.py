@@ -134,6 +134,8 @@ def test_what_does_not_stand_several_backward_passes(prefer: Compose, wants: str
             check_preference_config(config)
         config.ctwa.method, config.ctwa.diagnostics.gradients_every = {"type": "linear"}, 0
         check_preference_config(config)
+    with pytest.raises(CtwaError, match=r"write ctwa\.gradients\.gram=plain"):
+        check_preference_config(prefer(*wants.split(), "ctwa.gradients.gram=cross_fitted"))
 
 
 def test_a_model_that_is_not_in_order_is_named_before_anything_starts(
@@ -160,7 +162,7 @@ def test_a_model_that_is_not_in_order_is_named_before_anything_starts(
     def unreachable(_: str) -> None:
         raise ConnectionError
 
-    monkeypatch.setattr("ctwa.models.look.ask_hub", unreachable)
+    monkeypatch.setattr("ctwa.models.source.ask_hub", unreachable)
     assert "the hub does not answer" in said("nobody/nothing")
 
 

@@ -193,7 +193,7 @@ def test_metrics_are_named_by_what_they_are_and_the_objective(make_batch, method
 @every_method_and_estimator
 def test_the_order_of_the_objectives_changes_no_bit(make_batch, method, scale_invariant):
     order = [EIGHT[i] for i in (3, 0, 7, 5, 1, 6, 2, 4)]
-    batches = [make_batch(EIGHT, seed=seed, unscored=0.1) for seed in range(4)]
+    batches = [make_batch(EIGHT, seed=seed, unscored=0.1) for seed in range(2)]
     one = drive_steps(build(method, EIGHT, scale_invariant=scale_invariant), batches, scale_invariant=scale_invariant)
     other = drive_steps(
         build(method, order, scale_invariant=scale_invariant),
