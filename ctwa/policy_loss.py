@@ -80,6 +80,13 @@ class PolicyLoss(ABC):
 
     title: ClassVar[str]
     """What people call it, and the paper."""
+    has_one_ratio: ClassVar[bool] = False
+    """Whether the tokens of a completion have one ratio, and not each its own."""
+
+    @property
+    def by_token(self) -> bool:
+        """Whether every token is weighed by itself: the loss does not ask where a completion begins and ends."""
+        return not (self.by_completion or self.has_one_ratio)
 
     @abstractmethod
     def weigh(self, tokens: LossTokens) -> Weighed:
@@ -192,6 +199,7 @@ class Gspo(_Clipped):
     """
 
     title: ClassVar[str] = "clipped ratio of the completion (GSPO)"
+    has_one_ratio: ClassVar[bool] = True
 
     def weigh(self, tokens: LossTokens) -> Weighed:
         """A s, or 0."""
@@ -211,6 +219,7 @@ class GeoMean(_Clipped):
     """
 
     title: ClassVar[str] = "geometric mean of clipped ratios (GMPO)"
+    has_one_ratio: ClassVar[bool] = True
 
     def weigh(self, tokens: LossTokens) -> Weighed:
         """A s, or 0."""

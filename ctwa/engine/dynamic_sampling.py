@@ -93,11 +93,10 @@ def _joined_rounds(rounds: Sequence[Round], taken_G: Tensor) -> Round:
         seen += int(prompt_N.max()) + 1
     prompt_N = torch.cat(prompts)
     taken_N = taken_G[prompt_N]
-    keys = [key for each in rounds for key in each.rows.keys]
-    partition = rounds[0].rows.partition
+    of_all = QueuedRows([key for each in rounds for key in each.rows.keys], rounds[0].rows.partition)
     tags = {key: tag for each in rounds for key, tag in zip(each.batch.keys, each.batch.tags, strict=True)}
-    rows = QueuedRows([key for key, taken in zip(keys, taken_N.tolist(), strict=True) if taken], partition)
-    QueuedRows([key for key, taken in zip(keys, taken_N.tolist(), strict=True) if not taken], partition).clear()
+    rows = of_all.some(taken_N)
+    of_all.some(~taken_N).clear()
     first = rounds[0].batch
     batch = KVBatchMeta(
         keys=list(rows.keys),
@@ -107,8 +106,8 @@ def _joined_rounds(rounds: Sequence[Round], taken_G: Tensor) -> Round:
         extra_info=first.extra_info,
     )
     _, group_N = torch.unique(prompt_N[taken_N], return_inverse=True)
-    mask_NT = rows.read("response_mask")["response_mask"].to_padded_tensor(0)
-    return Round(batch, rows, Rollout(_joined([each.rollout.rewards for each in rounds], taken_N), group_N, mask_NT))
+    rewards = _joined([each.rollout.rewards for each in rounds], taken_N)
+    return Round(batch, rows, Rollout(rewards, group_N, rows.tokens("response_mask")))
 
 
 def _joined(rewards: Sequence[RewardMatrix], taken_N: Tensor) -> RewardMatrix:

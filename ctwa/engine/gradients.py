@@ -60,7 +60,8 @@ class GradientPlan:
         first_only: measure at the step's first mini-batch alone (diagnostics).
         cross_fitted: the mean of cross-fitted Gram matrices, which this step's go into; None for the plain matrix of
             each mini-batch.
-        half_N: the half of each completion of the step, int8, as ``halves_of`` gives it; with ``cross_fitted``.
+        half_N: the half of each completion of the step, int8, as ``halves_of`` gives it, and of each row on the way to
+            the workers; with ``cross_fitted``.
         records: what was measured, one a mini-batch.
     """
 

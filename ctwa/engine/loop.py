@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -50,6 +53,7 @@ class Trainer(ABC):
         self.recorder = recorder
         self.num_steps = num_steps
         self.steps_made = 0
+        self._last: Mapping[str, Any] = {}  # what was recorded last
         self._tracking = Tracking(
             project_name=config.trainer.project_name,
             experiment_name=config.trainer.experiment_name,
@@ -160,6 +164,7 @@ class Trainer(ABC):
         return every > 0 and (self.is_over() or self.steps_made % every == 0)
 
     def _record(self, metrics: Mapping[str, Any]) -> None:
+        self._last = metrics
         if self.recorder.step(self.steps_made, metrics):
             self._tracking.log(data=numbers(metrics), step=self.steps_made)
 
@@ -167,14 +172,42 @@ class Trainer(ABC):
 
     def save(self, metrics: Mapping[str, Any]) -> None:
         """Save the step that was made last, if that is not done yet, with what is known of it."""
-        folder = step_folder(self.recorder.run.checkpoints, self.steps_made)
+        step = self.steps_made
+        self._save(step, self.state_dict(), metrics, partial(self.policy.save, step=step))
+
+    @contextmanager
+    def saves_the_step_before(self, kept: Callable[[int], Callable[[Path], None]]) -> Iterator[None]:
+        """While a step has not changed the policy: should it end the run, what it began with is saved first.
+
+        Args:
+            kept: of a step that was made just now, what writes its policy into a checkpoint's folder later.
+
+        Raises:
+            CtwaError: what ended it.
+        """
+        step, last = self.steps_made - 1, self._last
+        if step == 0:
+            yield
+            return
+        state, write = copy.deepcopy(self.state_dict()), kept(step)
+        try:
+            yield
+        except CtwaError:
+            with self.recorder.watchdog.phase("save_checkpoint"):
+                self._save(step, state, last, write)
+            raise
+
+    def _save(
+        self, step: int, state: Mapping[str, Any], metrics: Mapping[str, Any], write: Callable[[Path], None]
+    ) -> None:
+        folder = step_folder(self.recorder.run.checkpoints, step)
         if is_complete(folder):
             return
         # Should the run die before the step's record is written, the resumed one still has it.
-        state = {"step": self.steps_made, **self.state_dict(), "metrics": numbers(metrics)}
+        state = {"step": step, **state, "metrics": numbers(metrics)}
         keep = self.config.trainer.max_actor_ckpt_to_keep
         with checkpoint.saving(folder, state, keep=keep, spare=self.spared()):
-            self.policy.save(folder, step=self.steps_made)
+            write(folder)
 
     def _load(self, folder: Path) -> dict[str, Any]:
         """Take up a checkpoint; returns the metrics of its step."""

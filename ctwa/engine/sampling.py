@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,10 @@ from ctwa.engine.ray_session import ray_session
 from ctwa.engine.recorder import Recorder
 from ctwa.engine.reward_nodes import join_nodes
 from ctwa.engine.settings import Settings
-from ctwa.engine.verl.rows import Prompts, check_outputs, num_missing, place_of, prompt_name
+from ctwa.engine.verl.rows import Prompts, check_sequences, num_missing, place_of, prompt_name
 from ctwa.engine.verl.session import Session
 from ctwa.engine.verl.transfer import QueuedRows
-from ctwa.engine.verl.turns import read_turns
+from ctwa.engine.verl.turns import Turns, read_turns
 from ctwa.engine.watchdog import actors
 from ctwa.objectives.completion import Completion, Moment
 from ctwa.objectives.evaluator import Evaluation, RewardEvaluator, Scoring
@@ -35,7 +36,7 @@ from ctwa.statistics import clustered_error
 
 @dataclass(frozen=True)
 class Scored:
-    """Completions and what they were scored, in the order of their rows.
+    """Completions and what they were scored, in their order.
 
     Attributes:
         evaluation: what the reward functions returned.
@@ -80,6 +81,7 @@ class Sampler:
         self.evaluator = evaluator
         self.reference_length = settings.build_reference_length()
         self.shaping = settings.build_shaping()
+        self._policy_loss = settings.policy_loss
         self._max_missing = max_missing
         self._prompts = Prompts(settings.seed)
         self._end_tokens = session.end_tokens()
@@ -119,13 +121,17 @@ class Sampler:
     def _submit(self, keys: Sequence[str], partition: str) -> None:
         """Let the completions of whole prompts be scored."""
         assert self._scoring is not None
-        check_outputs(keys)
+        if partition == "train":
+            actor = self.session.config.actor_rollout_ref.actor
+            check_sequences(keys, self._policy_loss, f"{actor.policy_loss.loss_mode}, {actor.loss_agg_mode}")
         if not keys:
             self._scoring.check()
             return
-        keys = sorted(keys, key=place_of)
-        data = QueuedRows(keys, partition).read(*self.session.generation.columns)
-        written = read_turns(data, self.session.tokenizer, self._end_tokens)
+        queued = QueuedRows(sorted(keys, key=place_of), partition)
+        data = queued.read(*self.session.generation.columns)
+        sequences = read_turns(data, self.session.tokenizer, self._end_tokens)
+        written = [Turns.joined(sequences[begin:end]) for begin, end in pairwise(queued.bounds.tolist())]
+        keys = queued.completions
         prompts = [place_of(key)[0] for key in keys]
         lengths = [len(each.token_ids) for each in written]
         references: Sequence[float | None] = [None] * len(keys)
@@ -153,7 +159,7 @@ class Sampler:
         self._scoring.submit(rows, completions, prompts)
 
     def in_order(self, batch: KVBatchMeta) -> tuple[QueuedRows, int]:
-        """The rows of a step in its order, and how many are missing.
+        """The rows of a step in its order, and how many completions are missing.
 
         Raises:
             CtwaError: more than may be lost.
@@ -161,10 +167,10 @@ class Sampler:
         config = self.session.config
         num_asked = config.data.train_batch_size * config.actor_rollout_ref.rollout.n
         rows = QueuedRows(sorted(batch.keys, key=place_of), batch.partition_id)
-        return rows, num_missing(len(rows), num_asked, limit=self._max_missing)
+        return rows, num_missing(len(rows.completions), num_asked, limit=self._max_missing)
 
     def held_out(self, step: int, moment: Moment, seed_name: str) -> tuple[QueuedRows, int]:
-        """Complete the held-out prompts with the policy after a step; the rows in order, and how many are missing.
+        """Complete the held-out prompts with the policy after a step; their rows in order, and how many are missing.
 
         Raises:
             CtwaError: more than may be lost.
@@ -186,9 +192,10 @@ class Sampler:
             sampled, _ = session.complete([named], "val", step=step, arrived=arrived)
             keys.extend(sampled.keys)
         rows = QueuedRows(sorted(keys, key=place_of), "val")
-        missing = num_missing(len(rows), len(self._prompts.rows) * self._num_samples, limit=self._max_missing)
+        num_asked = len(self._prompts.rows) * self._num_samples
+        missing = num_missing(len(rows.completions), num_asked, limit=self._max_missing)
         if step == 0:
-            self.start_lengths([int(mask.sum()) for mask in rows.read("response_mask")["response_mask"].unbind()])
+            self.start_lengths(rows.tokens("response_mask").sum(1).tolist())
         if not is_known:
             self._submit(rows.keys, "val")
         return rows, missing
@@ -203,15 +210,14 @@ class Sampler:
         assert self._scoring is not None
         evaluation = self._scoring.finish()
         completions = [completion for _, completion in sorted(self._completions.items())]
-        prompts_N = torch.tensor([place_of(key)[0] for key in rows.keys])
+        prompts_N = torch.tensor([place_of(key)[0] for key in rows.completions])
         group_N = prompts_N.unique(return_inverse=True)[1]
-        mask_NT = rows.read("response_mask")["response_mask"].to_padded_tensor(0)
         if self.session.curriculum is not None and self._moment.split == "train":
             self.session.curriculum.observe(prompts_N.tolist(), evaluation.matrix)
         shaped = self.shaping.shape(
             evaluation.matrix, group_N, train=self._moment.split == "train", further=self._first > 0
         )
-        return Scored(completions, evaluation, shaped, Rollout(shaped.matrix, group_N, mask_NT))
+        return Scored(completions, evaluation, shaped, Rollout(shaped.matrix, group_N, rows.tokens("response_mask")))
 
     def learn_lengths(self, scored: Scored) -> dict[str, float]:
         """Let the reference length follow a step's completions; their lengths as metrics."""

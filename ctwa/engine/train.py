@@ -37,8 +37,15 @@ from ctwa.engine.recorder import Recorder
 from ctwa.engine.sampling import Sampler, Scored, validation_metrics
 from ctwa.engine.settings import Settings
 from ctwa.engine.verl.estimate import VerlEstimate
-from ctwa.engine.verl.rows import in_order
-from ctwa.engine.verl.transfer import QueuedRows, advantage_columns, correct, hand_over, kl_rewards, leave_out
+from ctwa.engine.verl.transfer import (
+    QueuedRows,
+    advantage_columns,
+    correct,
+    hand_over,
+    kl_rewards,
+    leave_out,
+    recorded,
+)
 from ctwa.engine.watchdog import Watchdog
 from ctwa.objectives.completion import Moment
 from ctwa.objectives.signal import Signal
@@ -55,8 +62,8 @@ class Step:
         metrics: what is known of it so far.
         seconds: that its phases took.
         batch: its rows in the order of the ranks, as verl's calls want them, with those that fill it up.
-        rows: its rows in its own order: prompt, then completion.
-        rollout: rewards, prompts and masks of the rows.
+        rows: its rows in its own order: prompt, then completion, then sequence.
+        rollout: rewards, prompts and masks of the completions.
         advantages_NT: what the policy is trained on.
         objective_advantages_MNT: the objectives' own; None where no gradient of theirs is wanted.
         plan: what the workers do with the objectives' gradients; None for nothing.
@@ -110,18 +117,8 @@ class MultiObjectiveTrainer(Trainer):
         """Make a step: what becomes of the next prompts, stage by stage."""
         session, step, began = self.session, Step(number, self.recorder.watchdog), time.perf_counter()
         with session.profiled(number):
-            with step.phase("update_weights"):
-                session.wake(number - 1)
-            with step.phase("gen"):
-                self.sample(step)
-                if not self.settings.dynamic_sampling.refills:
-                    session.sleep()
-            with step.phase("reward"):
-                self.score(step)
-            if self.settings.dynamic_sampling.refills:
-                with step.phase("refill"):
-                    self.refill(step)
-                    session.sleep()
+            with self.saves_the_step_before(session.kept):
+                self.complete(step)
             step.batch = session.deal(step.batch, step.rows)
             with step.phase("old_log_prob"):
                 step.batch = session.old_log_probs(step.batch, step.metrics)
@@ -143,6 +140,21 @@ class MultiObjectiveTrainer(Trainer):
             step.metrics |= session.curriculum.metrics()
         QueuedRows(step.batch.keys, step.batch.partition_id).clear()
         return step.metrics | {f"time/{phase}": seconds for phase, seconds in step.seconds.items()}
+
+    def complete(self, step: Step) -> None:
+        """Complete prompts and score them: the part of a step in which rewards may end the run."""
+        with step.phase("update_weights"):
+            self.session.wake(step.number - 1)
+        with step.phase("gen"):
+            self.sample(step)
+            if not self.settings.dynamic_sampling.refills:
+                self.session.sleep()
+        with step.phase("reward"):
+            self.score(step)
+        if self.settings.dynamic_sampling.refills:
+            with step.phase("refill"):
+                self.refill(step)
+                self.session.sleep()
 
     def sample(self, step: Step) -> None:
         """Complete the next prompts; each one's completions are scored from when they are there."""
@@ -189,7 +201,7 @@ class MultiObjectiveTrainer(Trainer):
 
     def measure_last_update(self, step: Step) -> None:
         """What the last update did, by the completions of this step under the weights before it."""
-        old_NT = step.rows.read("old_log_probs")["old_log_probs"].to_padded_tensor(0.0)
+        old_NT = step.rows.tokens("old_log_probs")
         before_NT = self.session.previous_log_probs(step.batch, step.rows)
         step.metrics |= self._measured(self.probe.backward(step.rollout, old_NT, before_NT))
 
@@ -223,6 +235,8 @@ class MultiObjectiveTrainer(Trainer):
             cross_fitted=self.cross_fitted,
             trained_N=~untrained_NT.all(dim=1),
         )
+        if step.plan is not None and step.plan.half_N is not None:
+            step.plan.half_N = step.rows.of_rows(step.plan.half_N)
         if step.plan is not None:
             objective_MNT = self.scalarizer.objective_advantages(rollout, estimate)
             step.objective_advantages_MNT = objective_MNT.float().masked_fill(untrained_NT, 0.0)
@@ -232,6 +246,7 @@ class MultiObjectiveTrainer(Trainer):
             step.advantages_NT,
             step.objective_advantages_MNT,
             self.scalarizer.weights,
+            step.rows,
             response_mask,
             kl_rewards_NT,
         )
@@ -284,10 +299,10 @@ class MultiObjectiveTrainer(Trainer):
 
     def _update_of(self, step: Step) -> Update:
         """The new log-probs are those of the policy after the update, or of the one that each mini-batch met."""
-        old_NT = step.rows.read("old_log_probs")["old_log_probs"].to_padded_tensor(0.0)
+        old_NT = step.rows.tokens("old_log_probs")
         new_NT = torch.full_like(old_NT, math.nan)
         if self._source != "none":
-            new_NT = in_order(self.workers.take_update(), step.rollout.mask_NT.shape)
+            new_NT = recorded(self.workers.take_update(), step.rows)
         return Update(
             rollout=step.rollout,
             advantages_NT=step.advantages_NT,

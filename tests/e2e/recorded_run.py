@@ -3,8 +3,9 @@
 steps 1 to 3    linear weights; in the second somebody who has none of the run's secrets attacks it, and what came
                 of it is kept: stranger.json
 steps 4 and 5   MGDA
-step 6          linear weights; its last prompt has no completions, as after a rollout that failed
-step 7          half of its prompts have none
+step 6          linear weights
+step 7          linear weights; its last prompt has no completions, as after a rollout that failed
+step 8          half of its prompts have none
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from ctwa.engine.verl.rows import prompt_name
 from ctwa.scalarizers.base import Scalarizer
 
 COLUMNS = ["input_ids", "responses", "old_log_probs", "advantages"]
-ATTACKED, MGDA, LOSES_ONE, LOSES_HALF = 2, (4, 5), 6, 7
+ATTACKED, MGDA, LOSES_ONE, LOSES_HALF = 2, (4, 5), 7, 8
 
 
 class RecordedTrainer(MultiObjectiveTrainer):

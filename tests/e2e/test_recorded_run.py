@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ctwa.aggregators.mgda import MgdaConfig
 from ctwa.aggregators.registry import build_aggregator
+from ctwa.engine.checkpoint import read_state
 from ctwa.models.seal import is_complete
 from tests.e2e.conftest import Run, assert_same_weights, comparable, weights_of
 from tests.e2e.stranger import QUEUE_PROCESSES
@@ -22,19 +23,19 @@ pytestmark = pytest.mark.e2e
 NAMES = ("accuracy", "clarity", "conciseness")  # the order in which a method sees them
 WEIGHTS = {"accuracy": 0.333, "conciseness": 0.333, "clarity": 0.334}
 MGDA_STEPS = (4, 5)
-LAST = 6  # of the steps that it made
+LAST = 7  # of the steps that it made
 Batch = dict[str, list[torch.Tensor]]
 
 
 @pytest.fixture(scope="module")
 def recorded(train: Callable[..., Run], tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Fixed weights, then MGDA, then fixed weights with a prompt that is lost; the seventh step loses half of them."""
+    """Fixed weights, then MGDA, then fixed weights with a prompt that is lost; the eighth step loses half of them."""
     return train(
         tmp_path_factory.mktemp("recorded") / "run",
         "method=linear",
         "ctwa.diagnostics.covariance=post_update",
         "ctwa.rollout.max_missing=0.2",
-        "trainer.total_training_steps=8",
+        "trainer.total_training_steps=9",
         "trainer.save_freq=3",
         program=[str(Path(__file__).with_name("recorded_run.py"))],
     )
@@ -103,7 +104,7 @@ def test_the_engine_makes_the_steps_of_a_plain_torch_loop(recorded: Run, testbed
             assert metrics[f"gradient/norm/{name}"] == pytest.approx(float(norm), rel=1e-3)
             assert metrics[f"weight/{name}"] == pytest.approx(float(weights_M[row]), abs=1e-3)
     names = [name for name, _ in base.named_parameters()]
-    saved = {0: dict(base.named_parameters())} | {step: weights_of(recorded, step) for step in (3, LAST)}
+    saved = {0: dict(base.named_parameters())} | {step: weights_of(recorded, step) for step in (3, 6, LAST)}
     for before, after in pairwise(saved):
         moved = torch.cat([(saved[after][name] - saved[before][name]).detach().flatten() for name in names])
         expected = torch.cat([(b - a).flatten() for a, b in zip(weights[before], weights[after], strict=True)])
@@ -124,16 +125,22 @@ def test_a_run_lets_nobody_in(recorded: Run) -> None:
 
 def test_a_few_lost_completions_raise_an_alarm_and_more_stop_the_run(recorded: Run) -> None:
     assert recorded.returncode == 1, recorded.output
-    assert [metrics["rollout/missing_rows"] for metrics in recorded.records[1:]] == [0, 0, 0, 0, 0, 4]
+    assert [metrics["rollout/missing_rows"] for metrics in recorded.records[1:]] == [0, 0, 0, 0, 0, 0, 4]
     assert "16 of 32 completions were lost, more than ctwa.rollout.max_missing=0.2 allows" in recorded.output
     events = [json.loads(line) for line in (recorded.folder / "events.jsonl").read_text().splitlines()]
     events = [event for event in events if event["kind"] != "phase"]
     assert [(event["kind"], event["step"]) for event in events] == [("start", None), ("alarm", LAST), ("error", LAST)]
     assert events[1]["text"].startswith("lost-completions: 4 completions were lost")
     assert events[2]["text"].startswith(f"failed after step {LAST}: ")
-    # Nothing is made of what is left, and the checkpoint before it is whole.
+    # Nothing is made of what is left, and the step before it is saved, though none was due.
     assert len(recorded.records) == 1 + LAST
-    assert is_complete(recorded.folder / f"checkpoints/global_step_{LAST}")
+    saved = recorded.folder / f"checkpoints/global_step_{LAST}"
+    assert is_complete(saved)
+    assert events[2]["text"].endswith(f"the newest checkpoint is {saved.name}: ctwa.resume=true goes on from there")
+    state = read_state(saved)
+    assert (state["step"], state["metrics"]["weight/accuracy"]) == (LAST, recorded.records[-1]["weight/accuracy"])
+    # A step of 8 prompts of the data's 96; not one more.
+    assert torch.load(saved / "data.pt", weights_only=False)["_num_yielded"] == LAST
 
 
 @pytest.fixture(scope="module")

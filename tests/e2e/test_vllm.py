@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from importlib.util import find_spec
 from itertools import pairwise
@@ -64,25 +65,70 @@ def told(messages):
 '''
 
 
+PARTED = '''
+from examples.calculator.loop import CalculatorLoop
+
+
+class PartedLoop(CalculatorLoop):
+    """The calculator's, which begins a new sequence with its first answer: what was before is the prompt of it."""
+
+    async def run(self, *args, **kwargs):
+        whole = await super().run(*args, **kwargs)
+        if 0 not in whole.response_mask:
+            return whole
+        cut = whole.response_mask.index(0)
+        begin = whole.response_mask.index(1, cut) if 1 in whole.response_mask[cut:] else len(whole.response_mask)
+        messages = whole.extra_fields["messages"]
+        told = [message["role"] for message in messages].index("tool")
+
+        def part(prompt, tokens, messages):
+            fields = ("response_ids", "response_mask", "response_logprobs")
+            cut = {name: getattr(whole, name)[tokens] for name in fields}
+            extra_fields = {**whole.extra_fields, "messages": messages}
+            return whole.model_copy(update={"prompt_ids": prompt, "extra_fields": extra_fields, **cut})
+
+        first = part(whole.prompt_ids, slice(0, cut), messages[:told])
+        rest = part(whole.prompt_ids + whole.response_ids[:begin], slice(begin, None), messages[told:])
+        return [first, rest] if rest.response_ids else whole
+'''
+
+
+@pytest.fixture(scope="module")
+def calculate(train: Callable[..., Run], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, Any]]:
+    """A step of the example, with rewards that see whose tokens are whose; its metrics."""
+    folder = tmp_path_factory.mktemp("calculator")
+    (folder / "own.py").write_text(OWN_TOKENS)
+    (folder / "parted.py").write_text(PARTED)
+    (folder / "loops.yaml").write_text("[{name: parted, _target_: parted.PartedLoop}]")
+
+    def calculate(name: str, *overrides: str) -> dict[str, Any]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{folder}")  # where the agent loops are
+            run = train(
+                folder / name,
+                str(ROOT / "examples/calculator/calculator.yaml"),
+                *(
+                    f"+ctwa.objectives.{name}={{reward_fn: '{folder}/own.py:{name}', weight: 0.01, target: 0}}"
+                    for name in ("own", "told")
+                ),
+                "trainer.total_training_steps=1",
+                "trainer.val_before_train=false",
+                *(override.replace("FOLDER", str(folder)) for override in overrides),
+            ).checked()
+        (metrics,) = run.records
+        return metrics
+
+    return calculate
+
+
+@pytest.fixture(scope="module")
+def whole(calculate: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    return calculate("whole")
+
+
 @pytest.mark.e2e
-def test_the_calculators_tokens_are_read_and_neither_counted_nor_trained_on(
-    train: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # where the example's agent loop is
-    (tmp_path / "own.py").write_text(OWN_TOKENS)
-
-    run = train(
-        tmp_path / "run",
-        str(ROOT / "examples/calculator/calculator.yaml"),
-        *(
-            f"+ctwa.objectives.{name}={{reward_fn: '{tmp_path}/own.py:{name}', weight: 0.01, target: 0}}"
-            for name in ("own", "told")
-        ),
-        "trainer.total_training_steps=1",
-        "trainer.val_before_train=false",
-    ).checked()
-
-    (metrics,) = run.records
+def test_the_calculators_tokens_are_read_and_neither_counted_nor_trained_on(whole: dict[str, Any]) -> None:
+    metrics = whole
     assert metrics["objective/tool_use/mean"] > 0
     assert metrics["objective/own/mean"] == 1
     # verl's own count is of the whole responses.
@@ -90,6 +136,25 @@ def test_the_calculators_tokens_are_read_and_neither_counted_nor_trained_on(
     assert metrics["response_length/mean"] + metrics["objective/told/mean"] == pytest.approx(whole)
     assert metrics["training/rollout_probs_diff_valid"] == 1
     assert metrics["training/rollout_probs_diff_max"] < TOLERANCE
+
+
+@pytest.mark.e2e
+def test_a_session_of_several_sequences_is_trained_on_as_one_completion(
+    whole: dict[str, Any], calculate: Callable[..., dict[str, Any]]
+) -> None:
+    """The same tokens under the same contexts, in one sequence and in two."""
+    agent = "actor_rollout_ref.rollout.agent"
+    parted = calculate(
+        "parted", f"{agent}.default_agent_loop=parted", f"{agent}.agent_loop_config_path=FOLDER/loops.yaml"
+    )
+
+    assert parted["response_length_non_aborted/mean"] < whole["response_length_non_aborted/mean"]  # of rows
+    of_completions = ("objective/", "covariance/", "weight/", "ctwa/", "rollout/", "response_length/mean", "clip/")
+    same = [key for key in whole if key.startswith(of_completions) and not key.endswith("seconds")]
+    assert {"covariance/accuracy", "objective/told/mean", "ctwa/ema/tool_use"} <= set(same)
+    for key in [*same, "actor/grad_norm", "actor/pg_loss", "actor/entropy"]:
+        assert parted[key] == pytest.approx(whole[key], rel=1e-3, abs=1e-6), key
+    assert parted["training/rollout_probs_diff_max"] < TOLERANCE
 
 
 def token_probabilities(model: Path) -> torch.Tensor:

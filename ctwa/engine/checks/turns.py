@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+import ctwa.config
 from ctwa.engine.data import DataRow
 from ctwa.errors import CtwaError, did_you_mean, neighbour
 from ctwa.objectives.contract import shortened
@@ -21,6 +22,9 @@ TOOL_LOOPS = ("tool_agent", "ctwa_tool_agent")
 """Those with tools, and a parser that finds their calls."""
 OF_VERL = ("single_turn_agent", "tool_agent")
 """The loops that verl has by itself; the others are in the file that ``agent_loop_config_path`` names."""
+
+OWN_LOOPS = str(Path(ctwa.config.__file__).with_name("agent_loops.yaml"))
+"""The file of ctwa's; they are there beside those of a file of the user's."""
 
 _AGENT, _MULTI_TURN = "actor_rollout_ref.rollout.agent", "actor_rollout_ref.rollout.multi_turn"
 
@@ -148,26 +152,30 @@ def _no_such_loop(name: str, loops: Mapping[str, str]) -> str:
 
 
 def _loops(config: DictConfig) -> dict[str, str]:
-    """The agent loops that there are, by name, with the classes of those that are in the file.
+    """The agent loops that there are, by name, with the classes of those that verl does not have by itself."""
+    return dict.fromkeys(OF_VERL, "") | {entry["name"]: entry["_target_"] for entry in agent_loops(config)}
+
+
+def agent_loops(config: DictConfig) -> list[dict[str, Any]]:
+    """The agent loops beside verl's, as its file has them: ctwa's, and those of the user's file.
 
     Raises:
         CtwaError: the file, or the module of a class in it, is not there.
     """
     path, key = config.actor_rollout_ref.rollout.agent.agent_loop_config_path, f"{_AGENT}.agent_loop_config_path"
-    loops = dict.fromkeys(OF_VERL, "")
-    if path is None:
-        return loops
-    for entry in _read_yaml(path, key) or []:
-        if not isinstance(entry, Mapping) or not {"name", "_target_"} <= entry.keys():
-            raise CtwaError(f"{key}: {path} has {entry!r}; write a list of entries with name and _target_")
-        module = entry["_target_"].rpartition(".")[0]
-        if not _is_there(module):
-            raise CtwaError(
-                f"{key}: {path} names {entry['_target_']}, but there is no module {module}: put the folder it is in on "
-                "PYTHONPATH"
-            )
-        loops[entry["name"]] = entry["_target_"]
-    return loops
+    loops: dict[str, dict[str, Any]] = {}
+    for file in dict.fromkeys([OWN_LOOPS, *([] if path is None else [path])]):
+        for entry in _read_yaml(file, key) or []:
+            if not isinstance(entry, Mapping) or not {"name", "_target_"} <= entry.keys():
+                raise CtwaError(f"{key}: {file} has {entry!r}; write a list of entries with name and _target_")
+            module = entry["_target_"].rpartition(".")[0]
+            if not _is_there(module):
+                raise CtwaError(
+                    f"{key}: {file} names {entry['_target_']}, but there is no module {module}: put the folder it is "
+                    "in on PYTHONPATH"
+                )
+            loops[entry["name"]] = dict(entry)
+    return list(loops.values())
 
 
 def _is_there(module: str) -> bool:

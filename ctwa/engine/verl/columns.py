@@ -14,6 +14,9 @@ It is made of the run's seed, the step and the prompt's place in the batch, so a
 in which anything arrives, and a resumed run samples what the uninterrupted one would have.
 """
 
+MINI_BATCH_ROWS = "ctwa_mini_batch_rows"
+"""What travels with a step's rows: how many of them a mini-batch has, where a completion may be several."""
+
 PROMPT_COLUMNS = (
     *("raw_prompt", "dummy_tensor", "data_source", "reward_model", "extra_info"),
     *("index", "tools_kwargs", "interaction_kwargs", "agent_name"),

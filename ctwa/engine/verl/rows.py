@@ -13,6 +13,7 @@ from verl.utils.seqlen_balancing import calculate_workload, get_seqlen_balanced_
 
 from ctwa.engine.verl.columns import PROMPT_COLUMNS, SEED_COLUMN
 from ctwa.errors import CtwaError
+from ctwa.policy_loss import PolicyLoss
 
 
 class Prompts:
@@ -57,11 +58,35 @@ def place_of(key: str) -> tuple[int, int, int]:
     return int(name.rpartition("-")[2]), int(session), int(output)
 
 
+def mini_batches(num_rows_N: Sequence[int], *, num_completions: int, num_ranks: int) -> tuple[int, list[int]]:
+    """A step's rows, mini-batch by mini-batch: a mini-batch is whole prompts in the step's order.
+
+    All mini-batches have as many rows, though a completion may be several: those behind the step's rows fill them up.
+
+    Args:
+        num_rows_N: of each completion.
+        num_completions: of a mini-batch.
+        num_ranks: that share one evenly.
+
+    Returns:
+        How many rows a mini-batch has, and which, in their order.
+    """
+    nums = [sum(num_rows_N[start : start + num_completions]) for start in range(0, len(num_rows_N), num_completions)]
+    size = max(num_completions, *nums)
+    size += -size % num_ranks
+    order: list[int] = []
+    row, filler = 0, sum(nums)
+    for num in nums:
+        order += [*range(row, row + num), *range(filler, filler + size - num)]
+        row, filler = row + num, filler + size - num
+    return size, order
+
+
 def deal_rows(seq_lens_N: Sequence[int], *, rows_per_minibatch: int, num_ranks: int) -> list[list[int]]:
     """The rows of each rank, so that every mini-batch is the same prompts whatever the number of ranks.
 
     verl balances the whole batch by length, which scatters prompts over mini-batches differently for each world size.
-    Here a mini-batch is whole prompts in the step's order, balanced by length within itself.
+    Here a mini-batch is the rows that stand together (``mini_batches``), balanced by length within itself.
     """
     workloads_N = calculate_workload(torch.tensor(seq_lens_N, dtype=torch.int64))
     rows_of_rank: list[list[int]] = [[] for _ in range(num_ranks)]
@@ -73,27 +98,35 @@ def deal_rows(seq_lens_N: Sequence[int], *, rows_per_minibatch: int, num_ranks: 
     return rows_of_rank
 
 
-def check_outputs(keys: Iterable[str]) -> None:
-    """See that each completion is one row.
+def check_sequences(keys: Iterable[str], loss: PolicyLoss | None, name: str) -> None:
+    """See that the loss does not ask where a sequence ends, where a completion is several.
+
+    Args:
+        keys: of the rows.
+        loss: the policy's; None for one whose gradient is not known.
+        name: of the loss, in words.
 
     Raises:
-        CtwaError: an agent loop gave several outputs, which this trainer would take for completions of their own.
+        CtwaError: it does, and would take each sequence for a completion of its own.
     """
+    if loss is not None and loss.by_token:
+        return
     if several := next((key for key in keys if place_of(key)[2] > 0), None):
         raise CtwaError(
-            f"the agent loop gave several outputs for one completion ({several}), which would each count as one: let "
-            "it give one output with all turns, whose response_mask is 0 at the tokens that the policy did not write"
+            f"the agent loop gave several sequences for one completion ({several}), and the loss ({name}) would take "
+            "each for a completion: write policy_loss=vanilla and actor_rollout_ref.actor.loss_agg_mode=token-mean, or "
+            "let the loop give one sequence with all turns"
         )
 
 
-def num_missing(num_rows: int, num_asked: int, *, limit: float) -> int:
+def num_missing(num_there: int, num_asked: int, *, limit: float) -> int:
     """How many of the completions that were asked for are lost: their rollout failed.
 
     Raises:
         CtwaError: more than the limit, a share of those asked for.
     """
-    missing = num_asked - num_rows
-    if missing > limit * num_asked or not num_rows:
+    missing = num_asked - num_there
+    if missing > limit * num_asked or not num_there:
         raise CtwaError(
             f"{missing} of {num_asked} completions were lost, more than ctwa.rollout.max_missing={limit:g} allows: "
             "their rollout's error is in the engine's log; mend it and go on with ctwa.resume=true"

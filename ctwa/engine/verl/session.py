@@ -6,16 +6,17 @@ what happens in which order.
 
 from __future__ import annotations
 
-import math
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import ray
 import torch
 import transfer_queue as tq
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from verl.trainer.ppo.padding_utils import upsample_batch_to_divisible_size
 from verl.trainer.ppo.v1 import AgentLoopManagerTQ
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
@@ -25,12 +26,14 @@ from verl.utils.dataset.rl_dataset import collate_fn
 from verl.utils.transferqueue_utils import KVBatchMeta
 from verl.workers.utils.padding import response_from_nested
 
-from ctwa.engine.verl.columns import SAMPLED_COLUMNS
+from ctwa.engine.checks.turns import agent_loops, tool_schemas
+from ctwa.engine.verl.columns import MINI_BATCH_ROWS, SAMPLED_COLUMNS
 from ctwa.engine.verl.registry import TRANSFORMERS_ROLLOUT, install
 from ctwa.engine.verl.rollout.agent_loops import AgentLoops
 from ctwa.engine.verl.rollout.batches import BatchGeneration
+from ctwa.engine.verl.rollout.prompts import PromptTokens
 from ctwa.engine.verl.rollout.transformers_rollout import start_server
-from ctwa.engine.verl.rows import deal_rows
+from ctwa.engine.verl.rows import deal_rows, mini_batches
 from ctwa.engine.verl.transfer import QueuedRows
 from ctwa.engine.verl.workers import MultiObjectiveWorker, num_data_ranks
 from ctwa.errors import CtwaError
@@ -114,10 +117,14 @@ class Session(PPOTrainerSync):
         """What completes prompts: batches on our servers, or verl's agent loops for every other rollout."""
         if servers:
             return BatchGeneration(self.config, self.tokenizer, servers, poll_interval)
+        loops = Path(self.config.ctwa.run) / "agent_loops.yaml"
+        OmegaConf.save(OmegaConf.create(agent_loops(self.config)), loops)
+        self.config.actor_rollout_ref.rollout.agent.agent_loop_config_path = str(loops)
         manager = AgentLoopManagerTQ.create(
             config=self.config, llm_client=self.get_llm_client(), teacher_client=None, reward_loop_worker_handles=None
         )
-        return AgentLoops(manager, poll_interval)
+        tokens = PromptTokens(self.config, self.tokenizer, tool_schemas(self.config))
+        return AgentLoops(manager, tokens, poll_interval)
 
     def _build_curriculum(self, settings: CurriculumSettings) -> Curriculum | None:
         """What draws the prompts in the place of verl's data loader; verl 0.9.1 has no seam for a sampler."""
@@ -187,7 +194,8 @@ class Session(PPOTrainerSync):
             chunks: the columns of the prompts, with those of their names and seeds.
             split: how to sample, and the partition of the queue.
             step: for which.
-            arrived: is told at every look which completions have come since, by their keys, a prompt's all at once.
+            arrived: is told at every look which completions have come since, by their keys, a prompt's all at once. It
+                may end the run by a CtwaError, which is raised once the rest has come.
 
         Returns:
             The completions, in the order in which they came; and verl's metrics.
@@ -199,8 +207,14 @@ class Session(PPOTrainerSync):
             tu.assign_non_tensor_data(batch, "validate", True)
         tags = [{"is_prompt": True, "status": "pending", "global_steps": step}] * len(batch)
         tq.kv_batch_put(keys=list(batch["uid"]), partition_id=split, tags=tags)
-        for keys in self.generation.complete(batch):
-            arrived(keys)
+        looks = self.generation.complete(batch)
+        try:
+            for keys in looks:
+                arrived(keys)
+        except CtwaError:
+            for _ in looks:  # nothing is to be under way where the step before is saved
+                pass
+            raise
         sampled, metrics = self.replay_buffer.sample(global_steps=step, partition_id=split, batch_size=len(batch))
         return sampled, metrics
 
@@ -217,18 +231,21 @@ class Session(PPOTrainerSync):
         self.curr_step_profile = False
 
     def deal(self, batch: KVBatchMeta, rows: QueuedRows) -> KVBatchMeta:
-        """Deal whole mini-batches of prompts, in the step's order, out to the ranks: see :func:`deal_rows`."""
+        """Deal whole mini-batches of prompts, in the step's order, out to the ranks: see ``mini_batches``."""
         actor = self.config.actor_rollout_ref
         num_ranks = num_data_ranks(self.actor_rollout_wg)
-        rows_per_minibatch = actor.actor.ppo_mini_batch_size * actor.rollout.n
+        size, order = mini_batches(
+            rows.bounds.diff().tolist(),
+            num_completions=actor.actor.ppo_mini_batch_size * actor.rollout.n,
+            num_ranks=num_ranks,
+        )
         tags = dict(zip(batch.keys, batch.tags, strict=True))
         batch.keys[:], batch.tags[:] = rows.keys, [tags[key] for key in rows.keys]
-        batch = upsample_batch_to_divisible_size(
-            batch, math.lcm(num_ranks, rows_per_minibatch), self.tokenizer.eos_token_id
-        )
-        seq_lens_N = [tag["seq_len"] for tag in batch.tags]
-        rows_of_rank = deal_rows(seq_lens_N, rows_per_minibatch=rows_per_minibatch, num_ranks=num_ranks)
-        batch.reorder([row for rows in rows_of_rank for row in rows])
+        batch = upsample_batch_to_divisible_size(batch, len(order), self.tokenizer.eos_token_id)
+        seq_lens = [batch.tags[row]["seq_len"] for row in order]
+        rows_of_rank = deal_rows(seq_lens, rows_per_minibatch=size, num_ranks=num_ranks)
+        batch.reorder([order[place] for places in rows_of_rank for place in places])
+        batch.extra_info[MINI_BATCH_ROWS] = size
         batch.extra_info["temperature"] = actor.rollout.temperature
         batch.fields = list(SAMPLED_COLUMNS)
         return batch
@@ -253,7 +270,7 @@ class Session(PPOTrainerSync):
         self.actor_rollout_wg.compute_log_prob(batch)
         self.actor_rollout_wg.swap_weights()
         data = rows.read("log_probs", "response_mask")
-        return response_from_nested(data["log_probs"], data["response_mask"]).to_padded_tensor(0.0)
+        return rows.joined(response_from_nested(data["log_probs"], data["response_mask"]))
 
     def update(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         """Update the policy on the batch's advantages, mini-batch by mini-batch."""
@@ -273,10 +290,14 @@ class Session(PPOTrainerSync):
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
-    def save(self, folder: Path, *, step: int) -> None:
+    def kept(self, step: int) -> Callable[[Path], None]:
+        """Writes the policy of a step into a checkpoint's folder, with the place in the data where that step ended."""
+        return partial(self.save, step=step, position=copy.deepcopy(self._prompts_to_come.state_dict()))
+
+    def save(self, folder: Path, *, step: int, position: Mapping[str, Any] | None = None) -> None:
         """Write the policy, its optimizer and the data's position into a checkpoint's folder."""
         self.save_policy(folder, step=step, remote=self.config.trainer.default_hdfs_dir)
-        self.save_place(folder / "data.pt")
+        self.save_place(folder / "data.pt", position)
         self.checkpoint_callback.on_save(trainer=self, global_step=step, checkpoint_dir=str(folder), async_save=False)
 
     def save_policy(self, folder: Path, *, step: int, remote: str | None = None) -> None:
@@ -293,9 +314,9 @@ class Session(PPOTrainerSync):
         if (folder / "data.pt").exists():  # of a run without prompts to train on there is none
             self.load_place(folder / "data.pt")
 
-    def save_place(self, path: Path) -> None:
-        """Write which prompts come next."""
-        torch.save(self._prompts_to_come.state_dict(), path)
+    def save_place(self, path: Path, position: Mapping[str, Any] | None = None) -> None:
+        """Write which prompts come next; or came next at another moment."""
+        torch.save(self._prompts_to_come.state_dict() if position is None else position, path)
 
     def load_place(self, path: Path) -> None:
         """Read what :meth:`save_place` wrote.

@@ -1,9 +1,15 @@
-"""Rows in verl's transfer queue, in the trainer's own order, and the columns that the trainer gives them."""
+"""Rows in verl's transfer queue, in the trainer's own order, and the columns that the trainer gives them.
+
+A row is a sequence of tokens that the policy's workers read, and mostly a completion. A session of an agent loop may
+yield several: then a completion is several rows, and has one reward. The trainer, the methods and the covariances know
+completions alone, (N, T), with the tokens of their rows one row behind the other; ``QueuedRows`` joins and parts them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -20,6 +26,7 @@ from verl.workers.utils.padding import response_to_nested
 from ctwa import metrics as key_of
 from ctwa.batch import Rollout
 from ctwa.engine.verl.columns import ROW_COLUMN, advantages_column, is_policy_column
+from ctwa.engine.verl.rows import RowValues, in_order, place_of
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,44 @@ class QueuedRows:
     def __len__(self) -> int:
         return len(self.keys)
 
+    @cached_property
+    def bounds(self) -> Tensor:
+        """int64 (N + 1,): where the rows of each completion begin; behind the last, their number."""
+        completions = [place_of(key)[:2] for key in self.keys]
+        begins = [row for row, each in enumerate(completions) if row == 0 or each != completions[row - 1]]
+        return torch.tensor([*begins, len(completions)])
+
+    @property
+    def completions(self) -> list[str]:
+        """Of each completion the name of its first row."""
+        return [self.keys[row] for row in self.bounds[:-1].tolist()]
+
+    def of_rows(self, values_N: Tensor) -> Tensor:
+        """A value of each completion, for each of its rows."""
+        return values_N.repeat_interleave(self.bounds.diff())
+
+    def some(self, chosen_N: Tensor) -> QueuedRows:
+        """The rows of some completions."""
+        chosen = self.of_rows(chosen_N).tolist()
+        return QueuedRows([key for key, is_chosen in zip(self.keys, chosen, strict=True) if is_chosen], self.partition)
+
+    def tokens(self, column: str) -> Tensor:
+        """(N, T) of a column that has a value for each response token, 0 behind a completion's end."""
+        return self.joined(self.read(column)[column])
+
+    def joined(self, column: Any) -> Tensor:
+        """(N, T) of such a column as it is in the queue: nested, a line a row."""
+        return self._of_completions(column).to_padded_tensor(0)
+
+    def parted(self, values_NT: Tensor, response_mask: Any) -> Any:
+        """A column as the queue has it, of (N, T); ``response_mask`` is that of the rows, nested."""
+        values = response_to_nested(values_NT, self._of_completions(response_mask)).values()
+        return _nested(values, response_mask.offsets())
+
+    def _of_completions(self, column: Any) -> Any:
+        """A nested column with a line a completion."""
+        return _nested(column.values(), column.offsets()[self.bounds])
+
     def read(self, *columns: str) -> TensorDict:
         """Some of their columns."""
         return tq.kv_batch_get(keys=list(self.keys), partition_id=self.partition, select_fields=list(columns))
@@ -52,11 +97,17 @@ class QueuedRows:
         tq.kv_clear(keys=list(self.keys), partition_id=self.partition)
 
 
+def _nested(values: Tensor, offsets: Tensor) -> Any:
+    """Told of no longest line, torch pads to the length of all of them together."""
+    return torch.nested.nested_tensor_from_jagged(values, offsets, max_seqlen=int(offsets.diff().max()))
+
+
 def advantage_columns(
     rollout: Rollout,
     advantages_NT: Tensor,
     objective_advantages_MNT: Tensor | None,
     weights: Mapping[str, float],
+    rows: QueuedRows,
     response_mask: Any,
     kl_rewards_NT: Tensor | None = None,
 ) -> dict[str, Tensor]:
@@ -67,6 +118,7 @@ def advantage_columns(
         advantages_NT: what the policy is trained on.
         objective_advantages_MNT: the objectives' own, where their gradients are wanted.
         weights: of the objectives, for ``rm_scores``: verl's metrics show the weighted sum of the rewards.
+        rows: the step's.
         response_mask: nested, as it is in the queue.
         kl_rewards_NT: what a KL penalty takes from each token's reward, for ``token_level_rewards``: verl's metrics
             show the rewards with it.
@@ -74,18 +126,19 @@ def advantage_columns(
     weights_M = torch.tensor([weights[name] for name in rollout.rewards.names], dtype=torch.float64)
     scores_N = (rollout.rewards.filled_NM(rollout.group_N) * weights_M).sum(dim=1)
     scores_NT = torch.zeros_like(advantages_NT)
-    scores_NT[torch.arange(len(scores_NT)), response_mask.offsets().diff() - 1] = scores_N.float()
-    advantages = response_to_nested(advantages_NT, response_mask)
+    lengths_N = response_mask.offsets()[rows.bounds].diff()
+    scores_NT[torch.arange(len(scores_NT)), lengths_N - 1] = scores_N.float()
+    advantages = rows.parted(advantages_NT, response_mask)
     columns = {
         "advantages": advantages,
         "returns": advantages,
-        "rm_scores": response_to_nested(scores_NT, response_mask),
-        ROW_COLUMN: torch.arange(len(advantages_NT)),
+        "rm_scores": rows.parted(scores_NT, response_mask),
+        ROW_COLUMN: torch.arange(len(rows)),
     }
     if kl_rewards_NT is not None:
-        columns["token_level_rewards"] = response_to_nested(scores_NT + kl_rewards_NT, response_mask)
+        columns["token_level_rewards"] = rows.parted(scores_NT + kl_rewards_NT, response_mask)
     for place, objective_NT in enumerate(() if objective_advantages_MNT is None else objective_advantages_MNT):
-        columns[advantages_column(place)] = response_to_nested(objective_NT, response_mask)
+        columns[advantages_column(place)] = rows.parted(objective_NT, response_mask)
     return columns
 
 
@@ -122,6 +175,13 @@ def padding_columns(names: Iterable[str], response_mask: Any) -> dict[str, Tenso
     return columns | {ROW_COLUMN: torch.full((response_mask.shape[0],), -1)}
 
 
+def recorded(by_worker: Iterable[RowValues], rows: QueuedRows) -> Tensor:
+    """(N, T) of what each worker recorded of a step's rows; 0 behind a completion's end."""
+    response_mask = rows.read("response_mask")["response_mask"]
+    values_RT = in_order(by_worker, (len(rows), int(response_mask.offsets().diff().max())))
+    return rows.joined(response_to_nested(values_RT, response_mask))
+
+
 def leave_out(left_out_N: Tensor, rows: QueuedRows, rollout: Rollout) -> tuple[Rollout, dict[str, Tensor]]:
     """Keep completions out of the loss; returns the rollout without them, and the column in which the loss finds that.
 
@@ -135,7 +195,7 @@ def leave_out(left_out_N: Tensor, rows: QueuedRows, rollout: Rollout) -> tuple[R
         rejected_NT = rejected_NT | rollout.rejected_NT
     rollout = replace(rollout, rejected_NT=rejected_NT)
     response_mask = rows.read("response_mask")["response_mask"]
-    return rollout, {"response_mask": response_to_nested(rollout.loss_mask_NT, response_mask)}
+    return rollout, {"response_mask": rows.parted(rollout.loss_mask_NT, response_mask)}
 
 
 def kl_rewards(controller: Any, kind: str, rows: QueuedRows) -> tuple[Tensor, dict[str, float]]:
@@ -150,11 +210,12 @@ def kl_rewards(controller: Any, kind: str, rows: QueuedRows) -> tuple[Tensor, di
         kind: of the estimate, the config's ``algorithm.kl_penalty``.
         rows: the step's, whose old and reference log-probs are there.
     """
-    data = rows.read("response_mask", "old_log_probs", "ref_log_prob").to_padded_tensor(0)
-    mask_NT = data["response_mask"].float()
-    kl_NT = kl_penalty(data["old_log_probs"].float(), data["ref_log_prob"].float(), kind) * mask_NT
+    columns = ("response_mask", "old_log_probs", "ref_log_prob")
+    data = rows.read(*columns)
+    mask_NT, old_NT, reference_NT = (rows.joined(data[column]).float() for column in columns)
+    kl_NT = kl_penalty(old_NT, reference_NT, kind) * mask_NT
     mean, beta = float((kl_NT.sum(1) / mask_NT.sum(1)).mean()), controller.value
-    controller.update(current_kl=mean, n_steps=len(rows))
+    controller.update(current_kl=mean, n_steps=len(rows.completions))
     return -beta * kl_NT, {key_of.REWARD_KL: mean, key_of.REWARD_KL_COEFFICIENT: float(beta)}
 
 
@@ -163,7 +224,8 @@ def correct(
 ) -> tuple[Rollout, dict[str, Tensor], dict[str, float]]:
     """Correct for a rollout whose probabilities differ from the trainer's, where the config asks for it.
 
-    Where the trainer takes the rollout's own log-probabilities (``bypass_mode``) there is nothing to correct.
+    Where the trainer takes the rollout's own log-probabilities (``bypass_mode``) there is nothing to correct. Where a
+    completion is several rows, each is corrected by itself.
 
     Args:
         correction: the config's ``algorithm.rollout_correction``.
@@ -183,12 +245,18 @@ def correct(
     corrected, metrics = compute_rollout_correction_and_add_to_batch(
         DataProto(batch=data.to_padded_tensor(0)), correction
     )
+
+    def found(name: str) -> Tensor:
+        """(N, T) of what verl found for the rows."""
+        return rows.joined(response_to_nested(corrected.batch[name], response_mask))
+
     columns = {}
     if correction.get("rollout_rs"):
-        rejected_NT = rollout.mask_NT.bool() & ~corrected.batch["response_mask"].bool()
+        rejected_NT = rollout.mask_NT.bool() & ~found("response_mask").bool()
         rollout = replace(rollout, rejected_NT=rejected_NT)
-        columns["response_mask"] = response_to_nested(rollout.loss_mask_NT, response_mask)
+        columns["response_mask"] = rows.parted(rollout.loss_mask_NT, response_mask)
     if correction.get("rollout_is"):
-        rollout = replace(rollout, importance_NT=corrected.batch["rollout_is_weights"])
-        columns["rollout_is_weights"] = response_to_nested(rollout.importance_NT, response_mask)
+        importance_NT = found("rollout_is_weights")
+        rollout = replace(rollout, importance_NT=importance_NT)
+        columns["rollout_is_weights"] = rows.parted(importance_NT, response_mask)
     return rollout, columns, metrics

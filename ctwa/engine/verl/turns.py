@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any
 
 from tensordict import TensorDict
@@ -17,7 +17,7 @@ MESSAGES, TOOL_REWARDS = "messages", "tool_rewards"
 
 @dataclass(frozen=True)
 class Turns:
-    """A completion.
+    """A completion, or one of the sequences of a completion that has several.
 
     Attributes:
         token_ids: those of its tokens that the policy wrote, which are those that are trained on.
@@ -33,9 +33,23 @@ class Turns:
     messages: list[dict[str, Any]] | None
     tool_rewards: list[float]
 
+    @classmethod
+    def joined(cls, parts: Sequence[Turns]) -> Turns:
+        """One completion of several sequences, the messages of each behind those of the one before."""
+        if len(parts) == 1:
+            return parts[0]
+        messages = [part.messages or [{"role": "assistant", "content": part.response}] for part in parts]
+        return cls(
+            token_ids=list(chain.from_iterable(part.token_ids for part in parts)),
+            response="\n".join(part.response for part in parts if part.response),
+            finished=parts[-1].finished,
+            messages=list(chain.from_iterable(messages)),
+            tool_rewards=list(chain.from_iterable(part.tool_rewards for part in parts)),
+        )
+
 
 def read_turns(rows: TensorDict, tokenizer: Any, end_tokens: Collection[int | None]) -> list[Turns]:
-    """Tell the turns of some completions apart.
+    """Tell the turns of some rows apart.
 
     Messages are the loop's own where it hands them on. Else what the policy wrote and what it did not are told apart by
     the mask: a message each, the latter a tool's, with the words that the chat template puts around them.

@@ -24,7 +24,7 @@ from ctwa.engine.checkpoint import correct_config, merge_adapter
 from ctwa.engine.gradients import OBJECTIVE_LOSSES, GradientPlan, ObjectiveLosses, local_part, policy_losses
 from ctwa.engine.pairs.objective import PairLoss
 from ctwa.engine.probe import PreviousWeights
-from ctwa.engine.verl.columns import ROW_COLUMN
+from ctwa.engine.verl.columns import MINI_BATCH_ROWS, ROW_COLUMN
 from ctwa.engine.verl.registry import install
 from ctwa.engine.verl.rows import RowValues
 from ctwa.errors import CtwaError
@@ -63,6 +63,8 @@ class PolicyWorker(TrainingWorker):
 
         The pass after the update runs here, on rows that are here already, and not as a call of its own.
         """
+        if size := tu.pop(data, MINI_BATCH_ROWS, default=None):
+            tu.assign_non_tensor(data, mini_batch_size=size)
         again = data.clone(recurse=False) if self._source == "post_update" else None
         output = super().train_mini_batch(data)
         if again is not None:

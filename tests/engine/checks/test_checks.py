@@ -18,7 +18,7 @@ from ctwa.engine.checks import resources
 from ctwa.engine.checks.config import check_config, num_steps
 from ctwa.engine.checks.engine import check_with_verl
 from ctwa.engine.checks.resources import check_machine, check_placement, check_resources
-from ctwa.engine.checks.turns import check_parser, turns_line
+from ctwa.engine.checks.turns import agent_loops, check_parser, turns_line
 from ctwa.engine.data import read_run_data
 from ctwa.engine.train_job import TrainJob
 from ctwa.errors import CtwaError
@@ -541,6 +541,12 @@ class TestAgentLoops:
         values = {f"{ROLLOUT}.agent.agent_loop_config_path": f"{tmp_path}/loops.yaml"}
         with pytest.raises(CtwaError, match=r"no module no_such\.module: put the folder it is in on PYTHONPATH"):
             check_config(changed(self.TURNS | values))
+
+    def test_an_own_file_of_loops_leaves_those_of_ctwa_there(self, changed: Changed, tmp_path: Path) -> None:
+        (tmp_path / "loops.yaml").write_text("[{name: mine, _target_: collections.Counter}]")
+        config = changed(self.TURNS | {f"{ROLLOUT}.agent.agent_loop_config_path": f"{tmp_path}/loops.yaml"})
+        check_config(config)
+        assert [loop["name"] for loop in agent_loops(config)] == ["ctwa_single_turn", "ctwa_tool_agent", "mine"]
 
     def test_a_format_of_calls_that_nobody_reads_is_refused(self, changed: Changed) -> None:
         with pytest.raises(CtwaError, match=r"multi_turn\.format=hermse .*; did you mean 'hermes'\?"):

@@ -20,7 +20,7 @@ from ctwa.covariance.weights import completion_weights, update_weights
 from ctwa.engine.settings import DynamicSampling
 from ctwa.engine.verl.columns import ROW_COLUMN
 from ctwa.engine.verl.estimate import VerlEstimate
-from ctwa.engine.verl.transfer import correct, padding_columns
+from ctwa.engine.verl.transfer import QueuedRows, correct, padding_columns
 from ctwa.policy_loss import GeoMean, Gspo, PolicyLoss, Vanilla
 from ctwa.scalarizers import build_scalarizer
 from ctwa.scalarizers.ctwa import CtwaConfig
@@ -39,11 +39,16 @@ def nested(values_NT: Tensor) -> Tensor:
     return torch.nested.as_nested_tensor(rows, layout=torch.jagged)
 
 
-def rows() -> Any:
-    old_NT = torch.full((4, 4), -1.0)
-    columns = {"response_mask": MASK_NT, "old_log_probs": old_NT, "rollout_log_probs": old_NT - LOG_RATIO_NT}
-    data = TensorDict({name: nested(values) for name, values in columns.items()}, batch_size=4)
-    return SimpleNamespace(read=lambda *names: data.select(*names))
+class Rows(QueuedRows):
+    """Four rows without a queue."""
+
+    def read(self, *columns: str) -> TensorDict:
+        old_NT = torch.full((4, 4), -1.0)
+        there = {"response_mask": MASK_NT, "old_log_probs": old_NT, "rollout_log_probs": old_NT - LOG_RATIO_NT}
+        return TensorDict({name: nested(there[name]) for name in columns if name in there}, batch_size=4)
+
+
+ROWS = Rows([f"train000001-0000{row // 2}_{row % 2}_0" for row in range(4)], "train")
 
 
 def rollout() -> Rollout:
@@ -52,7 +57,7 @@ def rollout() -> Rollout:
 
 
 def corrected(**options: object) -> tuple[Rollout, dict[str, Tensor], dict[str, float]]:
-    return correct(OmegaConf.create(options), rows(), rollout())
+    return correct(OmegaConf.create(options), ROWS, rollout())
 
 
 def update(of: Rollout) -> Update:
@@ -164,7 +169,7 @@ def test_where_nothing_is_corrected_the_two_policies_are_compared_all_the_same()
 def test_with_the_rollout_s_own_log_probs_there_is_nothing_to_compare(options: dict | None) -> None:
     correction = None if options is None else OmegaConf.create(options)
     same = rollout()
-    assert correct(correction, rows(), same) == (same, {}, {})
+    assert correct(correction, ROWS, same) == (same, {}, {})
 
 
 def test_added_rows_keep_verls_empty_mask_and_have_weights_of_zero() -> None:
@@ -181,9 +186,13 @@ def test_a_step_writes_what_its_loss_is_to_see(testbed_config: DictConfig) -> No
     from ctwa.engine.train import MultiObjectiveTrainer, Step
 
     written: dict[str, Tensor] = {}
-    queue = rows()
-    queue.keys, queue.partition = [f"train000001-0000{row // 2}_{row % 2}_0" for row in range(4)], "train"
-    queue.write = lambda columns: (written.update(columns), [*columns])[1]
+
+    class Written(Rows):
+        def write(self, columns: Any) -> list[str]:
+            written.update(columns)
+            return [*columns]
+
+    queue = Written(ROWS.keys, ROWS.partition)
     config = OmegaConf.merge(
         testbed_config,
         {
@@ -198,7 +207,7 @@ def test_a_step_writes_what_its_loss_is_to_see(testbed_config: DictConfig) -> No
         },
     )
     trainer = object.__new__(MultiObjectiveTrainer)  # its start is Ray's
-    trainer.config = config
+    trainer.config, trainer.cross_fitted = config, None
     trainer.scalarizer = Linear(LinearConfig(), {"accuracy": 0.5, "clarity": 0.5})
     nothing_held = torch.zeros(4, dtype=torch.bool)
     trainer.probe = SimpleNamespace(source="none", has_weights=False, held_out=lambda _: nothing_held)
@@ -210,7 +219,7 @@ def test_a_step_writes_what_its_loss_is_to_see(testbed_config: DictConfig) -> No
     )
     batch: Any = SimpleNamespace(keys=queue.keys, partition_id="train", fields=None)
     rewards = RewardMatrix.from_columns({"accuracy": [1.0, 0.0, 1.0, 1.0], "clarity": [0.2, 0.9, 0.4, 0.1]})
-    step = Step(1, batch=batch, rows=queue, rollout=replace(rollout(), rewards=rewards))
+    step = Step(1, SimpleNamespace(), batch=batch, rows=queue, rollout=replace(rollout(), rewards=rewards))
 
     trainer.estimate_advantages(step)
 

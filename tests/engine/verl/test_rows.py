@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from ctwa.engine.verl.columns import SEED_COLUMN
-from ctwa.engine.verl.rows import Prompts, check_outputs, deal_rows, num_missing, place_of, prompt_name
+from ctwa.engine.verl.rows import Prompts, check_sequences, deal_rows, mini_batches, num_missing, place_of, prompt_name
 from ctwa.errors import CtwaError
+from ctwa.policy_loss import Gspo, PolicyLoss, Vanilla
 
 
 def batch(*texts: str) -> dict[str, list[str]]:
@@ -72,6 +73,19 @@ def test_more_than_the_share_or_all_stop_the_run(lost: int, limit: float) -> Non
         num_missing(20 - lost, 20, limit=limit)
 
 
-def test_several_outputs_of_a_completion_are_refused() -> None:
-    with pytest.raises(CtwaError, match=r"gave several outputs for one completion .*: let it give one output"):
-        check_outputs([*KEYS, "train000001-00003_4_1"])
+@pytest.mark.parametrize(
+    "loss", [Gspo(low=0.2, high=0.2), Vanilla(0.2, 0.2, by_completion=True), None], ids=["ratio", "mean", "unknown"]
+)
+def test_several_sequences_are_refused_where_the_loss_asks_for_their_ends(loss: PolicyLoss | None) -> None:
+    several = [*KEYS, "train000001-00003_4_1"]
+    check_sequences(several, Vanilla(0.2, 0.2), "vanilla, token-mean")
+    check_sequences(KEYS, loss, "l")
+    with pytest.raises(CtwaError, match=r"gave several sequences for one completion .*_4_1.*, and the loss \(l\)"):
+        check_sequences(several, loss, "l")
+
+
+def test_mini_batches_are_whole_prompts_and_filled_up_to_one_size() -> None:
+    assert mini_batches([1] * 8, num_completions=4, num_ranks=2) == (4, list(range(8)))
+    assert mini_batches([1] * 7, num_completions=4, num_ranks=2) == (4, list(range(8)))  # a completion was lost
+    # Two completions of 1 and 3 rows, one of 1 and none to go with it: 6 are those that fill up.
+    assert mini_batches([1, 4, 1], num_completions=2, num_ranks=2) == (6, [0, 1, 2, 3, 4, 6, 5, 7, 8, 9, 10, 11])

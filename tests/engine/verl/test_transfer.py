@@ -1,7 +1,6 @@
 """The columns that a step's rows get, without a queue."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
 import torch
@@ -11,8 +10,9 @@ from verl.trainer.ppo.core_algos import get_kl_controller
 
 from ctwa.batch import RewardMatrix, Rollout
 from ctwa.engine.verl.columns import ROW_COLUMN, advantages_column
-from ctwa.engine.verl.transfer import advantage_columns, kl_rewards, padding_columns
+from ctwa.engine.verl.transfer import QueuedRows, advantage_columns, kl_rewards, padding_columns
 
+ROWS = QueuedRows(["train000001-00000_0_0", "train000001-00000_1_0"], "train")
 MASK = torch.nested.as_nested_tensor([torch.ones(3), torch.ones(1)], layout=torch.jagged)
 
 
@@ -26,17 +26,14 @@ def rollout() -> Rollout:
     return Rollout(rewards, torch.zeros(2, dtype=torch.int64), mask_NT)
 
 
-@dataclass
-class Rows:
+@dataclass(frozen=True)
+class Rows(QueuedRows):
     """What is in a queue, without one."""
 
     data: TensorDict
 
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def read(self, *names: str) -> TensorDict:
-        return self.data.select(*names)
+    def read(self, *columns: str) -> TensorDict:
+        return self.data.select(*columns)
 
 
 def rows(column):
@@ -46,14 +43,15 @@ def rows(column):
 def test_the_columns_have_each_row_s_own_length_and_the_score_at_its_end():
     advantages_NT = torch.tensor([[0.5, 0.25, -1.0], [2.0, 0.0, 0.0]])
     weights = {"accuracy": 0.75, "clarity": 0.5}
-    columns = advantage_columns(rollout(), advantages_NT, torch.stack([advantages_NT, -advantages_NT]), weights, MASK)
+    objective_MNT = torch.stack([advantages_NT, -advantages_NT])
+    columns = advantage_columns(rollout(), advantages_NT, objective_MNT, weights, ROWS, MASK)
     assert rows(columns["advantages"]) == rows(columns["returns"]) == [[0.5, 0.25, -1.0], [2.0]]
     assert rows(columns["rm_scores"]) == [[0.0, 0.0, 1.0], [0.125]]
     assert columns[ROW_COLUMN].tolist() == [0, 1]
     assert rows(columns[advantages_column(1)]) == [[-0.5, -0.25, 1.0], [-2.0]]
     assert advantages_column(2) not in columns
     assert "token_level_rewards" not in columns
-    penalised = advantage_columns(rollout(), advantages_NT, None, weights, MASK, torch.full((2, 3), -0.5))
+    penalised = advantage_columns(rollout(), advantages_NT, None, weights, ROWS, MASK, torch.full((2, 3), -0.5))
     assert rows(penalised["token_level_rewards"]) == [[-0.5, -0.5, 0.5], [-0.375]]
 
 
@@ -68,7 +66,7 @@ def test_a_kl_penalty_is_of_each_token_and_its_controller_follows_the_mean_of_th
         for name, values in columns.items()
     }
     data = TensorDict(nested, batch_size=2)
-    queue: Any = Rows(data)
+    queue = Rows(ROWS.keys, ROWS.partition, data)
     control = {"type": "adaptive", "kl_coef": 0.2, "target_kl": 0.1, "horizon": 100}
     controller = get_kl_controller(OmegaConf.create(control))
 
@@ -84,10 +82,29 @@ def test_a_kl_penalty_is_of_each_token_and_its_controller_follows_the_mean_of_th
 
 def test_added_rows_have_the_same_columns_and_weigh_nothing():
     advantages_NT = torch.ones(2, 3)
-    columns = advantage_columns(rollout(), advantages_NT, advantages_NT[None], {"accuracy": 1, "clarity": 1}, MASK)
+    weights = {"accuracy": 1, "clarity": 1}
+    columns = advantage_columns(rollout(), advantages_NT, advantages_NT[None], weights, ROWS, MASK)
     added = padding_columns(
         columns, torch.nested.as_nested_tensor([torch.ones(2, dtype=torch.int64)], layout=torch.jagged)
     )
     assert added.keys() == columns.keys()
     assert added.pop(ROW_COLUMN).tolist() == [-1]
     assert all(rows(column) == [[0.0, 0.0]] and column.dtype == torch.float32 for column in added.values())
+
+
+def test_a_completion_of_several_rows_is_one_with_their_tokens_behind_each_other():
+    keys = ["train000001-00000_0_0", "train000001-00000_0_1", "train000001-00000_0_2", "train000001-00000_1_0"]
+    several = QueuedRows(keys, "train")
+    tokens = [[1.0, 2.0], [3.0], [4.0, 5.0], [6.0]]
+    mask = torch.nested.as_nested_tensor([torch.tensor(row) for row in tokens], layout=torch.jagged)
+
+    joined_NT = several.joined(mask)
+    assert joined_NT.tolist() == [[1, 2, 3, 4, 5], [6, 0, 0, 0, 0]]
+    assert several.completions == [keys[0], keys[3]]
+    assert rows(several.parted(joined_NT, mask)) == tokens
+    columns = advantage_columns(rollout(), joined_NT, None, {"accuracy": 1, "clarity": 0}, several, mask)
+    assert rows(columns["advantages"]) == tokens
+    assert rows(columns["rm_scores"]) == [[0, 0], [0], [0, 1], [0]]
+    assert columns[ROW_COLUMN].tolist() == [0, 1, 2, 3]
+    assert several.some(torch.tensor([False, True])).keys == keys[3:]
+    assert several.some(torch.tensor([True, False])).keys == keys[:3]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tensordict import NonTensorStack, TensorDict
 
-from ctwa.engine.verl.turns import read_turns
+from ctwa.engine.verl.turns import Turns, read_turns
 from ctwa.errors import CtwaError
 from ctwa.testbed.tokenizer import build_tokenizer
 
@@ -77,3 +77,14 @@ def test_a_loops_own_messages_and_its_tools_rewards_are_handed_on() -> None:
 def test_what_is_no_message_is_refused() -> None:
     with pytest.raises(CtwaError, match=r"extra_fields\['messages'\] are no messages: give a list of dicts"):
         read_turns(rows(CALLED, extras=[{"messages": ["so 3"]}]), TOKENIZER, END)
+
+
+def test_several_sequences_are_one_completion() -> None:
+    extras = [{}, {"messages": [{"role": "user", "content": "go on"}, {"role": "assistant", "content": "so 3"}]}]
+    first, second = read_turns(rows(("1 + 2", [1, 1, 1]), ("so 3 <eos>", [1, 1, 1]), extras=extras), TOKENIZER, END)
+
+    both = Turns.joined([first, second])
+    assert both.token_ids == TOKENIZER.encode("1 + 2 so 3 <eos>")
+    assert (both.response, both.finished, first.finished) == ("1 + 2\nso 3", True, False)
+    assert both.messages == [{"role": "assistant", "content": "1 + 2"}, *extras[1]["messages"]]
+    assert Turns.joined([first]) is first

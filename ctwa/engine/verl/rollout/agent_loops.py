@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import transfer_queue as tq
 from tensordict import TensorDict
 from verl.utils import tensordict_utils as tu
 
+from ctwa.engine.verl.rollout.prompts import PromptTokens
 from ctwa.engine.verl.rows import prompt_name
+from ctwa.errors import CtwaError
 
 
 class AgentLoops:
@@ -18,14 +20,16 @@ class AgentLoops:
 
     Args:
         manager: verl's manager of the loops.
+        tokens: of a prompt, as the loops have them.
         poll_interval: seconds between two looks for completions.
     """
 
     columns = ("responses", "response_mask", "extra_fields")
     """Of a completion, what says which of it the policy wrote."""
 
-    def __init__(self, manager: Any, poll_interval: float) -> None:
+    def __init__(self, manager: Any, tokens: PromptTokens, poll_interval: float) -> None:
         self._manager = manager
+        self._tokens = tokens
         self._poll_interval = poll_interval
 
     def complete(self, batch: TensorDict) -> Iterator[list[str]]:
@@ -33,13 +37,28 @@ class AgentLoops:
 
         Yields:
             The keys of completions that are in the queue by now, a prompt's all at once; at every look, of none too.
+
+        Raises:
+            CtwaError: a prompt is longer than ``data.max_prompt_length``.
         """
         partition = "val" if tu.get_non_tensor_data(batch, "validate", default=False) else "train"
-        unfinished = set(batch["uid"])
+        infos = batch["extra_info"] if "extra_info" in batch else [None] * len(batch)
+        prompts = dict(zip(batch["uid"], zip(batch["raw_prompt"], infos, strict=True), strict=True))
+        unfinished, too_long = set(prompts), None
         self._manager.generate_sequences(batch)
         while unfinished:
             time.sleep(self._poll_interval)
             tags = tq.kv_list(partition)[partition]
             ended = {name for name in unfinished if tags[name]["status"] in ("finished", "failure")}
             unfinished -= ended
-            yield [key for key, tag in tags.items() if not tag.get("is_prompt") and prompt_name(key) in ended]
+            keys = [key for key, tag in tags.items() if not tag.get("is_prompt") and prompt_name(key) in ended]
+            yield keys
+            for key in keys:
+                messages, info = prompts[prompt_name(key)]
+                selected = info.get("tool_selection") if isinstance(info, Mapping) else None
+                try:
+                    self._tokens.check_whole(messages, tags[key]["prompt_len"], selected)
+                except CtwaError as error:  # raised when nothing is under way any more
+                    too_long = too_long or error
+        if too_long is not None:
+            raise too_long

@@ -14,13 +14,12 @@ from typing import Any
 import ray
 import torch
 import transfer_queue as tq
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from tensordict import NonTensorStack, TensorDict
-from verl.utils import normalize_token_ids
 from verl.utils import tensordict_utils as tu
 
 from ctwa.engine.verl.columns import SEED_COLUMN
-from ctwa.errors import CtwaError
+from ctwa.engine.verl.rollout.prompts import PromptTokens
 from ctwa.models.decoding import Generated, Sampling
 from ctwa.models.seeds import completion_seed
 
@@ -40,8 +39,7 @@ class BatchGeneration:
 
     def __init__(self, config: DictConfig, tokenizer: Any, servers: list[Any], poll_interval: float) -> None:
         self._rollout = config.actor_rollout_ref.rollout
-        self._template_kwargs = OmegaConf.to_container(config.data.apply_chat_template_kwargs)
-        self._tokenizer = tokenizer
+        self._tokens = PromptTokens(config, tokenizer)
         self._servers = servers
         self._poll_interval = poll_interval
 
@@ -93,18 +91,6 @@ class BatchGeneration:
             ),
             int(source.n),
         )
-
-    def _tokens(self, messages: Any) -> list[int]:
-        tokens = self._tokenizer.apply_chat_template(
-            list(messages), add_generation_prompt=True, tokenize=True, return_dict=False, **self._template_kwargs
-        )
-        tokens = normalize_token_ids(tokens)
-        if len(tokens) > self._rollout.prompt_length:
-            raise CtwaError(
-                f"a prompt has {len(tokens)} tokens, data.max_prompt_length is {self._rollout.prompt_length}: "
-                f"write a larger one, or data.filter_overlong_prompts=true ({str(messages)[:80]}...)"
-            )
-        return tokens
 
     def _generate(
         self, prompts: list[list[int]], seeds: list[int], sampling: Sampling
