@@ -279,7 +279,7 @@ def wait_until(is_so: Callable[[], bool], running: subprocess.Popen[bytes], *, p
 
 def table(outcomes: list[Outcome]) -> str:
     """A line a fault."""
-    header = "| fault | after step | exit status | resumed | s to the second step after it | steps made again | same | left |"
+    header = "| fault | after step | exit status | resumed | s to the second step after | made again | same | left |"
     return "\n".join([header, "|---" * 8 + "|", *(row(each) for each in outcomes)])
 
 
