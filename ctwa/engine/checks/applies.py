@@ -88,6 +88,8 @@ def coverage_lines(settings: Settings, data: RunData) -> list[str]:
             where = ", ".join(f"{column}={_told(value)}" for column, value in objective.applies_to.items())
             rows = f" ({train.num_of[name]:,} of {train.num_rows:,} rows)" if train and train.num_rows else ""
             told.append(f"where {where}{rows}")
+        if name in settings.from_log_probs:
+            told.append(f"read off the log-probabilities of training steps ({settings.from_log_probs[name]})")
         if objective.none == "not_applicable":
             told.append("not where its function says None")
         if objective.split == "val":

@@ -206,6 +206,7 @@ def test_a_step_writes_what_its_loss_is_to_see(testbed_config: DictConfig) -> No
         gradients=None,
         diagnostics=SimpleNamespace(gradients_every=0),
         dynamic_sampling=DynamicSampling(keep="all"),  # the second prompt has one accuracy
+        from_log_probs={},
         objectives={name: SimpleNamespace(weight=0.5) for name in ("accuracy", "clarity")},
     )
     batch: Any = SimpleNamespace(keys=queue.keys, partition_id="train", fields=None)
