@@ -77,7 +77,8 @@ def data_(
     )
     tokenizer = None
     if model is not None:
-        from ctwa.models.look import Source, look_at_tokenizer
+        from ctwa.models.look import look_at_tokenizer
+        from ctwa.models.source import Source
 
         tokenizer = look_at_tokenizer(Source(model, "--model"))
         if tokenizer is None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from ctwa.data.boxed import last_boxed
-from ctwa.data.files import described
+from ctwa.data.formats import described
 
 Rule = Literal["as_is", "hashes", "boxed", "last_number"]
 

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from ctwa.data.answers import WORDS, Rule, extract, rule_for
-from ctwa.data.files import HUB, Row, RowFile, described, is_local
+from ctwa.data.files import HUB, is_local
+from ctwa.data.formats import Row, RowFile, described
 from ctwa.data.rows import prompt_fault
 from ctwa.data.settings import PLACE, RowSettings
 from ctwa.errors import CtwaError

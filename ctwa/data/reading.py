@@ -10,7 +10,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ctwa.data.files import Row, RowFile, open_rows
+from ctwa.data.files import open_rows
+from ctwa.data.formats import Row, RowFile
 from ctwa.data.forms import TRUTH, VERL, BadRow, Form, Spelled, find_form
 from ctwa.data.rows import Kinds
 from ctwa.data.settings import RowSettings

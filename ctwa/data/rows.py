@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
-from ctwa.data.files import Row, described
+from ctwa.data.formats import Row, described
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 EXAMPLE = '{"prompt": [{"role": "user", "content": "What is 1 + 1?"}], "reward_model": {"ground_truth": "2"}}'

@@ -223,7 +223,7 @@ class CaidTrainer(Trainer):
         """``val/<objective>``: the mean score, and its standard error over prompts."""
         metrics: dict[str, float] = {}
         for name, values_PS in {**samples.scores_PS, REWARD: self._rewards(samples)}.items():
-            metrics |= validation_metrics(name, values_PS.mean(1))
+            metrics |= validation_metrics(name, values_PS.mean(1), torch.arange(len(values_PS)))
         return metrics
 
     def _weights(self) -> dict[str, float]:

@@ -14,7 +14,8 @@ from ctwa.engine.checks.turns import has_turns
 from ctwa.engine.data import RunData, read_run_data
 from ctwa.engine.settings import DiagnosticSettings, ModelSource, Settings, read_settings
 from ctwa.errors import CtwaError
-from ctwa.models.look import Source, look_at_model
+from ctwa.models.look import look_at_model
+from ctwa.models.source import Source
 from ctwa.preference.caid import CaidConfig
 
 REWARD = "reward"

@@ -11,7 +11,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from ctwa.data.files import VERL_READS, Row, RowFile, open_rows
+from ctwa.data.files import VERL_READS, open_rows
+from ctwa.data.formats import Row, RowFile
 from ctwa.data.forms import Form, find_form
 from ctwa.data.reading import Rows, hold_out, read_rows, refuse_bad, write_table
 from ctwa.data.rows import Kinds, row_fault

@@ -89,11 +89,16 @@ class TrainJob(Job):
             *(line("" if number else "curriculum", told) for number, told in enumerate(curriculum)),
             *([] if choice.keep == "every" else [line("prompts", choice.described())]),
             line("passes", "; ".join(self._passes())),
+            *([line("gradients", self.settings.gradients.described())] if self._measures_gradients() else []),
             loss_line(config),
             optimizer_line(config),
             *size_lines(config, num_models=1 + self.settings.has_reference(config)),
             line("validation", every),
         ]
+
+    def _measures_gradients(self) -> bool:
+        every = self.settings.diagnostics.gradients_every
+        return self.settings.build_scalarizer().aggregator is not None or bool(every)
 
     def _passes(self) -> list[str]:
         config, settings = self.config, self.settings

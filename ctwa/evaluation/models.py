@@ -10,10 +10,12 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from ctwa.errors import CtwaError
+from ctwa.models.libraries import without_progress_bars
 from ctwa.models.locate import locate
-from ctwa.models.look import Source, look_at_model, without_progress_bars
+from ctwa.models.look import look_at_model
 from ctwa.models.onednn import pack_weights, prefers_onednn
 from ctwa.models.size import is_small
+from ctwa.models.source import Source
 from ctwa.preference.reference import model_fingerprint
 
 

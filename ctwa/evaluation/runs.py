@@ -43,7 +43,8 @@ def config_of(
         CtwaError: the folder is none of a task, the first target no run, or its task is not described in full.
     """
     base, name, section = _of_task(task_dir) if task_dir is not None else _of_run(Path(targets[0]))
-    section["limit"] = limit or section.get("limit")
+    if limit is not None:
+        section |= {"limit": limit, "limit_seed": None} if "limit_seed" in section else {"limit": limit}
     sections: dict[str, Any] = {name: section}
     if name == "generation":
         section["seed"] = seed
@@ -97,8 +98,7 @@ def _of_run(run: Path) -> tuple[str, str, dict[str, Any]]:
     try:
         ours, data, rollout = config["ctwa"], config["data"], config["actor_rollout_ref"]["rollout"]
         if "loss" in ours:  # of `ctwa prefer`
-            kwargs = data.get("apply_chat_template_kwargs") or {}
-            section = _pairs(ours, path) | {"template_kwargs": kwargs}
+            section = _pairs(ours, path) | {"template_kwargs": _template_kwargs(config)}
             return config["actor_rollout_ref"]["model"]["path"], "preferences", section
         validation = rollout["val_kwargs"]
         kept = RunFolder(homes[0]).data / "val.parquet"  # where the run's rows were not in verl's format
@@ -117,16 +117,23 @@ def _of_run(run: Path) -> tuple[str, str, dict[str, Any]]:
                 "reference_length": _reference_length(ours.get("reference_length")),
                 **{key: ours["rewards"][key] for key in ("num_workers", "max_unscored")},
                 "limit": limit if limit > 0 else None,
+                "limit_seed": data.get("seed") if limit > 0 and data.get("shuffle") else None,
                 "num_samples": validation["n"],
                 "temperature": validation["temperature"] if validation["do_sample"] else 0.0,
                 "top_p": validation["top_p"],
                 "top_k": validation["top_k"],
                 "max_tokens": rollout["response_length"],
-                "template_kwargs": data.get("apply_chat_template_kwargs") or {},
+                "template_kwargs": _template_kwargs(config),
             },
         )
     except KeyError as error:
         raise CtwaError(f"{path} lacks {error}; write an evaluation's YAML file instead") from error
+
+
+def _template_kwargs(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the run gives the chat template; with a template of its own in place of the tokenizer's."""
+    own = config["actor_rollout_ref"]["model"].get("custom_chat_template")
+    return {**(config["data"].get("apply_chat_template_kwargs") or {}), **({"chat_template": own} if own else {})}
 
 
 def _pairs(ours: Mapping[str, Any], path: Path) -> dict[str, Any]:

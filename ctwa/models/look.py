@@ -8,99 +8,19 @@ and fills what is missing with random numbers.
 from __future__ import annotations
 
 import json
-import os
 import re
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ctwa.errors import CtwaError, did_you_mean, neighbour
+from ctwa.errors import CtwaError, did_you_mean
+from ctwa.models.libraries import quiet_transformers, reason
 from ctwa.models.locate import locate
+from ctwa.models.source import Source
 
-HUB_TIMEOUT = 2.0  # s
 _HEADS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 _LAYER = re.compile(r"\b(?:layers|layer|h|blocks|block)\.(\d+)\.")
 _LFS = b"version https://git-lfs"
-
-
-@dataclass(frozen=True)
-class Source:
-    """A model as the user names it.
-
-    Attributes:
-        name: a folder, or a name on the hub.
-        key: what names it: the key of a config.
-        trust_remote_code: as transformers has it.
-    """
-
-    name: str
-    key: str
-    trust_remote_code: bool = False
-
-    def error(self, what: str) -> CtwaError:
-        """A mistake of the model, told with its key and name."""
-        return CtwaError(f"{self.key}: {self.name} {what}")
-
-    def local(self) -> Path | None:
-        """The folder that is named; None for a name on the hub.
-
-        Raises:
-            CtwaError: there is no such folder.
-        """
-        path = Path(self.name).expanduser()
-        if path.is_dir():
-            return path
-        if path.is_file():
-            raise self.error(f"is a file; give the folder it is in: {path.parent}")
-        if self.name.startswith(("/", ".", "~")) or self.name.count("/") > 1:
-            raise self.error(f"does not exist; give a model folder or a model's name on a hub{neighbour(path)}")
-        return None
-
-    def folder(self) -> Path | None:
-        """Where the model lies: its folder, or that of the hub's downloads; None where it has to be downloaded yet.
-
-        Raises:
-            CtwaError: there is no such folder, or the hub has no such model or does not answer.
-        """
-        return self.local() or self._downloaded()
-
-    def _downloaded(self) -> Path | None:
-        from huggingface_hub import constants, try_to_load_from_cache
-        from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
-
-        try:
-            config = try_to_load_from_cache(self.name, "config.json")
-        except HFValidationError as error:
-            raise self.error("is neither a folder nor a name on a hub; give one of these") from error
-        if isinstance(config, str):
-            return Path(config).parent
-        if os.environ.get("VERL_USE_MODELSCOPE", "").lower() == "true":  # verl's switch to another hub
-            return None
-        near = neighbour(Path(self.name))
-        what = "is neither a folder nor among the downloads, and "
-        if constants.HF_HUB_OFFLINE:
-            raise self.error(what + "HF_HUB_OFFLINE is set; download it first (hf download), or give a folder" + near)
-        try:
-            ask_hub(self.name)
-        except RepositoryNotFoundError as error:
-            raise self.error(what + "the hub has no such model, or not for you; give another name" + near) from error
-        except Exception as error:  # whatever its HTTP client raises
-            raise self.error(
-                what
-                + f"the hub does not answer ({type(error).__name__}); connect, download it first (hf download), or "
-                "give a folder" + near
-            ) from error
-        return None
-
-
-def ask_hub(name: str) -> None:
-    """Ask whether the hub has a model."""
-    from huggingface_hub import HfApi
-
-    HfApi().model_info(name, timeout=HUB_TIMEOUT)
 
 
 def look_at_model(source: Source) -> Any:
@@ -173,40 +93,6 @@ def look_at_tokenizer(source: Source, config: Any = None) -> Any:
                 "tokenizer of this model, or enlarge its embedding (resize_token_embeddings)"
             )
     return tokenizer
-
-
-def reason(error: BaseException) -> str:
-    """An error of a library as part of a sentence."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else f"{text[:197]}..."
-
-
-@contextmanager
-def without_progress_bars() -> Iterator[None]:
-    """Transformers draws one for every loading and saving."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """No bars, and no warnings of what is looked at here."""
-    from transformers.utils import logging
-
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        with without_progress_bars():
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
 
 
 def _config(source: Source, folder: Path) -> Any:

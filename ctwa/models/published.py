@@ -21,7 +21,8 @@ from typing import Any
 
 from ctwa.errors import CtwaError, did_you_mean
 from ctwa.models.from_gguf import ANY_CLASS, convert
-from ctwa.models.look import ask_hub, quiet_transformers, reason
+from ctwa.models.libraries import quiet_transformers, reason
+from ctwa.models.source import ask_hub
 from ctwa.run.disk import let_others_read, why_full
 
 SOURCES = ("auto", "hub", "package")

@@ -14,7 +14,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ctwa.data.files import Row
+from ctwa.data.formats import Row
 from ctwa.data.reading import first_rows
 from ctwa.data.rows import row_fault
 from ctwa.data.settings import RowSettings

@@ -9,6 +9,7 @@ Here a chunk is sent at once and every result comes back by itself, so that each
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import os
 import selectors
@@ -17,6 +18,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 from time import monotonic
 from typing import Any, Literal, Protocol
 
@@ -28,6 +30,7 @@ from ctwa.objectives.messages import Decoder, Done, Function, Ready, Stepping, W
 from ctwa.objectives.worker import USERS_PYTHONPATH
 
 START_TIMEOUT = 180.0  # s: a reward function that imports torch on a busy machine
+SLOW_START = 10.0  # s, after which the user is told what is waited for
 # s: async calls time themselves out; a worker that is this much later has a call that blocks its event loop.
 ASYNC_GRACE = 1.0
 
@@ -55,16 +58,25 @@ class WorkerPool:
         functions: to load.
         num_workers: processes.
         path: where they find modules; without it, where this process does.
+        max_memory: GB that a process may take; half of the machine's by default.
 
     Raises:
         CtwaError: a function cannot be loaded, or not be called as the contract says.
     """
 
-    def __init__(self, functions: Sequence[Function], num_workers: int, *, path: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        functions: Sequence[Function],
+        num_workers: int,
+        *,
+        path: Sequence[str] | None = None,
+        max_memory: float | None = None,
+    ) -> None:
         if num_workers < 1:
             raise CtwaError(f"num_workers is {num_workers}; give at least 1 process for the reward functions")
         self._functions = list(functions)
         self._path = module_path() if path is None else path
+        self._max_bytes = None if max_memory is None else int(max_memory * 1e9)
         self._selector = selectors.DefaultSelector()
         self._alarm, self._bell = socket.socketpair()
         self._alarm.setblocking(False)
@@ -74,13 +86,12 @@ class WorkerPool:
         try:
             for _ in range(num_workers):
                 self._workers.append(self._start())
-            while any(worker.contracts is None for worker in self._workers):
-                for _ in self._wait(None):
-                    pass
+            self._load()
         except BaseException:
             self.close()
             raise
         self.contracts: list[Contract] = self._workers[0].contracts or []
+        self._functions = [replace(function, is_checked=True) for function in self._functions]
 
     @property
     def num_workers(self) -> int:
@@ -125,10 +136,29 @@ class WorkerPool:
             self._bell.send(b"!")
 
     def _start(self) -> _Worker:
-        worker = _Worker(self._functions, self._path)
+        worker = _Worker(self._functions, self._path, self._max_bytes)
         self._selector.register(worker.channel, selectors.EVENT_READ, worker)
         self._flush(worker)
         return worker
+
+    def _load(self) -> None:
+        """Wait until every worker has loaded the functions; where that takes long, say so once."""
+        slow = monotonic() + SLOW_START
+        while any(worker.contracts is None for worker in self._workers):
+            for _ in self._wait(None, until=slow):
+                pass
+            if monotonic() >= slow:
+                slow = math.inf
+                logging.getLogger(__name__).warning(
+                    "still loading the reward functions %s after %g s: an import is slow, or waits for something; "
+                    "they have %g s",
+                    self._specs(),
+                    SLOW_START,
+                    START_TIMEOUT,
+                )
+
+    def _specs(self) -> str:
+        return ", ".join(function.spec for function in self._functions)
 
     def _replace(self, worker: _Worker) -> int:
         """Kill a worker and start another in its place; return the exit status of the killed one."""
@@ -142,9 +172,14 @@ class WorkerPool:
         events = selectors.EVENT_READ if is_empty else selectors.EVENT_READ | selectors.EVENT_WRITE
         self._selector.modify(worker.channel, events, worker)
 
-    def _wait(self, queue: CallQueue | None) -> Iterator[Ended]:
-        """Wait until a worker says something or is overdue, or the queue changes; yield the calls that ended."""
-        next_deadline = min(worker.deadline for worker in self._workers)
+    def _wait(self, queue: CallQueue | None, *, until: float = math.inf) -> Iterator[Ended]:
+        """Wait until a worker says something or is overdue, or the queue changes; yield the calls that ended.
+
+        Args:
+            queue: of the calls; None while functions are loaded.
+            until: when to stop waiting.
+        """
+        next_deadline = min(until, *(worker.deadline for worker in self._workers))
         timeout = None if next_deadline == math.inf else max(0.0, next_deadline - monotonic())
         events = [(key.data, mask) for key, mask in self._selector.select(timeout) if key.data is not None]
         with contextlib.suppress(BlockingIOError):
@@ -177,7 +212,7 @@ class WorkerPool:
                 f"did not load within {START_TIMEOUT:g} s" if reason == "timeout" else f"ended their process ({status})"
             )
             raise CtwaError(
-                f"the reward functions {', '.join(function.spec for function in self._functions)} {how}; "
+                f"the reward functions {self._specs()} {how}; "
                 "import one after the other with `ctwa check-reward` to see which"
             )
         if chunk is None or queue is None:  # it died between two chunks: nobody's call
@@ -207,14 +242,15 @@ class WorkerPool:
 class _Worker:
     """The parent's end of one worker process."""
 
-    def __init__(self, functions: list[Function], path: Sequence[str]) -> None:
+    def __init__(self, functions: list[Function], path: Sequence[str], max_bytes: int | None) -> None:
         self.channel, theirs = socket.socketpair()
         lifeline, ours = os.pipe()
         self._lifeline = os.fdopen(ours, "wb", buffering=0)
         with theirs:
             fds = (theirs.fileno(), lifeline)
+            told = [str(each) for each in (*fds, max_bytes) if each is not None]
             self._process = subprocess.Popen(
-                [sys.executable, "-u", "-P", "-m", "ctwa.objectives.worker", *map(str, fds)],
+                [sys.executable, "-u", "-P", "-m", "ctwa.objectives.worker", *told],
                 pass_fds=fds,
                 stdin=subprocess.DEVNULL,
                 stdout=2,  # what a reward function prints goes where the log goes

@@ -17,7 +17,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from ctwa.data.files import HUB, SUFFIXES, RowFile, is_local, open_rows
+from ctwa.data.files import HUB, SUFFIXES, is_local, open_rows
+from ctwa.data.formats import RowFile
 from ctwa.data.forms import lookup
 from ctwa.data.rows import prompt_fault, text_fault
 from ctwa.errors import CtwaError

@@ -71,6 +71,8 @@ class Scalarizer(Stateful, ABC):
     info: ClassVar[MethodInfo]
     takes_targets: ClassVar[bool] = False
     """Whether it steers by the objectives' covariance targets, which its constructor is then given as ``targets``."""
+    has_zero: ClassVar[bool] = False
+    """Whether it goes by where a reward's zero is: a constant that is added to a reward then changes the update."""
     requirements: Requirements = Requirements()
     aggregator: Aggregator | None = None
     """What combines the objectives' gradients, for methods of that level. The engine hands it to the workers before an
@@ -151,9 +153,10 @@ def objective_advantages(rollout: Rollout, estimate: Estimate, names: Sequence[s
 def score_advantages(rollout: Rollout, estimate: Estimate, names: Sequence[str], scores_N: Tensor) -> Tensor:
     """The advantages (N, T) of scores that were made of the rewards of some objectives.
 
-    A completion that none of them applies to has no score: it takes no part.
+    A completion that none of them applies to, or whose score is not finite, has no score: it takes no part.
     """
-    return _over_rows(estimate, scores_N, rollout.rewards.select(names).applicable_NM.any(1))
+    rows_N = rollout.rewards.select(names).applicable_NM.any(1) & scores_N.isfinite()
+    return _over_rows(estimate, torch.where(rows_N, scores_N, 0.0), rows_N)
 
 
 def weighted_advantages(rollout: Rollout, estimate: Estimate, weights: Mapping[str, float]) -> Tensor:

@@ -5,13 +5,16 @@ As in the baselines of CTWA (Lu & Jiang 2026, arXiv 2602.06869, appendix A.5).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
-from ctwa.batch import Rollout, Update
+from ctwa.batch import RewardMatrix, Rollout, Update
 from ctwa.errors import CtwaError
 from ctwa.methods import MethodInfo, Options
 from ctwa.scalarizers.base import Estimate, Scalarizer, objective_advantages
@@ -23,7 +26,14 @@ class LagrangianConfig(Options):
 
     Attributes:
         objective: the name of the objective that is maximised.
-        targets: the mean reward that every other objective is to reach, by name.
+        targets: the mean reward that every other objective is to reach, by name; of one in ``at_least`` the share of
+            completions.
+        at_least: the reward from which a completion satisfies the objective, by name. Such an objective counts as 1
+            where it is satisfied and as 0 elsewhere, so that its target is a rate (1 less the violation rate), as in
+            Constrained GRPO (Girgis et al. 2026).
+        one_sided: a reward above its target counts as the target in the advantages, so that more than enough earns
+            nothing. The multipliers move by the rewards as they are. LACONIC (Liu et al. 2026) and Leash (Li et al.
+            2025) charge for tokens beyond a budget so.
         eta: the step size of the multipliers.
         cap: the most a multiplier may become; null for no cap, and then one whose target cannot be reached grows
             without end.
@@ -34,6 +44,8 @@ class LagrangianConfig(Options):
     type: Literal["lagrangian"] = "lagrangian"
     objective: str
     targets: dict[str, float]
+    at_least: dict[str, float] = Field(default_factory=dict)
+    one_sided: bool = False
     eta: Annotated[float, Field(ge=0)] = 0.01
     cap: Annotated[float, Field(gt=0)] | None = None
     normalize: bool = False
@@ -45,7 +57,8 @@ class Lagrangian(Scalarizer):
     The objectives' own weights play no part, except that one of weight 0 is neither maximised nor constrained.
 
     Raises:
-        CtwaError: fewer than two objectives of weight above 0, or ``objective`` and ``targets`` are not all of them.
+        CtwaError: fewer than two objectives of weight above 0, ``objective`` and ``targets`` are not all of them, or
+            ``at_least`` names one without a target or with a target that is no rate.
     """
 
     info = MethodInfo(
@@ -70,6 +83,13 @@ class Lagrangian(Scalarizer):
                 f"the method maximises '{config.objective}' and has targets for {list(self.names)}, but the objectives "
                 f"with a weight above 0 are {list(trained)}; write one target for each of them except the maximised one"
             )
+        if without := sorted(set(config.at_least) - set(config.targets)):
+            raise CtwaError(f"the method's at_least names {without}, which have no target; write some of {self.names}")
+        if no_rate := {name: config.targets[name] for name in config.at_least if not 0 <= config.targets[name] <= 1}:
+            raise CtwaError(
+                f"the method has the targets {no_rate} for objectives in at_least, whose targets are shares of "
+                "completions; write a number from 0 to 1"
+            )
         self._multipliers = dict.fromkeys(self.names, 0.0)
         self._num_held = dict.fromkeys(self.names, 0)
         self._growth = dict.fromkeys(self.names, 0.0)
@@ -82,7 +102,13 @@ class Lagrangian(Scalarizer):
 
     def advantages(self, rollout: Rollout, estimate: Estimate) -> Tensor:
         """Move the multipliers by the mean rewards of this rollout, then combine the objectives' advantages (N, T)."""
-        self._dual_step(batch_means(rollout.rewards, self.names))
+        rewards = self._satisfied(rollout.rewards)
+        self._dual_step(batch_means(rewards, self.names))
+        if self.config.one_sided:
+            rewards = _changed(
+                rewards, {name: partial(torch.clamp, max=self.config.targets[name]) for name in self.names}
+            )
+        rollout = replace(rollout, rewards=rewards)
         main_NT, *others_NT = objective_advantages(rollout, estimate, [self.config.objective, *self.names])
         total_NT = main_NT
         for name, advantages_NT in zip(self.names, others_NT, strict=True):
@@ -97,7 +123,7 @@ class Lagrangian(Scalarizer):
             added to it, the target and what the batch's mean lacked of it, whether the multiplier is at its cap (1)
             and the number of batches so far that could not move it. A batch without a scored entry has no shortfall.
         """
-        means = batch_means(update.rollout.rewards, self.names)
+        means = batch_means(self._satisfied(update.rollout.rewards), self.names)
         metrics: dict[str, float] = {}
         for name in self.names:
             metrics |= {
@@ -124,6 +150,10 @@ class Lagrangian(Scalarizer):
     def _divisor(self) -> float:
         return 1.0 + sum(self._multipliers[name] for name in self.names) if self.config.normalize else 1.0
 
+    def _satisfied(self, rewards: RewardMatrix) -> RewardMatrix:
+        """The rewards, with 1 or 0 for whether a completion satisfies an objective of ``at_least``."""
+        return _changed(rewards, {name: partial(torch.ge, other=least) for name, least in self.config.at_least.items()})
+
     def _dual_step(self, means: Mapping[str, float]) -> None:
         """``lam = clamp(lam + eta (target - mean), 0, cap)``; a multiplier whose objective was not scored is held."""
         cap = float("inf") if self.config.cap is None else self.config.cap
@@ -135,3 +165,12 @@ class Lagrangian(Scalarizer):
             else:
                 self._num_held[name] += 1
             self._growth[name] = self._multipliers[name] - before
+
+
+def _changed(rewards: RewardMatrix, changes: Mapping[str, Callable[[Tensor], Tensor]]) -> RewardMatrix:
+    """The rewards with some objectives' columns made into others."""
+    rewards_NM = rewards.rewards_NM.clone()
+    for name, change in changes.items():
+        column = rewards.names.index(name)
+        rewards_NM[:, column] = change(rewards_NM[:, column]).double()
+    return replace(rewards, rewards_NM=rewards_NM)

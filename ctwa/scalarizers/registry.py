@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 from ctwa.aggregators.registry import GRADIENT_METHODS
 from ctwa.methods import Options, one_of
 from ctwa.scalarizers.base import Scalarizer
+from ctwa.scalarizers.cgpo import Cgpo
 from ctwa.scalarizers.ctwa import CTWA
+from ctwa.scalarizers.dvao import Dvao
+from ctwa.scalarizers.gd2po import Gd2po
 from ctwa.scalarizers.gdpo import Gdpo
 from ctwa.scalarizers.gradient import GradientMethod
 from ctwa.scalarizers.hypervolume import Hypervolume
@@ -16,12 +19,17 @@ from ctwa.scalarizers.lagrangian import Lagrangian
 from ctwa.scalarizers.linear import Linear
 from ctwa.scalarizers.pama import Pama
 from ctwa.scalarizers.probe import Probe
+from ctwa.scalarizers.product import Product
+from ctwa.scalarizers.rdpo import Rdpo
+from ctwa.scalarizers.rvpo import Rvpo
+from ctwa.scalarizers.saw import Saw
 from ctwa.scalarizers.schedule import Schedule
 from ctwa.scalarizers.smooth_tchebycheff import SmoothTchebycheff
 from ctwa.scalarizers.tchebycheff import Tchebycheff
 
 ALL: tuple[type[Scalarizer], ...] = (
     Linear,
+    Product,
     Schedule,
     CTWA,
     Probe,
@@ -29,8 +37,14 @@ ALL: tuple[type[Scalarizer], ...] = (
     SmoothTchebycheff,
     Hypervolume,
     Lagrangian,
+    Cgpo,
     Pama,
     Gdpo,
+    Gd2po,
+    Rvpo,
+    Saw,
+    Dvao,
+    Rdpo,
 )
 
 SCALARIZERS = {method.info.name: method for method in ALL}

@@ -81,8 +81,7 @@ class Tchebycheff(Scalarizer):
             self._reference_point = {
                 name: value for name, value in self.named(reference_M).items() if value > float("-inf")
             }
-        score_N = -self.distance(self._gaps(rollout, reference_M))
-        return score_advantages(rollout, estimate, self.names, torch.where(score_N.isfinite(), score_N, 0.0))
+        return score_advantages(rollout, estimate, self.names, -self.distance(self._gaps(rollout, reference_M)))
 
     def observe_update(self, update: Update) -> dict[str, float]:
         """Nothing to learn from the update.

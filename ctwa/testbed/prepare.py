@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from transformers import PreTrainedTokenizerBase, Qwen2ForCausalLM
 
 from ctwa.errors import CtwaError
-from ctwa.models.look import without_progress_bars
+from ctwa.models.libraries import without_progress_bars
 from ctwa.run.disk import let_others_read
 from ctwa.testbed.bases import Base, shipped_base
 from ctwa.testbed.data import check_rows, held_out_rows, train_rows, write_parquet

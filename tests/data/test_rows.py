@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ctwa.data import files as rows_module
-from ctwa.data.files import Row, open_rows
+from ctwa.data import formats
+from ctwa.data.files import open_rows
+from ctwa.data.formats import Row
 from ctwa.data.rows import Kinds, row_fault
 from ctwa.errors import CtwaError
 
@@ -172,7 +173,7 @@ class TestReading:
         assert len(rows.sample(1000)) == 500
 
     def test_of_a_large_file_a_part_is_read(self, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(rows_module, "MAX_BYTES", 6000)  # two or three groups of the ten
+        monkeypatch.setattr(formats, "MAX_BYTES", 6000)  # two or three groups of the ten
         groups = {row.index // 50 for row in open_rows(write("a.parquet", NUMBERED)).sample(1000)}
 
         assert 0 in groups

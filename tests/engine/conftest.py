@@ -38,7 +38,7 @@ def same_environment() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def a_hub_with_every_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test asks the network whether a model's name is known there."""
-    monkeypatch.setattr("ctwa.models.look.ask_hub", lambda _: None)
+    monkeypatch.setattr("ctwa.models.source.ask_hub", lambda _: None)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -57,7 +57,7 @@ def test_a_step_fills_in_what_is_read_off_log_probabilities() -> None:
     scored = RewardMatrix.from_columns({"near": ["not_applicable"] * 2, "right": [1.0, 0.0]})
     rollout = Rollout(scored, torch.tensor([0, 0]), torch.tensor([[1, 1], [1, 0]]))
     rows: Any = SimpleNamespace(read=lambda *names: data.select(*names))
-    step = Step(1, {"objective/near/applicable_frac": 0.0}, rows=rows, rollout=rollout)
+    step = Step(1, cast("Any", None), {"objective/near/applicable_frac": 0.0}, rows=rows, rollout=rollout)
 
     training.fill_in(step)
 

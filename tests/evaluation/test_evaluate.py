@@ -14,7 +14,6 @@ import pytest
 import yaml
 
 from ctwa import cli
-from ctwa.chat import client as client_module
 from ctwa.errors import CtwaError
 from ctwa.evaluation import models as models_module
 from ctwa.evaluation.config import EvalConfig, parse_config
@@ -33,17 +32,9 @@ Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def server() -> Any:
-    server = Server()
-    yield server
-    server.close()
-
-
-@pytest.fixture
 def content(places: SimpleNamespace, server: Server, monkeypatch: pytest.MonkeyPatch, lines) -> dict[str, Any]:
     """All sections, small."""
     monkeypatch.setenv("JUDGE_KEY", KEY)
-    monkeypatch.setattr(client_module, "wait_random_exponential", lambda **_: lambda _state: 0.0)
     texts = [{"text": "Compute mod 10 : 3 + 4 ? 7"}, {"text": "so the answer is 7 ."}, {"text": "Step 1 : 3 + 4 = 7"}]
     return {
         "models": {"base": str(places.base), "tuned": str(places.run)},
@@ -263,12 +254,23 @@ class TestWithoutAFile:
         kept.parent.mkdir()
         shutil.copy(places.testbed / "held_out.parquet", kept)
         written = yaml.safe_load((run / "config.yaml").read_text())
-        written["data"]["val_files"] = None
+        written["data"] |= {
+            "val_files": None,
+            "shuffle": True,
+            "seed": 7,
+            "apply_chat_template_kwargs": {"tone": "dry"},
+        }
+        written["actor_rollout_ref"]["model"]["custom_chat_template"] = "{{ tone }}"
         (run / "config.yaml").write_text(yaml.safe_dump(written))
 
         found = config_of([str(run)]).generation
         assert found is not None
         assert found.data == str(kept)
+        assert found.template_kwargs == {"tone": "dry", "chat_template": "{{ tone }}"}
+        assert (found.limit, found.limit_seed) == (6, 7)  # drawn as the run drew them
+        by_hand = config_of([str(run)], limit=2).generation
+        assert by_hand is not None
+        assert (by_hand.limit, by_hand.limit_seed) == (2, None)
 
     def test_models_on_a_testbed(self, places: SimpleNamespace) -> None:
         checkpoint = str(places.run / "checkpoints" / "global_step_2")

@@ -16,8 +16,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, GPT2Config, MixtralConfig
 
 from ctwa.errors import CtwaError
-from ctwa.models import look as look_module
-from ctwa.models.look import Source, look_at_model, look_at_tokenizer
+from ctwa.models import source as source_module
+from ctwa.models.look import look_at_model, look_at_tokenizer
+from ctwa.models.source import Source
 from ctwa.testbed.model import build_model
 from ctwa.testbed.tokenizer import build_tokenizer
 
@@ -245,7 +246,7 @@ def test_names_of_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 class TestHub:
     def test_a_name_that_the_hub_has(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(look_module, "ask_hub", lambda _: None)
+        monkeypatch.setattr(source_module, "ask_hub", lambda _: None)
 
         assert look_at_model(Source("nobody/nothing", "model.path")) is None
 
@@ -255,7 +256,7 @@ class TestHub:
 
         (tmp_path / "model").mkdir()
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(look_module, "ask_hub", missing)
+        monkeypatch.setattr(source_module, "ask_hub", missing)
 
         told = said("modle")
         assert "is neither a folder nor among the downloads, and the hub has no such" in told
@@ -265,7 +266,7 @@ class TestHub:
         def unreachable(_: str) -> None:
             raise ConnectionError
 
-        monkeypatch.setattr(look_module, "ask_hub", unreachable)
+        monkeypatch.setattr(source_module, "ask_hub", unreachable)
         assert "the hub does not answer (ConnectionError); connect, download it first" in said("nobody/nothing")
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
         assert "HF_HUB_OFFLINE is set; download it first (hf download), or give a folder" in said("nobody/nothing")

@@ -63,8 +63,13 @@ CASES = defaultdict(
     ctwa=Case(lambda _: {"eta": 0.5}),
     schedule=Case(schedule, scaling="invariant"),
     lagrangian=Case(lagrangian, scaling="invariant", least_objectives=2),
+    cgpo=Case(lambda names: {"constraints": {min(names): 0.3}}),
     pama=Case(scaling="invariant"),
+    product=Case(scaling="invariant"),
     gdpo=Case(estimators=(True,)),
+    gd2po=Case(estimators=(True,)),
+    rvpo=Case(lambda _: {"anneal_steps": 5}, estimators=(True,)),
+    dvao=Case(estimators=(True,)),
     **{name: Case(scaling="invariant") for name in GRADIENT_METHODS},
 )
 
@@ -188,7 +193,7 @@ def test_metrics_are_named_by_what_they_are_and_the_objective(make_batch, method
 @every_method_and_estimator
 def test_the_order_of_the_objectives_changes_no_bit(make_batch, method, scale_invariant):
     order = [EIGHT[i] for i in (3, 0, 7, 5, 1, 6, 2, 4)]
-    batches = [make_batch(EIGHT, seed=seed, unscored=0.1) for seed in range(4)]
+    batches = [make_batch(EIGHT, seed=seed, unscored=0.1) for seed in range(2)]
     one = drive_steps(build(method, EIGHT, scale_invariant=scale_invariant), batches, scale_invariant=scale_invariant)
     other = drive_steps(
         build(method, order, scale_invariant=scale_invariant),
@@ -315,7 +320,8 @@ def test_the_value_of_a_constant_objective_does_not_matter(make_batch, method, s
         for driven in runs[-1]:
             assert_sound(driven)
 
-    torch.testing.assert_close(runs[0][0].advantages_NT, runs[1][0].advantages_NT, rtol=0, atol=1e-9)
+    if not scalarizer.has_zero:
+        torch.testing.assert_close(runs[0][0].advantages_NT, runs[1][0].advantages_NT, rtol=0, atol=1e-9)
 
 
 @every_method_and_estimator
@@ -379,7 +385,17 @@ def test_an_unknown_option_is_refused(method):
 TASKS_N = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1]).repeat_interleave(4)
 """Eight prompts of three tasks."""
 DISJOINT_NM = TASKS_N[:, None] == torch.arange(3)
-LIKE_ALONE = ("ctwa", "hypervolume", "linear", "pama", "probe", "schedule", "smooth_tchebycheff", "tchebycheff")
+LIKE_ALONE = (
+    "ctwa",
+    "hypervolume",
+    "linear",
+    "pama",
+    "probe",
+    "product",
+    "schedule",
+    "smooth_tchebycheff",
+    "tchebycheff",
+)
 """At the first step, where each completion has one objective, a batch is to them what its tasks are alone."""
 
 
@@ -422,7 +438,7 @@ def test_three_tasks_with_objectives_of_their_own(make_batch, method, scale_inva
         torch.testing.assert_close(each_MNT[m][DISJOINT_NM[:, m]], own_NT, rtol=0, atol=1e-12)
         assert not each_MNT[m][~DISJOINT_NM[:, m]].any()
         if method in LIKE_ALONE:
-            scores_N = rewards_N if method == "pama" else scalarizer.weights[name] * rewards_N
+            scores_N = rewards_N if method in {"pama", "product"} else scalarizer.weights[name] * rewards_N
             own_NT = alone.estimate(**kind)(scores_N)
             own_NT = own_NT.clamp(min=0) if method == "pama" else own_NT
             torch.testing.assert_close(first_NT[DISJOINT_NM[:, m]], own_NT, rtol=0, atol=1e-4)

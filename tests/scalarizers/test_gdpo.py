@@ -65,8 +65,31 @@ def test_a_single_completion_has_no_spread():
     assert gdpo({"a": 1.0}).advantages(rollout_of({"a": [3.0]}), Scores()).tolist() == [[0.0, 0.0]]
 
 
+def test_without_the_last_step_it_is_mo_grpo(make_batch):
+    """Ichihara et al. 2025: the sum of the rewards' own z-scores within the prompt, written out."""
+    names = ["a", "b", "c"]
+    batch = make_batch(names)
+    method = gdpo(dict.fromkeys(names, 1.0), batch_normalize=False)
+    got = method.advantages(batch.rollout, batch.estimate())
+
+    rewards_BKM = batch.rollout.rewards.rewards_NM.view(8, 4, 3)
+    z_BKM = (rewards_BKM - rewards_BKM.mean(1, keepdim=True)) / rewards_BKM.std(1, keepdim=True)
+    torch.testing.assert_close(got[:, 0], z_BKM.sum(2).view(-1), rtol=0, atol=1e-4)
+
+
+def test_each_objective_counts_alike_whatever_its_unit_is(make_batch):
+    """What MO-GRPO promises: the same correlation with every reward's advantage under any scale and shift of it."""
+    columns = {"a": [0.0, 1.0, 0.0, 3.0, 2.0], "b": [5.0, 9.0, 2.0, 4.0, 4.0]}
+    other = {"a": columns["a"], "b": [1000 * value - 7 for value in columns["b"]]}
+    one, scaled = (
+        gdpo({"a": 1.0, "b": 1.0}).advantages(rollout_of(each), Scores(transform=standardised))
+        for each in (columns, other)
+    )
+    torch.testing.assert_close(one, scaled, rtol=0, atol=1e-5)
+
+
 def test_an_estimator_that_does_not_standardise_is_refused():
-    with pytest.raises(CtwaError, match="the sum would be that of method linear"):
+    with pytest.raises(CtwaError, match="gdpo lets the advantage estimator standardise each objective"):
         gdpo({"a": 1.0}, scale_invariant=False)
 
 

@@ -155,6 +155,68 @@ def test_the_multipliers_survive_a_restart():
     assert step(restarted, [0.3, 0.3], [0.2, 0.9]) == step(scalarizer, [0.3, 0.3], [0.2, 0.9])
 
 
+RATED = {"a": [1.0, 0.0, 3.0, 0.0], "b": [0.9, 0.2, 0.4, 0.5]}
+
+
+class TestViolationRates:
+    """Constrained GRPO: the cost is 1 where a rule is broken, and its mean, the violation rate, is held at a limit."""
+
+    def method(self, **options) -> Lagrangian:
+        options = {"targets": {"b": 0.9}, "at_least": {"b": 0.5}, "eta": 1.0} | options
+        return lagrangian(weights={"a": 1.0, "b": 1.0}, objective="a", **options)
+
+    def test_the_multiplier_grows_by_the_rate_beyond_the_limit(self):
+        """Half of the completions break it and a tenth may."""
+        scalarizer, rollout = self.method(), rollout_of(RATED)
+        got = scalarizer.advantages(rollout, Scores())
+        assert multipliers(scalarizer) == {"b": pytest.approx(0.4)}
+        # The satisfied are the first and the last; cost 1 - satisfied, up to a constant that an estimator takes away.
+        assert got[:, 0].tolist() == pytest.approx([1.4, 0.0, 3.0, 0.4])
+        assert scalarizer.observe_update(update_of(rollout, got))["lagrangian/shortfall/b"] == pytest.approx(0.4)
+
+    def test_it_is_the_lagrangian_of_a_reward_of_0_and_1(self):
+        one = self.method().advantages(rollout_of(RATED), Scores(transform=standardised))
+        other = self.method(at_least={}).advantages(
+            rollout_of(RATED | {"b": [1.0, 0.0, 0.0, 1.0]}), Scores(transform=standardised)
+        )
+        assert torch.equal(one, other)
+
+    def test_what_was_not_scored_breaks_nothing(self):
+        scalarizer = self.method()
+        scalarizer.advantages(rollout_of(RATED | {"b": [0.9, None, 0.4, None]}), Scores())
+        assert multipliers(scalarizer) == {"b": pytest.approx(0.4)}
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"at_least": {"a": 1.0}}, r"at_least names \['a'\], which have no target"),
+            ({"targets": {"b": 1.5}}, r"targets \{'b': 1\.5\} for objectives in at_least"),
+        ],
+    )
+    def test_mistakes_are_named(self, options, message):
+        with pytest.raises(CtwaError, match=message):
+            self.method(**options)
+
+
+def test_a_token_budget():
+    """LACONIC: the task's reward less lambda times max(0, L / B - 1), and lambda by the mean of L / B - 1.
+
+    Lengths 50, 150, 250 for a budget of 100, as the reward -L / B with the target -1.
+    """
+    scalarizer = lagrangian(
+        weights={"right": 1.0, "length": 1.0}, objective="right", targets={"length": -1.0}, one_sided=True, eta=0.1
+    )
+    rollout = rollout_of({"right": [1.0, 0.0, 1.0], "length": [-0.5, -1.5, -2.5]})
+    got = scalarizer.advantages(rollout, Scores(transform=lambda scores_N: scores_N - scores_N.mean()))
+
+    assert multipliers(scalarizer) == {"length": pytest.approx(0.1 * 0.5)}
+    total_N = torch.tensor([1.0, 0.0 - 0.05 * 0.5, 1.0 - 0.05 * 1.5], dtype=torch.float64)
+    torch.testing.assert_close(got[:, 0], total_N - total_N.mean(), rtol=0, atol=1e-12)
+    # Far below the budget the multiplier falls, although no completion is charged.
+    scalarizer.advantages(rollout_of({"right": [1.0], "length": [-0.2]}), Scores())
+    assert multipliers(scalarizer) == {"length": 0.0}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

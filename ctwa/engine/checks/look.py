@@ -19,7 +19,9 @@ from ctwa.engine.checks.turns import check_loops_of_rows, tool_schemas
 from ctwa.engine.data import KEYS, TRAIN, DataRow, Part, RunData
 from ctwa.engine.verl import PACKED_ATTENTION
 from ctwa.errors import CtwaError, did_you_mean
-from ctwa.models.look import Source, look_at_adapter, look_at_model, look_at_tokenizer, reason, weight_shapes
+from ctwa.models.libraries import reason
+from ctwa.models.look import look_at_adapter, look_at_model, look_at_tokenizer, weight_shapes
+from ctwa.models.source import Source
 from ctwa.objectives.contract import shortened
 from ctwa.objectives.conventions import column_fault
 from ctwa.objectives.evaluator import load_contracts, need_ground_truth

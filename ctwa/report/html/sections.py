@@ -161,19 +161,21 @@ class Sections:
         return Section("probes", "Measured gains", text, _drawn(figures))
 
     def gradients(self) -> Section:
-        """Norms of the objectives' gradients and the angles between them."""
-        prefix = key_of.GRADIENT_COSINE
-        keys = [key for key in self._keys if key.startswith(prefix)]
+        """Norms of the objectives' gradients and the angles between them: cross-fitted, where they were."""
+        prefixes = (key_of.CONFLICT_COSINE, key_of.GRADIENT_COSINE)
+        prefix = next((each for each in prefixes if any(key.startswith(each) for key in self._keys)), "")
+        keys = [key for key in self._keys if prefix and key.startswith(prefix)]
         pairs = sorted(keys, key=self._mean)[:_MOST_PAIRS]
-        norms = [
-            self._panel(key_of.gradient_norm(name), f"{name}: norm of its gradient", "norm") for name in self.objectives
-        ]
+        norm_of = key_of.conflict_norm if prefix == key_of.CONFLICT_COSINE else key_of.gradient_norm
+        norms = [self._panel(norm_of(name), f"{name}: norm of its gradient", "norm") for name in self.objectives]
         cosines = [
             self._panel(key, f"{key.removeprefix(prefix)}: cosine", "cosine", levels=[_ZERO])
             for key in keys
             if key in pairs
         ]
         text = f"Averages over {self.window} steps. Below 0 two objectives pull against each other."
+        if prefix == key_of.CONFLICT_COSINE:
+            text += " They are estimates without the noise that the gradients of one mini-batch share."
         if len(pairs) < len(keys):
             text += f" Of {len(keys)} pairs the {len(pairs)} with the lowest cosines are shown."
         return Section("gradients", "Gradients", text, _drawn([*norms, *cosines]))

@@ -13,7 +13,6 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from ctwa.engine.checkpoint import seal
 from ctwa.engine.checks import engine as checks
 from ctwa.engine.checks import resources
 from ctwa.engine.checks.config import check_config, num_steps
@@ -23,6 +22,7 @@ from ctwa.engine.checks.turns import check_parser, turns_line
 from ctwa.engine.data import read_run_data
 from ctwa.engine.train_job import TrainJob
 from ctwa.errors import CtwaError
+from ctwa.models.seal import seal
 from tests.conftest import ROOT
 
 Changed = Callable[[dict[str, Any]], DictConfig]
@@ -186,6 +186,10 @@ def test_all_mistakes_of_our_part_are_told_at_once(changed: Changed) -> None:
             {"ctwa.reference_length": {"type": "fixed"}, "trainer.val_before_train": False},
             r"ctwa\.reference_length takes its length from the validation .* trainer\.val_before_train=true",
         ),
+        (
+            {"ctwa.method": {"type": "product"}, "ctwa.rewards.standardise": "batch"},
+            r"standardise=batch leaves no reward its zero, which the method product goes by: write none",
+        ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -290,9 +294,11 @@ class TestRunFolder:
         ):
             check_config(in_folder(tmp_path, **{"ctwa.resume": True}))
         (checkpoint / "actor" / "fsdp_config.json").write_text('{"FSDP_version": 2, "world_size": [}')
+        seal(checkpoint)
         with pytest.raises(CtwaError, match=r"fsdp_config\.json cannot be read .*: restore it, or take .*_4 away$"):
             check_config(in_folder(tmp_path, **{"ctwa.resume": True}))
         (checkpoint / "actor" / "fsdp_config.json").write_text('{"FSDP_version": 2, "world_size": 1}')
+        seal(checkpoint)
         check_config(
             in_folder(
                 tmp_path,
