@@ -25,7 +25,7 @@ def trainer(kind: str) -> Any:
     made.config = OmegaConf.create({"algorithm": {"use_kl_in_reward": True, "kl_ctrl": control}})
     made.session = SimpleNamespace(kl_ctrl_in_reward=get_kl_controller(made.config.algorithm.kl_ctrl))
     nothing = SimpleNamespace(state_dict=dict, load_state_dict=lambda _: None)
-    made.scalarizer, made.probe, made.sampler = nothing, nothing, nothing
+    made.scalarizer, made.probe, made.sampler, made.cross_fitted = nothing, nothing, nothing, None
     return made
 
 
