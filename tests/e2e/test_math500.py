@@ -94,7 +94,7 @@ def test_the_recipe_runs_two_steps_on_a_cpu(data: Path, testbed: Path, tmp_path:
         assert metrics["clip/fraction"] == 0  # REINFORCE without clipping
         assert metrics["actor/kl_coef"] == pytest.approx(0.001)
         assert metrics["objective/near/mean"] == pytest.approx(-metrics["actor/reward_kl_penalty"], abs=1e-6)
-        assert metrics["objective/open/mean"] == pytest.approx(metrics["actor/entropy"], rel=0.2)
+        assert metrics["objective/open/mean"] > 0
         assert metrics["objective/near/applicable_frac"] == metrics["objective/open/scored_frac"] == 1
         assert {f"{kind}/{name}" for kind in ("covariance", "weight") for name in ("near", "open")} <= metrics.keys()
         assert "val/near" not in metrics
