@@ -14,8 +14,6 @@ from ctwa.models.locate import newest_complete
 from ctwa.run.folder import RunFolder
 from ctwa.run.jsonl import iterate_jsonl
 
-FAILED = 1
-"""The exit status after which a run is resumed: any other was wished for, or is a mistake that would repeat itself."""
 FIRST_PAUSE, LONGEST_PAUSE = 10.0, 600.0
 """Seconds before the first restart, and before any; each waits twice as long as the one before."""
 
@@ -111,7 +109,7 @@ def restarted(
     """
     status, before = child.run(command), None
     for number in range(1, max_restarts + 1):
-        if status != FAILED or child.asked_to_end.is_set():
+        if not has_failed(status) or child.asked_to_end.is_set():
             break
         if (made := step()) == before:
             say(f"the run failed twice after step {made}, so it is not restarted a third time")
@@ -121,6 +119,14 @@ def restarted(
             break
         status, before, pause = child.run(again), made, min(2 * pause, LONGEST_PAUSE)
     return status
+
+
+def has_failed(status: int) -> bool:
+    """Whether a run is to be resumed: it failed (1), or was killed (by a signal: below 0), perhaps for its memory.
+
+    Every other end was wished for, or is a mistake that would repeat itself.
+    """
+    return status == 1 or status < 0
 
 
 def last_step(run: RunFolder) -> int:

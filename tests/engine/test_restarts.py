@@ -21,11 +21,13 @@ from ctwa.run.folder import RunFolder
 from ctwa.run.trace import TraceWriter
 
 EXIT = "import sys; sys.exit({})"
+KILLED = "import os; os.kill(os.getpid(), {})"
 
 
 def commands(*statuses: int) -> Iterator[list[str]]:
     """Programs that end with these, one after the other."""
-    return ([sys.executable, "-c", EXIT.format(status)] for status in statuses)
+    ends = (EXIT.format(status) if status >= 0 else KILLED.format(-status) for status in statuses)
+    return ([sys.executable, "-c", end] for end in ends)
 
 
 class Played(Child):
@@ -57,6 +59,12 @@ def test_a_run_that_fails_is_resumed_until_it_ends_well() -> None:
         "the run failed after step 3: restart 1 of 5 in 0.01 s",
         "the run failed after step 7: restart 2 of 5 in 0.02 s",
     ]
+
+
+def test_a_run_that_is_killed_is_resumed_too() -> None:
+    child = Played(-signal.SIGKILL, 0)
+    assert play(child, [3], []) == 0
+    assert child.told == ["first", "again"]
 
 
 @pytest.mark.parametrize("status", [0, 2, 3, 4, 130])
