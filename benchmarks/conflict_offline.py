@@ -6,7 +6,7 @@ the same policy. What the step did to each objective is their covariance with th
 probe). What it was to do is ``learning_rate * gram @ weights``, by six Gram matrices: the plain one of the batch, the
 cross-fitted one of the batch, and its mean over the steps so far; each in the Euclidean metric and in Adam's.
 
-    python benchmarks/conflict_offline.py --testbed testbeds/D [--steps 30] [--fresh 32] [--seed 0]
+    python benchmarks/conflict_offline.py --testbed testbeds/D [--steps 30] [--fresh 32] [--seed 0] [--minutes 60]
 
 Prints the tables of benchmarks/conflict.py, and the cosines of the objectives' gradients by each matrix, as means.
 """
@@ -14,6 +14,7 @@ Prints the tables of benchmarks/conflict.py, and the cosines of the objectives' 
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -42,10 +43,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--fresh", type=int, default=32, help="prompts of the probe, each step")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=60.0, help="make no step after so many")
     arguments = parser.parse_args()
     trial = Trial(arguments.testbed, arguments.fresh, arguments.seed)
+    began = time.monotonic()
     for step in range(arguments.steps):
-        trial.step(step)
+        if time.monotonic() - began < 60 * arguments.minutes:
+            trial.step(step)
     trial.report()
 
 
@@ -176,6 +180,7 @@ class Trial:
         }
         gains_SM = torch.stack([self.gains[step] for step in known]).numpy()
         measured = Measured(list(NAMES), np.asarray(gains_SM), predicted)
+        print(f"{len(known)} steps\n")
         print(table(measured))
         print(agreement(measured))
         print("\n| cosine | " + " | ".join(f"{one} and {other}" for one, other in PAIRS) + " |")

@@ -2,9 +2,9 @@
 
     python benchmarks/faults.py --out runs/faults [--faults 12] [--seed 0] [--testbed runs/testbed-D]
 
-A process of each kind is killed, or stopped for some seconds; the run is told to end; a file of its newest checkpoint is
-changed and the run killed. Each fault comes at a moment that the seed draws, in a run of its own under --max-restarts,
-which saves every second step. What ended before its last step is resumed by hand once. One undisturbed run is made
+A process of each kind is killed, or stopped for some seconds; the run is told to end; a file of its newest checkpoint
+is changed and the run killed. Each fault comes at a moment that the seed draws, in a run of its own (--max-restarts)
+that saves every second step. What ended before its last step is resumed by hand once. One undisturbed run is made
 first; "same" says that the last policy is its policy to the bit. A table is printed; a fault that is in --out is not
 tried again.
 """

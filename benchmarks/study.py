@@ -16,6 +16,7 @@ import hashlib
 import json
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -31,17 +32,19 @@ from study_records import Place, RunRecord, as_digits, read_records
 from study_tables import report
 
 from ctwa import metrics as key_of
+from ctwa.cli import run
+from ctwa.cli.command import INTERRUPTED
 from ctwa.engine.compose import compose_config
 from ctwa.engine.job import set_environment, train
 from ctwa.engine.series import Series, SeriesJob
 from ctwa.models.locate import newest_complete
 from ctwa.report.summary import write_summary
 from ctwa.report.trace import read_runs
-from ctwa.run.log import quiet
+from ctwa.run.log import RunFailed, quiet
 from ctwa.scalarizers import METHODS
 
 if TYPE_CHECKING:
-    from ctwa.engine.recorder import Recorder
+    from ctwa.engine.recorder import Recorder, Stop
     from ctwa.engine.sampling import Sampler, Scored
     from ctwa.engine.train import MultiObjectiveTrainer
 
@@ -55,30 +58,46 @@ EVERYTHING = [*METHODS, *CONTROLS, "probe-slope"]
 
 def main() -> None:
     arguments = _parser().parse_args()
-    began = time.monotonic()
     if arguments.group is not None:
         testbed, base, seed = arguments.group
-        run_group(arguments, testbed, int(base), int(seed))
-        return
-    groups = [
-        (testbed, base, seed)
-        for seed in arguments.seeds
-        for base in range(arguments.bases)
-        for testbed in arguments.testbeds
-    ]
+        try:
+            run(lambda: run_group(arguments, testbed, int(base), int(seed)))
+        except RunFailed:  # which has been told
+            sys.exit(1)
+    elif not arguments.only_tables:
+        start_groups(arguments)
+    if arguments.group is None:
+        print(report(read_records(arguments.records, arguments.testbeds)))
+
+
+def start_groups(arguments: argparse.Namespace) -> None:
+    """Make what is missing, a process for each testbed, base and seed; Ctrl-C and SIGTERM end it with checkpoints."""
+    began, processes = time.monotonic(), list[subprocess.Popen[bytes]]()
+    bases = range(arguments.bases)
+    groups = [(testbed, base, seed) for seed in arguments.seeds for base in bases for testbed in arguments.testbeds]
+    given = sys.argv[1 : len(sys.argv) - len(arguments.overrides)]
+    options = [word for word in given if word != "--"]
 
     def start(group: tuple[str, int, int]) -> None:
         left = arguments.within - (time.monotonic() - began)
         if left > 0 and missing(arguments, *group):
             own = ["--within", str(left), "--group", *map(str, group)]
-            given = sys.argv[1 : len(sys.argv) - len(arguments.overrides)]
-            options = [word for word in given if word != "--"]
-            subprocess.run([sys.executable, __file__, *options, *own, "--", *arguments.overrides], check=True)
+            processes.append(subprocess.Popen([sys.executable, __file__, *options, *own, "--", *arguments.overrides]))
+            if processes[-1].wait() not in (0, INTERRUPTED):
+                arguments.within = 0.0
 
-    if not arguments.only_tables:
-        with ThreadPoolExecutor(arguments.jobs) as pool:
-            list(pool.map(start, groups))
-    print(report(read_records(arguments.records, arguments.testbeds)))
+    def end(number: int, _: object) -> None:
+        arguments.within = 0.0
+        if number == signal.SIGTERM:  # Ctrl-C comes to all of the terminal's processes
+            for process in processes:
+                process.send_signal(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        list(pool.map(start, groups))
+    if any(process.returncode not in (0, INTERRUPTED) for process in processes):
+        raise SystemExit("a run failed: its log is in the folder of the runs")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -107,8 +126,8 @@ def missing(arguments: argparse.Namespace, testbed: str, base: int, seed: int) -
 # -- the runs of an engine --------------------------------------------------------------------------------------------
 
 
-def run_group(arguments: argparse.Namespace, testbed: str, base: int, seed: int) -> None:
-    """Make the runs of one testbed, base and seed, one after another on one engine."""
+def run_group(arguments: argparse.Namespace, testbed: str, base: int, seed: int) -> Stop | None:
+    """Make the runs of one testbed, base and seed, one after another on one engine; returns what ended one early."""
     began = time.monotonic()
     task_dir = make_testbed(arguments.out, testbed, base)
     steps = arguments.steps or STEPS[testbed]
@@ -116,7 +135,7 @@ def run_group(arguments: argparse.Namespace, testbed: str, base: int, seed: int)
     with quiet(log) as console, Series() as series:
         for place in missing(arguments, testbed, base, seed):
             if time.monotonic() - began > arguments.within:
-                return
+                break
             folder = arguments.out / place.name
             goes_on = newest_complete(folder / "checkpoints") is not None  # it was told to end
             if not goes_on:
@@ -124,12 +143,14 @@ def run_group(arguments: argparse.Namespace, testbed: str, base: int, seed: int)
             own = [*settings_of(place.method, steps), *arguments.overrides]
             run_settings = [*common(task_dir, folder, seed, steps), f"ctwa.resume={str(goes_on).lower()}"]
             job = MeasuredJob.of([*run_settings, *own], series)
-            if train(job, run := job.make_folder()) is not None:
-                return
-            summary = write_summary(run)
+            made = job.make_folder()
+            if (stopped_by := train(job, made)) is not None:
+                return stopped_by
+            summary = write_summary(made)
             record(place, folder, task_dir, own).write(arguments.records)
             ends = ", ".join(f"{name} {each.end:.3f}" for name, each in summary.objectives.items())
             console.print(f"{place.name}: {ends}", highlight=False)
+    return None
 
 
 def make_testbed(out: Path, testbed: str, base: int) -> Path:

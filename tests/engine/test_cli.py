@@ -299,7 +299,7 @@ def test_a_testbed_that_is_not_known(command: Command, tmp_path: Path) -> None:
     code, _, err = command("testbed", "make", "--preset", "Z", "--out", str(tmp_path / "Z"))
 
     assert code == 2
-    assert err == "error: there is no testbed 'Z': write one of A, C, D, F\n"
+    assert err == "error: there is no testbed 'Z': write one of A, C, D, F, G\n"
 
 
 def test_a_folder_without_a_run_cannot_be_summed_up(command: Command, tmp_path: Path) -> None:
