@@ -244,7 +244,7 @@ def validation_metrics(name: str, values_N: Tensor, group_N: Tensor) -> dict[str
     return {key_of.validation(name): float(values_N.mean()), key_of.validation_error(name): error}
 
 
-def _with_reference(config: DictConfig) -> DictConfig:
+def with_reference(config: DictConfig) -> DictConfig:
     """The config as verl is to read it: it has a reference policy only where one of its own terms asks for it."""
     of_verl = copy.deepcopy(config)
     of_verl.algorithm.use_kl_in_reward = True  # which nobody but the trainer acts on, by its own config
@@ -283,7 +283,7 @@ def sampling_engine(
         )
         with recorder.watchdog.phase("start"):
             session = Session(
-                _with_reference(config) if "kl" in settings.from_log_probs.values() else config,
+                with_reference(config) if "kl" in settings.from_log_probs.values() else config,
                 settings.curriculum,
                 poll_interval=settings.poll_interval,
                 wait_for_queue=wait_for_queue,

@@ -8,11 +8,13 @@ from typing import Any, cast
 
 import pytest
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from tensordict import TensorDict
 from verl.trainer.ppo.core_algos import get_kl_controller
+from verl.trainer.ppo.utils import need_reference_policy
 
 from ctwa.batch import RewardMatrix, Rollout
+from ctwa.engine.sampling import with_reference
 from ctwa.engine.train import MultiObjectiveTrainer, Step
 from ctwa.objectives.config import ObjectiveConfig
 from ctwa.objectives.shaping import Shaping
@@ -37,6 +39,13 @@ def test_the_coefficient_of_a_kl_penalty_that_adapts_goes_on(kind: str, after: f
     assert resumed.session.kl_ctrl_in_reward.value == first.session.kl_ctrl_in_reward.value
     resumed.session.kl_ctrl_in_reward.update(current_kl=5.0, n_steps=1)
     assert resumed.session.kl_ctrl_in_reward.value == pytest.approx(after)
+
+
+def test_verl_has_a_reference_for_a_kl_that_it_knows_nothing_of(testbed_config: DictConfig) -> None:
+    """The copy that it reads says so; the trainer, which goes by the original, penalises nothing."""
+    of_verl = with_reference(testbed_config)
+    assert (need_reference_policy(testbed_config), need_reference_policy(of_verl)) == (False, True)
+    assert not testbed_config.algorithm.use_kl_in_reward
 
 
 def test_a_step_fills_in_what_is_read_off_log_probabilities() -> None:
