@@ -8,8 +8,11 @@ machine does falls on all of them alike:
     sequential, M = m MGDA with m of both: what it costs to update once for each objective
     last layers       MGDA on the gradients of the last quarter of the blocks
     refresh           MGDA's weights of an earlier step: a step between two solutions
+    cross-fitted      MGDA on the gradients of two halves of the prompts
+    Adam's metric     the same, and inner products as the optimizer's step has them
 
     python benchmarks/gradient_methods.py [--rounds 7] [--hidden 256] [--layers 4] [--rows 16] [--tokens 64]
+        [--only VARIANT ...]
 
 Prints, for each variant, the median time of an update, its ratio to linear (median over rounds of the ratio within a
 round, with quartiles), what (1 + 2 M) / 3 would be (one forward and M backward passes, a backward pass being two
@@ -34,6 +37,8 @@ from ctwa.engine.compose import compose_config
 from ctwa.engine.job import set_environment
 
 NAMES = tuple("abcdefgh")
+COMPLETIONS = 4
+"""Rows of a prompt, for halves of whole prompts."""
 
 
 def main() -> None:
@@ -43,6 +48,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4, help="transformer blocks")
     parser.add_argument("--rows", type=int, default=16, help="completions of the mini-batch")
     parser.add_argument("--tokens", type=int, default=64, help="tokens of a completion")
+    parser.add_argument("--only", nargs="+", metavar="VARIANT", help="beside linear, those whose names begin so")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         measure(arguments, Path(folder))
@@ -62,6 +68,9 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
     engine, loss_fn = build_engine(config)
     make_batch = partial(batch_of, arguments)
 
+    import torch
+
+    from ctwa.aggregators.cross_fit import CrossFittedGram
     from ctwa.aggregators.mgda import MgdaConfig
     from ctwa.aggregators.registry import build_aggregator
     from ctwa.engine.gradients import GradientPlan
@@ -70,7 +79,11 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
     def plan(num: int, solve: bool = True, **settings: Any) -> GradientPlan:
         names = NAMES[:num]
         aggregator = build_aggregator(MgdaConfig(), dict.fromkeys(names, 1.0))
-        return GradientPlan(names, aggregator, GradientSettings(**settings), solve=solve)
+        made = GradientPlan(names, aggregator, GradientSettings(**settings), solve=solve)
+        if made.settings.gram == "cross_fitted":
+            made.cross_fitted = CrossFittedGram(names, half_life=10.0)
+            made.half_N = (torch.arange(arguments.rows) // COMPLETIONS % 2).to(torch.int8)
+        return made
 
     quarter = max(arguments.layers // 4, 1)
     variants: dict[str, tuple[int, Callable[[], GradientPlan | None]]] = {"linear": (0, lambda: None)}
@@ -80,7 +93,12 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
         variants[f"sequential, M = {num}"] = (num, partial(plan, num, passes="sequential"))
     variants["last layers, M = 3"] = (3, partial(plan, 3, last_layers=quarter))
     variants["refresh, M = 3"] = (3, partial(plan, 3, solve=False))
+    variants["cross-fitted, M = 3"] = (3, partial(plan, 3, gram="cross_fitted"))
+    variants["cross-fitted, Adam's metric, M = 3"] = (3, partial(plan, 3, gram="cross_fitted", metric="optimizer"))
 
+    if arguments.only:
+        starts = ("linear", *arguments.only)
+        variants = {name: each for name, each in variants.items() if name.startswith(starts)}
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     peaks: dict[str, int] = {}
     with engine.train_mode():
@@ -169,7 +187,7 @@ def batch_of(arguments: argparse.Namespace, num_objectives: int) -> Any:
     from tensordict import TensorDict
     from verl.utils import tensordict_utils as tu
 
-    from ctwa.engine.verl.columns import advantages_column
+    from ctwa.engine.verl.columns import ROW_COLUMN, advantages_column
     from ctwa.testbed.tokenizer import VOCABULARY
 
     generator = torch.Generator().manual_seed(0)
@@ -194,6 +212,7 @@ def batch_of(arguments: argparse.Namespace, num_objectives: int) -> Any:
         "response_mask": nested(lambda: torch.ones(arguments.tokens, dtype=torch.long)),
         "old_log_probs": nested(lambda: per_token() - 4),
         "advantages": nested(per_token),
+        ROW_COLUMN: torch.arange(rows),
         **{advantages_column(column): nested(per_token) for column in range(num_objectives)},
     }
     batch = TensorDict(data, batch_size=rows)

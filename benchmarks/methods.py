@@ -35,6 +35,7 @@ def settings_of(method: str, steps: int) -> list[str]:
         weights = zip(OBJECTIVES, CONTROLS[method], strict=True)
         return ["method=linear", *(f"ctwa.objectives.{name}.weight={weight}" for name, weight in weights)]
     own = {
+        "cgpo": ["ctwa.method.constraints={accuracy:1}"],
         "lagrangian": ["ctwa.method.objective=accuracy", "ctwa.method.targets={conciseness:0.9,clarity:0.9}"],
         "schedule": [
             "ctwa.method.points=[{step:0,weights:{accuracy:0.5,conciseness:0.25,clarity:0.25}},"

@@ -12,7 +12,9 @@ from typing import NamedTuple
 STEP_SECONDS = "time/step"
 ENTROPY = "actor/entropy"
 GRADIENT_NORM = "actor/grad_norm"
+SKIPPED_UPDATES = "gradient/skipped"
 KL = "actor/ppo_kl"
+REWARD_KL, REWARD_KL_COEFFICIENT = "actor/reward_kl_penalty", "actor/reward_kl_penalty_coeff"
 RESPONSE_LENGTH = "response_length/mean"
 VALIDATION_LENGTH = "val/response_length"
 MISSING_ROWS = ("rollout/missing_rows", "val_rollout/missing_rows")
@@ -24,12 +26,14 @@ NO_SIGNAL, LEFT_OUT, REFILL_ROUNDS = "rollout/no_signal_frac", "rollout/left_out
 CLIP_FRACTION, CLIP_MASS, CLIP_DISTORTION = "clip/fraction", "clip/mass", "clip/distortion"
 GRADIENT_COSINE = "gradient/cosine/"
 SOURCE_SHARE = "curriculum/source_share/"
+CONFLICT_COSINE = "conflict/cosine/"
 FEASIBILITY = "ctwa/feasibility"
 
 _BY_SOURCE = ("objective_source", "val_source", "val_source_standard_error")  # val_source/<name>/<source>
 # fmt: off
 TRAINING = frozenset((
-    "actor", "clip", "correlation", "covariance", "critic", "curriculum", "global_seqlen", "gradient", "num_turns",
+    "actor", "clip", "conflict", "correlation", "covariance", "critic", "curriculum", "global_seqlen", "gradient",
+    "num_turns",
     "objective", "perf", "prompt_length", "response", "response_length", "response_length_non_aborted", "rewards",
     "rollout", "rollout_corr", "time", "tool_call_counts", "training", "val", "val_rewards", "val_rollout",
     "val_shaped", "val_standard_error", "variance_proxy", "weight", *_BY_SOURCE,
@@ -123,6 +127,36 @@ def gradient_norm(name: str) -> str:
 def gradient_cosine(name: str, other: str) -> str:
     """The cosine of two objectives' gradients."""
     return f"{GRADIENT_COSINE}{name}:{other}"
+
+
+def gradient_progress(name: str) -> str:
+    """How far the step is to lower an objective's loss, by the gradients of its own mini-batch."""
+    return f"gradient/progress/{name}"
+
+
+def conflict_progress(name: str) -> str:
+    """How far the step is to lower an objective's loss, by the cross-fitted Gram matrix."""
+    return f"conflict/progress/{name}"
+
+
+def conflict_progress_error(name: str) -> str:
+    """No less than the standard error of `conflict_progress`."""
+    return f"conflict/progress_error/{name}"
+
+
+def conflict_norm(name: str) -> str:
+    """The norm of an objective's expected gradient: cross-fitted."""
+    return f"conflict/norm/{name}"
+
+
+def conflict_cosine(name: str, other: str) -> str:
+    """The cosine of two objectives' expected gradients: cross-fitted."""
+    return f"{CONFLICT_COSINE}{name}:{other}"
+
+
+def conflict_error(name: str, other: str) -> str:
+    """The standard error of the inner product behind `conflict_cosine`, over the two norms."""
+    return f"conflict/standard_error/{name}:{other}"
 
 
 def probe_gain(name: str) -> str:

@@ -1,12 +1,17 @@
-"""What comparing runs takes: intervals over seeds, Pareto fronts, hypervolumes. Objectives are better when higher."""
+"""What comparing runs takes: intervals, paired differences, Pareto fronts, hypervolumes.
+
+Objectives are better when higher. Letters: R runs, P problems, S values, D resamples or differences, M objectives.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Hashable, Sequence
 from itertools import product
 from typing import NamedTuple
 
 import numpy as np
+import scipy  # it imports `special` when that is first asked for
 from numpy.typing import NDArray
 
 from ctwa.solvers.volumes import dominated_volume, not_dominated
@@ -50,6 +55,99 @@ def bootstrap(values: Sequence[float]) -> Interval:
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(means_D, (tail, 1 - tail), method="inverted_cdf")
     return Interval(float(values_S.mean()), float(low), float(high), num)
+
+
+def clustered_error(values_N: Floats, group_N: NDArray[np.int64]) -> float:
+    """The standard error of the mean of N values, of which those of a group (the completions of a problem) go together.
+
+    The groups are what is independent: what a group's values are above the mean of all is summed, and the sums' squares
+    are averaged over the groups (the ratio estimator of cluster sampling: Cochran, Sampling Techniques, 9.3 and 6.4).
+    With one value a group it is the standard deviation over the root of N. NaN of fewer than two groups.
+    """
+    values_N = np.asarray(values_N, dtype=np.float64)
+    _, place_N = np.unique(group_N, return_inverse=True)
+    sums_G = np.bincount(place_N, weights=values_N - values_N.mean())
+    num = len(sums_G)
+    if num < 2:
+        return math.nan
+    return float(np.sqrt(num / (num - 1) * np.sum(sums_G**2)) / len(values_N))
+
+
+class Difference(NamedTuple):
+    """A mean difference, its standard error, and how often one as far from 0 comes by chance where there is none.
+
+    The last two are None where a single run leaves the error over runs unknown.
+    """
+
+    mean: float
+    standard_error: float | None
+    p_value: float | None
+    num_runs: int
+
+
+def paired_difference(differences_RP: Floats, strata_R: Sequence[Hashable] | None = None) -> Difference:
+    """The mean over runs and problems of paired differences, with an error that holds for new runs and new problems.
+
+    Runs and problems are crossed: each run is measured on the same problems, and a problem that is kinder to one of two
+    methods is so in every run. With the mean squares of a two-way analysis of variance without replication (between
+    runs, between problems, and what is left) the variance of the mean is (MS_R + MS_P - MS_E) / (R P), with
+    Satterthwaite's degrees of freedom (Searle, Casella & McCulloch, Variance Components, 1992, chapters 2 and 4).
+
+    A few runs may be alike by chance, and the sum of the squares then has the degrees of the many problems: of nulls
+    that only runs make vary, ten times too many had a p-value below .0024 over three runs. So the error is no smaller
+    than that of the runs alone and that of the problems alone, and the p-value is the largest of the three. Over three
+    runs few differences are beyond chance therefore, whatever the number of problems.
+
+    Args:
+        differences_RP: one number for each run and problem; with one column, of runs that are one number each, the
+            error is that of the runs.
+        strata_R: of each run, what the statement is to hold for as it is (a base model) and not for others like it:
+            runs are compared within theirs. None, or one run in each: the runs stand for all that could have been.
+    """
+    d_RP = np.asarray(differences_RP, dtype=np.float64)
+    num_runs, num_problems = d_RP.shape
+    mean = float(d_RP.mean())
+    strata = list(strata_R) if strata_R is not None else [0] * num_runs
+    if len(set(strata)) == num_runs:
+        strata = [0] * num_runs
+    between = num_runs - len(set(strata))  # degrees of freedom between the runs
+    if between < 1:
+        return Difference(mean, None, None, num_runs)
+    same_RR = np.array([[one == other for other in strata] for one in strata], dtype=np.float64)
+    of_stratum_RP = same_RR @ d_RP / same_RR.sum(1, keepdims=True)
+    runs_R, stratum_R, problems_P = d_RP.mean(1), of_stratum_RP.mean(1), d_RP.mean(0)
+    of_runs = num_problems * np.sum((runs_R - stratum_R) ** 2) / between, between
+    estimates = [[of_runs]]
+    if num_problems > 1:
+        of_problems = num_runs * np.sum((problems_P - mean) ** 2) / (num_problems - 1), num_problems - 1
+        left_RP = d_RP - runs_R[:, None] - of_stratum_RP + stratum_R[:, None]
+        rest = between * (num_problems - 1)
+        estimates += [[of_problems], [of_runs, of_problems, (-np.sum(left_RP**2) / rest, rest)]]
+    errors, p_values = zip(*(_error_of_mean(mean, each, d_RP.size) for each in estimates), strict=True)
+    return Difference(mean, max(errors), max(p_values), num_runs)
+
+
+def _error_of_mean(mean: float, squares: Sequence[tuple[float, int]], size: int) -> tuple[float, float]:
+    """The standard error by a sum of mean squares with their degrees of freedom, and the p-value of the mean by it."""
+    total = sum(square for square, _ in squares)
+    if total <= 0:
+        return 0.0, float(mean == 0)
+    degrees = total**2 / sum(square**2 / freedom for square, freedom in squares)
+    error = math.sqrt(total / size)
+    return error, float(2 * scipy.special.stdtr(degrees, -abs(mean) / error))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values, adjusted so that of many true nulls one is rejected by chance no more often than of one.
+
+    Holm 1979, A Simple Sequentially Rejective Multiple Test Procedure: it supposes nothing of how the tests depend.
+    """
+    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = highest
+    return adjusted
 
 
 def on_front(points_PM: Floats) -> list[bool]:

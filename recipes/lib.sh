@@ -30,6 +30,9 @@ choose_method() { # step at which a schedule ends, then the recipe's arguments
             METHOD_SETTINGS+=(ctwa.method.objective="$HARD"
                 "ctwa.method.targets={${EASY[0]}:${EASY_TARGETS[0]},${EASY[1]}:${EASY_TARGETS[1]}}")
             ;;
+        cgpo)
+            METHOD_SETTINGS+=("ctwa.method.constraints={$HARD:1}")
+            ;;
         schedule)
             METHOD_SETTINGS+=("ctwa.method.points=[{step:0,weights:{$HARD:0.5,${EASY[0]}:0.25,${EASY[1]}:0.25}},\
 {step:$schedule_end,weights:{$HARD:0.333,${EASY[0]}:0.333,${EASY[1]}:0.334}}]")

@@ -54,3 +54,26 @@ def check_json_valid(
             Draft202012Validator.check_schema(schema)
         except SchemaError as error:
             raise ValueError(f"schema is no JSON Schema: {error.message}") from error
+        _check_references(schema)
+
+
+def _check_references(schema: Mapping[str, Any]) -> None:
+    """Refuse a `$ref` to what is not there: nothing is fetched from the network."""
+    from jsonschema_specifications import REGISTRY
+    from referencing.exceptions import Unresolvable
+    from referencing.jsonschema import DRAFT202012
+
+    def check(part: Any, resolver: Any) -> None:
+        for key in ("$ref", "$dynamicRef"):
+            reference = part.contents.get(key) if isinstance(part.contents, Mapping) else None
+            if reference is not None:
+                try:
+                    resolver.lookup(reference)
+                except Unresolvable as error:
+                    raise ValueError(f"schema has a {key} to {reference!r}, which is not in it") from error
+        for each in part.subresources():
+            check(each, resolver.in_subresource(each))
+
+    whole = DRAFT202012.create_resource(dict(schema))
+    name = whole.id() or ""
+    check(whole, REGISTRY.with_resource(name, whole).crawl().resolver(name))

@@ -19,7 +19,7 @@ from ctwa.testbed.bases import FOLDER, RECORD, checksum
 from ctwa.testbed.prepare import prepare, sft_config, training_settings
 from ctwa.testbed.presets import get_preset
 
-SHIPPED = ("A", "C", "D")  # F is trained as C is
+SHIPPED = ("A", "C", "D", "G")  # F is trained as C is
 NUM_THREADS = 1
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.chat.endpoint import Server
 
 ROOT = Path(__file__).parent.parent
 TESTS = Path(__file__).parent
@@ -19,6 +22,14 @@ CORE = (
 ENGINE = tuple(sorted({path.name for path in TESTS.iterdir()} - {"e2e"}))
 """All but what starts Ray clusters: the engine's parts, in processes of their own at most."""
 TIERS = {"core": CORE, "engine": ENGINE, "all": (*ENGINE, "e2e")}
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """An endpoint in this process, whose clients do not wait between two attempts."""
+    monkeypatch.setattr("ctwa.chat.client.wait_random_exponential", lambda **_: lambda _state: 0.0)
+    with Server() as server:
+        yield server
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -5,7 +5,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ctwa.statistics import bootstrap, hypervolume, on_front, reference_value
+from ctwa.statistics import (
+    bootstrap,
+    clustered_error,
+    holm,
+    hypervolume,
+    on_front,
+    paired_difference,
+    reference_value,
+)
 
 
 def test_two_values_resample_to_three_means():
@@ -86,3 +94,94 @@ def test_the_reference_is_zero_or_below_the_lowest(values, reference):
 def test_a_penalty_that_ends_at_zero_leaves_the_other_objectives_their_volume():
     reference_M = np.array([reference_value([0.2, 0.5]), reference_value([0.0, 0.0])])
     assert hypervolume(np.array([[0.5, 0.0]]), reference_M) == pytest.approx(0.5)
+
+
+class TestClusteredError:
+    def test_with_one_value_a_group_it_is_the_standard_error_of_the_mean(self) -> None:
+        values_N = np.random.default_rng(0).normal(size=40)
+        assert clustered_error(values_N, np.arange(40)) == pytest.approx(values_N.std(ddof=1) / 40**0.5)
+
+    def test_values_said_twice_tell_no_more(self) -> None:
+        values_N, group_N = np.random.default_rng(0).normal(size=40), np.arange(40)
+        twice = clustered_error(np.tile(values_N, 2), np.tile(group_N, 2))
+        assert twice == pytest.approx(clustered_error(values_N, group_N))
+
+    def test_it_is_what_means_of_groups_of_any_size_vary_by(self) -> None:
+        rng = np.random.default_rng(0)
+        sizes_G = rng.integers(1, 6, size=60)
+        group_N = np.repeat(np.arange(60), sizes_G)
+        found = []
+        for _ in range(2000):
+            values_N = rng.normal(size=60)[group_N] + rng.normal(size=len(group_N))
+            found.append((values_N.mean(), clustered_error(values_N, group_N)))
+        means, errors = np.array(found).T
+        assert np.sqrt(np.mean(errors**2)) == pytest.approx(means.std(), rel=0.06)
+
+    def test_one_group_says_nothing(self) -> None:
+        assert math.isnan(clustered_error(np.array([0.0, 1.0]), np.array([3, 3])))
+
+
+def paired(rng: np.random.Generator, runs: int, problems: int, of_run: float, of_problem: float) -> np.ndarray:
+    """Differences of two methods that are equally good: runs, problems and completions make them vary."""
+    return (
+        of_run * rng.normal(size=(runs, 1))
+        + of_problem * rng.normal(size=(1, problems))
+        + rng.normal(size=(runs, problems))
+    )
+
+
+NULLS = ((0.0, 0.0), (0.0, 0.3), (0.1, 0.0), (0.3, 0.3), (0.05, 0.5), (0.2, 0.0))
+"""What runs vary by, and problems; completions vary by 1."""
+
+
+class TestPairedDifference:
+    @pytest.mark.parametrize(("of_run", "of_problem"), NULLS)
+    @pytest.mark.parametrize(("runs", "strata"), [(3, None), (8, None), (9, [0, 0, 0, 1, 1, 1, 2, 2, 2])])
+    def test_equal_methods_are_rarely_told_apart(
+        self, runs: int, strata: list[int] | None, of_run: float, of_problem: float
+    ) -> None:
+        rng = np.random.default_rng(0)
+        found = [
+            paired_difference(paired(rng, runs, 100, of_run, of_problem), strata).p_value or 0.0 for _ in range(800)
+        ]
+        # Up to two standard errors of a share of 800 above the level; Holm's correction asks for the small ones.
+        assert np.mean([each < 0.05 for each in found]) < 0.05 + 0.0155
+        assert np.mean([each < 0.01 for each in found]) < 0.01 + 0.007
+
+    @pytest.mark.parametrize(("of_run", "of_problem"), NULLS[1:])
+    def test_the_error_is_what_the_mean_varies_by_and_never_much_less(self, of_run: float, of_problem: float) -> None:
+        rng = np.random.default_rng(0)
+        found = [paired_difference(paired(rng, 8, 100, of_run, of_problem)) for _ in range(1500)]
+        variance = np.mean([each.standard_error**2 for each in found if each.standard_error is not None])
+        assert 0.95 < variance / np.var([each.mean for each in found]) < 1.3
+
+    def test_what_a_base_model_does_is_no_error_of_runs_on_the_same_ones(self) -> None:
+        rng = np.random.default_rng(0)
+        of_base_R = np.repeat([1.0, -1.0, 0.3], 3)
+        d_RP = of_base_R[:, None] + paired(rng, 9, 50, 0.0, 0.0)
+        on_these, on_any = paired_difference(d_RP, of_base_R.tolist()), paired_difference(d_RP)
+        assert on_these.mean == on_any.mean
+        assert on_these.standard_error is not None
+        assert on_any.standard_error is not None
+        assert on_these.standard_error < 0.2 * on_any.standard_error
+
+    def test_runs_that_are_one_number_each_have_the_error_of_a_t_test(self) -> None:
+        values_R = np.array([0.1, 0.3, 0.2, 0.6])
+        difference = paired_difference(values_R[:, None])
+        assert difference.standard_error == pytest.approx(values_R.std(ddof=1) / 2)
+        assert difference.p_value == pytest.approx(stats.ttest_1samp(values_R, 0).pvalue)
+
+    def test_one_run_has_no_error(self) -> None:
+        assert paired_difference(np.ones((1, 5))) == (1.0, None, None, 1)
+
+
+class TestHolm:
+    def test_by_hand(self) -> None:
+        assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+        assert holm([0.9, 0.8]) == [1.0, 1.0]
+        assert holm([]) == []
+
+    def test_of_many_nulls_one_is_rejected_no_more_often_than_of_one(self) -> None:
+        rng = np.random.default_rng(0)
+        rejected = [min(holm(rng.uniform(size=10).tolist())) < 0.05 for _ in range(4000)]
+        assert 0.035 < np.mean(rejected) < 0.05 + 0.007

@@ -30,11 +30,14 @@ class Gradients:
         gram_MM: their inner products: symmetric, finite, not all zero.
         losses_M: the objectives' losses, of which some may be not finite; NaN where the method does not need them.
         learning_rate: of the step to come; NaN where the method does not need it.
+        errors_MM: the standard errors of the inner products: 0 where nothing is known of them, infinite where they say
+            nothing.
     """
 
     gram_MM: Tensor
     losses_M: Tensor
     learning_rate: float
+    errors_MM: Tensor
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,8 @@ class Aggregator(Stateful, ABC):
     """What `ctwa prefer` calls it, where that is not its own name."""
     needs_losses: ClassVar[bool] = False
     needs_learning_rate: ClassVar[bool] = False
+    needs_semi_definite: ClassVar[bool] = True
+    """Whether a Gram matrix that was estimated, and may have negative eigenvalues, is to be mended first."""
     STATE: ClassVar[tuple[str, ...]] = ("last_weights_M", "num_skipped", "num_held", "num_fallback")
 
     def __init__(self, config: Any, preference: Mapping[str, float]) -> None:
@@ -102,7 +107,14 @@ class Aggregator(Stateful, ABC):
         """The method's name."""
         return self.info.name
 
-    def solve(self, gram_MM: Tensor, *, losses_M: Tensor | None = None, learning_rate: float | None = None) -> Solution:
+    def solve(
+        self,
+        gram_MM: Tensor,
+        *,
+        losses_M: Tensor | None = None,
+        learning_rate: float | None = None,
+        errors_MM: Tensor | None = None,
+    ) -> Solution:
         """Weigh the gradients of one step, and remember the weights.
 
         The one policy for degenerate gradients: where the Gram matrix is not finite the step is to be skipped, where
@@ -113,6 +125,7 @@ class Aggregator(Stateful, ABC):
             gram_MM: inner products of the gradients.
             losses_M: the objectives' losses, for a method that ``needs_losses``; an entry may be not finite.
             learning_rate: of the step to come, for a method that ``needs_learning_rate``.
+            errors_MM: the standard errors of the inner products, where they were estimated.
 
         Raises:
             TypeError: something that the method needs is not there.
@@ -132,6 +145,7 @@ class Aggregator(Stateful, ABC):
             (gram_MM + gram_MM.T) / 2,  # summed over ranks in another order, the two halves may differ in a bit
             torch.full_like(self.preference_M, math.nan) if losses_M is None else losses_M.to("cpu", torch.float64),
             math.nan if learning_rate is None else learning_rate,
+            torch.zeros_like(gram_MM) if errors_MM is None else errors_MM,
         )
         with count_fallbacks() as fallbacks:
             weights_M, metrics = self.weights(gradients)

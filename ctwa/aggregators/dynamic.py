@@ -37,6 +37,7 @@ class Dynamic(Aggregator):
 
     info = gradient_level(DynamicConfig, "weight for what serves all objectives", "Lu et al. 2025, arXiv 2509.11452")
     needs_learning_rate = True
+    needs_semi_definite = False  # it adds inner products up
     STATE = ("log_weights_M",)
 
     def __init__(self, config: DynamicConfig, preference: Mapping[str, float]) -> None:

@@ -54,6 +54,7 @@ class GradNorm(Aggregator):
 
     info = gradient_level(GradNormConfig, "gradient norms follow training rates", "Chen et al. 2018, arXiv 1711.02257")
     needs_losses = True
+    needs_semi_definite = False  # it looks at norms alone
     STATE = ("first_losses_M",)
 
     def __init__(self, config: GradNormConfig, preference: Mapping[str, float]) -> None:

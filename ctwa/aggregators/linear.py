@@ -20,6 +20,7 @@ class FixedWeights(Aggregator):
     """The preference itself, summing to 1, whatever the gradients are."""
 
     info = MethodInfo(FixedWeightsConfig, "the weighted sum of the losses (DPO-LW)", level="loss")
+    needs_semi_definite = False
     for_rewards = False  # there it is the method linear, which needs no gradient of each objective
 
     @property

@@ -9,6 +9,7 @@ from ctwa.aggregators.base import Aggregator
 from ctwa.aggregators.cagrad import CAGrad
 from ctwa.aggregators.cagrad_clip import CAGradClip
 from ctwa.aggregators.clamp import Clamp
+from ctwa.aggregators.common_descent import CommonDescent
 from ctwa.aggregators.dynamic import Dynamic
 from ctwa.aggregators.gradnorm import GradNorm
 from ctwa.aggregators.linear import FixedWeights
@@ -29,6 +30,7 @@ ALL: tuple[type[Aggregator], ...] = (
     PCGrad,
     UPGrad,
     NashMTL,
+    CommonDescent,
 )
 
 AGGREGATORS = {method.info.name: method for method in ALL}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -117,6 +118,7 @@ class Poster:
         self._keys = keys
         self._key = api_key(config, name)
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        headers["Content-Type"] = "application/json"
         self._http = httpx.AsyncClient(headers=headers, timeout=config.timeout)
         self._slots = asyncio.Semaphore(config.concurrency)
 
@@ -159,7 +161,7 @@ class Poster:
     async def _ask(self, path: str, body: Mapping[str, Any], read: Callable[[Any], T]) -> T:
         try:
             async with asyncio.timeout(self.config.timeout):  # of all of it: httpx's is of each piece
-                response = await self._http.post(f"{self.config.base_url}{path}", json=dict(body))
+                response = await self._http.post(f"{self.config.base_url}{path}", content=_encoded(body))
         except (TimeoutError, httpx.TimeoutException):
             raise _TryAgain(f"no answer within {self.config.timeout:g} s") from None
         except httpx.RequestError as error:  # of the connection, or an answer that cannot be unpacked
@@ -239,6 +241,11 @@ def api_key(config: EndpointConfig, name: str = "judge") -> str | None:
             "out"
         )
     return key
+
+
+def _encoded(body: Mapping[str, Any]) -> bytes:
+    """JSON, with a question mark for half a surrogate pair, which a model can write and UTF-8 cannot say."""
+    return json.dumps(dict(body), ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
 
 
 def _wait(state: RetryCallState) -> float:

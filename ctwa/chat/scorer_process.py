@@ -34,7 +34,8 @@ class RewardModel:
     def scores(self, conversations: Sequence[str | list[dict[str, Any]]]) -> list[float]:
         """Of each, in their order."""
         batch = self._tokenizer(
-            [self._text(each) for each in conversations],
+            # The tokenizer takes no half of a surrogate pair, which a model can write.
+            [self._text(each).encode("utf-8", "replace").decode() for each in conversations],
             add_special_tokens=self._tokenizer.chat_template is None,  # a template writes its own
             truncation=True,
             max_length=self._settings.max_tokens,

@@ -34,7 +34,7 @@ def model(
 @testbed_app.command("make")
 def testbed_make(
     out: Annotated[Path, typer.Option(callback=to_folder, help="The folder to make it in; the same one is reused.")],
-    preset: Annotated[str, typer.Option(help="A, C, D or F: docs/testbed.md.")] = "D",
+    preset: Annotated[str, typer.Option(help="A, C, D, F or G: docs/testbed.md.")] = "D",
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of the base model, instead of the preset's.")] = None,
     retrain: Annotated[bool, typer.Option(help="Train the base model here, some two minutes.")] = False,
     threads: Annotated[int, typer.Option(min=1, help="Of the training; the model's last bits depend on it.")] = 2,
@@ -50,7 +50,7 @@ def testbed_make(
 @testbed_app.command("pairs")
 def testbed_pairs(
     out: Annotated[Path, typer.Option(callback=to_folder, help="The folder for train, validation and test.parquet.")],
-    preset: Annotated[str, typer.Option(help="A, C, D or F: docs/testbed.md.")] = "D",
+    preset: Annotated[str, typer.Option(help="A, C, D, F or G: docs/testbed.md.")] = "D",
     seed: Annotated[int, typer.Option(min=0, help="Of problems, responses and their order.")] = 0,
     num_train: Annotated[int, typer.Option(min=1, help="Pairs to train on.")] = 2048,
     num_held_out: Annotated[int, typer.Option(min=1, help="Pairs of the validation, and as many of the test.")] = 256,

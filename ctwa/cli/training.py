@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Annotated, Any
@@ -45,6 +46,14 @@ DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print the resolved configuration and the plan; start nothing.")
 ]
 StopOn = Annotated[list[str] | None, typer.Option(metavar="ALARM", help=STOP_ON)]
+MaxRestarts = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        help="Resume a run that fails, from its newest checkpoint, at most so often, with growing pauses; not a third "
+        "time after the same step.",
+    ),
+]
 
 
 class _WithGroups(TyperCommand):
@@ -64,36 +73,57 @@ class _WithGroups(TyperCommand):
             )
 
 
-def _execute(job: str, settings: list[str] | None, dry_run: bool, stop_on: list[str] | None) -> None:
+JOBS = {
+    "train": "ctwa.engine.train_job:TrainJob",
+    "prefer": "ctwa.engine.prefer_job:PreferJob",
+    "caid": "ctwa.engine.caid_job:CaidJob",
+}
+
+
+def _execute(
+    command: str, settings: list[str] | None, dry_run: bool, stop_on: list[str] | None, max_restarts: int
+) -> None:
     """Run a command's job, whose imports take a while."""
+    if max_restarts and not dry_run:
+        from ctwa.engine.restarts import execute_again
+
+        options = [word for alarm in stop_on or () for word in ("--stop-on", alarm)]
+        say = partial(Console(stderr=True).print, style="bold red", soft_wrap=True, highlight=False)
+        sys.exit(execute_again(command, settings or [], options, max_restarts=max_restarts, say=say))
 
     def start() -> Stop | None:
         from ctwa.engine.job import execute
 
-        return execute(resolve_name(job), settings or [], stop_on=stop_on or [], dry_run=dry_run)
+        return execute(resolve_name(JOBS[command]), settings or [], stop_on=stop_on or [], dry_run=dry_run)
 
     run(start)
 
 
 @app.command(cls=_WithGroups, context_settings={"ignore_unknown_options": True})
-def train(settings: Arguments = None, dry_run: DryRun = False, stop_on: StopOn = None) -> None:
+def train(
+    settings: Arguments = None, dry_run: DryRun = False, stop_on: StopOn = None, max_restarts: MaxRestarts = 0
+) -> None:
     """Fine-tune a model on several objectives; `ctwa methods` says what the methods are."""
-    _execute("ctwa.engine.train_job:TrainJob", settings, dry_run, stop_on)
+    _execute("train", settings, dry_run, stop_on, max_restarts)
 
 
 @app.command(cls=_WithGroups, context_settings={"ignore_unknown_options": True})
-def prefer(settings: Arguments = None, dry_run: DryRun = False, stop_on: StopOn = None) -> None:
+def prefer(
+    settings: Arguments = None, dry_run: DryRun = False, stop_on: StopOn = None, max_restarts: MaxRestarts = 0
+) -> None:
     """Align a model with several objectives' preference pairs, without a reward model (docs/preference.md)."""
-    _execute("ctwa.engine.prefer_job:PreferJob", settings, dry_run, stop_on)
+    _execute("prefer", settings, dry_run, stop_on, max_restarts)
 
 
 @app.command(cls=_WithGroups, context_settings={"ignore_unknown_options": True})
-def caid(settings: Arguments = None, dry_run: DryRun = False, stop_on: StopOn = None) -> None:
+def caid(
+    settings: Arguments = None, dry_run: DryRun = False, stop_on: StopOn = None, max_restarts: MaxRestarts = 0
+) -> None:
     """Align a model under constraints by iterated dualization (docs/caid.md).
 
     E.g. ctwa caid ctwa.run=runs/caid ctwa.task_dir=runs/testbed-D 'ctwa.caid.thresholds={accuracy:0.05}'.
     """
-    _execute("ctwa.engine.caid_job:CaidJob", settings, dry_run, stop_on)
+    _execute("caid", settings, dry_run, stop_on, max_restarts)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -12,6 +13,7 @@ from ctwa.batch import RewardMatrix
 from ctwa.engine.data import VALIDATION_SET, RunData
 from ctwa.objectives.completion import Completion
 from ctwa.objectives.curriculum import source_named
+from ctwa.statistics import clustered_error
 
 MOST_SOURCES = 32
 """With more of them a data source tells rows apart, and not tasks: there are no curves by source then."""
@@ -30,25 +32,30 @@ def source_of(completion: Completion) -> str:
 
 def training_by_source(completions: Sequence[Completion], rewards: RewardMatrix) -> dict[str, float]:
     """``objective_source/<objective>/<source>``: the mean reward over the scored completions of each source."""
-    return {key_of.objective_of_source(*of): float(values.mean()) for of, values in _parts(completions, rewards)}
+    return {
+        key_of.objective_of_source(*of): float(rewards.column(of[0])[0][own_N].mean())
+        for of, own_N in _parts(completions, rewards)
+    }
 
 
-def validation_by_source(completions: Sequence[Completion], rewards: RewardMatrix) -> dict[str, float]:
-    """``val_source/<objective>/<source>`` and, from two completions on, its standard error."""
+def validation_by_source(completions: Sequence[Completion], rewards: RewardMatrix, group_N: Tensor) -> dict[str, float]:
+    """``val_source/<objective>/<source>`` and, from two prompts on, its standard error over them."""
     found = {}
-    for of, values in _parts(completions, rewards):
+    for of, own_N in _parts(completions, rewards):
+        values = rewards.column(of[0])[0][own_N]
         found[key_of.validation_of_source(*of)] = float(values.mean())
-        if len(values) > 1:
-            found[key_of.validation_error_of_source(*of)] = float(values.std() / len(values) ** 0.5)
+        error = clustered_error(values.numpy(), group_N[own_N].numpy())
+        if math.isfinite(error):
+            found[key_of.validation_error_of_source(*of)] = error
     return found
 
 
 def _parts(completions: Sequence[Completion], rewards: RewardMatrix) -> Iterable[tuple[tuple[str, str], Tensor]]:
-    """By objective and source what was scored, where that is something."""
+    """By objective and source which completions were scored, where there are any."""
     sources = [source_of(completion) for completion in completions]
     for name in rewards.names:
-        rewards_N, scored_N = rewards.column(name)
+        _, scored_N = rewards.column(name)
         for source in sorted(set(sources)):
             own_N = scored_N & torch.tensor([each == source for each in sources])
             if own_N.any():
-                yield (name, source), rewards_N[own_N]
+                yield (name, source), own_N

@@ -149,6 +149,7 @@ class CaidTrainer(Trainer):
         """Sample the last policy, and move the multipliers by how far it misses the thresholds."""
         samples = self.samples.sample(f"policy/{self.caid.num_policies}", step=self.steps_made)
         metrics = {
+            **self.samples.seconds,
             **self._means(samples),
             **self.caid.observe(self._constraints(samples), self._constraints(self.reference)),
         }
@@ -223,7 +224,7 @@ class CaidTrainer(Trainer):
         """``val/<objective>``: the mean score, and its standard error over prompts."""
         metrics: dict[str, float] = {}
         for name, values_PS in {**samples.scores_PS, REWARD: self._rewards(samples)}.items():
-            metrics |= validation_metrics(name, values_PS.mean(1))
+            metrics |= validation_metrics(name, values_PS.mean(1), torch.arange(len(values_PS)))
         return metrics
 
     def _weights(self) -> dict[str, float]:

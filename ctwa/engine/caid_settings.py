@@ -86,6 +86,11 @@ def read_caid_settings(config: DictConfig, data: RunData | None = None) -> CaidS
             f"ctwa.dynamic_sampling.keep={settings.dynamic_sampling.keep}: ctwa caid samples all prompts at once, and "
             "its thresholds are on the mean of all; write every"
         )
+    if config.algorithm.use_kl_in_reward:
+        raise CtwaError(
+            "algorithm.use_kl_in_reward=true: ctwa caid has no rewards of tokens, and a beta of its own that holds the "
+            "policy near its reference; write false"
+        )
     if settings.curriculum.is_on:
         raise CtwaError("ctwa.curriculum: ctwa caid samples every prompt in every round; leave it out")
     if unknown := sorted(settings.caid.thresholds.keys() - set(settings.names)):

@@ -1,8 +1,8 @@
 """A checkpoint that is either whole or not there.
 
 verl writes a checkpoint's files in place and names the newest one in a marker it writes in place too: a crash leaves a
-half-written folder or an empty marker. Here a step's folder counts only with a seal: the list of its files and their
-sizes, written last and atomically. Resuming takes the newest folder whose seal holds; verl's marker is not read.
+half-written folder or an empty marker. Here a step's folder counts only with a seal (`ctwa.models.seal`), written last
+and atomically. Resuming takes the newest folder whose seal holds to the byte; verl's marker is not read.
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ctwa import metrics as key_of
 from ctwa.errors import CtwaError
-from ctwa.models.locate import SEAL_FILE, is_complete, step_folder, steps
+from ctwa.models.checkpoints import prune
+from ctwa.models.locate import step_folder, steps
+from ctwa.models.seal import SEAL_FILE, damaged_files, seal
 from ctwa.run.disk import DiskFull, let_others_read, why_full
 from ctwa.run.jsonl import write_atomically
 
@@ -59,21 +61,62 @@ def saving(folder: Path, state: Mapping[str, Any], *, keep: int | None, spare: i
         prune(folder.parent, keep=keep, spare=spare)
 
 
-def prune(checkpoints: Path, *, keep: int, spare: int | None = None) -> None:
-    """Remove what is older than the newest complete checkpoints, whichever process has made it."""
-    complete = [step for step in steps(checkpoints) if is_complete(step_folder(checkpoints, step))]
-    for step in steps(checkpoints):
-        if step < min(complete[-keep:], default=0) and step != spare:
-            shutil.rmtree(step_folder(checkpoints, step), ignore_errors=True)
+class Resumption(NamedTuple):
+    """What a resumed run finds of its checkpoints.
+
+    Attributes:
+        folder: the newest one that is whole; None where there is none.
+        damaged: those after it that were finished, and are not any more what was saved: which files.
+        unfinished: those that never got a seal, of runs that died while they saved.
+    """
+
+    folder: Path | None
+    damaged: dict[Path, tuple[str, ...]]
+    unfinished: list[Path]
+
+    def left_out(self) -> str:
+        """What is not gone on from, and why, as a list in words; empty where that is nothing."""
+        return ", ".join(
+            f"{folder.name} is not what was saved ({', '.join(files[:3])}{', ...' if len(files) > 3 else ''})"
+            for folder, files in self.damaged.items()
+        )
 
 
-def remove_unfinished(checkpoints: Path) -> list[str]:
-    """Remove the folders that never got a seal, of runs that died while they saved; their names."""
-    folders = [step_folder(checkpoints, step) for step in steps(checkpoints)]
+def find_resumption(checkpoints: Path) -> Resumption:
+    """Look for the checkpoint to go on from; every byte of it is read, and nothing changed."""
+    folders = [step_folder(checkpoints, step) for step in reversed(steps(checkpoints))]
     unfinished = [folder for folder in folders if not (folder / SEAL_FILE).exists()]
-    for folder in unfinished:
+    damaged: dict[Path, tuple[str, ...]] = {}
+    for folder in folders:
+        if folder in unfinished:
+            continue
+        if not (files := damaged_files(folder)):
+            return Resumption(folder, damaged, unfinished)
+        damaged[folder] = files
+    return Resumption(None, damaged, unfinished)
+
+
+def clear_the_way(found: Resumption) -> str:
+    """Remove what was never finished and set aside what is damaged, so that their steps can be saved anew.
+
+    Returns:
+        What was done, as the end of a sentence; empty where it was nothing.
+    """
+    done = ""
+    for folder in found.unfinished:
         shutil.rmtree(folder, ignore_errors=True)
-    return [folder.name for folder in unfinished]
+    if found.unfinished:
+        done += f"; removed {', '.join(folder.name for folder in found.unfinished)}, which was not saved to its end"
+    if found.damaged:
+        done += f"; {found.left_out()}: kept as damaged_*"
+    for folder in found.damaged:
+        _aside(folder)
+    return done
+
+
+def _aside(folder: Path) -> None:
+    names = (f"damaged_{folder.name}{suffix}" for suffix in ("", *(f".{number}" for number in range(1, 1000))))
+    folder.rename(next(place for name in names if not (place := folder.with_name(name)).exists()))
 
 
 def write_state(folder: Path, state: Mapping[str, Any]) -> None:
@@ -92,8 +135,14 @@ def read_state(folder: Path) -> dict[str, Any]:
     path = folder / STATE_FILE
     if not path.is_file():
         raise CtwaError(f"{folder} has no {STATE_FILE}: resume from a checkpoint that ctwa made, or start a new run")
-    state = json.loads(path.read_text())
-    if state.pop("version") != STATE_VERSION:
+    try:
+        state: dict[str, Any] = json.loads(path.read_bytes())
+        version = state.pop("version")
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise CtwaError(
+            f"{path} is no state of ctwa ({error!r}): restore it, or take {folder} away to go on from an earlier one"
+        ) from error
+    if version != STATE_VERSION:
         raise CtwaError(f"{path} is of another version of ctwa: resume with that version, or start a new run")
     if "metrics" in state:
         state["metrics"] = {key_of.renamed(name): value for name, value in state["metrics"].items()}
@@ -147,14 +196,6 @@ def merge_adapter(model: Path, *, scale: float) -> None:
     index = model / "model.safetensors.index.json"
     if index.is_file():
         _write(index, {**json.loads(index.read_text()), "weight_map": weight_map})
-
-
-def seal(folder: Path) -> None:
-    """Declare a step's folder complete: to be called when nothing will be written to it any more."""
-    # A seal that a crash left half-written beside the files (complete.json.tmp) is none of them.
-    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(SEAL_FILE)]
-    sizes = {str(path.relative_to(folder)): path.stat().st_size for path in sorted(files)}
-    _write(folder / SEAL_FILE, {"files": sizes})
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:

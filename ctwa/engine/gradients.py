@@ -19,6 +19,7 @@ from torch.distributed.tensor import DTensor, Shard
 
 from ctwa import metrics as key_of
 from ctwa.aggregators.base import Aggregator, Solution
+from ctwa.aggregators.cross_fit import STEP, CrossFittedGram, halves_of, split_gram
 from ctwa.batch import Rollout
 from ctwa.covariance.diagnostics import finite
 from ctwa.engine.settings import GradientSettings
@@ -57,6 +58,9 @@ class GradientPlan:
         solve: False to descend along the weights of the last time without measuring anything.
         settings: how the gradients are taken.
         first_only: measure at the step's first mini-batch alone (diagnostics).
+        cross_fitted: the mean of cross-fitted Gram matrices, which this step's go into; None for the plain matrix of
+            each mini-batch.
+        half_N: the half of each completion of the step, int8, as ``halves_of`` gives it; with ``cross_fitted``.
         records: what was measured, one a mini-batch.
     """
 
@@ -66,12 +70,77 @@ class GradientPlan:
     losses_M: Tensor | None = None
     solve: bool = True
     first_only: bool = False
+    cross_fitted: CrossFittedGram | None = None
+    half_N: Tensor | None = None
     records: list[GradientRecord] = field(default_factory=list)
 
     @property
     def measures(self) -> bool:
         """Whether the next mini-batch is to be measured."""
         return self.solve and not (self.first_only and self.records)
+
+    @property
+    def measured_names(self) -> tuple[str, ...]:
+        """The R gradients that are measured; without an aggregator the step is of none of the objectives' making."""
+        return self.names if self.aggregator is not None else (*self.names, STEP)
+
+    @property
+    def num_halves(self) -> int:
+        """How many gradients are taken of each loss: a mini-batch's, or those of its two halves."""
+        return 1 if self.cross_fitted is None else 2
+
+    def observe(self, gram_HH: Tensor, num_rows: Sequence[int]) -> Tensor:
+        """Take up what a mini-batch's gradients gave; returns the plain Gram matrix (R, R).
+
+        Args:
+            gram_HH: inner products of all gradients that were taken.
+            num_rows: the completions behind them: of each half, where there are two.
+        """
+        if self.cross_fitted is None:
+            return gram_HH
+        plain_RR, cross_RR = split_gram(gram_HH, num_rows)
+        if cross_RR is not None and plain_RR.isfinite().all():
+            self.cross_fitted.observe(cross_RR, plain_RR)
+        return plain_RR
+
+    def for_solver(self, plain_MM: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The Gram matrix that the aggregator is to see, and its standard errors where they are known.
+
+        One that is not finite is shown as it is: the step is to be skipped.
+        """
+        if self.cross_fitted is None or not plain_MM.isfinite().all():
+            return plain_MM, None
+        assert self.aggregator is not None
+        mended = self.cross_fitted.semi_definite if self.aggregator.needs_semi_definite else None
+        return self.cross_fitted.gram_RR if mended is None else mended(), self.cross_fitted.errors_RR
+
+    def progress(self, plain_RR: Tensor, weights_M: Tensor | None, learning_rate: float) -> dict[str, float]:
+        """By how much the step is to lower each objective's loss, to first order: ``learning_rate * gram @ weights``.
+
+        Before gradients are clipped to a norm, and without what all objectives share.
+
+        Args:
+            plain_RR: of the mini-batch.
+            weights_M: of the step; None where its own gradient is among those measured.
+            learning_rate: of the step.
+        """
+        weights_R = torch.zeros(len(plain_RR), dtype=torch.float64)
+        if weights_M is None:
+            weights_R[-1] = 1
+        else:
+            weights_R[:] = weights_M
+        found = {key_of.gradient_progress: plain_RR @ weights_R}
+        if self.cross_fitted is not None and self.cross_fitted.num:
+            found[key_of.conflict_progress] = self.cross_fitted.gram_RR @ weights_R
+            # No less than the error of the sum, whatever the entries' errors have to do with one another.
+            found[key_of.conflict_progress_error] = self.cross_fitted.errors_RR @ weights_R.abs()
+        return finite(
+            {
+                key(name): learning_rate * float(value)
+                for key, values_R in found.items()
+                for name, value in zip(self.names, values_R, strict=False)
+            }
+        )
 
 
 @dataclass(frozen=True)
@@ -84,8 +153,29 @@ class GradientRecord:
     metrics: dict[str, float]
 
 
+def make_cross_fitted(settings: GradientSettings, scalarizer: Scalarizer, *, every: int) -> CrossFittedGram | None:
+    """The mean that a run keeps; None where it is plain matrices that are wanted, or none.
+
+    Args:
+        settings: how gradients are taken.
+        scalarizer: the method.
+        every: the interval of the diagnostics; 0 for none.
+    """
+    if settings.gram == "plain" or (scalarizer.aggregator is None and not every):
+        return None
+    plan = GradientPlan(tuple(sorted(scalarizer.names)), scalarizer.aggregator, settings)
+    return CrossFittedGram(plan.measured_names, settings.half_life)
+
+
 def make_plan(
-    settings: GradientSettings, scalarizer: Scalarizer, rollout: Rollout, *, step: int, every: int
+    settings: GradientSettings,
+    scalarizer: Scalarizer,
+    rollout: Rollout,
+    *,
+    step: int,
+    every: int,
+    cross_fitted: CrossFittedGram | None = None,
+    trained_N: Tensor | None = None,
 ) -> GradientPlan | None:
     """What a step does with the objectives' gradients; None where neither the method nor the diagnostics want them.
 
@@ -95,18 +185,31 @@ def make_plan(
         rollout: the step's completions.
         step: its number, from 1.
         every: the interval of the diagnostics; 0 for none.
+        cross_fitted: the mean that the run keeps; None for plain matrices.
+        trained_N: bool, the completions that may have a gradient; all of them where None.
     """
     names = tuple(sorted(rollout.rewards.names))
     if scalarizer.aggregator is not None:
         solve = (step - 1) % settings.refresh_every == 0
-        return GradientPlan(names, scalarizer.aggregator, settings, scalarizer.losses(rollout), solve=solve)
-    if every and (step - 1) % every == 0:
-        return GradientPlan(names, None, settings, first_only=True)
-    return None
+        plan = GradientPlan(names, scalarizer.aggregator, settings, scalarizer.losses(rollout), solve=solve)
+    elif every and (step - 1) % every == 0:
+        plan = GradientPlan(names, None, settings, first_only=True)
+    else:
+        return None
+    if cross_fitted is not None and cross_fitted.names == plan.measured_names:
+        everyone_N = torch.ones_like(rollout.group_N, dtype=torch.bool)
+        plan.cross_fitted = cross_fitted
+        plan.half_N = halves_of(rollout.group_N, everyone_N if trained_N is None else trained_N)
+    return plan
 
 
 def solve_once(
-    aggregator: Aggregator, gram_MM: Tensor, losses_M: Tensor | None, *, learning_rate: float
+    aggregator: Aggregator,
+    gram_MM: Tensor,
+    losses_M: Tensor | None,
+    *,
+    learning_rate: float,
+    errors_MM: Tensor | None = None,
 ) -> tuple[Aggregator, Solution, dict[str, float]]:
     """Solve for the weights on the first rank, for all.
 
@@ -118,6 +221,7 @@ def solve_once(
         gram_MM: of the whole batch.
         losses_M: of the objectives, where the method looks at them.
         learning_rate: of the step.
+        errors_MM: the standard errors of the inner products, where they were estimated.
 
     Returns:
         The first rank's method, its state moved on; its solution; and its metrics, with ``time/solver`` in seconds.
@@ -126,7 +230,7 @@ def solve_once(
     is_distributed = torch.distributed.is_initialized()
     if not is_distributed or torch.distributed.get_rank() == 0:
         began = time.perf_counter()
-        solution = aggregator.solve(gram_MM, losses_M=losses_M, learning_rate=learning_rate)
+        solution = aggregator.solve(gram_MM, losses_M=losses_M, learning_rate=learning_rate, errors_MM=errors_MM)
         metrics = {**solution.metrics, "time/solver": time.perf_counter() - began}
         found = [(aggregator, solution, metrics)]
     if is_distributed:
@@ -144,13 +248,15 @@ def gradient_metrics(plan: GradientPlan) -> dict[str, float]:
     """
     metrics: dict[str, float] = {}
     if plan.aggregator is not None:
-        metrics["gradient/skipped"] = sum(record.skipped for record in plan.records)
+        metrics[key_of.SKIPPED_UPDATES] = sum(record.skipped for record in plan.records)
         metrics["gradient/num_skipped"] = plan.aggregator.num_skipped
         metrics["gradient/num_held"] = plan.aggregator.num_held
         metrics["gradient/num_fallback"] = plan.aggregator.num_fallback
-        for key in {key for record in plan.records for key in record.metrics}:
-            values = [record.metrics[key] for record in plan.records if key in record.metrics]
-            metrics[key] = sum(values) / len(values)
+    for key in sorted({key for record in plan.records for key in record.metrics}):
+        values = [record.metrics[key] for record in plan.records if key in record.metrics]
+        metrics[key] = sum(values) / len(values)
+    if plan.cross_fitted is not None:
+        metrics |= plan.cross_fitted.metrics()
     grams = [record.gram_MM for record in plan.records if record.gram_MM is not None and not record.skipped]
     if not grams:
         return metrics
@@ -250,12 +356,19 @@ class GradientStore:
             losses_M /= torch.distributed.get_world_size()
         return losses_M.cpu()
 
-    def gram(self, num_objectives: int, only: Callable[[int], bool] = lambda _: True) -> Tensor:
+    def gram(
+        self,
+        num_objectives: int,
+        only: Callable[[int], bool] = lambda _: True,
+        metric: Callable[[torch.nn.Parameter], Tensor | None] | None = None,
+    ) -> Tensor:
         """Inner products of the first M gradients over all ranks, float64 (M, M).
 
         Args:
             num_objectives: M.
             only: of which parameters, by index.
+            metric: what each product of elements counts, of this rank's part of a parameter, flat and float64; None for
+                a parameter that does not count. Without it all count 1.
         """
         device = self.parameters[0].device
         gram_MM = torch.zeros(num_objectives, num_objectives, dtype=torch.float64, device=device)
@@ -264,11 +377,15 @@ class GradientStore:
             present = [row for row, gradient in enumerate(rows) if gradient is not None]
             if not present:
                 continue
+            scale_D = None if metric is None else metric(self.parameters[index])
+            if metric is not None and scale_D is None:
+                continue
             copies = _num_copies(self.parameters[index])
             shards = [local_part(gradient).flatten() for gradient in rows if gradient is not None]
             for start in range(0, shards[0].numel(), CHUNK):
                 part_PD = torch.stack([shard[start : start + CHUNK] for shard in shards]).double()
-                gram_MM[torch.tensor(present)[:, None], torch.tensor(present)] += part_PD @ part_PD.T / copies
+                scaled_PD = part_PD if scale_D is None else part_PD * scale_D[start : start + CHUNK]
+                gram_MM[torch.tensor(present)[:, None], torch.tensor(present)] += scaled_PD @ part_PD.T / copies
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(gram_MM)
         return gram_MM.cpu()

@@ -19,9 +19,12 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.text import Text
 
+from ctwa.engine.checkpoint import find_resumption
 from ctwa.engine.compose import compose_written
 from ctwa.engine.plan import line
 from ctwa.engine.recorder import Recorder, Stop
+from ctwa.engine.resumed import changes, refuse_another, told
+from ctwa.engine.secrets import written_config
 from ctwa.engine.signals import end_request
 from ctwa.engine.written import Written
 from ctwa.report.summary import summary_text, write_summary
@@ -110,6 +113,12 @@ class Job(ABC):
     def __init__(self, config: DictConfig) -> None:
         self.config = config
         self.check()
+        #: what a resumed run has not as it was
+        self.changed: list[str] = []
+        if self.settings.resume:
+            run = RunFolder(self.settings.run)
+            refuse_another(run, self.info())
+            self.changed = changes(run, written_config(self.config))
 
     @abstractmethod
     def check(self) -> None:
@@ -145,7 +154,15 @@ class Job(ABC):
 
     def plan(self) -> str:
         """What the run would do, in words."""
-        return "\n".join(["plan:", *self.plan_lines(), line("run folder", self.settings.run)])
+        return "\n".join(["plan:", *self.plan_lines(), line("run folder", self.settings.run), *self._resumed_lines()])
+
+    def _resumed_lines(self) -> list[str]:
+        if not self.settings.resume:
+            return []
+        found = find_resumption(RunFolder(self.settings.run).checkpoints)
+        goes_on = f"from {found.folder.name}" if found.folder else "there is no checkpoint: from the start"
+        left_out = f"; {found.left_out()}" if found.damaged else ""
+        return [line("goes on", goes_on + left_out), *(line("changed", change) for change in self.changed)]
 
     def info(self) -> RunInfo:
         """What runs, for the readers of the run's folder."""
@@ -167,7 +184,7 @@ class Job(ABC):
         """
         return RunFolder.create(
             self.config.ctwa.run,
-            OmegaConf.to_container(self.config, resolve=True),
+            written_config(self.config),
             self.info(),
             resume=self.config.ctwa.resume,
             how_to_resume="ctwa.resume=true",
@@ -246,9 +263,17 @@ def train(job: Job, run: RunFolder) -> Stop | None:
     """Train, and leave all of it in the run's folder; returns the alarm or signal that ended the run, if one did."""
     settings = job.settings
     with Recorder(
-        run, resume=settings.resume, num_samples=job.num_samples, seed=settings.seed, stop_on=settings.stop_on
+        run,
+        resume=settings.resume,
+        num_samples=job.num_samples,
+        seed=settings.seed,
+        stop_on=settings.stop_on,
+        watchdog=settings.watchdog,
     ) as recorder:
-        job.run(recorder)
+        if job.changed:
+            recorder.event("resume", told(job.changed))
+        with recorder.watchdog.watching():
+            job.run(recorder)
     return recorder.stopped_by
 
 

@@ -8,14 +8,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from verl.utils.tracking import Tracking
 
 from ctwa.engine import checkpoint
 from ctwa.engine.recorder import Recorder, numbers
+from ctwa.engine.secrets import written_config
 from ctwa.engine.signals import end_request
 from ctwa.errors import CtwaError
-from ctwa.models.locate import is_complete, step_folder
+from ctwa.models.locate import step_folder
+from ctwa.models.seal import is_complete
 from ctwa.run.alarms import Alarm
 
 
@@ -52,7 +54,7 @@ class Trainer(ABC):
             project_name=config.trainer.project_name,
             experiment_name=config.trainer.experiment_name,
             default_backend=config.trainer.logger,
-            config=OmegaConf.to_container(config, resolve=True),
+            config=written_config(config),
         )
 
     # -- what is a training's own -------------------------------------------------------------------------------------
@@ -111,17 +113,22 @@ class Trainer(ABC):
 
     def fit(self) -> None:
         """Train to the last step, or until an alarm or a signal ends the run."""
-        folder = self.recorder.resume_from
+        folder, watchdog = self.recorder.resume_from, self.recorder.watchdog
         if folder is None:
-            if metrics := self.start():
+            with watchdog.phase("first_validation"):
+                metrics = self.start()
+            if metrics:
                 self._record(metrics)
         else:
-            self.resume(self._load(folder))
+            with watchdog.phase("load_checkpoint"):
+                metrics = self._load(folder)
+            self.resume(metrics)
         while not self.is_over() and self.recorder.stopped_by is None:
             end_request.step_begins()
             began = time.perf_counter()
             self.steps_made += 1
-            metrics = self.step(self.steps_made)
+            with watchdog.phase("step"):
+                metrics = self.step(self.steps_made)
             metrics["time/step"] = time.perf_counter() - began
             self.finish_step(metrics)
         self.end()
@@ -136,7 +143,8 @@ class Trainer(ABC):
             self._validate(metrics)
         if stop is not None or self.saves():
             began = time.perf_counter()
-            self.save(metrics)
+            with self.recorder.watchdog.phase("save_checkpoint"):
+                self.save(metrics)
             metrics["time/save_checkpoint"] = time.perf_counter() - began
         self._record(metrics)
         if stop is not None:
@@ -144,7 +152,8 @@ class Trainer(ABC):
 
     def _validate(self, metrics: dict[str, Any]) -> None:
         began = time.perf_counter()
-        metrics |= self.validate()
+        with self.recorder.watchdog.phase("testing"):
+            metrics |= self.validate()
         metrics["time/testing"] = time.perf_counter() - began
 
     def _is_due(self, every: int) -> bool:

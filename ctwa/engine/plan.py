@@ -42,11 +42,20 @@ def loss_line(config: DictConfig) -> str:
     actor = config.actor_rollout_ref.actor
     loss = read_policy_loss(actor)
     words = f"{actor.policy_loss.loss_mode}, whose token weights are not known" if loss is None else loss.words()
-    kl = f"KL {actor.kl_loss_coef:g} ({actor.kl_loss_type})" if actor.use_kl_loss else "no KL term"
+    in_loss = f"KL {actor.kl_loss_coef:g} ({actor.kl_loss_type})" if actor.use_kl_loss else ""
+    kl = ", ".join(each for each in (in_loss, _kl_in_reward(config)) if each) or "no KL term"
     entropy = f", entropy bonus {actor.entropy_coeff:g}" if actor.entropy_coeff else ""
     return line(
         "loss", f"advantages by {config.algorithm.adv_estimator}, {words}, {actor.loss_agg_mode}, {kl}{entropy}"
     )
+
+
+def _kl_in_reward(config: DictConfig) -> str:
+    if not config.algorithm.use_kl_in_reward:
+        return ""
+    control = config.algorithm.kl_ctrl
+    adapted = f", adapted to a KL of {control.target_kl:g} a token" if control.type == "adaptive" else ""
+    return f"KL {control.kl_coef:g} ({config.algorithm.kl_penalty}{adapted}) in the reward"
 
 
 def decoding(config: DictConfig) -> str:

@@ -16,6 +16,7 @@ from ctwa.engine.job import Job, passes_text
 from ctwa.engine.plan import line, optimizer_line, size_lines
 from ctwa.engine.prefer_settings import PreferenceSettings, read_preference_settings
 from ctwa.engine.ray_session import ray_session
+from ctwa.engine.watchdog import actors
 from ctwa.errors import CtwaError
 from ctwa.models.look import look_at_model, look_at_tokenizer
 from ctwa.models.source import Source
@@ -91,12 +92,13 @@ class PreferJob(Job):
     def run(self, recorder: Recorder) -> None:
         """Start the engine, train, and end everything that was started."""
         recorder.begins("starting Ray")
-        with ray_session(self.config, transfer_queue=False):
+        with ray_session(self.config, transfer_queue=False), recorder.watchdog.sees(actors):
             from ctwa.engine.pairs.workers import start_workers  # verl's import takes seconds
 
             num_ranks = self.config.trainer.nnodes * self.config.trainer.n_gpus_per_node
             recorder.begins(f"loading the model into {num_ranks} rank{'s' * (num_ranks > 1)}; each imports torch first")
-            group = start_workers(self.config)
+            with recorder.watchdog.phase("start"):
+                group = start_workers(self.config)
             recorder.engine_is_up()
             for source, reasons in self.data.skipped.items():
                 told = ", ".join(f"{number} {reason}" for reason, number in reasons.items())
@@ -139,6 +141,10 @@ def check_preference_config(config: DictConfig) -> PreferenceSettings:
     aggregator = settings.build_aggregator()
     if not aggregator.has_fixed_weights or settings.diagnostics.gradients_every:
         check_backward_passes(config, settings.gradients)
+    if settings.gradients.gram != "plain":
+        raise CtwaError(
+            "ctwa.gradients.gram=cross_fitted halves the prompts of `ctwa train`: write ctwa.gradients.gram=plain"
+        )
     # The two responses of a pair are in one micro-batch.
     check_token_budgets(config, 2 * settings.max_length, "2 x ctwa.max_length")
     for name, policy in (settings.modpo.policies if settings.modpo else {}).items():

@@ -11,8 +11,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from ctwa.engine.checkpoint import remove_unfinished
+from ctwa.engine.checkpoint import clear_the_way, find_resumption
 from ctwa.engine.signals import Interruption, end_request
+from ctwa.engine.watchdog import Watchdog, WatchdogSettings
 from ctwa.errors import CtwaError
 from ctwa.models.locate import newest_complete
 from ctwa.objectives.completion import Completion
@@ -42,17 +43,33 @@ class Recorder:
         num_samples: completions kept a step.
         seed: chooses which.
         stop_on: the kinds of alarms that end the run: see `stopping`.
+        watchdog: how long is waited for a phase.
+
+    Attributes:
+        watchdog: ends a run that waits for what will not come.
     """
 
     def __init__(
-        self, run: RunFolder, *, resume: bool, num_samples: int, seed: int, stop_on: Collection[str] = ()
+        self,
+        run: RunFolder,
+        *,
+        resume: bool,
+        num_samples: int,
+        seed: int,
+        stop_on: Collection[str] = (),
+        watchdog: WatchdogSettings | None = None,
     ) -> None:
         self.run = run
+        self.watchdog = Watchdog(
+            watchdog or WatchdogSettings(), end=end_request.fail, say=lambda text: self.event("stuck", text)
+        )
         self._began = time.monotonic()
-        removed = remove_unfinished(run.checkpoints) if resume else []
-        self.resume_from: Path | None = newest_complete(run.checkpoints) if resume else None
+        self.resume_from: Path | None = None
         resume_after: int | None = None
+        left_out = ""
         if resume:
+            found = find_resumption(run.checkpoints)
+            self.resume_from, left_out = found.folder, clear_the_way(found)
             resume_after = -1 if self.resume_from is None else int(self.resume_from.name.rsplit("_", 1)[1])
         self._trace = TraceWriter(run.metrics, resume_after=resume_after)
         self._samples = SampleWriter(run.samples, num_samples=num_samples, seed=seed, resume_after=resume_after)
@@ -63,11 +80,10 @@ class Recorder:
         self._alarms = alarm_monitor(run.read_info(), run.path)
         for record in iterate_jsonl(run.metrics):
             self._alarms.feed(record)  # type: ignore[arg-type]
-        left_out = f"; removed {', '.join(removed)}, which was not saved to its end" if removed else ""
         if self.resume_from is not None:
             text = f"continuing from {self.resume_from.name}" + self._still_holding() + left_out
             self.event("resume", text, step=resume_after)
-        elif removed:
+        elif left_out:
             self.event("resume", "no checkpoint is complete: starting over" + left_out)
 
     def __enter__(self) -> Self:
@@ -107,6 +123,10 @@ class Recorder:
     def _ended_at_once(self) -> bool:
         hint = self._how_to_go_on()
         by, last = end_request.by or "Ctrl-C", max(self._trace.last_step, 0)
+        if end_request.fault is not None:
+            text = f"{end_request.fault}; {hint}"
+            self.event("error", f"failed after step {last}: {text}", step=last)
+            raise CtwaError(text)
         if end_request.overdue:
             text = f"{by}: the step after {last} did not end within ctwa.stop_within={end_request.within:g} s; {hint}"
             self.event("stop", text, step=last)

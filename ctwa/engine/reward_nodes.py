@@ -32,13 +32,16 @@ class RewardNode:
         functions: to load.
         num_workers: processes.
         path: where they find modules.
+        max_memory: GB that a process may take; half of the node's by default.
 
     Raises:
         CtwaError: a function cannot be loaded.
     """
 
-    def __init__(self, functions: Sequence[Function], num_workers: int, path: Sequence[str]) -> None:
-        self._pool = WorkerPool(functions, num_workers, path=path)
+    def __init__(
+        self, functions: Sequence[Function], num_workers: int, path: Sequence[str], max_memory: float | None = None
+    ) -> None:
+        self._pool = WorkerPool(functions, num_workers, path=path, max_memory=max_memory)
         self._num_workers = num_workers
         self._changed = threading.Condition()
 
@@ -180,12 +183,15 @@ def _cause(error: Exception) -> str:
     return str(error).strip().splitlines()[-1]
 
 
-def join_nodes(evaluator: RewardEvaluator, num_workers: int | Literal["auto"]) -> list[NodePool]:
+def join_nodes(
+    evaluator: RewardEvaluator, num_workers: int | Literal["auto"], *, max_memory: float | None = None
+) -> list[NodePool]:
     """Start workers on every node of Ray's but the driver's, by its CPUs, and let them take calls.
 
     Args:
         evaluator: whose functions lie at the same place on each node.
         num_workers: on a node, no more than it has CPUs; ``auto`` for one a CPU, up to a bound.
+        max_memory: GB that one of them may take; half of its node's by default.
 
     Raises:
         CtwaError: a node cannot load the functions.
@@ -205,7 +211,7 @@ def join_nodes(evaluator: RewardEvaluator, num_workers: int | Literal["auto"]) -
         num = min(reward_workers(num_workers, cpus), cpus)
         there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         actor = ray.remote(RewardNode).options(num_cpus=0, scheduling_strategy=there, runtime_env=sees_devices)
-        handle = actor.remote(evaluator.functions, num, module_path())
+        handle = actor.remote(evaluator.functions, num, module_path(), max_memory)
         pools.append(NodePool(handle, num, f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})"))
         evaluator.join(pools[-1])
     for pool in pools:

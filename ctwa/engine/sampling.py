@@ -25,10 +25,12 @@ from ctwa.engine.verl.rows import Prompts, check_outputs, num_missing, place_of,
 from ctwa.engine.verl.session import Session
 from ctwa.engine.verl.transfer import QueuedRows
 from ctwa.engine.verl.turns import read_turns
+from ctwa.engine.watchdog import actors
 from ctwa.objectives.completion import Completion, Moment
 from ctwa.objectives.evaluator import Evaluation, RewardEvaluator, Scoring
 from ctwa.objectives.shaping import Shaped
 from ctwa.run.cores import reward_workers
+from ctwa.statistics import clustered_error
 
 
 @dataclass(frozen=True)
@@ -235,10 +237,10 @@ class Sampler:
         self.shaping.load_state_dict(state.get("shaping"))  # absent where nothing could be shaped yet
 
 
-def validation_metrics(name: str, values: Tensor) -> dict[str, float]:
-    """What a validation found of an objective: the mean of some values that are independent, and its error."""
-    error = float(values.std() / len(values) ** 0.5)
-    return {key_of.validation(name): float(values.mean()), key_of.validation_error(name): error}
+def validation_metrics(name: str, values_N: Tensor, group_N: Tensor) -> dict[str, float]:
+    """What a validation found of an objective: the mean of the values, and its error over groups, a prompt's each."""
+    error = clustered_error(values_N.numpy(), group_N.numpy())
+    return {key_of.validation(name): float(values_N.mean()), key_of.validation_error(name): error}
 
 
 @contextmanager
@@ -258,18 +260,23 @@ def sampling_engine(
     recorder.begins("starting the reward functions and Ray")
     with (
         RewardEvaluator(
-            settings.objectives, num_workers=reward_workers(rewards.num_workers), max_unscored=rewards.max_unscored
+            settings.objectives,
+            num_workers=reward_workers(rewards.num_workers),
+            max_unscored=rewards.max_unscored,
+            max_memory=rewards.max_memory,
         ) as evaluator,
         ray_session(config, transfer_queue=True) as wait_for_queue,
+        recorder.watchdog.sees(actors),
     ):
-        join_nodes(evaluator, rewards.num_workers)
+        join_nodes(evaluator, rewards.num_workers, max_memory=rewards.max_memory)
         num_ranks = config.trainer.nnodes * config.trainer.n_gpus_per_node
         recorder.begins(
             f"loading the model into {num_ranks} rank{'s' * (num_ranks > 1)} and the rollout; each imports torch first"
         )
-        session = Session(
-            config, settings.curriculum, poll_interval=settings.poll_interval, wait_for_queue=wait_for_queue
-        )
+        with recorder.watchdog.phase("start"):
+            session = Session(
+                config, settings.curriculum, poll_interval=settings.poll_interval, wait_for_queue=wait_for_queue
+            )
         recorder.engine_is_up()
         yield Sampler(
             session, settings, evaluator, max_missing=max_missing, has_several_sources=has_several_sources(data)

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import AfterValidator, Field
 
 from ctwa.engine.policy_loss import read_policy_loss
+from ctwa.engine.watchdog import WatchdogSettings
 from ctwa.errors import CtwaError, did_you_mean
 from ctwa.models.locate import locate
 from ctwa.objectives.completion import Completion
@@ -29,12 +30,15 @@ class RewardSettings(StrictModel):
     Attributes:
         num_workers: processes that run them on each of Ray's nodes; ``auto`` is one a core, and at most 16.
         max_unscored: the share of a batch that an objective may fail to score before the run stops.
+        max_memory: GB that each of these processes, and of those that it starts, may take; null is half of the
+            machine's. A function that asks for more fails, and its completion is unscored.
         standardise: bring rewards of unlike scale to mean 0 and standard deviation 1 before the method sees them:
             ``batch`` over a step's completions, ``running`` over all of training so far, ``none``.
     """
 
     num_workers: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = "auto"
     max_unscored: Annotated[float, Field(ge=0, le=1)] = 0.05
+    max_memory: Annotated[float, Field(ge=0.1)] | None = None
     standardise: Standardise = "none"
 
 
@@ -91,11 +95,28 @@ class GradientSettings(StrictModel):
         last_layers: take them in the last k transformer blocks alone, and combine the losses, not the gradients, by
             the weights that come of it: one more forward and backward pass, M short ones less. None: all of the model.
         refresh_every: solve for weights at every k-th step; in between the last ones hold, at linear's cost.
+        gram: which inner products the method sees. ``plain`` are those of a mini-batch's gradients, which share the
+            noise of its completions; ``cross_fitted`` those between the gradients of two halves of its prompts, which
+            do not, averaged over the run: docs/methods.md.
+        half_life: with ``cross_fitted``, the mini-batches after which a measurement counts half.
+        metric: ``euclidean``, or ``optimizer``: inner products as Adam's step has them, each element over the root of
+            its mean square. The first mini-batch of a run, before which there is none, takes the first weights.
     """
 
     passes: Passes = "shared_forward"
     last_layers: Annotated[int, Field(ge=1)] | None = None
     refresh_every: Annotated[int, Field(ge=1)] = 1
+    gram: Literal["plain", "cross_fitted"] = "plain"
+    half_life: Annotated[float, Field(gt=0)] = 10.0
+    metric: Literal["euclidean", "optimizer"] = "euclidean"
+
+    def described(self) -> str:
+        """Which inner products are taken, in words, for a plan."""
+        which = {
+            "plain": "inner products within each mini-batch",
+            "cross_fitted": f"inner products across halves of the prompts, half-life {self.half_life:g} mini-batches",
+        }[self.gram]
+        return f"{which}, in Adam's metric" if self.metric == "optimizer" else which
 
 
 class DiagnosticSettings(StrictModel):
@@ -128,9 +149,11 @@ class RunSettings(StrictModel):
         alarms: when alarms are raised.
         stop_on: the alarms that end the run, with a checkpoint, as ``--stop-on`` does.
         stop_within: seconds that a signal waits for the current step and its checkpoint.
+        watchdog: when a run that waits for what does not come is ended.
         print_every: steps a line on the console.
         threads: of each process that holds a model on the CPU; ``engine=cpu`` chooses them by the model and the cores.
         trust_network: start although Ray or the transfer queue lets in whoever reaches its ports.
+        trust_checkpoint: resume from a checkpoint whose files name code that no checkpoint of ctwa does.
     """
 
     run: str
@@ -140,10 +163,12 @@ class RunSettings(StrictModel):
     task_dir: str | None = None
     gradients: GradientSettings = Field(default_factory=GradientSettings)
     alarms: AlarmLimits = Field(default_factory=AlarmLimits)
-    stop_on: list[AlarmKind] = Field(default_factory=list)
+    stop_on: list[AlarmKind] = Field(default_factory=lambda: ["no-update"])
     stop_within: Annotated[float, Field(gt=0)] = 600.0
+    watchdog: WatchdogSettings = Field(default_factory=WatchdogSettings)
     print_every: Annotated[int, Field(ge=1)] = 1
     trust_network: bool = False
+    trust_checkpoint: bool = False
 
 
 class Settings(RunSettings):
@@ -249,6 +274,8 @@ def read_settings(config: DictConfig, of: type[SettingsOf] = Settings) -> Settin
 def is_scale_invariant(algorithm: DictConfig) -> bool:
     """Whether scores times a positive number give the same advantages: a fixed table, for it decides what is safe.
 
+    With a KL penalty in the reward they do not, for the penalty stays as large as it is.
+
     Raises:
         CtwaError: an estimator that needs a critic, or one this table does not know.
     """
@@ -265,4 +292,4 @@ def is_scale_invariant(algorithm: DictConfig) -> bool:
             "(estimators with a critic or of verl's own multi-reward kind do not see the objectives)"
             + did_you_mean(algorithm.adv_estimator, known)
         )
-    return known[algorithm.adv_estimator]
+    return known[algorithm.adv_estimator] and not algorithm.use_kl_in_reward

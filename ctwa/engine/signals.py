@@ -39,6 +39,7 @@ class EndRequest:
         by: what asked for it: "SIGTERM", "SIGUSR1" or "Ctrl-C".
         insisted: whether Ctrl-C was pressed (again) after that.
         overdue: whether the step that was waited for has not ended within ``within`` seconds.
+        fault: what is wrong with the run, where that and no signal ends it.
         within: how long is waited.
         say: tells the user what was understood, from within a signal handler.
     """
@@ -51,6 +52,7 @@ class EndRequest:
         self.by: str | None = None
         self.insisted = False
         self.overdue = False
+        self.fault: str | None = None
         self.within = 600.0
         self.say: Callable[[str], None] = _say_nothing
         self._waits = False
@@ -92,6 +94,12 @@ class EndRequest:
         if self.by is not None:
             raise KeyboardInterrupt
 
+    def fail(self, fault: str) -> None:
+        """End the run at once for what is wrong with it; called from another thread than the main one."""
+        if self._process is not None:
+            self.fault = fault
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM)  # type: ignore[arg-type]
+
     def explains(self, error: BaseException | None) -> bool:
         """Whether the error is the run's end by a signal, or came of cutting something short then."""
         while error is not None:
@@ -126,7 +134,7 @@ class EndRequest:
         raise KeyboardInterrupt
 
     def _is_overdue(self, *_: object) -> None:
-        self.overdue = True
+        self.overdue = self.fault is None
         raise KeyboardInterrupt
 
 

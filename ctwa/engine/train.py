@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,15 +24,22 @@ from ctwa.covariance.diagnostics import diagnostics, sampled_entropy
 from ctwa.covariance.probe import Progress
 from ctwa.engine.by_source import training_by_source, validation_by_source
 from ctwa.engine.dynamic_sampling import Round, left_out, refill
-from ctwa.engine.gradients import GradientPlan, combined_advantages, gradient_metrics, make_plan
+from ctwa.engine.gradients import (
+    GradientPlan,
+    combined_advantages,
+    gradient_metrics,
+    make_cross_fitted,
+    make_plan,
+)
 from ctwa.engine.loop import Trainer
 from ctwa.engine.probe import build_probe
 from ctwa.engine.recorder import Recorder
-from ctwa.engine.sampling import Sampler, validation_metrics
+from ctwa.engine.sampling import Sampler, Scored, validation_metrics
 from ctwa.engine.settings import Settings
 from ctwa.engine.verl.estimate import VerlEstimate
 from ctwa.engine.verl.rows import in_order
-from ctwa.engine.verl.transfer import QueuedRows, advantage_columns, correct, hand_over, leave_out
+from ctwa.engine.verl.transfer import QueuedRows, advantage_columns, correct, hand_over, kl_rewards, leave_out
+from ctwa.engine.watchdog import Watchdog
 from ctwa.objectives.completion import Moment
 from ctwa.objectives.signal import Signal
 from ctwa.scalarizers.base import Scalarizer
@@ -44,6 +51,7 @@ class Step:
 
     Attributes:
         number: from 1.
+        watchdog: sees to it that its phases end.
         metrics: what is known of it so far.
         seconds: that its phases took.
         batch: its rows in the order of the ranks, as verl's calls want them, with those that fill it up.
@@ -55,6 +63,7 @@ class Step:
     """
 
     number: int
+    watchdog: Watchdog
     metrics: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     batch: KVBatchMeta = None  # until it is sampled
@@ -64,9 +73,11 @@ class Step:
     objective_advantages_MNT: Tensor | None = None
     plan: GradientPlan | None = None
 
-    def phase(self, name: str) -> AbstractContextManager[None]:
-        """Measure how long a phase takes."""
-        return marked_timer(name, self.seconds)
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Measure how long a phase takes, and see to it that it ends."""
+        with self.watchdog.phase(name), marked_timer(name, self.seconds):
+            yield
 
 
 class MultiObjectiveTrainer(Trainer):
@@ -90,12 +101,14 @@ class MultiObjectiveTrainer(Trainer):
         self.session = sampler.session
         self.workers = sampler.session.actor_rollout_wg
         self.probe = build_probe(config, settings, scalarizer)
+        every = settings.diagnostics.gradients_every
+        self.cross_fitted = make_cross_fitted(settings.gradients, scalarizer, every=every)
 
     # -- the step -----------------------------------------------------------------------------------------------------
 
     def step(self, number: int) -> dict[str, Any]:
         """Make a step: what becomes of the next prompts, stage by stage."""
-        session, step, began = self.session, Step(number), time.perf_counter()
+        session, step, began = self.session, Step(number, self.recorder.watchdog), time.perf_counter()
         with session.profiled(number):
             with step.phase("update_weights"):
                 session.wake(number - 1)
@@ -125,11 +138,9 @@ class MultiObjectiveTrainer(Trainer):
             with step.phase("statistic"):
                 self.observe(step)
         step.seconds["step"] = time.perf_counter() - began
-        session.add_metrics(step.batch, step.metrics, step.seconds, step=number)
+        step.metrics = session.with_metrics(step.batch, step.metrics, step.seconds, step=number)
         if session.curriculum is not None:
             step.metrics |= session.curriculum.metrics()
-        # verl counts the tokens of tools among a response's.
-        step.metrics[key_of.RESPONSE_LENGTH] = float(step.rollout.mask_NT.sum(dim=1).double().mean())
         QueuedRows(step.batch.keys, step.batch.partition_id).clear()
         return step.metrics | {f"time/{phase}": seconds for phase, seconds in step.seconds.items()}
 
@@ -194,17 +205,35 @@ class MultiObjectiveTrainer(Trainer):
             step.metrics[key_of.LEFT_OUT] = float(left_out_N.double().mean())
         rollout = step.rollout
         estimate = VerlEstimate(algorithm, rollout.mask_NT, rollout.group_N, rollout.loss_mask_NT)
+        of_score, kl_rewards_NT = estimate, None
+        if algorithm.use_kl_in_reward:
+            kl_rewards_NT, metrics = kl_rewards(self.session.kl_ctrl_in_reward, algorithm.kl_penalty, step.rows)
+            of_score = estimate.with_rewards(kl_rewards_NT)
+            step.metrics |= metrics
         # Prompts that the probe holds out get no gradient.
         untrained_NT = ~rollout.loss_mask_NT.bool() | self.probe.held_out(rollout)[:, None]
-        step.advantages_NT = self.scalarizer.advantages(rollout, estimate).float().masked_fill(untrained_NT, 0.0)
+        step.advantages_NT = self.scalarizer.advantages(rollout, of_score).float().masked_fill(untrained_NT, 0.0)
         every = self.settings.diagnostics.gradients_every
-        step.plan = make_plan(self.settings.gradients, self.scalarizer, rollout, step=step.number, every=every)
+        step.plan = make_plan(
+            self.settings.gradients,
+            self.scalarizer,
+            rollout,
+            step=step.number,
+            every=every,
+            cross_fitted=self.cross_fitted,
+            trained_N=~untrained_NT.all(dim=1),
+        )
         if step.plan is not None:
             objective_MNT = self.scalarizer.objective_advantages(rollout, estimate)
             step.objective_advantages_MNT = objective_MNT.float().masked_fill(untrained_NT, 0.0)
         response_mask = step.rows.read("response_mask")["response_mask"]
         columns = corrected | advantage_columns(
-            rollout, step.advantages_NT, step.objective_advantages_MNT, self.scalarizer.weights, response_mask
+            rollout,
+            step.advantages_NT,
+            step.objective_advantages_MNT,
+            self.scalarizer.weights,
+            response_mask,
+            kl_rewards_NT,
         )
         step.batch.fields = hand_over(columns, step.rows, step.batch)
 
@@ -220,6 +249,7 @@ class MultiObjectiveTrainer(Trainer):
         step.batch = self.session.update(step.batch, step.metrics)
         if step.plan is not None:
             step.plan = next(plan for plan in self.workers.take_gradients() if plan is not None)
+            self.cross_fitted = step.plan.cross_fitted or self.cross_fitted
             step.metrics |= gradient_metrics(step.plan)
 
     def observe(self, step: Step) -> None:
@@ -275,12 +305,8 @@ class MultiObjectiveTrainer(Trainer):
 
     def validate(self) -> dict[str, Any]:
         """Complete and evaluate the held-out prompts: ``val/<objective>`` and its standard error; by source, too."""
-        # The seed does not name the step: every validation draws with the same numbers.
-        rows, missing = self.sampler.held_out(
-            self.steps_made, Moment.of_run("val", self.steps_made, self.num_steps), "val"
-        )
-        scored = self.sampler.score(rows)
-        rows.clear()
+        scored, missing = self.held_out()
+        group_N = scored.rollout.group_N
         self.recorder.samples(self.steps_made, scored.completions, scored.evaluation, split="held-out")
         metrics: dict[str, Any] = {
             key_of.VALIDATION_LENGTH: sum(scored.lengths_N) / len(scored.lengths_N),
@@ -289,12 +315,12 @@ class MultiObjectiveTrainer(Trainer):
             key_of.VALIDATION_WAITED_SECONDS: scored.evaluation.waited_seconds,
         }
         if self.sampler.has_several_sources:
-            metrics |= validation_by_source(scored.completions, scored.evaluation.matrix)
+            metrics |= validation_by_source(scored.completions, scored.evaluation.matrix, group_N)
         means: dict[str, float] = {}
         for name in scored.evaluation.matrix.names:
             rewards_N, scored_N = scored.evaluation.matrix.column(name)
             if scored_N.any():
-                metrics |= validation_metrics(name, rewards_N[scored_N])
+                metrics |= validation_metrics(name, rewards_N[scored_N], group_N[scored_N])
             shaped_N, counts_N = scored.shaped.matrix.column(name)
             if counts_N.any():
                 means[name] = float(shaped_N[counts_N].mean())
@@ -305,16 +331,36 @@ class MultiObjectiveTrainer(Trainer):
         self.scalarizer.observe_validation(self.steps_made, means)
         return metrics
 
+    def held_out(self) -> tuple[Scored, int]:
+        """The held-out prompts' completions by the policy as it is, scored; and how many are missing."""
+        # The seed does not name the step: every validation draws with the same numbers.
+        rows, missing = self.sampler.held_out(
+            self.steps_made, Moment.of_run("val", self.steps_made, self.num_steps), "val"
+        )
+        scored = self.sampler.score(rows)
+        rows.clear()
+        return scored, missing
+
     def state_dict(self) -> dict[str, Any]:
-        """Of the method, the probe and the sampler."""
+        """Of the method, the probe and the sampler, and the coefficient of a KL penalty that adapts."""
         return {
             "scalarizer": self.scalarizer.state_dict(),
             "probe": self.probe.state_dict(),
+            **({} if self.cross_fitted is None else {"cross_fitted": self.cross_fitted.state_dict()}),
             **self.sampler.state_dict(),
+            **({"kl_coefficient": float(self.session.kl_ctrl_in_reward.value)} if self._adapts_kl else {}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what ``state_dict`` gave."""
         self.scalarizer.load_state_dict(state["scalarizer"])
         self.probe.load_state_dict(state["probe"])
+        if self.cross_fitted is not None:
+            self.cross_fitted.load_state_dict(state["cross_fitted"])
         self.sampler.load_state_dict(state)
+        if self._adapts_kl:
+            self.session.kl_ctrl_in_reward.value = state["kl_coefficient"]
+
+    @property
+    def _adapts_kl(self) -> bool:
+        return bool(self.config.algorithm.use_kl_in_reward and self.config.algorithm.kl_ctrl.type == "adaptive")

@@ -15,6 +15,7 @@ from ctwa.engine.checks.resources import check_machine
 from ctwa.engine.checks.turns import has_turns, turns_line
 from ctwa.engine.job import Job, passes_text
 from ctwa.engine.plan import decoding, line, loss_line, optimizer_line, size_lines
+from ctwa.engine.policy_loss import has_reference
 from ctwa.run.folder import ObjectiveInfo
 
 if TYPE_CHECKING:
@@ -89,11 +90,16 @@ class TrainJob(Job):
             *(line("" if number else "curriculum", told) for number, told in enumerate(curriculum)),
             *([] if choice.keep == "every" else [line("prompts", choice.described())]),
             line("passes", "; ".join(self._passes())),
+            *([line("gradients", self.settings.gradients.described())] if self._measures_gradients() else []),
             loss_line(config),
             optimizer_line(config),
-            *size_lines(config, num_models=1 + bool(config.actor_rollout_ref.actor.use_kl_loss)),
+            *size_lines(config, num_models=1 + has_reference(config)),
             line("validation", every),
         ]
+
+    def _measures_gradients(self) -> bool:
+        every = self.settings.diagnostics.gradients_every
+        return self.settings.build_scalarizer().aggregator is not None or bool(every)
 
     def _passes(self) -> list[str]:
         config, settings = self.config, self.settings
@@ -104,7 +110,7 @@ class TrainJob(Job):
         is_measured_after = settings.log_probs_source(scalarizer.requirements) == "post_update"
         return [
             *["old log-probs (1 forward)"] * (not config.algorithm.rollout_correction.bypass_mode),
-            *["reference log-probs (1 forward)"] * bool(actor.use_kl_loss),
+            *["reference log-probs (1 forward)"] * has_reference(config),
             f"update ({num_updates} optimizer step{'s' * (num_updates > 1)}, {passes} of the batch an epoch)",
             *["statistic after the update (1 forward)"] * is_measured_after,
             *["probe (1 forward)"] * is_probed,

@@ -95,6 +95,7 @@ class GenerationConfig(RowSettings):
         chat: whether a prompt that is text becomes a user's message, as in training; else it is taken as it stands.
         objectives: as in training (docs/rewards.md); None only to generate, for the judge.
         limit: only so many prompts, from the first.
+        limit_seed: draws these prompts at random, as a run draws those of `data.val_max_samples`.
         num_samples: completions of each prompt.
         temperature, top_p, top_k: how tokens are drawn; temperature 0 is greedy, top_k below 1 is off.
         max_tokens: of a completion.
@@ -113,6 +114,7 @@ class GenerationConfig(RowSettings):
     chat: bool = True
     objectives: Objectives | None = None
     limit: Count | None = None
+    limit_seed: int | None = None
     num_samples: Count = 1
     temperature: Annotated[float, Field(ge=0)] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0

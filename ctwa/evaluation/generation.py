@@ -48,7 +48,13 @@ def read_prompts(config: GenerationConfig) -> list[dict[str, Any]]:
     Raises:
         CtwaError: there is no such file, its columns are not known, or a row has no prompt.
     """
-    return first_rows(config.data, config, lambda name: f"generation.{name}", config.limit, chat=config.chat)
+    drawn = config.limit_seed is not None
+    limit = None if drawn else config.limit
+    rows = first_rows(config.data, config, lambda name: f"generation.{name}", limit, chat=config.chat)
+    if not drawn or config.limit is None or config.limit >= len(rows):
+        return rows
+    chosen = np.random.default_rng(config.limit_seed).choice(len(rows), size=config.limit, replace=False)
+    return [rows[index] for index in chosen.tolist()]
 
 
 def check_ground_truths(
@@ -75,7 +81,8 @@ def tokenize_prompts(model: Model, rows: Sequence[Mapping[str, Any]], config: Ge
     tokenizer = ConversationTokenizer(model.tokenizer, config.template_kwargs)
     prompts: list[list[int]] = []
     for index, row in enumerate(rows):
-        if not isinstance(row["prompt"], str) and not getattr(model.tokenizer, "chat_template", None):
+        has_template = getattr(model.tokenizer, "chat_template", None) or config.template_kwargs.get("chat_template")
+        if not isinstance(row["prompt"], str) and not has_template:
             raise CtwaError(
                 f"{config.data} has chat messages and the tokenizer of model '{model.name}' no chat template; give "
                 "prompts that are text, with generation.chat: false"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from ctwa.errors import CtwaError
+from ctwa.models.seal import is_complete
 
-SEAL_FILE = "complete.json"
 BEST = "best"
 """Points to the step that early stopping kept, beside the steps' folders."""
 _WEIGHTS = ("*.safetensors", "*.bin")
@@ -21,15 +20,6 @@ def step_folder(checkpoints: Path, step: int) -> Path:
 def model_folder(checkpoint: Path) -> Path:
     """The folder of a checkpoint that transformers loads."""
     return checkpoint / "actor" / "huggingface"
-
-
-def is_complete(folder: Path) -> bool:
-    """Whether the folder has a seal and every file of it, at its size (verl prunes old folders file by file)."""
-    try:
-        files = json.loads((folder / SEAL_FILE).read_text())["files"]
-    except (FileNotFoundError, json.JSONDecodeError):
-        return False
-    return all((folder / name).is_file() and (folder / name).stat().st_size == size for name, size in files.items())
 
 
 def steps(checkpoints: Path) -> list[int]:

@@ -97,13 +97,19 @@ class RewardEvaluator:
         num_workers: number of processes.
         max_unscored: share of the completions of a batch that it applies to which an objective may fail to score
             before ``evaluate`` raises, where the objective does not say another.
+        max_memory: GB that each process may take; half of the machine's by default.
 
     Raises:
         CtwaError: a reward function is not found, cannot be imported, or asks for what is not offered.
     """
 
     def __init__(
-        self, objectives: Mapping[str, ObjectiveConfig], *, num_workers: int = 2, max_unscored: float = 0.05
+        self,
+        objectives: Mapping[str, ObjectiveConfig],
+        *,
+        num_workers: int = 2,
+        max_unscored: float = 0.05,
+        max_memory: float | None = None,
     ) -> None:
         if not 0 <= max_unscored <= 1:
             raise CtwaError(f"max_unscored is {max_unscored}; write the share of a batch, between 0 and 1")
@@ -114,7 +120,7 @@ class RewardEvaluator:
         }
         #: what each worker loads
         self.functions = _functions(self._objectives)
-        self._pool = WorkerPool(self.functions, num_workers)
+        self._pool = WorkerPool(self.functions, num_workers, max_memory=max_memory)
         self._pools: list[Pool] = [self._pool]
         self._scoring: Scoring | None = None
 

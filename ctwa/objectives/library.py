@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from textwrap import fill, indent
+from textwrap import fill, indent, shorten
 
 from rich.table import Table
 from rich.text import Text
@@ -22,6 +22,8 @@ from ctwa.objectives.loading import PACKAGE_PARENT
 
 FOLDER = "reward_fns"
 WIDTH = 100
+MOST_OF_ARGUMENTS = 70
+"""Characters that the list spends on a function's arguments."""
 _ARGUMENT = re.compile(r"^ {8}(\w+): (.*(?:\n {12}.*)*)", re.MULTILINE)
 
 
@@ -79,14 +81,15 @@ def ready_made(folder: Path = PACKAGE_PARENT / FOLDER) -> list[ReadyMade]:
 
 
 def table(functions: list[ReadyMade]) -> Table:
-    """A line each."""
+    """A line each, with the first of the arguments: `describe` has all."""
     made = Table("reward", "what it says", "arguments", box=None)
     for each in functions:
         shown = ", ".join(
             argument.name if argument.default is None else f"{argument.name}={argument.default}"
             for argument in each.arguments
         )
-        made.add_row(Text(each.name), Text(each.about), Text(shown or "-"))
+        first = shorten(shown, MOST_OF_ARGUMENTS, placeholder=" ...")
+        made.add_row(Text(each.name), Text(each.about), Text(first or "-"))
     return made
 
 

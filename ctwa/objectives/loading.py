@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import json
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -82,24 +83,55 @@ def load_function(spec: str) -> Callable[..., Any]:
     return function
 
 
-def check_kwargs(spec: str, kwargs: Mapping[str, Any]) -> None:
-    """Let a function look at its objective's ``kwargs`` before the run: by ``check_NAME`` beside it, if there is one.
+def check_kwargs(function: Callable[..., Any], spec: str, kwargs: Mapping[str, Any]) -> None:
+    """See that an objective's ``kwargs`` are of the types that its function is annotated with, and let it look at them.
 
-    A ``check_NAME`` that requires what is not among the ``kwargs`` is for something else, and is left alone.
+    It looks by ``check_NAME`` beside it, if there is one. A ``check_NAME`` that requires what is not among the
+    ``kwargs`` is for something else, and is left alone.
 
     Raises:
-        CtwaError: it raises something; ValueError says what is wrong in its own words.
+        CtwaError: one is of another type, or ``check_NAME`` raises something; ValueError says what is wrong in its own
+            words.
     """
     where, name = split_spec(spec)
     module = _import_file(Path(where)) if _is_file(where) else _import_module(where)
     check = getattr(module, f"check_{name}", None)
-    if not callable(check) or not _can_do_with(check, kwargs):
+    if callable(check) and _can_do_with(check, kwargs):
+        try:
+            check(**kwargs)
+        except (ValueError, CtwaError) as error:
+            raise CtwaError(f"the kwargs of reward function '{spec}': {error}") from error
+        except Exception as error:
+            _check_types(function, spec, kwargs)  # which is mostly why
+            raise CtwaError(f"the kwargs of reward function '{spec}': {describe_error(error)}") from error
+    _check_types(function, spec, kwargs)
+
+
+def _check_types(function: Callable[..., Any], spec: str, kwargs: Mapping[str, Any]) -> None:
+    """Compare values, which were written as YAML, with annotations; one that says nothing of YAML is passed over."""
+    if not kwargs:
         return
+    from pydantic import PydanticUserError, TypeAdapter, ValidationError
+
     try:
-        check(**kwargs)
-    except Exception as error:
-        told = str(error) if isinstance(error, ValueError | CtwaError) else describe_error(error)
-        raise CtwaError(f"the kwargs of reward function '{spec}': {told}") from error
+        parameters = inspect.signature(function, eval_str=True).parameters
+    except Exception:  # noqa: BLE001 - an annotation of the user's may be any code
+        return
+    for name, value in kwargs.items():
+        parameter = parameters.get(name)
+        if parameter is None or parameter.annotation is parameter.empty or (value is None is parameter.default):
+            continue
+        annotation = parameter.annotation
+        try:
+            TypeAdapter(annotation).validate_json(json.dumps(value), strict=True)
+        except ValidationError as error:
+            wanted = annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
+            said = "; ".join(dict.fromkeys(each["msg"] for each in error.errors(include_url=False)))
+            raise CtwaError(
+                f"the kwargs of reward function '{spec}': {name}={value!r} is not of its annotation, {wanted}: {said}"
+            ) from error
+        except (PydanticUserError, TypeError, ValueError):  # a class of the user's, or a value that is no YAML
+            continue
 
 
 def _can_do_with(function: Callable[..., Any], kwargs: Mapping[str, Any]) -> bool:

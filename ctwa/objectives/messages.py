@@ -15,10 +15,17 @@ HEADER = struct.Struct(">I")
 
 @dataclass(frozen=True)
 class Function:
-    """Parent to worker, once, in a list: a reward function to load."""
+    """Parent to worker, once, in a list: a reward function to load.
+
+    Attributes:
+        spec: where it is.
+        kwargs: of its objective.
+        is_checked: whether another worker has looked at the kwargs already.
+    """
 
     spec: str
     kwargs: dict[str, Any]
+    is_checked: bool = False
 
 
 @dataclass(frozen=True)

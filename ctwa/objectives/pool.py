@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 from time import monotonic
 from typing import Any, Literal, Protocol
 
@@ -57,16 +58,25 @@ class WorkerPool:
         functions: to load.
         num_workers: processes.
         path: where they find modules; without it, where this process does.
+        max_memory: GB that a process may take; half of the machine's by default.
 
     Raises:
         CtwaError: a function cannot be loaded, or not be called as the contract says.
     """
 
-    def __init__(self, functions: Sequence[Function], num_workers: int, *, path: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        functions: Sequence[Function],
+        num_workers: int,
+        *,
+        path: Sequence[str] | None = None,
+        max_memory: float | None = None,
+    ) -> None:
         if num_workers < 1:
             raise CtwaError(f"num_workers is {num_workers}; give at least 1 process for the reward functions")
         self._functions = list(functions)
         self._path = module_path() if path is None else path
+        self._max_bytes = None if max_memory is None else int(max_memory * 1e9)
         self._selector = selectors.DefaultSelector()
         self._alarm, self._bell = socket.socketpair()
         self._alarm.setblocking(False)
@@ -81,6 +91,7 @@ class WorkerPool:
             self.close()
             raise
         self.contracts: list[Contract] = self._workers[0].contracts or []
+        self._functions = [replace(function, is_checked=True) for function in self._functions]
 
     @property
     def num_workers(self) -> int:
@@ -125,7 +136,7 @@ class WorkerPool:
             self._bell.send(b"!")
 
     def _start(self) -> _Worker:
-        worker = _Worker(self._functions, self._path)
+        worker = _Worker(self._functions, self._path, self._max_bytes)
         self._selector.register(worker.channel, selectors.EVENT_READ, worker)
         self._flush(worker)
         return worker
@@ -231,14 +242,15 @@ class WorkerPool:
 class _Worker:
     """The parent's end of one worker process."""
 
-    def __init__(self, functions: list[Function], path: Sequence[str]) -> None:
+    def __init__(self, functions: list[Function], path: Sequence[str], max_bytes: int | None) -> None:
         self.channel, theirs = socket.socketpair()
         lifeline, ours = os.pipe()
         self._lifeline = os.fdopen(ours, "wb", buffering=0)
         with theirs:
             fds = (theirs.fileno(), lifeline)
+            told = [str(each) for each in (*fds, max_bytes) if each is not None]
             self._process = subprocess.Popen(
-                [sys.executable, "-u", "-P", "-m", "ctwa.objectives.worker", *map(str, fds)],
+                [sys.executable, "-u", "-P", "-m", "ctwa.objectives.worker", *told],
                 pass_fds=fds,
                 stdin=subprocess.DEVNULL,
                 stdout=2,  # what a reward function prints goes where the log goes

@@ -17,6 +17,7 @@ from ctwa import metrics as key_of
 from ctwa.batch import RewardMatrix
 from ctwa.errors import CtwaError
 from ctwa.objectives.config import Gate, ObjectiveConfig, Transform
+from ctwa.objectives.contract import MAX_VALUE
 
 Standardise = Literal["none", "batch", "running"]
 
@@ -85,6 +86,9 @@ class Shaping:
             train: whether the batch is one of training, which is standardised. Running moments learn from it first.
             further: whether it is more of the batch before, in the place of some of it: it is standardised as that was,
                 and nothing is learnt from it.
+
+        Raises:
+            CtwaError: a shaped reward is too large to make statistics of.
         """
         if not self.changes:
             return Shaped(raw, torch.ones_like(raw.scored_NM))
@@ -95,6 +99,7 @@ class Shaping:
         for column, name in enumerate(raw.names):
             objective, values_N, scored_N = self._objectives[name], rewards_NM[:, column], scored_NM[:, column]
             values_N[scored_N] = _shaped(objective, values_N[scored_N], group_N[scored_N])
+            _check_size(name, values_N[scored_N])
             if objective.gate is not None:
                 by = raw.select([objective.gate.by])
                 open_NM[:, column] = _opened(objective.gate, by)
@@ -157,6 +162,16 @@ def _shaped(objective: ObjectiveConfig, values: Tensor, group: Tensor) -> Tensor
     elif objective.transform is not None:
         values = _POINTWISE[objective.transform](values)
     return values * objective.scale
+
+
+def _check_size(name: str, values: Tensor) -> None:
+    """Of shaped values, as the contract has it of those that a function returns."""
+    if len(values) and float(values.abs().max()) > MAX_VALUE:
+        largest = float(values[values.abs().argmax()])
+        raise CtwaError(
+            f"objective '{name}' has a reward of {largest:g} after its clip, transform and scale, and there are no "
+            f"statistics of numbers above {MAX_VALUE:g} in size: write a smaller scale, or a clip"
+        )
 
 
 def _ranked(values: Tensor, group: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """A worker process: it loads the reward functions once and runs their calls, one chunk after the other.
 
-Started by ``pool`` as ``python -m ctwa.objectives.worker CHANNEL LIFELINE`` and not through multiprocessing, because
-its spawn would run the parent's ``__main__`` again (in a Ray process that is Ray's own worker script) and its fork
-would copy a process that has threads. Nothing heavy is imported here: a worker that was killed must be back soon.
+Started by ``pool`` as ``python -m ctwa.objectives.worker CHANNEL LIFELINE [BYTES]`` and not through multiprocessing,
+because its spawn would run the parent's ``__main__`` again (in a Ray process that is Ray's own worker script) and its
+fork would copy a process that has threads. Nothing heavy is imported here: a worker that was killed must be back soon.
 
 On CHANNEL, a socket, the worker receives the functions, answers with their contracts, then receives chunks of calls
 and answers every call as soon as it is done (``messages``).
@@ -11,13 +11,16 @@ and answers every call as soon as it is done (``messages``).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import inspect
 import os
 import pickle
+import resource
 import socket
 import sys
 from collections.abc import Callable, Coroutine, Generator
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -44,7 +47,8 @@ class _Worker:
             for function in functions:
                 loaded.append(load_function(function.spec))
                 contracts.append(read_contract(loaded[-1], function.spec, function.kwargs))
-                check_kwargs(function.spec, function.kwargs)
+                if not function.is_checked:
+                    check_kwargs(loaded[-1], function.spec, function.kwargs)
         except CtwaError as error:
             self._send(Ready([], str(error)))
             return
@@ -147,12 +151,32 @@ def _die_with_parent(lifeline: int) -> None:
     fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
 
 
+def _machine_memory(cgroups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes of memory that the machine has, or a container that this process may be in."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for file in ("memory.max", "memory/memory.limit_in_bytes"):  # of control groups, version 2 and 1
+        with contextlib.suppress(OSError, ValueError):  # there is no such group, or no limit ("max")
+            memory = min(memory, int((cgroups / file).read_text()))
+    return memory
+
+
+def _limit_memory(max_bytes: int) -> None:
+    """Let a function that takes too much memory fail, and where memory runs out nevertheless, let it be this process.
+
+    The data limit is of what a process asks for and may write to, also of its children, each by itself.
+    """
+    resource.setrlimit(resource.RLIMIT_DATA, (max_bytes, max_bytes))
+    with contextlib.suppress(OSError):  # Linux has it
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+
 def main() -> None:
     """Serve the parent until it closes the channel."""
-    channel_fd, lifeline_fd = (int(argument) for argument in sys.argv[1:3])
+    channel_fd, lifeline_fd, *limit = (int(argument) for argument in sys.argv[1:])
     os.set_inheritable(channel_fd, False)
     os.set_inheritable(lifeline_fd, False)
     _die_with_parent(lifeline_fd)
+    _limit_memory(*limit or [_machine_memory() // 2])
     if python_path := os.environ.pop(USERS_PYTHONPATH, ""):
         os.environ["PYTHONPATH"] = python_path
     else:

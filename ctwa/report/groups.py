@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from os.path import commonprefix
 
@@ -11,13 +11,14 @@ import yaml
 
 from ctwa.report.curves import Curve, averaged, over_seeds
 from ctwa.report.trace import RunTrace
+from ctwa.run.dotted import dotted
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # Of a resolved configuration what may differ between the seeds of one experiment: seeds, where the run writes, what it
 # tells and keeps there, when it stops, and where ctwa and its environment are.
 _OF_THE_RUN = re.compile(
     r"\w*seed\w*|run|resume|experiment_name|project_name|default_local_dir|logger|save_freq|print_every"
-    r"|max_\w+_ckpt_to_keep|alarms|stop_on|stop_within|trust_network|runtime_env|router_config_path"
+    r"|max_\w+_ckpt_to_keep|alarms|stop_on|stop_within|watchdog|trust_network|trust_checkpoint|runtime_env|router_config_path"
     r"|agent_loop_config_path",
     re.IGNORECASE,
 )
@@ -110,17 +111,10 @@ def _experiment(run: RunTrace) -> _Experiment | None:
     described = run.info.model_dump_json(include={"method", "objectives", "model"})  # config.yaml has the engine
     config = run.folder.config.read_bytes() if run.folder.config.is_file() else b"{}"
     try:
-        return _Experiment(described, dict(_settings(yaml.load(config, _Loader), "")))
+        return _Experiment(described, dotted(yaml.load(config, _Loader), without=_is_of_the_run))
     except yaml.YAMLError:  # what cannot be read is like nothing else
         return None
 
 
-def _settings(node: object, at: str) -> Iterator[tuple[str, object]]:
-    """The values of a tree by their dotted keys, without what is a run's own."""
-    if not isinstance(node, dict) or not node:
-        yield at, node
-        return
-    for key, value in node.items():
-        path = f"{at}.{key}" if at else str(key)
-        if not _OF_THE_RUN.fullmatch(str(key)) and not _TOLD.fullmatch(path):
-            yield from _settings(value, path)
+def _is_of_the_run(key: str, path: str) -> object:
+    return _OF_THE_RUN.fullmatch(key) or _TOLD.fullmatch(path)

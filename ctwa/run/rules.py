@@ -38,6 +38,7 @@ class AlarmLimits(StrictModel):
         jump: of a mean reward off its line, in standard errors, and
         jump_size: in standard deviations of the completions' rewards.
         jump_steps: of the line.
+        no_update_steps: how long updates have been left out.
         hacking_steps: how long held-out problems have contradicted what rises in training.
     """
 
@@ -59,6 +60,7 @@ class AlarmLimits(StrictModel):
     jump_size: float = Field(default=0.5, ge=0)
     jump_steps: int = Field(default=20, ge=5)
     hacking_steps: int = Field(default=10, ge=1)
+    no_update_steps: int = Field(default=5, ge=1)
 
 
 class Finding(NamedTuple):

@@ -107,6 +107,14 @@ def _non_finite(watched: Watched, record: Record) -> Iterator[Finding]:
         yield Finding(None, bool(names), (", ".join(names[:3]) + (" and others" if len(names) > 3 else ""),))
 
 
+def _no_update(watched: Watched, record: Record) -> Iterator[Finding]:
+    """Verl and the gradient methods leave out an update whose gradient is not finite, and count it as this."""
+    skipped = record["metrics"].get(key_of.SKIPPED_UPDATES) or 0
+    wrong = skipped > 0 or key_of.GRADIENT_NORM in record.get("non_finite", ())
+    if wrong or None in watched.tracked:
+        yield Finding(None, wrong)
+
+
 TRAINING_RULES = (
     Rule(
         "drop",
@@ -179,5 +187,13 @@ TRAINING_RULES = (
         _non_finite,
         "The update was not finite: {0}.",
         "Lower the learning rate, clip the gradient more tightly, and continue from the last checkpoint.",
+    ),
+    Rule(
+        "no-update",
+        lambda limits: limits.no_update_steps,
+        _no_update,
+        "Updates have been left out for {steps}: their gradients were not finite.",
+        "Look which reward, weight or log-probability is not finite in the trace, lower the learning rate, and continue"
+        " from a checkpoint before that.",
     ),
 )

@@ -71,6 +71,8 @@ class Scalarizer(Stateful, ABC):
     info: ClassVar[MethodInfo]
     takes_targets: ClassVar[bool] = False
     """Whether it steers by the objectives' covariance targets, which its constructor is then given as ``targets``."""
+    has_zero: ClassVar[bool] = False
+    """Whether it goes by where a reward's zero is: a constant that is added to a reward then changes the update."""
     requirements: Requirements = Requirements()
     aggregator: Aggregator | None = None
     """What combines the objectives' gradients, for methods of that level. The engine hands it to the workers before an

@@ -49,8 +49,9 @@ class CtwaConfig(ControllerOptions):
         """With ``auto`` decided. Raises CtwaError where renormalisation is off and the advantages need it."""
         if self.renormalize is False and not scale_invariant:
             raise CtwaError(
-                "renormalize is off, but the advantage estimator is not scale invariant, so growing weights would act "
-                "as a growing learning rate; write renormalize: auto, or use an estimator that standardises advantages"
+                "renormalize is off, but larger scores make other advantages (the estimator does not standardise, or a "
+                "KL penalty is in the reward), so growing weights would act as a growing learning rate; write "
+                "renormalize: auto, or use an estimator that standardises advantages, without such a penalty"
             )
         return self.model_copy(update={"renormalize": not scale_invariant}) if self.renormalize == "auto" else self
 

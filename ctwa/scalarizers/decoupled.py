@@ -37,9 +37,9 @@ def check_standardises(method: str, *, scale_invariant: bool) -> None:
     """Raise CtwaError where the estimator does not bring every objective to one spread."""
     if not scale_invariant:
         raise CtwaError(
-            f"the method {method} lets the advantage estimator standardise each objective, and this one does not, so "
-            "an objective would count by the spread of its rewards; use estimator grpo with "
-            "norm_adv_by_std_in_grpo: true"
+            f"the method {method} lets the advantage estimator standardise each objective, and this one does not (or a "
+            "KL penalty is in the reward), so an objective would count by the spread of its rewards; use estimator "
+            "grpo with norm_adv_by_std_in_grpo: true, without such a penalty"
         )
 
 

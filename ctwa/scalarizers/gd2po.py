@@ -49,7 +49,8 @@ class Gd2po(Scalarizer):
     def advantages(self, rollout: Rollout, estimate: Estimate) -> Tensor:
         """The advantages (N, T): the weighted sum over the objectives, by the prompt's kept share, 0 where masked."""
         weighted_MNT = self._weights_M[:, None, None] * torch.stack(objective_advantages(rollout, estimate, self.names))
-        judged_N = rollout.rewards.select(self.names).applicable_NM.any(1)
+        in_loss_N = rollout.loss_mask_NT.bool().any(1)
+        judged_N = in_loss_N & rollout.rewards.select(self.names).applicable_NM.any(1)
         conflict_N, masked_N = self._conflicts(weighted_MNT, rollout.loss_mask_NT)
         kept_N = judged_N & ~masked_N
         self._metrics = {
@@ -66,18 +67,19 @@ class Gd2po(Scalarizer):
         """Nothing to learn.
 
         Returns:
-            ``gd2po/conflict_frac``: of the last rollout's completions that any objective applies to, the share whose
-            advantages have both signs. ``gd2po/masked_frac``: the share that is masked.
+            ``gd2po/conflict_frac``: of the last rollout's completions that any objective applies to and the loss sees,
+            the share whose advantages have both signs. ``gd2po/masked_frac``: the share that is masked.
         """
         del update
         return finite(self._metrics)
 
     def _conflicts(self, weighted_MNT: Tensor, mask_NT: Tensor) -> tuple[Tensor, Tensor]:
         """Bool (N,) twice: the completions whose advantages have both signs, and those of them that are masked."""
-        sum_MN = torch.where(mask_NT.bool(), weighted_MNT, 0.0).double().sum(2)
-        rounding = ROUNDING * sum_MN.abs().max()
-        conflict_N = (sum_MN > rounding).any(0) & (sum_MN < -rounding).any(0)
-        agreement_N = sum_MN.sum(0).abs() / sum_MN.abs().sum(0)
+        num_tokens_N = mask_NT.bool().sum(1).clamp(min=1)
+        mean_MN = torch.where(mask_NT.bool(), weighted_MNT, 0.0).double().sum(2) / num_tokens_N
+        rounding = ROUNDING * mean_MN.abs().max()
+        conflict_N = (mean_MN > rounding).any(0) & (mean_MN < -rounding).any(0)
+        agreement_N = mean_MN.sum(0).abs() / mean_MN.abs().sum(0)
         return conflict_N, conflict_N & (agreement_N < self.config.threshold)
 
 

@@ -20,6 +20,7 @@ from ctwa.scalarizers.base import Estimate, Scalarizer, score_advantages
 from ctwa.scalarizers.per_objective import trained_objectives
 
 _ROUNDING = 1e-12  # of a score in float64, relative
+_LARGEST = 1e15  # as of a reward
 
 
 class ProductConfig(Options):
@@ -47,7 +48,10 @@ class Product(Scalarizer):
     takes no part in it, and one of weight 0 never does.
     """
 
-    info = MethodInfo(ProductConfig, "a mean of the rewards between their sum, their product and the least of them")
+    info = MethodInfo(
+        ProductConfig, "a mean of the rewards between their sum, their product and the least of them", "this project"
+    )
+    has_zero = True
     config: ProductConfig
 
     def __init__(self, config: ProductConfig, weights: Mapping[str, float]) -> None:
@@ -59,7 +63,7 @@ class Product(Scalarizer):
         """The advantages (N, T) of the score.
 
         Raises:
-            CtwaError: a reward is below 0 by more than the offset: it has no power mean.
+            CtwaError: a reward is below 0 by more than the offset: it has no power mean. Or a score is too large.
         """
         return score_advantages(rollout, estimate, self.names, self._scores(rollout))
 
@@ -81,7 +85,7 @@ class Product(Scalarizer):
             {
                 "product/score": float(scores.mean()),
                 "product/zero_frac": float((scores == 0).double().mean()),
-                "product/no_signal_frac": sum(without) / max(len(without), 1),
+                "product/no_signal_frac": sum(without) / len(without) if without else float("nan"),
             }
         )
 
@@ -98,7 +102,13 @@ class Product(Scalarizer):
                 "method product takes rewards of 0 or more; make it one by "
                 f"ctwa.objectives.{name}.transform=rank (or sigmoid), or ctwa.objectives.{name}.clip=[0,null]"
             )
-        return power_mean(values_NM, takes_part_NM * self._weights_M, self.config.power) ** self.config.exponent
+        scores_N = power_mean(values_NM, takes_part_NM * self._weights_M, self.config.power) ** self.config.exponent
+        if float(scores_N.nan_to_num(nan=0.0).max()) > _LARGEST:
+            raise CtwaError(
+                f"the method product makes scores beyond {_LARGEST:g} of these rewards, with which no statistics can "
+                "be made: write a smaller ctwa.method.exponent, or a ctwa.objectives.NAME.scale below 1"
+            )
+        return scores_N
 
 
 def power_mean(values_NM: Tensor, weights_NM: Tensor, power: float) -> Tensor:

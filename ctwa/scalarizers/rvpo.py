@@ -40,7 +40,7 @@ class RvpoConfig(DecoupledConfig):
 class Rvpo(Scalarizer):
     """A soft minimum of the objectives' own standardised advantages, ``-log(sum_m w_m exp(-beta A_m)) / beta``.
 
-    The weights w are the objectives' own, scaled to a sum of 1 over those that apply to the completion.
+    The weights w are the objectives' own, scaled to a sum of 1 over those that scored the completion.
     """
 
     info = MethodInfo(
@@ -65,27 +65,28 @@ class Rvpo(Scalarizer):
     def advantages(self, rollout: Rollout, estimate: Estimate) -> Tensor:
         """The advantages (N, T) of the soft minimum, standardised over the batch."""
         each_MNT = torch.stack(objective_advantages(rollout, estimate, self.names))
-        applicable_NM = rollout.rewards.select(self.names).applicable_NM
-        weights_NM = applicable_NM * self._weights_M
+        rewards = rollout.rewards.select(self.names)
+        # An advantage of 0 in place of one that is not known would be no neutral value in a minimum.
+        weights_NM = rewards.scored_NM * self._weights_M
         shares_MN1 = (weights_NM / weights_NM.sum(1, keepdim=True).clamp(min=torch.finfo().tiny)).T[..., None]
         total_NT, binding_MNT = soft_minimum(each_MNT.double(), shares_MN1, self.beta)
         self._metrics = {"rvpo/beta": self.beta} | {
-            f"rvpo/binding/{name}": token_mean(binding_NT, rollout.loss_mask_NT * applicable_N[:, None])
-            for name, binding_NT, applicable_N in zip(self.names, binding_MNT, applicable_NM.T, strict=True)
-            if applicable_N.any()
+            f"rvpo/binding/{name}": token_mean(binding_NT, rollout.loss_mask_NT * scored_N[:, None])
+            for name, binding_NT, scored_N in zip(self.names, binding_MNT, rewards.scored_NM.T, strict=True)
+            if scored_N.any()
         }
         total_NT = total_NT.to(each_MNT.dtype)
         if not self.config.batch_normalize:
             return total_NT
         size = float(each_MNT.abs().max())
-        return batch_normalized(total_NT, rollout.loss_mask_NT, applicable_NM.any(1), size)
+        return batch_normalized(total_NT, rollout.loss_mask_NT, rewards.applicable_NM.any(1), size)
 
     def observe_update(self, update: Update) -> dict[str, float]:
         """One update is done; beta of the next is the next step's.
 
         Returns:
             ``rvpo/beta``: beta of this update. ``rvpo/binding/<name>``: the objective's share of the slope of the soft
-            minimum, the mean over the tokens of the completions that it applies to.
+            minimum, the mean over the tokens of the completions that it scored.
         """
         del update
         self._step += 1

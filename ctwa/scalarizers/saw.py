@@ -54,6 +54,7 @@ class Saw(Scalarizer):
     """
 
     info = MethodInfo(SawConfig, "weights by the coefficient of variation", "He et al. 2026, arXiv 2606.07705")
+    has_zero = True
     config: SawConfig
 
     def __init__(self, config: SawConfig, weights: Mapping[str, float]) -> None:

@@ -1,4 +1,4 @@
-"""The named testbeds A, C, D and F: which base model, and which token budget."""
+"""The named testbeds A, C, D, F and G: which base model, and which token budget."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -45,6 +45,8 @@ class Preset:
 MIXTURE_A = {"V": 0.30, "S": 0.10, "M": 0.10, "T": 0.15, "H": 0.20, "D": 0.15}
 MIXTURE_C = {"P": 0.45, "V": 0.10, "S": 0.08, "H": 0.15, "h": 0.07, "D": 0.10, "T": 0.05}
 
+MIXTURE_G = {"P": 0.392, "V": 0.14, "S": 0.014, "h": 0.25, "D": 0.154, "T": 0.05}
+
 MAX_RESPONSE_TOKENS = 80
 """Of a completion, in runs, checks and evaluations."""
 
@@ -79,6 +81,15 @@ PRESETS: Mapping[str, Preset] = {
             summary="C with a budget that grows with the problem, so that the objectives agree: the control",
             mixture=MIXTURE_C,
             base_accuracy=0.61,
+            sft_seed=1,
+            budget_base=4.0,
+            budget_per_operation=9.5,
+        ),
+        Preset(
+            name="G",
+            summary="the objectives agree, but in a style that the base writes once in fifty completions",
+            mixture=MIXTURE_G,
+            base_accuracy=0.40,
             sft_seed=1,
             budget_base=4.0,
             budget_per_operation=9.5,

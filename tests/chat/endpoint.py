@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Self
 
 
 def completion(content: Any, finish_reason: str | None = "stop", **message: Any) -> dict[str, Any]:
@@ -59,7 +59,10 @@ class Server:
         self._thread.start()
         self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self.released.set()
         self._http.shutdown()
         self._thread.join()

@@ -22,16 +22,19 @@ from ctwa.engine.train_job import TrainJob
 from ctwa.scalarizers import METHODS, Estimate, Requirements, Scalarizer
 
 NEEDED = {
+    "cgpo": ["ctwa.method.constraints={accuracy:0}"],
     "lagrangian": [
         "ctwa.method.objective=accuracy",
         "ctwa.method.targets={conciseness:0.9,clarity:0.9}",
     ],
+    "product": ["ctwa.method.offset=100"],  # for rewards that are standardised have no zero
+    "saw": ["ctwa.method.lowest={accuracy:-100,conciseness:-100,clarity:-100}"],
     "schedule": [
         "ctwa.method.points=[{step:0,weights:{accuracy:1,conciseness:1,clarity:1}},"
         "{step:4,weights:{accuracy:2,conciseness:1,clarity:1}}]"
     ],
 }
-"""What has no default."""
+"""What has no default, or one that does not go with the run."""
 
 
 class Rotation(Scalarizer):

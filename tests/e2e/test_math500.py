@@ -74,6 +74,8 @@ def test_the_recipe_runs_two_steps_on_a_cpu(data: Path, testbed: Path, tmp_path:
         *(f"data.train_files={lines}", "data.val_files=null", "data.validation_share=0.25"),
         *("data.columns={prompt: query, ground_truth: worked}", "data.system_prompt='You count.'"),
         "data.prompt_template='Solve: {prompt}'",
+        "algorithm.use_kl_in_reward=true",
+        "algorithm.kl_ctrl={type: adaptive, kl_coef: 0.5, target_kl: 0.1, horizon: 80}",
         "ctwa.max_unknown_tokens=1",  # the testbed's words are not those of these problems
     ]
     with process(recipe) as running:
@@ -89,6 +91,14 @@ def test_the_recipe_runs_two_steps_on_a_cpu(data: Path, testbed: Path, tmp_path:
         assert metrics["objective/conciseness/mean"] <= metrics["response_length/finished_frac"]
         assert metrics["clip/fraction"] == 0  # REINFORCE without clipping
         assert metrics["actor/kl_coef"] == pytest.approx(0.001)
+    first, second = (
+        {key: metrics[f"actor/reward_kl_penalty{key}"] for key in ("", "_coeff")} for metrics in records[1:]
+    )
+    # The policy is its reference at first: far below the target, which 16 completions of 80 bring nearer by 0.2.
+    assert first == {"": pytest.approx(0, abs=1e-6), "_coeff": 0.5}
+    assert second["_coeff"] == pytest.approx(0.5 * (1 - 0.2 * 16 / 80))
+    assert second[""] != 0
+    assert records[2]["critic/rewards/mean"] != records[2]["critic/score/mean"]
     assert any(metrics["objective/conciseness/mean"] > 0 for metrics in records[1:])
     parts = {name: pd.read_parquet(folder / f"data/{name}.parquet") for name in ("train", "val")}
     assert len(parts["val"]) == round(0.25 * len(rows))

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ctwa.aggregators.mgda import MgdaConfig
 from ctwa.aggregators.registry import build_aggregator
-from ctwa.models.locate import is_complete
+from ctwa.models.seal import is_complete
 from tests.e2e.conftest import Run, assert_same_weights, comparable, weights_of
 from tests.e2e.stranger import QUEUE_PROCESSES
 

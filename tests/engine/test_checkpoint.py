@@ -17,14 +17,15 @@ from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 from ctwa.engine import checkpoint
 from ctwa.engine.checkpoint import (
     STATE_FILE,
+    clear_the_way,
+    find_resumption,
     read_state,
-    remove_unfinished,
     saving,
-    seal,
     write_state,
 )
 from ctwa.errors import CtwaError
-from ctwa.models.locate import SEAL_FILE, is_complete, newest_complete, step_folder, steps
+from ctwa.models.locate import newest_complete, step_folder, steps
+from ctwa.models.seal import is_complete, seal
 from ctwa.run.disk import DiskFull
 
 STATE = {"step": 3, "scalarizer": {"growth": {"accuracy": 0.1 + 0.2}}, "reference_length": None}
@@ -129,60 +130,6 @@ class TestState:
         assert list(tmp_path.iterdir()) == []
 
 
-class TestSeal:
-    def test_a_sealed_folder_is_complete(self, tmp_path: Path) -> None:
-        assert is_complete(save(tmp_path, 3))
-
-    def test_a_folder_without_a_seal_is_not(self, tmp_path: Path) -> None:
-        assert not is_complete(save(tmp_path, 3, sealed=False))
-        assert not is_complete(tmp_path / "global_step_9")
-
-    @pytest.mark.parametrize("content", [b"", b'{"files": {"data.'])
-    def test_a_torn_seal_is_none(self, tmp_path: Path, content: bytes) -> None:
-        folder = save(tmp_path, 3)
-        (folder / SEAL_FILE).write_bytes(content)
-
-        assert not is_complete(folder)
-
-    @pytest.mark.parametrize("name", ["data.pt", STATE_FILE, "actor/model_world_size_1_rank_0.pt"])
-    def test_a_file_that_is_gone_or_cut_short_breaks_it(self, tmp_path: Path, name: str) -> None:
-        cut = save(tmp_path, 3)
-        (cut / name).write_bytes((cut / name).read_bytes()[:-1])
-        gone = save(tmp_path, 4)
-        (gone / name).unlink()
-
-        assert not is_complete(cut)
-        assert not is_complete(gone)
-
-    def test_saving_the_same_step_again_breaks_the_old_seal_first(self, tmp_path: Path) -> None:
-        folder = save(tmp_path, 3)
-        write_state(folder, STATE)
-
-        assert not is_complete(folder)
-        seal(folder)
-        assert is_complete(folder)
-
-    def test_what_a_crash_left_of_an_earlier_seal_does_not_spoil_the_next(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        folder = save(tmp_path, 3, sealed=False)
-        with monkeypatch.context() as patch:
-            patch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-            with pytest.raises(KeyboardInterrupt):
-                seal(folder)
-        assert not is_complete(folder)
-
-        seal(save(tmp_path, 3, sealed=False))
-
-        assert is_complete(folder)
-
-    def test_sealing_twice_is_sealing_once(self, tmp_path: Path) -> None:
-        folder = save(tmp_path, 3)
-        seal(folder)
-
-        assert is_complete(folder)
-
-
 class TestSaving:
     def save(self, checkpoints: Path, step: int, *, keep: int | None = 3, spare: int | None = None) -> Path:
         folder = step_folder(checkpoints, step)
@@ -272,19 +219,46 @@ class TestSaving:
             raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 2232000 vs 2231892")
         assert not is_complete(folder)
 
-    def test_folders_that_never_got_a_seal_are_removed_and_no_others(self, tmp_path: Path) -> None:
+
+class TestResumption:
+    def test_it_is_the_newest_whole_one_and_what_stands_in_the_way_of_its_steps_is_taken_away(
+        self, tmp_path: Path
+    ) -> None:
         save(tmp_path, 3)
-        (save(tmp_path, 6) / "data.pt").unlink()  # damaged later
+        (save(tmp_path, 6) / "data.pt").unlink()
+        (save(tmp_path, 8) / "data.pt").write_bytes(b"Position")  # of the same size
         save(tmp_path, 9, sealed=False)
         (tmp_path / "global_step_12_mine").mkdir()
+        (tmp_path / "damaged_global_step_8").mkdir()
 
-        assert remove_unfinished(tmp_path) == ["global_step_9"]
-        assert remove_unfinished(tmp_path) == []
+        found = find_resumption(tmp_path)
+        said = clear_the_way(found)
+
+        assert found.folder == tmp_path / "global_step_3"
+        assert found.damaged == {tmp_path / f"global_step_{step}": ("data.pt",) for step in (8, 6)}
+        assert said == (
+            "; removed global_step_9, which was not saved to its end; global_step_8 is not what was saved (data.pt), "
+            "global_step_6 is not what was saved (data.pt): kept as damaged_*"
+        )
         assert sorted(path.name for path in tmp_path.iterdir()) == [
+            "damaged_global_step_6",
+            "damaged_global_step_8",
+            "damaged_global_step_8.1",
             "global_step_12_mine",
             "global_step_3",
-            "global_step_6",
         ]
+        assert find_resumption(tmp_path) == (tmp_path / "global_step_3", {}, [])
+
+    def test_what_is_older_is_not_looked_at(self, tmp_path: Path) -> None:
+        (save(tmp_path, 3) / "data.pt").write_bytes(b"Position")
+        save(tmp_path, 6)
+
+        assert find_resumption(tmp_path) == (tmp_path / "global_step_6", {}, [])
+
+    def test_there_is_none(self, tmp_path: Path) -> None:
+        assert find_resumption(tmp_path) == (None, {}, [])
+        assert find_resumption(tmp_path / "checkpoints") == (None, {}, [])
+        assert clear_the_way(find_resumption(tmp_path)) == ""
 
 
 class TestNewestComplete:

@@ -89,7 +89,7 @@ class TestTrain:
     @pytest.mark.parametrize(
         ("overrides", "sentence"),
         [
-            (["method=mgd"], "method=mgd is no choice: write one of cagrad, cagrad_clip, ctwa, "),
+            (["method=mgd"], "method=mgd is no choice: write one of cagrad, cagrad_clip, "),
             (["actor_rollout_ref.rollout.n=1"], "actor_rollout_ref.rollout.n=1: covariances within a prompt need"),
             (["ctwa.eta=1"], "ctwa.eta is no key of the configuration; did you mean ctwa.method.eta?"),
             (["ctwa.task_dir=/nowhere"], "ctwa.task_dir: /nowhere does not exist"),
@@ -119,7 +119,7 @@ class TestTrain:
         code, _, err = command("train", *run_overrides, "--stop-on", "entropy", "--dry-run")
 
         assert code == 2
-        assert "ctwa.stop_on.0: 'entropy' is no alarm; write some of drop, negative-covariance, " in err
+        assert "ctwa.stop_on.1: 'entropy' is no alarm; write some of drop, negative-covariance, " in err
 
     @pytest.mark.parametrize(
         ("overrides", "sentence"),
@@ -299,7 +299,7 @@ def test_a_testbed_that_is_not_known(command: Command, tmp_path: Path) -> None:
     code, _, err = command("testbed", "make", "--preset", "Z", "--out", str(tmp_path / "Z"))
 
     assert code == 2
-    assert err == "error: there is no testbed 'Z': write one of A, C, D, F\n"
+    assert err == "error: there is no testbed 'Z': write one of A, C, D, F, G\n"
 
 
 def test_a_folder_without_a_run_cannot_be_summed_up(command: Command, tmp_path: Path) -> None:

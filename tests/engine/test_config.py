@@ -15,7 +15,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from ctwa.engine.checks.bounds import ACTOR
-from ctwa.engine.checks.config import check_config, num_steps
+from ctwa.engine.checks.config import check_config, check_settings, num_steps
 from ctwa.engine.checks.engine import check_with_verl
 from ctwa.engine.compose import compose_config
 from ctwa.engine.data import read_run_data
@@ -377,7 +377,8 @@ class TestRecipes:
         self, method: str, arguments_of: Callable[..., list[str]], run_overrides: list[str]
     ) -> None:
         config = compose_config(arguments_of("testbed", method, *run_overrides))
-        settings = check_config(config)
+        settings = read_settings(config)
+        check_settings(config, settings)  # the disk is the same for all
 
         assert settings.method.type == method
         assert config.trainer.device == "cpu"

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 from omegaconf import DictConfig, OmegaConf
 from transformers import AutoTokenizer
 
@@ -244,7 +245,7 @@ def test_validation_files_by_name(changed: Changed, lines: Callable[..., str], t
     completions = [Completion.unwritten(row) for row in rows]
     assert has_several_sources(data)
     rewards = RewardMatrix.from_columns({"a": [1, 0, None, 1, 1, 1, 0], "b": [NOT_APPLICABLE] * 4 + [0.5] * 3})
-    assert validation_by_source(completions, rewards) == {
+    assert validation_by_source(completions, rewards, torch.arange(7)) == {
         "val_source/a/easy": pytest.approx(2 / 3),
         "val_source_standard_error/a/easy": pytest.approx(1 / 3),
         "val_source/a/rest": pytest.approx(2 / 3),

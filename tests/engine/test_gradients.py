@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from ctwa.aggregators.cross_fit import CrossFittedGram
 from ctwa.aggregators.gradnorm import GradNormConfig
 from ctwa.aggregators.mgda import MgdaConfig
 from ctwa.aggregators.registry import build_aggregator
@@ -20,10 +21,12 @@ from ctwa.engine.gradients import (
     GradientStore,
     combined_advantages,
     gradient_metrics,
+    make_cross_fitted,
     make_plan,
 )
 from ctwa.engine.settings import GradientSettings
 from ctwa.scalarizers.base import Scalarizer
+from ctwa.scalarizers.linear import LinearConfig
 from ctwa.scalarizers.registry import build_scalarizer
 from tests.engine.gradient_ranks import PREFERENCE, losses_of, measure, small_model
 
@@ -118,6 +121,47 @@ def test_the_advantages_of_a_step_are_combined_by_the_weights_it_used() -> None:
     assert combined_NT is not None
     assert combined_NT.tolist() == [[1.0], [2.0]]
     assert combined_advantages(plan_with(records[2:]), advantages_MNT) is None
+
+
+def test_without_an_aggregator_the_steps_own_gradient_says_what_it_is_to_do() -> None:
+    """Two halves of four gradients in two dimensions: accuracy, clarity, conciseness and the step's."""
+    plan = make_plan(GradientSettings(gram="cross_fitted"), build_linear(), rollout(), step=1, every=1)
+    assert plan is not None
+    plan.cross_fitted = make_cross_fitted(GradientSettings(gram="cross_fitted"), build_linear(), every=1)
+    halves_HD = torch.tensor([[1.0, 0], [0, 1], [-1, 0], [2, 1], [3, 0], [0, 1], [-1, 2], [0, 1]], dtype=torch.float64)
+    plain_RR = plan.observe(halves_HD @ halves_HD.T, [4, 4])
+    metrics = plan.progress(plain_RR, None, learning_rate=0.5)
+    # (a + b) . (a + b) of the step, and 2 (a . b' + b . a'), each times the learning rate.
+    assert [metrics[f"gradient/progress/{name}"] for name in NAMES] == [4.0, 2.0, 0.0]
+    assert [metrics[f"conflict/progress/{name}"] for name in NAMES] == [6.0, 2.0, 0.0]
+    assert "conflict/progress_error/accuracy" not in metrics  # of one measurement nobody knows
+    assert make_cross_fitted(GradientSettings(gram="cross_fitted"), build_linear(), every=0) is None
+    assert make_cross_fitted(GradientSettings(), build_linear(), every=1) is None
+
+
+@pytest.mark.parametrize("method", ["mgda", "gradnorm"])
+def test_a_method_sees_the_mean_and_its_errors_mended_where_it_needs_that(method: str) -> None:
+    cross_fitted = CrossFittedGram(NAMES, half_life=10.0)
+    aggregator = build_aggregator(CONFIGS[method], PREFERENCE)
+    plan = GradientPlan(NAMES, aggregator, GradientSettings(), cross_fitted=cross_fitted)
+    plain_MM = torch.eye(3, dtype=torch.float64)
+    nothing_MM, _ = plan.for_solver(plain_MM)
+    assert aggregator.solve(nothing_MM, losses_M=torch.ones(3)).weights_M.tolist() == list(PREFERENCE.values())
+    conflict_MM = plain_MM.clone()
+    conflict_MM[0, 1] = conflict_MM[1, 0] = -1.5
+    cross_fitted.observe(conflict_MM, plain_MM)
+    gram_MM, errors_MM = plan.for_solver(plain_MM)
+    assert errors_MM is not None
+    assert (float(torch.linalg.eigvalsh(gram_MM)[0]) > -1e-12) == (method == "mgda")
+    spoiled_MM = plain_MM * torch.nan
+    assert plan.for_solver(spoiled_MM)[0] is spoiled_MM
+    plan.observe(torch.full((6, 6), torch.nan, dtype=torch.float64), [4, 4])
+    assert cross_fitted.num == 1
+
+
+def build_linear() -> Scalarizer:
+    built: Scalarizer = build_scalarizer(LinearConfig(), PREFERENCE, scale_invariant=True)
+    return built
 
 
 def rollout() -> Rollout:

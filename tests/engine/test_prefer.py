@@ -13,7 +13,7 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from ctwa.engine.checkpoint import seal, write_state
+from ctwa.engine.checkpoint import write_state
 from ctwa.engine.compose import compose_config
 from ctwa.engine.gradients import GradientPlan
 from ctwa.engine.pairs.batches import PairBatch
@@ -22,7 +22,8 @@ from ctwa.engine.prefer_job import PreferJob
 from ctwa.engine.recorder import Recorder
 from ctwa.engine.signals import Interruption, end_request
 from ctwa.errors import CtwaError
-from ctwa.models.locate import is_complete, step_folder, steps
+from ctwa.models.locate import step_folder, steps
+from ctwa.models.seal import is_complete, seal
 from ctwa.preference.tokenization import PairTokens
 from ctwa.run.alarms import Alarm
 from ctwa.run.jsonl import read_jsonl
@@ -48,10 +49,10 @@ class Workers:
 
     def save(self, folder: Path, *, step: int) -> None:
         assert step == self.updates
-        (folder / "model.pt").write_text(str(self.updates))
+        (folder / "model.txt").write_text(str(self.updates))
 
     def load(self, folder: Path) -> None:
-        self.updates = int((folder / "model.pt").read_text())
+        self.updates = int((folder / "model.txt").read_text())
 
 
 @pytest.fixture(autouse=True)

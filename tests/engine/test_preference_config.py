@@ -16,12 +16,12 @@ from omegaconf import DictConfig
 
 from ctwa.engine.caid_samples import REFERENCE_FILE, PolicySampler, Samples, origin_of
 from ctwa.engine.caid_settings import read_caid_settings
-from ctwa.engine.checkpoint import seal
 from ctwa.engine.compose import compose_config
 from ctwa.engine.pairs.data import choose_device, load_policy
 from ctwa.engine.prefer_job import PreferJob, check_preference_config, prepare_data
 from ctwa.engine.sampling import Sampler
 from ctwa.errors import CtwaError
+from ctwa.models.seal import seal
 from ctwa.preference.log_probs import response_log_probs
 from ctwa.preference.losses import PairLogProbs, objective_losses
 from ctwa.preference.modpo import Modpo
@@ -134,6 +134,8 @@ def test_what_does_not_stand_several_backward_passes(prefer: Compose, wants: str
             check_preference_config(config)
         config.ctwa.method, config.ctwa.diagnostics.gradients_every = {"type": "linear"}, 0
         check_preference_config(config)
+    with pytest.raises(CtwaError, match=r"write ctwa\.gradients\.gram=plain"):
+        check_preference_config(prefer(*wants.split(), "ctwa.gradients.gram=cross_fitted"))
 
 
 def test_a_model_that_is_not_in_order_is_named_before_anything_starts(

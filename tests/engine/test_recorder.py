@@ -15,6 +15,7 @@ from ctwa.engine import checkpoint
 from ctwa.engine.recorder import Recorder
 from ctwa.errors import CtwaError
 from ctwa.models import locate
+from ctwa.models.seal import SEAL_FILE, seal
 from ctwa.objectives.completion import Completion
 from ctwa.objectives.evaluator import Evaluation
 from ctwa.report.summary import summarize
@@ -45,7 +46,7 @@ def steps(run: RunFolder) -> list[int]:
 def save_checkpoint(run: RunFolder, step: int) -> None:
     folder = locate.step_folder(run.checkpoints, step)
     checkpoint.write_state(folder, {"step": step})
-    checkpoint.seal(folder)
+    seal(folder)
 
 
 def test_a_record_holds_the_numbers_and_nothing_else(run: RunFolder, recorder: Recorder) -> None:
@@ -178,14 +179,18 @@ class TestResume:
         recorder.close()
         save_checkpoint(run, 2)
         save_checkpoint(run, 4)
-        seal = run.checkpoints / "global_step_4" / checkpoint.SEAL_FILE
-        seal.write_text(seal.read_text()[:10])
+        torn = run.checkpoints / "global_step_4" / SEAL_FILE
+        torn.write_text(torn.read_text()[:10])
 
         resumed = Recorder(run, resume=True, num_samples=2, seed=0)
         resumed.close()
 
         assert resumed.resume_from == run.checkpoints / "global_step_2"
         assert steps(run) == [1, 2]
+        said = "continuing from global_step_2; global_step_4 is not what was saved (complete.json): kept as damaged_*"
+        assert [event["text"] for event in read_jsonl(run.events)] == [said]
+        assert (run.checkpoints / "damaged_global_step_4" / SEAL_FILE).is_file()
+        assert locate.steps(run.checkpoints) == [2]  # the step can be saved anew
 
     @pytest.mark.parametrize("complete", [True, False])
     def test_a_checkpoint_that_was_not_saved_to_its_end_is_removed_and_that_is_said(

@@ -151,5 +151,5 @@ class TestSettings:
     def test_renormalisation_follows_the_estimator(self, changed: Any) -> None:
         refused = changed({"algorithm.adv_estimator": "rloo", "ctwa.method.renormalize": False})
 
-        with pytest.raises(CtwaError, match="renormalize is off, but the advantage estimator is not scale invariant"):
+        with pytest.raises(CtwaError, match="renormalize is off, but larger scores make other advantages"):
             read_settings(refused).build_scalarizer()

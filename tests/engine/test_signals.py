@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -23,7 +24,8 @@ from ctwa.engine import job
 from ctwa.engine.loop import Trainer
 from ctwa.engine.recorder import Recorder, Stop
 from ctwa.engine.signals import end_request
-from ctwa.models.locate import is_complete
+from ctwa.engine.watchdog import WatchdogSettings
+from ctwa.models.seal import is_complete
 from ctwa.run.folder import ObjectiveInfo, RunFolder, RunInfo
 
 LAST = 6
@@ -64,12 +66,21 @@ class Play:
         plan: "place=SIGNAL", the places being compose, start, stepN, recordedN, savingN and shutdown; or "hangN".
         resume: the run that is there.
         within: ctwa.stop_within.
+        patience: ctwa.watchdog.ceiling.
     """
 
-    def __init__(self, plan: tuple[str, ...], *, resume: bool, within: float) -> None:
+    def __init__(self, plan: tuple[str, ...], *, resume: bool, within: float, patience: float) -> None:
         self.plan = plan
-        self.settings = SimpleNamespace(print_every=1, stop_within=within, resume=resume, seed=0, stop_on=())
+        self.settings = SimpleNamespace(
+            print_every=1,
+            stop_within=within,
+            resume=resume,
+            seed=0,
+            stop_on=(),
+            watchdog=WatchdogSettings(factor=2, floor=patience, ceiling=patience, every=0.1),
+        )
         self.num_samples = 0
+        self.changed: list[str] = []
 
     def at(self, place: str) -> None:
         for each in self.plan:
@@ -145,8 +156,8 @@ class Ended(NamedTuple):
         return [json.loads(line)["step"] for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def run(folder: Path, *plan: str, resume: bool = False, within: float = 60) -> Ended:
-    return Ended(*forked(folder, Play(plan, resume=resume, within=within)), folder / "run")
+def run(folder: Path, *plan: str, resume: bool = False, within: float = 60, patience: float = 60) -> Ended:
+    return Ended(*forked(folder, Play(plan, resume=resume, within=within, patience=patience)), folder / "run")
 
 
 @pytest.mark.parametrize(
@@ -216,6 +227,17 @@ def test_a_step_that_does_not_end_in_time_is_not_waited_for(tmp_path: Path) -> N
     assert f"error: {said}" in ended.output
     assert "Traceback" not in ended.output
     assert ended.events[-1]["text"].startswith(said)
+
+
+def test_a_step_that_does_not_end_ends_the_run(tmp_path: Path) -> None:
+    ended = run(tmp_path, "hang4", patience=1)
+
+    assert (ended.code, ended.steps) == (1, [1, 2, 3]), ended.output
+    fault = r"the phase step lasts for 0:00:0\d, and took 0:00:00 at most before \(ctwa\.watchdog allows 0:00:01\); no "
+    assert re.search(f"error: {fault}.*; the newest checkpoint is global_step_3", ended.output), ended.output
+    assert "Traceback" not in ended.output
+    assert ended.events[-1]["kind"] == "error"
+    assert re.match(f"failed after step 3: {fault}", ended.events[-1]["text"])
 
 
 def test_what_is_forked_off_leaves_ctrl_c_to_the_run_and_ends_by_the_other_signals(tmp_path: Path) -> None:

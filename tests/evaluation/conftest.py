@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ctwa.engine.checkpoint import seal
+from ctwa.models.seal import seal
 from ctwa.testbed.data import held_out_rows, write_parquet
 from ctwa.testbed.model import build_model
 from ctwa.testbed.preferences import preference_rows

@@ -14,7 +14,6 @@ import pytest
 import yaml
 
 from ctwa import cli
-from ctwa.chat import client as client_module
 from ctwa.errors import CtwaError
 from ctwa.evaluation import models as models_module
 from ctwa.evaluation.config import EvalConfig, parse_config
@@ -26,6 +25,8 @@ from ctwa.evaluation.runs import config_of
 from ctwa.instructions.prepare import Settings, prepare
 from ctwa.models.locate import locate
 from ctwa.preference.data import PreferenceSource, hold_out, load_preferences
+from ctwa.run.folder import RunFolder
+from ctwa.run.origin import mark
 from tests.chat.endpoint import Server
 from tests.evaluation.test_judge import KEY
 
@@ -33,17 +34,9 @@ Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def server() -> Any:
-    server = Server()
-    yield server
-    server.close()
-
-
-@pytest.fixture
 def content(places: SimpleNamespace, server: Server, monkeypatch: pytest.MonkeyPatch, lines) -> dict[str, Any]:
     """All sections, small."""
     monkeypatch.setenv("JUDGE_KEY", KEY)
-    monkeypatch.setattr(client_module, "wait_random_exponential", lambda **_: lambda _state: 0.0)
     texts = [{"text": "Compute mod 10 : 3 + 4 ? 7"}, {"text": "so the answer is 7 ."}, {"text": "Step 1 : 3 + 4 = 7"}]
     return {
         "models": {"base": str(places.base), "tuned": str(places.run)},
@@ -263,12 +256,44 @@ class TestWithoutAFile:
         kept.parent.mkdir()
         shutil.copy(places.testbed / "held_out.parquet", kept)
         written = yaml.safe_load((run / "config.yaml").read_text())
-        written["data"]["val_files"] = None
+        written["data"] |= {
+            "val_files": None,
+            "shuffle": True,
+            "seed": 7,
+            "apply_chat_template_kwargs": {"tone": "dry"},
+        }
+        written["actor_rollout_ref"]["model"]["custom_chat_template"] = "{{ tone }}"
         (run / "config.yaml").write_text(yaml.safe_dump(written))
 
         found = config_of([str(run)]).generation
         assert found is not None
         assert found.data == str(kept)
+        assert found.template_kwargs == {"tone": "dry", "chat_template": "{{ tone }}"}
+        assert (found.limit, found.limit_seed) == (6, 7)  # drawn as the run drew them
+        by_hand = config_of([str(run)], limit=2).generation
+        assert by_hand is not None
+        assert (by_hand.limit, by_hand.limit_seed) == (2, None)
+
+    def test_code_that_somebody_elses_run_names_is_not_run_unasked(
+        self, places: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+        monkeypatch.setenv("JUDGE_KEY", "hush")
+        run = shutil.copytree(places.run, tmp_path / "run")
+        written = yaml.safe_load((run / "config.yaml").read_text())
+        mine = {"reward_fn": f"{tmp_path / 'mine.py'}:judged", "kwargs": {"key": "${oc.env:JUDGE_KEY}"}}
+        written["ctwa"]["objectives"]["mine"] = mine
+        text = yaml.safe_dump(written)
+        (run / "config.yaml").write_text(text)
+
+        with pytest.raises(CtwaError, match=r"run was not made by you, .* the code of .*mine\.py:judged, .* --trust$"):
+            config_of([str(run)])
+        trusted = config_of([str(run)], trust=True).generation
+        assert trusted is not None
+        assert trusted.objectives is not None
+        assert trusted.objectives["mine"].kwargs == {"key": "hush"}
+        RunFolder(run).origin.write_text(str(mark(text.encode())))
+        assert config_of([str(run)]).generation == trusted
 
     def test_models_on_a_testbed(self, places: SimpleNamespace) -> None:
         checkpoint = str(places.run / "checkpoints" / "global_step_2")

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from tokenizers.processors import TemplateProcessing
 
@@ -156,6 +157,15 @@ class TestPrompts:
         (tmp_path / "a.json").write_text(json.dumps([{"prompt": "a"}, "b"]))
         with pytest.raises(CtwaError, match=r"a\.json, row 1 \(from 0\): it is the text 'b'; write an object"):
             read_prompts(GenerationConfig(data=tmp_path / "a.json"))
+
+    def test_prompts_are_drawn_as_a_run_draws_its_own(self, model, lines) -> None:
+        data = lines([{"prompt": str(number)} for number in range(20)])
+        config = GenerationConfig(data=data, limit=5, limit_seed=3, template_kwargs={"chat_template": "7 7 7"})
+        rows = read_prompts(config)
+
+        of_verl = np.random.default_rng(3).choice(20, size=5, replace=False)
+        assert [row["prompt"][0]["content"] for row in rows] == [str(number) for number in of_verl]
+        assert tokenize_prompts(model, rows, config) == [model.tokenizer.encode("7 7 7", add_special_tokens=False)] * 5
 
     def test_objectives_need_a_ground_truth(self, lines) -> None:
         objectives = parse_objectives({"a": {"reward_fn": "ctwa.testbed.rewards:accuracy"}})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +20,6 @@ from tests.chat.endpoint import Server, completion
 
 KEY = "sk-very-secret-1234"
 DUELS = [Duel(row, f"question {row}", f"ours {row}", f"theirs {row}") for row in range(4)]
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    server = Server()
-    yield server
-    server.close()
-
-
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "wait_random_exponential", lambda **_: lambda _state: 0.0)
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from ctwa.cli import app
 from ctwa.errors import CtwaError
-from ctwa.models.locate import SEAL_FILE, model_folder
+from ctwa.models.locate import model_folder
+from ctwa.models.seal import SEAL_FILE
 
 
 def save(folder: Path, value: float, key: str = "weight") -> Path:

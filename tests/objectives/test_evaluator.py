@@ -490,6 +490,32 @@ def test_on_failure_stop_ends_at_the_first(reward_file: RewardFile, completions:
     )
 
 
+def test_a_function_that_takes_all_memory_fails_and_takes_no_other_with_it(
+    reward_file: RewardFile, completions: Completions
+) -> None:
+    path = reward_file(
+        """
+        def greedy(response):
+            if response.endswith("1"):
+                bytearray(4 << 30)  # GB
+            return 1.0
+
+        def first_to_go(response):
+            return float(open("/proc/self/oom_score_adj").read())
+        """
+    )
+    objectives = {name: ObjectiveConfig(reward_fn=f"{path}:{name}") for name in ("greedy", "first_to_go")}
+
+    with RewardEvaluator(objectives, num_workers=1, max_unscored=0.5, max_memory=1.0) as evaluator:
+        matrix = evaluator.evaluate(completions(3), [0, 0, 0]).matrix
+
+    rewards_N, scored_N = matrix.column("greedy")
+    assert scored_N.tolist() == [True, False, True]
+    assert rewards_N[scored_N].tolist() == [1.0, 1.0]
+    # Where memory runs out all the same, the kernel ends such a process, and not one of Ray's.
+    assert matrix.column("first_to_go")[0].tolist() == [1000.0] * 3
+
+
 def test_an_evaluator_is_of_use_after_it_stopped(reward_file: RewardFile, completions: Completions) -> None:
     path = reward_file("""
         import time

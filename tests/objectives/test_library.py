@@ -23,6 +23,7 @@ def test_every_file_is_listed_on_a_line_of_its_own() -> None:
     assert [line.split()[0] for line in lines[1:]] == sorted(
         path.stem for path in (PACKAGE_PARENT / FOLDER).glob("*.py")
     )
+    assert max(map(len, lines)) < 220
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

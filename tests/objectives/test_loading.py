@@ -1,12 +1,13 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ctwa.errors import CtwaError
 from ctwa.objectives import loading
-from ctwa.objectives.loading import load_function, resolve_spec
+from ctwa.objectives.loading import check_kwargs, load_function, resolve_spec
 
 
 def test_a_function_of_a_file(reward_file: Callable[..., str]) -> None:
@@ -124,3 +125,38 @@ def test_a_file_that_cannot_be_imported(reward_file: Callable[..., str], source:
 def test_a_spec_of_another_form_is_refused(spec: str) -> None:
     with pytest.raises(CtwaError, match=r"is not of the form 'path/file.py:function' or 'package.module:function'"):
         resolve_spec(spec)
+
+
+TYPED = """
+from __future__ import annotations
+from collections.abc import Sequence
+import numpy as np
+
+def f(response, budget: int, lost: Nowhere = 0): return 0.0
+def g(response, budget: int, scale: float = 1, ends: Sequence[float] = (), mode: str | None = None,
+      late: int = None, table: np.ndarray = None, **others): return 0.0
+"""
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "said"),
+    [
+        ({"budget": "300"}, "budget='300' is not of its annotation, int: Input should be a valid integer"),
+        ({"budget": True}, "budget=True is not of its annotation, int"),
+        ({"budget": 1, "ends": [1, "2"]}, r"ends=\[1, '2'\] is not of its annotation, .*Sequence.float.: Input should"),
+    ],
+)
+def test_kwargs_of_another_type_than_annotated_are_refused(
+    reward_file: Callable[..., str], kwargs: dict[str, Any], said: str
+) -> None:
+    spec = f"{reward_file(TYPED)}:g"
+    with pytest.raises(CtwaError, match=f"the kwargs of reward function '.*:g': {said}"):
+        check_kwargs(load_function(spec), spec, kwargs)
+
+
+def test_kwargs_that_an_annotation_allows_or_says_nothing_of_are_taken(reward_file: Callable[..., str]) -> None:
+    path = reward_file(TYPED)
+    allowed = {"budget": 3, "scale": 2, "ends": [1, 2.5], "mode": None, "late": None, "table": [1], "other": "x"}
+    check_kwargs(load_function(f"{path}:g"), f"{path}:g", allowed)
+    # An annotation that cannot be read, of a type that is imported for checkers alone, leaves all of them alone.
+    check_kwargs(load_function(f"{path}:f"), f"{path}:f", {"budget": "300"})

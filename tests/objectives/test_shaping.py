@@ -90,6 +90,12 @@ def test_rewards_of_unlike_scale_are_brought_to_one() -> None:
     assert batch.shape(RAW, GROUP_N, train=False).matrix.to_columns()["short"][0] == -4000
 
 
+def test_a_shaped_reward_that_is_too_large_for_statistics_is_refused() -> None:
+    raw = RewardMatrix.from_columns({"right": [1.0], "short": [-1e12]})
+    with pytest.raises(CtwaError, match=r"objective 'short' has a reward of -1e\+18 after .* above 1e\+15 in size"):
+        shaping(scale=1e6).shape(raw, torch.zeros(1, dtype=torch.int64), train=True)
+
+
 def test_equal_rewards_have_no_spread_to_divide_by() -> None:
     equal = RewardMatrix.from_columns({"right": [0.1] * 6, "short": [None] * 6})
     for kind in ("batch", "running"):

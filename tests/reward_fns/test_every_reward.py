@@ -87,7 +87,7 @@ def evaluated(objectives: dict[str, ObjectiveConfig], truth: str) -> dict[str, l
     ("name", "kwargs", "sentence"),
     [
         ("length_budget", {"budget": 10, "limit": 9}, "budget=10 and limit=9: write 0 < budget <= limit"),
-        ("length_budget", {"budget": "ten"}, "TypeError: '<=' not supported"),
+        ("length_budget", {"budget": "ten"}, "budget='ten' is not of its annotation, int"),
         ("soft_overlong", {"max_tokens": 10, "buffer": 11}, "write 0 < buffer <= max_tokens"),
         ("cosine_length", {"max_tokens": 0}, "max_tokens=0: write the length limit"),
         ("cosine_length", {"max_tokens": 9, "wrong": [1]}, r"wrong=\[1\]: write the values at no length"),
@@ -113,6 +113,8 @@ def evaluated(objectives: dict[str, ObjectiveConfig], truth: str) -> dict[str, l
         ("language", {"among": "en"}, "among='en': write a list of codes"),
         ("language", {"code": "EN"}, "write codes of ISO 639-1 in small letters, such as en"),
         ("multiple_choice", {"choices": ["A", "B"]}, "write their letters as one text"),
+        ("json_valid", {"schema": {"properties": {"a": {"$ref": "#/$defs/no"}}}}, r"a \$ref to '#/\$defs/no', which"),
+        ("json_valid", {"schema": {"items": {"$ref": "https://example.org/other"}}}, r"a \$ref to 'https://example"),
         ("json_valid", {"keys": 5}, "keys=5: write a list of names"),
         ("json_valid", {"other_keys": False}, "leaves no key without keys"),
         ("format_tags", {"tags": ["<think>"]}, "'<think>' is no name of a tag: write it without < and >"),

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from ctwa.chat import client as module
 from ctwa.chat.ledger import Ledger, ReplyFolder
 from ctwa.chat.replies import Reply
 from ctwa.errors import CtwaError
@@ -21,18 +20,6 @@ from tests.chat.endpoint import Server, completion
 
 Reward = Callable[[str], Callable[..., Any]]
 KEY = "sk-very-secret-1234"
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    server = Server()
-    yield server
-    server.close()
-
-
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "wait_random_exponential", lambda **_: lambda _state: 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -213,6 +200,13 @@ class TestRemoteScore:
         assert score() == value
         row = {"ground_truth": "7", "data_source": "d", "extra_info": {"index": 1}}
         assert server.requests == [{"prompt": "p", "response": "r"} | row]
+
+    def test_half_a_surrogate_pair_is_sent_as_a_question_mark(
+        self, reward_fn: Reward, server: Server, runner: asyncio.Runner
+    ) -> None:
+        server.reply = lambda _body, _attempt: (200, b"1")
+        assert runner.run(reward_fn("remote_score")("é\ud83d!", "p", "d", {}, f"{server.url}/score")) == 1
+        assert server.requests[0]["response"] == "é?!"
 
     @pytest.mark.parametrize("answer", [b"NaN", b'"1"', b"true", b"[1]", {"reward": 1}, b"<html>"])
     def test_what_is_no_score(self, score: Callable[..., Any], server: Server, answer: Any) -> None:

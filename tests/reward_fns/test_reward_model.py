@@ -10,17 +10,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
 from ctwa.chat.scorer import Scorer, ScorerSettings
 from ctwa.chat.scorer_process import RewardModel
 from ctwa.errors import CtwaError
+from tests.reward_fns.classifier import logits, make_model
 
 ROOT = Path(__file__).parents[2]
-WORDS = ["<pad>", "<s>", "</s>", "<unk>", "good", "bad", "fine", "what", "is", "it", "user", "assistant", ":"]
-TEMPLATE = "{% for m in messages %}{{ m['role'] }} : {{ m['content'] }} </s> {% endfor %}"
 # Prints what the workers made of some responses, and who the model's process is.
 SCRIPT = """
 import json, os, sys, psutil
@@ -42,38 +38,6 @@ def main():
 
 main()
 """
-
-
-def make_model(folder: Path, num_labels: int, template: str | None = TEMPLATE) -> Path:
-    torch.manual_seed(0)
-    vocabulary = {word: number for number, word in enumerate(WORDS)}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", eos_token="</s>")
-    fast.chat_template = template
-    fast.save_pretrained(folder)
-    config = LlamaConfig(
-        vocab_size=len(WORDS),
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_labels=num_labels,
-        id2label={number: f"label {number}" for number in range(num_labels)},
-        label2id={f"label {number}": number for number in range(num_labels)},
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    LlamaForSequenceClassification(config).save_pretrained(folder)
-    return folder
-
-
-def logits(folder: Path, text: str) -> torch.Tensor:
-    model = LlamaForSequenceClassification.from_pretrained(folder)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-    with torch.no_grad():
-        return model(torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"]])).logits[0].double()
 
 
 def scored(
@@ -112,6 +76,7 @@ def test_a_label_of_several_is_named(short_tmp: Path) -> None:
     for label in ("label 2", 2):
         model = RewardModel(ScorerSettings(str(folder), label))
         assert model.scores([conversation, "what is it good"]) == pytest.approx([wanted, wanted], abs=1e-4)
+        assert len(model.scores(["half a surrogate pair \ud83d", "good"])) == 2
     with pytest.raises(SystemExit, match=r"it has no label 'label 3' \(it has label 0, label 1, label 2\)"):
         RewardModel(ScorerSettings(str(folder), "label 3"))
     with pytest.raises(SystemExit, match=r"it has 3 labels .*: name one with label"):

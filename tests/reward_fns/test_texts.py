@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 
+from ctwa.objectives.loading import load_function
+from tests.conftest import ROOT
+
 Reward = Callable[[str], Callable[..., Any]]
 
 ENGLISH = "The river runs through the old town, and children swim in it all summer. "
@@ -134,3 +137,11 @@ class TestJson:
         assert [json_valid(text, keys=["a"], other_keys=False) for text in ('{"a": 1}', '{"a": 1, "b": 2}')] == [1, 0]
         schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
         assert [json_valid(text, schema=schema) for text in ('{"n": 3}', '{"n": "3"}', "{}")] == [1, 0, 0]
+
+    def test_references_within_a_schema_and_to_the_standards_are_fine(self) -> None:
+        check_json_valid = load_function(f"{ROOT}/reward_fns/json_valid.py:check_json_valid")
+        own = {"$id": "https://example.org/a", "$anchor": "top", "properties": {"$ref": {"const": "#/no"}}}
+        references = ("#/$defs/n", "https://example.org/a", "#top", "https://json-schema.org/draft/2020-12/schema")
+        for reference in references:
+            check_json_valid(schema={**own, "$defs": {"n": {"type": "integer"}}, "items": {"$ref": reference}})
+        check_json_valid(schema={"$defs": {"n": {"$id": "https://example.org/n"}}, "$ref": "https://example.org/n"})

@@ -157,6 +157,15 @@ def test_an_update_that_is_not_finite():
     assert monitor.active[0].text == "The update was not finite: actor/grad_norm."
 
 
+@pytest.mark.parametrize("skipped", [{"actor/grad_norm": None}, {"gradient/skipped": 1.0, "actor/grad_norm": 0.5}])
+def test_a_run_that_makes_no_updates(skipped):
+    updated = {"gradient/skipped": 0.0, "actor/grad_norm": 0.5}
+    raised, monitor = feed([skipped] * 4 + [updated] + [skipped] * 5)
+    assert [each for each in raised if each[1] == "no-update"] == [(10, "no-update", None)]
+    told = next(alarm.text for alarm in monitor.active if alarm.kind == "no-update")
+    assert told == "Updates have been left out for 5 steps: their gradients were not finite."
+
+
 def test_a_covariance_that_no_prompt_group_gives_is_no_alarm():
     assert feed([{"covariance/accuracy": None, "clip/bound/accuracy": None}] * 5)[0] == []
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -46,6 +48,17 @@ def test_a_prompt_counts_by_its_kept_share():
     rollout = Rollout(rewards, torch.tensor([0, 0, 1, 1, 1, 1]), torch.ones(6, 2))
     got = gd2po(batch_normalize=False).advantages(rollout, Scores())
     assert got[:, 0].tolist() == pytest.approx([2, -2, 1, -1, 0, 0])
+
+
+def test_a_completion_that_the_loss_does_not_see_counts_for_nobody():
+    rollout = rollout_of(COLUMNS)
+    rejected_NT = torch.tensor([False, True, False, False])[:, None].expand(4, 2)
+    rollout = replace(rollout, rejected_NT=rejected_NT)
+    method = gd2po(threshold=1.0, batch_normalize=False)
+    advantages_NT = method.advantages(rollout, Scores())
+    # Of the three others the third has both signs.
+    assert advantages_NT[[0, 2, 3], 0].tolist() == pytest.approx([1.0, 0.0, -1.0])
+    assert method.observe_update(update_of(rollout, advantages_NT))["gd2po/masked_frac"] == pytest.approx(1 / 3)
 
 
 def test_the_weights_say_which_sign_wins():

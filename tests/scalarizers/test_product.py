@@ -69,7 +69,7 @@ def test_a_large_offset_makes_the_product_linear(rewards_NM):
     weights = {"a": 0.5, "b": 0.3, "c": 0.2}
     rollout = rollout_of({name: rewards_NM[:, m].tolist() for m, name in enumerate("abc")})
     linear = Linear(LinearConfig(), weights).advantages(rollout, Scores(transform=standardised))
-    got = product(weights, offset=1e5, exponent=10.0).advantages(rollout, Scores(transform=standardised))
+    got = product(weights, offset=1e4).advantages(rollout, Scores(transform=standardised))
     torch.testing.assert_close(got, linear, rtol=0, atol=1e-3)
 
 
@@ -160,6 +160,11 @@ def test_a_reward_below_0_is_named():
     with pytest.raises(CtwaError, match=r"objective 'b' has the reward -2\.0 in row 1.*transform=rank"):
         scores_of_columns({"a": [1.0, 1.0], "b": [0.0, -2.0]})
     assert scores(product({"a": 1.0}, offset=2.0), torch.tensor([[-2.0], [-1.0]])).tolist() == [0.0, 1.0]
+
+
+def test_scores_too_large_to_train_on_are_refused():
+    with pytest.raises(CtwaError, match=r"scores beyond 1e\+15 .* write a smaller ctwa\.method\.exponent"):
+        scores(product({"a": 1.0}, exponent=6.0), torch.tensor([[1e3], [1.0]], dtype=torch.float64))
 
 
 def test_an_objective_of_weight_zero_takes_no_part():

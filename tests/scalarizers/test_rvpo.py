@@ -82,7 +82,7 @@ def test_advantages_of_any_size(beta):
 
 
 def test_at_beta_0_it_is_gdpo(make_batch):
-    batch = make_batch(list(WEIGHTS), unscored=0.1)
+    batch = make_batch(list(WEIGHTS))
     one = rvpo(WEIGHTS, beta=0.0).advantages(batch.rollout, batch.estimate())
     gdpo = build_scalarizer(GdpoConfig(), WEIGHTS, scale_invariant=True)
     # Up to the small number beside the spread.
@@ -118,6 +118,13 @@ def test_a_completion_is_judged_by_the_objectives_that_apply_to_it():
     # Of the first completion a has 1 / 1.5 and b 0.5 / 1.5 of the slope; alone an objective has all.
     assert metrics["rvpo/binding/a"] == pytest.approx((2 / 3 + 1) / 2)
     assert metrics["rvpo/binding/b"] == pytest.approx((1 / 3 + 1) / 2)
+
+
+def test_an_entry_that_was_not_scored_takes_no_part():
+    """As an advantage of 0 it would be the least of a good completion, and a floor under a bad one."""
+    columns = {"a": [2.0, -2.0, 1.0], "b": [None, None, 1.0], "c": [None] * 3}
+    got = rvpo(dict.fromkeys("abc", 1.0), batch_normalize=False).advantages(rollout_of(columns), Scores())
+    assert got[:, 0].tolist() == pytest.approx([2.0, -2.0, 1.0])
 
 
 def test_equal_advantages_are_what_they_were():

@@ -48,7 +48,7 @@ def test_every_preset_has_one_whose_file_is_the_recorded_one(name):
 
 def test_the_control_starts_from_the_weights_of_c():
     assert base_of("F").sha256 == base_of("C").sha256
-    assert len({base.sha256 for base in shipped_bases()}) == 3
+    assert len({base.sha256 for base in shipped_bases()}) == 4
 
 
 def test_every_file_is_recorded_and_used():

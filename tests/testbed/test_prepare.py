@@ -64,17 +64,17 @@ def test_train_and_held_out_are_disjoint(made):
     assert all(problem.is_test for problem in held_out)
 
 
-@pytest.mark.parametrize("name", ["A", "C", "D", "F"])
+@pytest.mark.parametrize("name", PRESETS)
 def test_presets_write_their_budgets(name):
     preset = replace(PRESETS[name], num_train=32)
     for row in train_rows(preset, 0):
-        expected = {3: 32.5, 4: 42.0} if name == "F" else {3: 32.0, 4: 32.0}
+        expected = {3: 32.5, 4: 42.0} if name in ("F", "G") else {3: 32.0, 4: 32.0}
         assert row["extra_info"]["budget"] == expected[problem_of(row).num_operations]
 
 
 def test_presets_share_their_held_out_problems():
     prompts = {name: [row["prompt"] for row in held_out_rows(PRESETS[name], 0)] for name in PRESETS}
-    assert prompts["A"] == prompts["C"] == prompts["F"]
+    assert prompts["A"] == prompts["C"] == prompts["F"] == prompts["G"]
     assert prompts["D"] == prompts["C"][:400]
     assert len(prompts["C"]) == 512
 
@@ -85,6 +85,7 @@ def test_presets_are_the_measured_testbeds():
         "C": (0.61, 1),
         "D": (0.42, 1),
         "F": (0.61, 1),
+        "G": (0.40, 1),
     }
 
 
@@ -154,7 +155,7 @@ def test_a_folder_with_other_things_is_refused(tmp_path, console):
 
 
 def test_unknown_preset_lists_the_known():
-    with pytest.raises(CtwaError, match="no testbed 'E': write one of A, C, D, F"):
+    with pytest.raises(CtwaError, match="no testbed 'E': write one of A, C, D, F, G"):
         get_preset("E")
 
 

@@ -77,23 +77,27 @@ def check_applies_to(settings: Settings, data: RunData) -> None:
 
 
 def coverage_lines(settings: Settings, data: RunData) -> list[str]:
-    """Of each objective that is not for all rows at all steps, the words of a plan."""
+    """Of each objective that is not for all rows at all steps, or need not be scored, the words of a plan."""
     train = None
     if any(objective.applies_to for objective in settings.objectives.values()):
         train = _coverage(settings.objectives, settings.trained, data.train)
-    lines = []
-    for name, objective in settings.objectives.items():
-        told = []
+    lines, objectives = [], settings.objectives
+    for name, objective in objectives.items():
+        told, by = [], objective.gate.by if objective.gate else None
+        rows = f" ({train.num_of[name]:,} of {train.num_rows:,} rows)" if train and train.num_rows else ""
         if objective.applies_to:
             where = ", ".join(f"{column}={_told(value)}" for column, value in objective.applies_to.items())
-            rows = f" ({train.num_of[name]:,} of {train.num_rows:,} rows)" if train and train.num_rows else ""
             told.append(f"where {where}{rows}")
+        elif by is not None and objectives[by].applies_to:
+            told.append(f"where {by} applies, by its gate{rows}")
         if objective.none == "not_applicable":
             told.append("not where its function says None")
         if objective.split == "val":
             told.append("in validations only")
         elif objective.every > 1:
             told.append(f"at one training step in {objective.every} and in validations")
+        if objective.max_unscored == 1:
+            told.append("what it cannot score never stops the run")
         if told:
             lines.append(f"{name}: {'; '.join(told)}")
     return lines

@@ -48,7 +48,13 @@ def check_config(config: DictConfig, data: RunData | None = None) -> Settings:
 
 def check_settings(config: DictConfig, settings: Settings) -> None:
     """Check all of it that does not depend on how many steps there are."""
-    settings.build_scalarizer()  # names in weights and targets, estimator against method
+    scalarizer = settings.build_scalarizer()  # names in weights and targets, estimator against method
+    if scalarizer.has_zero and settings.rewards.standardise != "none":
+        raise CtwaError(
+            f"ctwa.rewards.standardise={settings.rewards.standardise} leaves no reward its zero, which the method "
+            f"{settings.method.type} goes by: write none, and for rewards of unlike scale "
+            "ctwa.objectives.NAME.transform=rank; or another method"
+        )
     check_loss(config, settings)
     for objective in settings.objectives.values():
         resolve_spec(objective.reward_fn)  # the file is there; whether the function is, its worker says

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from ctwa.engine.checks.batches import check_token_budgets
 from ctwa.engine.checks.turns import check_parser
+from ctwa.engine.policy_loss import has_reference
 from ctwa.errors import CtwaError, did_you_mean
 
 
@@ -20,11 +21,6 @@ def check_engine(config: DictConfig) -> None:
         raise CtwaError(
             f"trainer.v1.trainer_mode={config.trainer.v1.trainer_mode!r}: the multi-objective trainer is synchronous; "
             "write sync"
-        )
-    if config.algorithm.use_kl_in_reward:
-        raise CtwaError(
-            "algorithm.use_kl_in_reward=true would count the KL penalty once for each objective: "
-            "write actor_rollout_ref.actor.use_kl_loss=true instead"
         )
     if config.algorithm.filter_groups.enable:
         raise CtwaError(
@@ -164,7 +160,7 @@ def check_with_verl(config: DictConfig) -> None:
     actor_rollout_ref = config.actor_rollout_ref
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            validate_config(config, use_reference_policy=actor_rollout_ref.actor.use_kl_loss, use_critic=False)
+            validate_config(config, use_reference_policy=has_reference(config), use_critic=False)
         for node in (actor_rollout_ref.rollout, config.algorithm):
             omega_conf_to_dataclass(node)
     except (AssertionError, ValueError, TypeError, NotImplementedError, HydraException) as error:

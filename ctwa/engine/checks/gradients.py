@@ -11,11 +11,32 @@ from ctwa.errors import CtwaError
 if TYPE_CHECKING:
     from ctwa.engine.settings import GradientSettings, Settings
 
+ADAMS = (("torch.optim", "Adam"), ("torch.optim", "AdamW"))
+"""The optimizers whose metric is known."""
+
 
 def check_gradients(config: DictConfig, settings: Settings) -> None:
     """Refuse what the method's, or the diagnostics', look at the gradients does not stand."""
     if settings.build_scalarizer().aggregator is not None or settings.diagnostics.gradients_every:
         check_backward_passes(config, settings.gradients)
+        check_halves(config, settings.gradients)
+
+
+def check_halves(config: DictConfig, gradients: GradientSettings) -> None:
+    """Refuse halves of mini-batches that have none."""
+    actor = config.actor_rollout_ref.actor
+    if gradients.gram == "plain":
+        return
+    if actor.ppo_mini_batch_size < 2:
+        raise CtwaError(
+            "ctwa.gradients.gram=cross_fitted halves the prompts of a mini-batch, and actor_rollout_ref.actor."
+            f"ppo_mini_batch_size={actor.ppo_mini_batch_size}: write 2 or more, better 8, or gram=plain"
+        )
+    if not actor.use_dynamic_bsz:
+        raise CtwaError(
+            "ctwa.gradients.gram=cross_fitted makes micro-batches of half the prompts, whose rows no fixed size need "
+            "divide: write actor_rollout_ref.actor.use_dynamic_bsz=true, or gram=plain"
+        )
 
 
 def check_backward_passes(config: DictConfig, gradients: GradientSettings) -> None:
@@ -35,6 +56,12 @@ def check_backward_passes(config: DictConfig, gradients: GradientSettings) -> No
         raise CtwaError(
             "actor_rollout_ref.actor.fsdp_config.offload_policy=true leaves each objective's gradient in main memory, "
             "away from where they are combined: write param_offload=true optimizer_offload=true in its place"
+        )
+    optim = actor.optim
+    if gradients.metric == "optimizer" and (optim.optimizer_impl, optim.optimizer) not in ADAMS:
+        raise CtwaError(
+            f"ctwa.gradients.metric=optimizer knows Adam's mean squares, and actor_rollout_ref.actor.optim is "
+            f"{optim.optimizer_impl}.{optim.optimizer}: write optim.optimizer=AdamW, or metric=euclidean"
         )
     if gradients.passes == "sequential":
         return  # each graph is gone through once, as everything that verl offers expects

@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from ctwa.engine.policy_loss import SELECTIVE
 from ctwa.errors import CtwaError
+from ctwa.scalarizers.registry import METHODS
 
 if TYPE_CHECKING:
     from ctwa.engine.settings import Settings
@@ -24,6 +25,12 @@ def check_loss(config: DictConfig, settings: Settings) -> None:
         raise CtwaError(
             f"actor_rollout_ref.actor.policy_loss.loss_mode={mode} has no weight that {settings.method.type} could "
             f"measure: {SELECTIVE[mode]}. Write another loss (docs/losses.md has a table), or another method"
+        )
+    if config.algorithm.use_kl_in_reward and METHODS[settings.method.type].info.level != "reward":
+        raise CtwaError(
+            f"algorithm.use_kl_in_reward=true: {settings.method.type} estimates the advantages of each objective by "
+            "itself, and would count the KL penalty in each of them: write actor_rollout_ref.actor.use_kl_loss=true, "
+            "or a method that combines rewards (`ctwa methods` lists what they combine)"
         )
     if settings.probe_source(requirements) == "held_out" and mode in PENALISED:
         raise CtwaError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 ROW_COLUMN = "ctwa_row"
 """Numbers the rows of a step, so that what a worker recorded finds its place again."""
 
@@ -36,6 +38,11 @@ TRAINED_COLUMNS = ("old_log_probs", "ref_log_prob", "advantages", "rollout_is_we
 def advantages_column(objective: int) -> str:
     """The advantages of an objective, by its place in alphabetical order."""
     return f"{_ADVANTAGES}{objective}"
+
+
+def advantage_columns_of(names: Iterable[str]) -> list[str]:
+    """Those of some columns that hold advantages: the step's, and the objectives' own."""
+    return [name for name in names if name == "advantages" or name.startswith(_ADVANTAGES)]
 
 
 def is_policy_column(name: str) -> bool:

@@ -129,6 +129,8 @@ _TABLE: dict[tuple[Use, str], dict[str, str]] = {
     },
     ("called", "verl.trainer.ppo.core_algos:"): {
         "get_adv_estimator_fn": "(name_or_enum)",
+        "kl_penalty": "(logprob, ref_logprob, kl_penalty)",
+        "AdaptiveKLController.update": "(self, current_kl, n_steps)",
         "compute_grpo_outcome_advantage": "(token_level_rewards, response_mask, index, epsilon=1e-06, norm_adv_by_std_in_grpo=True, config=None)",
         "compute_reinforce_plus_plus_outcome_advantage": "(token_level_rewards, response_mask, config=None, **kwargs)",
         "compute_reinforce_plus_plus_baseline_outcome_advantage": "(token_level_rewards, response_mask, index, epsilon=1e-06, config=None, **kwargs)",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +16,8 @@ from ctwa.engine.settings import is_scale_invariant
 class VerlEstimate:
     """One batch's advantage estimator (``algorithm.adv_estimator``): (N,) scores -> (N, T) advantages.
 
-    A score is paid on the completion's last token, as verl pays outcome rewards.
+    A score is paid on the completion's last token, as verl pays outcome rewards. What is paid beside it on every token
+    (:meth:`with_rewards`) is the same for all scores.
 
     Args:
         algorithm: verl's ``algorithm`` config.
@@ -49,6 +51,7 @@ class VerlEstimate:
         self._common: Literal["prompt", "batch", "nothing"] = "prompt"
         if algorithm.adv_estimator == "reinforce_plus_plus":
             self._common = "batch" if algorithm.gamma == 1 else "nothing"
+        self._token_rewards_NT: torch.Tensor | None = None
         self._group_N = np.array([str(group) for group in groups], dtype=object)
         self.scale_invariant = is_scale_invariant(algorithm)
 
@@ -65,6 +68,8 @@ class VerlEstimate:
         rewards_NT = torch.zeros(self._mask_NT.shape, dtype=torch.float32)
         last_N = (self._mask_NT.shape[1] - 1) - self._mask_NT.long().flip(1).argmax(dim=1)
         rewards_NT[torch.arange(len(scores_N)), last_N] = scores_N.float()
+        if self._token_rewards_NT is not None:
+            rewards_NT += self._token_rewards_NT
         advantages_NT, _ = self._estimator(
             token_level_rewards=rewards_NT, response_mask=self._loss_mask_NT, index=self._group_N, **self._options
         )
@@ -75,8 +80,17 @@ class VerlEstimate:
         rows_N = rows_N & ~self._left_alone(rows_N)
         if rows_N.any():
             masks = self._mask_NT[rows_N], self._groups_N[rows_N], self._loss_mask_NT[rows_N]
-            advantages_NT[rows_N] = VerlEstimate(self._algorithm, *masks)(scores_N[rows_N])
+            estimate = VerlEstimate(self._algorithm, *masks)
+            if self._token_rewards_NT is not None:
+                estimate = estimate.with_rewards(self._token_rewards_NT[rows_N])
+            advantages_NT[rows_N] = estimate(scores_N[rows_N])
         return advantages_NT
+
+    def with_rewards(self, token_rewards_NT: torch.Tensor) -> VerlEstimate:
+        """The same estimator where tokens have rewards of their own beside the score; negative ones are penalties."""
+        estimate = copy.copy(self)
+        estimate._token_rewards_NT = token_rewards_NT
+        return estimate
 
     def _left_alone(self, rows_N: torch.Tensor) -> torch.Tensor:
         """Bool (N,): the rows of which all the others that they would be compared with are left out."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ from verl.workers.engine import FSDPEngineWithLMHead
 from verl.workers.engine.fsdp import transformer_impl
 
 from ctwa.engine.gradients import OBJECTIVE_LOSSES, GradientPlan, GradientRecord, GradientStore, solve_once
+from ctwa.engine.optimizer_metric import has_moments, preconditioner
+from ctwa.engine.verl.halves import by_half, half_of, rows_in_halves
 
 
 class MultiObjectiveEngine(FSDPEngineWithLMHead):
@@ -48,48 +51,69 @@ class MultiObjectiveEngine(FSDPEngineWithLMHead):
     ) -> list[TensorDict]:
         """Go over the micro-batches of a mini-batch as verl does; see the class."""
         plan = self.plan
-        if forward_only or plan is None or (plan.aggregator is None and not plan.measures):
+        measures = plan is not None and plan.measures and not self._lacks_metric(plan)
+        if forward_only or plan is None or (plan.aggregator is None and not measures):
             return super().forward_backward_batch(data, loss_function, forward_only)
-        if not plan.measures:
+        if not measures:
             assert plan.aggregator is not None
             plan.records.append(GradientRecord(None, plan.aggregator.last_weights_M, False, {}))
             return self._descend(data, loss_function, plan.aggregator.last_weights_M)
 
-        num_objectives = len(plan.names)
-        outputs: list[TensorDict] = []
-        self._store = store = GradientStore(self.trained(), num_objectives + 1)
-        try:
-            with self._last_layers(plan.settings.last_layers) as in_last_layers:
-                if plan.settings.passes == "shared_forward":
-                    outputs = super().forward_backward_batch(data, loss_function)
-                else:
-                    for self._part in range(num_objectives):
-                        outputs = super().forward_backward_batch(data.clone(recurse=False), loss_function)
-                    if self._has_shared:
-                        self._part = num_objectives
-                        super().forward_backward_batch(data.clone(recurse=False), loss_function)
-        finally:
-            self._store = self._part = None
-        gram_MM = store.gram(num_objectives, in_last_layers)
+        num_objectives, num_measured = len(plan.names), len(plan.measured_names) * plan.num_halves
+        num_rows = [len(data)]
+        if plan.half_N is not None:
+            num_rows = rows_in_halves(data, plan.half_N, self.get_data_parallel_group())
+        self._store = store = GradientStore(self.trained(), num_measured + (plan.aggregator is not None))
+        with self._last_layers(plan.settings.last_layers) as in_last_layers:
+            outputs = self._collect(data, loss_function, plan)
+        in_metric = plan.settings.metric == "optimizer"
+        metric = partial(preconditioner, self.optimizer) if in_metric else None
+        plain_RR = plan.observe(store.gram(num_measured, in_last_layers, metric), num_rows)
+        gram_MM = plain_RR[:num_objectives, :num_objectives]
+        learning_rate = self.optimizer.param_groups[0]["lr"]
         if plan.aggregator is None:
-            plan.records.append(GradientRecord(gram_MM, None, False, {}))
+            plan.records.append(GradientRecord(gram_MM, None, False, plan.progress(plain_RR, None, learning_rate)))
             weights_M = torch.zeros(num_objectives)
         else:
             losses_M = plan.losses_M
             if losses_M is None and plan.aggregator.needs_losses:
                 losses_M = store.losses(num_objectives)
+            shown_MM, errors_MM = plan.for_solver(gram_MM)
             plan.aggregator, solution, metrics = solve_once(
-                plan.aggregator, gram_MM, losses_M, learning_rate=self.optimizer.param_groups[0]["lr"]
+                plan.aggregator, shown_MM, losses_M, learning_rate=learning_rate, errors_MM=errors_MM
             )
-            plan.records.append(GradientRecord(gram_MM, solution.weights_M, solution.skipped, metrics))
             weights_M = solution.weights_M
+            metrics |= plan.progress(plain_RR, weights_M, learning_rate)
+            plan.records.append(GradientRecord(gram_MM, weights_M, solution.skipped, metrics))
             if solution.skipped:  # without a gradient the optimizer does not move
                 return outputs
         if plan.settings.last_layers is not None:
             del store
             return self._descend(data, loss_function, weights_M)
-        store.combine([*weights_M.tolist(), 1.0])
+        if plan.aggregator is None:
+            store.combine([*weights_M.tolist(), 1.0] * plan.num_halves)
+        else:
+            store.combine([*weights_M.tolist() * plan.num_halves, 1.0])
         return outputs
+
+    def _lacks_metric(self, plan: GradientPlan) -> bool:
+        return plan.settings.metric == "optimizer" and not has_moments(self.optimizer)
+
+    def _collect(self, data: TensorDict, loss_function: Callable, plan: GradientPlan) -> list[TensorDict]:
+        """Go over the micro-batches, and take each objective's gradient into the store: of each half, where wanted."""
+        outputs: list[TensorDict] = []
+        try:
+            with nullcontext() if plan.half_N is None else by_half(plan.half_N):
+                if plan.settings.passes == "shared_forward":
+                    return super().forward_backward_batch(data, loss_function)
+                for self._part in range(len(plan.names)):
+                    outputs = super().forward_backward_batch(data.clone(recurse=False), loss_function)
+                if self._has_shared:
+                    self._part = len(plan.names)
+                    super().forward_backward_batch(data.clone(recurse=False), loss_function)
+            return outputs
+        finally:
+            self._store = self._part = None
 
     def _descend(self, data: TensorDict, loss_function: Callable, weights_M: Tensor) -> list[TensorDict]:
         """One pass with the weighted sum of the objectives' losses."""
@@ -121,7 +145,12 @@ class MultiObjectiveEngine(FSDPEngineWithLMHead):
         assert self._store is not None
         if self._part in (None, 0):  # pass after pass, the losses are the same
             self._store.add_losses(losses)
-        return _Backward(self._store, [*losses, shared], self._part), output
+        assert self.plan is not None
+        num_measured = len(self.plan.measured_names)
+        places = [half_of(micro_batch) * num_measured + row for row in range(num_measured)]
+        if self.plan.aggregator is not None:  # what objectives share is not measured, and needs no halves
+            places.append(num_measured * self.plan.num_halves)
+        return _Backward(self._store, [*losses, shared], places, self._part), output
 
     @contextmanager
     def _gradient_sync_context(self, *, is_last_micro_batch: bool) -> Iterator[None]:
@@ -212,17 +241,19 @@ def _logits_kept() -> Iterator[None]:
 
 
 class _Backward:
-    """Stands where verl has a loss: its backward pass is one for each of several losses."""
+    """Stands where verl has a loss: its backward pass is one for each of several losses, to its place in the store."""
 
-    def __init__(self, store: GradientStore, losses: Sequence[Tensor | None], part: int | None) -> None:
-        self._store, self._losses, self._part = store, losses, part
+    def __init__(
+        self, store: GradientStore, losses: Sequence[Tensor | None], places: Sequence[int], part: int | None
+    ) -> None:
+        self._store, self._losses, self._places, self._part = store, losses, places, part
 
     def backward(self) -> None:
         chosen = [
             (index, loss) for index, loss in enumerate(self._losses) if loss is not None and self._part in (None, index)
         ]
         for index, loss in chosen:
-            self._store.backward(index, loss, retain_graph=index != chosen[-1][0])
+            self._store.backward(self._places[index], loss, retain_graph=index != chosen[-1][0])
 
 
 def _trained(optimizer: Optimizer) -> list[nn.Parameter]:

@@ -57,19 +57,40 @@ class Session(PPOTrainerSync):
     ) -> None:
         install()
         servers = self._start_servers(config)
-        super().__init__(config)
-        # verl polls every 2 s, so each step would wait for whole multiples of it.
-        self.replay_buffer.poll_interval = poll_interval
-        self.prev_step_profile = self.curr_step_profile = self.next_step_profile = False
         self._is_awake = False
-        self._epoch: Iterator[dict[str, Any]] | None = None
+        self._begin(config, poll_interval)
         self.init()
-        self.curriculum = self._build_curriculum(curriculum) if curriculum.is_on else None
+        self.curriculum = self._build_curriculum(curriculum)
         self.reward_loop_manager = None  # ends its workers: the driver sees to the rewards
         wait_for_queue()
         self.generation = self._build_generation(servers, poll_interval)
 
     # -- set-up -------------------------------------------------------------------------------------------------------
+
+    def _begin(self, config: DictConfig, poll_interval: float) -> None:
+        """What is a run's own, and no process's."""
+        PPOTrainerSync.__init__(self, config)
+        # verl polls every 2 s, so each step would wait for whole multiples of it.
+        self.replay_buffer.poll_interval = poll_interval
+        self.prev_step_profile = self.curr_step_profile = self.next_step_profile = False
+        self._epoch: Iterator[dict[str, Any]] | None = None
+
+    def begin_again(
+        self, config: DictConfig, curriculum: CurriculumSettings, origin: Path, *, poll_interval: float
+    ) -> None:
+        """Begin another run on the processes that there are: another's model, optimizer and rows are forgotten.
+
+        Args:
+            config: of the new run, which asks the same of the processes.
+            curriculum: which prompts come next.
+            origin: where :meth:`save_policy` has written a policy that had made no step.
+            poll_interval: seconds between looks for completions.
+        """
+        self.sleep()
+        self._begin(config, poll_interval)
+        self._init_dataloader()
+        self.curriculum = self._build_curriculum(curriculum)
+        self.actor_rollout_wg.load_checkpoint(str(origin / "actor"))
 
     def _init_resource_pool_mgr(self) -> None:
         super()._init_resource_pool_mgr()
@@ -98,8 +119,10 @@ class Session(PPOTrainerSync):
         )
         return AgentLoops(manager, poll_interval)
 
-    def _build_curriculum(self, settings: CurriculumSettings) -> Curriculum:
+    def _build_curriculum(self, settings: CurriculumSettings) -> Curriculum | None:
         """What draws the prompts in the place of verl's data loader; verl 0.9.1 has no seam for a sampler."""
+        if not settings.is_on:
+            return None
         data, rows = self.config.data, self.train_dataset
         seed = self.config.ctwa.seed if data.seed is None else data.seed
         sources_R = (
@@ -236,22 +259,32 @@ class Session(PPOTrainerSync):
         """Update the policy on the batch's advantages, mini-batch by mini-batch."""
         return self._update_actor(batch, metrics)
 
-    def add_metrics(self, batch: KVBatchMeta, metrics: dict[str, Any], seconds: dict[str, float], *, step: int) -> None:
-        """Add verl's metrics of a step: lengths, throughput, what became of the advantages."""
+    def with_metrics(
+        self, batch: KVBatchMeta, metrics: Mapping[str, Any], seconds: dict[str, float], *, step: int
+    ) -> dict[str, Any]:
+        """Metrics of a step, and beside them verl's: lengths, throughput, what became of the advantages.
+
+        Those that are there stay: verl counts the tokens of tools among a response's.
+        """
+        of_verl = dict(metrics)
         epoch = (step - 1) // self.steps_per_epoch
-        self._compute_metrics(batch, metrics, seconds, global_steps=step, epoch=epoch)
+        self._compute_metrics(batch, of_verl, seconds, global_steps=step, epoch=epoch)
+        return {**of_verl, **metrics}
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
     def save(self, folder: Path, *, step: int) -> None:
         """Write the policy, its optimizer and the data's position into a checkpoint's folder."""
+        self.save_policy(folder, step=step, remote=self.config.trainer.default_hdfs_dir)
+        self.save_place(folder / "data.pt")
+        self.checkpoint_callback.on_save(trainer=self, global_step=step, checkpoint_dir=str(folder), async_save=False)
+
+    def save_policy(self, folder: Path, *, step: int, remote: str | None = None) -> None:
+        """Write the policy and its optimizer; to a remote folder, too, where there is one."""
         self.sleep()
-        remote = self.config.trainer.default_hdfs_dir
         self.actor_rollout_wg.save_checkpoint(
             str(folder / "actor"), remote and f"{remote}/{folder.name}/actor", step, max_ckpt_to_keep=None
         )
-        self.save_place(folder / "data.pt")
-        self.checkpoint_callback.on_save(trainer=self, global_step=step, checkpoint_dir=str(folder), async_save=False)
 
     def load(self, folder: Path) -> None:
         """Read what :meth:`save` wrote."""

@@ -12,10 +12,12 @@ from omegaconf import DictConfig
 from tensordict import TensorDict
 from torch import Tensor
 from verl.protocol import DataProto
+from verl.trainer.ppo.core_algos import kl_penalty
 from verl.trainer.ppo.rollout_corr_helper import compute_rollout_correction_and_add_to_batch
 from verl.utils.transferqueue_utils import KVBatchMeta
 from verl.workers.utils.padding import response_to_nested
 
+from ctwa import metrics as key_of
 from ctwa.batch import Rollout
 from ctwa.engine.verl.columns import ROW_COLUMN, advantages_column, is_policy_column
 
@@ -56,6 +58,7 @@ def advantage_columns(
     objective_advantages_MNT: Tensor | None,
     weights: Mapping[str, float],
     response_mask: Any,
+    kl_rewards_NT: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """What the rows of a step get from the scalarizer.
 
@@ -65,6 +68,8 @@ def advantage_columns(
         objective_advantages_MNT: the objectives' own, where their gradients are wanted.
         weights: of the objectives, for ``rm_scores``: verl's metrics show the weighted sum of the rewards.
         response_mask: nested, as it is in the queue.
+        kl_rewards_NT: what a KL penalty takes from each token's reward, for ``token_level_rewards``: verl's metrics
+            show the rewards with it.
     """
     weights_M = torch.tensor([weights[name] for name in rollout.rewards.names], dtype=torch.float64)
     scores_N = (rollout.rewards.filled_NM(rollout.group_N) * weights_M).sum(dim=1)
@@ -77,6 +82,8 @@ def advantage_columns(
         "rm_scores": response_to_nested(scores_NT, response_mask),
         ROW_COLUMN: torch.arange(len(advantages_NT)),
     }
+    if kl_rewards_NT is not None:
+        columns["token_level_rewards"] = response_to_nested(scores_NT + kl_rewards_NT, response_mask)
     for place, objective_NT in enumerate(() if objective_advantages_MNT is None else objective_advantages_MNT):
         columns[advantages_column(place)] = response_to_nested(objective_NT, response_mask)
     return columns
@@ -129,6 +136,26 @@ def leave_out(left_out_N: Tensor, rows: QueuedRows, rollout: Rollout) -> tuple[R
     rollout = replace(rollout, rejected_NT=rejected_NT)
     response_mask = rows.read("response_mask")["response_mask"]
     return rollout, {"response_mask": response_to_nested(rollout.loss_mask_NT, response_mask)}
+
+
+def kl_rewards(controller: Any, kind: str, rows: QueuedRows) -> tuple[Tensor, dict[str, float]]:
+    """What a KL penalty adds to each token's reward, (N, T): ``-beta KL``; and its metrics, by verl's names.
+
+    The KL is that of the policy before the update towards the reference, by an estimate from each sampled token. As in
+    verl, the controller is told of its mean over the completions, each the mean of its tokens, and so sets the beta of
+    the next step.
+
+    Args:
+        controller: verl's, which has beta.
+        kind: of the estimate, the config's ``algorithm.kl_penalty``.
+        rows: the step's, whose old and reference log-probs are there.
+    """
+    data = rows.read("response_mask", "old_log_probs", "ref_log_prob").to_padded_tensor(0)
+    mask_NT = data["response_mask"].float()
+    kl_NT = kl_penalty(data["old_log_probs"].float(), data["ref_log_prob"].float(), kind) * mask_NT
+    mean, beta = float((kl_NT.sum(1) / mask_NT.sum(1)).mean()), controller.value
+    controller.update(current_kl=mean, n_steps=len(rows))
+    return -beta * kl_NT, {key_of.REWARD_KL: mean, key_of.REWARD_KL_COEFFICIENT: float(beta)}
 
 
 def correct(

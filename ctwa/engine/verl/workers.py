@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 from tensordict import TensorDict
 from verl.plugin.platform import get_platform
 from verl.single_controller.base.decorator import Dispatch, make_nd_compute_dataproto_dispatch_fn, register
@@ -20,12 +21,13 @@ from verl.utils.distributed import initialize_global_process_group_ray
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
 from ctwa.engine.checkpoint import correct_config, merge_adapter
-from ctwa.engine.gradients import OBJECTIVE_LOSSES, GradientPlan, ObjectiveLosses, policy_losses
+from ctwa.engine.gradients import OBJECTIVE_LOSSES, GradientPlan, ObjectiveLosses, local_part, policy_losses
 from ctwa.engine.pairs.objective import PairLoss
 from ctwa.engine.probe import PreviousWeights
 from ctwa.engine.verl.columns import ROW_COLUMN
 from ctwa.engine.verl.registry import install
 from ctwa.engine.verl.rows import RowValues
+from ctwa.errors import CtwaError
 
 LogProbs = Literal["in_update", "post_update"]
 
@@ -127,7 +129,12 @@ class PolicyWorker(TrainingWorker):
             self._log_probs[row] = values[end - length - 1 : end - 1]
 
     def save_checkpoint(self, local_path: str, *arguments: Any, **options: Any) -> None:
-        """Save as verl does, and what a probe keeps; the model for ``transformers`` says what type its tensors have."""
+        """Save as verl does, and what a probe keeps; the model for ``transformers`` says what type its tensors have.
+
+        Raises:
+            CtwaError: a weight is not finite, which nobody would want to go on from.
+        """
+        self._refuse_non_finite()
         super().save_checkpoint(local_path, *arguments, **options)
         if self._previous is not None:
             torch.save(self._previous.copies, self._previous_file(local_path))
@@ -139,9 +146,23 @@ class PolicyWorker(TrainingWorker):
                 merge_adapter(model, scale=lora["lora_alpha"] / lora["r"])
             correct_config(model)
 
+    def _refuse_non_finite(self) -> None:
+        weights = self.engine.module.named_parameters()
+        wrong = [name for name, weight in weights if not local_part(weight).isfinite().all()]
+        count = torch.tensor(float(len(wrong)), device=get_platform().device_name)
+        if dist.is_initialized():  # one answer for all ranks: those that save wait for each other
+            dist.all_reduce(count)
+        if count > 0:
+            named = f" ({', '.join(wrong[:3])})" if wrong else ""
+            raise CtwaError(
+                f"weights of the policy are not finite{named}: this step is not saved; look which reward, weight or "
+                "gradient of the steps before was not, and go on from a checkpoint before that"
+            )
+
     def load_checkpoint(self, local_path: str, *arguments: Any, **options: Any) -> None:
         """Load as verl does, and what a probe kept."""
         super().load_checkpoint(local_path, *arguments, **options)
+        self._previous = None
         if self._previous_file(local_path).exists():
             self._previous = PreviousWeights(self.engine.trained())
             self._previous.copies = torch.load(self._previous_file(local_path))

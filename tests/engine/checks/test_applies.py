@@ -127,10 +127,16 @@ def test_rows_of_others_need_no_ground_truth(changed: Changed, tmp_path: Path) -
 
 
 def test_a_plan_says_what_applies_where(changed: Changed, tmp_path: Path) -> None:
-    others = {"ctwa.objectives.conciseness.every": 4, "ctwa.objectives.conciseness.none": "not_applicable"}
+    others = {
+        "ctwa.objectives.conciseness.every": 4,
+        "ctwa.objectives.conciseness.none": "not_applicable",
+        "ctwa.objectives.clarity.gate": {"by": "accuracy", "at_least": 1},
+        "ctwa.objectives.clarity.max_unscored": 1,
+    }
     config = changed(files(tmp_path, own_form=False) | applying(accuracy=GSM8K) | others)
 
     assert coverage_lines(read_settings(config), read_run_data(config)) == [
         "accuracy: where data_source='gsm8k' (8 of 12 rows)",
         "conciseness: not where its function says None; at one training step in 4 and in validations",
+        "clarity: where accuracy applies, by its gate (8 of 12 rows); what it cannot score never stops the run",
     ]

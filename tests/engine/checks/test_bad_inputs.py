@@ -119,6 +119,8 @@ VALUES = """
     algorithm.adv_estimator=[grpo] algorithm.adv_estimator=null {R}.name=vlm {R}.name=null
     {A}.checkpoint.save_contents=5 {A}.checkpoint.save_contents=[modle] {A}.fsdp_config.dtype=foo
     algorithm.gamma=2 algorithm.norm_adv_by_std_in_grpo=2 algorithm.use_kl_in_reward=x
+    algorithm.kl_penalty=full algorithm.kl_ctrl.type=on algorithm.kl_ctrl.kl_coef=-1 algorithm.kl_ctrl.target_kl=0
+    algorithm.kl_ctrl.horizon=0
     reward.num_workers=-1 ray_kwargs.ray_init.num_cpus=0 ray_kwargs.ray_init.num_cpus=many
     transfer_queue.backend.SimpleStorage.num_data_storage_units=0
     ctwa.run=null ctwa.run='' ctwa.run=5 ctwa.run=[a] ctwa.resume=maybe ctwa.resume=1 ctwa.seed=-1 ctwa.seed=1.5
@@ -130,7 +132,8 @@ VALUES = """
     ctwa.objectives.accuracy.weight=heavy ctwa.objectives.accuracy.weight=null
     ctwa.objectives.accuracy.target=nan ctwa.objectives.accuracy.target=1e308
     ctwa.method.eta=1e308 ctwa.method.eta=nan ctwa.method.tau=-inf ctwa.alarms.drop=1e300
-    ctwa.gradients.refresh_every=0 ctwa.gradients.last_layers=0 ctwa.diagnostics.gradients_every=-1
+    ctwa.gradients.refresh_every=0 ctwa.gradients.last_layers=0 ctwa.gradients.half_life=0
+    ctwa.gradients.gram=fitted ctwa.gradients.metric=adam ctwa.diagnostics.gradients_every=-1
     ctwa.diagnostics.held_out_prompts=1
     ctwa=5 ctwa=null trainer=null trainer=5 actor_rollout_ref=null {A}=null {O}=5 {R}=none ctwa.rewards=null
     ray_kwargs.ray_init=null ctwa.diagnostics=4

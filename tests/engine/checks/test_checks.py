@@ -13,7 +13,6 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from ctwa.engine.checkpoint import seal
 from ctwa.engine.checks import engine as checks
 from ctwa.engine.checks import resources
 from ctwa.engine.checks.config import check_config, num_steps
@@ -23,6 +22,7 @@ from ctwa.engine.checks.turns import check_parser, turns_line
 from ctwa.engine.data import read_run_data
 from ctwa.engine.train_job import TrainJob
 from ctwa.errors import CtwaError
+from ctwa.models.seal import seal
 from tests.conftest import ROOT
 
 Changed = Callable[[dict[str, Any]], DictConfig]
@@ -121,7 +121,10 @@ def test_all_mistakes_of_our_part_are_told_at_once(changed: Changed) -> None:
             r"loss_mode=kl_cov has a penalty, .* write the probe 'backward', or another loss",
         ),
         ({"trainer.v1.trainer_mode": "colocate_async"}, r"trainer_mode='colocate_async': .* write sync"),
-        ({"algorithm.use_kl_in_reward": True}, r"use_kl_in_reward=true .* write .*use_kl_loss=true instead"),
+        (
+            {"algorithm.use_kl_in_reward": True, "ctwa.method": {"type": "pama"}},
+            r"use_kl_in_reward=true: pama estimates .* write .*use_kl_loss=true, or a method that combines rewards",
+        ),
         ({"algorithm.filter_groups.enable": True}, r"filter_groups\.enable=true .* write false"),
         ({"reward.reward_model.enable": True}, r"reward_model\.enable=true .* call the model from a reward function"),
         (
@@ -182,6 +185,10 @@ def test_all_mistakes_of_our_part_are_told_at_once(changed: Changed) -> None:
         (
             {"ctwa.reference_length": {"type": "fixed"}, "trainer.val_before_train": False},
             r"ctwa\.reference_length takes its length from the validation .* trainer\.val_before_train=true",
+        ),
+        (
+            {"ctwa.method": {"type": "product"}, "ctwa.rewards.standardise": "batch"},
+            r"standardise=batch leaves no reward its zero, which the method product goes by: write none",
         ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -287,9 +294,11 @@ class TestRunFolder:
         ):
             check_config(in_folder(tmp_path, **{"ctwa.resume": True}))
         (checkpoint / "actor" / "fsdp_config.json").write_text('{"FSDP_version": 2, "world_size": [}')
+        seal(checkpoint)
         with pytest.raises(CtwaError, match=r"fsdp_config\.json cannot be read .*: restore it, or take .*_4 away$"):
             check_config(in_folder(tmp_path, **{"ctwa.resume": True}))
         (checkpoint / "actor" / "fsdp_config.json").write_text('{"FSDP_version": 2, "world_size": 1}')
+        seal(checkpoint)
         check_config(
             in_folder(
                 tmp_path,
@@ -654,6 +663,16 @@ class TestPlan:
         assert f"loss         advantages by grpo, {loss}, no KL term\n" in plan
         assert "optimizer    AdamW, lr 3e-05 (constant), gradients to norm 1; all weights\n" in plan
         assert "validation   every 10 steps, sampled at temperature 1, as in training; checkpoint every 50\n" in plan
+
+    def test_it_says_where_a_kl_penalty_is(self, changed: Changed) -> None:
+        in_reward = {"algorithm.use_kl_in_reward": True, "algorithm.kl_ctrl.type": "adaptive"}
+        plan = TrainJob(changed(in_reward)).plan()
+
+        assert ", token-mean, KL 0.001 (kl, adapted to a KL of 0.1 a token) in the reward\n" in plan
+        assert "reference log-probs (1 forward)" in plan
+        assert "GB to train them, 2 more copies of " in plan
+        both = TrainJob(changed({"algorithm.use_kl_in_reward": True, f"{ACTOR}.use_kl_loss": True})).plan()
+        assert ", token-mean, KL 0.001 (low_var_kl), KL 0.001 (kl) in the reward\n" in both
 
     def test_it_guesses_what_memory_and_disk_are_wanted(self, testbed_config: DictConfig) -> None:
         plan = TrainJob(testbed_config).plan()

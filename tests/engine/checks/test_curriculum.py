@@ -53,16 +53,23 @@ def test_a_source_that_is_not_named_is_refused(changed: Changed, tmp_path: Path)
         check_config(changed({"ctwa.curriculum.sources": {"tests": 1}, "data.train_files": [train, str(rows)]}))
 
 
-def test_caid_has_no_curriculum(task_dir: Path) -> None:
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("ctwa.curriculum.difficulty={by: accuracy}", r"ctwa\.curriculum: ctwa caid samples every prompt"),
+        ("algorithm.use_kl_in_reward=true", r"use_kl_in_reward=true: ctwa caid has no rewards of tokens"),
+    ],
+)
+def test_caid_has_no_curriculum_and_no_penalty(task_dir: Path, override: str, sentence: str) -> None:
     from ctwa.engine.caid_settings import read_caid_settings
     from ctwa.engine.compose import compose_config
 
     config = compose_config(
         [
             *(f"ctwa.task_dir={task_dir}", "ctwa.run=runs/mine", "+ctwa.caid.thresholds={clarity:0.5}"),
-            "ctwa.curriculum.difficulty={by: accuracy}",
+            override,
         ],
         command="caid",
     )
-    with pytest.raises(CtwaError, match=r"ctwa\.curriculum: ctwa caid samples every prompt"):
+    with pytest.raises(CtwaError, match=sentence):
         read_caid_settings(config)

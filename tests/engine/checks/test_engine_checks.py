@@ -27,6 +27,16 @@ ALWAYS = [
     ({f"{ACTOR}.strategy": "fsdp"}, "write fsdp2"),
     ({f"{ACTOR}.fsdp_config.offload_policy": True}, "offload_policy=true .* write param_offload=true"),
     ({f"{ACTOR}.fsdp_config.mixed_precision.param_dtype": "fp16"}, "write bf16"),
+    ({"ctwa.gradients.metric": "optimizer", f"{ACTOR}.optim.optimizer": "SGD"}, "torch.optim.SGD: write .*=AdamW"),
+    ({"ctwa.gradients.gram": "cross_fitted", f"{ACTOR}.ppo_mini_batch_size": 1}, "ppo_mini_batch_size=1: write 2"),
+    (
+        {
+            "ctwa.gradients.gram": "cross_fitted",
+            f"{ACTOR}.use_dynamic_bsz": False,
+            f"{ACTOR}.ppo_micro_batch_size_per_gpu": 1,
+        },
+        "write actor_rollout_ref.actor.use_dynamic_bsz=true",
+    ),
 ]
 
 
@@ -125,6 +135,11 @@ def test_ranks_of_a_sequence_parallel_group_share_their_rows(changed: Changed, k
         (
             {"ctwa.gradients.last_layers": 1, f"{ACTOR}.use_kl_loss": True},
             "1 forward and 4 backward through 1 layers, then 1 forward and 1 backward",
+        ),
+        ({}, "inner products within each mini-batch"),
+        (
+            {"ctwa.gradients.gram": "cross_fitted", "ctwa.gradients.metric": "optimizer"},
+            "inner products across halves of the prompts, half-life 10 mini-batches, in Adam's metric",
         ),
     ],
 )

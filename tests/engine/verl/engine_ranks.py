@@ -23,12 +23,15 @@ from verl.workers.engine import EngineRegistry
 from verl.workers.utils.losses import ppo_loss
 from verl.workers.utils.padding import response_from_nested
 
+from ctwa.aggregators.common_descent import CommonDescentConfig
+from ctwa.aggregators.cross_fit import CrossFittedGram
+from ctwa.aggregators.linear import FixedWeightsConfig
 from ctwa.aggregators.registry import GRADIENT_METHODS, AggregatorConfig, build_aggregator
 from ctwa.batch import RewardMatrix, Rollout, Update
 from ctwa.engine.compose import compose_config
-from ctwa.engine.gradients import OBJECTIVE_LOSSES, GradientPlan, ObjectiveLosses
+from ctwa.engine.gradients import OBJECTIVE_LOSSES, GradientPlan, ObjectiveLosses, gradient_metrics, policy_losses
 from ctwa.engine.settings import GradientSettings
-from ctwa.engine.verl.columns import ROW_COLUMN
+from ctwa.engine.verl.columns import ROW_COLUMN, advantages_column
 from ctwa.engine.verl.cpu_platform import register_cpu_platform
 from ctwa.engine.verl.multi_objective_engine import MultiObjectiveEngine
 from ctwa.engine.verl.registry import register_engines
@@ -137,9 +140,10 @@ def some_rows(lengths: list[int], *, seed: int) -> list[Tensor]:
 
 
 def every_method(folder: Path) -> None:
-    """Save what :func:`measure_every_method` and, last, :func:`two_steps_of_ctwa` find."""
+    """Save what :func:`measure_every_method`, :func:`cross_fitted_steps` and :func:`two_steps_of_ctwa` find."""
     rank, num_ranks = join(folder)
     measured = measure_every_method(folder, rank, num_ranks)
+    measured["cross-fitted"] = cross_fitted_steps(folder, rank, num_ranks)
     measured["sequence parallel"] = two_steps_of_ctwa(folder, num_ranks)
     torch.save(measured, folder / f"measured-{rank}of{num_ranks}.pt")
     torch.distributed.destroy_process_group()
@@ -155,6 +159,87 @@ def measure_every_method(folder: Path, rank: int, num_ranks: int) -> dict[Any, A
         for method in GRADIENT_METHODS:
             measured[kind, method] = two_mini_batches(engine, method, rank, num_ranks)
     return measured
+
+
+def cross_fitted_steps(folder: Path, rank: int, num_ranks: int) -> dict[str, Any]:
+    """Two steps whose four prompts are halved, the second in Adam's metric; each of two ranks has one half alone.
+
+    Returns:
+        Of each step the Gram matrix of the six gradients that the halves have, taken without halves, and what the step
+        found: the plain matrix, the mean and its state, the weights, the metrics, the gradient's norm.
+    """
+    engine = build_engine(folder)
+    loss_fn = partial(ppo_loss, config=omega_conf_to_dataclass(config_of(folder).actor_rollout_ref.actor))
+
+    def loss(model_output: dict, data: TensorDict, dp_group: Any = None) -> tuple[Any, dict]:
+        assert engine.plan is not None
+        losses, shared, metrics = policy_losses(loss_fn, model_output, data, dp_group, engine.plan)
+        return losses[0], {**metrics, OBJECTIVE_LOSSES: ObjectiveLosses(losses, shared)}
+
+    half_N = torch.tensor([0, 0, 1, 1, 0, 0, 1, 1], dtype=torch.int8)
+    own = list(range(8)) if num_ranks == 1 else (half_N == rank).nonzero().flatten().tolist()
+    names = tuple(PREFERENCE)
+    statistic = CrossFittedGram(names, half_life=10.0)
+    found: dict[str, Any] = {}
+    for metric in ("euclidean", "optimizer"):
+        settings = GradientSettings(metric=metric)
+        data = policy_rows(half_N, own)
+        six = dict.fromkeys("abcdef", 1.0)
+        engine.plan = whole = GradientPlan(tuple(six), build_aggregator(FixedWeightsConfig(), six), settings)
+        with engine.train_mode():
+            engine.forward_backward_batch(data.clone(recurse=False), loss)
+        engine.optimizer.zero_grad()
+
+        solver = build_aggregator(CommonDescentConfig(), PREFERENCE)
+        engine.plan = plan = GradientPlan(names, solver, settings, cross_fitted=statistic, half_N=half_N)
+        for column in range(len(names)):
+            first, second = (data[advantages_column(column + half * len(names))] for half in (0, 1))
+            whole_T = first.values() + second.values()
+            data[advantages_column(column)] = torch.nested.nested_tensor_from_jagged(whole_T, first.offsets())
+        with engine.train_mode():
+            output = engine.train_batch(data, loss_function=loss)
+        found[metric] = {
+            "six": whole.records[0].gram_MM,
+            "plain": plan.records[0].gram_MM,
+            "weights": plan.records[0].weights_M,
+            "metrics": gradient_metrics(plan),
+            "gram": statistic.gram_RR,
+            "state": statistic.state_dict(),
+            "norm": output["metrics"]["grad_norm"],
+        }
+    return found
+
+
+def policy_rows(half_N: Tensor, own: list[int]) -> TensorDict:
+    """Some of eight completions with random advantages of three objectives: columns 0 to 2 are of one half."""
+    generator = torch.Generator().manual_seed(3)
+    rows, prompt = some_rows(LENGTHS, seed=0), 3
+    responses = [len(row) - prompt for row in rows]
+    data = batch_of(
+        [rows[row] for row in own],
+        len(own),
+        use_dynamic_bsz=True,
+        max_token_len_per_gpu=24,
+        global_batch_size=len(rows),
+        calculate_entropy=False,
+    )
+
+    def nested(values: list[Tensor]) -> Tensor:
+        return torch.nested.as_nested_tensor([values[row] for row in own], layout=torch.jagged)
+
+    data["prompts"] = nested([row[:prompt] for row in rows])
+    data["responses"] = nested([row[prompt:] for row in rows])
+    data["response_mask"] = nested([torch.ones(length, dtype=torch.long) for length in responses])
+    data["loss_mask"] = nested([(torch.arange(len(row)) >= prompt).long() for row in rows])
+    data["old_log_probs"] = nested([torch.full((length,), -3.0) for length in responses])
+    data["advantages"] = nested([torch.zeros(length) for length in responses])
+    for column in range(6):
+        scores = torch.randn(len(rows), generator=generator) * (half_N == column // 3)
+        data[advantages_column(column)] = nested(
+            [score.expand(length).clone() for score, length in zip(scores, responses, strict=True)]
+        )
+    data[ROW_COLUMN] = torch.tensor(own)
+    return data
 
 
 def two_steps_of_ctwa(folder: Path, num_ranks: int) -> list[dict[str, Any]]:

@@ -184,3 +184,25 @@ def test_ranks_and_micro_batches_change_no_weight(kind: str, method: str, measur
         torch.testing.assert_close(found["weights"], expected["weights"], rtol=1e-6, atol=1e-6)
         # The combination may be far smaller than what it is made of, whose rounding it has.
         assert found["norm"] == pytest.approx(expected["norm"], rel=3e-6, abs=1e-6 * float(norms_M.min()))
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "optimizer"])
+def test_halves_of_a_mini_batch_are_measured_the_same_on_one_rank_and_on_two(metric: str, measured: list[dict]) -> None:
+    """The oracle takes the gradients of the halves as those of six objectives. Each of two ranks has one half alone."""
+    one, first, second = [ranks["cross-fitted"][metric] for ranks in measured]
+    six = one["six"]
+    plain_MM = six[:3, :3] + six[3:, 3:] + six[:3, 3:] + six[3:, :3]
+    norms_M = plain_MM.diagonal().sqrt()
+    scale_MM = norms_M[:, None] * norms_M
+    torch.testing.assert_close(one["plain"] / scale_MM, plain_MM / scale_MM, rtol=0, atol=1e-5)
+    if metric == "euclidean":  # the first measurement is the mean
+        cross_MM = 2 * (six[:3, 3:] + six[3:, :3])
+        torch.testing.assert_close(one["gram"] / scale_MM, cross_MM / scale_MM, rtol=0, atol=1e-5)
+        assert float((cross_MM - plain_MM).abs().max()) > 0.1 * float(plain_MM.max())
+    else:
+        assert one["metrics"]["conflict/num_measured"] == 2
+        assert float(plain_MM.max()) > 100 * float(measured[0]["cross-fitted"]["euclidean"]["six"].max())
+    assert first["state"] == second["state"]
+    torch.testing.assert_close(first["gram"] / scale_MM, one["gram"] / scale_MM, rtol=0, atol=1e-5)
+    torch.testing.assert_close(first["weights"], one["weights"], rtol=0, atol=1e-4)
+    assert first["norm"] == pytest.approx(one["norm"], rel=1e-4)

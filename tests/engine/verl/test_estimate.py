@@ -90,6 +90,31 @@ def test_a_tool_s_tokens_inside_a_response_do_not_move_the_last_token(estimator:
     )
 
 
+def test_rewards_of_tokens_are_paid_beside_the_score(estimator: Estimator) -> None:
+    """GRPO sees their sum over a completion; REINFORCE++ what a token still has before it."""
+    rewards_NT = -0.1 * torch.arange(1, 25).view(6, 4) * MASK_NT
+    grpo = estimator(adv_estimator="grpo", norm_adv_by_std_in_grpo=False)
+    reinforce = estimator(adv_estimator="reinforce_plus_plus")
+    returns_NT = SCORES_N[:, None] + rewards_NT.double().flip(1).cumsum(1).flip(1)
+    tokens = returns_NT[MASK_NT.bool()]
+    whitened_NT = (returns_NT - tokens.mean()) / (tokens.var() + 1e-8).sqrt() * MASK_NT
+
+    torch.testing.assert_close(
+        grpo.with_rewards(rewards_NT)(SCORES_N), grpo(SCORES_N + rewards_NT.sum(1)), atol=1e-6, rtol=1e-5
+    )
+    torch.testing.assert_close(
+        (reinforce.with_rewards(rewards_NT)(SCORES_N) * MASK_NT).double(), whitened_NT, atol=1e-5, rtol=1e-4
+    )
+    some_N = torch.tensor([True, True, True, True, False, True])
+    torch.testing.assert_close(
+        grpo.with_rewards(rewards_NT)(SCORES_N, some_N),
+        grpo(SCORES_N + rewards_NT.sum(1), some_N),
+        atol=1e-6,
+        rtol=1e-5,
+    )
+    assert not estimator(adv_estimator="grpo", use_kl_in_reward=True).scale_invariant
+
+
 def test_equal_scores_teach_nothing(estimator: Estimator) -> None:
     advantages_NT = estimator(adv_estimator="grpo")(torch.full((6,), 0.7, dtype=torch.float64))
 

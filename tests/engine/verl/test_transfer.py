@@ -1,10 +1,17 @@
 """The columns that a step's rows get, without a queue."""
 
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
 import torch
+from omegaconf import OmegaConf
+from tensordict import TensorDict
+from verl.trainer.ppo.core_algos import get_kl_controller
 
 from ctwa.batch import RewardMatrix, Rollout
 from ctwa.engine.verl.columns import ROW_COLUMN, advantages_column
-from ctwa.engine.verl.transfer import advantage_columns, padding_columns
+from ctwa.engine.verl.transfer import advantage_columns, kl_rewards, padding_columns
 
 MASK = torch.nested.as_nested_tensor([torch.ones(3), torch.ones(1)], layout=torch.jagged)
 
@@ -17,6 +24,19 @@ def rollout() -> Rollout:
     )
     mask_NT = torch.tensor([[1, 1, 1], [1, 0, 0]])
     return Rollout(rewards, torch.zeros(2, dtype=torch.int64), mask_NT)
+
+
+@dataclass
+class Rows:
+    """What is in a queue, without one."""
+
+    data: TensorDict
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def read(self, *names: str) -> TensorDict:
+        return self.data.select(*names)
 
 
 def rows(column):
@@ -32,6 +52,34 @@ def test_the_columns_have_each_row_s_own_length_and_the_score_at_its_end():
     assert columns[ROW_COLUMN].tolist() == [0, 1]
     assert rows(columns[advantages_column(1)]) == [[-0.5, -0.25, 1.0], [-2.0]]
     assert advantages_column(2) not in columns
+    assert "token_level_rewards" not in columns
+    penalised = advantage_columns(rollout(), advantages_NT, None, weights, MASK, torch.full((2, 3), -0.5))
+    assert rows(penalised["token_level_rewards"]) == [[-0.5, -0.5, 0.5], [-0.375]]
+
+
+def test_a_kl_penalty_is_of_each_token_and_its_controller_follows_the_mean_of_the_completions():
+    columns = {
+        "response_mask": [[1, 0, 1], [1]],  # the second token of the first is a tool's
+        "old_log_probs": [[-1.0, -5.0, -2.0], [-0.5]],
+        "ref_log_prob": [[-1.5, -1.0, -2.25], [-0.25]],
+    }
+    nested = {
+        name: torch.nested.as_nested_tensor([torch.tensor(row) for row in values], layout=torch.jagged)
+        for name, values in columns.items()
+    }
+    data = TensorDict(nested, batch_size=2)
+    queue: Any = Rows(data)
+    control = {"type": "adaptive", "kl_coef": 0.2, "target_kl": 0.1, "horizon": 100}
+    controller = get_kl_controller(OmegaConf.create(control))
+
+    rewards_NT, metrics = kl_rewards(controller, "kl", queue)
+
+    torch.testing.assert_close(rewards_NT, -0.2 * torch.tensor([[0.5, 0.0, 0.25], [-0.25, 0.0, 0.0]]))
+    assert metrics == {
+        "actor/reward_kl_penalty": pytest.approx((0.375 - 0.25) / 2),
+        "actor/reward_kl_penalty_coeff": 0.2,
+    }
+    assert controller.value == pytest.approx(0.2 * (1 - 0.2 * 2 / 100))  # below the target, by a step of two rows
 
 
 def test_added_rows_have_the_same_columns_and_weigh_nothing():

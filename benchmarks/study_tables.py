@@ -1,0 +1,257 @@
+"""The tables of a study, from its records.
+
+Every difference is paired: of two methods on the same base model, seed and held-out problems, and its standard error
+holds for new seeds (with one seed a base, for new base models) and new problems: ctwa.statistics.paired_difference.
+"Better" is said of pairs of methods whose difference remains after Holm's correction for all pairs of the table.
+
+    python benchmarks/study_tables.py [--records docs/results/data/study] [--testbeds A D] [--pairs]
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Iterator, Sequence
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+from study_records import Floats, RunRecord, read_records
+
+from ctwa.report.verdict import ObjectiveSummary
+from ctwa.statistics import Difference, holm, paired_difference
+
+LEVEL = 0.05
+BASELINE = "linear"
+RECORDS = Path(__file__).parents[1] / "docs/results/data/study"
+Runs = dict[tuple[int, int], RunRecord]
+"""One method's on one testbed, by base and seed."""
+Measure = Callable[[RunRecord], Floats]
+"""A number a problem, whose mean is the run's; one number of what no problem has by itself."""
+
+
+# -- what is measured of a run ----------------------------------------------------------------------------------------
+
+
+def mean_reward(run: RunRecord) -> Floats:
+    """The mean over objectives at the end."""
+    return run.last_MP.mean(0)
+
+
+def hypervolume(run: RunRecord) -> Floats:
+    """The product of the objectives' means at the end: the volume that they dominate over 0.
+
+    A product is no mean over problems. Its first-order terms are: what a problem moves the objectives' means by, times
+    the product's derivative (the delta method).
+    """
+    means_M = run.last_MP.mean(1)
+    slopes_M = np.array([math.prod(np.delete(means_M, place)) for place in range(len(means_M))])
+    return math.prod(means_M) + slopes_M @ (run.last_MP - means_M[:, None])
+
+
+def least_change(run: RunRecord) -> Floats:
+    """The least of what the objectives have gained, from before the first step to the end."""
+    change_MP = run.last_MP - run.first_MP
+    return change_MP[change_MP.mean(1).argmin()]
+
+
+def worst_drawdown(run: RunRecord) -> Floats:
+    """The furthest that any objective was below its best so far."""
+    steps = [int(step) for step in run.held_out["step"]]
+    curves = [[*zip(steps, run.held_out[name], strict=True)] for name in run.objectives]
+    return np.array([max(ObjectiveSummary.of(curve).drawdown for curve in curves)])
+
+
+MEASURES: dict[str, Measure] = {
+    "hypervolume": hypervolume,
+    "least change": least_change,
+    "mean": mean_reward,
+    "worst drawdown": worst_drawdown,
+}
+TESTED = ("hypervolume", "least change")
+"""Of which it is said who is better."""
+
+
+# -- methods beside each other ----------------------------------------------------------------------------------------
+
+
+def by_method(records: Sequence[RunRecord]) -> dict[str, Runs]:
+    """The runs of one testbed, by method; the baseline first."""
+    methods: dict[str, Runs] = {}
+    for each in sorted(records, key=lambda each: each.place.method != BASELINE):
+        methods.setdefault(each.place.method, {})[each.place.base, each.place.seed] = each
+    return methods
+
+
+def difference(one: Runs, other: Runs, measure: Measure) -> Difference | None:
+    """Of two methods on the bases and seeds that both have; None where there is none."""
+    shared = sorted(one.keys() & other.keys())
+    if not shared:
+        return None
+    differences_RP = np.array([measure(one[key]) - measure(other[key]) for key in shared])
+    return paired_difference(differences_RP, [base for base, _ in shared])
+
+
+def better(methods: dict[str, Runs], measure: Measure) -> dict[str, list[str]]:
+    """For each method those that it is better than, by Holm's correction for all pairs."""
+    pairs, found = [], []
+    for one, other in combinations(methods, 2):
+        each = difference(methods[one], methods[other], measure)
+        if each is not None and each.p_value is not None:
+            pairs.append((one, other) if each.mean > 0 else (other, one))
+            found.append(each.p_value)
+    wins: dict[str, list[str]] = {method: [] for method in methods}
+    for (winner, loser), adjusted in zip(pairs, holm(found), strict=True):
+        if adjusted < LEVEL:
+            wins[winner].append(loser)
+    return wins
+
+
+def report(records: Sequence[RunRecord]) -> str:
+    """All tables of all testbeds, as Markdown."""
+    parts = []
+    for testbed in sorted({each.place.testbed for each in records}):
+        methods = by_method([each for each in records if each.place.testbed == testbed])
+        parts += [f"### Testbed {testbed}", held_by(methods), ends(methods), against(methods), equal_time(methods)]
+    return "\n\n".join(parts)
+
+
+def held_by(methods: dict[str, Runs]) -> str:
+    """Over which bases and seeds the tables hold."""
+    runs = [run for each in methods.values() for run in each.values()]
+    bases = {run.place.base: run for run in runs}
+    starts = [
+        f"base {base} (seed {run.model['sft_seed']}, {run.model['num_sft_steps']} steps, SHA-256 "
+        f"{run.model['sha256'][:12]}): "
+        + ", ".join(f"{name} {value:.3f}" for name, value in zip(run.objectives, run.first_MP.mean(1), strict=True))
+        for base, run in sorted(bases.items())
+    ]
+    seeds = ", ".join(map(str, sorted({run.place.seed for run in runs})))
+    steps = " or ".join(map(str, sorted({run.steps for run in runs})))
+    processors = "; ".join(sorted({run.made_with["processor"] for run in runs}))
+    return (
+        f"{steps} steps; {runs[0].last_MP.shape[1]} held-out problems, {runs[0].completions} completions each; seeds "
+        f"{seeds} on {'; '.join(starts)}. Processor: {processors}."
+    )
+
+
+def ends(methods: dict[str, Runs]) -> str:
+    """A line a method: where its runs ended."""
+    names = next(iter(next(iter(methods.values())).values())).objectives
+    wins = {name: better(methods, MEASURES[name]) for name in TESTED}
+    header = ["method", "runs", *names, *MEASURES, *(f"better in {name} than" for name in TESTED)]
+    rows = []
+    for method, runs in methods.items():
+        means_RM = np.array([run.last_MP.mean(1) for run in runs.values()])
+        measured = [
+            f"{np.mean([measure(run).mean() for run in runs.values()]):{'+' if name == 'least change' else ''}.3f}"
+            for name, measure in MEASURES.items()
+        ]
+        said = [_listed(wins[name][method], len(methods)) for name in TESTED]
+        rows.append([method, str(len(runs)), *(f"{each:.3f}" for each in means_RM.mean(0)), *measured, *said])
+    return markdown(header, rows)
+
+
+def against(methods: dict[str, Runs], baselines: Sequence[str] = (BASELINE, "static-375")) -> str:
+    """A line a method: its differences from the baselines, each with its standard error."""
+    there = [name for name in baselines if name in methods]
+    header = ["method", *(f"{name} above {other}" for other in there for name in MEASURES)]
+    rows = [
+        [
+            method,
+            *(
+                "" if method == other else shown(difference(runs, methods[other], measure))
+                for other in there
+                for measure in MEASURES.values()
+            ),
+        ]
+        for method, runs in methods.items()
+    ]
+    return markdown(header, rows)
+
+
+def pairs(methods: dict[str, Runs], measure: Measure) -> str:
+    """Every method above every other."""
+    rows = [
+        [one, *("" if one == other else shown(difference(methods[one], methods[other], measure)) for other in methods)]
+        for one in methods
+    ]
+    return markdown(["above", *methods], rows)
+
+
+def equal_time(methods: dict[str, Runs]) -> str:
+    """The same at equal time: that of the whole run of the method whose runs take least.
+
+    A method's time is the processor's, in its runs over the baseline's on the same bases and seeds: the clock on the
+    wall would measure what else the machine did. What a method had at that time is between two measurements.
+    """
+    if BASELINE not in methods:
+        return ""
+    costs = {method: cost(runs, methods[BASELINE]) for method, runs in methods.items()}
+    known = {method: each for method, each in costs.items() if each is not None}
+    least = min(known.values())
+    names = next(iter(methods[BASELINE].values())).objectives
+    rows = []
+    for method, own in known.items():
+        share = least / own
+        at = {key: run.held_out_at(share * run.steps) for key, run in methods[method].items()}
+        means_RM = np.array([*at.values()])
+        base = {key: run.held_out_at(least / known[BASELINE] * run.steps) for key, run in methods[BASELINE].items()}
+        shared = sorted(at.keys() & base.keys())
+        gained = paired_difference(
+            np.array([[np.prod(at[key]) - np.prod(base[key])] for key in shared]), [each for each, _ in shared]
+        )
+        volume = f"{np.mean([np.prod(each) for each in means_RM]):.3f}"
+        above = "" if method == BASELINE else shown(gained)
+        means = [f"{each:.3f}" for each in means_RM.mean(0)]
+        rows.append([method, f"{own:.2f}", f"{share:.0%}", *means, volume, above])
+    header = ["method", "time over linear's", "of its steps at equal time", *names, "hypervolume", "above linear"]
+    return markdown(header, rows)
+
+
+def cost(runs: Runs, baseline: Runs) -> float | None:
+    """The processor's time of a method's runs over the baseline's; None without a run in common."""
+    shared = sorted(runs.keys() & baseline.keys())
+    if not shared:
+        return None
+    return float(np.mean([runs[key].seconds["cpu"] / baseline[key].seconds["cpu"] for key in shared]))
+
+
+# -- text -------------------------------------------------------------------------------------------------------------
+
+
+def shown(each: Difference | None) -> str:
+    """+0.021 ± 0.008."""
+    if each is None:
+        return "-"
+    return f"{each.mean:+.3f}" + ("" if each.standard_error is None else f" ± {each.standard_error:.3f}")
+
+
+def _listed(names: Sequence[str], num_methods: int) -> str:
+    return "all others" if len(names) == num_methods - 1 else ", ".join(names) or "-"
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table."""
+    return "\n".join(f"| {' | '.join(each)} |" for each in (header, ["---"] * len(header), *rows))
+
+
+def _sections(records: Sequence[RunRecord]) -> Iterator[str]:
+    for testbed in sorted({each.place.testbed for each in records}):
+        methods = by_method([each for each in records if each.place.testbed == testbed])
+        for name in TESTED:
+            yield f"### Testbed {testbed}: {name}\n\n{pairs(methods, MEASURES[name])}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--records", type=Path, default=RECORDS)
+    parser.add_argument("--testbeds", nargs="+", default=["A", "C", "D", "F", "G"])
+    parser.add_argument("--pairs", action="store_true", help="every method above every other, too")
+    arguments = parser.parse_args()
+    records = read_records(arguments.records, arguments.testbeds)
+    print("\n\n".join([report(records), *(_sections(records) if arguments.pairs else ())]))
+
+
+if __name__ == "__main__":
+    main()

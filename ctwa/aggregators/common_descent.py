@@ -1,0 +1,80 @@
+"""Common descent: the weights nearest to the preference under which no objective is expected to get worse."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ctwa.aggregators.base import Aggregator, Gradients, gradient_level
+from ctwa.aggregators.gram import has_gradient, norms, unit_scale
+from ctwa.methods import Options
+from ctwa.solvers.simplex import MET, least_violation, nearest_on_simplex
+
+BINDING = 1e-6  # progress, over the norms of gradients, that is none
+
+
+class CommonDescentConfig(Options):
+    """The options of common descent.
+
+    Attributes:
+        errors: an objective may seem to get worse by so many standard errors of its progress, where they are known:
+            with ``ctwa.gradients.gram=cross_fitted``. A larger number follows the preference more, and noise less.
+    """
+
+    type: Literal["common_descent"] = "common_descent"
+    errors: Annotated[float, Field(ge=0)] = 1.0
+
+
+class CommonDescent(Aggregator):
+    """The w of the simplex with the least ``||w - p||`` under ``(H w)_m >= -errors * sum_j w_j SE(H[m, j])`` for all m.
+
+    ``(H w)_m = <g_m, sum_j w_j g_j>`` is the progress of objective m along the step, to first order. Its standard error
+    is at most the sum on the right, which keeps the conditions linear, and the problem a quadratic programme.
+
+    Where conflicts are within their errors the weights are the preference. A Gram matrix has such weights always; an
+    estimate of one may have none. Then the conditions are missed by as little as can be (least squares, in units of the
+    gradients' norms), and the metrics say which objectives cannot be had together.
+
+    An objective without a gradient asks for nothing. One of weight 0 gets weight only where that protects another, and
+    is protected itself.
+    """
+
+    info = gradient_level(
+        CommonDescentConfig, "the nearest weights under which no objective is expected to fall", "this page"
+    )
+    needs_semi_definite = False
+
+    def weights(self, gradients: Gradients) -> tuple[Tensor, dict[str, float]]:
+        """The weights, summing to 1; reports for whose sake they are not the preference, and who loses all the same."""
+        bounds_MM = gradients.gram_MM + self.config.errors * gradients.errors_MM
+        weights_M, missed_M = self.preference_M.clone(), torch.zeros_like(self.preference_M)
+        binds_M = torch.zeros_like(self.preference_M)
+        if bool(bounds_MM.isfinite().all() and (bounds_MM.diagonal() > 0).any()):  # else nothing is certain
+            index_S = has_gradient(bounds_MM).nonzero()[:, 0]
+            bounds_SS = unit_scale(bounds_MM[index_S][:, index_S])
+            lengths_S = norms(bounds_SS)
+            rows_SS = bounds_SS / lengths_S[:, None] / lengths_S.max()  # entries are near 1
+            share = weights_M[index_S].sum()
+            if share > 0 and bool((rows_SS @ weights_M[index_S] < 0).any()):
+                found_S, missed_M[index_S] = _nearest(weights_M[index_S] / share, rows_SS)
+                weights_M[index_S] = share * found_S
+                binds_M[index_S] = (rows_SS @ found_S <= BINDING).double()
+        metrics = {f"common_descent/binds/{name}": value for name, value in self.named(binds_M).items()}
+        return weights_M, metrics | {
+            f"common_descent/missed/{name}": each for name, each in self.named(missed_M).items()
+        }
+
+
+def _nearest(preference_S: Tensor, rows_SS: Tensor) -> tuple[Tensor, Tensor]:
+    """The weights nearest to the preference, and by how much each condition is missed."""
+    nothing_S = torch.zeros_like(preference_S)
+    found_S = nearest_on_simplex(preference_S, rows_SS, nothing_S)
+    if found_S is not None:
+        return found_S, nothing_S
+    least_S, progress_S = least_violation(rows_SS)
+    found_S = nearest_on_simplex(preference_S, rows_SS, progress_S - MET)
+    # Rounding may leave no point that is nearer.
+    return least_S if found_S is None else found_S, torch.where(progress_S < -MET, -progress_S, 0.0)

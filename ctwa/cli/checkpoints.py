@@ -1,0 +1,111 @@
+"""The command that looks after a run's checkpoints."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ctwa.cli.command import app, to_folder
+from ctwa.errors import CtwaError
+
+if TYPE_CHECKING:
+    from ctwa.models.checkpoints import Checkpoint
+    from ctwa.run.folder import RunFolder
+
+
+class Dtype(StrEnum):
+    """What a model's tensors may be turned into."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+@app.command()
+def checkpoints(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
+    verify: Annotated[bool, typer.Option("--verify", help="Read every byte, and compare it with what was saved.")] = (
+        False
+    ),
+    keep: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Remove all but so many of the newest complete ones, and the one that early stopping kept."
+        ),
+    ] = None,
+    export: Annotated[
+        Path | None,
+        typer.Option(callback=to_folder, help="Write a checkpoint's plain model into this folder, with a model card."),
+    ] = None,
+    step: Annotated[
+        int | None, typer.Option(help="Of which step, for --export; default: the one that `ctwa eval` takes.")
+    ] = None,
+    dtype: Annotated[
+        Dtype | None, typer.Option(help="Of the tensors that --export writes; default: as they were saved.")
+    ] = None,
+) -> None:
+    """List the checkpoints of a run; verify, prune or export them.
+
+    The exit status of --verify is 1 where one is damaged.
+    """
+    from ctwa.models.checkpoints import list_checkpoints
+    from ctwa.run.folder import RunFolder
+
+    if export is None and (step is not None or dtype is not None):
+        raise CtwaError("--step and --dtype are of --export: write also --export FOLDER")
+    folder = RunFolder(run)
+    if not folder.checkpoints.is_dir():
+        raise CtwaError(f"{run} holds no run (no checkpoints in it): give the folder of a run that has begun")
+    if keep is not None:
+        _prune(folder, keep)
+    if export is not None:
+        _export(folder, export, step, dtype)
+        return
+    found = list_checkpoints(folder.checkpoints, verify=verify)
+    for each in found:
+        print(_line(each))
+    if not found:
+        print("no checkpoint yet")
+    if verify and any(each.state == "damaged" for each in found):
+        raise typer.Exit(1)
+
+
+def _line(checkpoint: Checkpoint) -> str:
+    said = {
+        "whole": "whole: every byte is what was saved",
+        "complete": "complete",
+        "damaged": f"damaged: {', '.join(checkpoint.damaged)}",
+        "unfinished": "unfinished: not saved to its end",
+    }[checkpoint.state]
+    best = "; early stopping kept it" if checkpoint.is_best else ""
+    return f"{checkpoint.folder.name:<20} {checkpoint.size / 1e6:>10,.1f} MB  {said}{best}"
+
+
+def _prune(folder: RunFolder, keep: int) -> None:
+    from ctwa.models.checkpoints import best_step, prune
+    from ctwa.run.lock import is_held
+
+    if is_held(folder.metrics):
+        raise CtwaError(f"the run in {folder.path} goes on, and prunes by itself: trainer.max_actor_ckpt_to_keep")
+    removed = prune(folder.checkpoints, keep=keep, spare=best_step(folder.checkpoints))
+    print(f"removed: {', '.join(removed)}" if removed else "removed: nothing")
+
+
+def _export(folder: RunFolder, out: Path, step: int | None, dtype: Dtype | None) -> None:
+    from ctwa.models.checkpoints import best_step
+    from ctwa.models.export import export_model
+    from ctwa.models.locate import newest_complete, step_folder
+    from ctwa.report.card import model_card
+    from ctwa.report.trace import read_runs
+
+    if step is None:
+        step = best_step(folder.checkpoints)
+    checkpoint = newest_complete(folder.checkpoints) if step is None else step_folder(folder.checkpoints, step)
+    if checkpoint is None or not checkpoint.is_dir():
+        raise CtwaError(f"{folder.path} has no such checkpoint: `ctwa checkpoints {folder.path}` lists them")
+    card = model_card(read_runs([folder.path])[0], int(checkpoint.name.rsplit("_", 1)[1]))
+    export_model(checkpoint, out, card=card, dtype=None if dtype is None else dtype.value)
+    print(f"exported: {checkpoint.name} to {out}")

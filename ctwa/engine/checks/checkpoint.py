@@ -1,0 +1,90 @@
+"""What a run is to go on from: seen to be whole, ours to load, and of as many ranks, before anything starts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from ctwa.engine.checkpoint import find_resumption
+from ctwa.errors import CtwaError
+
+TRUST = "ctwa.trust_checkpoint=true"
+"""What a user writes who knows who made a checkpoint."""
+KNOWN = frozenset(
+    {
+        # A sharded tensor.
+        "torch.distributed.device_mesh.DeviceMesh",
+        "torch.distributed.tensor.DTensor",
+        "torch.distributed.tensor._dtensor_spec.DTensorSpec",
+        "torch.distributed.tensor._dtensor_spec.ShardOrderEntry",
+        "torch.distributed.tensor._dtensor_spec.TensorMeta",
+        "torch.distributed.tensor.placement_types.Replicate",
+        "torch.distributed.tensor.placement_types.Shard",
+        "torch.distributed.tensor.placement_types._StridedShard",
+        # The state of numpy's generator.
+        "numpy._core.multiarray._reconstruct",
+        "numpy.core.multiarray._reconstruct",
+        "numpy.dtype",
+        "numpy.ndarray",
+    }
+)
+"""What verl's checkpoints name beside the things that torch takes for harmless; none of it runs code of a file's."""
+
+
+def check_checkpoint(config: DictConfig, checkpoints: Path) -> None:
+    """Check what ``ctwa.resume=true`` would go on from.
+
+    Raises:
+        CtwaError: none of the checkpoints is whole; the newest whole one was saved by another number of ranks; or
+            loading it could run code.
+    """
+    found = find_resumption(checkpoints)
+    if found.folder is None:
+        if found.damaged or len(found.unfinished) > 1:  # a run that dies while it saves for the first time leaves one
+            named = found.left_out() or f"{', '.join(folder.name for folder in found.unfinished)} have no complete.json"
+            raise CtwaError(
+                f"none of the checkpoints in {checkpoints} is whole: {named}; restore their files, or move the "
+                "checkpoints away to start over"
+            )
+        return
+    _check_ranks(config, found.folder)
+    if not config.ctwa.trust_checkpoint:
+        _refuse_foreign_code(found.folder)
+
+
+def _check_ranks(config: DictConfig, checkpoint: Path) -> None:
+    """Each rank loads the shard that it saved: another number of ranks would be told after the engine is up."""
+    if not (file := checkpoint / "actor" / "fsdp_config.json").is_file():
+        return
+    try:
+        saved = json.loads(file.read_text())["world_size"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise CtwaError(f"{file} cannot be read ({error!r}): restore it, or take {checkpoint} away") from error
+    num_ranks = config.trainer.nnodes * config.trainer.n_gpus_per_node
+    if saved != num_ranks:
+        raise CtwaError(
+            f"{checkpoint} was saved by {saved} rank{'s' * (saved > 1)}, and the run has trainer.nnodes x "
+            f"trainer.n_gpus_per_node = {num_ranks}: write as many as there were, or begin a new run with the model of "
+            f"the checkpoint (actor_rollout_ref.model.path={checkpoint / 'actor' / 'huggingface'})"
+        )
+
+
+def _refuse_foreign_code(checkpoint: Path) -> None:
+    """Verl unpickles what it saved, which runs whatever a file names: so each may name only what verl's own do."""
+    from torch.serialization import get_unsafe_globals_in_checkpoint
+
+    for file in sorted(checkpoint.rglob("*.pt")):
+        try:
+            foreign = sorted(set(get_unsafe_globals_in_checkpoint(str(file))) - KNOWN)
+        except Exception as error:  # whatever a file of any content leads to
+            raise CtwaError(
+                f"{file} is no file that torch saved ({type(error).__name__}: {error}): restore it, or take "
+                f"{checkpoint} away to go on from an earlier one"
+            ) from error
+        if foreign:
+            raise CtwaError(
+                f"loading {file} could run code: it names {', '.join(foreign[:3])}, which no checkpoint of ctwa does; "
+                f"write {TRUST} if you know who made it"
+            )

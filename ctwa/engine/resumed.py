@@ -1,0 +1,69 @@
+"""Is a run that is to be resumed the one that was begun, and what is not as it was?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from ctwa.engine.checkpoint import find_resumption
+from ctwa.errors import CtwaError
+from ctwa.run.dotted import dotted
+from ctwa.run.folder import RunFolder, RunInfo
+
+_OF_THE_START = {"ctwa.resume", "ctwa.run", "ray_kwargs.ray_init"}
+"""What may be as it likes: which start it is, where the folder is now, and what the environment gives."""
+_MOST = 8  # changes that are told
+
+
+def refuse_another(run: RunFolder, info: RunInfo) -> None:
+    """See that a checkpoint of the folder is of this method and these objectives.
+
+    Raises:
+        CtwaError: it is of others.
+    """
+    if find_resumption(run.checkpoints).folder is None or not run.info.is_file():
+        return
+    before = run.read_info()
+    now, then = ({"method": each.method, "objectives": sorted(each.objectives)} for each in (info, before))
+    for what in now:
+        if now[what] != then[what]:
+            raise CtwaError(
+                f"{run.path} was begun with the {what} {_text(then[what])}, and is to go on with {_text(now[what])}: "
+                "resume with what it was begun with, or give another folder"
+            )
+
+
+def changes(run: RunFolder, config: Mapping[str, Any]) -> list[str]:
+    """The settings that are not as in the folder's config.yaml, as ``key: before -> now``.
+
+    A key that only one of the two has is told where it is an objective's; elsewhere it is of another version of ctwa.
+    """
+    if not run.config.is_file():
+        return []
+    try:
+        before = dotted(yaml.safe_load(run.config.read_bytes()), without=_is_of_the_start)
+    except yaml.YAMLError as error:
+        raise CtwaError(
+            f"{run.config} cannot be read ({' '.join(str(error).split())}): restore it, or take it away"
+        ) from error
+    now = dotted(dict(config), without=_is_of_the_start)
+    keys = [key for key in {**before, **now} if (key in before and key in now) or key.startswith("ctwa.objectives.")]
+    return [
+        f"{key}: {_text(before.get(key))} -> {_text(now.get(key))}" for key in keys if before.get(key) != now.get(key)
+    ]
+
+
+def told(changed: list[str]) -> str:
+    """The changes, in one sentence."""
+    more = f"; and {len(changed) - _MOST} more" if changed[_MOST:] else ""
+    return f"other settings than before: {'; '.join(changed[:_MOST])}{more}"
+
+
+def _is_of_the_start(key: str, path: str) -> bool:
+    return path in _OF_THE_START or key in ("router_config_path", "agent_loop_config_path")
+
+
+def _text(value: object) -> str:
+    return "nothing" if value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)

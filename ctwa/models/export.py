@@ -1,0 +1,72 @@
+"""A checkpoint's plain model as a folder of its own, to give to others."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from ctwa.errors import CtwaError
+from ctwa.models.seal import damaged_files
+from ctwa.run.disk import let_others_read
+
+DType = Literal["float32", "bfloat16", "float16"]
+_INDEX = "model.safetensors.index.json"
+
+
+def export_model(checkpoint: Path, out: Path, *, card: str, dtype: DType | None = None) -> None:
+    """Copy a checkpoint's model, with its tokenizer, after seeing that every byte is what was saved.
+
+    Args:
+        checkpoint: a step's folder.
+        out: the new folder; it appears when all of it is there.
+        card: the text of its README.md.
+        dtype: what its tensors of fractions are to be; as they are by default. To bfloat16 and float16 they are
+            rounded to the nearest.
+
+    Raises:
+        CtwaError: the folder exists; the checkpoint has no model, or is damaged.
+    """
+    model = checkpoint / "actor" / "huggingface"
+    if out.exists():
+        raise CtwaError(f"{out} exists already: give another folder")
+    if not any(model.glob("*.safetensors")):
+        raise CtwaError(
+            f"{checkpoint} has no plain model: save one with the default of "
+            "actor_rollout_ref.actor.checkpoint.save_contents, [model,optimizer,extra,hf_model]"
+        )
+    if damaged := damaged_files(checkpoint):
+        raise CtwaError(f"{checkpoint} is not what was saved ({', '.join(damaged[:3])}): export another step")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
+        made = Path(scratch) / out.name
+        shutil.copytree(model, made)
+        if dtype is not None:
+            _convert(made, dtype)
+        (made / "README.md").write_text(card)
+        let_others_read(made)
+        made.rename(out)
+
+
+def _convert(model: Path, dtype: DType) -> None:
+    import torch
+
+    wanted = getattr(torch, dtype)
+    total = 0
+    for path in sorted(model.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+        tensors = {name: each.to(wanted) if each.is_floating_point() else each for name, each in tensors.items()}
+        total += sum(each.numel() * each.element_size() for each in tensors.values())
+        save_file(tensors, path, metadata={"format": "pt"})
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "dtype": dtype}, indent=2) + "\n")
+    if (index := model / _INDEX).is_file():
+        content = json.loads(index.read_text())
+        content["metadata"] = {**content.get("metadata", {}), "total_size": total}
+        index.write_text(json.dumps(content, indent=2) + "\n")

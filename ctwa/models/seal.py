@@ -1,0 +1,102 @@
+"""A checkpoint's seal: the list of its files with their sizes and SHA-256, written when all of them are on the disk.
+
+A folder without one was never finished. One with a seal that does not hold was damaged later: pruned file by file, cut
+short (which sizes tell, at no cost), or changed (which only reading every byte tells: `damaged_files`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from ctwa.run.jsonl import write_atomically
+
+SEAL_FILE = "complete.json"
+
+
+class Sealed(NamedTuple):
+    """What the seal says of a file.
+
+    Attributes:
+        size: bytes.
+        sha256: in hexadecimal digits; None in the seals of earlier versions, which had sizes only.
+    """
+
+    size: int
+    sha256: str | None
+
+
+def seal(folder: Path) -> None:
+    """Declare a step's folder complete: to be called when nothing will be written to it any more."""
+    # A seal that a crash left half-written beside the files (complete.json.tmp) is none of them.
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(SEAL_FILE))
+    files = {
+        str(path.relative_to(folder)): {"size": path.stat().st_size, "sha256": sha256}
+        for path, sha256 in zip(paths, _of_each(paths, _synced_sha256), strict=True)
+    }
+    write_atomically(folder / SEAL_FILE, json.dumps({"files": files}, indent=1).encode())
+
+
+def read_seal(folder: Path) -> dict[str, Sealed] | None:
+    """The files that a folder had when it was finished, by their paths in it; None without a seal that can be read."""
+    try:
+        files = json.loads((folder / SEAL_FILE).read_bytes())["files"].items()
+        return {name: _sealed(said) for name, said in files}
+    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def _sealed(said: int | dict[str, object]) -> Sealed:
+    if isinstance(said, int):
+        return Sealed(said, None)
+    return Sealed(int(str(said["size"])), str(said["sha256"]))
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether the folder has a seal and every file of it, at its size."""
+    sealed = read_seal(folder)
+    return sealed is not None and not _other_sizes(folder, sealed)
+
+
+def damaged_files(folder: Path) -> tuple[str, ...]:
+    """The files of a finished folder that are gone, or hold other bytes than were saved. Every byte is read."""
+    sealed = read_seal(folder)
+    if sealed is None:
+        return (SEAL_FILE,)
+    if cut := _other_sizes(folder, sealed):
+        return cut
+    known = {name: said.sha256 for name, said in sealed.items() if said.sha256 is not None}
+    found = _of_each([folder / name for name in known], lambda path: _sha256(path, path.stat().st_mtime_ns))
+    return tuple(name for name, sha256 in zip(known, found, strict=True) if sha256 != known[name])
+
+
+def _other_sizes(folder: Path, sealed: dict[str, Sealed]) -> tuple[str, ...]:
+    return tuple(
+        name
+        for name, said in sealed.items()
+        if not (folder / name).is_file() or (folder / name).stat().st_size != said.size
+    )
+
+
+def _of_each(paths: Sequence[Path], compute: Callable[[Path], str]) -> list[str]:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing lets other threads go on
+        return list(pool.map(compute, paths))
+
+
+def _synced_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@lru_cache(maxsize=4096)
+def _sha256(path: Path, _modified_ns: int) -> str:
+    """A start asks twice, when it is checked and when it resumes: what was not touched since is read once."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,44 @@
+"""A model card: what a checkpoint was trained for, and what came of each objective."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ctwa import metrics as key_of
+from ctwa.report.trace import RunTrace
+from ctwa.run.text import number
+
+
+def model_card(run: RunTrace, step: int) -> str:
+    """The README.md of a checkpoint's model, with the metadata that model hubs read.
+
+    Args:
+        run: what trained it; one without run.json is described by its records alone.
+        step: after which it was saved. Results are those of the last validation up to it.
+    """
+    info = run.info
+    front = ["library_name: transformers", "tags: [ctwa, multi-objective]"]
+    began = [f"A model that was fine-tuned for {len(run.objectives)} objectives by `{run.method}`, with ctwa"]
+    if info is not None:
+        on_a_hub = info.model.count("/") == 1 and not Path(info.model).exists()
+        if on_a_hub:
+            front.append(f"base_model: {info.model}")
+        # Of a folder here only the name: who reads the card has no use for the rest.
+        began.append(f" {info.versions.get('ctwa', '')}".rstrip())
+        began.append(f", from `{info.model if on_a_hub else Path(info.model).name}`")
+    began.append(f"; step {step}" + (f" of {info.num_steps}, seed {info.seed}" if info is not None else "") + ".")
+    lines = ["---", *front, "---", "", "# " + run.folder.path.resolve().name, "", "".join(began), ""]
+    lines += [f"Results: {run.result}.", "", "| objective | weight | before | after |", "|---|---|---|---|"]
+    lines += [_line(run, name, step) for name in run.objectives]
+    if info is not None and info.versions:
+        versions = ", ".join(f"{name} {which}" for name, which in sorted(info.versions.items()))
+        lines += ["", f"Versions: {versions}."]
+    return "\n".join(lines) + "\n"
+
+
+def _line(run: RunTrace, name: str, step: int) -> str:
+    points = [value for at, value in run.results(name) if at <= step]
+    before, after = (number(points[0]), number(points[-1])) if points else ("-", "-")
+    weights = [value for at, value in run.series(key_of.weight(name)) if at <= step]
+    weight = " to ".join(dict.fromkeys(number(value) for value in (*weights[:1], *weights[-1:]))) or "-"
+    return f"| {name} | {weight} | {before} | {after} |"

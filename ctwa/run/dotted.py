@@ -1,0 +1,25 @@
+"""A configuration as its values by their dotted keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+
+def dotted(tree: object, *, without: Callable[[str, str], object] | None = None) -> dict[str, object]:
+    """The leaves of a tree of dicts; an empty dict is a leaf.
+
+    Args:
+        tree: of plain dicts, lists, strings and numbers.
+        without: told a key and its dotted path, says whether to leave out what is below it.
+    """
+    return dict(_leaves(tree, "", without))
+
+
+def _leaves(node: object, at: str, without: Callable[[str, str], object] | None) -> Iterator[tuple[str, object]]:
+    if not isinstance(node, dict) or not node:
+        yield at, node
+        return
+    for key, value in node.items():
+        path = f"{at}.{key}" if at else str(key)
+        if without is None or not without(str(key), path):
+            yield from _leaves(value, path, without)

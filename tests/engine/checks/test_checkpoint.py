@@ -1,0 +1,107 @@
+"""What a run would go on from is looked at before anything starts."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from ctwa.engine.checks.checkpoint import check_checkpoint
+from ctwa.errors import CtwaError
+from ctwa.models.locate import step_folder
+from ctwa.models.seal import seal
+
+
+class Planted:
+    """Unpickling it would run code."""
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return eval, ("pytest.fail('a planted file ran')",)
+
+
+def save(checkpoints: Path, step: int, *, sealed: bool = True, **more: object) -> Path:
+    """A checkpoint with what verl's have in it that torch does not take for harmless by itself."""
+    folder = step_folder(checkpoints, step)
+    (folder / "actor").mkdir(parents=True)
+    torch.save({"weight": torch.ones(3)}, folder / "actor" / "model_world_size_1_rank_0.pt")
+    torch.save({"numpy": np.random.get_state()}, folder / "actor" / "extra_state_world_size_1_rank_0.pt")
+    for name, content in more.items():
+        torch.save(content, folder / f"{name}.pt")
+    if sealed:
+        seal(folder)
+    return folder
+
+
+def config(*, trust: bool = False) -> DictConfig:
+    trainer = {"nnodes": 1, "n_gpus_per_node": 1}
+    return OmegaConf.create({"trainer": trainer, "ctwa": {"trust_checkpoint": trust}})
+
+
+def test_a_whole_one_is_gone_on_from(tmp_path: Path) -> None:
+    check_checkpoint(config(), tmp_path)  # without any the run starts over
+    save(tmp_path, 2)
+    check_checkpoint(config(), tmp_path)
+
+
+@pytest.mark.parametrize("content", [Planted(), {"state": [Planted()]}, {"reader": open}])
+def test_one_that_would_run_code_is_refused_unless_it_is_trusted(content: object, tmp_path: Path) -> None:
+    save(tmp_path, 2, data=content)
+
+    with pytest.raises(CtwaError, match=r"^loading .*data\.pt could run code: it names [\w.]+, which no checkpoint of"):
+        check_checkpoint(config(), tmp_path)
+    check_checkpoint(config(trust=True), tmp_path)
+
+
+def test_a_file_in_torchs_old_form_is_refused_for_it_cannot_be_looked_into(tmp_path: Path) -> None:
+    folder = save(tmp_path, 2, sealed=False)
+    (folder / "data.pt").write_bytes(pickle.dumps(Planted()))
+    seal(folder)
+
+    with pytest.raises(CtwaError, match=r"data\.pt is no file that torch saved .*: restore it, or take .*_2 away"):
+        check_checkpoint(config(), tmp_path)
+
+
+def test_code_that_is_hidden_among_the_files_of_an_archive_is_found(tmp_path: Path) -> None:
+    """torch reads the pickle of the archive's first folder."""
+    folder = save(tmp_path, 2, sealed=False)
+    with zipfile.ZipFile(folder / "data.pt", "w") as archive:
+        archive.writestr("data/data.pkl", pickle.dumps(Planted()))
+        archive.writestr("data/version", "3")
+        archive.writestr("data/byteorder", "little")
+    seal(folder)
+
+    with pytest.raises(CtwaError, match=r"data\.pt"):
+        check_checkpoint(config(), tmp_path)
+
+
+def test_a_run_whose_checkpoints_were_all_damaged_does_not_start_over_unasked(tmp_path: Path) -> None:
+    for step in (2, 4):
+        (save(tmp_path, step, data={}) / "data.pt").write_bytes(b"")
+
+    with pytest.raises(
+        CtwaError,
+        match=r"is whole: global_step_4 is not what was saved \(data\.pt\), global_step_2 is not .*; restore",
+    ):
+        check_checkpoint(config(), tmp_path)
+
+
+def test_a_run_whose_seals_are_gone_does_not_start_over_unasked(tmp_path: Path) -> None:
+    save(tmp_path, 2, sealed=False)
+    check_checkpoint(config(), tmp_path)  # it died while it saved for the first time
+    save(tmp_path, 4, sealed=False)
+
+    with pytest.raises(CtwaError, match=r"is whole: global_step_4, global_step_2 have no complete\.json; restore"):
+        check_checkpoint(config(), tmp_path)
+
+
+def test_an_older_one_is_gone_on_from_where_the_newest_is_damaged(tmp_path: Path) -> None:
+    save(tmp_path, 2)
+    (save(tmp_path, 4, data=Planted()) / "data.pt").write_bytes(b"")
+
+    check_checkpoint(config(), tmp_path)

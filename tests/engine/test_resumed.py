@@ -1,0 +1,79 @@
+"""A run is resumed as what it was begun as, and what has changed is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ctwa.engine.resumed import changes, refuse_another, told
+from ctwa.errors import CtwaError
+from ctwa.models.locate import step_folder
+from ctwa.models.seal import seal
+from ctwa.run.folder import ObjectiveInfo, RunFolder, RunInfo
+
+CONFIG: dict[str, Any] = {
+    "ctwa": {"run": "runs/a", "resume": False, "seed": 0, "objectives": {"accuracy": {"weight": 0.5}}},
+    "actor": {"optim": {"lr": 1e-6}},
+    "data": {"train_files": ["a.parquet"]},
+    "ray_kwargs": {"ray_init": {"num_cpus": 4}},
+}
+
+
+def info(method: str = "ctwa", *objectives: str) -> RunInfo:
+    weights = {name: ObjectiveInfo(weight=1.0) for name in objectives or ("accuracy", "brevity")}
+    return RunInfo(method=method, objectives=weights, num_steps=8)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    return RunFolder.create(tmp_path / "run", CONFIG, info())
+
+
+def test_another_method_or_other_objectives_are_refused_once_there_is_a_checkpoint(run: RunFolder) -> None:
+    refuse_another(run, info("linear"))
+    step_folder(run.checkpoints, 2).mkdir()
+    seal(step_folder(run.checkpoints, 2))
+
+    refuse_another(run, info("ctwa", "brevity", "accuracy"))
+    with pytest.raises(CtwaError, match="begun with the method ctwa, and is to go on with linear: resume with what"):
+        refuse_another(run, info("linear"))
+    with pytest.raises(CtwaError, match="begun with the objectives accuracy, brevity, and is to go on with accuracy:"):
+        refuse_another(run, info("ctwa", "accuracy"))
+    assert run.read_info().method == "ctwa"  # nothing of the run was touched
+
+
+def test_settings_that_are_not_as_they_were_are_told(run: RunFolder) -> None:
+    now = {
+        "ctwa": {
+            "run": "/elsewhere/a",
+            "resume": True,
+            "seed": 1,
+            "objectives": {"accuracy": {"weight": 0.5, "clip": 1.0}},
+            "invented_later": 3,
+        },
+        "actor": {"optim": {"lr": 2e-6}},
+        "data": {"train_files": ["b.parquet", "c.parquet"]},
+        "ray_kwargs": {"ray_init": {"num_cpus": 8}},
+    }
+
+    assert changes(run, now) == [
+        "ctwa.seed: 0 -> 1",
+        "actor.optim.lr: 1e-06 -> 2e-06",
+        "data.train_files: a.parquet -> b.parquet, c.parquet",
+        "ctwa.objectives.accuracy.clip: nothing -> 1.0",
+    ]
+    assert changes(run, CONFIG) == []
+    assert changes(RunFolder(run.path / "nowhere"), now) == []
+
+
+def test_many_changes_are_told_in_part() -> None:
+    assert told(["a: 1 -> 2"]) == "other settings than before: a: 1 -> 2"
+    assert told([f"{number}: 1 -> 2" for number in range(10)]).endswith("7: 1 -> 2; and 2 more")
+
+
+def test_a_configuration_that_cannot_be_read_is_said(run: RunFolder) -> None:
+    run.config.write_text("a: [")
+    with pytest.raises(CtwaError, match=r"config\.yaml cannot be read .*: restore it, or take it away"):
+        changes(run, CONFIG)

@@ -1,0 +1,184 @@
+"""A run that waits for what will not come is ended, and told why."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from ray.core.generated.common_pb2 import ActorDeathCause, ActorDiedErrorContext
+
+from ctwa.engine.recorder import Recorder
+from ctwa.engine.signals import end_request
+from ctwa.engine.watchdog import Process, Watchdog, WatchdogSettings, _process, cpu_seconds, is_stopped
+from ctwa.errors import CtwaError
+from ctwa.run.folder import RunFolder, RunInfo
+from ctwa.run.jsonl import read_jsonl
+
+QUEUE = Process("Queue (process 7)")
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def make(said: list[str]) -> Callable[..., Watchdog]:
+    def make(**settings: float) -> Watchdog:
+        return Watchdog(WatchdogSettings(**settings), end=said.append, say=said.append)
+
+    return make
+
+
+@pytest.fixture
+def child() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that waits."""
+    child = subprocess.Popen([sys.executable, "-c", "print(flush=True); input()"], stdin=-1, stdout=-1)
+    assert child.stdout is not None
+    child.stdout.readline()
+    yield child
+    child.kill()
+    child.communicate()
+
+
+@pytest.mark.parametrize(
+    ("longest", "limit"), [(None, 3600.0), (0.0, 60.0), (5.9, 60.0), (7.0, 70.0), (359.0, 3590.0), (400.0, 3600.0)]
+)
+def test_a_phase_may_last_a_multiple_of_what_it_lasted_before(longest: float | None, limit: float) -> None:
+    assert WatchdogSettings(factor=10, floor=60, ceiling=3600).limit(longest) == limit
+
+
+def test_a_floor_above_the_ceiling_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"floor, 60 s, is above ceiling, 10 s: write a lower one"):
+        WatchdogSettings(floor=60, ceiling=10)
+
+
+def test_a_phase_that_does_not_end_is_told_with_what_it_lasted_before(make: Callable[..., Watchdog]) -> None:
+    watchdog = make(factor=2, floor=60, ceiling=600)
+    with watchdog.phase("gen"):
+        pass
+    with watchdog.phase("step"), watchdog.phase("gen"):
+        now = time.monotonic()
+        assert watchdog.look([], now + 59) is None
+        fault = watchdog.look([], now + 61)
+        with watchdog.phase("inner"):
+            later = watchdog.look([], now + 601)
+    assert fault == (
+        "the phase gen lasts for 0:01:01, and took 0:00:00 at most before (ctwa.watchdog allows 0:01:00); "
+        "no process is here"
+    )
+    assert later is not None
+    assert later.startswith("the phase step lasts for 0:10:01 (ctwa.watchdog allows 0:10:00)")
+    assert watchdog.look([], now + 10_000) is None  # between two phases nothing is waited for
+
+
+def test_a_phase_that_failed_says_nothing_of_how_long_it_takes(make: Callable[..., Watchdog]) -> None:
+    watchdog = make(floor=60, ceiling=600)
+    with pytest.raises(KeyError), watchdog.phase("gen"):
+        raise KeyError
+    with watchdog.phase("gen"):
+        assert watchdog.look([], time.monotonic() + 500) is None
+
+
+def test_one_that_has_died_is_told_at_the_second_look(make: Callable[..., Watchdog]) -> None:
+    """Who waits for it may know more, and is let speak first."""
+    watchdog = make()
+    dead = QUEUE._replace(died="it was killed")
+
+    assert watchdog.look([QUEUE], 0) is None
+    assert watchdog.look([dead], 0) is None
+    assert watchdog.look([dead, Process("Other")], 0) == "Queue (process 7) has died: it was killed"
+
+
+def test_one_that_is_stopped_is_named_once_and_told_apart(
+    make: Callable[..., Watchdog], said: list[str], child: subprocess.Popen[bytes]
+) -> None:
+    watchdog = make(floor=1, ceiling=1)
+    stopped, waiting = Process("rank 0", child.pid), Process("queue", 1)
+    os.kill(child.pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, child.pid, os.WSTOPPED | os.WNOWAIT)
+    assert is_stopped(child.pid)
+
+    watchdog.look([stopped, waiting], 0)
+    watchdog.look([stopped, waiting], 0)
+    with watchdog.phase("gen"):
+        fault = watchdog.look([stopped, waiting], time.monotonic() + 2)
+
+    assert said == [f"rank 0 is stopped (SIGSTOP): `kill -CONT {child.pid}` lets it go on"]
+    assert fault is not None
+    assert fault.endswith("; stopped: rank 0; waiting: queue")
+    os.kill(child.pid, signal.SIGCONT)
+
+
+def test_what_a_process_computes_is_seen() -> None:
+    began = cpu_seconds(os.getpid())
+    while cpu_seconds(os.getpid()) < began + 0.05:
+        sum(range(10_000))
+    assert cpu_seconds(None) == 0
+    assert not is_stopped(os.getpid())
+    assert not is_stopped(None)
+
+
+Reason = ActorDiedErrorContext.Reason
+
+
+@pytest.mark.parametrize(
+    ("cause", "died"),
+    [
+        (ActorDeathCause(), None),
+        ({"reason": Reason.Value("OUT_OF_SCOPE")}, None),
+        ({"reason": Reason.Value("RAY_KILL")}, None),
+        (
+            {"reason": Reason.Value("WORKER_DIED")},
+            "it was killed, or crashed, or found no memory (engine.log may say more)",
+        ),
+        ({"reason": Reason.Value("NODE_DIED")}, "its node was lost"),
+    ],
+)
+def test_only_what_died_by_itself_counts(cause: object, died: str | None) -> None:
+    if isinstance(cause, dict):
+        cause = ActorDeathCause(actor_died_error_context=ActorDiedErrorContext(**cause))
+    address = {"NodeID": "a", "IPAddress": "10.0.0.7"}
+    actor = {"ActorClassName": "Queue", "Pid": 7, "Address": address, "State": "DEAD", "DeathCause": cause}
+
+    assert _process(actor, here="a") == Process("Queue (process 7)", None, died)
+    assert _process(actor, here="b").name == "Queue (process 7 on 10.0.0.7)"
+    assert _process({**actor, "State": "ALIVE"}, here="a") == QUEUE._replace(pid=7)
+    assert _process({**actor, "State": "ALIVE"}, here="b").pid is None
+
+
+def test_a_run_that_waits_for_ever_is_ended_and_what_it_waited_for_is_in_its_folder(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", {}, RunInfo(method="linear", objectives={}, num_steps=2))
+    settings = WatchdogSettings(every=0.1)
+    dead = QUEUE._replace(died="it was killed")
+
+    with end_request.listening():
+        recorder = Recorder(run, resume=False, num_samples=0, seed=0, watchdog=settings)
+        with (
+            pytest.raises(CtwaError, match=r"^Queue \(process 7\) has died: it was killed; there is no checkpoint yet"),
+            recorder,
+            recorder.watchdog.watching(),
+            recorder.watchdog.sees(lambda: [dead]),
+            recorder.watchdog.phase("gen"),
+        ):
+            threading.Event().wait()
+
+    (event,) = read_jsonl(run.events)
+    assert event["kind"] == "error"
+    assert event["text"].startswith("failed after step 0: Queue (process 7) has died: it was killed; there is no check")
+
+
+def test_after_its_end_nothing_is_looked_at(make: Callable[..., Watchdog], said: list[str]) -> None:
+    watchdog = make(every=0.1)
+    with watchdog.watching(), watchdog.sees(lambda: [QUEUE]):
+        pass
+    assert threading.active_count() == len(threading.enumerate())
+    assert not [thread for thread in threading.enumerate() if thread.name == "ctwa-watchdog"]
+    assert said == []

@@ -1,0 +1,142 @@
+"""A run's checkpoints in the hands of who looks after them: `ctwa checkpoints`."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from typer.testing import CliRunner, Result
+
+from ctwa.cli import app
+from ctwa.errors import CtwaError
+from ctwa.models.locate import BEST, step_folder, steps
+from ctwa.models.seal import seal
+from ctwa.run.folder import ObjectiveInfo, RunFolder, RunInfo
+from ctwa.run.lock import hold
+from ctwa.run.trace import TraceWriter
+
+SIZE = Qwen2Config(hidden_size=8, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2, vocab_size=9)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    """A run of four checkpoints, of which the first was the best and the last never saved to its end."""
+    info = RunInfo(
+        method="ctwa",
+        objectives={"accuracy": ObjectiveInfo(weight=0.5), "brevity": ObjectiveInfo(weight=0.5)},
+        num_steps=8,
+        model=str(tmp_path / "secret" / "base"),
+        seed=3,
+        versions={"ctwa": "1.2", "torch": "2.13.0"},
+    )
+    run = RunFolder.create(tmp_path / "mine", {}, info)
+    with TraceWriter(run.metrics) as trace:
+        trace.write(0, {"val/accuracy": 0.25, "val/brevity": 0.5})
+        for step in range(1, 9):
+            trace.write(step, {"val/accuracy": 0.25 + step / 16, "val/brevity": 0.5, "weight/accuracy": step / 8})
+    for step in (2, 4, 6, 8):
+        folder = step_folder(run.checkpoints, step)
+        torch.manual_seed(step)
+        Qwen2ForCausalLM(SIZE).save_pretrained(folder / "actor" / "huggingface", max_shard_size="2KB")
+        (folder / "data.pt").write_bytes(b"position")
+        if step < 8:
+            seal(folder)
+    (run.checkpoints / BEST).symlink_to("global_step_2")
+    return run
+
+
+def checkpoints(run: RunFolder, *arguments: str) -> Result:
+    result = CliRunner().invoke(app, ["checkpoints", str(run.path), *arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def said_of(output: str) -> dict[str, str]:
+    """What is said of each step, without its size."""
+    return {line.split()[0]: line.split("MB  ")[1] for line in output.splitlines()}
+
+
+def test_they_are_listed_with_what_is_known_of_them(run: RunFolder) -> None:
+    (step_folder(run.checkpoints, 4) / "data.pt").write_bytes(b"Position")  # of the same size
+
+    listed, verified = checkpoints(run), checkpoints(run, "--verify")
+
+    assert (listed.exit_code, verified.exit_code) == (0, 1)
+    unfinished = {"global_step_8": "unfinished: not saved to its end"}
+    assert said_of(listed.output) == {
+        "global_step_2": "complete; early stopping kept it",
+        "global_step_4": "complete",
+        "global_step_6": "complete",
+        **unfinished,
+    }
+    assert said_of(verified.output) == {
+        "global_step_2": "whole: every byte is what was saved; early stopping kept it",
+        "global_step_4": "damaged: data.pt",
+        "global_step_6": "whole: every byte is what was saved",
+        **unfinished,
+    }
+
+
+def test_pruning_keeps_the_newest_and_the_best(run: RunFolder) -> None:
+    assert checkpoints(run, "--keep", "1").output.splitlines()[0] == "removed: global_step_4"
+    assert steps(run.checkpoints) == [2, 6, 8]  # the last may be a save that goes on
+    assert checkpoints(run, "--keep", "1").output.splitlines()[0] == "removed: nothing"
+
+
+def test_a_run_that_goes_on_prunes_by_itself(run: RunFolder) -> None:
+    with run.metrics.open("ab") as writer:
+        hold(writer)
+        with pytest.raises(CtwaError, match="goes on, and prunes by itself"):
+            checkpoints(run, "--keep", "1")
+    assert steps(run.checkpoints) == [2, 4, 6, 8]
+
+
+def test_an_exported_model_is_the_saved_one_with_a_card(run: RunFolder, tmp_path: Path) -> None:
+    said = checkpoints(run, "--export", str(tmp_path / "out"), "--step", "6", "--dtype", "bfloat16")
+
+    assert said.output == f"exported: global_step_6 to {tmp_path / 'out'}\n"
+    saved = AutoModelForCausalLM.from_pretrained(step_folder(run.checkpoints, 6) / "actor" / "huggingface")
+    exported = AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
+    assert {tensor.dtype for tensor in exported.values()} == {torch.bfloat16}
+    for name, tensor in saved.state_dict().items():
+        assert torch.equal(exported[name], tensor.bfloat16()), name
+    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
+    names = {name for name, _ in saved.named_parameters()}
+    assert index["metadata"]["total_size"] == sum(2 * exported[name].numel() for name in index["weight_map"])
+    assert names <= set(index["weight_map"]) | {"lm_head.weight"}
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: transformers\n")
+    assert "# mine\n" in card
+    assert "2 objectives by `ctwa`, with ctwa 1.2, from `base`; step 6 of 8, seed 3." in card
+    assert "| accuracy | 0.125 to 0.750 | 0.250 | 0.625 |" in card
+    assert "| brevity | - | 0.500 | 0.500 |" in card
+    assert str(tmp_path) not in card
+
+
+def test_without_a_step_the_best_is_exported_as_it_is(run: RunFolder, tmp_path: Path) -> None:
+    checkpoints(run, "--export", str(tmp_path / "out"))
+
+    best = step_folder(run.checkpoints, 2) / "actor" / "huggingface"
+    for file in best.iterdir():
+        assert (tmp_path / "out" / file.name).read_bytes() == file.read_bytes()
+    assert os.access(tmp_path / "out" / "README.md", os.R_OK)
+
+
+def test_what_cannot_be_exported_is_said(run: RunFolder, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    with pytest.raises(CtwaError, match="there exists already: give another folder"):
+        checkpoints(run, "--export", str(tmp_path / "there"))
+    with pytest.raises(CtwaError, match=r"has no such checkpoint: `ctwa checkpoints .*mine` lists them"):
+        checkpoints(run, "--export", str(tmp_path / "out"), "--step", "5")
+    with pytest.raises(CtwaError, match=r"global_step_8 is not what was saved \(complete.json\): export another"):
+        checkpoints(run, "--export", str(tmp_path / "out"), "--step", "8")
+    with pytest.raises(CtwaError, match="--step and --dtype are of --export"):
+        checkpoints(run, "--step", "6")
+    with pytest.raises(CtwaError, match="holds no run"):
+        checkpoints(RunFolder(tmp_path / "nothing"))
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,105 @@
+"""benchmarks/study.py: what is kept of a run, and what its tables say."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))  # one benchmark imports another, as scripts do
+
+import study_records
+import study_tables
+from study_records import Place, RunRecord
+
+NAMES = ("accuracy", "clarity", "conciseness")
+PROBLEMS, COMPLETIONS = 60, 4
+
+
+def a_run(method: str, base: int, seed: int, ends: Sequence[float], *, cpu: float = 10.0) -> RunRecord:
+    """A run from a half to these means; which problems have the reward is drawn."""
+    rng = np.random.default_rng([len(method), base, seed])
+
+    def digits(means: Sequence[float]) -> dict[str, str]:
+        return {
+            name: "".join(map(str, rng.binomial(COMPLETIONS, mean, size=PROBLEMS)))
+            for name, mean in zip(NAMES, means, strict=True)
+        }
+
+    return RunRecord(
+        place=Place("D", base, method, seed),
+        steps=20,
+        settings=[],
+        model={"sha256": "0" * 64, "sft_seed": base, "num_sft_steps": 365},
+        completions=COMPLETIONS,
+        training={name: [0.5, 0.6] for name in NAMES},
+        weights={name: [0.3, 0.4] for name in NAMES},
+        held_out={
+            "step": [0, 10, 20],
+            **{name: [0.5, 0.3, end] for name, end in zip(NAMES, ends, strict=True)},
+        },
+        first=digits([0.5] * 3),
+        last=digits(ends),
+        seconds={"cpu": cpu, "wall": 12.0},
+        made_with={"processor": "x86_64"},
+    )
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
+    run = a_run("linear", 0, 1, (0.2, 0.6, 0.9))
+    run.write(tmp_path)
+    assert study_records.read_records(tmp_path, ["D"]) == [run]
+    assert study_records.read_records(tmp_path, ["A"]) == []
+    assert (tmp_path / "D-b0-linear-s1.json").stat().st_size < 4000
+
+
+def test_a_digit_counts_the_completions_of_a_problem_that_had_the_reward() -> None:
+    group_N = np.array([0, 0, 1, 1, 2, 2])
+    assert study_records.as_digits(np.array([1.0, 0, 0, 0, 1, 1]), group_N, 2) == "102"
+    for rewards_N, completions in ((np.array([0.5, 0, 0, 0, 1, 1]), 2), (np.array([1.0, 0, 0, 0, 1, 1]), 3)):
+        with pytest.raises(ValueError, match="a digit a problem"):
+            study_records.as_digits(rewards_N, group_N, completions)
+
+
+def test_the_hypervolume_is_the_product_and_its_terms_vary_as_it_does() -> None:
+    runs = [a_run("linear", 0, seed, (0.2, 0.6, 0.9)) for seed in range(400)]
+    volumes = [study_tables.hypervolume(run) for run in runs]
+    assert [each.mean() for each in volumes] == pytest.approx([run.last_MP.mean(1).prod() for run in runs])
+    error = np.mean([each.std(ddof=1) / PROBLEMS**0.5 for each in volumes])
+    assert error == pytest.approx(np.std([each.mean() for each in volumes]), rel=0.1)
+
+
+def test_the_least_change_and_the_worst_drawdown_are_the_worst_objectives() -> None:
+    run = a_run("linear", 0, 0, (0.2, 0.6, 0.9))
+    changes_M = (run.last_MP - run.first_MP).mean(1)
+    assert study_tables.least_change(run).mean() == pytest.approx(changes_M[0])
+    assert study_tables.worst_drawdown(run) == pytest.approx([0.3])  # of accuracy, from .5 to .2
+
+
+def test_only_what_is_beyond_chance_is_called_better() -> None:
+    places = [(base, seed) for base in range(3) for seed in range(3)]
+    ends = {"linear": (0.3, 0.6, 0.9), "same": (0.3, 0.6, 0.9), "better": (0.5, 0.65, 0.9)}
+    methods = {method: {at: a_run(method, *at, of) for at in places} for method, of in ends.items()}
+    assert study_tables.better(methods, study_tables.hypervolume) == {
+        "linear": [],
+        "same": [],
+        "better": ["linear", "same"],
+    }
+    one_run = {method: {(0, 0): runs[0, 0]} for method, runs in methods.items()}
+    assert not any(study_tables.better(one_run, study_tables.hypervolume).values())
+
+
+def test_at_equal_time_a_method_of_twice_the_cost_has_made_half_of_its_steps() -> None:
+    runs = {"linear": (0.3, 0.6, 0.9), "mgda": (0.5, 0.7, 0.9)}
+    records = [
+        a_run(method, base, 0, of, cpu=10.0 + 10.0 * (method == "mgda"))
+        for method, of in runs.items()
+        for base in (0, 1)
+    ]
+    table = study_tables.equal_time(study_tables.by_method(records)).splitlines()
+    assert table[2].startswith("| linear | 1.00 | 100% | 0.300 | 0.600 | 0.900 | 0.162 |")
+    assert table[3].startswith("| mgda | 2.00 | 50% | 0.300 | 0.300 | 0.300 | 0.027 | -0.135")
+    assert "| linear | 2 | 0.3" in study_tables.report(records)
