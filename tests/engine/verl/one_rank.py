@@ -14,6 +14,7 @@ from engine_ranks import (
     PREFERENCE,
     batch_of,
     build_engine,
+    cross_fitted_steps,
     join,
     leave_the_start,
     measure_every_method,
@@ -272,6 +273,7 @@ def all_of_it(folder: Path) -> None:
     """What the tests of one rank look at, and what several ranks are compared with."""
     join(folder)
     measured = measure_every_method(folder, 0, 1)
+    measured["cross-fitted"] = cross_fitted_steps(folder, 0, 1)
     found: dict[Any, Any] = {}
     for kind, overrides in {**KINDS, "lora, bf16, checkpoints": KINDS["lora"] + LIKE_A_GPU}.items():
         engine = build_engine(folder, *overrides)
