@@ -252,7 +252,10 @@ class Session(PPOTrainerSync):
 
     def old_log_probs(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         """Take the log-probs of the policy before the update, or the rollout's where the config trusts them."""
-        return self._compute_old_log_prob(batch, metrics)
+        told = batch.extra_info
+        batch = self._compute_old_log_prob(batch, metrics)
+        batch.extra_info = {**told, **batch.extra_info}  # verl forgets it where it computes them
+        return batch
 
     def reference_log_probs(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         """Take the log-probs of the reference policy."""
