@@ -18,7 +18,7 @@ def written_config(config: DictConfig) -> dict[str, Any]:
     raw = OmegaConf.to_container(config, resolve=False)
     assert isinstance(resolved, dict)
     assert isinstance(raw, dict)
-    for name, objective in (raw["ctwa"].get("objectives") or {}).items():
+    for name, objective in ((raw.get("ctwa") or {}).get("objectives") or {}).items():
         if "kwargs" in objective:
             written = resolved["ctwa"]["objectives"][name]
             written["kwargs"] = _written(objective["kwargs"], written["kwargs"])
