@@ -195,7 +195,9 @@ class MeasuredJob(SeriesJob):
         from ctwa.engine.train import MultiObjectiveTrainer
 
         file = recorder.run.path / KEPT
-        kept = json.loads(file.read_text()) if file.exists() else {"outcomes": {}, "seconds": {"cpu": 0.0, "wall": 0.0}}
+        kept: dict[str, Any] = {"outcomes": {}, "seconds": {"cpu": 0.0, "wall": 0.0}}
+        if file.exists():
+            kept = json.loads(file.read_text())
         began = clocks()
 
         class Measured(MultiObjectiveTrainer):
