@@ -5,15 +5,17 @@
     python benchmarks/conflict.py runs/D [...]
 
 Of each run it prints a Markdown table: for each objective the mean gain of a step that the probe measured on the next
-step's prompts, with its standard error, and the mean progress that either Gram matrix predicted, in standard errors of
-the measured gain at the scale that fits all objectives best (one number for the run, the slope through 0); then, over
-all steps and objectives, the slope, the correlation, and the share of pairs whose signs agree. The last three are also
-given for means of ten steps in a row, in which the probe's own error is smaller.
+step's prompts, with its standard error, and the mean progress that either Gram matrix predicted, at the scale that fits
+all objectives best (one number for the run, the slope through 0); then, over all steps and objectives, the slope, the
+correlation, and the share of pairs whose signs agree. The last three are also given for means of ten steps in a row, in
+which the probe's own error is smaller.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,19 +60,20 @@ def read(folder: Path) -> Measured:
     records = {record["step"]: record["metrics"] for record in read_trace(folder / "metrics.jsonl")}
     prefix = "probe/gain/"
     names = sorted({key.removeprefix(prefix) for each in records.values() for key in each if key.startswith(prefix)})
-    gains, predicted = [], {kind: [] for kind in PREDICTIONS}
+    steps: list[list[list[float]]] = []
     for step, metrics in sorted(records.items()):
         after = records.get(step + 1, {})
-        found = {kind: [metrics.get(key + name) for name in names] for kind, key in PREDICTIONS.items()}
-        gain = [after.get(prefix + name) for name in names]
-        if None in gain or any(None in each for each in found.values()):
-            continue
-        gains.append(gain)
-        for kind, each in found.items():
-            predicted[kind].append(each)
-    if not gains:
-        raise SystemExit(f"{folder} has no step with a probe, and both predictions: see the top of this script")
-    return Measured(names, np.array(gains), {kind: np.array(each) for kind, each in predicted.items()})
+        found = [[_number(metrics, key + name) for name in names] for key in PREDICTIONS.values()]
+        steps.append([[_number(after, prefix + name) for name in names], *found])
+    steps_SXM = np.array([each for each in steps if np.isfinite(each).all()])
+    if not len(steps_SXM):
+        raise SystemExit(f"{folder} has no step with a probe and both predictions: see the top of this script")
+    return Measured(names, steps_SXM[:, 0], {kind: steps_SXM[:, 1 + x] for x, kind in enumerate(PREDICTIONS)})
+
+
+def _number(metrics: Mapping[str, float | None], key: str) -> float:
+    value = metrics.get(key)
+    return math.nan if value is None else value
 
 
 def slope(predicted: Floats, gains: Floats) -> float:
@@ -81,8 +84,8 @@ def slope(predicted: Floats, gains: Floats) -> float:
 def table(measured: Measured) -> str:
     """The means over the run, objective by objective."""
     lines = [
-        "| objective | measured gain of a step | " + " | ".join(f"{kind}, scaled" for kind in PREDICTIONS) + " |",
-        "|---|---|" + "---|" * len(PREDICTIONS),
+        "| objective | measured gain of a step | " + " | ".join(measured.predicted) + " |",
+        "|---|---|" + "---|" * len(measured.predicted),
     ]
     errors_M = measured.gains_SM.std(axis=0, ddof=1) / len(measured.gains_SM) ** 0.5
     scaled = {

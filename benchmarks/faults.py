@@ -2,9 +2,9 @@
 
     python benchmarks/faults.py --out runs/faults [--faults 12] [--seed 0] [--testbed runs/testbed-D]
 
-A process of each kind is killed, or stopped for some seconds; the run is told to end; a file of its newest checkpoint is
-changed and the run killed. Each fault comes at a moment that the seed draws, in a run of its own under --max-restarts,
-which saves every second step. What ended before its last step is resumed by hand once. One undisturbed run is made
+A process of each kind is killed, or stopped for some seconds; the run is told to end; a file of its newest checkpoint
+is changed and the run killed. Each fault comes at a moment that the seed draws, in a run of its own (--max-restarts)
+that saves every second step. What ended before its last step is resumed by hand once. One undisturbed run is made
 first; "same" says that the last policy is its policy to the bit. A table is printed; a fault that is in --out is not
 tried again.
 """
@@ -70,7 +70,8 @@ class Outcome:
         step: the last one made before it.
         status: of the command.
         restarts: by the command, and after it by hand.
-        seconds: from the fault to the next step made, or to the end; None where no step came any more.
+        seconds: from the fault to the end of the second step after it (that which it hit may end all the same); None
+            where it never came.
         steps_lost: made twice.
         same: whether the last policy is the undisturbed one.
         orphans: processes left after the end.
@@ -142,7 +143,7 @@ def tried(number: int, seed: int, run: RunFolder, testbed: Path, undisturbed: Ru
         went_on: list[float] = []
 
         def is_over() -> bool:
-            if not went_on and last_step_since(run, began_at) > 0:
+            if not went_on and made_after(run, began_at, step + 2):
                 went_on.append(time.monotonic() - began)
             return running.poll() is not None
 
@@ -168,9 +169,10 @@ def tried(number: int, seed: int, run: RunFolder, testbed: Path, undisturbed: Ru
     )
 
 
-def last_step_since(run: RunFolder, began_at: float) -> int:
-    """The steps whose records were written after a time (s since 1970)."""
-    return sum(record["time"] > began_at for record in read_jsonl(run.metrics)) if run.metrics.is_file() else 0
+def made_after(run: RunFolder, began_at: float, step: int) -> bool:
+    """Whether a step, or a later one, was made after a time (s since 1970)."""
+    records = read_jsonl(run.metrics) if run.metrics.is_file() else []
+    return any(record["time"] > began_at and record["step"] >= step for record in records)
 
 
 def same_policy(run: RunFolder, other: RunFolder) -> bool:
@@ -277,7 +279,7 @@ def wait_until(is_so: Callable[[], bool], running: subprocess.Popen[bytes], *, p
 
 def table(outcomes: list[Outcome]) -> str:
     """A line a fault."""
-    header = "| fault | after step | exit status | resumed | s to the next step | steps made again | same | left |"
+    header = "| fault | after step | exit status | resumed | s to the second step after | made again | same | left |"
     return "\n".join([header, "|---" * 8 + "|", *(row(each) for each in outcomes)])
 
 

@@ -111,6 +111,14 @@ class RewardMatrix:
             *(torch.stack([self._column_of(each_NM, name) for name in names], dim=1) for each_NM in of_rows_NM),
         )
 
+    def with_columns(self, others: RewardMatrix) -> RewardMatrix:
+        """The same rewards with some columns in the place of those that they had, by name."""
+        columns = self.to_columns()
+        unknown = [name for name in others.names if name not in columns]
+        if unknown:
+            raise CtwaError(f"there is no objective '{unknown[0]}' among the rewards; write some of {list(self.names)}")
+        return RewardMatrix.from_columns(columns | others.to_columns())
+
     def applicable(self, name: str) -> Tensor:
         """Bool (N,), the completions that an objective applies to. Raises CtwaError where there is none of the name."""
         return self._column_of(self.applicable_NM, name)

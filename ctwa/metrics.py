@@ -33,7 +33,7 @@ _BY_SOURCE = ("objective_source", "val_source", "val_source_standard_error")  # 
 # fmt: off
 TRAINING = frozenset((
     "actor", "clip", "conflict", "correlation", "covariance", "critic", "curriculum", "global_seqlen", "gradient",
-    "num_turns",
+    "memory", "num_turns",
     "objective", "perf", "prompt_length", "response", "response_length", "response_length_non_aborted", "rewards",
     "rollout", "rollout_corr", "time", "tool_call_counts", "training", "val", "val_rewards", "val_rollout",
     "val_shaped", "val_standard_error", "variance_proxy", "weight", *_BY_SOURCE,

@@ -16,5 +16,8 @@ if [[ "${ENGINE:-cpu}" == cpu ]]; then # two cores sample 32 prompts eight times
     TASK_SETTINGS+=(data.val_max_samples=32 actor_rollout_ref.rollout.val_kwargs.n=8
         actor_rollout_ref.rollout.val_kwargs.temperature=0.7 ctwa.caid.iterations=2 ctwa.steps_per_iteration=8
         data.train_batch_size=8)
+    if [[ "${LORA:-0}" != 1 ]]; then # the default is that of a model of 0.6 million parameters
+        TASK_SETTINGS+=(actor_rollout_ref.actor.optim.lr=1.0e-5)
+    fi
 fi
 exec ctwa caid "${TASK_SETTINGS[@]}" "${RUN_SETTINGS[@]}" "ctwa.caid.thresholds={constraints:${THRESHOLD:-0.05}}" "$@"

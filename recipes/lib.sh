@@ -184,6 +184,7 @@ generation:
     brevity: {reward_fn: "ctwa.instructions.rewards:brevity", kwargs: {budget: ${MAX_TOKENS:-96}}}
     well_formed: {reward_fn: "ctwa.instructions.rewards:well_formed"}
 END
+        echo "pairs: completing $limit prompts four times for $data/pairs/$part.parquet, which later runs read" >&2
         ctwa eval "$data/pairs/$part.yaml" --out "$data/pairs/$part-samples" >&2
         ctwa pairs "$data/pairs/$part-samples" --out "$data/pairs/$part.parquet" >&2
     done

@@ -26,6 +26,13 @@ def test_the_list_has_a_line_for_each() -> None:
         assert any(all(text in line for text in said) for line in lines), each.name
 
 
+def test_an_option_with_names_can_be_given_some_on_the_command_line() -> None:
+    """Hydra takes no new keys into an empty mapping; a null becomes any."""
+    for each in ENTRIES:
+        for name, field in each.info.config.model_fields.items():
+            assert field.get_default(call_default_factory=True) != {}, f"{name} of {each.name}"
+
+
 @pytest.mark.parametrize("name", sorted({each.name for each in ENTRIES}))
 def test_a_page_says_how_to_choose_it_and_what_each_option_does(name: str) -> None:
     text = describe(name)

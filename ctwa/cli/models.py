@@ -71,6 +71,9 @@ def evaluate(
         int | None, typer.Option(min=1, help="Completions of each prompt (not with a YAML file).")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the completions (not with a YAML file).")] = 0,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Run the reward functions that a run names, though somebody else made it.")
+    ] = False,
 ) -> None:
     """Evaluate models: rewards of completions, preference losses, perplexity, an LLM judge, with intervals.
 
@@ -79,4 +82,4 @@ def evaluate(
     """
     from ctwa.evaluation.command import run
 
-    run(targets, out, task_dir=task_dir, limit=limit, num_samples=num_samples, seed=seed, say=print)
+    run(targets, out, task_dir=task_dir, limit=limit, num_samples=num_samples, seed=seed, trust=trust, say=print)

@@ -149,6 +149,7 @@ class CaidTrainer(Trainer):
         """Sample the last policy, and move the multipliers by how far it misses the thresholds."""
         samples = self.samples.sample(f"policy/{self.caid.num_policies}", step=self.steps_made)
         metrics = {
+            **self.samples.seconds,
             **self._means(samples),
             **self.caid.observe(self._constraints(samples), self._constraints(self.reference)),
         }

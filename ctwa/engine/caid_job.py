@@ -42,7 +42,7 @@ class CaidJob(Job):
         self.data = check_disk(self.config)
         self.settings = read_caid_settings(self.config, self.data)
         check_machine(self.config)
-        check_with_verl(self.config)
+        check_with_verl(self.config, has_reference=self.config.actor_rollout_ref.actor.use_kl_loss)
         self.num_steps = self.settings.caid.iterations * self.settings.steps_per_iteration
         self.num_samples = self.settings.num_samples
         with open_dict(self.config):

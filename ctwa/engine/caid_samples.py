@@ -13,6 +13,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from ctwa import metrics as key_of
 from ctwa.engine.caid_settings import CaidSettings
 from ctwa.engine.data import data_settings
 from ctwa.engine.pairs.data import load_policy
@@ -100,6 +101,8 @@ class PolicySampler:
         self.settings = settings
         self.sampler = sampler
         self.recorder = recorder
+        #: of the last samples: how long reward functions ran while others were written, and how long afterwards
+        self.seconds: dict[str, float] = {}
         self._policies = {name: load_policy(model) for name, model in settings.policies.items()}
         self._reference_policy = load_policy(config.actor_rollout_ref.model.path) if self._policies else None
 
@@ -126,6 +129,10 @@ class PolicySampler:
         )
         self.sampler.session.sleep()
         scored = self.sampler.score(rows)
+        self.seconds = {
+            key_of.VALIDATION_HIDDEN_SECONDS: scored.evaluation.hidden_seconds,
+            key_of.VALIDATION_WAITED_SECONDS: scored.evaluation.waited_seconds,
+        }
         data = rows.read("prompts", "responses")
         prompts = [tuple(row.tolist()) for row in data["prompts"].unbind()]
         responses = [tuple(row.tolist()) for row in data["responses"].unbind()]

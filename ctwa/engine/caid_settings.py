@@ -91,6 +91,11 @@ def read_caid_settings(config: DictConfig, data: RunData | None = None) -> CaidS
             "algorithm.use_kl_in_reward=true: ctwa caid has no rewards of tokens, and a beta of its own that holds the "
             "policy near its reference; write false"
         )
+    if settings.from_log_probs:
+        raise CtwaError(
+            f"ctwa.objectives.{next(iter(settings.from_log_probs))} is read off the log-probabilities of a step of "
+            "ctwa train, and ctwa caid has none; leave it out"
+        )
     if settings.curriculum.is_on:
         raise CtwaError("ctwa.curriculum: ctwa caid samples every prompt in every round; leave it out")
     if unknown := sorted(settings.caid.thresholds.keys() - set(settings.names)):

@@ -108,7 +108,7 @@ class RunData:
             told.append(f"{part.num_rows:,} rows {named}")
             if part.rows is not None and part.rows.bad:
                 told.append(f"{len(part.rows.bad):,} rows left out (data.bad_rows=skip; `ctwa data` lists them)")
-        return told
+        return list(dict.fromkeys(told))  # both may be the same rows
 
     def hand_over(self, config: DictConfig, recorder: Recorder) -> DictConfig:
         """Write what verl is to read into the run's folder, and say where that has changed since the run began.

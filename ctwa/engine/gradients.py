@@ -372,6 +372,9 @@ class GradientStore:
         """
         device = self.parameters[0].device
         gram_MM = torch.zeros(num_objectives, num_objectives, dtype=torch.float64, device=device)
+        most = max((min(local_part(each).numel(), CHUNK) for each in self.parameters), default=0)
+        # One buffer for all: to be given memory anew takes as long as to fill it.
+        buffer = torch.empty(num_objectives * most, dtype=torch.float64, device=device)
         for index in filter(only, range(len(self.parameters))):
             rows = [gradients[index] for gradients in self._gradients[:num_objectives]]
             present = [row for row, gradient in enumerate(rows) if gradient is not None]
@@ -383,7 +386,10 @@ class GradientStore:
             copies = _num_copies(self.parameters[index])
             shards = [local_part(gradient).flatten() for gradient in rows if gradient is not None]
             for start in range(0, shards[0].numel(), CHUNK):
-                part_PD = torch.stack([shard[start : start + CHUNK] for shard in shards]).double()
+                parts = [shard[start : start + CHUNK] for shard in shards]
+                part_PD = buffer[: len(parts) * len(parts[0])].view(len(parts), len(parts[0]))
+                for row, part in enumerate(parts):
+                    part_PD[row].copy_(part)
                 scaled_PD = part_PD if scale_D is None else part_PD * scale_D[start : start + CHUNK]
                 gram_MM[torch.tensor(present)[:, None], torch.tensor(present)] += scaled_PD @ part_PD.T / copies
         if torch.distributed.is_initialized():

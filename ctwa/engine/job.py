@@ -24,6 +24,7 @@ from ctwa.engine.compose import compose_written
 from ctwa.engine.plan import line
 from ctwa.engine.recorder import Recorder, Stop
 from ctwa.engine.resumed import changes, refuse_another, told
+from ctwa.engine.secrets import written_config
 from ctwa.engine.signals import end_request
 from ctwa.engine.written import Written
 from ctwa.report.summary import summary_text, write_summary
@@ -117,7 +118,7 @@ class Job(ABC):
         if self.settings.resume:
             run = RunFolder(self.settings.run)
             refuse_another(run, self.info())
-            self.changed = changes(run, self._resolved())
+            self.changed = changes(run, written_config(self.config))
 
     @abstractmethod
     def check(self) -> None:
@@ -163,11 +164,6 @@ class Job(ABC):
         left_out = f"; {found.left_out()}" if found.damaged else ""
         return [line("goes on", goes_on + left_out), *(line("changed", change) for change in self.changed)]
 
-    def _resolved(self) -> dict[str, Any]:
-        resolved = OmegaConf.to_container(self.config, resolve=True)
-        assert isinstance(resolved, dict)
-        return resolved
-
     def info(self) -> RunInfo:
         """What runs, for the readers of the run's folder."""
         return RunInfo(
@@ -188,7 +184,7 @@ class Job(ABC):
         """
         return RunFolder.create(
             self.config.ctwa.run,
-            self._resolved(),
+            written_config(self.config),
             self.info(),
             resume=self.config.ctwa.resume,
             how_to_resume="ctwa.resume=true",

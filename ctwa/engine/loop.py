@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from verl.utils.tracking import Tracking
 
 from ctwa.engine import checkpoint
 from ctwa.engine.recorder import Recorder, numbers
+from ctwa.engine.secrets import written_config
 from ctwa.engine.signals import end_request
 from ctwa.errors import CtwaError
 from ctwa.models.locate import step_folder
@@ -53,7 +54,7 @@ class Trainer(ABC):
             project_name=config.trainer.project_name,
             experiment_name=config.trainer.experiment_name,
             default_backend=config.trainer.logger,
-            config=OmegaConf.to_container(config, resolve=True),
+            config=written_config(config),
         )
 
     # -- what is a training's own -------------------------------------------------------------------------------------
@@ -129,6 +130,7 @@ class Trainer(ABC):
             with watchdog.phase("step"):
                 metrics = self.step(self.steps_made)
             metrics["time/step"] = time.perf_counter() - began
+            metrics |= watchdog.memory()
             self.finish_step(metrics)
         self.end()
         self._tracking.finish()

@@ -30,11 +30,6 @@ SELECTIVE = {
 """The losses that treat a token by what else is in its micro-batch: how they weigh it is known to no one else."""
 
 
-def has_reference(config: DictConfig) -> bool:
-    """Whether there is a reference policy beside the trained one: for a KL term in the loss or in the reward."""
-    return bool(config.actor_rollout_ref.actor.use_kl_loss or config.algorithm.use_kl_in_reward)
-
-
 def read_policy_loss(actor: DictConfig) -> PolicyLoss | None:
     """The policy loss of verl's config, as it will be differentiated; None for one of `SELECTIVE`.
 

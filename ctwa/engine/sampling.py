@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -243,6 +244,13 @@ def validation_metrics(name: str, values_N: Tensor, group_N: Tensor) -> dict[str
     return {key_of.validation(name): float(values_N.mean()), key_of.validation_error(name): error}
 
 
+def with_reference(config: DictConfig) -> DictConfig:
+    """The config as verl is to read it: it has a reference policy only where one of its own terms asks for it."""
+    of_verl = copy.deepcopy(config)
+    of_verl.algorithm.use_kl_in_reward = True  # which nobody but the trainer acts on, by its own config
+    return of_verl
+
+
 @contextmanager
 def sampling_engine(
     config: DictConfig, settings: Settings, data: RunData, recorder: Recorder, *, max_missing: float
@@ -275,7 +283,10 @@ def sampling_engine(
         )
         with recorder.watchdog.phase("start"):
             session = Session(
-                config, settings.curriculum, poll_interval=settings.poll_interval, wait_for_queue=wait_for_queue
+                with_reference(config) if "kl" in settings.from_log_probs.values() else config,
+                settings.curriculum,
+                poll_interval=settings.poll_interval,
+                wait_for_queue=wait_for_queue,
             )
         recorder.engine_is_up()
         yield Sampler(

@@ -15,6 +15,7 @@ from ctwa.models.locate import locate
 from ctwa.objectives.completion import Completion
 from ctwa.objectives.config import ObjectiveConfig, Objectives, trained
 from ctwa.objectives.curriculum import CurriculumSettings
+from ctwa.objectives.log_probs import QUANTITIES, Quantity
 from ctwa.objectives.reference import ReferenceConfig, ReferenceLength, build_reference
 from ctwa.objectives.shaping import Shaping, Standardise
 from ctwa.policy_loss import PolicyLoss
@@ -206,6 +207,17 @@ class Settings(RunSettings):
     def trained(self) -> dict[str, ObjectiveConfig]:
         """The objectives that the method sees: all but those that are only evaluated."""
         return trained(self.objectives)
+
+    @property
+    def from_log_probs(self) -> dict[str, Quantity]:
+        """The objectives that are read off log-probabilities, each with what it is."""
+        functions = {name: objective.reward_fn for name, objective in self.objectives.items()}
+        return {name: QUANTITIES[spec] for name, spec in functions.items() if spec in QUANTITIES}
+
+    def has_reference(self, config: DictConfig) -> bool:
+        """Whether there is a reference policy beside the trained one: for a KL in loss, reward or objective."""
+        of_verl = config.actor_rollout_ref.actor.use_kl_loss or config.algorithm.use_kl_in_reward
+        return bool(of_verl or "kl" in self.from_log_probs.values())
 
     def about(self, row: Mapping[str, Any]) -> set[str]:
         """The objectives that are about a row of the data, by what they apply to."""

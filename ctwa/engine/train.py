@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -41,6 +41,8 @@ from ctwa.engine.verl.rows import in_order
 from ctwa.engine.verl.transfer import QueuedRows, advantage_columns, correct, hand_over, kl_rewards, leave_out
 from ctwa.engine.watchdog import Watchdog
 from ctwa.objectives.completion import Moment
+from ctwa.objectives.evaluator import Evaluation
+from ctwa.objectives.log_probs import from_log_probs
 from ctwa.objectives.signal import Signal
 from ctwa.scalarizers.base import Scalarizer
 
@@ -132,6 +134,7 @@ class MultiObjectiveTrainer(Trainer):
                 with step.phase("probe"):
                     self.measure_last_update(step)
             with step.phase("adv"):
+                self.fill_in(step)
                 self.estimate_advantages(step)
             with step.phase("update_actor"):
                 self.update(step)
@@ -185,7 +188,23 @@ class MultiObjectiveTrainer(Trainer):
 
     @property
     def _objective_weights(self) -> dict[str, float]:
-        return {name: objective.weight for name, objective in self.settings.objectives.items()}
+        """Of the objectives that say whether a prompt counts: those that are known when prompts are chosen."""
+        late = self.settings.from_log_probs
+        return {name: 0.0 if name in late else each.weight for name, each in self.settings.objectives.items()}
+
+    def fill_in(self, step: Step) -> None:
+        """Give the objectives that are read off log-probabilities their values, which are known now."""
+        quantities = self.settings.from_log_probs
+        if not quantities:
+            return
+        rollout, has_kl = step.rollout, "kl" in quantities.values()
+        data = step.rows.read("old_log_probs", *(["ref_log_prob"] if has_kl else [])).to_padded_tensor(0.0)
+        reference_NT = data["ref_log_prob"] if has_kl else None
+        measured = from_log_probs(quantities, rollout.mask_NT, data["old_log_probs"], reference_NT)
+        shaped = self.sampler.shaping.shape(measured, rollout.group_N, train=True)
+        step.metrics |= Evaluation(measured, (), dict.fromkeys(quantities, 0.0)).metrics()
+        step.metrics |= self.sampler.shaping.metrics(shaped)
+        step.rollout = replace(rollout, rewards=rollout.rewards.with_columns(shaped.matrix))
 
     def measure_last_update(self, step: Step) -> None:
         """What the last update did, by the completions of this step under the weights before it."""

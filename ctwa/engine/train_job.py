@@ -15,7 +15,6 @@ from ctwa.engine.checks.resources import check_machine
 from ctwa.engine.checks.turns import has_turns, turns_line
 from ctwa.engine.job import Job, passes_text
 from ctwa.engine.plan import decoding, line, loss_line, optimizer_line, size_lines
-from ctwa.engine.policy_loss import has_reference
 from ctwa.run.folder import ObjectiveInfo
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ class TrainJob(Job):
         self.data = check_disk(self.config)
         self.settings = check_config(self.config, self.data)
         check_machine(self.config)
-        check_with_verl(self.config)
+        check_with_verl(self.config, has_reference=self.settings.has_reference(self.config))
         self.num_steps = num_steps(self.config, self.data)
         self.num_samples = self.settings.num_samples
 
@@ -93,7 +92,7 @@ class TrainJob(Job):
             *([line("gradients", self.settings.gradients.described())] if self._measures_gradients() else []),
             loss_line(config),
             optimizer_line(config),
-            *size_lines(config, num_models=1 + has_reference(config)),
+            *size_lines(config, num_models=1 + self.settings.has_reference(config)),
             line("validation", every),
         ]
 
@@ -110,7 +109,7 @@ class TrainJob(Job):
         is_measured_after = settings.log_probs_source(scalarizer.requirements) == "post_update"
         return [
             *["old log-probs (1 forward)"] * (not config.algorithm.rollout_correction.bypass_mode),
-            *["reference log-probs (1 forward)"] * has_reference(config),
+            *["reference log-probs (1 forward)"] * settings.has_reference(config),
             f"update ({num_updates} optimizer step{'s' * (num_updates > 1)}, {passes} of the batch an epoch)",
             *["statistic after the update (1 forward)"] * is_measured_after,
             *["probe (1 forward)"] * is_probed,

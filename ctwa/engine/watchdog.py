@@ -54,14 +54,16 @@ class Process(NamedTuple):
     """A process of the run.
 
     Attributes:
-        name: what it does, with its process id and, elsewhere than here, its machine.
+        name: what it is, with its process id and, elsewhere than here, its machine.
         pid: None where it runs on another machine.
         died: why, where it has died by itself; None while it lives, or was ended because it was needed no more.
+        kind: what it is.
     """
 
     name: str
     pid: int | None = None
     died: str | None = None
+    kind: str = ""
 
 
 @dataclass
@@ -92,6 +94,7 @@ class Watchdog:
     _waiting: list[_Waiting] = field(default_factory=list)
     _processes: Callable[[], Collection[Process]] = no_processes
     _looking: threading.Lock = field(default_factory=threading.Lock)
+    _memory: dict[str, float] = field(default_factory=dict)
     _dead: set[str] = field(default_factory=set)
     _told: set[str] = field(default_factory=set)
 
@@ -137,6 +140,10 @@ class Watchdog:
             with self._looking:
                 self._processes = no_processes
 
+    def memory(self) -> dict[str, float]:
+        """``memory/<kind>``: GB of the driver, and at the last look of the largest process of each kind here."""
+        return {"memory/driver": memory_gb(os.getpid())} | self._memory
+
     def look(self, processes: Collection[Process], now: float) -> str | None:
         """What is wrong, as a sentence; None where nothing is.
 
@@ -150,6 +157,12 @@ class Watchdog:
         if known := died.keys() & self._dead:
             return "; ".join(f"{name} has died: {died[name]}" for name in sorted(known))
         self._dead |= died.keys()
+        memory: dict[str, float] = {}
+        for process in processes:
+            if process.pid is not None:
+                key = f"memory/{process.kind}"
+                memory[key] = max(memory.get(key, 0.0), memory_gb(process.pid))
+        self._memory = memory
         for process in processes:
             if is_stopped(process.pid) and process.name not in self._told:
                 self._told.add(process.name)
@@ -197,6 +210,15 @@ def cpu_seconds(pid: int | None) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") if fields else 0.0
 
 
+def memory_gb(pid: int) -> float:
+    """What a process of this machine has in memory, with pages that it shares; 0 where there is none."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except (OSError, IndexError):
+        return 0.0
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e9
+
+
 def actors() -> list[Process]:
     """The actors of this Ray job; none of those that may die."""
     import ray
@@ -215,6 +237,7 @@ def _process(actor: Mapping[str, Any], here: str) -> Process:
         name=f"{actor['ActorClassName']} ({where})",
         pid=actor["Pid"] if is_here and actor["State"] == "ALIVE" else None,
         died=_why(actor["DeathCause"]) if actor["State"] == "DEAD" else None,
+        kind=actor["ActorClassName"],
     )
 
 

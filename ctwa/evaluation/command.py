@@ -23,6 +23,7 @@ def run(
     limit: int | None,
     num_samples: int | None,
     seed: int,
+    trust: bool,
     say: Callable[[str], None],
 ) -> None:
     """Evaluate, show, and say where the files are.
@@ -38,7 +39,7 @@ def run(
             raise CtwaError(f"{first} says all of an evaluation, and {', '.join(extra)} came with it; write it there")
         config = read_config(first)
     else:
-        config = config_of(targets, task_dir=task_dir, limit=limit, num_samples=num_samples, seed=seed)
+        config = config_of(targets, task_dir=task_dir, limit=limit, num_samples=num_samples, seed=seed, trust=trust)
     out = out or Path("runs") / f"eval-{first.absolute().stem if first.suffix else first.absolute().name}"
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:

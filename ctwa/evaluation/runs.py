@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from omegaconf import OmegaConf
 
 from ctwa.errors import CtwaError
 from ctwa.evaluation.config import EvalConfig, parse_config
@@ -28,6 +29,7 @@ def config_of(
     limit: int | None = None,
     num_samples: int | None = None,
     seed: int = 0,
+    trust: bool = False,
 ) -> EvalConfig:
     """What a run's own validation measures, of the given models and, where there is one, of the model they began as.
 
@@ -38,11 +40,13 @@ def config_of(
         limit: only so many prompts.
         num_samples: completions of each prompt, where not those of the run's validation.
         seed: of the completions.
+        trust: run the reward functions that the run names, whoever made it.
 
     Raises:
-        CtwaError: the folder is none of a task, the first target no run, or its task is not described in full.
+        CtwaError: the folder is none of a task, the first target no run, or its task is not described in full; or the
+            run is somebody else's, and names code that does not come with ctwa.
     """
-    base, name, section = _of_task(task_dir) if task_dir is not None else _of_run(Path(targets[0]))
+    base, name, section = _of_task(task_dir) if task_dir is not None else _of_run(Path(targets[0]), trust=trust)
     if limit is not None:
         section |= {"limit": limit, "limit_seed": None} if "limit_seed" in section else {"limit": limit}
     sections: dict[str, Any] = {name: section}
@@ -83,7 +87,17 @@ def _of_task(folder: Path) -> tuple[str | None, str, dict[str, Any]]:
     )
 
 
-def _of_run(run: Path) -> tuple[str, str, dict[str, Any]]:
+def _refuse_foreign_code(run: RunFolder, objectives: Mapping[str, Mapping[str, Any]]) -> None:
+    named = {str(objective["reward_fn"]) for objective in objectives.values()}
+    code = sorted(each for each in named if not each.startswith("ctwa."))
+    if code and not run.is_ours():
+        raise CtwaError(
+            f"{run.path} was not made by you, or not on this machine, and to evaluate it is to run the code of "
+            f"{', '.join(code)}, as its config.yaml says: read it, and write --trust"
+        )
+
+
+def _of_run(run: Path, *, trust: bool) -> tuple[str, str, dict[str, Any]]:
     """The validation of the run that a run's folder, or a checkpoint in it, belongs to."""
     homes = [folder for folder in (run, *run.absolute().parents) if (folder / "run.json").is_file()]
     if not homes:
@@ -100,6 +114,10 @@ def _of_run(run: Path) -> tuple[str, str, dict[str, Any]]:
         if "loss" in ours:  # of `ctwa prefer`
             section = _pairs(ours, path) | {"template_kwargs": _template_kwargs(config)}
             return config["actor_rollout_ref"]["model"]["path"], "preferences", section
+        if not trust:
+            _refuse_foreign_code(RunFolder(homes[0]), ours["objectives"])
+        # What a reward took from the environment was not written down.
+        objectives = OmegaConf.to_container(OmegaConf.create(ours["objectives"]), resolve=True)
         validation = rollout["val_kwargs"]
         kept = RunFolder(homes[0]).data / "val.parquet"  # where the run's rows were not in verl's format
         source = str(kept) if kept.is_file() else data["val_files"]
@@ -113,7 +131,7 @@ def _of_run(run: Path) -> tuple[str, str, dict[str, Any]]:
             "generation",
             {
                 "data": source,
-                "objectives": ours["objectives"],
+                "objectives": objectives,
                 "reference_length": _reference_length(ours.get("reference_length")),
                 **{key: ours["rewards"][key] for key in ("num_workers", "max_unscored")},
                 "limit": limit if limit > 0 else None,

@@ -64,6 +64,7 @@ def pack_weights(model: nn.Module) -> None:
     uses = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
     for module in model.modules():
         if type(module) is nn.Linear and module.weight.dtype == torch.float32 and module.weight.numel():
+            vars(module).pop("forward", None)  # with the old weight, so that the new one has its memory
             packed = torch.ops.mkldnn._reorder_linear_weight(module.weight.detach(), DECODED_ROWS)
             module.forward = partial(_packed_forward, packed, module.bias)  # type: ignore[method-assign]
             if uses[id(module.weight)] == 1:

@@ -187,7 +187,7 @@ class Curriculum:
                 )
         self._rows = {name: torch.tensor(rows) for name, rows in of_source.items()}
         self._generator = torch.Generator().manual_seed(seed)
-        self._num_drawn = dict.fromkeys(self._shares, 0)
+        self._due = dict.fromkeys(self._shares, 0.0)
         self._to_come: dict[str, Tensor] = {name: rows[:0] for name, rows in self._rows.items()}
         self._rates_R = torch.full((len(self._sources_R),), float("nan"), dtype=torch.float64)
         self._step: list[int] = []
@@ -240,7 +240,7 @@ class Curriculum:
         """All that a restart needs, between two steps."""
         return {
             "curriculum": list(self._shares),
-            "num_drawn": dict(self._num_drawn),
+            "due": dict(self._due),
             "generator": self._generator.get_state(),
             "to_come": {name: rows.clone() for name, rows in self._to_come.items()},  # a slice would save what is past
             "rates": self._rates_R.clone(),
@@ -262,16 +262,17 @@ class Curriculum:
                 f"the checkpoint's ctwa.curriculum is of {len(state['rates'])} rows, and the data have "
                 f"{len(self._rates_R)}: resume with the data of the run, or start a new one"
             )
-        self._num_drawn = dict(state["num_drawn"])
+        self._due = dict(state["due"])
         self._generator.set_state(state["generator"])
         self._to_come = {name: rows.clone() for name, rows in state["to_come"].items()}
         self._rates_R = state["rates"].clone()
 
     def _next_source(self) -> str:
-        """The one that lacks most of its share."""
-        number = sum(self._num_drawn.values()) + 1
-        name = max(self._shares, key=lambda each: self._shares[each] * number - self._num_drawn[each])
-        self._num_drawn[name] += 1
+        """The one that lacks most of its share: with every prompt each is due its share of one, and one gives it."""
+        for name, share in self._shares.items():
+            self._due[name] += share
+        name = max(self._due, key=self._due.__getitem__)
+        self._due[name] -= 1
         return name
 
     def _next_rows(self, name: str, number: int) -> list[int]:

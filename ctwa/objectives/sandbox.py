@@ -3,11 +3,13 @@
 The process has an empty folder, an empty environment, limits of memory, processor time, files and their size, and a
 deadline; at its end it is killed with all that it started. Where the kernel lets an ordinary user make namespaces (most
 do; containers often forbid it), it has no network, and a process that leaves its group does not outlive it. It can
-still read what this user can read: to run the programs of an enemy, run ctwa in a container.
+still read what this user can read, and the superuser's may start as many processes as it likes before its deadline. To
+run the programs of an enemy, run ctwa in a container.
 """
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import json
 import os
@@ -18,12 +20,13 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 from ctwa.objectives.sandboxed import LOADED
 
@@ -63,17 +66,63 @@ def output_of(program: str, text: str, limits: Limits) -> str | None:
 def which_pass(program: str, tests: Sequence[str], limits: Limits) -> list[bool]:
     """Which of some tests, each Python code that raises where it does not hold, a Python program passes.
 
-    A program can pass a test that it should not: by objects that are equal to everything, say. None is passed by
-    leaving early or by what is printed.
+    Of a test that ends in ``assert EXPRESSION == VALUE`` the program's process is asked for the expression alone, and
+    the value, a literal, is compared here: neither an object that is equal to everything nor a look into the frames of
+    the caller passes it. Any other test runs beside the program, which can pass it so. None is passed by leaving early
+    or by what is printed.
     """
-    words = [secrets.token_hex(16) for _ in tests]
-    lines = [json.dumps([word, test]) + "\n" for word, test in zip(words, tests, strict=True)]
+    words, asked = [secrets.token_hex(16) for _ in tests], [_asked(test) for test in tests]
+    lines = [json.dumps([word, each.source, each.expression]) + "\n" for word, each in zip(words, asked, strict=True)]
     ours, theirs = socket.socketpair()
     with ours, theirs, _started(program, limits, isolated=can_isolate(), channel=theirs.fileno()) as process:
         theirs.close()
         said = _converse(process, monotonic() + limits.seconds, ours, "".join([*lines, "\n"]).encode())
-    passed = set(said.decode(errors="replace").split())
-    return [word in passed for word in words]
+    answers: dict[str, set[str]] = {}
+    for line in said.decode(errors="replace").splitlines():
+        word, _, answer = line.partition(" ")
+        answers.setdefault(word, set()).add(answer)
+    return [each.is_answered_by(answers.get(word, set())) for word, each in zip(words, asked, strict=True)]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a program's process is asked.
+
+    Attributes:
+        source: code to run.
+        expression: whose value is asked for behind it; None where the code is to run to its end, no more.
+        value: that it is to have.
+    """
+
+    source: str
+    expression: str | None = None
+    value: Any = None
+
+    def is_answered_by(self, answers: Collection[str]) -> bool:
+        """Whether there is one answer, and it is right: who gives several guesses."""
+        if len(answers) != 1:
+            return False
+        (answer,) = answers
+        if self.expression is None:
+            return answer == ""
+        try:
+            return bool(ast.literal_eval(answer) == self.value)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            return False
+
+
+def _asked(test: str) -> _Asked:
+    *before, last = ast.parse(test).body
+    compared = last.test if isinstance(last, ast.Assert) else None
+    if isinstance(compared, ast.Compare) and [type(each) for each in compared.ops] == [ast.Eq]:
+        sides = (compared.left, compared.comparators[0])
+        for expression, literal in (sides, sides[::-1]):
+            try:
+                value = ast.literal_eval(literal)
+            except (ValueError, TypeError):
+                continue
+            return _Asked("\n".join(map(ast.unparse, before)), ast.unparse(expression), value)
+    return _Asked(test)
 
 
 @lru_cache(maxsize=1)

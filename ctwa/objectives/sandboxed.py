@@ -14,6 +14,9 @@ import resource
 import runpy
 import signal
 import sys
+from collections.abc import Set
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 NAMESPACES = 0x10000000 | 0x40000000 | 0x20000000 | 0x08000000  # of users, networks, processes and shared memory
@@ -51,12 +54,40 @@ def _run_tests(channel: int) -> None:
     os.write(channel, LOADED)
     with os.fdopen(os.dup(channel)) as tests:
         for line in iter(tests.readline, "\n"):
-            word, source = json.loads(line)
+            word, source, expression = json.loads(line)
+            answer = ""
             try:
                 exec(compile(source, "test", "exec"), space)
+                if expression is not None:
+                    answer = f" {_plain(eval(compile(expression, 'test', 'eval'), space))!r}"
             except BaseException:  # noqa: BLE001 - whatever a program raises, its exit included
                 continue
-            os.write(channel, f"{word}\n".encode())
+            os.write(channel, f"{word}{answer}\n".encode())
+
+
+def _plain(value: Any) -> Any:
+    """A value as what can be written as a literal; other kinds of numbers and collections are taken as the plain ones.
+
+    Raises:
+        TypeError: it is none of these.
+    """
+    if value is None or isinstance(value, bool):
+        return value
+    plain: tuple[Any, ...] = (int, float, complex, str, bytes)
+    for kind in plain:
+        if isinstance(value, kind):
+            return kind(value)
+    if isinstance(value, dict):
+        return {_plain(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return (list if isinstance(value, list) else tuple)(map(_plain, value))
+    if isinstance(value, Set):
+        return set(map(_plain, value))
+    if hasattr(value, "tolist"):  # numpy's
+        return _plain(value.tolist())
+    if isinstance(value, Fraction | Decimal):
+        return int(value) if value == int(value) else float(value)
+    raise TypeError(f"no literal: {type(value)}")
 
 
 def _go_on_in_child() -> None:

@@ -1,5 +1,6 @@
 """The folder of a run: where everything is that a run leaves."""
 
+import hmac
 import json
 import time
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ctwa.errors import CtwaError
+from ctwa.run import origin
 from ctwa.run.alarms import AlarmLimits, AlarmMonitor
 from ctwa.run.disk import check_place
 from ctwa.run.jsonl import SCHEMA, write_atomically
@@ -61,6 +63,7 @@ class RunFolder:
         self.path = Path(path)
         self.config = self.path / "config.yaml"
         self.info = self.path / "run.json"
+        self.origin = self.path / "origin"
         self.metrics = self.path / "metrics.jsonl"
         self.events = self.path / "events.jsonl"
         self.samples = self.path / "samples.jsonl"
@@ -120,6 +123,15 @@ class RunFolder:
             info = info.model_copy(update={"created": self.read_info().created})
         write_atomically(self.info, (info.model_dump_json(by_alias=True, indent=2) + "\n").encode())
         write_atomically(self.config, text)
+        if (mark := origin.mark(text)) is not None:
+            write_atomically(self.origin, mark.encode())
+
+    def is_ours(self) -> bool:
+        """Whether this user began the run, with the config.yaml that is there."""
+        if not (self.origin.is_file() and self.config.is_file()):
+            return False
+        mark = origin.mark(self.config.read_bytes())
+        return mark is not None and hmac.compare_digest(mark.encode(), self.origin.read_bytes().strip())
 
     @classmethod
     def open(cls, path: Path | str) -> Self:

@@ -44,7 +44,7 @@ class HypervolumeConfig(Options):
     type: Literal["hypervolume"] = "hypervolume"
     apply_to: ApplyTo = "auto"
     scores: Literal["auto", "validation", "batch"] = "auto"
-    scales: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    scales: dict[str, Annotated[float, Field(gt=0)]] | None = None
     num_points: Annotated[int, Field(ge=1)] = 50
 
     def fitted(self, *, scale_invariant: bool) -> Self:
@@ -104,9 +104,10 @@ class Hypervolume(Scalarizer):
 
     def __init__(self, config: HypervolumeConfig, weights: Mapping[str, float]) -> None:
         super().__init__(config, weights)
-        check_names("the method's scales", config.scales, weights)
+        scales = config.scales or {}
+        check_names("the method's scales", scales, weights)
         self.names = trained_objectives(weights)
-        self._scales = {name: config.scales.get(name, 1.0) for name in self.names}
+        self._scales = {name: scales.get(name, 1.0) for name in self.names}
         self._source: str | None = None if config.scores == "auto" else config.scores
         self._last_validation = -1
         self._reference: dict[str, float] | None = None

@@ -44,7 +44,7 @@ class LagrangianConfig(Options):
     type: Literal["lagrangian"] = "lagrangian"
     objective: str
     targets: dict[str, float]
-    at_least: dict[str, float] = Field(default_factory=dict)
+    at_least: dict[str, float] | None = None
     one_sided: bool = False
     eta: Annotated[float, Field(ge=0)] = 0.01
     cap: Annotated[float, Field(gt=0)] | None = None
@@ -83,9 +83,10 @@ class Lagrangian(Scalarizer):
                 f"the method maximises '{config.objective}' and has targets for {list(self.names)}, but the objectives "
                 f"with a weight above 0 are {list(trained)}; write one target for each of them except the maximised one"
             )
-        if without := sorted(set(config.at_least) - set(config.targets)):
+        self._at_least = config.at_least or {}
+        if without := sorted(set(self._at_least) - set(config.targets)):
             raise CtwaError(f"the method's at_least names {without}, which have no target; write some of {self.names}")
-        if no_rate := {name: config.targets[name] for name in config.at_least if not 0 <= config.targets[name] <= 1}:
+        if no_rate := {name: config.targets[name] for name in self._at_least if not 0 <= config.targets[name] <= 1}:
             raise CtwaError(
                 f"the method has the targets {no_rate} for objectives in at_least, whose targets are shares of "
                 "completions; write a number from 0 to 1"
@@ -152,7 +153,7 @@ class Lagrangian(Scalarizer):
 
     def _satisfied(self, rewards: RewardMatrix) -> RewardMatrix:
         """The rewards, with 1 or 0 for whether a completion satisfies an objective of ``at_least``."""
-        return _changed(rewards, {name: partial(torch.ge, other=least) for name, least in self.config.at_least.items()})
+        return _changed(rewards, {name: partial(torch.ge, other=least) for name, least in self._at_least.items()})
 
     def _dual_step(self, means: Mapping[str, float]) -> None:
         """``lam = clamp(lam + eta (target - mean), 0, cap)``; a multiplier whose objective was not scored is held."""

@@ -33,7 +33,7 @@ class SawConfig(Options):
 
     type: Literal["saw"] = "saw"
     apply_to: Literal["rewards", "advantages"] = "rewards"
-    lowest: dict[str, float] = Field(default_factory=dict)
+    lowest: dict[str, float] | None = None
     delta: Annotated[float, Field(gt=0)] = 1e-8
 
     def fitted(self, *, scale_invariant: bool) -> Self:
@@ -59,7 +59,8 @@ class Saw(Scalarizer):
 
     def __init__(self, config: SawConfig, weights: Mapping[str, float]) -> None:
         super().__init__(config, weights)
-        check_names("the method's lowest", config.lowest, weights)
+        self._lowest = config.lowest or {}
+        check_names("the method's lowest", self._lowest, weights)
         self.names = trained_objectives(weights)
 
     def advantages(self, rollout: Rollout, estimate: Estimate) -> Tensor:
@@ -92,7 +93,7 @@ class Saw(Scalarizer):
         variation = {}
         for name in self.names:
             values_N, scored_N = rewards.column(name)
-            values, lowest = values_N[scored_N], self.config.lowest.get(name, 0.0)
+            values, lowest = values_N[scored_N], self._lowest.get(name, 0.0)
             if not len(values):
                 continue
             if float(values.min()) < lowest:

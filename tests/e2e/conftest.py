@@ -61,7 +61,7 @@ class Run:
 
 def comparable(metrics: dict[str, float]) -> dict[str, float]:
     """The metrics that the computation determines: without clocks and memory."""
-    volatile = ("time/", "perf/", "actor/perf/", "seconds")
+    volatile = ("time/", "perf/", "actor/perf/", "seconds", "memory/")
     return {key: value for key, value in metrics.items() if not any(part in key for part in volatile)}
 
 

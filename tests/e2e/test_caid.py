@@ -54,6 +54,7 @@ def test_the_multipliers_are_those_of_the_samples_and_move_against_the_slack(two
     assert records[0]["dual/multiplier/accuracy"] == pytest.approx(solution.multipliers["accuracy"])
     assert records[0]["val/accuracy"] == pytest.approx(float(samples.scores_PS["accuracy"].mean()))
     first = records[2]
+    assert {"val_rewards/hidden_seconds", "val_rewards/waited_seconds"} <= set(first)
     assert records[1]["weight/accuracy"] == pytest.approx(solution.multipliers["accuracy"])
     assert first["caid/slack/accuracy"] == pytest.approx(first["val/accuracy"] - records[0]["val/accuracy"] - 0.02)
     eta = 0.5 / solution.curvature["accuracy"]

@@ -69,8 +69,8 @@ def test_every_method_trains(rotating: Run) -> None:
     assert never_sampled == sorted(never_sampled, reverse=True)
     assert 1 > never_sampled[0] > never_sampled[-1]
     measured = [each["conflict/num_measured"] for each in rotating.records if "conflict/num_measured" in each]
-    assert len(measured) == 2 * len(GRADIENT_METHODS)
-    assert measured == sorted(measured)
+    assert measured == sorted(measured)  # over the turns of all methods that combine gradients
+    assert measured[-1] > len(GRADIENT_METHODS)
     validated = [each for each in rotating.records if "val_shaped/conciseness" in each]
     assert any(0 < each["val_shaped/conciseness"] < each["val/conciseness"] for each in validated)
 

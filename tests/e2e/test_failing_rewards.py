@@ -122,6 +122,7 @@ class Project:
                 for name, settings in served.items()
             ),
             "data.val_files={easy: data/val.jsonl, again: [data/val.jsonl]}",
+            f"+ctwa.objectives.near={{reward_fn: 'ctwa.objectives.log_probs:kl', {small}}}",
             "ctwa.curriculum.sources={both: 1, products: 1, sums: 2}",
             "data.train_batch_size=4",
             "data.val_max_samples=8",
@@ -166,6 +167,9 @@ def test_objectives_of_some_tasks_are_taken_over_these(stopped: Run) -> None:
     assert metrics["objective/product/applicable_frac"] == shares["products"]
     assert metrics["objective/sum/applicable_frac"] == shares["sums"]
     assert "objective/evaluated/mean" not in metrics
+    assert metrics["objective/near/applicable_frac"] == 1  # the first step's policy is its reference, which is there
+    assert metrics["objective/near/mean"] == pytest.approx(0, abs=1e-3)
+    assert "val/near" not in metrics
     assert "weight/evaluated" not in metrics
     assert 0 <= metrics["val/evaluated"] <= 1
     assert "val_source/evaluated/easy" in metrics

@@ -139,11 +139,14 @@ SAMPLES = "".join(
 ).encode()
 
 
-def test_caid_holds_the_constraints(calls_of: CallsOf) -> None:
-    (call,) = calls_of("instructions_caid", "ctwa.max_unknown_tokens=1", THRESHOLD="0.1", LORA="1")
-    settings = read_caid_settings(compose_config(call[1:], command="caid"))
+@pytest.mark.parametrize(("lora", "rate"), [("0", 1e-5), ("1", 2e-4)])
+def test_caid_holds_the_constraints(lora: str, rate: float, calls_of: CallsOf) -> None:
+    (call,) = calls_of("instructions_caid", "ctwa.max_unknown_tokens=1", THRESHOLD="0.1", LORA=lora)
+    config = compose_config(call[1:], command="caid")
+    settings = read_caid_settings(config)
 
     assert call[0] == "caid"
+    assert config.actor_rollout_ref.actor.optim.lr == rate
     assert settings.caid.thresholds == {"constraints": 0.1}
     assert tuple(settings.objectives) == NAMES
 

@@ -117,6 +117,19 @@ def test_one_that_is_stopped_is_named_once_and_told_apart(
     os.kill(child.pid, signal.SIGCONT)
 
 
+def test_memory_is_that_of_the_largest_of_each_kind(make: Callable[..., Watchdog]) -> None:
+    watchdog = make()
+    mine, first = os.getpid(), 1
+    watchdog.look([Process("a", mine, kind="Rank"), Process("b", first, kind="Rank"), Process("c", kind="Queue")], 0)
+
+    memory = watchdog.memory()
+    assert set(memory) == {"memory/driver", "memory/Rank"}
+    assert memory["memory/Rank"] == pytest.approx(memory["memory/driver"], rel=0.1)
+    assert 0.01 < memory["memory/driver"] < 100
+    watchdog.look([], 0)
+    assert set(watchdog.memory()) == {"memory/driver"}
+
+
 def test_what_a_process_computes_is_seen() -> None:
     began = cpu_seconds(os.getpid())
     while cpu_seconds(os.getpid()) < began + 0.05:
@@ -148,9 +161,9 @@ def test_only_what_died_by_itself_counts(cause: object, died: str | None) -> Non
     address = {"NodeID": "a", "IPAddress": "10.0.0.7"}
     actor = {"ActorClassName": "Queue", "Pid": 7, "Address": address, "State": "DEAD", "DeathCause": cause}
 
-    assert _process(actor, here="a") == Process("Queue (process 7)", None, died)
+    assert _process(actor, here="a") == Process("Queue (process 7)", None, died, "Queue")
     assert _process(actor, here="b").name == "Queue (process 7 on 10.0.0.7)"
-    assert _process({**actor, "State": "ALIVE"}, here="a") == QUEUE._replace(pid=7)
+    assert _process({**actor, "State": "ALIVE"}, here="a") == QUEUE._replace(pid=7, kind="Queue")
     assert _process({**actor, "State": "ALIVE"}, here="b").pid is None
 
 

@@ -25,6 +25,8 @@ from ctwa.evaluation.runs import config_of
 from ctwa.instructions.prepare import Settings, prepare
 from ctwa.models.locate import locate
 from ctwa.preference.data import PreferenceSource, hold_out, load_preferences
+from ctwa.run.folder import RunFolder
+from ctwa.run.origin import mark
 from tests.chat.endpoint import Server
 from tests.evaluation.test_judge import KEY
 
@@ -271,6 +273,27 @@ class TestWithoutAFile:
         by_hand = config_of([str(run)], limit=2).generation
         assert by_hand is not None
         assert (by_hand.limit, by_hand.limit_seed) == (2, None)
+
+    def test_code_that_somebody_elses_run_names_is_not_run_unasked(
+        self, places: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+        monkeypatch.setenv("JUDGE_KEY", "hush")
+        run = shutil.copytree(places.run, tmp_path / "run")
+        written = yaml.safe_load((run / "config.yaml").read_text())
+        mine = {"reward_fn": f"{tmp_path / 'mine.py'}:judged", "kwargs": {"key": "${oc.env:JUDGE_KEY}"}}
+        written["ctwa"]["objectives"]["mine"] = mine
+        text = yaml.safe_dump(written)
+        (run / "config.yaml").write_text(text)
+
+        with pytest.raises(CtwaError, match=r"run was not made by you, .* the code of .*mine\.py:judged, .* --trust$"):
+            config_of([str(run)])
+        trusted = config_of([str(run)], trust=True).generation
+        assert trusted is not None
+        assert trusted.objectives is not None
+        assert trusted.objectives["mine"].kwargs == {"key": "hush"}
+        RunFolder(run).origin.write_text(str(mark(text.encode())))
+        assert config_of([str(run)]).generation == trusted
 
     def test_models_on_a_testbed(self, places: SimpleNamespace) -> None:
         checkpoint = str(places.run / "checkpoints" / "global_step_2")

@@ -51,6 +51,9 @@ def test_each_source_gives_its_share_and_each_row_once_before_any_again() -> Non
     math_rows = [row for row in drawn if SOURCES[row] == "math"]
     assert sorted(math_rows[:6]) == sorted(math_rows[6:]) == list(range(6))
     assert math_rows[:6] != math_rows[6:]
+    changed = curriculum(sources={"math": 1, "code": 3, "unused": 0})
+    changed.load_state_dict(drawn_by.state_dict())  # other shares count from now on
+    assert Counter(SOURCES[row] for row in step(changed, 8)) == {"math": 2, "code": 6}
     in_order = Curriculum(settings(sources={"math": 1}), ["math"] * 4, seed=0, shuffle=False)
     assert in_order.draw(6) == [0, 1, 2, 3, 0, 1]
 

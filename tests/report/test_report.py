@@ -74,6 +74,7 @@ def metrics(names, step, rng):
             f"probe/standard_error/{name}": 0.02,
         }
     found[f"gradient/cosine/{names[0]}:{names[-1]}"] = -0.5
+    found[f"conflict/cosine/{names[0]}:{names[-1]}"] = -0.9
     if step % 5 == 0:
         found |= {f"val/{name}": 0.5 + 0.02 * step * (-1) ** index for index, name in enumerate(names)}
         found |= {f"val_standard_error/{name}": 0.01 for name in names}
@@ -152,6 +153,7 @@ def test_every_section_has_its_figures(paths):
     assert titles["objectives"][:2] == ["accuracy, held-out problems", "accuracy, training problems"]
     assert {"accuracy: covariance with the update", "clarity: weight"} <= set(titles["control"])
     assert {"accuracy: norm of its gradient", "accuracy:clarity: cosine"} <= set(titles["gradients"])
+    assert "accuracy:clarity: cosine, cross-fitted" in titles["gradients"]
     assert "clarity: completions that could be scored" in titles["update"]
     assert "accuracy: completions that could be scored" not in titles["update"]
     assert titles["time"] == ["time of a run by phase", "time of a step"]

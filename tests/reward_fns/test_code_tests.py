@@ -127,6 +127,52 @@ def test_what_is_no_program_that_passes(reward_fn: Reward, response: str) -> Non
     assert reward_fn("code_tests")(response, ASSERTS, seconds=1.0) == 0
 
 
+CALLER = """
+    import sys
+    def double(n):
+        frame = sys._getframe()
+        while frame := frame.f_back:
+            source = str(frame.f_locals.get("source"))
+            if "==" in source:
+                return eval(source.rsplit("==")[1])
+"""
+EQUAL = "class Equal:\n    def __eq__(self, other): return True\ndef double(n): return Equal()"
+GUESSES = """
+    import os, sys
+    def double(n):
+        word = sys._getframe(2).f_locals["word"]
+        for fd in range(3, 20):
+            for guess in range(-10, 10):
+                try: os.write(fd, f"{word} {guess}\\n".encode())
+                except OSError: break
+"""
+
+
+@pytest.mark.parametrize("program", [CALLER, EQUAL, GUESSES], ids=["frames", "equal", "guesses"])
+def test_the_value_of_a_comparison_is_out_of_the_programs_reach(reward_fn: Reward, program: str) -> None:
+    assert reward_fn("code_tests")(block(program), ASSERTS, partial=True) == 0
+
+
+def test_what_python_calls_equal_is_equal(reward_fn: Reward) -> None:
+    program = """
+        from collections import Counter, namedtuple
+        from decimal import Decimal
+        from fractions import Fraction
+        def f(kind):
+            return {
+                "counter": Counter("aab"), "tuple": namedtuple("P", "x y")(1, 2), "keys": {1: 2}.keys(), "text": "ä\\n",
+                "fraction": Fraction(4, 2), "decimal": Decimal(3), "deep": [(1, {"a": {2}})], "float": 0.1 + 0.2,
+            }[kind]
+    """
+    tests = [
+        *("assert f('counter') == {'a': 2, 'b': 1}", "assert (1, 2) == f('tuple')", "assert f('keys') == {1}"),
+        *("assert f('text') == 'ä\\n'", "assert f('fraction') == 2", "x = 3\nassert f('decimal') == 3, x"),
+        *("assert f('deep') == [(1, {'a': {2}})]", "assert f('float') == 0.30000000000000004"),
+    ]
+    assert reward_fn("code_tests")(block(program), tests) == 1
+    assert reward_fn("code_tests")(block(program), ["assert f('tuple') == [1, 2]", "assert f('deep') == []"]) == 0
+
+
 def test_tests_that_cannot_be_read_are_unscored(reward_fn: Reward) -> None:
     tests: list[Any] = [
         None,

@@ -90,6 +90,8 @@ def coverage_lines(settings: Settings, data: RunData) -> list[str]:
             told.append(f"where {where}{rows}")
         elif by is not None and objectives[by].applies_to:
             told.append(f"where {by} applies, by its gate{rows}")
+        if name in settings.from_log_probs:
+            told.append(f"read off the log-probabilities of training steps ({settings.from_log_probs[name]})")
         if objective.none == "not_applicable":
             told.append("not where its function says None")
         if objective.split == "val":

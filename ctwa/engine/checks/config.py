@@ -20,6 +20,7 @@ from ctwa.engine.checks.engine import (
 )
 from ctwa.engine.checks.folders import check_folders
 from ctwa.engine.checks.gradients import check_gradients, check_probe
+from ctwa.engine.checks.log_probs import check_log_probs
 from ctwa.engine.checks.look import look
 from ctwa.engine.checks.loss import check_loss
 from ctwa.engine.checks.turns import check_turns
@@ -56,6 +57,7 @@ def check_settings(config: DictConfig, settings: Settings) -> None:
             "ctwa.objectives.NAME.transform=rank; or another method"
         )
     check_loss(config, settings)
+    check_log_probs(settings)
     for objective in settings.objectives.values():
         resolve_spec(objective.reward_fn)  # the file is there; whether the function is, its worker says
     check_batches(config)

@@ -11,7 +11,6 @@ from omegaconf import DictConfig
 
 from ctwa.engine.checks.batches import check_token_budgets
 from ctwa.engine.checks.turns import check_parser
-from ctwa.engine.policy_loss import has_reference
 from ctwa.errors import CtwaError, did_you_mean
 
 
@@ -153,14 +152,19 @@ def _is_installed(module: str) -> bool:
         return False
 
 
-def check_with_verl(config: DictConfig) -> None:
-    """Let verl check its own part of the config, as its trainer and workers will (its import takes seconds)."""
+def check_with_verl(config: DictConfig, *, has_reference: bool = False) -> None:
+    """Let verl check its own part of the config, as its trainer and workers will (its import takes seconds).
+
+    Args:
+        config: the resolved config.
+        has_reference: whether there is a reference policy, whose keys are checked then.
+    """
     from verl.utils.config import omega_conf_to_dataclass, validate_config
 
     actor_rollout_ref = config.actor_rollout_ref
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            validate_config(config, use_reference_policy=has_reference(config), use_critic=False)
+            validate_config(config, use_reference_policy=has_reference, use_critic=False)
         for node in (actor_rollout_ref.rollout, config.algorithm):
             omega_conf_to_dataclass(node)
     except (AssertionError, ValueError, TypeError, NotImplementedError, HydraException) as error:

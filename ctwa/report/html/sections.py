@@ -161,21 +161,24 @@ class Sections:
         return Section("probes", "Measured gains", text, _drawn(figures))
 
     def gradients(self) -> Section:
-        """Norms of the objectives' gradients and the angles between them: cross-fitted, where they were."""
-        prefixes = (key_of.CONFLICT_COSINE, key_of.GRADIENT_COSINE)
-        prefix = next((each for each in prefixes if any(key.startswith(each) for key in self._keys)), "")
-        keys = [key for key in self._keys if prefix and key.startswith(prefix)]
+        """Norms of the objectives' gradients and the angles between them: plain and cross-fitted."""
+        words = {key_of.GRADIENT_COSINE: "cosine", key_of.CONFLICT_COSINE: "cosine, cross-fitted"}
+        keys = [key for key in self._keys if key.startswith(tuple(words))]
         pairs = sorted(keys, key=self._mean)[:_MOST_PAIRS]
-        norm_of = key_of.conflict_norm if prefix == key_of.CONFLICT_COSINE else key_of.gradient_norm
-        norms = [self._panel(norm_of(name), f"{name}: norm of its gradient", "norm") for name in self.objectives]
+        norms = [
+            self._panel(norm_of(name), f"{name}: norm of its gradient{how}", "norm")
+            for name in self.objectives
+            for norm_of, how in ((key_of.gradient_norm, ""), (key_of.conflict_norm, ", cross-fitted"))
+        ]
         cosines = [
-            self._panel(key, f"{key.removeprefix(prefix)}: cosine", "cosine", levels=[_ZERO])
+            self._panel(key, f"{key.removeprefix(prefix)}: {word}", "cosine", levels=[_ZERO])
             for key in keys
-            if key in pairs
+            for prefix, word in words.items()
+            if key in pairs and key.startswith(prefix)
         ]
         text = f"Averages over {self.window} steps. Below 0 two objectives pull against each other."
-        if prefix == key_of.CONFLICT_COSINE:
-            text += " They are estimates without the noise that the gradients of one mini-batch share."
+        if any(key.startswith(key_of.CONFLICT_COSINE) for key in keys):
+            text += " What is cross-fitted is without the noise that the gradients of one mini-batch share."
         if len(pairs) < len(keys):
             text += f" Of {len(keys)} pairs the {len(pairs)} with the lowest cosines are shown."
         return Section("gradients", "Gradients", text, _drawn([*norms, *cosines]))

@@ -57,10 +57,14 @@ def test_a_source_that_is_not_named_is_refused(changed: Changed, tmp_path: Path)
     ("override", "sentence"),
     [
         ("ctwa.curriculum.difficulty={by: accuracy}", r"ctwa\.curriculum: ctwa caid samples every prompt"),
+        (
+            "+ctwa.objectives.near={reward_fn: 'ctwa.objectives.log_probs:kl'}",
+            r"objectives\.near is read off the log-probabilities of a step of ctwa train",
+        ),
         ("algorithm.use_kl_in_reward=true", r"use_kl_in_reward=true: ctwa caid has no rewards of tokens"),
     ],
 )
-def test_caid_has_no_curriculum_and_no_penalty(task_dir: Path, override: str, sentence: str) -> None:
+def test_caid_has_no_curriculum_and_no_log_probabilities(task_dir: Path, override: str, sentence: str) -> None:
     from ctwa.engine.caid_settings import read_caid_settings
     from ctwa.engine.compose import compose_config
 

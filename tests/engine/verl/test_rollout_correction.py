@@ -201,16 +201,19 @@ def test_a_step_writes_what_its_loss_is_to_see(testbed_config: DictConfig) -> No
     trainer.config = config
     trainer.scalarizer = Linear(LinearConfig(), {"accuracy": 0.5, "clarity": 0.5})
     nothing_held = torch.zeros(4, dtype=torch.bool)
+    trainer.cross_fitted = None
     trainer.probe = SimpleNamespace(source="none", has_weights=False, held_out=lambda _: nothing_held)
     trainer.settings = SimpleNamespace(
         gradients=None,
         diagnostics=SimpleNamespace(gradients_every=0),
         dynamic_sampling=DynamicSampling(keep="all"),  # the second prompt has one accuracy
+        from_log_probs={},
         objectives={name: SimpleNamespace(weight=0.5) for name in ("accuracy", "clarity")},
     )
     batch: Any = SimpleNamespace(keys=queue.keys, partition_id="train", fields=None)
     rewards = RewardMatrix.from_columns({"accuracy": [1.0, 0.0, 1.0, 1.0], "clarity": [0.2, 0.9, 0.4, 0.1]})
-    step = Step(1, batch=batch, rows=queue, rollout=replace(rollout(), rewards=rewards))
+    nobody: Any = None  # watches: no phase is begun
+    step = Step(1, nobody, batch=batch, rows=queue, rollout=replace(rollout(), rewards=rewards))
 
     trainer.estimate_advantages(step)
 

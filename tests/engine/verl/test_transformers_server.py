@@ -11,6 +11,7 @@ from transformers import Qwen2ForCausalLM
 
 from ctwa.engine.verl.rollout import transformers_server
 from ctwa.engine.verl.rollout.transformers_server import TransformersServer, WeightBytes, weight_bytes
+from ctwa.models.attention import SHARED_KEYS
 from ctwa.models.decoding import Generated
 from tests.models.models import PROMPTS, SAMPLING, SEEDS, build, generate
 
@@ -76,7 +77,7 @@ class TestServer:
         assert completed(server) != generate(model)
 
     @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
-    def test_a_large_models_weights_are_packed(
+    def test_a_large_models_weights_are_packed_and_its_query_heads_share_keys(
         self, saved: tuple[Path, Qwen2ForCausalLM], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         folder, model = saved
@@ -84,6 +85,7 @@ class TestServer:
         monkeypatch.setattr(transformers_server, "prefers_onednn", lambda: True)
         updated = build(seed=1, tied=model.config.tie_word_embeddings)
         server = serve(folder)
+        assert server._model.config._attn_implementation == SHARED_KEYS
         for now in (model, updated):
             server.load_weights(sent(now.state_dict()))
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
+from ctwa.models.attention import use_shared_keys
 from ctwa.models.decoding import Generated, Sampling, end_tokens, generate_each
 from ctwa.models.onednn import pack_weights, prefers_onednn
 from ctwa.models.size import is_small
@@ -58,8 +59,14 @@ class TransformersServer:
         self._model = model.to(device).eval()
         self._parameters = dict(self._model.named_parameters(remove_duplicate=False))
         self._shapes = {name: parameter.shape for name, parameter in self._parameters.items()}
-        self._packs = dtype == "float32" and device == "cpu" and prefers_onednn() and not is_small(model_path)
+        is_large = device == "cpu" and not is_small(model_path)
+        self._packs = is_large and dtype == "float32" and prefers_onednn()
         self._pack()
+        if device == "cpu":  # a tensor that is still in the file's memory keeps all of the file there
+            for parameter in self._model.parameters():
+                parameter.data = parameter.data.clone()
+        if is_large:
+            use_shared_keys(self._model)
         self._eos_ids, self._pad_id = end_tokens(self._model)
         self._max_length = max_length
         self._max_rows = max_rows

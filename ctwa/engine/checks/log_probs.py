@@ -1,0 +1,34 @@
+"""Objectives that are read off log-probabilities, which are not known before a step's completions are all scored."""
+
+from __future__ import annotations
+
+from ctwa.engine.settings import Settings
+from ctwa.errors import CtwaError
+
+_DO_NOTHING = ("kwargs", "on_failure", "max_unscored", "applies_to", "none", "every", "gate")
+
+
+def check_log_probs(settings: Settings) -> None:
+    """Refuse what such an objective cannot do, and what cannot look at it.
+
+    Raises:
+        CtwaError: a setting that would do nothing, or a gate or a curriculum by such an objective.
+    """
+    for name, quantity in settings.from_log_probs.items():
+        objective = settings.objectives[name]
+        key, what = f"ctwa.objectives.{name}", f"{quantity} of the log-probabilities"
+        if objective.split == "val":
+            raise CtwaError(f"{key}.split=val: the {what} is known in training alone; leave it out")
+        if own := [each for each in _DO_NOTHING if each in objective.model_fields_set]:
+            raise CtwaError(f"{key}.{own[0]} does nothing, for the {what} is of every completion; leave it out")
+        for other, each in settings.objectives.items():
+            if each.gate is not None and each.gate.by == name:
+                raise CtwaError(
+                    f"ctwa.objectives.{other}.gate.by={name}: gates are set before the {what} is known; write another "
+                    "objective"
+                )
+        difficulty = settings.curriculum.difficulty
+        if difficulty is not None and name in difficulty.weights:
+            raise CtwaError(
+                f"ctwa.curriculum.difficulty.by: the {what} ('{name}') solves no prompt; write another objective"
+            )
