@@ -23,7 +23,6 @@ from verl.workers.engine.fsdp import transformer_impl
 
 from ctwa.engine.verl import PACKED_ATTENTION
 from ctwa.engine.verl.multi_objective_engine import MultiObjectiveEngine
-from ctwa.engine.verl.one_rank import hand_over_gradients, share_weights
 from ctwa.engine.verl.packing import (
     PackedRows,
     begin_pass,
@@ -108,7 +107,6 @@ class CpuEngine(MultiObjectiveEngine):
     """
 
     _packs = False
-    _shares_weights = False
 
     def initialize(self) -> None:
         """Build the model; see ``log_probs_of_labels``."""
@@ -146,28 +144,16 @@ class CpuEngine(MultiObjectiveEngine):
         config = self.engine_config
         forward_only, config.forward_only = config.forward_only, False
         try:
-            sharded = super()._build_fsdp_module(module)
+            return super()._build_fsdp_module(module)
         finally:
             config.forward_only = forward_only
-        self._shares_weights = share_weights(sharded)
-        return sharded
 
     def forward_backward_batch(
         self, data: TensorDict, loss_function: Callable, forward_only: bool = False
     ) -> list[TensorDict]:
         """Go over the micro-batches of a mini-batch as verl does; packed, the rows of a prompt stay together."""
         with _neighbours_together() if self._packs else nullcontext():
-            outputs = super().forward_backward_batch(data, loss_function, forward_only)
-        if self._shares_weights:
-            hand_over_gradients(self.module)
-        return outputs
-
-    @contextmanager
-    def _gradient_sync_context(self, *, is_last_micro_batch: bool) -> Iterator[None]:
-        # Where weights are shared, the last micro-batch has nothing to reduce either: gradients are handed over.
-        is_last_micro_batch = is_last_micro_batch and not self._shares_weights
-        with super()._gradient_sync_context(is_last_micro_batch=is_last_micro_batch):
-            yield
+            return super().forward_backward_batch(data, loss_function, forward_only)
 
     def prepare_model_inputs(self, micro_batch: TensorDict) -> tuple[dict[str, Any], dict[str, Any]]:
         """What the model is called with; packed, that is made here."""

@@ -133,7 +133,7 @@ VALUES = """
     ctwa.objectives.accuracy.target=nan ctwa.objectives.accuracy.target=1e308
     ctwa.method.eta=1e308 ctwa.method.eta=nan ctwa.method.tau=-inf ctwa.alarms.drop=1e300
     ctwa.gradients.refresh_every=0 ctwa.gradients.last_layers=0 ctwa.gradients.half_life=0
-    ctwa.gradients.gram=fitted ctwa.gradients.metric=adam ctwa.diagnostics.gradients_every=-1
+    ctwa.diagnostics.gradients_every=-1
     ctwa.diagnostics.held_out_prompts=1
     ctwa=5 ctwa=null trainer=null trainer=5 actor_rollout_ref=null {A}=null {O}=5 {R}=none ctwa.rewards=null
     ray_kwargs.ray_init=null ctwa.diagnostics=4

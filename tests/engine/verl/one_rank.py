@@ -14,6 +14,7 @@ from engine_ranks import (
     PREFERENCE,
     batch_of,
     build_engine,
+    cross_fitted_steps,
     join,
     leave_the_start,
     measure_every_method,
@@ -33,9 +34,7 @@ from ctwa.aggregators.registry import build_aggregator
 from ctwa.engine.gradients import OBJECTIVE_LOSSES, GradientPlan, ObjectiveLosses
 from ctwa.engine.pairs.objective import PairLoss
 from ctwa.engine.settings import GradientSettings
-from ctwa.engine.verl import cpu_engine
 from ctwa.engine.verl.multi_objective_engine import MultiObjectiveEngine
-from ctwa.engine.verl.one_rank import share_weights
 from ctwa.engine.verl.workers import PolicyWorker
 from ctwa.preference.losses import DpoLoss
 
@@ -216,40 +215,6 @@ def after_a_pass_without_gradients(engine: MultiObjectiveEngine) -> dict[str, An
     return {"last_layers": take_step(engine, data, collecting(policy_losses), plan), "log_probs": found}
 
 
-def with_and_without_copies(folder: Path) -> list[dict[str, Any]]:
-    """Two updates of several micro-batches by an engine whose gathered weights are the shards, and by FSDP's own way.
-
-    Returns:
-        Of each: ``shares``; ``norms`` of the gradients; ``weights`` after it; ``gathered``, where a weight of the
-        passes was in memory, and ``at``, where its shard is.
-    """
-    found = []
-    for shares in (share_weights, lambda _: False):
-        cpu_engine.share_weights = shares  # type: ignore[assignment]
-        engine = build_engine(folder)
-        gathered: list[int] = []
-        layer = engine.module.model.layers[0].mlp.up_proj
-        layer.register_forward_hook(lambda layer, *_, seen=gathered: seen.append(layer.weight.data_ptr()))
-        norms = []
-        for seed in range(2):
-            rows = some_rows(LENGTHS, seed=seed)
-            with engine.train_mode():
-                output = engine.train_batch(batch_of(rows, 1), loss_function=plain(policy_losses, [1.0, 0.5, 0.5]))
-            norms.append(float(output["metrics"]["grad_norm"]))
-        state = engine.module.state_dict()
-        found.append(
-            {
-                "shares": engine._shares_weights,  # type: ignore[attr-defined]
-                "norms": norms,
-                "weights": {name: weight.full_tensor() for name, weight in state.items()},
-                "gathered": set(gathered),
-                "at": {layer.weight.to_local().data_ptr()},
-            }
-        )
-    cpu_engine.share_weights = share_weights
-    return found
-
-
 def skipped_step(engine: MultiObjectiveEngine) -> list[dict[str, Any]]:
     """Two updates, the first with a gradient that is not finite."""
     aggregator = build_aggregator(MgdaConfig(), {"a": 1.0, "b": 1.0})
@@ -308,6 +273,7 @@ def all_of_it(folder: Path) -> None:
     """What the tests of one rank look at, and what several ranks are compared with."""
     join(folder)
     measured = measure_every_method(folder, 0, 1)
+    measured["cross-fitted"] = cross_fitted_steps(folder, 0, 1)
     found: dict[Any, Any] = {}
     for kind, overrides in {**KINDS, "lora, bf16, checkpoints": KINDS["lora"] + LIKE_A_GPU}.items():
         engine = build_engine(folder, *overrides)
@@ -321,7 +287,6 @@ def all_of_it(folder: Path) -> None:
             found["compiled entropy"] = compiled_entropy(engine)
             found["gathered", False] = after_a_pass_without_gradients(engine)
             found["skipped step"] = skipped_step(engine)
-    found["copies"] = with_and_without_copies(folder)
     found["rows of prompts"] = [rows_of_prompts(folder, *overrides) for overrides in ([], PACKED)]
     stays = build_engine(folder, "actor_rollout_ref.actor.fsdp_config.reshard_after_forward=false")
     found["gathered", True] = after_a_pass_without_gradients(stays)

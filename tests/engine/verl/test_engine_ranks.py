@@ -110,18 +110,6 @@ def test_an_output_layer_that_is_fused_with_the_log_probs_stands_several_backwar
     is_close(shared_forward["gradient"], found["full", "packed"]["shared_forward"]["gradient"])
 
 
-def test_one_rank_trains_without_fsdps_copies_to_the_same_bits(found: dict) -> None:
-    without, copied = found["copies"]
-
-    assert (without["shares"], copied["shares"]) == (True, False)
-    assert without["gathered"] == without["at"]
-    assert not copied["gathered"] & copied["at"]
-    assert without["norms"] == copied["norms"]
-    assert without["weights"].keys() == copied["weights"].keys()
-    for name, weight in without["weights"].items():
-        assert torch.equal(weight, copied["weights"][name])
-
-
 @pytest.mark.parametrize("stays", [False, True], ids=["resharded", "gathered"])
 def test_weights_that_stay_gathered_after_a_pass_mislead_no_other(stays: bool, found: dict) -> None:
     before, other, again = found["gathered", stays]["log_probs"]
