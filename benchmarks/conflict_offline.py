@@ -27,7 +27,7 @@ from torch import Tensor
 
 from ctwa.aggregators.cross_fit import CrossFittedGram, halves_of, split_gram
 from ctwa.covariance.probe import forward_probe
-from ctwa.engine.optimizer_metric import has_moments, preconditioner
+from ctwa.engine.optimizer_metric import knows_mean_squares, preconditioner
 from ctwa.testbed.presets import MAX_RESPONSE_TOKENS
 from ctwa.testbed.rewards import accuracy, clarity, conciseness
 
@@ -35,6 +35,7 @@ NAMES = ("accuracy", "clarity", "conciseness")
 PROMPTS, COMPLETIONS = 16, 8
 LEARNING_RATE = 3e-5
 HALF_LIFE = 10.0
+KINDS = ("plain", "cross-fitted, one batch", "cross-fitted")
 
 
 def main() -> None:
@@ -149,16 +150,14 @@ class Trial:
         return torch.stack(gradients)
 
     def predict(self, halves_HD: Tensor, weights_M: Tensor) -> dict[str, Tensor]:
-        """The progress of each objective by each matrix, (M,); NaN in Adam's metric before the first step."""
+        """The progress of each objective by each matrix, (M,); NaN in Adam's metric before it is known."""
         found: dict[str, Tensor] = {}
         for metric, mean in self.means.items():
             scaled_HD = halves_HD
             if metric:
-                if not has_moments(self.optimizer):
+                if not knows_mean_squares(self.optimizer):
                     nothing_M = torch.full_like(weights_M, torch.nan)
-                    found |= {
-                        f"{kind}{metric}": nothing_M for kind in ("plain", "cross-fitted, one batch", "cross-fitted")
-                    }
+                    found |= {f"{kind}{metric}": nothing_M for kind in KINDS}
                     continue
                 scales = map(partial(preconditioner, self.optimizer), self.parameters)
                 scaled_HD = halves_HD * torch.cat([scale for scale in scales if scale is not None])
@@ -168,21 +167,22 @@ class Trial:
             if not metric:
                 self.grams["plain"].append(plain_MM)
                 self.grams["cross-fitted"].append(cross_MM)
-            grams = {"plain": plain_MM, "cross-fitted, one batch": cross_MM, "cross-fitted": mean.gram_RR}
-            found |= {f"{kind}{metric}": LEARNING_RATE * gram_MM @ weights_M for kind, gram_MM in grams.items()}
+            for kind, gram_MM in zip(KINDS, (plain_MM, cross_MM, mean.gram_RR), strict=True):
+                found[f"{kind}{metric}"] = LEARNING_RATE * gram_MM @ weights_M
         return found
 
     def report(self) -> None:
         """The tables."""
-        known = [step for step, each in enumerate(self.predicted) if not any(v.isnan().any() for v in each.values())]
-        predicted = {
-            kind: torch.stack([self.predicted[step][kind] for step in known]).numpy() for kind in self.predicted[0]
-        }
-        gains_SM = torch.stack([self.gains[step] for step in known]).numpy()
-        measured = Measured(list(NAMES), np.asarray(gains_SM), predicted)
-        print(f"{len(known)} steps\n")
-        print(table(measured))
-        print(agreement(measured))
+        for metric in self.means:
+            kinds = [f"{kind}{metric}" for kind in KINDS]
+            known = [step for step, found in enumerate(self.predicted) if not found[kinds[0]].isnan().any()]
+            if known:
+                predicted = {
+                    kind: torch.stack([self.predicted[step][kind] for step in known]).numpy() for kind in kinds
+                }
+                gains_SM = torch.stack([self.gains[step] for step in known]).numpy()
+                measured = Measured(list(NAMES), np.asarray(gains_SM), predicted)
+                print(f"\n{len(known)} steps\n\n{table(measured)}\n{agreement(measured)}")
         print("\n| cosine | " + " | ".join(f"{one} and {other}" for one, other in PAIRS) + " |")
         print("|---|" + "---|" * len(PAIRS))
         means = {kind: torch.stack(grams).mean(0) for kind, grams in self.grams.items()}

@@ -12,6 +12,7 @@ At the end, and with --only-tables at once, the tables are printed (study_tables
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import platform
@@ -20,7 +21,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
@@ -40,6 +41,7 @@ from ctwa.engine.series import Series, SeriesJob
 from ctwa.models.locate import newest_complete
 from ctwa.report.summary import write_summary
 from ctwa.report.trace import read_runs
+from ctwa.run.jsonl import write_atomically
 from ctwa.run.log import RunFailed, quiet
 from ctwa.scalarizers import METHODS
 
@@ -137,7 +139,8 @@ def run_group(arguments: argparse.Namespace, testbed: str, base: int, seed: int)
             if time.monotonic() - began > arguments.within:
                 break
             folder = arguments.out / place.name
-            goes_on = newest_complete(folder / "checkpoints") is not None  # it was told to end
+            # It was told to end.
+            goes_on = newest_complete(folder / "checkpoints") is not None and (folder / KEPT).exists()
             if not goes_on:
                 shutil.rmtree(folder, ignore_errors=True)
             own = [*settings_of(place.method, steps), *arguments.overrides]
@@ -187,44 +190,54 @@ class MeasuredJob(SeriesJob):
         set_environment(config)
         return cls(config, series)
 
-    def run(self, recorder: Recorder) -> None:
-        """Train, with an eye on the clocks."""
+    def trainer(self, sampler: Sampler, recorder: Recorder) -> MultiObjectiveTrainer:
+        """A trainer that keeps the outcomes of its validations, and the time up to its last checkpoint or its end."""
+        from ctwa.engine.train import MultiObjectiveTrainer
+
         file = recorder.run.path / KEPT
         kept: dict[str, Any] = {"outcomes": {}, "seconds": {"cpu": 0.0, "wall": 0.0}}
         if file.exists():
             kept = json.loads(file.read_text())
-        self.outcomes = kept["outcomes"]
-        with self.series.sampler(self, recorder) as sampler:
-            trainer = self.trainer(sampler, recorder)
-            began = {"cpu": cpu_seconds(), "wall": time.perf_counter()}
-            trainer.fit()
-            ended = {"cpu": cpu_seconds(), "wall": time.perf_counter()}
-        kept["seconds"] = {clock: before + ended[clock] - began[clock] for clock, before in kept["seconds"].items()}
-        file.write_text(json.dumps(kept))
-
-    def trainer(self, sampler: Sampler, recorder: Recorder) -> MultiObjectiveTrainer:
-        """A trainer that keeps the outcomes of its validations."""
-        from ctwa.engine.train import MultiObjectiveTrainer
-
-        outcomes = self.outcomes
+        began = clocks()
 
         class Measured(MultiObjectiveTrainer):
             def held_out(self) -> tuple[Scored, int]:
                 scored, missing = super().held_out()
                 matrix, group_N = scored.evaluation.matrix, scored.rollout.group_N.numpy()
-                outcomes[str(self.steps_made)] = {
+                kept["outcomes"][str(self.steps_made)] = {
                     name: as_digits(matrix.column(name)[0].numpy(), group_N, COMPLETIONS) for name in matrix.names
                 }
                 return scored, missing
 
+            def save(self, metrics: Mapping[str, Any]) -> None:
+                super().save(metrics)
+                self.keep()
+
+            def end(self) -> None:
+                super().end()
+                self.keep()
+
+            def keep(self) -> None:
+                so_far = {clock: each + clocks()[clock] - began[clock] for clock, each in kept["seconds"].items()}
+                write_atomically(file, json.dumps({**kept, "seconds": so_far}).encode())
+
         return Measured(self.config, self.settings, self.settings.build_scalarizer(), sampler, recorder)
 
 
+def clocks() -> dict[str, float]:
+    """Seconds: ``wall``, and ``cpu`` of this process and all that it started and that still run."""
+    return {"cpu": cpu_seconds(), "wall": time.perf_counter()}
+
+
 def cpu_seconds() -> float:
-    """Of this process and all that it started and that still run."""
+    """Of this process and its descendants."""
     driver = psutil.Process()
-    times = [process.cpu_times() for process in (driver, *driver.children(recursive=True))]
-    return sum(each.user + each.system for each in times)
+    seconds = 0.0
+    for process in (driver, *driver.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            seconds += times.user + times.system
+    return seconds
 
 
 def record(place: Place, folder: Path, task_dir: Path, settings: Sequence[str]) -> RunRecord:

@@ -228,7 +228,7 @@ def shown(each: Difference | None) -> str:
 
 
 def _listed(names: Sequence[str], num_methods: int) -> str:
-    return "all others" if len(names) == num_methods - 1 else ", ".join(names) or "-"
+    return "all others" if names and len(names) == num_methods - 1 else ", ".join(names) or "-"
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

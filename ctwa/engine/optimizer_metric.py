@@ -8,10 +8,13 @@ from torch.optim import Adam, Optimizer
 
 from ctwa.engine.gradients import local_part
 
+WARM_UP = 10
+"""Steps before which mean squares are not believed: the inverse root of a mean of one or two varies too much."""
 
-def has_moments(optimizer: Optimizer) -> bool:
-    """Whether Adam has made a step, and knows the squares of the gradients."""
-    return any("exp_avg_sq" in state for state in optimizer.state.values())
+
+def knows_mean_squares(optimizer: Optimizer) -> bool:
+    """Whether Adam has made enough steps to know the mean squares of the gradients."""
+    return any(float(state["step"]) >= WARM_UP for state in optimizer.state.values())
 
 
 def preconditioner(optimizer: Optimizer, parameter: torch.nn.Parameter) -> Tensor | None:

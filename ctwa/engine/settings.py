@@ -101,7 +101,8 @@ class GradientSettings(StrictModel):
             do not, averaged over the run: docs/methods.md.
         half_life: with ``cross_fitted``, the mini-batches after which a measurement counts half.
         metric: ``euclidean``, or ``optimizer``: inner products as Adam's step has them, each element over the root of
-            its mean square. The first mini-batch of a run, before which there is none, takes the first weights.
+            its mean square. The first ten mini-batches of a run, before which too little is known of it, are trained
+            with the first weights.
     """
 
     passes: Passes = "shared_forward"

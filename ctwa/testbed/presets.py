@@ -87,7 +87,7 @@ PRESETS: Mapping[str, Preset] = {
         ),
         Preset(
             name="G",
-            summary="the objectives agree, but in a style that the base writes once in fifty completions",
+            summary="the objectives agree, but in a style that is right once in seventy completions of the base",
             mixture=MIXTURE_G,
             base_accuracy=0.40,
             sft_seed=1,

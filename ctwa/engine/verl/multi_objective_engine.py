@@ -21,7 +21,7 @@ from verl.workers.engine import FSDPEngineWithLMHead
 from verl.workers.engine.fsdp import transformer_impl
 
 from ctwa.engine.gradients import OBJECTIVE_LOSSES, GradientPlan, GradientRecord, GradientStore, solve_once
-from ctwa.engine.optimizer_metric import has_moments, preconditioner
+from ctwa.engine.optimizer_metric import knows_mean_squares, preconditioner
 from ctwa.engine.verl.halves import by_half, half_of, rows_in_halves
 
 
@@ -97,7 +97,7 @@ class MultiObjectiveEngine(FSDPEngineWithLMHead):
         return outputs
 
     def _lacks_metric(self, plan: GradientPlan) -> bool:
-        return plan.settings.metric == "optimizer" and not has_moments(self.optimizer)
+        return plan.settings.metric == "optimizer" and not knows_mean_squares(self.optimizer)
 
     def _collect(self, data: TensorDict, loss_function: Callable, plan: GradientPlan) -> list[TensorDict]:
         """Go over the micro-batches, and take each objective's gradient into the store: of each half, where wanted."""

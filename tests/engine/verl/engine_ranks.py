@@ -30,6 +30,7 @@ from ctwa.aggregators.registry import GRADIENT_METHODS, AggregatorConfig, build_
 from ctwa.batch import RewardMatrix, Rollout, Update
 from ctwa.engine.compose import compose_config
 from ctwa.engine.gradients import OBJECTIVE_LOSSES, GradientPlan, ObjectiveLosses, gradient_metrics, policy_losses
+from ctwa.engine.optimizer_metric import WARM_UP
 from ctwa.engine.settings import GradientSettings
 from ctwa.engine.verl.columns import ROW_COLUMN, advantages_column
 from ctwa.engine.verl.cpu_platform import register_cpu_platform
@@ -183,6 +184,8 @@ def cross_fitted_steps(folder: Path, rank: int, num_ranks: int) -> dict[str, Any
     found: dict[str, Any] = {}
     for metric in ("euclidean", "optimizer"):
         settings = GradientSettings(metric=metric)
+        for state in engine.optimizer.state.values():
+            state["step"].fill_(WARM_UP)
         data = policy_rows(half_N, own)
         six = dict.fromkeys("abcdef", 1.0)
         engine.plan = whole = GradientPlan(tuple(six), build_aggregator(FixedWeightsConfig(), six), settings)
