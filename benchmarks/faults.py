@@ -34,7 +34,8 @@ from ctwa.models.seal import read_seal
 from ctwa.run.folder import RunFolder
 from ctwa.run.jsonl import read_jsonl
 
-STEPS = 10
+STEPS = 40
+LATEST = 12  # of the step after which a fault comes
 SETTINGS = (
     "method=ctwa",
     f"trainer.total_training_steps={STEPS}",
@@ -134,7 +135,7 @@ def tried(number: int, seed: int, run: RunFolder, testbed: Path, undisturbed: Ru
     draw = random.Random(f"{seed}-{number}")
     faults = list(FAULTS)
     fault = faults[number % len(faults)]
-    at, later = draw.randint(1, STEPS - 2), draw.uniform(0, 4)
+    at, later = draw.randint(1, LATEST), draw.uniform(0, 2)
     with session(command(run, testbed)) as running:
         wait_until(lambda: last_step(run) >= at, running)
         time.sleep(later)  # so that it comes in any phase of a step
