@@ -54,6 +54,13 @@ def code_tests(
     return sum(passed) / len(tests) if partial else float(sum(passed) == len(tests))
 
 
+def check_code_tests(partial: bool = False, seconds: float = 5.0, memory_mb: int = 512) -> None:
+    """Refuse what no program can keep to."""
+    del partial
+    if not 0 < seconds < float("inf") or memory_mb < 16:
+        raise ValueError(f"seconds={seconds:g}, memory_mb={memory_mb}: write seconds above 0, and at least 16 MB")
+
+
 def _program_of(response: str) -> str | None:
     """The last block of Python; None where there is none that can be read."""
     response = response.replace("\r\n", "\n") + "\n"

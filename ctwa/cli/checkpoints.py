@@ -33,7 +33,7 @@ def checkpoints(
     keep: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Remove all but so many of the newest complete ones, and the one that early stopping kept."
+            min=1, help="Remove all but so many of the newest whole ones, and the one that early stopping kept."
         ),
     ] = None,
     export: Annotated[
@@ -59,10 +59,11 @@ def checkpoints(
     folder = RunFolder(run)
     if not folder.checkpoints.is_dir():
         raise CtwaError(f"{run} holds no run (no checkpoints in it): give the folder of a run that has begun")
+    if export is not None:
+        _export(folder, export, step, dtype)
     if keep is not None:
         _prune(folder, keep)
     if export is not None:
-        _export(folder, export, step, dtype)
         return
     found = list_checkpoints(folder.checkpoints, verify=verify)
     for each in found:
@@ -76,7 +77,7 @@ def checkpoints(
 def _line(checkpoint: Checkpoint) -> str:
     said = {
         "whole": "whole: every byte is what was saved",
-        "complete": "complete",
+        "complete": "complete, by the sizes of its files",
         "damaged": f"damaged: {', '.join(checkpoint.damaged)}",
         "unfinished": "unfinished: not saved to its end",
     }[checkpoint.state]
@@ -86,11 +87,14 @@ def _line(checkpoint: Checkpoint) -> str:
 
 def _prune(folder: RunFolder, keep: int) -> None:
     from ctwa.models.checkpoints import best_step, prune
+    from ctwa.models.seal import damaged_files
     from ctwa.run.lock import is_held
 
     if is_held(folder.metrics):
         raise CtwaError(f"the run in {folder.path} goes on, and prunes by itself: trainer.max_actor_ckpt_to_keep")
-    removed = prune(folder.checkpoints, keep=keep, spare=best_step(folder.checkpoints))
+    removed = prune(
+        folder.checkpoints, keep=keep, spare=best_step(folder.checkpoints), counts=lambda each: not damaged_files(each)
+    )
     print(f"removed: {', '.join(removed)}" if removed else "removed: nothing")
 
 

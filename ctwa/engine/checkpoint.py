@@ -85,15 +85,20 @@ class Resumption(NamedTuple):
 def find_resumption(checkpoints: Path) -> Resumption:
     """Look for the checkpoint to go on from; every byte of it is read, and nothing changed."""
     folders = [step_folder(checkpoints, step) for step in reversed(steps(checkpoints))]
-    unfinished = [folder for folder in folders if not (folder / SEAL_FILE).exists()]
+    # A save begins with our state: what has neither is nothing that a run left.
+    unfinished = [folder for folder in folders if _begun(folder) and not (folder / SEAL_FILE).exists()]
     damaged: dict[Path, tuple[str, ...]] = {}
     for folder in folders:
-        if folder in unfinished:
+        if not (folder / SEAL_FILE).exists():
             continue
         if not (files := damaged_files(folder)):
             return Resumption(folder, damaged, unfinished)
         damaged[folder] = files
     return Resumption(None, damaged, unfinished)
+
+
+def _begun(folder: Path) -> bool:
+    return any((folder / name).exists() for name in (STATE_FILE, f"{STATE_FILE}.tmp", "actor", "data.pt"))
 
 
 def clear_the_way(found: Resumption) -> str:

@@ -14,6 +14,7 @@ from ctwa.run.folder import RunFolder, RunInfo
 
 _OF_THE_START = {"ctwa.resume", "ctwa.run", "ray_kwargs.ray_init"}
 """What may be as it likes: which start it is, where the folder is now, and what the environment gives."""
+_NAMED_AFTER_THE_FOLDER = {"router_config_path", "agent_loop_config_path", "experiment_name", "default_local_dir"}
 _MOST = 8  # changes that are told
 
 
@@ -62,8 +63,10 @@ def told(changed: list[str]) -> str:
 
 
 def _is_of_the_start(key: str, path: str) -> bool:
-    return path in _OF_THE_START or key in ("router_config_path", "agent_loop_config_path")
+    return path in _OF_THE_START or key in _NAMED_AFTER_THE_FOLDER
 
 
 def _text(value: object) -> str:
-    return "nothing" if value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    if value is None or value == []:
+        return "nothing"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from ctwa.models.locate import BEST, step_folder, steps
-from ctwa.models.seal import SEAL_FILE, damaged_files, is_complete
+from ctwa.models.seal import SEAL_FILE, damaged_files, has_hashes, is_complete
 
 State = Literal["whole", "complete", "damaged", "unfinished"]
 
@@ -21,7 +22,7 @@ class Checkpoint:
         step: after which it was saved.
         folder: where it is.
         size: bytes that it takes.
-        state: `whole`: every byte is what was saved; `complete`: every file has its size, and none was read;
+        state: `whole`: every byte is what was saved; `complete`: every file has its size, and no more is known;
             `damaged`: not any more what was saved; `unfinished`: never saved to its end.
         damaged: the files that are gone, or not what was saved.
         is_best: whether early stopping kept it.
@@ -54,7 +55,7 @@ def _look(step: int, folder: Path, verify: bool, best: int | None) -> Checkpoint
         state = "unfinished"
     elif verify or not is_complete(folder):
         damaged = damaged_files(folder)
-        state = "damaged" if damaged else "whole"
+        state = "damaged" if damaged else "whole" if has_hashes(folder) else "complete"
     else:
         state = "complete"
     return Checkpoint(step, folder, size, state, damaged, is_best=step == best)
@@ -67,18 +68,21 @@ def best_step(checkpoints: Path) -> int | None:
     return int(name) if name.isdigit() else None
 
 
-def prune(checkpoints: Path, *, keep: int, spare: int | None = None) -> list[str]:
+def prune(
+    checkpoints: Path, *, keep: int, spare: int | None = None, counts: Callable[[Path], bool] = is_complete
+) -> list[str]:
     """Remove what is older than the newest complete checkpoints, whichever process has made it.
 
     Args:
         checkpoints: the folder of all of them.
         keep: how many of the complete ones stay; at least 1.
         spare: a step that stays, old as it may be.
+        counts: whether a folder is one of those that stay.
 
     Returns:
         The names of the folders that were removed.
     """
-    complete = [step for step in steps(checkpoints) if is_complete(step_folder(checkpoints, step))]
+    complete = [step for step in steps(checkpoints) if counts(step_folder(checkpoints, step))]
     old = [step for step in steps(checkpoints) if step < min(complete[-keep:], default=0) and step != spare]
     for step in old:
         shutil.rmtree(step_folder(checkpoints, step), ignore_errors=True)

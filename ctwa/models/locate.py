@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ctwa.errors import CtwaError
-from ctwa.models.seal import is_complete
+from ctwa.models.seal import damaged_files, is_complete
 
 BEST = "best"
 """Points to the step that early stopping kept, beside the steps' folders."""
@@ -24,8 +24,9 @@ def model_folder(checkpoint: Path) -> Path:
 
 def steps(checkpoints: Path) -> list[int]:
     """The steps that have a folder, complete or not, in their order."""
-    numbers = (folder.name.removeprefix("global_step_") for folder in checkpoints.glob("global_step_*"))
-    return sorted(int(number) for number in numbers if number.isdigit())
+    folders = [folder for folder in checkpoints.glob("global_step_*") if folder.is_dir() and not folder.is_symlink()]
+    numbers = [folder.name.removeprefix("global_step_") for folder in folders]
+    return sorted(int(number) for number in numbers if number.isdigit() and number == str(int(number)))
 
 
 def newest_complete(checkpoints: Path) -> Path | None:
@@ -71,6 +72,8 @@ def _within(path: Path) -> Path:
     if (model_folder(path) / "config.json").is_file():
         if not is_complete(path):
             raise CtwaError(f"the checkpoint {path} is not complete; give another one")
+        if damaged := damaged_files(path, within="actor/huggingface/"):
+            raise CtwaError(f"the checkpoint {path} is not what was saved ({', '.join(damaged)}); give another one")
         return model_folder(path)
     if (path / "model" / "config.json").is_file():
         return path / "model"

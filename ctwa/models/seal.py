@@ -47,8 +47,8 @@ def read_seal(folder: Path) -> dict[str, Sealed] | None:
     """The files that a folder had when it was finished, by their paths in it; None without a seal that can be read."""
     try:
         files = json.loads((folder / SEAL_FILE).read_bytes())["files"].items()
-        return {name: _sealed(said) for name, said in files}
-    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, KeyError, AttributeError):
+        return {name: _sealed(said) for name, said in files} or None  # a checkpoint has files
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
 
 
@@ -64,11 +64,22 @@ def is_complete(folder: Path) -> bool:
     return sealed is not None and not _other_sizes(folder, sealed)
 
 
-def damaged_files(folder: Path) -> tuple[str, ...]:
-    """The files of a finished folder that are gone, or hold other bytes than were saved. Every byte is read."""
+def has_hashes(folder: Path) -> bool:
+    """Whether the seal can tell changed bytes, which those of earlier versions cannot."""
+    return all(said.sha256 is not None for said in (read_seal(folder) or {}).values())
+
+
+def damaged_files(folder: Path, *, within: str = "") -> tuple[str, ...]:
+    """The files of a finished folder that are gone, or hold other bytes than were saved. Every byte is read.
+
+    Args:
+        folder: the checkpoint's.
+        within: only look at the files whose paths in it begin with this.
+    """
     sealed = read_seal(folder)
     if sealed is None:
         return (SEAL_FILE,)
+    sealed = {name: said for name, said in sealed.items() if name.startswith(within)}
     if cut := _other_sizes(folder, sealed):
         return cut
     known = {name: said.sha256 for name, said in sealed.items() if said.sha256 is not None}

@@ -229,6 +229,8 @@ class TestResumption:
         (save(tmp_path, 8) / "data.pt").write_bytes(b"Position")  # of the same size
         save(tmp_path, 9, sealed=False)
         (tmp_path / "global_step_12_mine").mkdir()
+        (tmp_path / "global_step_5").mkdir()
+        (tmp_path / "global_step_5" / "notes.txt").touch()  # the user's
         (tmp_path / "damaged_global_step_8").mkdir()
 
         found = find_resumption(tmp_path)
@@ -246,6 +248,7 @@ class TestResumption:
             "damaged_global_step_8.1",
             "global_step_12_mine",
             "global_step_3",
+            "global_step_5",
         ]
         assert find_resumption(tmp_path) == (tmp_path / "global_step_3", {}, [])
 

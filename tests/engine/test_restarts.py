@@ -127,6 +127,7 @@ def test_the_last_step_is_that_of_the_trace_or_of_a_checkpoint(tmp_path: Path) -
         trace.write(3, {"x": 1.0})
     assert last_step(run) == 3
     step_folder(run.checkpoints, 4).mkdir(parents=True)
+    (step_folder(run.checkpoints, 4) / "data.pt").touch()
     seal(step_folder(run.checkpoints, 4))
     assert last_step(run) == 4
 

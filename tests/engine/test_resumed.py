@@ -34,6 +34,7 @@ def run(tmp_path: Path) -> RunFolder:
 def test_another_method_or_other_objectives_are_refused_once_there_is_a_checkpoint(run: RunFolder) -> None:
     refuse_another(run, info("linear"))
     step_folder(run.checkpoints, 2).mkdir()
+    (step_folder(run.checkpoints, 2) / "data.pt").touch()
     seal(step_folder(run.checkpoints, 2))
 
     refuse_another(run, info("ctwa", "brevity", "accuracy"))

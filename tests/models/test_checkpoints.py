@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 from ctwa.cli import app
 from ctwa.errors import CtwaError
 from ctwa.models.locate import BEST, step_folder, steps
-from ctwa.models.seal import seal
+from ctwa.models.seal import SEAL_FILE, seal
 from ctwa.run.folder import ObjectiveInfo, RunFolder, RunInfo
 from ctwa.run.lock import hold
 from ctwa.run.trace import TraceWriter
@@ -69,9 +69,9 @@ def test_they_are_listed_with_what_is_known_of_them(run: RunFolder) -> None:
     assert (listed.exit_code, verified.exit_code) == (0, 1)
     unfinished = {"global_step_8": "unfinished: not saved to its end"}
     assert said_of(listed.output) == {
-        "global_step_2": "complete; early stopping kept it",
-        "global_step_4": "complete",
-        "global_step_6": "complete",
+        "global_step_2": "complete, by the sizes of its files; early stopping kept it",
+        "global_step_4": "complete, by the sizes of its files",
+        "global_step_6": "complete, by the sizes of its files",
         **unfinished,
     }
     assert said_of(verified.output) == {
@@ -86,6 +86,29 @@ def test_pruning_keeps_the_newest_and_the_best(run: RunFolder) -> None:
     assert checkpoints(run, "--keep", "1").output.splitlines()[0] == "removed: global_step_4"
     assert steps(run.checkpoints) == [2, 6, 8]  # the last may be a save that goes on
     assert checkpoints(run, "--keep", "1").output.splitlines()[0] == "removed: nothing"
+
+
+def test_only_whole_checkpoints_count_among_those_that_stay_and_what_is_exported_is_there(
+    run: RunFolder, tmp_path: Path
+) -> None:
+    (step_folder(run.checkpoints, 6) / "data.pt").write_bytes(b"Position")  # of the same size
+    (run.checkpoints / "global_step_007").mkdir()
+    (run.checkpoints / "global_step_1").write_text("notes")
+
+    checkpoints(run, "--keep", "1", "--export", str(tmp_path / "out"), "--step", "4")
+    assert steps(run.checkpoints) == [2, 4, 6, 8]
+    assert (tmp_path / "out" / "README.md").is_file()
+    assert checkpoints(run, "--keep", "2").output.startswith("removed: nothing\n")
+    assert (run.checkpoints / "global_step_007").is_dir()
+
+
+def test_a_seal_without_hashes_is_no_proof_of_every_byte(run: RunFolder) -> None:
+    folder = step_folder(run.checkpoints, 6)
+    sizes = {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+    del sizes[SEAL_FILE]
+    (folder / SEAL_FILE).write_text(json.dumps({"files": sizes}))
+
+    assert said_of(checkpoints(run, "--verify").output)["global_step_6"] == "complete, by the sizes of its files"
 
 
 def test_a_run_that_goes_on_prunes_by_itself(run: RunFolder) -> None:
@@ -113,8 +136,8 @@ def test_an_exported_model_is_the_saved_one_with_a_card(run: RunFolder, tmp_path
     assert card.startswith("---\nlibrary_name: transformers\n")
     assert "# mine\n" in card
     assert "2 objectives by `ctwa`, with ctwa 1.2, from `base`; step 6 of 8, seed 3." in card
-    assert "| accuracy | 0.125 to 0.750 | 0.250 | 0.625 |" in card
-    assert "| brevity | - | 0.500 | 0.500 |" in card
+    assert "| accuracy | 0.500 to 0.750 | 0.250 | 0.625 |" in card
+    assert "| brevity | 0.500 | 0.500 | 0.500 |" in card
     assert str(tmp_path) not in card
 
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from ctwa.cli import app
 from ctwa.errors import CtwaError
 from ctwa.models.locate import model_folder
-from ctwa.models.seal import SEAL_FILE
+from ctwa.models.seal import seal
 
 
 def save(folder: Path, value: float, key: str = "weight") -> Path:
@@ -55,7 +55,7 @@ def test_a_run_stands_for_its_newest_complete_checkpoint(tmp_path: Path) -> None
         folder = run / "checkpoints" / f"global_step_{step}"
         save(model_folder(folder), value)
         if step < 128:
-            (folder / SEAL_FILE).write_text(json.dumps({"files": {}}))
+            seal(folder)
     other = save(tmp_path / "other", 0.0)
     merge(f"{run}=0.5", f"{other}=0.5", "--out", str(tmp_path / "soup"))
 

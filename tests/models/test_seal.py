@@ -44,6 +44,7 @@ def test_a_folder_without_a_seal_is_not(tmp_path: Path) -> None:
         b"{}",
         b"\xff",
         b'{"files": []}',
+        b'{"files": {}}',
         b'{"files": {"data.pt": "8"}}',
         b'{"files": {"data.pt": {}}}',
         b'{"files": {"data.pt": {"size": "eight", "sha256": ""}}}',

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from ctwa.engine.checkpoint import find_resumption
+from ctwa.engine.checkpoint import STATE_FILE, find_resumption, read_state
 from ctwa.errors import CtwaError
 
 TRUST = "ctwa.trust_checkpoint=true"
@@ -49,6 +49,8 @@ def check_checkpoint(config: DictConfig, checkpoints: Path) -> None:
                 "checkpoints away to start over"
             )
         return
+    if (found.folder / STATE_FILE).exists():
+        read_state(found.folder)  # of this version, and no other file
     _check_ranks(config, found.folder)
     if not config.ctwa.trust_checkpoint:
         _refuse_foreign_code(found.folder)

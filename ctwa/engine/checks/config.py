@@ -56,6 +56,11 @@ def check_settings(config: DictConfig, settings: Settings) -> None:
             f"{settings.method.type} goes by: write none, and for rewards of unlike scale "
             "ctwa.objectives.NAME.transform=rank; or another method"
         )
+    if scalarizer.has_zero and settings.from_log_probs:
+        raise CtwaError(
+            f"the method {settings.method.type} goes by a reward's zero, and {', '.join(settings.from_log_probs)} "
+            "(read off log-probabilities) may lie on either side of it: write another method, e.g. lagrangian"
+        )
     check_loss(config, settings)
     check_log_probs(settings)
     for objective in settings.objectives.values():

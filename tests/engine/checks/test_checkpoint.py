@@ -12,6 +12,7 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from ctwa.engine.checkpoint import STATE_FILE
 from ctwa.engine.checks.checkpoint import check_checkpoint
 from ctwa.errors import CtwaError
 from ctwa.models.locate import step_folder
@@ -97,6 +98,16 @@ def test_a_run_whose_seals_are_gone_does_not_start_over_unasked(tmp_path: Path) 
     save(tmp_path, 4, sealed=False)
 
     with pytest.raises(CtwaError, match=r"is whole: global_step_4, global_step_2 have no complete\.json; restore"):
+        check_checkpoint(config(), tmp_path)
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "{", '{"version": 99}'])
+def test_a_state_that_is_none_is_told_before_the_start(content: str, tmp_path: Path) -> None:
+    folder = save(tmp_path, 2, sealed=False)
+    (folder / STATE_FILE).write_text(content)
+    seal(folder)
+
+    with pytest.raises(CtwaError, match=r"ctwa_state\.json is (no state of ctwa|of another version)"):
         check_checkpoint(config(), tmp_path)
 
 

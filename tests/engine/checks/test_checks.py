@@ -190,6 +190,13 @@ def test_all_mistakes_of_our_part_are_told_at_once(changed: Changed) -> None:
             {"ctwa.method": {"type": "product"}, "ctwa.rewards.standardise": "batch"},
             r"standardise=batch leaves no reward its zero, which the method product goes by: write none",
         ),
+        (
+            {
+                "ctwa.method": {"type": "product"},
+                "ctwa.objectives.near": {"reward_fn": "ctwa.objectives.log_probs:kl", "weight": 0.1},
+            },
+            r"the method product goes by a reward's zero, and near \(read off log-probabilities\) may lie on either side",
+        ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
