@@ -13,8 +13,11 @@ from typing import Any
 
 import pytest
 
+from ctwa.errors import CtwaError
+from ctwa.objectives.loading import check_kwargs
 from ctwa.objectives.sandbox import Limits, can_isolate, output_of, which_pass
 
+ROOT = Path(__file__).parents[2]
 Reward = Callable[[str], Callable[..., Any]]
 DOUBLE = "def double(n):\n    return 2 * n\n"
 ASSERTS = ["assert double(2) == 4", "assert double(0) == 0", "assert double(-3) == -6"]
@@ -231,3 +234,9 @@ def test_each_test_is_told_from_the_others() -> None:
     assert which_pass(program, tests, Limits(seconds=1.0)) == [True, False, True, False, False]
     many = ["assert f(1) == 1  # " + "x" * 1000] * 500  # more than a pipe holds
     assert which_pass(program, many, Limits()) == [True] * 500
+
+
+@pytest.mark.parametrize("kwargs", [{"seconds": -1.0}, {"seconds": float("nan")}, {"memory_mb": 0}])
+def test_limits_that_no_program_keeps_are_refused_before_a_run(reward_fn: Reward, kwargs: dict[str, Any]) -> None:
+    with pytest.raises(CtwaError, match="write seconds above 0, and at least 16 MB"):
+        check_kwargs(reward_fn("code_tests"), f"{ROOT}/reward_fns/code_tests.py:code_tests", kwargs)

@@ -195,7 +195,7 @@ def test_all_mistakes_of_our_part_are_told_at_once(changed: Changed) -> None:
                 "ctwa.method": {"type": "product"},
                 "ctwa.objectives.near": {"reward_fn": "ctwa.objectives.log_probs:kl", "weight": 0.1},
             },
-            r"the method product goes by a reward's zero, and near \(read off log-probabilities\) may lie on either side",
+            r"the method product goes by a reward's zero, and near \(read off log-probabilities\) may lie",
         ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
