@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ctwa.engine.settings import Settings
 from ctwa.errors import CtwaError
+from ctwa.objectives.log_probs import QUANTITIES
 
 _DO_NOTHING = ("kwargs", "on_failure", "max_unscored", "applies_to", "none", "every", "gate")
 
@@ -14,6 +15,10 @@ def check_log_probs(settings: Settings) -> None:
     Raises:
         CtwaError: a setting that would do nothing, or a gate or a curriculum by such an objective.
     """
+    for name, each in settings.objectives.items():
+        module = f"ctwa.objectives.{each.reward_fn.rpartition('/')[2].replace('.py:', ':')}"
+        if "/" in each.reward_fn and module in QUANTITIES:
+            raise CtwaError(f"ctwa.objectives.{name}.reward_fn={each.reward_fn} never has a value: write {module}")
     for name, quantity in settings.from_log_probs.items():
         objective = settings.objectives[name]
         key, what = f"ctwa.objectives.{name}", f"{quantity} of the log-probabilities"

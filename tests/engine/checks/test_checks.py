@@ -752,6 +752,10 @@ class TestObjectivesOfLogProbs:
             ({"ctwa.objectives.near": OF_KL | {"split": "val"}}, r"near\.split=val: the kl .* in training alone"),
             ({"ctwa.objectives.near": OF_KL | {"every": 2}}, r"near\.every does nothing"),
             (
+                {"ctwa.objectives.near": OF_KL | {"reward_fn": "/a/ctwa/objectives/log_probs.py:kl"}},
+                r"never has a value: write ctwa\.objectives\.log_probs:kl$",
+            ),
+            (
                 {"ctwa.objectives.near": OF_KL, "ctwa.objectives.clarity.gate": {"by": "near", "at_least": 0}},
                 r"clarity\.gate\.by=near: gates are set before",
             ),
