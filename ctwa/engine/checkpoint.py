@@ -104,14 +104,22 @@ def _begun(folder: Path) -> bool:
 def clear_the_way(found: Resumption) -> str:
     """Remove what was never finished and set aside what is damaged, so that their steps can be saved anew.
 
+    Where there is nothing to go on from, what was never finished is set aside too: perhaps only its seal was lost.
+
     Returns:
         What was done, as the end of a sentence; empty where it was nothing.
     """
     done = ""
+    keeps = found.folder is None
     for folder in found.unfinished:
-        shutil.rmtree(folder, ignore_errors=True)
+        if keeps:
+            _aside(folder)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
     if found.unfinished:
-        done += f"; removed {', '.join(folder.name for folder in found.unfinished)}, which was not saved to its end"
+        names = ", ".join(folder.name for folder in found.unfinished)
+        done += f"; {'kept' if keeps else 'removed'} {names}, which was not saved to its end"
+        done += ", as damaged_*" * keeps
     if found.damaged:
         done += f"; {found.left_out()}: kept as damaged_*"
     for folder in found.damaged:

@@ -193,7 +193,7 @@ class TestResume:
         assert locate.steps(run.checkpoints) == [2]  # the step can be saved anew
 
     @pytest.mark.parametrize("complete", [True, False])
-    def test_a_checkpoint_that_was_not_saved_to_its_end_is_removed_and_that_is_said(
+    def test_a_checkpoint_that_was_not_saved_to_its_end_makes_room_and_that_is_said(
         self, run: RunFolder, recorder: Recorder, complete: bool
     ) -> None:
         recorder.close()
@@ -204,9 +204,11 @@ class TestResume:
         Recorder(run, resume=True, num_samples=2, seed=0).close()
 
         beginning = "continuing from global_step_2" if complete else "no checkpoint is complete: starting over"
-        said = f"{beginning}; removed global_step_4, which was not saved to its end"
+        became = "removed" if complete else "kept"  # perhaps only its seal was lost
+        said = f"{beginning}; {became} global_step_4, which was not saved to its end{', as damaged_*' * (not complete)}"
         assert [event["text"] for event in read_jsonl(run.events)] == [said]
         assert locate.steps(run.checkpoints) == [2] * complete
+        assert (run.checkpoints / "damaged_global_step_4").exists() is not complete
 
     def test_without_a_checkpoint_the_run_starts_over(self, run: RunFolder, recorder: Recorder) -> None:
         recorder.step(0, {"val/accuracy": 0.1})
