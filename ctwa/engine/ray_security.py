@@ -8,15 +8,13 @@ the cluster that a file in that folder names, whoever wrote it.
 from __future__ import annotations
 
 import os
-import secrets
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any
 
 from ctwa.errors import CtwaError
+from ctwa.run.origin import make_secret
 
 TRUST = "ctwa.trust_network=true"
 """What a user writes who knows that nobody else reaches the machines' ports."""
@@ -115,13 +113,7 @@ def _keep_token_private() -> None:
     if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
         return
     path = Path.home() / ".ray" / "auth_token"
-    if not path.exists():
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with NamedTemporaryFile("w", dir=path.parent) as new:  # 0600; and never there half written
-            new.write(secrets.token_hex(32))
-            new.flush()
-            with suppress(FileExistsError):  # another run's, of this moment
-                os.link(new.name, path)
+    make_secret(path)
     if path.stat().st_mode & 0o077:
         path.chmod(0o600)
 

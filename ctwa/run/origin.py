@@ -26,11 +26,17 @@ def _key() -> bytes:
     """The user's key, made at its first use, for nobody else to read."""
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     path = Path(state) / "ctwa" / "key"
-    if not path.exists():
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with NamedTemporaryFile("w", dir=path.parent) as new:  # 0600; and never there half written
-            new.write(secrets.token_hex(32))
-            new.flush()
-            with suppress(FileExistsError):  # another run's, of this moment
-                os.link(new.name, path)
+    make_secret(path)
     return path.read_bytes()
+
+
+def make_secret(path: Path) -> None:
+    """Make a file with a random word that only its user can read; one that is there stays."""
+    if path.exists():
+        return
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with NamedTemporaryFile("w", dir=path.parent) as new:  # 0600; and never there half written
+        new.write(secrets.token_hex(32))
+        new.flush()
+        with suppress(FileExistsError):  # another run's, of this moment
+            os.link(new.name, path)
