@@ -43,7 +43,7 @@ class CommonDescent(Aggregator):
     """
 
     info = gradient_level(
-        CommonDescentConfig, "the nearest weights under which no objective is expected to fall", "this page"
+        CommonDescentConfig, "the nearest weights under which no objective is expected to fall", "this project"
     )
     needs_semi_definite = False
 

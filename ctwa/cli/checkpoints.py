@@ -51,7 +51,6 @@ def checkpoints(
 
     The exit status of --verify is 1 where one is damaged.
     """
-    from ctwa.models.checkpoints import list_checkpoints
     from ctwa.run.folder import RunFolder
 
     if export is None and (step is not None or dtype is not None):
@@ -63,8 +62,13 @@ def checkpoints(
         _export(folder, export, step, dtype)
     if keep is not None:
         _prune(folder, keep)
-    if export is not None:
-        return
+    if export is None:
+        _list(folder, verify)
+
+
+def _list(folder: RunFolder, verify: bool) -> None:
+    from ctwa.models.checkpoints import list_checkpoints
+
     found = list_checkpoints(folder.checkpoints, verify=verify)
     for each in found:
         print(_line(each))
