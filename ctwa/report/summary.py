@@ -105,11 +105,6 @@ def _pace(summary: RunSummary) -> str:
     return f"trained {duration(summary.train_seconds)}, {number(summary.step_seconds)} s a step (median)"
 
 
-def _of_source(run: RunTrace, source: str) -> dict[str, ObjectiveSummary]:
-    found = {name: run.results_of_source(name, source) for name in run.objectives}
-    return {name: ObjectiveSummary.of(points) for name, points in found.items() if points}
-
-
 def summarize_trace(run: RunTrace) -> RunSummary:
     """Sums up a run that has been read."""
     curves = {name: run.results(name) for name in run.objectives}
