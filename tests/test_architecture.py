@@ -36,6 +36,7 @@ ALLOWED = {
     "models": {"run"},
     "starter": {"run"},
     "doctor": {"run"},
+    "capacity": {"models"},
     "testbed": {"covariance", "objectives", "run", "models"},
     "instructions": {"run"},
     "listing": {"scalarizers", "preference", "models"},
