@@ -33,6 +33,7 @@ ALLOWED = {
     "preference": {"covariance", "data", "aggregators", "objectives", "solvers"},
     "run": set(),
     "report": {"run", "statistics", "covariance", "solvers"},
+    "imports": {"run", "report"},
     "models": {"run"},
     "starter": {"run"},
     "doctor": {"run"},
