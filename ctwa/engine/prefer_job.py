@@ -85,7 +85,7 @@ class PreferJob(Job):
             line("steps", f"{self.num_steps}{fewer}"),
             line("a step", f"{config.data.train_batch_size} pairs, {passes_text(config, num_forward, num_backward)}"),
             optimizer_line(config),
-            *size_lines(config, num_models=0),
+            *size_lines(config, num_models=0, num_gradients=num_backward),
             line("validation", every),
         ]
 

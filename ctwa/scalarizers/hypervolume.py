@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ctwa.batch import Rollout, Update
 from ctwa.errors import CtwaError
-from ctwa.methods import MethodInfo, Options
+from ctwa.method_info import MethodInfo, Options
 from ctwa.scalarizers.base import Estimate, Scalarizer, score_advantages, weighted_advantages, weighted_scores
 from ctwa.scalarizers.per_objective import batch_means, check_names, trained_objectives
 from ctwa.solvers.fallbacks import count_fallbacks
