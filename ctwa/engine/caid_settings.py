@@ -86,6 +86,11 @@ def read_caid_settings(config: DictConfig, data: RunData | None = None) -> CaidS
             f"ctwa.dynamic_sampling.keep={settings.dynamic_sampling.keep}: ctwa caid samples all prompts at once, and "
             "its thresholds are on the mean of all; write every"
         )
+    if settings.conditioning.is_on:
+        raise CtwaError(
+            "ctwa.conditioning.concentration: the reward of ctwa caid has one weight for each objective, and its "
+            "thresholds are on the mean of all prompts; write null"
+        )
     if config.algorithm.use_kl_in_reward:
         raise CtwaError(
             "algorithm.use_kl_in_reward=true: ctwa caid has no rewards of tokens, and a beta of its own that holds the "

@@ -13,6 +13,7 @@ from ctwa.engine.watchdog import WatchdogSettings
 from ctwa.errors import CtwaError, did_you_mean
 from ctwa.models.locate import locate
 from ctwa.objectives.completion import Completion
+from ctwa.objectives.conditioning import Conditioning, ConditioningSettings
 from ctwa.objectives.config import ObjectiveConfig, Objectives, trained
 from ctwa.objectives.curriculum import CurriculumSettings
 from ctwa.objectives.log_probs import QUANTITIES, Quantity
@@ -184,6 +185,7 @@ class Settings(RunSettings):
         rollout: what may go wrong while prompts are completed.
         curriculum: which prompts come next.
         dynamic_sampling: which of a step's prompts are trained on.
+        conditioning: one policy for many weights, which its prompts tell it.
         max_unknown_tokens: the share of the prompts' tokens that the model's tokenizer may not know.
         diagnostics: what is measured beyond what the method needs.
         num_samples: completions kept a step in samples.jsonl.
@@ -197,6 +199,7 @@ class Settings(RunSettings):
     rollout: RolloutSettings = Field(default_factory=RolloutSettings)
     curriculum: CurriculumSettings = Field(default_factory=CurriculumSettings)
     dynamic_sampling: DynamicSampling = Field(default_factory=DynamicSampling)
+    conditioning: ConditioningSettings = Field(default_factory=ConditioningSettings)
     max_unknown_tokens: Annotated[float, Field(ge=0, le=1)] = 0.1
     diagnostics: DiagnosticSettings = Field(default_factory=DiagnosticSettings)
     num_samples: Annotated[int, Field(ge=0)] = 4
@@ -244,6 +247,16 @@ class Settings(RunSettings):
     def build_shaping(self) -> Shaping:
         """What is done to rewards before the method sees them."""
         return Shaping(self.objectives, self.rewards.standardise)
+
+    def build_conditioning(self) -> Conditioning | None:
+        """What writes weights into the prompts, where they are told any.
+
+        Raises:
+            CtwaError: the template does not fit the objectives.
+        """
+        if not self.conditioning.is_on:
+            return None
+        return Conditioning(self.conditioning, {name: objective.weight for name, objective in self.trained.items()})
 
     def log_probs_source(self, requirements: Requirements) -> Literal["none", "in_update", "post_update"]:
         """Where the log-probs behind the statistic of an update come from: the method's wish, else the diagnostics'."""

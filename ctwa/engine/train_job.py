@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from omegaconf import DictConfig
 
 from ctwa.engine.checks.applies import coverage_lines
+from ctwa.engine.checks.conditioning import described
 from ctwa.engine.checks.config import check_config, check_disk, num_steps
 from ctwa.engine.checks.curriculum import curriculum_lines
 from ctwa.engine.checks.engine import check_with_verl
@@ -76,7 +77,8 @@ class TrainJob(Job):
         )
         choice = self.settings.dynamic_sampling
         covered, shaping = coverage_lines(self.settings, self.data), self.settings.build_shaping().described()
-        curriculum = curriculum_lines(self.settings, self.data)
+        curriculum, conditioning = curriculum_lines(self.settings, self.data), self.settings.build_conditioning()
+        told_weights = [] if conditioning is None else described(self.settings, conditioning)
         return [
             line("method", f"{self.settings.method.type}, log-probs of the statistic: {source}"),
             line("objectives", weights),
@@ -84,7 +86,8 @@ class TrainJob(Job):
             *([line("rewards", "; ".join(shaping))] if shaping else []),
             *self.engine_lines(),
             *([line("turns", turns_line(config))] if has_turns(config) else []),
-            *data_lines(config, self.data),
+            *data_lines(config, self.data, conditioning),
+            *(line("" if number else "weights", told) for number, told in enumerate(told_weights)),
             line("steps", f"{self.num_steps}, at most {tokens * self.num_steps:,} tokens in all"),
             line("a step", f"{prompts} = {rows} completions, at most {tokens:,} tokens"),
             *(line("" if number else "curriculum", told) for number, told in enumerate(curriculum)),

@@ -73,6 +73,8 @@ class Scalarizer(Stateful, ABC):
     """Whether it steers by the objectives' covariance targets, which its constructor is then given as ``targets``."""
     has_zero: ClassVar[bool] = False
     """Whether it goes by where a reward's zero is: a constant that is added to a reward then changes the update."""
+    takes_prompt_weights: ClassVar[bool] = False
+    """Whether it scores a completion with the weights that its prompt was told, where it was told any."""
     requirements: Requirements = Requirements()
     aggregator: Aggregator | None = None
     """What combines the objectives' gradients, for methods of that level. The engine hands it to the workers before an
@@ -159,7 +161,7 @@ def score_advantages(rollout: Rollout, estimate: Estimate, names: Sequence[str],
     return _over_rows(estimate, torch.where(rows_N, scores_N, 0.0), rows_N)
 
 
-def weighted_advantages(rollout: Rollout, estimate: Estimate, weights: Mapping[str, float]) -> Tensor:
+def weighted_advantages(rollout: Rollout, estimate: Estimate, weights: Mapping[str, float | Tensor]) -> Tensor:
     """The advantages (N, T) of the weighted sum of the rewards (``weighted_scores``)."""
     return score_advantages(rollout, estimate, list(weights), weighted_scores(rollout, weights))
 
@@ -168,12 +170,16 @@ def _over_rows(estimate: Estimate, scores_N: Tensor, rows_N: Tensor) -> Tensor:
     return estimate(scores_N) if bool(rows_N.all()) else estimate(scores_N, rows_N)
 
 
-def weighted_scores(rollout: Rollout, weights: Mapping[str, float]) -> Tensor:
+def weighted_scores(rollout: Rollout, weights: Mapping[str, float | Tensor]) -> Tensor:
     """The weighted sum of the rewards, float64 (N,).
 
     Entries that were not scored, or that the objective does not apply to, are neutral (``RewardMatrix.filled_NM``): a
     completion is judged by the objectives that apply to it. The sum runs in alphabetical order of the
     names, so that the order of the objectives in the config does not change the last bit.
+
+    Args:
+        rollout: the completions and their rewards.
+        weights: by objective, one for all completions or one for each, (N,).
 
     Raises:
         CtwaError: the rewards and the weights do not name the same objectives.

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from ctwa.engine.checks.applies import check_applies_to
 from ctwa.engine.checks.batches import check_batches, check_groups_of_ranks
+from ctwa.engine.checks.conditioning import check_conditioning
 from ctwa.engine.checks.curriculum import check_curriculum
 from ctwa.engine.checks.engine import (
     check_correction,
@@ -63,6 +64,7 @@ def check_settings(config: DictConfig, settings: Settings) -> None:
         )
     check_loss(config, settings)
     check_log_probs(settings)
+    check_conditioning(settings)
     for objective in settings.objectives.values():
         resolve_spec(objective.reward_fn)  # the file is there; whether the function is, its worker says
     check_batches(config)
