@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import ctwa
+from ctwa import metrics as key_of
 from ctwa.errors import CtwaError
 from ctwa.policy_loss import PolicyLoss
 
@@ -98,6 +99,22 @@ class RewardMatrix:
                 value if is_scored else None if applies else ctwa.NOT_APPLICABLE for value, is_scored, applies in rows
             ]
         return columns
+
+    def metrics(self) -> dict[str, float]:
+        """Per objective: the share of the completions that it applies to; of these the share that was scored; mean and
+        (population) standard deviation of what was. What applies to nothing has no share, what was not scored no mean.
+        """
+        metrics: dict[str, float] = {}
+        for name in self.names:
+            rewards_N, scored_N = self.column(name)
+            rewards, num_rows = rewards_N[scored_N], int(self.applicable(name).sum())
+            if len(rewards):
+                metrics[key_of.objective_mean(name)] = float(rewards.mean())
+                metrics[key_of.objective(name, "std")] = float(rewards.std(correction=0))
+            metrics[key_of.objective(name, "applicable_frac")] = num_rows / len(rewards_N)
+            if num_rows:
+                metrics[key_of.objective(name, "scored_frac")] = len(rewards) / num_rows
+        return metrics
 
     def column(self, name: str) -> tuple[Tensor, Tensor]:
         """``(rewards_N, scored_N)`` of one objective. Raises CtwaError where there is no such objective."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ctwa.aggregators.gram import has_gradient
-from ctwa.methods import MethodInfo
+from ctwa.method_info import MethodInfo
 from ctwa.solvers.fallbacks import count_fallbacks
 from ctwa.state import Stateful
 from ctwa.weights import check_weights

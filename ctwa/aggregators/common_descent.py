@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ctwa.aggregators.base import Aggregator, Gradients, gradient_level
 from ctwa.aggregators.gram import has_gradient, norms, unit_scale
-from ctwa.methods import Options
+from ctwa.method_info import Options
 from ctwa.solvers.simplex import MET, least_violation, nearest_on_simplex
 
 BINDING = 1e-6  # progress, over the norms of gradients, that is none

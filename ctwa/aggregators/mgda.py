@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ctwa.aggregators.base import Aggregator, Gradients, gradient_level
 from ctwa.aggregators.gram import has_gradient, min_norm_point, unit_scale
-from ctwa.methods import Options
+from ctwa.method_info import Options
 
 
 class MgdaConfig(Options):

@@ -14,7 +14,7 @@ from torch import Tensor
 from ctwa.aggregators.base import Aggregator, Gradients, gradient_level
 from ctwa.aggregators.gram import unit_scale
 from ctwa.errors import CtwaError
-from ctwa.methods import Options
+from ctwa.method_info import Options
 
 MOST_AVERAGED = 8  # objectives: 8 times 7! orders take a tenth of a second
 

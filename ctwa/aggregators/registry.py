@@ -18,7 +18,7 @@ from ctwa.aggregators.nash_mtl import NashMTL
 from ctwa.aggregators.pcgrad import PCGrad
 from ctwa.aggregators.torchjd import TorchJd
 from ctwa.aggregators.upgrad import UPGrad
-from ctwa.methods import Options, one_of
+from ctwa.method_info import Options, one_of
 
 ALL: tuple[type[Aggregator], ...] = (
     FixedWeights,

@@ -16,7 +16,7 @@ from torch import Tensor
 from ctwa.aggregators.base import Aggregator, Gradients, gradient_level
 from ctwa.aggregators.gram import has_gradient, unit_scale
 from ctwa.errors import CtwaError, did_you_mean
-from ctwa.methods import Options
+from ctwa.method_info import Options
 
 Weighting = Literal["AlignedMTL", "CAGrad", "DualProj", "FairGrad", "IMTLG", "Krum", "MGDA", "UPGrad"]
 

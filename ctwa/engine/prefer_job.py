@@ -19,7 +19,7 @@ from ctwa.engine.prefer_settings import PreferenceSettings, read_preference_sett
 from ctwa.engine.ray_session import ray_session
 from ctwa.engine.watchdog import actors
 from ctwa.errors import CtwaError
-from ctwa.methods import with_options
+from ctwa.method_info import with_options
 from ctwa.models.look import look_at_model, look_at_tokenizer
 from ctwa.models.source import Source
 from ctwa.run.folder import ObjectiveInfo
@@ -87,7 +87,7 @@ class PreferJob(Job):
             line("steps", f"{self.num_steps}{fewer}"),
             line("a step", f"{config.data.train_batch_size} pairs, {passes_text(config, num_forward, num_backward)}"),
             optimizer_line(config),
-            *size_lines(config, num_models=0),
+            *size_lines(config, num_models=0, num_gradients=num_backward),
             line("validation", every),
         ]
 

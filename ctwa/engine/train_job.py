@@ -15,8 +15,9 @@ from ctwa.engine.checks.look import data_lines
 from ctwa.engine.checks.resources import check_machine
 from ctwa.engine.checks.turns import has_turns, turns_line
 from ctwa.engine.job import Job, passes_text
+from ctwa.engine.passes import update_passes
 from ctwa.engine.plan import decoding, line, loss_line, optimizer_line, size_lines
-from ctwa.methods import with_options
+from ctwa.method_info import with_options
 from ctwa.run.folder import ObjectiveInfo
 
 if TYPE_CHECKING:
@@ -96,7 +97,11 @@ class TrainJob(Job):
             *([line("gradients", self.settings.gradients.described())] if self._measures_gradients() else []),
             loss_line(config),
             optimizer_line(config),
-            *size_lines(config, num_models=1 + self.settings.has_reference(config)),
+            *size_lines(
+                config,
+                num_models=1 + self.settings.has_reference(config),
+                num_gradients=update_passes(config, self.settings, scalarizer).num_gradients,
+            ),
             line("validation", every),
         ]
 
@@ -136,14 +141,9 @@ class TrainJob(Job):
 
 def _update_passes(config: DictConfig, settings: Settings, scalarizer: Scalarizer) -> str:
     """The passes of an update; with a method that combines gradients, of one that takes them."""
-    if scalarizer.aggregator is None:
-        return passes_text(config, 1, 1)
-    actor, gradients = config.actor_rollout_ref.actor, settings.gradients
-    # The KL penalty and the entropy bonus are no objective's: they are differentiated once, by themselves.
-    is_shared = bool(actor.use_kl_loss or actor.entropy_coeff)
-    num = len(settings.trained) + is_shared
-    forwards = 1 if gradients.passes == "shared_forward" else num
-    if gradients.last_layers is not None:
-        measured = f"{forwards} forward and {num} backward through {gradients.last_layers} layers"
-        return f"{measured}, then {passes_text(config, 1, 1)}"
-    return passes_text(config, forwards, num)
+    passes = update_passes(config, settings, scalarizer)
+    whole = passes_text(config, passes.forwards, passes.backwards)
+    if passes.last_layers is None:
+        return whole
+    forwards, backwards = passes.measured_forwards, passes.measured_backwards
+    return f"{forwards} forward and {backwards} backward through {passes.last_layers} layers, then {whole}"

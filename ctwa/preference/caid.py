@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ctwa.errors import CtwaError
-from ctwa.methods import MethodInfo
+from ctwa.method_info import MethodInfo
 from ctwa.preference.dual import DualSolution, check_scores
 from ctwa.state import Stateful
 from ctwa.strict import StrictModel

@@ -40,7 +40,8 @@ def _line(run: RunTrace, name: str, step: int) -> str:
     points = [value for at, value in run.results(name) if at <= step]
     before, after = (number(points[0]), number(points[-1])) if points else ("-", "-")
     weights = [value for at, value in run.series(key_of.weight(name)) if at <= step]
-    if run.info is not None and name in run.info.objectives:
-        weights.insert(0, run.info.objectives[name].weight)
+    first = run.info.objectives[name].weight if run.info is not None and name in run.info.objectives else None
+    if first is not None:
+        weights.insert(0, first)
     weight = " to ".join(dict.fromkeys(number(value) for value in (*weights[:1], *weights[-1:]))) or "-"
     return f"| {name} | {weight} | {before} | {after} |"

@@ -14,7 +14,7 @@ from ctwa.aggregators.base import Aggregator
 from ctwa.batch import Rollout, Update
 from ctwa.covariance.probe import Progress
 from ctwa.errors import CtwaError
-from ctwa.methods import MethodInfo
+from ctwa.method_info import MethodInfo
 from ctwa.state import Stateful
 from ctwa.weights import check_weights
 

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ctwa.methods import Options
+from ctwa.method_info import Options
 
 
 class ControllerOptions(Options):

@@ -15,7 +15,7 @@ from ctwa.covariance.feasibility import reward_covariance, target_feasibility
 from ctwa.covariance.weights import LengthNormalization, completion_weights, update_weights
 from ctwa.covariance.within_prompt import within_prompt_covariance
 from ctwa.errors import CtwaError
-from ctwa.methods import MethodInfo
+from ctwa.method_info import MethodInfo
 from ctwa.scalarizers.base import Estimate, Requirements, Scalarizer, weighted_advantages
 from ctwa.scalarizers.controller import ControllerOptions, WeightController
 from ctwa.solvers.fallbacks import count_fallbacks

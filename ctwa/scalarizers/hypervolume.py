@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ctwa.batch import Rollout, Update
 from ctwa.errors import CtwaError
-from ctwa.methods import MethodInfo, Options
+from ctwa.method_info import MethodInfo, Options
 from ctwa.scalarizers.base import (
     Estimate,
     Requirements,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ctwa.batch import RewardMatrix, Rollout, Update
 from ctwa.errors import CtwaError
-from ctwa.methods import MethodInfo, Options
+from ctwa.method_info import MethodInfo, Options
 from ctwa.scalarizers.base import Estimate, Scalarizer, objective_advantages
 from ctwa.scalarizers.per_objective import batch_means, check_names, trained_objectives
 

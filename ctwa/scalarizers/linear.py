@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor
 
 from ctwa.batch import Rollout
-from ctwa.methods import MethodInfo, Options
+from ctwa.method_info import MethodInfo, Options
 from ctwa.scalarizers.base import Estimate, Scalarizer, weighted_advantages
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ctwa.batch import Rollout, Update
-from ctwa.methods import MethodInfo, Options
+from ctwa.method_info import MethodInfo, Options
 from ctwa.scalarizers.base import Estimate, Scalarizer, objective_advantages
 from ctwa.scalarizers.per_objective import token_mean, trained_objectives
 

@@ -13,7 +13,7 @@ from ctwa.batch import Rollout, Update
 from ctwa.covariance.diagnostics import finite
 from ctwa.covariance.probe import Progress, mean_rewards
 from ctwa.errors import CtwaError
-from ctwa.methods import MethodInfo
+from ctwa.method_info import MethodInfo
 from ctwa.scalarizers.base import Estimate, Requirements, Scalarizer, weighted_advantages
 from ctwa.scalarizers.per_objective import check_names
 from ctwa.scalarizers.relative_controller import RelativeController, RelativeOptions

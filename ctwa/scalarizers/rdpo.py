@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ctwa.batch import RewardMatrix, Rollout, Update
-from ctwa.methods import MethodInfo, Options
+from ctwa.method_info import MethodInfo, Options
 from ctwa.scalarizers.base import Estimate, Scalarizer, score_advantages
 from ctwa.scalarizers.per_objective import trained_objectives
 

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ctwa.methods import Options
+from ctwa.method_info import Options
 
 
 class RelativeOptions(Options):
