@@ -69,6 +69,12 @@ class DynamicSampling(StrictModel):
     otherwise: Literal["drop", "refill"] = "drop"
     max_rounds: Annotated[int, Field(ge=1, le=100)] = 3
 
+    def idle(self) -> Mapping[str, str]:
+        """Of every prompt kept there are no others, and of those that are dropped no rounds."""
+        if self.keep == "every":
+            return {"otherwise": "keep=every", "max_rounds": "keep=every"}
+        return {"max_rounds": "otherwise=drop"} if self.otherwise == "drop" else {}
+
     @property
     def refills(self) -> bool:
         """Whether prompts are completed in place of those that do not count."""
@@ -85,6 +91,10 @@ class DynamicSampling(StrictModel):
 
 Passes = Literal["shared_forward", "sequential"]
 ProbeSource = Literal["none", "backward", "minibatch", "held_out"]
+
+
+WARM_UP = 10
+"""Adam's steps before which its mean squares are not believed: the inverse root of a mean of one or two varies much."""
 
 
 class GradientSettings(StrictModel):
@@ -112,6 +122,10 @@ class GradientSettings(StrictModel):
     gram: Literal["plain", "cross_fitted"] = "plain"
     half_life: Annotated[float, Field(gt=0)] = 10.0
     metric: Literal["euclidean", "optimizer"] = "euclidean"
+
+    def idle(self) -> Mapping[str, str]:
+        """A plain matrix is that of one mini-batch."""
+        return {"half_life": "gram=plain"} if self.gram == "plain" else {}
 
     def described(self) -> str:
         """Which inner products are taken, in words, for a plan."""

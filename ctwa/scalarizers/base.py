@@ -49,11 +49,13 @@ class Requirements:
             log-probabilities that the update's own forward passes computed, at no extra cost.
         token_weights: whether it looks at how the loss weighs a token (``Update.loss``), which not every loss lets on.
         probe: how the progress that ``Scalarizer.observe_probe`` is told of is measured; see docs/methods/probe.md.
+        validation: whether it goes by the validations in the course of a run, and does nothing without any.
     """
 
     log_probs: Literal["none", "post_update", "in_update"] = "none"
     token_weights: bool = False
     probe: Literal["none", "backward", "minibatch", "held_out"] = "none"
+    validation: bool = False
 
 
 class Scalarizer(Stateful, ABC):
@@ -69,6 +71,8 @@ class Scalarizer(Stateful, ABC):
     """
 
     info: ClassVar[MethodInfo]
+    goes_by_weights: ClassVar[bool] = True
+    """Whether it matters how large the objectives' own weights are, beyond which of them are 0."""
     takes_targets: ClassVar[bool] = False
     """Whether it steers by the objectives' covariance targets, which its constructor is then given as ``targets``."""
     has_zero: ClassVar[bool] = False
@@ -99,6 +103,11 @@ class Scalarizer(Stateful, ABC):
     @property
     def covariance_targets(self) -> dict[str, float]:
         """The covariances with the update that the method steers by, by name; whatever else it aims at is none."""
+        return {}
+
+    @property
+    def mean_targets(self) -> dict[str, float]:
+        """The mean rewards that the method waits for, by name: what an objective cannot reach is waited for forever."""
         return {}
 
     @abstractmethod

@@ -71,7 +71,8 @@ CASES = defaultdict(
     gd2po=Case(estimators=(True,)),
     rvpo=Case(lambda _: {"anneal_steps": 5}, estimators=(True,)),
     dvao=Case(estimators=(True,)),
-    **{name: Case(scaling="invariant") for name in GRADIENT_METHODS},
+    **{name: Case(scaling="invariant") for name in GRADIENT_METHODS if name != "torchjd"},
+    torchjd=Case(lambda _: {"weighting": "MGDA"}, scaling="invariant"),
 )
 
 every_method = pytest.mark.parametrize("method", sorted(METHODS))
