@@ -21,6 +21,7 @@ from rich.text import Text
 
 from ctwa.engine.checkpoint import find_resumption
 from ctwa.engine.compose import compose_written
+from ctwa.engine.keeper import tell
 from ctwa.engine.plan import line
 from ctwa.engine.recorder import Recorder, Stop
 from ctwa.engine.resumed import changes, refuse_another, told
@@ -242,7 +243,9 @@ def execute(
         say(OmegaConf.to_yaml(config))
         say("\n".join([*written.lines(), job.plan()]))
         return None
-    return start(job, job.make_folder())
+    run = job.make_folder()
+    tell(folder=str(run.path))
+    return start(job, run)
 
 
 def start(job: Job, run: RunFolder) -> Stop | None:
