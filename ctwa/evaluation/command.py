@@ -55,12 +55,16 @@ def run(
         )
     out = out or Path("runs") / f"eval-{first.absolute().stem if first.suffix else first.absolute().name}"
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True) as bars:
         tasks: dict[str, TaskID] = {}
 
         def show(label: str, done: int, total: int) -> None:
-            if label not in tasks:
+            is_new = label not in tasks
+            if is_new:
                 tasks[label] = bars.add_task(label, total=total)
+            if not console.is_terminal and (is_new or done == total):  # where no bar is drawn, its ends are told
+                console.print(f"{label}: {done} of {total}", markup=False, highlight=False, soft_wrap=True)
             bars.update(tasks[label], completed=done, total=total)
 
         results = evaluate(config, out, show)

@@ -267,7 +267,7 @@ class _Evaluation:
                     evaluation = generation.score(of_model, rows, evaluator, reference)
                 counts = Counter(f"{failure.objective}: {failure.reason}" for failure in evaluation.failures)
                 failures[model.name] = dict(counts)
-            found[model.name] = generation.ratios(of_model, evaluation, len(rows))
+            found[model.name] = generation.ratios(of_model, evaluation, rows)
             records += generation.sample_rows(model, of_model, rows, evaluation)
         self._write_lines("samples.jsonl", records)
         metrics = self._measured(

@@ -111,12 +111,16 @@ def _is_quiet(metric: str, by_model: Mapping[str, Measured]) -> bool:
     """Shares of the data rather than of the models: shown where they say something, and always in the JSON."""
     last = metric.rpartition("/")[2]
     values = [measured.value for measured in by_model.values()]
+    if key_of.parse(metric).family == "objective_source" and set(values) == {None}:
+        return True  # an objective that is not for the rows of this source
     return (last == "scored_frac" and set(values) == {1.0}) or (last == "tie_frac" and len(set(values)) == 1)
 
 
 def _short(metric: str) -> str:
     """`objective/accuracy/mean` as `accuracy`, `preference/helpful/loss` as `helpful: loss`."""
     family, key, objective = key_of.parse(metric)
+    if family == "objective_source":
+        return f"{objective} of {key}"
     if family not in ("objective", "preference", "judge"):
         return metric
     return objective if (family, key) == ("objective", "mean") else ": ".join(filter(None, (objective, key)))
