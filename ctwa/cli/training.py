@@ -175,6 +175,35 @@ def doctor(
     sys.exit(any(each.level == "fail" for each in found))
 
 
+@app.command(context_settings={"ignore_unknown_options": True})
+def plan(
+    settings: Annotated[
+        list[str] | None, typer.Argument(metavar="[FILE.yaml] [KEY=VALUE]...", help="Of `ctwa train`.")
+    ] = None,
+    gpus: Annotated[
+        str, typer.Option(metavar="[NODESx]NUMBERxTYPE", help="What it is to run on, e.g. 8xH100 or 4x8xH100.")
+    ] = "8xH100",
+    response: Annotated[
+        float | None,
+        typer.Option(min=1, help="Tokens of a response as expected, for time and bytes; default: all there may be."),
+    ] = None,
+    compute: Annotated[
+        float, typer.Option(min=0.01, max=1, help="Share of the GPUs' bf16 operations that passes reach.")
+    ] = 0.4,
+) -> None:
+    """Say what a run takes of GPUs that need not be there: memory by part, bytes, passes, time; and what does not fit.
+
+    It reads the settings and the model's config.json: no data, no weights, no network. The exit status is 1 where the
+    run does not fit. E.g. ctwa plan --gpus 8xH100 task=math500 method=mgda actor_rollout_ref.model.path=FOLDER.
+    """
+    from ctwa.capacity.seconds import Rates
+    from ctwa.engine.gpu_plan import make_plan
+
+    text, fits = make_plan(settings or [], gpus, mean_response=response, rates=Rates(compute=compute))
+    print(text)
+    sys.exit(not fits)
+
+
 class Command(StrEnum):
     """The commands that train."""
 

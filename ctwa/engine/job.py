@@ -101,6 +101,7 @@ class Job(ABC):
         settings: our part of the config, validated.
         num_steps: of the run.
         num_samples: completions of a step that are kept for people.
+        remarks: what is right, and yet not what one would expect: a sentence each.
 
     Raises:
         CtwaError: a mistake in the config, or something that this machine has not.
@@ -110,6 +111,7 @@ class Job(ABC):
     settings: Any
     num_steps: int
     num_samples: int
+    remarks: Sequence[str] = ()
 
     def __init__(self, config: DictConfig) -> None:
         self.config = config
@@ -155,7 +157,9 @@ class Job(ABC):
 
     def plan(self) -> str:
         """What the run would do, in words."""
-        return "\n".join(["plan:", *self.plan_lines(), line("run folder", self.settings.run), *self._resumed_lines()])
+        remarks = [line("note", remark) for remark in self.remarks]
+        lines = [*self.plan_lines(), *remarks, line("run folder", self.settings.run), *self._resumed_lines()]
+        return "\n".join(["plan:", *lines])
 
     def _resumed_lines(self) -> list[str]:
         if not self.settings.resume:
@@ -277,6 +281,8 @@ def train(job: Job, run: RunFolder) -> Stop | None:
         stop_on=settings.stop_on,
         watchdog=settings.watchdog,
     ) as recorder:
+        for remark in job.remarks:
+            recorder.event("note", remark)
         if job.changed:
             recorder.event("resume", told(job.changed))
         with recorder.watchdog.watching():

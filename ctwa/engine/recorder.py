@@ -190,6 +190,7 @@ class Recorder:
             [completion.transcript for completion in completions],
             evaluation.matrix.to_columns(),
             split=split,
+            weights=[completion.weights for completion in completions],
         )
 
     def event(self, kind: str, text: str, *, step: int | None = None) -> None:

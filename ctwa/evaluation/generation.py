@@ -88,7 +88,7 @@ def tokenize_prompts(model: Model, rows: Sequence[Mapping[str, Any]], config: Ge
                 "prompts that are text, with generation.chat: false"
             )
         try:
-            ids = tokenizer.prompt(row["prompt"])
+            ids = tokenizer.prompt(model.read(row["prompt"]))
         except BadRow as error:
             raise CtwaError(f"{config.data}, row {index} (from 0), model '{model.name}': {error}") from error
         if not ids:
