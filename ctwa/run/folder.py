@@ -19,13 +19,13 @@ from ctwa.run.lock import is_held
 
 
 class ObjectiveInfo(BaseModel):
-    """What a reader of the trace needs to know of an objective: its first weight and, if it has one, the covariance
-    with the update that the method aims at (no other target is meant).
+    """What a reader of the trace needs to know of an objective: its first weight (None where another trainer left none)
+    and, if it has one, the covariance with the update that the method aims at (no other target is meant).
     """
 
     model_config = ConfigDict(frozen=True)
 
-    weight: float
+    weight: float | None
     target: float | None = None
 
 
