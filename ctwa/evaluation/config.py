@@ -199,7 +199,7 @@ class EvalConfig(StrictModel):
             beside the others. Only their ratios matter, and an objective that is not named has none.
     """
 
-    models: Annotated[dict[str, str], Field(min_length=1)]
+    models: dict[str, str] = Field(default_factory=dict)
     reference: str | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -223,6 +223,8 @@ class EvalConfig(StrictModel):
 
     @model_validator(mode="after")
     def _is_whole(self) -> EvalConfig:
+        if not (self.models or self.conditioned or self.experts):
+            raise ValueError("models: there is none to evaluate; write name: <folder or name>")
         if not (self.preferences or self.perplexity or self.generation):
             raise ValueError("nothing is to be measured; write a section preferences, perplexity or generation")
         if self.preferences and self.preferences.loss.needs_reference and self.reference is None:

@@ -134,9 +134,12 @@ def config_of(
             f"--weights: none of {', '.join(targets)} is a run with ctwa.conditioning, which reads weights in its "
             "prompts; give one, or an --expert OBJECTIVE=MODEL for each objective (docs/weights.md)"
         )
-    combined = {"experts": dict(choice.experts), **({"combine": [*choice.combine]} if choice.combine else {})}
-    chosen = {"conditioned": conditioned, "weights": weights, **(combined if choice.experts else {})}
-    return parse_config({"models": models, **sections, **(chosen if weights else {})}, "the evaluation")
+    if choice.experts and not weights:
+        raise CtwaError("experts are combined by weights; give some, e.g. --weights accuracy=.6,conciseness=.4")
+    chosen: dict[str, Any] = {"conditioned": conditioned, "experts": dict(choice.experts), "weights": weights}
+    if choice.combine:
+        chosen["combine"] = [*choice.combine]
+    return parse_config({"models": models, **sections, **chosen}, "the evaluation")
 
 
 def _home(path: Path) -> Path | None:
@@ -146,8 +149,10 @@ def _home(path: Path) -> Path | None:
 
 def _conditioning(target: Path) -> dict[str, Any] | None:
     """How the prompts of a run, or of one of its checkpoints, are told weights, and its ``own``; None where not."""
-    home = _home(target)
-    written = {} if home is None else yaml.safe_load((home / "config.yaml").read_text()).get("ctwa", {})
+    home = _home(target) if target.exists() else None  # a name on the hub is in no folder
+    if home is None or not (home / "config.yaml").is_file():
+        return None
+    written = yaml.safe_load((home / "config.yaml").read_text()).get("ctwa", {})
     conditioning = written.get("conditioning") or {}
     if conditioning.get("concentration") is None:
         return None

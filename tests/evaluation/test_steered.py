@@ -78,6 +78,8 @@ def test_a_run_with_conditioning_is_told_its_own_weights_where_none_are_chosen(c
 def test_weights_want_somebody_who_takes_them(places: SimpleNamespace) -> None:
     with pytest.raises(CtwaError, match=r"--weights: none of .* is a run with ctwa\.conditioning"):
         config_of([str(places.run)], choice=Choice([MIXED]), trust=True)
+    with pytest.raises(CtwaError, match="experts are combined by weights; give some"):
+        config_of([str(places.run)], choice=Choice([], {"accuracy": "a", "clarity": "b"}), trust=True)
 
 
 @pytest.mark.parametrize(
