@@ -107,7 +107,7 @@ def _joined_rounds(rounds: Sequence[Round], taken_G: Tensor) -> Round:
     )
     _, group_N = torch.unique(prompt_N[taken_N], return_inverse=True)
     rewards = _joined([each.rollout.rewards for each in rounds], taken_N)
-    return Round(batch, rows, Rollout(rewards, group_N, rows.tokens("response_mask")))
+    return Round(batch, rows, Rollout(rewards, group_N, rows.mask_NT))
 
 
 def _joined(rewards: Sequence[RewardMatrix], taken_N: Tensor) -> RewardMatrix:
