@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from ctwa import metrics as key_of
-from ctwa.report.markdown import plain, table
+from ctwa.report.markdown import base_name, plain, table
 from ctwa.report.trace import RunTrace
 from ctwa.run.text import number
 
 
-def model_card(run: RunTrace, step: int) -> str:
+def model_card(run: RunTrace, step: int, *, is_adapter: bool = False) -> str:
     """The README.md of a checkpoint's model, with the metadata that model hubs read.
 
     Args:
         run: what trained it; one without run.json is described by its records alone.
         step: after which it was saved. Results are those of the last validation up to it.
+        is_adapter: whether it is a LoRA adapter alone.
     """
     info = run.info
-    front = ["library_name: transformers", "tags: [ctwa, multi-objective]"]
-    began = [f"A model that was fine-tuned for {len(run.objectives)} objectives by `{run.method}`, with ctwa"]
+    front = [f"library_name: {'peft' if is_adapter else 'transformers'}", "tags: [ctwa, multi-objective]"]
+    what = "A LoRA adapter" if is_adapter else "A model"
+    began = [f"{what} that was fine-tuned for {len(run.objectives)} objectives by `{run.method}`, with ctwa"]
     if info is not None:
-        on_a_hub = info.model.count("/") == 1 and not Path(info.model).exists()
-        if on_a_hub:
-            front.append(f"base_model: {info.model}")
-        # Of a folder here only the name: who reads the card has no use for the rest.
+        base = base_name(info.model)
+        if base == info.model:
+            front.append(f"base_model: {base}")
         began.append(f" {info.versions.get('ctwa', '')}".rstrip())
-        began.append(f", from `{info.model if on_a_hub else Path(info.model).name}`")
+        began.append(f", from `{base}`")
     began.append(f"; step {step}" + (f" of {info.num_steps}, seed {info.seed}" if info is not None else "") + ".")
     lines = ["---", *front, "---", "", "# " + run.folder.path.resolve().name, "", "".join(began), ""]
     lines += [f"Results: {run.result}.", ""]

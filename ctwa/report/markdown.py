@@ -61,18 +61,13 @@ def _lines(groups: Sequence[Group], comparison: Comparison | None, story: Story)
             ),
         )
     facts = [
-        (plain(run.label), plain(run.method), str(run.last_step), plain(_model(run.info.model) if run.info else "-"))
+        (plain(run.label), plain(run.method), str(run.last_step), plain(base_name(run.info.model) if run.info else "-"))
         for group in groups
         for run in group.runs
     ]
     yield from _folded("Runs", table(("run", "method", "steps", "model"), facts))
     result = " or ".join(dict.fromkeys(run.result for group in groups for run in group.runs))
     yield f"<sub>{plain(result)}; gained and lost: by more than noise, 1.96 standard errors of a difference</sub>"
-
-
-def _model(name: str) -> str:
-    """A model's name on a hub, or the name of its folder: who reads a pull request has no use for the rest."""
-    return name if name.count("/") == 1 and not Path(name).exists() else Path(name).name
 
 
 def _of(several: bool, method: str, text: str) -> str:
@@ -92,6 +87,12 @@ def _listed(title: str, lines: Iterable[str]) -> Iterable[str]:
 
 def _folded(title: str, lines: Iterable[str]) -> Iterable[str]:
     return ["", f"<details><summary>{plain(title)}</summary>", "", *lines, "", "</details>", ""]
+
+
+def base_name(model: str) -> str:
+    """A model as others may be told of it: its name on a hub; of a folder here the last part alone."""
+    on_a_hub = model.count("/") == 1 and not Path(model).exists()
+    return model if on_a_hub else Path(model).name
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
