@@ -176,6 +176,8 @@ class Rollout:
         mask_NT: 1 (or True) on the tokens that the policy wrote, ends of sequence included; 0 on those of tools.
         rejected_NT: bool, response tokens that a rollout correction keeps out of the loss; None where it rejects none.
         importance_NT: what a rollout correction multiplies each token's loss by; None for 1.
+        weights: by objective, float64 (N,), what each completion's prompt was told to weigh it with; None where prompts
+            are told nothing, and the method's own weights hold.
     """
 
     rewards: RewardMatrix
@@ -183,6 +185,7 @@ class Rollout:
     mask_NT: Tensor
     rejected_NT: Tensor | None = None
     importance_NT: Tensor | None = None
+    weights: Mapping[str, Tensor] | None = None
 
     @property
     def loss_mask_NT(self) -> Tensor:

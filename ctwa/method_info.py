@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from pydantic.fields import FieldInfo
 
 from ctwa.errors import shown
-from ctwa.strict import StrictModel
+from ctwa.strict import StrictModel, changes
 
 
 class Options(StrictModel):
@@ -32,6 +32,23 @@ class Options(StrictModel):
         """
         del scale_invariant
         return self
+
+    def unreached(self, num_steps: int) -> Iterator[str]:
+        """What of the options comes into effect at no step of a run of this length: a sentence each, for the user."""
+        del num_steps
+        yield from ()
+
+
+def with_options(options: Options, name: str | None = None) -> str:
+    """The method and what of its options is not as by default, as one writes them: ``pcgrad (order=random, seed=3)``.
+
+    Args:
+        options: of the method.
+        name: what it is called, where that is not its ``type``.
+    """
+    plain = options.model_dump(mode="json")
+    written = [f"{key}={shown(plain[key])}" for key in changes(options) if key != "type"]
+    return (name or options.type) + (f" ({', '.join(written)})" if written else "")
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ ALLOWED = {
     "models": {"run"},
     "starter": {"run"},
     "doctor": {"run"},
+    "capacity": {"models"},
     "testbed": {"covariance", "objectives", "run", "models"},
     "instructions": {"run"},
     "methods": {"aggregators", "covariance", "loop_trace", "scalarizers"},

@@ -31,6 +31,10 @@ class CAGradOptions(Options):
     c: Annotated[float, Field(ge=0, lt=1)] = 0.4
     rescale: Literal["none", "published-code"] = "none"
 
+    def idle(self) -> Mapping[str, str]:
+        """A step that is not lengthened need not be shortened."""
+        return {"rescale": "c=0"} if self.c == 0 else {}
+
 
 class CAGradConfig(CAGradOptions):
     """The options of CAGrad."""

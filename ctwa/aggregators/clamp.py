@@ -37,6 +37,10 @@ class ClampConfig(Options):
     relative: bool = False
     literal: bool = False
 
+    def idle(self) -> Mapping[str, str]:
+        """0 is 0 in all units."""
+        return {"relative": "mu=0"} if self.mu == 0 else {}
+
 
 class Clamp(Aggregator):
     """Weighs the gradients by preference times multiplier: ``a = p * lambda``, with CLAMP's Eq. 6 for lambda.

@@ -46,6 +46,7 @@ class CommonDescent(Aggregator):
         CommonDescentConfig, "the nearest weights under which no objective is expected to fall", "this project"
     )
     needs_semi_definite = False
+    of_errors = ("errors",)
 
     def weights(self, gradients: Gradients) -> tuple[Tensor, dict[str, float]]:
         """The weights, summing to 1; reports for whose sake they are not the preference, and who loses all the same."""

@@ -31,6 +31,8 @@ class MGDA(Aggregator):
         MgdaConfig, "the shortest combination of the gradients", "Desideri 2012; Sener & Koltun 2018, arXiv 1810.04650"
     )
 
+    goes_by_weights = False
+
     def weights(self, gradients: Gradients) -> tuple[Tensor, dict[str, float]]:
         """The weights of the shortest convex combination; the last ones where no trained objective has a gradient."""
         gram_MM = gradients.gram_MM

@@ -32,6 +32,10 @@ class PcGradConfig(Options):
     order: Literal["average", "random"] = "average"
     seed: Annotated[int, Field(ge=0)] = 0
 
+    def idle(self) -> Mapping[str, str]:
+        """The mean over all orders draws none."""
+        return {"seed": "order=average"} if self.order == "average" else {}
+
 
 class PCGrad(Aggregator):
     """Every gradient loses, one after the other, its components against the gradients it conflicts with.

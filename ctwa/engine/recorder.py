@@ -12,10 +12,10 @@ from typing import Any, Self
 import numpy as np
 
 from ctwa.engine.checkpoint import clear_the_way, find_resumption
+from ctwa.engine.restarts import how_to_go_on
 from ctwa.engine.signals import Interruption, end_request
 from ctwa.engine.watchdog import Watchdog, WatchdogSettings
 from ctwa.errors import CtwaError
-from ctwa.models.locate import newest_complete
 from ctwa.objectives.completion import Completion
 from ctwa.objectives.evaluator import Evaluation
 from ctwa.run.alarms import Alarm, alarm_event
@@ -110,18 +110,12 @@ class Recorder:
         first = next(iter(str(cause).strip().splitlines()), "")
         kind = "" if isinstance(cause, CtwaError) else f"{type(cause).__name__}: "
         where = f"after step {last}" if last else "before its first step was made"
-        text = f"failed {where}: {kind}{first[:_MOST_OF_AN_ERROR]}; {self._how_to_go_on()}"
+        text = f"failed {where}: {kind}{first[:_MOST_OF_AN_ERROR]}; {how_to_go_on(self.run)}"
         with contextlib.suppress(OSError, CtwaError):  # a disk that is full takes no last word
             self.event("error", text, step=last)
 
-    def _how_to_go_on(self) -> str:
-        newest = newest_complete(self.run.checkpoints)
-        if newest is None:
-            return "there is no checkpoint yet: start it again with ctwa.resume=true"
-        return f"the newest checkpoint is {newest.name}: ctwa.resume=true goes on from there"
-
     def _ended_at_once(self) -> bool:
-        hint = self._how_to_go_on()
+        hint = how_to_go_on(self.run)
         by, last = end_request.by or "Ctrl-C", max(self._trace.last_step, 0)
         if end_request.fault is not None:
             text = f"{end_request.fault}; {hint}"
@@ -196,6 +190,7 @@ class Recorder:
             [completion.transcript for completion in completions],
             evaluation.matrix.to_columns(),
             split=split,
+            weights=[completion.weights for completion in completions],
         )
 
     def event(self, kind: str, text: str, *, step: int | None = None) -> None:

@@ -113,6 +113,13 @@ class ObjectiveConfig(StrictModel):
     scale: float = Field(default=1.0, gt=0, le=1e6)
     gate: Gate | None = None
 
+    def idle(self) -> Mapping[str, str]:
+        """Validations score every objective, and a run that stops at the first failure has no share of them."""
+        return {
+            **({"every": "split=val"} if self.split == "val" else {}),
+            **({"max_unscored": "on_failure=stop"} if self.on_failure == "stop" else {}),
+        }
+
     @field_validator("applies_to", mode="before")
     @classmethod
     def _has_values(cls, applies_to: Any) -> Any:

@@ -46,6 +46,12 @@ class CaidConfig(StrictModel):
     stop_at: Annotated[float, Field(ge=0)] = 2.0
     cap: Annotated[float, Field(gt=0)] = 50.0
 
+    def idle(self) -> Mapping[str, str]:
+        """The multipliers move between iterations alone, by steps of one size."""
+        if self.iterations == 1:
+            return dict.fromkeys(("eta", "damping"), "iterations=1")
+        return {} if self.eta is None else {"damping": "eta"}
+
 
 CAID = MethodInfo(
     CaidConfig,

@@ -45,6 +45,10 @@ class CtwaConfig(ControllerOptions):
     ddof: Literal[0, 1] = 0
     length: LengthNormalization = "mean"
 
+    def idle(self) -> Mapping[str, str]:
+        """In a correlation the degrees of freedom cancel."""
+        return {**super().idle(), **({"ddof": "measure=correlation"} if self.measure == "correlation" else {})}
+
     def fitted(self, *, scale_invariant: bool) -> Self:
         """With ``auto`` decided. Raises CtwaError where renormalisation is off and the advantages need it."""
         if self.renormalize is False and not scale_invariant:
@@ -119,6 +123,11 @@ class CTWA(Scalarizer):
     def covariance_targets(self) -> dict[str, float]:
         """The targets, where it is the covariance that is compared to them."""
         return self.named(self._controller.targets_M) if self.config.measure == "covariance" else {}
+
+    @property
+    def mean_targets(self) -> dict[str, float]:
+        """The gates."""
+        return dict(self.config.gate_targets or {})
 
     def advantages(self, rollout: Rollout, estimate: Estimate) -> Tensor:
         """The advantages (N, T) of the weighted sum, with the weights of the last ``observe_update``."""

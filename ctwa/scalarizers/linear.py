@@ -18,10 +18,11 @@ class LinearConfig(Options):
 
 
 class Linear(Scalarizer):
-    """The advantage of the weighted sum of the rewards, with weights that never change."""
+    """The advantage of the weighted sum of the rewards, with weights that never change, or those of each prompt."""
 
     info = MethodInfo(LinearConfig, "fixed weights")
+    takes_prompt_weights = True
 
     def advantages(self, rollout: Rollout, estimate: Estimate) -> Tensor:
         """The advantages (N, T) of the weighted sum."""
-        return weighted_advantages(rollout, estimate, self.initial_weights)
+        return weighted_advantages(rollout, estimate, rollout.weights or self.initial_weights)

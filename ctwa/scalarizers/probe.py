@@ -38,6 +38,11 @@ class ProbeConfig(RelativeOptions):
     source: ProbeSource = "backward"
     gate: float | dict[str, float] | None = 0.95
 
+    def idle(self) -> Mapping[str, str]:
+        """The slope of the rewards has no source, and what has no gate needs no average for it."""
+        idle = {"source": "signal=slope"} if self.signal == "slope" else {}
+        return idle | ({"gate_tau": "no gate"} if self.gate in (None, {}) else {})
+
 
 class Probe(Scalarizer):
     """Gives weight to the objectives that the last steps are measured to have moved least, or down.
