@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -39,8 +40,8 @@ def test_a_report_tells_what_is_well_what_is_left_out_and_what_failed(script: Mo
 
     assert [each.verdict for each in verdicts] == ["ok", "skipped", "skipped", "FAILED"]
     assert told.startswith("# Smoke test of ctwa on a CPU\n\n1 of 4 checks failed. Python ")
-    assert "| bf16 | ok | 0 | a product is off by " in told
-    assert "| words | FAILED | 0 | below |" in told
+    assert re.search(r"\| bf16 \| ok \| \d+ \| a product is off by ", told)
+    assert re.search(r"\| words \| FAILED \| \d+ \| below \|", told)
     assert "\n## words\n\n```text\n" in told
     assert "so it ended" in told
     assert (tmp_path / "logs/words.log").read_text() == "so it ended\n"
