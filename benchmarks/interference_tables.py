@@ -60,23 +60,13 @@ def correlation(predicted: Floats, came: Floats) -> float:
     return float(np.corrcoef(predicted, came)[0, 1])
 
 
-def falls_seen(predicted: Floats, came: Floats) -> float:
-    """Of the falls the share that was predicted; NaN where nothing fell."""
-    return float((predicted[came < 0] < 0).mean()) if (came < 0).any() else math.nan
-
-
 def ranked(predicted: Floats, came: Floats) -> float:
-    """How often a rise has the larger prediction of a rise and a fall (the area under the ROC curve); .5 is chance."""
+    """How often a rise has a larger prediction than a fall (the area under the ROC curve); .5 is chance."""
     rises, falls = predicted[came > 0], predicted[came < 0]
     if not len(rises) or not len(falls):
         return math.nan
     above = np.sign(rises[:, None] - falls)
     return float((above + 1).mean() / 2)
-
-
-def rises_seen(predicted: Floats, came: Floats) -> float:
-    """Likewise of the rises."""
-    return float((predicted[came > 0] > 0).mean()) if (came > 0).any() else math.nan
 
 
 def over_runs(pairs: Pairs, measure: Measure) -> str:
@@ -159,18 +149,17 @@ def by_method(runs: Sequence[LawRecord]) -> str:
 
 
 def steps(runs: Sequence[LawRecord]) -> str:
-    """A line a predictor: how it goes with what the probe says of each step."""
+    """A line a predictor: how many clear falls and rises of each objective it predicted; the correlation over all."""
     names = runs[0].names
-    measures = {"falls seen": falls_seen, "rises seen": rises_seen, "correlation": correlation}
     rows = []
     for kind, title in PREDICTORS.items():
         row = [title]
         for name in names:
             clear = [step_pairs(run, kind, name, only_clear=True) for run in runs]
-            all_steps = [step_pairs(run, kind, name, only_clear=False) for run in runs]
-            row += [over_runs(all_steps if each is correlation else clear, each) for each in measures.values()]
-        rows.append(row)
-    header = ["predicted by", *(f"{name}: {title}" for name in names for title in measures)]
+            row += [f"{sum(seen)} of {len(seen)}" for seen in (signs(clear, -1), signs(clear, 1))]
+        pairs = [step_pairs(run, kind, name, only_clear=False) for name in names for run in runs]
+        rows.append([*row, f"{correlation(*(np.concatenate(each) for each in zip(*pairs, strict=True))):.2f}"])
+    header = ["predicted by", *(f"{name}: {kind}" for name in names for kind in ("falls", "rises")), "correlation"]
     num = sum(int(np.isfinite(run.of("gain")).all(axis=1).sum()) for run in runs)
     return f"{len(runs)} runs, {num} steps.\n\n{markdown(header, rows)}"
 
@@ -216,7 +205,7 @@ def draw(runs: Sequence[LawRecord], folder: Path) -> None:
     """The paper's figures, of base 0 and seed 0."""
     runs = [run for run in runs if (run.base, run.seed) == (0, 0)]
     for estimator, number in (("reinforce", 1), ("grpo", 5)):
-        chosen = [run for run in runs if run.estimator == estimator]
+        chosen = [run for run in runs if run.estimator == estimator and run.held_out]
         if chosen:
             save(rewards(chosen), folder / f"interference-{number}.png")
     ctwa = [run for run in runs if run.method == "ctwa"]
@@ -250,7 +239,7 @@ def cosines(kind: str, run: LawRecord) -> Curves:
 
 
 def rewards(runs: Sequence[LawRecord]) -> Figure:
-    """Of the paper's Figures 1 and 5: on held-out problems or, where there are none, on the step's new prompts."""
+    """Of the paper's Figures 1 and 5: on held-out problems."""
     testbeds = sorted({run.testbed for run in runs})
     figure, names = Figure(figsize=(9, 2.6 * len(testbeds)), layout="constrained"), runs[0].names
     grid = figure.subplots(len(testbeds), len(names), squeeze=False)
@@ -259,9 +248,8 @@ def rewards(runs: Sequence[LawRecord]) -> Figure:
             grid[row, column].set_title(f"{testbed}: {name}", fontsize=9)
             for run in runs:
                 if run.testbed == testbed:
-                    steps = run.held_out.get("step") or range(1, len(run.of("reward")) + 1)
-                    values = run.held_out.get(name) or smooth(run.of("reward", [name])[:, 0])
-                    grid[row, column].plot(steps, values, label=run.method, lw=2 if run.method == "ctwa" else 1)
+                    width = 2 if run.method == "ctwa" else 1
+                    grid[row, column].plot(run.held_out["step"], run.held_out[name], label=run.method, lw=width)
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=7)
     return figure
 
@@ -273,7 +261,9 @@ def side_by_side(runs: Sequence[LawRecord], kinds: Mapping[str, Callable[[LawRec
     for row, run in enumerate(runs):
         for axes, (kind, curves) in zip(grid[row], kinds.items(), strict=True):
             axes.set_title(f"{run.testbed}, {run.estimator}, {run.method}: {kind}", fontsize=9)
-            for name, values_S in curves(run).items():
+            drawn = curves(run)
+            axes.set_visible(bool(drawn))
+            for name, values_S in drawn.items():
                 axes.plot(range(1, len(values_S) + 1), values_S, label=name)
             if "log" not in kind:
                 axes.axhline(0, color="gray", lw=0.6)
