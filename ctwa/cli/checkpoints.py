@@ -101,7 +101,8 @@ def _export(folder: RunFolder, out: Path, step: int | None, dtype: Dtype | None,
     from ctwa.models.checkpoints import best_step
     from ctwa.models.export import export_model
     from ctwa.models.locate import newest_complete, step_folder
-    from ctwa.report.card import base_name, model_card
+    from ctwa.report.card import model_card
+    from ctwa.report.markdown import base_name
     from ctwa.report.trace import read_runs
 
     if step is None:
