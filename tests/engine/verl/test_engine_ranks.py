@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ctwa.aggregators.registry import GRADIENT_METHODS
-from tests.engine.verl.engine_ranks import KINDS, PREFERENCE, run_ranks, save_model
+from tests.engine.verl.engine_ranks import KINDS, OUR_METHODS, PREFERENCE, run_ranks, save_model
 
 BF16 = "lora, bf16, checkpoints"
 LAYOUTS = ("padded", "packed")
@@ -159,7 +158,7 @@ def test_two_ranks_that_share_their_rows_train_and_weigh_as_one_does(measured: l
         assert (step == 0) == (expected["weights"] != one[1]["weights"])
 
 
-@pytest.mark.parametrize("method", GRADIENT_METHODS)
+@pytest.mark.parametrize("method", OUR_METHODS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_ranks_and_micro_batches_change_no_weight(kind: str, method: str, measured: list[dict]) -> None:
     one, *two = [ranks[kind, method] for ranks in measured]
