@@ -14,8 +14,8 @@ machine does falls on all of them alike:
     python benchmarks/gradient_methods.py [--rounds 7] [--hidden 256] [--layers 4] [--rows 16] [--tokens 64]
         [--only VARIANT ...]
 
-Prints, for each variant, the median time of an update, its ratio to linear (median over rounds of the ratio within a
-round, with quartiles), what (1 + 2 M) / 3 would be (one forward and M backward passes, a backward pass being two
+Prints, for each variant, the median CPU time of an update, its ratio to linear (median over rounds of the ratio within
+a round, with quartiles), what (1 + 2 M) / 3 would be (one forward and M backward passes, a backward pass being two
 forward ones), and the most memory the allocator held during it, beyond what it held before.
 """
 
@@ -109,10 +109,10 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
                 if turn > arguments.rounds:  # watching the allocator costs time
                     peaks[name] = peak_allocation(update)
                     continue
-                began = time.perf_counter()
+                began = time.process_time()  # of one thread: what else the machine does has no part in it
                 update()
                 if turn:  # the first turn warms up
-                    seconds[name].append(time.perf_counter() - began)
+                    seconds[name].append(time.process_time() - began)
     report(variants, seconds, peaks, sum(p.numel() for p in engine.trained()))
 
 

@@ -30,7 +30,13 @@ REFERENCES = ("linear", *CONTROLS)
 
 
 def settings_of(method: str, steps: int) -> list[str]:
-    """What a method needs beside its name; for the controls, their weights."""
+    """What a method needs beside its name; for the controls, their weights; what is after a @, as options.
+
+    ``product@power=0.5,offset=0.01`` is `method=product` with these two options.
+    """
+    if "@" in method:
+        plain, _, options = method.partition("@")
+        return [*settings_of(plain, steps), *(f"ctwa.method.{option}" for option in options.split(","))]
     if method in CONTROLS:
         weights = zip(OBJECTIVES, CONTROLS[method], strict=True)
         return ["method=linear", *(f"ctwa.objectives.{name}.weight={weight}" for name, weight in weights)]

@@ -107,7 +107,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--testbeds", nargs="+", default=["A", "D"], choices=sorted(STEPS), metavar="LETTER")
     parser.add_argument("--bases", type=int, default=3, help="how many base models; the first comes with ctwa")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the runs")
-    parser.add_argument("--methods", nargs="+", default=EVERYTHING, choices=EVERYTHING, metavar="METHOD")
+    parser.add_argument(
+        "--methods", nargs="+", default=EVERYTHING, type=named_method, help="NAME, or NAME@OPTION=VALUE"
+    )
     parser.add_argument("--steps", type=int, help="of a run, in place of the testbed's")
     parser.add_argument("--jobs", type=int, default=1, help="engines beside each other")
     parser.add_argument("--within", type=float, default=float("inf"), help="seconds after which no run begins")
@@ -117,6 +119,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--group", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings of every run")
     return parser
+
+
+def named_method(text: str) -> str:
+    """A method or a control, with options of its own after a @: ``product@power=0.5,offset=0.01``.
+
+    Raises:
+        ArgumentTypeError: no method has the name.
+    """
+    if text.partition("@")[0] not in EVERYTHING:
+        raise argparse.ArgumentTypeError(f"{text}: no such method; NAME or NAME@OPTION=VALUE")
+    return text
 
 
 def missing(arguments: argparse.Namespace, testbed: str, base: int, seed: int) -> list[Place]:

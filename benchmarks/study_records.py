@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -35,7 +36,8 @@ class Place:
     @property
     def name(self) -> str:
         """Of its file and its folder."""
-        return f"{self.testbed}-b{self.base}-{self.method}-s{self.seed}"
+        method = re.sub(r"[@=,]", "_", self.method)
+        return f"{self.testbed}-b{self.base}-{method}-s{self.seed}"
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import ctwa
+from ctwa import metrics as key_of
 from ctwa.errors import CtwaError
 from ctwa.policy_loss import PolicyLoss
 
@@ -99,6 +100,22 @@ class RewardMatrix:
             ]
         return columns
 
+    def metrics(self) -> dict[str, float]:
+        """Per objective: the share of the completions that it applies to; of these the share that was scored; mean and
+        (population) standard deviation of what was. What applies to nothing has no share, what was not scored no mean.
+        """
+        metrics: dict[str, float] = {}
+        for name in self.names:
+            rewards_N, scored_N = self.column(name)
+            rewards, num_rows = rewards_N[scored_N], int(self.applicable(name).sum())
+            if len(rewards):
+                metrics[key_of.objective_mean(name)] = float(rewards.mean())
+                metrics[key_of.objective(name, "std")] = float(rewards.std(correction=0))
+            metrics[key_of.objective(name, "applicable_frac")] = num_rows / len(rewards_N)
+            if num_rows:
+                metrics[key_of.objective(name, "scored_frac")] = len(rewards) / num_rows
+        return metrics
+
     def column(self, name: str) -> tuple[Tensor, Tensor]:
         """``(rewards_N, scored_N)`` of one objective. Raises CtwaError where there is no such objective."""
         return self._column_of(self.rewards_NM, name), self._column_of(self.scored_NM, name)
@@ -159,6 +176,8 @@ class Rollout:
         mask_NT: 1 (or True) on the tokens that the policy wrote, ends of sequence included; 0 on those of tools.
         rejected_NT: bool, response tokens that a rollout correction keeps out of the loss; None where it rejects none.
         importance_NT: what a rollout correction multiplies each token's loss by; None for 1.
+        weights: by objective, float64 (N,), what each completion's prompt was told to weigh it with; None where prompts
+            are told nothing, and the method's own weights hold.
     """
 
     rewards: RewardMatrix
@@ -166,6 +185,7 @@ class Rollout:
     mask_NT: Tensor
     rejected_NT: Tensor | None = None
     importance_NT: Tensor | None = None
+    weights: Mapping[str, Tensor] | None = None
 
     @property
     def loss_mask_NT(self) -> Tensor:

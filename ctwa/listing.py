@@ -10,7 +10,7 @@ from textwrap import fill
 from rich.table import Table
 
 from ctwa.errors import CtwaError, did_you_mean
-from ctwa.methods import MethodInfo, options_of
+from ctwa.method_info import MethodInfo, options_of
 from ctwa.models.merging import SOUPS
 from ctwa.preference.caid import CAID
 from ctwa.preference.registry import LOSSES, PREFERENCE_METHODS

@@ -5,18 +5,56 @@ from __future__ import annotations
 import re
 import types
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Self, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
-from ctwa.errors import did_you_mean, shown, told_together
+from ctwa.errors import CtwaError, did_you_mean, shown, told_together
 
 
 class StrictModel(BaseModel):
     """What a user writes: unknown keys and numbers that are not finite are refused, and nothing changes afterwards."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+
+    def idle(self) -> Mapping[str, str]:
+        """The keys that do nothing beside the others, each with what makes them so: ``{"seed": "order=average"}``.
+
+        One that was changed from its default is refused.
+        """
+        return {}
+
+    @model_validator(mode="after")
+    def _changes_nothing_idle(self) -> Self:
+        refuse_idle(self, self.idle())
+        return self
+
+
+def changes(settings: BaseModel) -> dict[str, Any]:
+    """What differs from the defaults, by key; what has no default does."""
+    return {
+        name: getattr(settings, name)
+        for name, field in type(settings).model_fields.items()
+        if field.is_required() or getattr(settings, name) != field.get_default(call_default_factory=True)
+    }
+
+
+def refuse_idle(settings: BaseModel, idle: Mapping[str, str], under: str = "") -> None:
+    """Refuse keys that were changed and do nothing.
+
+    Args:
+        settings: that have the keys.
+        idle: by key, what makes that it does nothing.
+        under: the key of the settings, for the message; pydantic adds it where it validates them itself.
+
+    Raises:
+        CtwaError: the first of the keys.
+    """
+    for name, value in changes(settings).items():
+        if name in idle:
+            key = f"{under}.{name}" if under else name
+            raise CtwaError(f"{key}={shown(value)} does nothing with {idle[name]}: leave it out")
 
 
 def validated(kind: Any, content: Any, *, under: str = "", heading: str = "") -> Any:

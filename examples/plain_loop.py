@@ -16,13 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ctwa.aggregators import Aggregator
-from ctwa.aggregators.upgrad import UPGrad, UpGradConfig
-from ctwa.batch import RewardMatrix, Rollout, Update
-from ctwa.policy_loss import Vanilla
-from ctwa.scalarizers import Scalarizer, build_scalarizer
-from ctwa.scalarizers.ctwa import CtwaConfig
-from ctwa.scalarizers.linear import LinearConfig
+from ctwa import methods
+from ctwa.methods import Aggregator, GroupRelative, RewardMatrix, Rollout, Scalarizer, Update, Vanilla, method_options
 
 REWARDS_AM = torch.tensor([[1, 1], [1, 0], [0, 1], [0, 0]], dtype=torch.float64)
 START_A = torch.tensor([0.02, 0.48, 0.30, 0.20], dtype=torch.float64)
@@ -30,19 +25,6 @@ NAMES = ("right", "short")
 WEIGHTS = {"right": 0.8, "short": 0.2}
 TARGETS = {"right": 0.05, "short": 0.05}  # of the covariance of each reward with the update
 B, K, S, LEARNING_RATE = 32, 16, 200, 0.2
-
-
-class Grpo:
-    """The advantage estimator: scores standardised within each prompt."""
-
-    scale_invariant = True
-
-    def __call__(self, scores_N: Tensor, rows_N: Tensor | None = None) -> Tensor:
-        """One score for each completion, (N,), to advantages, (N, T)."""
-        del rows_N  # the rows that take part: here every objective applies to every completion
-        scores_BK = scores_N.view(B, K)
-        centred_BK = scores_BK - scores_BK.mean(1, keepdim=True)
-        return (centred_BK / (scores_BK.std(1, keepdim=True) + 1e-6)).view(-1, 1)
 
 
 def sample(logits_A: Tensor) -> tuple[Rollout, Callable[[], Tensor]]:
@@ -62,7 +44,7 @@ def step_by_scores(logits_A: Tensor, scalarizer: Scalarizer) -> None:
     """A scalarizer turns rewards into advantages, and then observes what the update did to each objective."""
     rollout, log_probs = sample(logits_A)
     old_NT = log_probs()
-    advantages_NT = scalarizer.advantages(rollout, Grpo())
+    advantages_NT = scalarizer.advantages(rollout, GroupRelative(rollout))
     (gradient_A,) = torch.autograd.grad(-(advantages_NT * old_NT).mean(), logits_A)
     descend(logits_A, gradient_A)
     scalarizer.observe_update(Update(rollout, advantages_NT, old_NT.detach(), log_probs().detach(), Vanilla()))
@@ -72,7 +54,7 @@ def step_by_gradients(logits_A: Tensor, aggregator: Aggregator) -> None:
     """An aggregator turns the inner products of the objectives' gradients into the weights of one step."""
     rollout, log_probs = sample(logits_A)
     rewards_NM = rollout.rewards.select(aggregator.names).rewards_NM
-    losses = [-(Grpo()(rewards_N) * log_probs()).mean() for rewards_N in rewards_NM.unbind(1)]
+    losses = [-(GroupRelative(rollout)(rewards_N) * log_probs()).mean() for rewards_N in rewards_NM.unbind(1)]
     gradients_MA = torch.stack([torch.autograd.grad(loss, logits_A)[0] for loss in losses])
     descend(logits_A, aggregator.solve(gradients_MA @ gradients_MA.T).weights_M @ gradients_MA)
 
@@ -89,12 +71,13 @@ def train(step: Callable[[Tensor, Any], None], method: Scalarizer | Aggregator) 
 
 def main() -> dict[str, Tensor]:
     """Train with three methods, and print what became of each objective."""
-    linear = build_scalarizer(LinearConfig(), WEIGHTS, scale_invariant=True)
-    ctwa = build_scalarizer(CtwaConfig(eta=0.5), WEIGHTS, targets=TARGETS, scale_invariant=True)
+    linear = methods.build_scalarizer(method_options("linear"), WEIGHTS, scale_invariant=True)
+    ctwa = methods.build_scalarizer(method_options("ctwa", eta=0.5), WEIGHTS, targets=TARGETS, scale_invariant=True)
+    upgrad = methods.build_aggregator(method_options("upgrad"), WEIGHTS)
     curves = {
         "linear": train(step_by_scores, linear),
         "ctwa": train(step_by_scores, ctwa),
-        "upgrad": train(step_by_gradients, UPGrad(UpGradConfig(), WEIGHTS)),
+        "upgrad": train(step_by_gradients, upgrad),
     }
     print("method  objective  start  lowest  end")
     for method, expected_SM in curves.items():

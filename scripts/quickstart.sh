@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# From nothing to two fine-tuned models: takes a small base model that writes sums out, fine-tunes it on accuracy,
-# conciseness and clarity, once with fixed (linear) weights and once with CTWA, and shows the two side by side.
+# From nothing to three fine-tuned models: takes a small base model that writes sums out, fine-tunes it on accuracy,
+# conciseness and clarity, with fixed (linear) weights, with CTWA and with the product of the rewards, and shows the
+# three side by side.
 #
 # Needs Python 3.11 or 3.12 and no GPU. Safe to run twice: the environment and the base model are reused, and every
-# call writes run folders of its own under runs/. Arguments are settings of both runs, for example
+# call writes run folders of its own under runs/. Arguments are settings of every run, for example
 # trainer.total_training_steps=20.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -18,12 +19,11 @@ export PATH="$CTWA_VENV/bin:$PATH"
 say "Writing problems and the base model that comes with ctwa to $testbed (kept if they are there)."
 ctwa testbed make --preset D --out "$testbed"
 
-say "Fine-tuning with linear weights: $runs/linear"
-bash recipes/testbed.sh linear ctwa.task_dir="$testbed" ctwa.run="$runs/linear" "$@"
+for method in linear ctwa product; do
+    say "Fine-tuning with method=$method: $runs/$method"
+    bash recipes/testbed.sh "$method" ctwa.task_dir="$testbed" ctwa.run="$runs/$method" "$@"
+done
 
-say "Fine-tuning with CTWA: $runs/ctwa"
-bash recipes/testbed.sh ctwa ctwa.task_dir="$testbed" ctwa.run="$runs/ctwa" "$@"
-
-say "Both runs side by side:"
-ctwa summary "$runs/linear" "$runs/ctwa" --figure "$runs/curves.png"
+say "The three runs side by side:"
+ctwa summary "$runs/linear" "$runs/ctwa" "$runs/product" --figure "$runs/curves.png"
 say "For the commands above: source $CTWA_VENV/bin/activate"

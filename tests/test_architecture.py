@@ -11,16 +11,16 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "ctwa"
 
-NOUNS = {"errors", "strict", "policy_loss", "batch", "weights", "methods", "metrics", "state"}
+NOUNS = {"errors", "strict", "policy_loss", "batch", "weights", "method_info", "metrics", "state"}
 """The ground floor: every part may import it."""
 ALLOWED = {
     "errors": set(),
     "statistics": {"solvers"},
     "strict": {"errors"},
     "policy_loss": set(),
-    "batch": {"errors", "policy_loss"},
+    "batch": {"errors", "metrics", "policy_loss"},
     "weights": {"errors"},
-    "methods": {"errors", "strict"},
+    "method_info": {"errors", "strict"},
     "metrics": set(),
     "state": {"errors"},
     "config": set(),
@@ -33,11 +33,15 @@ ALLOWED = {
     "preference": {"covariance", "data", "aggregators", "objectives", "solvers"},
     "run": set(),
     "report": {"run", "statistics", "covariance", "solvers"},
+    "imports": {"run", "report"},
     "models": {"run"},
     "starter": {"run"},
     "doctor": {"run"},
+    "capacity": {"models"},
     "testbed": {"covariance", "objectives", "run", "models"},
     "instructions": {"run"},
+    "methods": {"aggregators", "covariance", "loop_trace", "scalarizers"},
+    "loop_trace": {"covariance", "run", "scalarizers"},
     "listing": {"scalarizers", "preference", "models"},
     "chat": {"run"},
     "evaluation": {

@@ -13,7 +13,7 @@ from torch import Tensor
 from ctwa.aggregators.base import Aggregator, Gradients, gradient_level
 from ctwa.aggregators.gram import has_gradient, norms, unit_scale
 from ctwa.batch import RewardMatrix, Rollout
-from ctwa.methods import MethodInfo, Options
+from ctwa.method_info import MethodInfo, Options
 from ctwa.preference.losses import WithReference
 from ctwa.scalarizers.base import Estimate, Scalarizer
 

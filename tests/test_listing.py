@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from ctwa.cli import app
 from ctwa.errors import CtwaError
 from ctwa.listing import describe, losses, methods
-from ctwa.methods import options_of
+from ctwa.method_info import options_of
 
 ENTRIES = [*methods(), *losses()]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import os
 import re
 import shutil
@@ -152,6 +154,37 @@ def test_links_between_documents_lead_somewhere() -> None:
                 broken.append(f"{document.relative_to(ROOT)}: {link}")
 
     assert broken == []
+
+
+def test_the_errors_that_the_questions_explain_are_those_that_are_said() -> None:
+    """Dots stand for what an f-string fills in, or for the rest."""
+    said = "\n".join(_text(node) for path in FILES for node in ast.walk(ast.parse(path.read_text())))
+    headings = re.findall(r"^### `(.+)`$", (ROOT / "docs" / "faq.md").read_text(), re.MULTILINE)
+    patterns = [re.escape(heading).replace(re.escape("..."), r"[^\n]*") for heading in headings]
+
+    assert len(headings) > 15
+    assert [heading for heading, each in zip(headings, patterns, strict=True) if not re.search(each, said)] == []
+
+
+def _text(node: ast.AST) -> str:
+    """A text in the code, with a mark for each value in it."""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(_text(part) or "\0" for part in node.values).replace("\n", " ")
+    return node.value.replace("\n", " ") if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+
+
+def test_the_pages_that_the_site_places_are_there_and_its_list_of_papers_has_every_method() -> None:
+    spec = importlib.util.spec_from_file_location("docs_pages", ROOT / "scripts" / "docs_pages.py")
+    assert spec is not None
+    assert spec.loader is not None
+    pages = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(pages)
+    placed = [page for kind in pages.placed().values() for page in kind if not page.startswith("reference/")]
+    listed = pages.papers()
+
+    assert [page for page in placed if not any(ROOT.glob(f"{page}.md"))] == []
+    assert {"docs/" + path.stem for path in (ROOT / "docs").glob("*.md")} <= set(placed)
+    assert [name for name, method in METHODS.items() if method.info.source != "-" and f"[{name}](" not in listed] == []
 
 
 def test_every_method_has_a_page_and_every_page_the_same_form() -> None:

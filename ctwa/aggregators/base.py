@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ctwa.aggregators.gram import has_gradient
-from ctwa.methods import MethodInfo
+from ctwa.method_info import MethodInfo
 from ctwa.solvers.fallbacks import count_fallbacks
 from ctwa.state import Stateful
 from ctwa.weights import check_weights
@@ -85,6 +85,10 @@ class Aggregator(Stateful, ABC):
     """Whether it is a method of `ctwa train`, too; every one is of `ctwa prefer`."""
     preference_name: ClassVar[str] = ""
     """What `ctwa prefer` calls it, where that is not its own name."""
+    goes_by_weights: ClassVar[bool] = True
+    """Whether it matters how large the objectives' own weights are, beyond which of them are 0."""
+    of_errors: ClassVar[tuple[str, ...]] = ()
+    """The options that do nothing where the inner products are not estimated, and have no standard errors."""
     needs_losses: ClassVar[bool] = False
     needs_learning_rate: ClassVar[bool] = False
     needs_semi_definite: ClassVar[bool] = True

@@ -13,7 +13,7 @@ from torch import Tensor
 from ctwa.aggregators.base import Aggregator, Gradients, gradient_level
 from ctwa.aggregators.gram import has_gradient, min_norm_point, norms, unit_scale
 from ctwa.errors import CtwaError
-from ctwa.methods import Options
+from ctwa.method_info import Options
 
 MOST_OBJECTIVES = 14  # 2^14 faces take about a tenth of a second
 ZERO = 1e-12  # relative length of a combination of gradients that is no direction
@@ -30,6 +30,10 @@ class CAGradOptions(Options):
 
     c: Annotated[float, Field(ge=0, lt=1)] = 0.4
     rescale: Literal["none", "published-code"] = "none"
+
+    def idle(self) -> Mapping[str, str]:
+        """A step that is not lengthened need not be shortened."""
+        return {"rescale": "c=0"} if self.c == 0 else {}
 
 
 class CAGradConfig(CAGradOptions):

@@ -13,7 +13,7 @@ from torch import Tensor
 from ctwa.aggregators.base import Aggregator, Gradients, gradient_level
 from ctwa.aggregators.gram import has_gradient
 from ctwa.errors import CtwaError
-from ctwa.methods import Options
+from ctwa.method_info import Options
 
 MOST_OBJECTIVES = 14  # 2^14 faces take about a tenth of a second
 ROUNDING = 1e-12  # of conditions whose largest term is 1
@@ -36,6 +36,10 @@ class ClampConfig(Options):
     mu: Annotated[float, Field(ge=0)] = 100.0
     relative: bool = False
     literal: bool = False
+
+    def idle(self) -> Mapping[str, str]:
+        """0 is 0 in all units."""
+        return {"relative": "mu=0"} if self.mu == 0 else {}
 
 
 class Clamp(Aggregator):

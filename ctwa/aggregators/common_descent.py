@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ctwa.aggregators.base import Aggregator, Gradients, gradient_level
 from ctwa.aggregators.gram import has_gradient, norms, unit_scale
-from ctwa.methods import Options
+from ctwa.method_info import Options
 from ctwa.solvers.simplex import MET, least_violation, nearest_on_simplex
 
 BINDING = 1e-6  # progress, over the norms of gradients, that is none
@@ -46,6 +46,7 @@ class CommonDescent(Aggregator):
         CommonDescentConfig, "the nearest weights under which no objective is expected to fall", "this project"
     )
     needs_semi_definite = False
+    of_errors = ("errors",)
 
     def weights(self, gradients: Gradients) -> tuple[Tensor, dict[str, float]]:
         """The weights, summing to 1; reports for whose sake they are not the preference, and who loses all the same."""

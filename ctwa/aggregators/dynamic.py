@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ctwa.aggregators.base import Aggregator, Gradients, gradient_level
 from ctwa.errors import CtwaError
-from ctwa.methods import Options
+from ctwa.method_info import Options
 
 
 class DynamicConfig(Options):

@@ -13,7 +13,7 @@ from torch import Tensor
 from ctwa.aggregators.base import Aggregator, Gradients, gradient_level
 from ctwa.aggregators.gram import has_gradient, norms, unit_scale
 from ctwa.errors import CtwaError
-from ctwa.methods import Options
+from ctwa.method_info import Options
 
 LOSS_FLOOR = 1e-3  # of the first losses: a loss that starts at 0 has no training rate
 WEIGHT_FLOOR = 1e-3  # of weights whose mean is 1: one that reaches 0 would turn its gradient around

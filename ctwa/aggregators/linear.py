@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor
 
 from ctwa.aggregators.base import Aggregator, Gradients
-from ctwa.methods import MethodInfo, Options
+from ctwa.method_info import MethodInfo, Options
 
 
 class FixedWeightsConfig(Options):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ctwa.aggregators.base import Aggregator, Gradients, gradient_level
 from ctwa.aggregators.gram import has_gradient, min_norm_point, unit_scale
-from ctwa.methods import Options
+from ctwa.method_info import Options
 
 
 class MgdaConfig(Options):
@@ -30,6 +30,8 @@ class MGDA(Aggregator):
     info = gradient_level(
         MgdaConfig, "the shortest combination of the gradients", "Desideri 2012; Sener & Koltun 2018, arXiv 1810.04650"
     )
+
+    goes_by_weights = False
 
     def weights(self, gradients: Gradients) -> tuple[Tensor, dict[str, float]]:
         """The weights of the shortest convex combination; the last ones where no trained objective has a gradient."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ctwa.aggregators.base import Aggregator, Gradients, gradient_level
 from ctwa.aggregators.gram import RESOLUTION, has_gradient, min_norm_point, norms, unit_scale
-from ctwa.methods import Options
+from ctwa.method_info import Options
 
 STEPS = 100  # of Newton's method: some ten are needed, and one for each doubling where there is no agreement
 ROUNDING = 1e-12  # of conditions that are shares of 1, whose terms are no larger

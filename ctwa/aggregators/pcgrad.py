@@ -14,7 +14,7 @@ from torch import Tensor
 from ctwa.aggregators.base import Aggregator, Gradients, gradient_level
 from ctwa.aggregators.gram import unit_scale
 from ctwa.errors import CtwaError
-from ctwa.methods import Options
+from ctwa.method_info import Options
 
 MOST_AVERAGED = 8  # objectives: 8 times 7! orders take a tenth of a second
 
@@ -31,6 +31,10 @@ class PcGradConfig(Options):
     type: Literal["pcgrad"] = "pcgrad"
     order: Literal["average", "random"] = "average"
     seed: Annotated[int, Field(ge=0)] = 0
+
+    def idle(self) -> Mapping[str, str]:
+        """The mean over all orders draws none."""
+        return {"seed": "order=average"} if self.order == "average" else {}
 
 
 class PCGrad(Aggregator):

@@ -16,8 +16,9 @@ from ctwa.aggregators.linear import FixedWeights
 from ctwa.aggregators.mgda import MGDA
 from ctwa.aggregators.nash_mtl import NashMTL
 from ctwa.aggregators.pcgrad import PCGrad
+from ctwa.aggregators.torchjd import TorchJd
 from ctwa.aggregators.upgrad import UPGrad
-from ctwa.methods import Options, one_of
+from ctwa.method_info import Options, one_of
 
 ALL: tuple[type[Aggregator], ...] = (
     FixedWeights,
@@ -31,6 +32,7 @@ ALL: tuple[type[Aggregator], ...] = (
     UPGrad,
     NashMTL,
     CommonDescent,
+    TorchJd,
 )
 
 AGGREGATORS = {method.info.name: method for method in ALL}

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ctwa.aggregators.base import Aggregator, Gradients, gradient_level
 from ctwa.aggregators.gram import RESOLUTION, has_gradient, norms, unit_factor, unit_scale
-from ctwa.methods import Options
+from ctwa.method_info import Options
 from ctwa.solvers.least_squares import nonnegative_least_squares
 
 

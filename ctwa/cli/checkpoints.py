@@ -43,6 +43,9 @@ def checkpoints(
     step: Annotated[
         int | None, typer.Option(help="Of which step, for --export; default: the one that `ctwa eval` takes.")
     ] = None,
+    adapter: Annotated[
+        bool, typer.Option("--adapter", help="Let --export write a LoRA run's adapter alone, as PEFT loads it.")
+    ] = False,
     dtype: Annotated[
         Dtype | None, typer.Option(help="Of the tensors that --export writes; default: as they were saved.")
     ] = None,
@@ -53,13 +56,13 @@ def checkpoints(
     """
     from ctwa.run.folder import RunFolder
 
-    if export is None and (step is not None or dtype is not None):
-        raise CtwaError("--step and --dtype are of --export: write also --export FOLDER")
+    if export is None and (step is not None or dtype is not None or adapter):
+        raise CtwaError("--step, --adapter and --dtype are of --export: write also --export FOLDER")
     folder = RunFolder(run)
     if not folder.checkpoints.is_dir():
         raise CtwaError(f"{run} holds no run (no checkpoints in it): give the folder of a run that has begun")
     if export is not None:
-        _export(folder, export, step, dtype)
+        _export(folder, export, step, dtype, adapter)
     if keep is not None:
         _prune(folder, keep)
     if export is None:
@@ -102,11 +105,11 @@ def _prune(folder: RunFolder, keep: int) -> None:
     print(f"removed: {', '.join(removed)}" if removed else "removed: nothing")
 
 
-def _export(folder: RunFolder, out: Path, step: int | None, dtype: Dtype | None) -> None:
+def _export(folder: RunFolder, out: Path, step: int | None, dtype: Dtype | None, adapter: bool) -> None:
     from ctwa.models.checkpoints import best_step
     from ctwa.models.export import export_model
     from ctwa.models.locate import newest_complete, step_folder
-    from ctwa.report.card import model_card
+    from ctwa.report.card import base_name, model_card
     from ctwa.report.trace import read_runs
 
     if step is None:
@@ -114,6 +117,10 @@ def _export(folder: RunFolder, out: Path, step: int | None, dtype: Dtype | None)
     checkpoint = newest_complete(folder.checkpoints) if step is None else step_folder(folder.checkpoints, step)
     if checkpoint is None or not checkpoint.is_dir():
         raise CtwaError(f"{folder.path} has no such checkpoint: `ctwa checkpoints {folder.path}` lists them")
-    card = model_card(read_runs([folder.path])[0], int(checkpoint.name.rsplit("_", 1)[1]))
-    export_model(checkpoint, out, card=card, dtype=None if dtype is None else dtype.value)
+    run = read_runs([folder.path])[0]
+    card = model_card(run, int(checkpoint.name.rsplit("_", 1)[1]), is_adapter=adapter)
+    base = "" if run.info is None else base_name(run.info.model)
+    export_model(
+        checkpoint, out, card=card, dtype=None if dtype is None else dtype.value, adapter_of=base if adapter else None
+    )
     print(f"exported: {checkpoint.name} to {out}")

@@ -53,6 +53,9 @@ def options(
     """Multi-objective fine-tuning of language models: train on several rewards, see what each of them does."""
 
 
+COMMAND_LINE = object()
+"""What the context of a command holds that a user has typed: this process is the command's alone."""
+
 STOPPED, INTERRUPTED = 3, 4
 """Exit status of a run that an alarm ended, and that a signal did; 1 is a run that failed, 2 a mistake in what the user
 wrote, 130 a second Ctrl-C."""
@@ -87,7 +90,7 @@ ENGINE_PACKAGES = {
 def main() -> None:
     """Run the command; a user's mistake ends in one sentence."""
     try:
-        app()
+        app(obj=COMMAND_LINE)
     except CtwaError as error:
         told = f"error: {error}".encode(errors="replace").decode()  # a path need not be UTF-8
         Console(stderr=True).print(Text(told, "bold red"), soft_wrap=True)

@@ -52,12 +52,12 @@ def merge(
 @app.command("eval")
 def evaluate(
     targets: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             metavar="CONFIG.yaml | MODEL...",
             help="An evaluation's YAML file (docs/eval.md); or runs, checkpoints and models.",
         ),
-    ],
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(callback=to_folder, help="The folder for the results; default: runs/eval-<name of the first>."),
@@ -74,6 +74,25 @@ def evaluate(
     trust: Annotated[
         bool, typer.Option("--trust", help="Run the reward functions that a run names, though somebody else made it.")
     ] = False,
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=W,NAME=W,...",
+            help="Weights of the objectives, for conditioned runs and experts; several --weights make a front.",
+        ),
+    ] = None,
+    expert: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="OBJECTIVE=MODEL", help="A run or model trained on one objective, to be combined by weights."
+        ),
+    ] = None,
+    combine: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="mod | soup", help="How: probabilities mixed at every token, or models merged; by default both."
+        ),
+    ] = None,
 ) -> None:
     """Evaluate models: rewards of completions, preference losses, perplexity, an LLM judge, with intervals.
 
@@ -81,5 +100,16 @@ def evaluate(
     model its training began with.
     """
     from ctwa.evaluation.command import run
+    from ctwa.evaluation.runs import Choice
 
-    run(targets, out, task_dir=task_dir, limit=limit, num_samples=num_samples, seed=seed, trust=trust, say=print)
+    run(
+        targets or [],
+        out,
+        task_dir=task_dir,
+        limit=limit,
+        num_samples=num_samples,
+        seed=seed,
+        trust=trust,
+        choice=Choice.read(weights or [], expert or [], combine or []),
+        say=print,
+    )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ctwa.cli.command import app, to_file, to_folder
+from ctwa.errors import CtwaError
 
 if TYPE_CHECKING:
     from ctwa.report.compare import Comparison
@@ -154,3 +155,52 @@ def watch(
         from ctwa.report.watch.web import LiveReport, serve
 
         serve(LiveReport(run), web, say=print)
+
+
+def _by_name(option: str, given: list[str]) -> dict[str, str]:
+    """NAME=METRIC as a dictionary."""
+    found = {}
+    for each in given:
+        name, equals, metric = each.partition("=")
+        if not equals or not metric:
+            raise CtwaError(f"{option} {each}: write NAME=METRIC, the objective and the metric that is its mean reward")
+        found[name] = metric
+    return found
+
+
+@app.command("import")
+def import_(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="LOG...", help="Files or folders of one run: trainer_state.json, W&B, TensorBoard, verl."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The run folder to make.")],
+    objective: Annotated[
+        list[str], typer.Option(metavar="NAME=METRIC", help="A metric that is an objective's mean reward in training.")
+    ] = [],  # noqa: B006 - typer reads it, nobody changes it
+    held_out: Annotated[
+        list[str], typer.Option(metavar="NAME=METRIC", help="A metric that is its mean reward on held-out problems.")
+    ] = [],  # noqa: B006
+    run: Annotated[str | None, typer.Option(help="Which run, where a CSV has several.")] = None,
+    method: Annotated[str | None, typer.Option(help="What reports call it; default: after the log.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Runs of one method with different seeds are averaged.")] = None,
+    completions: Annotated[
+        Path | None, typer.Option(help="A folder of completions that TRL or verl kept; TRL's own is found.")
+    ] = None,
+) -> None:
+    """Make a run folder of another trainer's log (TRL, verl, W&B, TensorBoard), for `ctwa report` and its like."""
+    from ctwa.imports.make import import_run, imported_text
+
+    made = import_run(
+        sources,
+        out,
+        objectives=_by_name("--objective", objective),
+        held_out=_by_name("--held-out", held_out),
+        run=run,
+        method=method,
+        seed=seed,
+        completions=completions,
+    )
+    print(imported_text(made))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperCommand
 
-from ctwa.cli.command import UNBROKEN, app, run
+from ctwa.cli.command import COMMAND_LINE, UNBROKEN, app, run
 from ctwa.run.alarms import KINDS
 
 if TYPE_CHECKING:
@@ -81,49 +82,65 @@ JOBS = {
 
 
 def _execute(
-    command: str, settings: list[str] | None, dry_run: bool, stop_on: list[str] | None, max_restarts: int
+    context: typer.Context, settings: list[str] | None, dry_run: bool, stop_on: list[str] | None, max_restarts: int
 ) -> None:
-    """Run a command's job, whose imports take a while."""
-    if max_restarts and not dry_run:
-        from ctwa.engine.restarts import execute_again
+    """Run a command's job, whose imports take a while; where a user has typed it in a process of its own."""
+    command = context.info_name or ""
 
-        options = [word for alarm in stop_on or () for word in ("--stop-on", alarm)]
-        say = partial(Console(stderr=True).print, style="bold red", soft_wrap=True, highlight=False)
-        sys.exit(execute_again(command, settings or [], options, max_restarts=max_restarts, say=say))
+    def work(settings: Sequence[str]) -> None:
+        def start() -> Stop | None:
+            from ctwa.engine.job import execute
 
-    def start() -> Stop | None:
-        from ctwa.engine.job import execute
+            return execute(resolve_name(JOBS[command]), settings, stop_on=stop_on or [], dry_run=dry_run)
 
-        return execute(resolve_name(JOBS[command]), settings or [], stop_on=stop_on or [], dry_run=dry_run)
+        run(start)
 
-    run(start)
+    if dry_run or context.obj is not COMMAND_LINE:
+        work(settings or [])
+        return
+    from ctwa.engine.keeper import keep
+
+    say = partial(Console(stderr=True).print, style="bold red", soft_wrap=True, highlight=False)
+    sys.exit(keep(work, settings or [], max_restarts=max_restarts, say=say))
 
 
 @app.command(cls=_WithGroups, context_settings={"ignore_unknown_options": True})
 def train(
-    settings: Arguments = None, dry_run: DryRun = False, stop_on: StopOn = None, max_restarts: MaxRestarts = 0
+    context: typer.Context,
+    settings: Arguments = None,
+    dry_run: DryRun = False,
+    stop_on: StopOn = None,
+    max_restarts: MaxRestarts = 0,
 ) -> None:
     """Fine-tune a model on several objectives; `ctwa methods` says what the methods are."""
-    _execute("train", settings, dry_run, stop_on, max_restarts)
+    _execute(context, settings, dry_run, stop_on, max_restarts)
 
 
 @app.command(cls=_WithGroups, context_settings={"ignore_unknown_options": True})
 def prefer(
-    settings: Arguments = None, dry_run: DryRun = False, stop_on: StopOn = None, max_restarts: MaxRestarts = 0
+    context: typer.Context,
+    settings: Arguments = None,
+    dry_run: DryRun = False,
+    stop_on: StopOn = None,
+    max_restarts: MaxRestarts = 0,
 ) -> None:
     """Align a model with several objectives' preference pairs, without a reward model (docs/preference.md)."""
-    _execute("prefer", settings, dry_run, stop_on, max_restarts)
+    _execute(context, settings, dry_run, stop_on, max_restarts)
 
 
 @app.command(cls=_WithGroups, context_settings={"ignore_unknown_options": True})
 def caid(
-    settings: Arguments = None, dry_run: DryRun = False, stop_on: StopOn = None, max_restarts: MaxRestarts = 0
+    context: typer.Context,
+    settings: Arguments = None,
+    dry_run: DryRun = False,
+    stop_on: StopOn = None,
+    max_restarts: MaxRestarts = 0,
 ) -> None:
     """Align a model under constraints by iterated dualization (docs/caid.md).
 
     E.g. ctwa caid ctwa.run=runs/caid ctwa.task_dir=runs/testbed-D 'ctwa.caid.thresholds={accuracy:0.05}'.
     """
-    _execute("caid", settings, dry_run, stop_on, max_restarts)
+    _execute(context, settings, dry_run, stop_on, max_restarts)
 
 
 @app.command()
@@ -156,6 +173,35 @@ def doctor(
     found = examine(settings or [], ask_hub=ask_hub)
     print(json.dumps(findings.as_json(found), indent=2) if as_json else findings.text(found))
     sys.exit(any(each.level == "fail" for each in found))
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+def plan(
+    settings: Annotated[
+        list[str] | None, typer.Argument(metavar="[FILE.yaml] [KEY=VALUE]...", help="Of `ctwa train`.")
+    ] = None,
+    gpus: Annotated[
+        str, typer.Option(metavar="[NODESx]NUMBERxTYPE", help="What it is to run on, e.g. 8xH100 or 4x8xH100.")
+    ] = "8xH100",
+    response: Annotated[
+        float | None,
+        typer.Option(min=1, help="Tokens of a response as expected, for time and bytes; default: all there may be."),
+    ] = None,
+    compute: Annotated[
+        float, typer.Option(min=0.01, max=1, help="Share of the GPUs' bf16 operations that passes reach.")
+    ] = 0.4,
+) -> None:
+    """Say what a run takes of GPUs that need not be there: memory by part, bytes, passes, time; and what does not fit.
+
+    It reads the settings and the model's config.json: no data, no weights, no network. The exit status is 1 where the
+    run does not fit. E.g. ctwa plan --gpus 8xH100 task=math500 method=mgda actor_rollout_ref.model.path=FOLDER.
+    """
+    from ctwa.capacity.seconds import Rates
+    from ctwa.engine.gpu_plan import make_plan
+
+    text, fits = make_plan(settings or [], gpus, mean_response=response, rates=Rates(compute=compute))
+    print(text)
+    sys.exit(not fits)
 
 
 class Command(StrEnum):

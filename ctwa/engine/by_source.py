@@ -12,11 +12,8 @@ from ctwa import metrics as key_of
 from ctwa.batch import RewardMatrix
 from ctwa.engine.data import VALIDATION_SET, RunData
 from ctwa.objectives.completion import Completion
-from ctwa.objectives.curriculum import source_named
+from ctwa.objectives.curriculum import MOST_SOURCES, source_named
 from ctwa.statistics import clustered_error
-
-MOST_SOURCES = 32
-"""With more of them a data source tells rows apart, and not tasks: there are no curves by source then."""
 
 
 def has_several_sources(data: RunData) -> bool:

@@ -19,6 +19,7 @@ from ctwa.run.folder import ObjectiveInfo
 if TYPE_CHECKING:
     from ctwa.engine.data import RunData
     from ctwa.engine.recorder import Recorder
+    from ctwa.preference.caid import CaidConfig
 
 
 class CaidJob(Job):
@@ -75,6 +76,7 @@ class CaidJob(Job):
             *self.engine_lines(),
             *data_lines(config, self.data),
             line("samples", f"{samples}, of the reference and of each policy"),
+            line("beta", f"{settings.caid.beta:g}; multipliers {_multipliers(settings.caid)}"),
             line("policies", f"at most {settings.caid.iterations}, {steps}"),
             optimizer_line(config),
             *size_lines(config),
@@ -88,3 +90,8 @@ class CaidJob(Job):
         # Each prompt is to have as many samples.
         with sampling_engine(self.config, self.settings, self.data, recorder, max_missing=0.0) as sampler:
             CaidTrainer(self.config, settings=self.settings, sampler=sampler, recorder=recorder).fit()
+
+
+def _multipliers(caid: CaidConfig) -> str:
+    step = f"steps of {caid.eta:g}" if caid.eta is not None else f"Newton's steps damped by {caid.damping:g}"
+    return f"up to {caid.cap:g}, {step}, until every slack is within {caid.stop_at:g} standard errors of 0"

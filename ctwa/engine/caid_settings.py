@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from omegaconf import DictConfig
@@ -17,6 +18,7 @@ from ctwa.errors import CtwaError
 from ctwa.models.look import look_at_model
 from ctwa.models.source import Source
 from ctwa.preference.caid import CaidConfig
+from ctwa.strict import changes
 
 REWARD = "reward"
 """The trace's name of the weighted sum of all that is no constraint."""
@@ -51,6 +53,10 @@ class CaidSettings(Settings):
     steps_per_iteration: Annotated[int, Field(ge=1, le=1_000_000)] = 32
     labels: Literal["soft", "drawn"] = "soft"
 
+    def idle(self) -> Mapping[str, str]:
+        """Reward functions have a scale of their own."""
+        return {} if self.policies else {"implicit_scale": "no ctwa.policies"}
+
     @property
     def names(self) -> list[str]:
         """Everything that scores a response: reward functions, and pre-aligned policies."""
@@ -81,10 +87,22 @@ def read_caid_settings(config: DictConfig, data: RunData | None = None) -> CaidS
             f"ctwa.rewards.standardise={settings.rewards.standardise}: thresholds are in the units of the rewards, "
             "which ctwa caid therefore leaves as they are; write none"
         )
+    for name, its_own in (("gradients", settings.gradients), ("diagnostics", settings.diagnostics)):
+        unchanged = CaidSettings.model_fields[name].get_default(call_default_factory=True)
+        if its_own != unchanged:
+            key = next(iter(changes(its_own)))
+            raise CtwaError(f"ctwa.{name}.{key}: ctwa caid measures no gradients and no covariances; leave it out")
+    if settings.method.type != "linear":
+        raise CtwaError(f"method={settings.method.type}: ctwa caid is a method itself; leave it out")
     if settings.dynamic_sampling.keep != "every":
         raise CtwaError(
             f"ctwa.dynamic_sampling.keep={settings.dynamic_sampling.keep}: ctwa caid samples all prompts at once, and "
             "its thresholds are on the mean of all; write every"
+        )
+    if settings.conditioning.is_on:
+        raise CtwaError(
+            "ctwa.conditioning.concentration: the reward of ctwa caid has one weight for each objective, and its "
+            "thresholds are on the mean of all prompts; write null"
         )
     if config.algorithm.use_kl_in_reward:
         raise CtwaError(

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 
 from ctwa import metrics as key_of
 from ctwa.errors import CtwaError
+from ctwa.models.adapter import DOWN, PREFIX, UP
 from ctwa.models.checkpoints import prune
 from ctwa.models.locate import step_folder, steps
 from ctwa.models.seal import SEAL_FILE, damaged_files, seal
@@ -187,7 +188,7 @@ def merge_adapter(model: Path, *, scale: float) -> None:
         model: the folder with the ``*.safetensors`` files, one or several.
         scale: ``lora_alpha / r``.
     """
-    prefix, base, down, up = "base_model.model.", ".base_layer.", "lora_A.default.weight", "lora_B.default.weight"
+    base = ".base_layer."
     files = sorted(model.glob("*.safetensors"))
     with ExitStack() as stack:
         opened = {path: stack.enter_context(safe_open(path, framework="pt")) for path in files}
@@ -198,10 +199,10 @@ def merge_adapter(model: Path, *, scale: float) -> None:
             for key in (key for key, of in home.items() if of == path and ".lora_" not in key):
                 weight = tensors.get_tensor(key)
                 module = key.removesuffix("base_layer.weight")
-                if module + down in home:
-                    down_RI, up_OR = (opened[home[module + half]].get_tensor(module + half) for half in (down, up))
+                if module + DOWN in home:
+                    down_RI, up_OR = (opened[home[module + half]].get_tensor(module + half) for half in (DOWN, UP))
                     weight = (weight.float() + scale * up_OR.float() @ down_RI.float()).to(weight.dtype)
-                plain[key.removeprefix(prefix).replace(base, ".")] = weight
+                plain[key.removeprefix(PREFIX).replace(base, ".")] = weight
             weight_map |= dict.fromkeys(plain, path.name)
             merged = path.with_suffix(".merged")
             save_file(plain, merged, metadata={"format": "pt"})

@@ -75,13 +75,19 @@ def left_out(rollout: Rollout, settings: DynamicSampling, weights: Mapping[str, 
     """Bool (N,), the completions of prompts that do not count; None where every prompt does."""
     if settings.keep == "every":
         return None
-    signal = Signal.of(rollout.rewards, rollout.group_N)
-    return ~signal.counts_G(settings.keep, weights)[signal.prompt_N]
+    _, prompt_N = torch.unique(rollout.group_N, return_inverse=True)
+    return ~_counts(rollout, settings, weights)[prompt_N]
 
 
 def _counts(rollout: Rollout, settings: DynamicSampling, weights: Mapping[str, float]) -> Tensor:
     assert settings.keep != "every"
-    return Signal.of(rollout.rewards, rollout.group_N).counts_G(settings.keep, weights)
+    signal = Signal.of(rollout.rewards, rollout.group_N)
+    asked: dict[str, float | Tensor] = dict(weights)
+    for name, told_N in (rollout.weights or {}).items():
+        told_G = told_N.new_zeros(len(signal.varies_GM))
+        told_G[signal.prompt_N] = told_N  # one for all completions of a prompt
+        asked[name] = told_G * (weights[name] > 0)
+    return signal.counts_G(settings.keep, asked)
 
 
 def _joined_rounds(rounds: Sequence[Round], taken_G: Tensor) -> Round:
@@ -107,7 +113,9 @@ def _joined_rounds(rounds: Sequence[Round], taken_G: Tensor) -> Round:
     )
     _, group_N = torch.unique(prompt_N[taken_N], return_inverse=True)
     rewards = _joined([each.rollout.rewards for each in rounds], taken_N)
-    return Round(batch, rows, Rollout(rewards, group_N, rows.tokens("response_mask")))
+    told = [each.rollout.weights or {} for each in rounds]
+    weights = {name: torch.cat([each[name] for each in told])[taken_N] for name in told[0]} or None
+    return Round(batch, rows, Rollout(rewards, group_N, rows.tokens("response_mask"), weights=weights))
 
 
 def _joined(rewards: Sequence[RewardMatrix], taken_N: Tensor) -> RewardMatrix:

@@ -25,7 +25,7 @@ from ctwa.engine.choices import OURS, default_choices, folder_of, main_file
 from ctwa.engine.groups import CLASSES, SETTINGS, data_node_of, groups_of
 from ctwa.engine.verl_comments import comments_of, verl_comments
 from ctwa.errors import CtwaError, shown
-from ctwa.methods import Option, options_of
+from ctwa.method_info import Option, options_of
 from ctwa.strict import models_of
 
 WIDTH = 110

@@ -21,6 +21,7 @@ from rich.text import Text
 
 from ctwa.engine.checkpoint import find_resumption
 from ctwa.engine.compose import compose_written
+from ctwa.engine.keeper import tell
 from ctwa.engine.plan import line
 from ctwa.engine.recorder import Recorder, Stop
 from ctwa.engine.resumed import changes, refuse_another, told
@@ -100,6 +101,7 @@ class Job(ABC):
         settings: our part of the config, validated.
         num_steps: of the run.
         num_samples: completions of a step that are kept for people.
+        remarks: what is right, and yet not what one would expect: a sentence each.
 
     Raises:
         CtwaError: a mistake in the config, or something that this machine has not.
@@ -109,6 +111,7 @@ class Job(ABC):
     settings: Any
     num_steps: int
     num_samples: int
+    remarks: Sequence[str] = ()
 
     def __init__(self, config: DictConfig) -> None:
         self.config = config
@@ -154,7 +157,9 @@ class Job(ABC):
 
     def plan(self) -> str:
         """What the run would do, in words."""
-        return "\n".join(["plan:", *self.plan_lines(), line("run folder", self.settings.run), *self._resumed_lines()])
+        remarks = [line("note", remark) for remark in self.remarks]
+        lines = [*self.plan_lines(), *remarks, line("run folder", self.settings.run), *self._resumed_lines()]
+        return "\n".join(["plan:", *lines])
 
     def _resumed_lines(self) -> list[str]:
         if not self.settings.resume:
@@ -238,7 +243,9 @@ def execute(
         say(OmegaConf.to_yaml(config))
         say("\n".join([*written.lines(), job.plan()]))
         return None
-    return start(job, job.make_folder())
+    run = job.make_folder()
+    tell(folder=str(run.path))
+    return start(job, run)
 
 
 def start(job: Job, run: RunFolder) -> Stop | None:
@@ -274,6 +281,8 @@ def train(job: Job, run: RunFolder) -> Stop | None:
         stop_on=settings.stop_on,
         watchdog=settings.watchdog,
     ) as recorder:
+        for remark in job.remarks:
+            recorder.event("note", remark)
         if job.changed:
             recorder.event("resume", told(job.changed))
         with recorder.watchdog.watching():

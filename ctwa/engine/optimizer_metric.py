@@ -7,9 +7,7 @@ from torch import Tensor
 from torch.optim import Adam, Optimizer
 
 from ctwa.engine.gradients import local_part
-
-WARM_UP = 10
-"""Steps before which mean squares are not believed: the inverse root of a mean of one or two varies too much."""
+from ctwa.engine.settings import WARM_UP
 
 
 def knows_mean_squares(optimizer: Optimizer) -> bool:

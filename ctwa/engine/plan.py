@@ -13,11 +13,8 @@ from ctwa.engine.policy_loss import read_policy_loss
 from ctwa.models.look import weight_shapes
 
 GB = 1e9
-TRAINED, SAVED = 16, 16
-"""Bytes a parameter: weights, gradient and Adam's two averages in fp32; and of a checkpoint, which has the plain model
-beside weights and averages."""
-FROZEN = 4
-"""Bytes of a parameter that is not trained."""
+BYTES = 4
+"""Of a number in fp32."""
 
 
 def line(label: str, text: object) -> str:
@@ -69,21 +66,24 @@ def decoding(config: DictConfig) -> str:
     return f"sampled at temperature {validation.temperature:g}; training at {rollout.temperature:g}"
 
 
-def size_lines(config: DictConfig, *, num_models: int = 1) -> list[str]:
+def size_lines(config: DictConfig, *, num_models: int = 1, num_gradients: int = 1) -> list[str]:
     """A guess at memory and disk, from the headers of the model's files; nothing where it has to be downloaded yet.
 
     Args:
         config: the resolved config.
         num_models: copies of the weights beside the trained ones: a rollout's, a reference's.
+        num_gradients: of each weight that are kept at once.
     """
     shapes = weight_shapes(model_source(config))
     if shapes is None:
         return []
     num_parameters = sum(math.prod(shape) for shape in shapes.values())
+    weights = num_parameters * BYTES / GB
     has_adapter = bool(config.actor_rollout_ref.model.get("lora_rank"))
-    trained = num_parameters * (FROZEN if has_adapter else TRAINED) / GB
-    copies = f", {num_models} more copies of {num_parameters * FROZEN / GB:.3g} GB" if num_models else ""
-    saved = num_parameters * (2 * FROZEN if has_adapter else SAVED) / GB
+    # Beside the weights gradients and Adam's two averages; in a checkpoint the averages and the plain model.
+    trained = weights * (1 if has_adapter else 3 + num_gradients)
+    copies = f", {num_models} more copies of {weights:.3g} GB" if num_models else ""
+    saved = weights * (2 if has_adapter else 4)
     folder = Path(config.ctwa.run)
     there = next(each for each in (folder, *folder.parents) if each.exists())
     free = shutil.disk_usage(there).free / GB

@@ -10,6 +10,7 @@ from ctwa.aggregators.registry import AGGREGATORS
 from ctwa.engine.checks.batches import check_token_budgets, num_data_ranks
 from ctwa.engine.checks.folders import check_folders
 from ctwa.engine.checks.gradients import check_backward_passes
+from ctwa.engine.checks.idle import check_idle_gradients, check_threads
 from ctwa.engine.checks.look import look_at_trained_model, model_source
 from ctwa.engine.checks.resources import check_machine
 from ctwa.engine.job import Job, passes_text
@@ -18,6 +19,7 @@ from ctwa.engine.prefer_settings import PreferenceSettings, read_preference_sett
 from ctwa.engine.ray_session import ray_session
 from ctwa.engine.watchdog import actors
 from ctwa.errors import CtwaError
+from ctwa.method_info import with_options
 from ctwa.models.look import look_at_model, look_at_tokenizer
 from ctwa.models.source import Source
 from ctwa.run.folder import ObjectiveInfo
@@ -71,7 +73,7 @@ class PreferJob(Job):
         fewer = "" if stopping is None else f", fewer if {stopping.patience} validations in a row are no better"
         every = f"every {config.trainer.test_freq} steps; checkpoint every {config.trainer.save_freq} steps"
         return [
-            line("method", f"{self._method()}, loss {settings.loss.type}"),
+            line("method", f"{with_options(settings.method, self._method())}, loss {with_options(settings.loss)}"),
             line("objectives", ", ".join(f"{name} ({weight:g})" for name, weight in settings.weights.items())),
             *(
                 line(
@@ -85,7 +87,7 @@ class PreferJob(Job):
             line("steps", f"{self.num_steps}{fewer}"),
             line("a step", f"{config.data.train_batch_size} pairs, {passes_text(config, num_forward, num_backward)}"),
             optimizer_line(config),
-            *size_lines(config, num_models=0),
+            *size_lines(config, num_models=0, num_gradients=num_backward),
             line("validation", every),
         ]
 
@@ -145,6 +147,10 @@ def check_preference_config(config: DictConfig) -> PreferenceSettings:
         raise CtwaError(
             "ctwa.gradients.gram=cross_fitted halves the prompts of `ctwa train`: write ctwa.gradients.gram=plain"
         )
+    check_idle_gradients(
+        settings.gradients, aggregator, settings.method.type, every=settings.diagnostics.gradients_every
+    )
+    check_threads(config, settings)
     # The two responses of a pair are in one micro-batch.
     check_token_budgets(config, 2 * settings.max_length, "2 x ctwa.max_length")
     for name, policy in (settings.modpo.policies if settings.modpo else {}).items():

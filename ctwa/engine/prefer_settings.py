@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -88,6 +89,15 @@ class PreferenceSettings(RunSettings):
     modpo: ModpoSettings | None = None
     reference_cache: str | None = None
     diagnostics: PreferenceDiagnostics = Field(default_factory=PreferenceDiagnostics)
+
+    def idle(self) -> Mapping[str, str]:
+        """No share is taken of what has a validation of its own, and nothing is kept of a reference nobody asks."""
+        idle = {}
+        if all(objective.validation for objective in self.objectives.values()):
+            idle["validation_share"] = "a validation of every objective's own"
+        if not self.needs_reference:
+            idle["reference_cache"] = f"loss={self.loss.type}, which has no reference"
+        return idle
 
     @property
     def names(self) -> tuple[str, ...]:

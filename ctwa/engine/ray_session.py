@@ -11,7 +11,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from ctwa.engine.checks.resources import check_resources
+from ctwa.engine.keeper import tell
 from ctwa.engine.ray_security import close_to_others
+from ctwa.engine.ray_servers import servers_seen
 from ctwa.engine.signals import end_request
 from ctwa.errors import CtwaError
 
@@ -48,14 +50,21 @@ def ray_session(config: DictConfig, *, transfer_queue: bool) -> Iterator[Callabl
         ray.init(**ray_init, job_config=WorkerPath())
     end_request.take_signals()
     try:
-        check_resources(config)
-        if not transfer_queue:
-            yield lambda: None
-            return
-        with _transfer_queue(config.transfer_queue) as wait_for_queue:
-            yield wait_for_queue
+        with servers_seen(_fail):
+            check_resources(config)
+            if not transfer_queue:
+                yield lambda: None
+                return
+            with _transfer_queue(config.transfer_queue) as wait_for_queue:
+                yield wait_for_queue
     finally:
         ray.shutdown()
+
+
+def _fail(fault: str) -> None:
+    """End the run; or let its keeper say why it ended, where Ray is faster."""
+    tell(fault=fault)
+    end_request.fail(fault)
 
 
 @contextmanager

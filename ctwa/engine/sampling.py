@@ -18,6 +18,7 @@ from verl.utils.transferqueue_utils import KVBatchMeta
 from ctwa import metrics as key_of
 from ctwa.batch import Rollout
 from ctwa.engine.by_source import has_several_sources
+from ctwa.engine.checks.look import room_for_weights
 from ctwa.engine.data import RunData
 from ctwa.engine.ray_session import ray_session
 from ctwa.engine.recorder import Recorder
@@ -28,7 +29,9 @@ from ctwa.engine.verl.session import Session
 from ctwa.engine.verl.transfer import QueuedRows
 from ctwa.engine.verl.turns import Turns, read_turns
 from ctwa.engine.watchdog import actors
+from ctwa.models.seeds import completion_seed
 from ctwa.objectives.completion import Completion, Moment
+from ctwa.objectives.conditioning import weights_of
 from ctwa.objectives.evaluator import Evaluation, RewardEvaluator, Scoring
 from ctwa.objectives.shaping import Shaped
 from ctwa.run.cores import reward_workers
@@ -84,7 +87,9 @@ class Sampler:
         self.shaping = settings.build_shaping()
         self._policy_loss = settings.policy_loss
         self._max_missing = max_missing
-        self._prompts = Prompts(settings.seed)
+        self.conditioning = settings.build_conditioning()
+        self._prompts = Prompts(settings.seed, None if self.conditioning is None else self._tell)
+        self._concentration = settings.conditioning.concentration
         self._end_tokens = session.end_tokens()
         self._scoring: Scoring | None = None
         self._moment = Moment()
@@ -112,6 +117,16 @@ class Sampler:
         ]
         self._begin(moment, self.session.config.actor_rollout_ref.rollout.n, first)
         return self.session.complete(chunks, "train", step=step, arrived=lambda keys: self._submit(keys, "train"))
+
+    def _tell(self, prompt: Any, split: str, seed: str) -> tuple[Any, dict[str, float]]:
+        """A prompt that is told weights: drawn in training, in a validation always the objectives' own; and these."""
+        conditioning, concentration = self.conditioning, self._concentration
+        assert conditioning is not None
+        assert concentration is not None
+        weights = conditioning.own
+        if split == "train":
+            weights = conditioning.draw(completion_seed(f"{seed}/weights", 0), concentration)
+        return conditioning.write(prompt, weights), conditioning.scale(weights)
 
     def _begin(self, moment: Moment, num_samples: int, first: int = 0) -> None:
         """Score what comes from now on, ``num_samples`` completions of each prompt named since the ``first``."""
@@ -149,6 +164,7 @@ class Sampler:
                 moment=self._moment,
                 turns=each.messages,
                 tool_rewards=each.tool_rewards,
+                weights=self._prompts.weights.get(prompt_name(key)),
             )
             for key, each, length, reference in zip(keys, written, lengths, references, strict=True)
         ]
@@ -218,7 +234,9 @@ class Sampler:
         shaped = self.shaping.shape(
             evaluation.matrix, group_N, train=self._moment.split == "train", further=self._first > 0
         )
-        return Scored(completions, evaluation, shaped, Rollout(shaped.matrix, group_N, rows.tokens("response_mask")))
+        weights = weights_of([completion.weights for completion in completions])
+        rollout = Rollout(shaped.matrix, group_N, rows.tokens("response_mask"), weights=weights)
+        return Scored(completions, evaluation, shaped, rollout)
 
     def learn_lengths(self, scored: Scored) -> dict[str, float]:
         """Let the reference length follow a step's completions; their lengths as metrics."""
@@ -257,6 +275,19 @@ def with_reference(config: DictConfig) -> DictConfig:
     return of_verl
 
 
+def handed_over(config: DictConfig, settings: Settings, data: RunData, recorder: Recorder) -> DictConfig:
+    """The config as verl is to read it, with the rows that are its own.
+
+    What leaves overlong prompts out measures them as the data has them: it is to leave room for what they are told.
+    """
+    config, conditioning = data.hand_over(config, recorder), settings.build_conditioning()
+    if conditioning is None or not config.data.filter_overlong_prompts:
+        return config
+    config = copy.deepcopy(config)
+    config.data.max_prompt_length -= room_for_weights(config, data, conditioning)
+    return config
+
+
 @contextmanager
 def sampling_engine(
     config: DictConfig, settings: Settings, data: RunData, recorder: Recorder, *, max_missing: float
@@ -270,7 +301,7 @@ def sampling_engine(
         recorder: is told when the engine is up.
         max_missing: the share of the completions asked for that may be lost.
     """
-    rewards, config = settings.rewards, data.hand_over(config, recorder)
+    rewards, config = settings.rewards, handed_over(config, settings, data, recorder)
     recorder.begins("starting the reward functions and Ray")
     with (
         RewardEvaluator(

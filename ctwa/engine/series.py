@@ -28,6 +28,7 @@ _OF_A_RUN = (
     "ctwa.resume",
     "ctwa.method",
     "ctwa.alarms",
+    "ctwa.conditioning",
     "ctwa.diagnostics",
     "ctwa.gradients",
     "ctwa.num_samples",
@@ -86,12 +87,12 @@ class Series:
 
     def _begin_again(self, job: TrainJob, recorder: Recorder) -> Sampler:
         from ctwa.engine.by_source import has_several_sources
-        from ctwa.engine.sampling import Sampler
+        from ctwa.engine.sampling import Sampler, handed_over
 
         assert self._sampler is not None
         self._check(job.config)
         settings, session = job.settings, self._sampler.session
-        config = job.data.hand_over(job.config, recorder)
+        config = handed_over(job.config, settings, job.data, recorder)
         session.begin_again(config, settings.curriculum, self._origin, poll_interval=settings.poll_interval)
         return Sampler(
             session,

@@ -13,6 +13,7 @@ from ctwa.engine.watchdog import WatchdogSettings
 from ctwa.errors import CtwaError, did_you_mean
 from ctwa.models.locate import locate
 from ctwa.objectives.completion import Completion
+from ctwa.objectives.conditioning import Conditioning, ConditioningSettings
 from ctwa.objectives.config import ObjectiveConfig, Objectives, trained
 from ctwa.objectives.curriculum import CurriculumSettings
 from ctwa.objectives.log_probs import QUANTITIES, Quantity
@@ -68,6 +69,12 @@ class DynamicSampling(StrictModel):
     otherwise: Literal["drop", "refill"] = "drop"
     max_rounds: Annotated[int, Field(ge=1, le=100)] = 3
 
+    def idle(self) -> Mapping[str, str]:
+        """Of every prompt kept there are no others, and of those that are dropped no rounds."""
+        if self.keep == "every":
+            return {"otherwise": "keep=every", "max_rounds": "keep=every"}
+        return {"max_rounds": "otherwise=drop"} if self.otherwise == "drop" else {}
+
     @property
     def refills(self) -> bool:
         """Whether prompts are completed in place of those that do not count."""
@@ -84,6 +91,10 @@ class DynamicSampling(StrictModel):
 
 Passes = Literal["shared_forward", "sequential"]
 ProbeSource = Literal["none", "backward", "minibatch", "held_out"]
+
+
+WARM_UP = 10
+"""Adam's steps before which its mean squares are not believed: the inverse root of a mean of one or two varies much."""
 
 
 class GradientSettings(StrictModel):
@@ -111,6 +122,10 @@ class GradientSettings(StrictModel):
     gram: Literal["plain", "cross_fitted"] = "plain"
     half_life: Annotated[float, Field(gt=0)] = 10.0
     metric: Literal["euclidean", "optimizer"] = "euclidean"
+
+    def idle(self) -> Mapping[str, str]:
+        """A plain matrix is that of one mini-batch."""
+        return {"half_life": "gram=plain"} if self.gram == "plain" else {}
 
     def described(self) -> str:
         """Which inner products are taken, in words, for a plan."""
@@ -184,6 +199,7 @@ class Settings(RunSettings):
         rollout: what may go wrong while prompts are completed.
         curriculum: which prompts come next.
         dynamic_sampling: which of a step's prompts are trained on.
+        conditioning: one policy for many weights, which its prompts tell it.
         max_unknown_tokens: the share of the prompts' tokens that the model's tokenizer may not know.
         diagnostics: what is measured beyond what the method needs.
         num_samples: completions kept a step in samples.jsonl.
@@ -197,6 +213,7 @@ class Settings(RunSettings):
     rollout: RolloutSettings = Field(default_factory=RolloutSettings)
     curriculum: CurriculumSettings = Field(default_factory=CurriculumSettings)
     dynamic_sampling: DynamicSampling = Field(default_factory=DynamicSampling)
+    conditioning: ConditioningSettings = Field(default_factory=ConditioningSettings)
     max_unknown_tokens: Annotated[float, Field(ge=0, le=1)] = 0.1
     diagnostics: DiagnosticSettings = Field(default_factory=DiagnosticSettings)
     num_samples: Annotated[int, Field(ge=0)] = 4
@@ -244,6 +261,16 @@ class Settings(RunSettings):
     def build_shaping(self) -> Shaping:
         """What is done to rewards before the method sees them."""
         return Shaping(self.objectives, self.rewards.standardise)
+
+    def build_conditioning(self) -> Conditioning | None:
+        """What writes weights into the prompts, where they are told any.
+
+        Raises:
+            CtwaError: the template does not fit the objectives.
+        """
+        if not self.conditioning.is_on:
+            return None
+        return Conditioning(self.conditioning, {name: objective.weight for name, objective in self.trained.items()})
 
     def log_probs_source(self, requirements: Requirements) -> Literal["none", "in_update", "post_update"]:
         """Where the log-probs behind the statistic of an update come from: the method's wish, else the diagnostics'."""

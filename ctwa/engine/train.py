@@ -48,6 +48,7 @@ from ctwa.engine.verl.transfer import (
 )
 from ctwa.engine.watchdog import Watchdog
 from ctwa.objectives.completion import Moment
+from ctwa.objectives.conditioning import conditioning_metrics
 from ctwa.objectives.evaluator import Evaluation
 from ctwa.objectives.log_probs import from_log_probs
 from ctwa.objectives.signal import Signal
@@ -176,6 +177,7 @@ class MultiObjectiveTrainer(Trainer):
         if self.sampler.has_several_sources:
             step.metrics |= training_by_source(scored.completions, scored.evaluation.matrix)
         step.metrics |= Signal.of(step.rollout.rewards, step.rollout.group_N).metrics()
+        step.metrics |= conditioning_metrics(step.rollout, split="train")
         step.metrics[key_of.HIDDEN_SECONDS] = scored.evaluation.hidden_seconds
         step.metrics[key_of.WAITED_SECONDS] = scored.evaluation.waited_seconds
         self.recorder.samples(step.number, scored.completions, scored.evaluation, split="train")
@@ -347,6 +349,7 @@ class MultiObjectiveTrainer(Trainer):
             "val_rollout/missing_rows": missing,
             key_of.VALIDATION_HIDDEN_SECONDS: scored.evaluation.hidden_seconds,
             key_of.VALIDATION_WAITED_SECONDS: scored.evaluation.waited_seconds,
+            **conditioning_metrics(scored.rollout, split="val"),
         }
         if self.sampler.has_several_sources:
             metrics |= validation_by_source(scored.completions, scored.evaluation.matrix, group_N)

@@ -7,14 +7,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from omegaconf import DictConfig
 
 from ctwa.engine.checks.applies import coverage_lines
+from ctwa.engine.checks.conditioning import described
 from ctwa.engine.checks.config import check_config, check_disk, num_steps
 from ctwa.engine.checks.curriculum import curriculum_lines
 from ctwa.engine.checks.engine import check_with_verl
+from ctwa.engine.checks.idle import remarks
 from ctwa.engine.checks.look import data_lines
 from ctwa.engine.checks.resources import check_machine
 from ctwa.engine.checks.turns import has_turns, turns_line
 from ctwa.engine.job import Job, passes_text
+from ctwa.engine.passes import update_passes
 from ctwa.engine.plan import decoding, line, loss_line, optimizer_line, size_lines
+from ctwa.method_info import with_options
 from ctwa.run.folder import ObjectiveInfo
 
 if TYPE_CHECKING:
@@ -45,6 +49,7 @@ class TrainJob(Job):
         check_with_verl(self.config, has_reference=self.settings.has_reference(self.config))
         self.num_steps = num_steps(self.config, self.data)
         self.num_samples = self.settings.num_samples
+        self.remarks = list(remarks(self.config, self.settings, self.num_steps))
 
     def about(self) -> dict[str, Any]:
         """With the targets of covariances, where the method has any."""
@@ -67,6 +72,7 @@ class TrainJob(Job):
         config, scalarizer = self.config, self.settings.build_scalarizer()
         source = self.settings.log_probs_source(scalarizer.requirements)
         weights = ", ".join(f"{name} ({weight:g})" for name, weight in scalarizer.weights.items())
+        no_part = "; their own weights play no part, except that 0 leaves one out"
         rows = config.data.train_batch_size * config.actor_rollout_ref.rollout.n
         tokens = rows * (config.data.max_prompt_length + config.data.max_response_length)
         prompts = f"{config.data.train_batch_size} prompts x {config.actor_rollout_ref.rollout.n} completions"
@@ -75,15 +81,17 @@ class TrainJob(Job):
         )
         choice = self.settings.dynamic_sampling
         covered, shaping = coverage_lines(self.settings, self.data), self.settings.build_shaping().described()
-        curriculum = curriculum_lines(self.settings, self.data)
+        curriculum, conditioning = curriculum_lines(self.settings, self.data), self.settings.build_conditioning()
+        told_weights = [] if conditioning is None else described(self.settings, conditioning)
         return [
-            line("method", f"{self.settings.method.type}, log-probs of the statistic: {source}"),
-            line("objectives", weights),
+            line("method", f"{with_options(self.settings.method)}, log-probs of the statistic: {source}"),
+            line("objectives", weights + no_part * (not scalarizer.goes_by_weights)),
             *(line("" if number else "of which", told) for number, told in enumerate(covered)),
             *([line("rewards", "; ".join(shaping))] if shaping else []),
             *self.engine_lines(),
             *([line("turns", turns_line(config))] if has_turns(config) else []),
-            *data_lines(config, self.data),
+            *data_lines(config, self.data, conditioning),
+            *(line("" if number else "weights", told) for number, told in enumerate(told_weights)),
             line("steps", f"{self.num_steps}, at most {tokens * self.num_steps:,} tokens in all"),
             line("a step", f"{prompts} = {rows} completions, at most {tokens:,} tokens"),
             *(line("" if number else "curriculum", told) for number, told in enumerate(curriculum)),
@@ -92,7 +100,11 @@ class TrainJob(Job):
             *([line("gradients", self.settings.gradients.described())] if self._measures_gradients() else []),
             loss_line(config),
             optimizer_line(config),
-            *size_lines(config, num_models=1 + self.settings.has_reference(config)),
+            *size_lines(
+                config,
+                num_models=1 + self.settings.has_reference(config),
+                num_gradients=update_passes(config, self.settings, scalarizer).num_gradients,
+            ),
             line("validation", every),
         ]
 
@@ -132,14 +144,9 @@ class TrainJob(Job):
 
 def _update_passes(config: DictConfig, settings: Settings, scalarizer: Scalarizer) -> str:
     """The passes of an update; with a method that combines gradients, of one that takes them."""
-    if scalarizer.aggregator is None:
-        return passes_text(config, 1, 1)
-    actor, gradients = config.actor_rollout_ref.actor, settings.gradients
-    # The KL penalty and the entropy bonus are no objective's: they are differentiated once, by themselves.
-    is_shared = bool(actor.use_kl_loss or actor.entropy_coeff)
-    num = len(settings.trained) + is_shared
-    forwards = 1 if gradients.passes == "shared_forward" else num
-    if gradients.last_layers is not None:
-        measured = f"{forwards} forward and {num} backward through {gradients.last_layers} layers"
-        return f"{measured}, then {passes_text(config, 1, 1)}"
-    return passes_text(config, forwards, num)
+    passes = update_passes(config, settings, scalarizer)
+    whole = passes_text(config, passes.forwards, passes.backwards)
+    if passes.last_layers is None:
+        return whole
+    forwards, backwards = passes.measured_forwards, passes.measured_backwards
+    return f"{forwards} forward and {backwards} backward through {passes.last_layers} layers, then {whole}"

@@ -232,12 +232,13 @@ def actors() -> list[Process]:
 
 def _process(actor: Mapping[str, Any], here: str) -> Process:
     is_here = actor["Address"]["NodeID"] == here
+    kind = actor["ActorClassName"].rpartition(".")[2]  # verl makes that of the ranks within a function
     where = f"process {actor['Pid']}" + ("" if is_here else f" on {actor['Address']['IPAddress']}")
     return Process(
-        name=f"{actor['ActorClassName']} ({where})",
+        name=f"{kind} ({where})",
         pid=actor["Pid"] if is_here and actor["State"] == "ALIVE" else None,
         died=_why(actor["DeathCause"]) if actor["State"] == "DEAD" else None,
-        kind=actor["ActorClassName"],
+        kind=kind,
     )
 
 

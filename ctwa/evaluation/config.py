@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from ctwa.chat.client import Count, EndpointConfig
 from ctwa.data.settings import RowSettings
 from ctwa.errors import CtwaError
+from ctwa.objectives.conditioning import Template
 from ctwa.objectives.config import Objectives
 from ctwa.objectives.reference import FixedReferenceConfig, GroupReferenceConfig
 from ctwa.preference.data import PreferenceSource
@@ -165,6 +166,21 @@ class JudgeConfig(EndpointConfig):
         return template
 
 
+Combination = Literal["mod", "soup"]
+
+
+class ConditionedConfig(Template):
+    """A policy that reads in its prompt how to weigh the objectives.
+
+    Attributes:
+        model: as one of `models`.
+        objectives: the names of those that it was trained on.
+    """
+
+    model: str
+    objectives: Annotated[list[str], Field(min_length=2)]
+
+
 class EvalConfig(StrictModel):
     """An evaluation.
 
@@ -176,9 +192,14 @@ class EvalConfig(StrictModel):
         dtype: `auto` is that of the saved weights on a GPU and float32 on the CPU.
         trust_remote_code: as transformers has it.
         preferences, perplexity, generation, judge: what to measure.
+        conditioned: name -> a policy that is told weights.
+        experts: by objective, a model that was trained on it.
+        combine: how experts become one: `mod` mixes their log-probabilities at every token, `soup` merges them.
+        weights: of the objectives: at each of these conditioned policies and combined experts are evaluated, as models
+            beside the others. Only their ratios matter, and an objective that is not named has none.
     """
 
-    models: Annotated[dict[str, str], Field(min_length=1)]
+    models: dict[str, str] = Field(default_factory=dict)
     reference: str | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -187,10 +208,14 @@ class EvalConfig(StrictModel):
     perplexity: PerplexityConfig | None = None
     generation: GenerationConfig | None = None
     judge: JudgeConfig | None = None
+    conditioned: dict[str, ConditionedConfig] = Field(default_factory=dict)
+    experts: dict[str, str] = Field(default_factory=dict)
+    combine: Annotated[list[Combination], Field(min_length=1)] = Field(default=["mod", "soup"])
+    weights: list[dict[str, Annotated[float, Field(ge=0)]]] = Field(default_factory=list)
 
-    @field_validator("models")
+    @field_validator("models", "conditioned")
     @classmethod
-    def _names_can_be_shown(cls, models: dict[str, str]) -> dict[str, str]:
+    def _names_can_be_shown(cls, models: dict[str, Any]) -> dict[str, Any]:
         for name in models:
             if not name.strip() or not name.isprintable() or name == "reference":
                 raise ValueError(f"{name!r} cannot be a model's name; write another, such as base")
@@ -198,6 +223,8 @@ class EvalConfig(StrictModel):
 
     @model_validator(mode="after")
     def _is_whole(self) -> EvalConfig:
+        if not (self.models or self.conditioned or self.experts):
+            raise ValueError("models: there is none to evaluate; write name: <folder or name>")
         if not (self.preferences or self.perplexity or self.generation):
             raise ValueError("nothing is to be measured; write a section preferences, perplexity or generation")
         if self.preferences and self.preferences.loss.needs_reference and self.reference is None:
@@ -209,6 +236,26 @@ class EvalConfig(StrictModel):
             raise ValueError("the judge has no completions to compare; write a section generation")
         if self.judge and len(self.models) < 2:
             raise ValueError("the judge compares models; write at least two under models")
+        return self
+
+    @model_validator(mode="after")
+    def _weights_have_a_use(self) -> EvalConfig:
+        takes_weights = bool(self.conditioned or self.experts)
+        if takes_weights != bool(self.weights):
+            lacking = "weights" if takes_weights else "conditioned or experts"
+            raise ValueError(f"weights are chosen for conditioned policies and experts: write {lacking}, too")
+        if not takes_weights:
+            return self
+        if self.generation is None or self.generation.objectives is None:
+            raise ValueError("weights are chosen for completions that objectives score; write generation.objectives")
+        if self.preferences or self.perplexity or self.judge:
+            raise ValueError("weights are chosen for completions alone; write the other sections into another file")
+        if len(self.experts) == 1:
+            raise ValueError("experts are combined; give at least two, each for its objective")
+        if self.experts and self.generation.backend != "transformers":
+            raise ValueError("experts are combined by plain transformers; write generation.backend: transformers")
+        if taken := {*self.conditioned} & {*self.models, *(self.combine if self.experts else ())}:
+            raise ValueError(f"{min(taken)!r} is the name of two models; give one another name")
         return self
 
 

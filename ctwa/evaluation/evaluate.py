@@ -18,9 +18,11 @@ from ctwa.chat.client import api_key
 from ctwa.errors import CtwaError
 from ctwa.evaluation import generation, judge, perplexity, preferences
 from ctwa.evaluation.config import EvalConfig, GenerationConfig, JudgeConfig, PerplexityConfig, PreferencesConfig
+from ctwa.evaluation.front import Fronts
 from ctwa.evaluation.intervals import Measured, Ratio, measure
 from ctwa.evaluation.models import Model
 from ctwa.evaluation.results import Results, Section
+from ctwa.evaluation.steered import Steered, steered_models
 from ctwa.objectives.evaluator import RewardEvaluator
 from ctwa.objectives.reference import build_reference
 from ctwa.preference.reference import ReferenceLogProbs
@@ -54,7 +56,8 @@ class _Evaluation:
             "dtype": config.dtype,
             "trust_remote_code": config.trust_remote_code,
         }
-        self.models = [Model(name, source, **options) for name, source in config.models.items()]
+        self.steered = steered_models(config, options)
+        self.models = [*(Model(name, source, **options) for name, source in config.models.items()), *self.steered]
         self.names = [model.name for model in self.models]
         self.reference: Model | None = None
         if config.preferences and config.preferences.loss.needs_reference:
@@ -102,7 +105,8 @@ class _Evaluation:
             perplexities: dict[str, dict[str, Ratio]] = {}
             samples: dict[str, list[generation.Sample]] = {}
             first = [self.reference] if self.reference and self.reference not in self.models else []
-            for model in [*first, *self.models]:
+            order = [*first, *self.models]
+            for model, following in zip(order, [*order[1:], None], strict=True):
                 if config.preferences and pairs:
                     log_probs[model.name] = self._log_probs(model, pairs, config.preferences)
                 if model.name in windows and config.perplexity:
@@ -121,7 +125,9 @@ class _Evaluation:
                         samples[model.name] = generation.generate(
                             model, prompts[model.name], config.generation, self.cache, report(total)
                         )
-                model.release()
+                needed = () if following is None else following.parts
+                for part in {model, *model.parts} - {*needed}:
+                    part.release()
 
             if config.preferences and pairs:
                 sections.append(self._preferences(config.preferences, pairs, log_probs))
@@ -166,7 +172,9 @@ class _Evaluation:
         self.seconds[label] += time.perf_counter() - started
 
     def _about(self, model: Model) -> dict[str, Any]:
+        steered = {"front": model.front, "weights": model.told} if isinstance(model, Steered) else {}
         return {
+            **steered,
             "source": model.source,
             "location": str(model.location),
             "fingerprint": model.fingerprint,
@@ -259,7 +267,7 @@ class _Evaluation:
                     evaluation = generation.score(of_model, rows, evaluator, reference)
                 counts = Counter(f"{failure.objective}: {failure.reason}" for failure in evaluation.failures)
                 failures[model.name] = dict(counts)
-            found[model.name] = generation.ratios(of_model, evaluation, len(rows))
+            found[model.name] = generation.ratios(of_model, evaluation, rows)
             records += generation.sample_rows(model, of_model, rows, evaluation)
         self._write_lines("samples.jsonl", records)
         metrics = self._measured(
@@ -279,9 +287,9 @@ class _Evaluation:
             for name, counts in failures.items()
             if counts
         ]
-        return Section(
-            "generation", f"generation: {len(rows)} prompts of {config.data}, {each} each, {how}", about, metrics, notes
-        )
+        fronts = Fronts.of(self.models, metrics, found) if self.steered else None
+        title = f"generation: {len(rows)} prompts of {config.data}, {each} each, {how}"
+        return Section("generation", title, about, metrics, notes, fronts)
 
     def _judge(
         self, config: JudgeConfig, rows: Sequence[Mapping[str, Any]], samples: Mapping[str, list[generation.Sample]]

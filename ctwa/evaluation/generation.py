@@ -22,6 +22,7 @@ from ctwa.models.decoding import Sampling, end_tokens, generate_batch
 from ctwa.models.libraries import without_progress_bars
 from ctwa.models.seeds import completion_seed
 from ctwa.objectives.completion import Completion
+from ctwa.objectives.curriculum import MOST_SOURCES, source_named
 from ctwa.objectives.evaluator import Evaluation, RewardEvaluator, need_ground_truth
 from ctwa.objectives.reference import ReferenceLength
 from ctwa.preference.schemas import BadRow
@@ -88,7 +89,7 @@ def tokenize_prompts(model: Model, rows: Sequence[Mapping[str, Any]], config: Ge
                 "prompts that are text, with generation.chat: false"
             )
         try:
-            ids = tokenizer.prompt(row["prompt"])
+            ids = tokenizer.prompt(model.read(row["prompt"]))
         except BadRow as error:
             raise CtwaError(f"{config.data}, row {index} (from 0), model '{model.name}': {error}") from error
         if not ids:
@@ -236,8 +237,15 @@ def score(
     return evaluator.evaluate(completions, group_N)
 
 
-def ratios(samples: Sequence[Sample], evaluation: Evaluation | None, num_prompts: int) -> dict[str, Ratio]:
-    """By metric, summed over the completions of each prompt: the objectives' means, then lengths."""
+def ratios(
+    samples: Sequence[Sample], evaluation: Evaluation | None, rows: Sequence[Mapping[str, Any]]
+) -> dict[str, Ratio]:
+    """By metric, summed over the completions of each prompt: the objectives' means, then lengths.
+
+    Where the rows are from several data sources, each objective's mean follows over those of each source.
+    """
+    num_prompts, source_P = len(rows), np.array([source_named(row.get("data_source")) for row in rows])
+    sources = sorted(set(source_P))
     row_N = np.array([sample.row for sample in samples])
 
     def by_prompt(values: Floats) -> Floats:
@@ -254,6 +262,9 @@ def ratios(samples: Sequence[Sample], evaluation: Evaluation | None, num_prompts
             found[key_of.objective_mean(name)] = over_prompts(rewards_N, scored_N.astype(np.float64))
             applicable_N = evaluation.matrix.applicable(name).numpy()
             found[key_of.objective(name, "scored_frac")] = over_prompts(scored_N, applicable_N.astype(np.float64))
+            for source in sources if 1 < len(sources) <= MOST_SOURCES else []:
+                of_source_N = scored_N & (source_P[row_N] == source)
+                found[key_of.objective_of_source(name, source)] = over_prompts(rewards_N, of_source_N.astype(float))
     found["response_tokens"] = over_prompts([len(sample.token_ids) for sample in samples])
     found["finished_frac"] = over_prompts([sample.finished for sample in samples])
     return found

@@ -46,6 +46,8 @@ class Model:
         self.dtype = "float32" if dtype == "auto" and self.device == "cpu" else dtype
         self.trust_remote_code = trust_remote_code
         self._weights: Any = None
+        #: the models whose weights are loaded where this one's are
+        self.parts: tuple[Model, ...] = (self,)
 
     @cached_property
     def config(self) -> Any:
@@ -86,6 +88,10 @@ class Model:
             if self.device == "cpu" and prefers_onednn() and not is_small(str(self.location)):
                 pack_weights(self._weights)  # of float32 alone
         return self._weights
+
+    def read(self, prompt: Any) -> Any:
+        """A prompt as this model is given it: messages, or a text."""
+        return prompt
 
     def look(self) -> None:
         """See that its config and weights fit, by the headers of the files.

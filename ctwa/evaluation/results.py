@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ctwa import metrics as key_of
+from ctwa.evaluation.front import Fronts
 from ctwa.evaluation.intervals import Measured
 from ctwa.report.compare import interval_text
 from ctwa.run.jsonl import write_atomically
@@ -28,6 +29,7 @@ class Section:
         about: counts and sources, as plain values.
         metrics: by metric and model.
         notes: what a reader has to know, a line each.
+        fronts: of models whose weights are chosen here; they are shown in the place of the metrics.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Section:
     about: Mapping[str, Any]
     metrics: Mapping[str, Mapping[str, Measured]]
     notes: Sequence[str] = field(default=())
+    fronts: Fronts | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class Results:
                         metric: {model: _plain(measured) for model, measured in by_model.items()}
                         for metric, by_model in section.metrics.items()
                     },
+                    **({} if section.fronts is None else {"fronts": section.fronts.as_json()}),
                 }
                 for section in self.sections
             },
@@ -98,7 +102,8 @@ def results_text(results: Results) -> str:
                 if compared:
                     row += [interval_text(measured.difference, sign=True), str(measured.num_prompts)]
                 rows.append(row)
-        lines += [section.title, *table(header, rows, left=2), *section.notes, ""]
+        shown = table(header, rows, left=2) if section.fronts is None else section.fronts.lines()
+        lines += [section.title, *shown, *section.notes, ""]
     return "\n".join(lines).rstrip()
 
 
@@ -106,12 +111,16 @@ def _is_quiet(metric: str, by_model: Mapping[str, Measured]) -> bool:
     """Shares of the data rather than of the models: shown where they say something, and always in the JSON."""
     last = metric.rpartition("/")[2]
     values = [measured.value for measured in by_model.values()]
+    if key_of.parse(metric).family == "objective_source" and set(values) == {None}:
+        return True  # an objective that is not for the rows of this source
     return (last == "scored_frac" and set(values) == {1.0}) or (last == "tie_frac" and len(set(values)) == 1)
 
 
 def _short(metric: str) -> str:
     """`objective/accuracy/mean` as `accuracy`, `preference/helpful/loss` as `helpful: loss`."""
     family, key, objective = key_of.parse(metric)
+    if family == "objective_source":
+        return f"{objective} of {key}"
     if family not in ("objective", "preference", "judge"):
         return metric
     return objective if (family, key) == ("objective", "mean") else ": ".join(filter(None, (objective, key)))

@@ -2,24 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from omegaconf import OmegaConf
 
 from ctwa.errors import CtwaError
-from ctwa.evaluation.config import EvalConfig, parse_config
+from ctwa.evaluation.config import Combination, EvalConfig, parse_config
 from ctwa.instructions import prepare
 from ctwa.models.locate import locate
 from ctwa.run.folder import RunFolder
 from ctwa.testbed.preferences import OBJECTIVES
 from ctwa.testbed.prepare import RECORD
 from ctwa.testbed.presets import MAX_RESPONSE_TOKENS
+from ctwa.weights import shares
 
 BASELINE = "base"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is chosen at an evaluation for models that take weights.
+
+    Attributes:
+        weights: of the objectives, by name: the choices.
+        experts: by objective, a model that was trained on it.
+        combine: how they become one.
+    """
+
+    weights: Sequence[Mapping[str, float]] = ()
+    experts: Mapping[str, str] = field(default_factory=dict)
+    combine: Sequence[str] = ()
+
+    @classmethod
+    def read(cls, weights: Sequence[str], experts: Sequence[str], combine: Sequence[str]) -> Choice:
+        """From the words of the command line.
+
+        Raises:
+            CtwaError: one is not of its form, or would do nothing.
+        """
+        chosen = {}
+        for each in experts:
+            name, equals, model = each.partition("=")
+            if not (name and equals and model):
+                raise CtwaError(f"--expert {each}: write an objective with its model, e.g. accuracy=runs/accuracy")
+            if name in chosen:
+                raise CtwaError(f"--expert {each}: '{name}' has an expert already; give each objective one")
+            chosen[name] = model
+        if combine and not chosen:
+            raise CtwaError("--combine does nothing without experts; give --expert OBJECTIVE=MODEL for each objective")
+        if wrong := [each for each in combine if each not in get_args(Combination)]:
+            raise CtwaError(f"--combine {wrong[0]}: write {' or '.join(get_args(Combination))}")
+        return cls([_weights(each) for each in weights], chosen, combine)
+
+
+def _weights(text: str) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, number = part.rpartition("=")
+        try:
+            found[name.strip()] = float(number)
+        except ValueError:
+            name = ""
+        if not name.strip():
+            raise CtwaError(f"--weights {text}: write weights by objective, e.g. accuracy=.6,conciseness=.4")
+    if len(found) < text.count(",") + 1:
+        raise CtwaError(f"--weights {text}: an objective is there twice; give each one weight")
+    shares(found)  # which refuses weights that say nothing
+    return found
 
 
 def config_of(
@@ -30,6 +84,7 @@ def config_of(
     num_samples: int | None = None,
     seed: int = 0,
     trust: bool = False,
+    choice: Choice = Choice(),
 ) -> EvalConfig:
     """What a run's own validation measures, of the given models and, where there is one, of the model they began as.
 
@@ -41,6 +96,8 @@ def config_of(
         num_samples: completions of each prompt, where not those of the run's validation.
         seed: of the completions.
         trust: run the reward functions that the run names, whoever made it.
+        choice: of weights, for runs with ``ctwa.conditioning`` and for experts; without any such runs are told the
+            objectives' own.
 
     Raises:
         CtwaError: the folder is none of a task, the first target no run, or its task is not described in full; or the
@@ -58,12 +115,54 @@ def config_of(
         sections["reference"] = base
     models = {} if base is None else {BASELINE: base}
     locations = [locate(each) for each in models.values()]
+    conditioned: dict[str, dict[str, Any]] = {}
+    weights = list(choice.weights)
     for target in targets:
         location = locate(target)
-        if location not in locations:  # the base model itself may be among them
-            locations.append(location)
-            models[_unused(_name(Path(target)), models)] = target
-    return parse_config({"models": models, **sections}, "the evaluation")
+        if location in locations:  # the base model itself may be among them
+            continue
+        locations.append(location)
+        name = _unused(_name(Path(target)), [*models, *conditioned])
+        if (told := _conditioning(Path(target))) is None:
+            models[name] = target
+            continue
+        own = told.pop("own")
+        conditioned[name] = {"model": target, **told}
+        weights = weights or [own]
+    if choice.weights and not (conditioned or choice.experts):
+        raise CtwaError(
+            f"--weights: none of {', '.join(targets)} is a run with ctwa.conditioning, which reads weights in its "
+            "prompts; give one, or an --expert OBJECTIVE=MODEL for each objective (docs/weights.md)"
+        )
+    if choice.experts and not weights:
+        raise CtwaError("experts are combined by weights; give some, e.g. --weights accuracy=.6,conciseness=.4")
+    chosen: dict[str, Any] = {"conditioned": conditioned, "experts": dict(choice.experts), "weights": weights}
+    if choice.combine:
+        chosen["combine"] = [*choice.combine]
+    return parse_config({"models": models, **sections, **chosen}, "the evaluation")
+
+
+def _home(path: Path) -> Path | None:
+    """The run's folder that a folder is, or is in."""
+    return next((folder for folder in (path, *path.absolute().parents) if (folder / "run.json").is_file()), None)
+
+
+def _conditioning(target: Path) -> dict[str, Any] | None:
+    """How the prompts of a run, or of one of its checkpoints, are told weights, and its ``own``; None where not."""
+    home = _home(target) if target.exists() else None  # a name on the hub is in no folder
+    if home is None or not (home / "config.yaml").is_file():
+        return None
+    written = yaml.safe_load((home / "config.yaml").read_text()).get("ctwa", {})
+    conditioning = written.get("conditioning") or {}
+    if conditioning.get("concentration") is None:
+        return None
+    own = {
+        name: objective.get("weight", 1.0)
+        for name, objective in written["objectives"].items()
+        if objective.get("split", "both") == "both" and objective.get("weight", 1.0) > 0
+    }
+    how = {key: conditioning[key] for key in ("template", "resolution")}
+    return {**how, "objectives": sorted(own), "own": own}
 
 
 def _of_task(folder: Path) -> tuple[str | None, str, dict[str, Any]]:
@@ -99,13 +198,13 @@ def _refuse_foreign_code(run: RunFolder, objectives: Mapping[str, Mapping[str, A
 
 def _of_run(run: Path, *, trust: bool) -> tuple[str, str, dict[str, Any]]:
     """The validation of the run that a run's folder, or a checkpoint in it, belongs to."""
-    homes = [folder for folder in (run, *run.absolute().parents) if (folder / "run.json").is_file()]
-    if not homes:
+    home = _home(run)
+    if home is None:
         raise CtwaError(
             f"{run} is no folder of a run; give one first, or --task-dir <folder of a task>, or the YAML file of an "
             "evaluation"
         )
-    path = homes[0] / "config.yaml"
+    path = home / "config.yaml"
     if not path.is_file():
         raise CtwaError(f"{path} does not exist; give a run's folder as `ctwa train` left it, or a YAML file")
     config = yaml.safe_load(path.read_text())
@@ -115,11 +214,11 @@ def _of_run(run: Path, *, trust: bool) -> tuple[str, str, dict[str, Any]]:
             section = _pairs(ours, path) | {"template_kwargs": _template_kwargs(config)}
             return config["actor_rollout_ref"]["model"]["path"], "preferences", section
         if not trust:
-            _refuse_foreign_code(RunFolder(homes[0]), ours["objectives"])
+            _refuse_foreign_code(RunFolder(home), ours["objectives"])
         # What a reward took from the environment was not written down.
         objectives = OmegaConf.to_container(OmegaConf.create(ours["objectives"]), resolve=True)
         validation = rollout["val_kwargs"]
-        kept = RunFolder(homes[0]).data / "val.parquet"  # where the run's rows were not in verl's format
+        kept = RunFolder(home).data / "val.parquet"  # where the run's rows were not in verl's format
         source = str(kept) if kept.is_file() else data["val_files"]
         if isinstance(source, list) and len(source) == 1:
             source = source[0]
@@ -186,7 +285,7 @@ def _name(target: Path) -> str:
     return target.name or str(target)
 
 
-def _unused(name: str, taken: Mapping[str, str]) -> str:
+def _unused(name: str, taken: Collection[str]) -> str:
     number, unused = 2, name
     while unused in taken:
         unused, number = f"{name}-{number}", number + 1

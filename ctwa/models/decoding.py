@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import DynamicCache, LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+from ctwa.models.mixing import new_cache
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def generate_each(
     is read once.
 
     Args:
-        model: a causal language model of transformers.
+        model: a causal language model of transformers, or a mixture of some.
         prompts: token ids of each prompt (no padding).
         sampling: how tokens are drawn.
         seeds: one a prompt.
@@ -131,7 +133,7 @@ def generate_each(
         tokens, log_probs = tokens_NT[rows_R, :length].tolist(), log_probs_NT[rows_R, :length].tolist()
         return dict(zip(rows_R.tolist(), map(Generated, tokens, log_probs), strict=True))
 
-    sampler, cache = SeededSampler(seeds, sampling, device), DynamicCache(config=model.config)
+    sampler, cache = SeededSampler(seeds, sampling, device), new_cache(model)
     rows_L = torch.arange(num_rows, device=device)
     alive_L, num_alive = torch.ones(num_rows, dtype=torch.bool, device=device), num_rows
     for position in range(sampling.max_tokens):

@@ -1,4 +1,4 @@
-"""A checkpoint's plain model as a folder of its own, to give to others."""
+"""A checkpoint's plain model, or its adapter alone, as a folder of its own, to give to others."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ctwa.errors import CtwaError
+from ctwa.models.adapter import ADAPTER
 from ctwa.models.seal import damaged_files
 from ctwa.run.disk import let_others_read
 
@@ -19,7 +20,9 @@ DType = Literal["float32", "bfloat16", "float16"]
 _INDEX = "model.safetensors.index.json"
 
 
-def export_model(checkpoint: Path, out: Path, *, card: str, dtype: DType | None = None) -> None:
+def export_model(
+    checkpoint: Path, out: Path, *, card: str, dtype: DType | None = None, adapter_of: str | None = None
+) -> None:
     """Copy a checkpoint's model, with its tokenizer, after seeing that every byte is what was saved.
 
     Args:
@@ -28,13 +31,20 @@ def export_model(checkpoint: Path, out: Path, *, card: str, dtype: DType | None 
         card: the text of its README.md.
         dtype: what its tensors of fractions are to be; as they are by default. To bfloat16 and float16 they are
             rounded to the nearest.
+        adapter_of: the model that the run began with: its adapter alone is copied, as PEFT loads it. None for the
+            whole model, in which the adapter is merged.
 
     Raises:
-        CtwaError: the folder exists; the checkpoint has no model, or is damaged.
+        CtwaError: the folder exists; the checkpoint has no model or no adapter, or is damaged.
     """
-    model = checkpoint / "actor" / "huggingface"
+    model = checkpoint / "actor" / ("huggingface" if adapter_of is None else ADAPTER)
     if out.exists():
         raise CtwaError(f"{out} exists already: give another folder")
+    if adapter_of is not None and not model.is_dir():
+        raise CtwaError(
+            f"{checkpoint} has no adapter of its own: its run trained all weights, or an earlier version saved it; "
+            "leave --adapter out for the whole model"
+        )
     if not any(model.glob("*.safetensors")):
         raise CtwaError(
             f"{checkpoint} has no plain model: save one with the default of "
@@ -48,6 +58,8 @@ def export_model(checkpoint: Path, out: Path, *, card: str, dtype: DType | None 
         shutil.copytree(model, made)
         if dtype is not None:
             _convert(made, dtype)
+        if adapter_of is not None:
+            _update(made / "adapter_config.json", {"base_model_name_or_path": adapter_of})
         (made / "README.md").write_text(card)
         let_others_read(made)
         made.rename(out)
@@ -64,9 +76,13 @@ def _convert(model: Path, dtype: DType) -> None:
         tensors = {name: each.to(wanted) if each.is_floating_point() else each for name, each in tensors.items()}
         total += sum(each.numel() * each.element_size() for each in tensors.values())
         save_file(tensors, path, metadata={"format": "pt"})
-    config = json.loads((model / "config.json").read_text())
-    (model / "config.json").write_text(json.dumps({**config, "dtype": dtype}, indent=2) + "\n")
+    if (config := model / "config.json").is_file():  # an adapter has another
+        _update(config, {"dtype": dtype})
     if (index := model / _INDEX).is_file():
         content = json.loads(index.read_text())
         content["metadata"] = {**content.get("metadata", {}), "total_size": total}
         index.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _update(config: Path, changes: dict[str, str]) -> None:
+    config.write_text(json.dumps({**json.loads(config.read_text()), **changes}, indent=2) + "\n")

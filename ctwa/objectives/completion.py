@@ -52,6 +52,8 @@ class Completion:
         moment: when in the run it was sampled.
         turns: of several turns the messages that follow the prompt; None where there is one.
         tool_rewards: what the tools themselves gave for their calls, in order.
+        weights: what the policy was told to weigh each objective with; None where it was told nothing. They stand in no
+            prompt here: a reward is about what was asked, whatever the weights.
     """
 
     response: str
@@ -68,6 +70,7 @@ class Completion:
     moment: Moment = Moment()
     turns: tuple[dict[str, Any], ...] | None = None
     tool_rewards: list[float] = field(default_factory=list)
+    weights: Mapping[str, float] | None = None
 
     @property
     def messages(self) -> list[dict[str, Any]]:
@@ -125,6 +128,7 @@ class Completion:
         moment: Moment = Moment(),
         turns: Sequence[dict[str, Any]] | None = None,
         tool_rewards: Sequence[float] = (),
+        weights: Mapping[str, float] | None = None,
     ) -> Completion:
         """A completion of a row of a data set in verl's format (`ctwa.data.rows` says what is wrong with one)."""
         return cls(
@@ -142,6 +146,7 @@ class Completion:
             moment=moment,
             turns=None if turns is None else tuple(turns),
             tool_rewards=list(tool_rewards),
+            weights=weights,
         )
 
 

@@ -150,10 +150,11 @@ def read_contract(function: Callable[..., Any], spec: str, kwargs: Mapping[str, 
         )
     columns = tuple(missing) if convention == "batch" else ()
     if missing and not columns:
+        near = did_you_mean(missing[0], [*offered, *(name for name in kwargs if name not in named)])
         raise CtwaError(
-            f"reward function '{spec}' requires {_quoted(missing)}, which is not offered; it may name "
-            f"{', '.join(offered)}, or take the value from the objective's kwargs"
-            + did_you_mean(missing[0], [*offered, *(name for name in kwargs if name not in named)])
+            f"reward function '{spec}' requires {_quoted(missing)}, which is not offered; give it a default, or a "
+            "value in the objective's kwargs (--kwargs of `ctwa check-reward`)"
+            + (near or f". What is offered: {', '.join(offered)}")
         )
 
     # Of a batch a column of the data may have any name.

@@ -22,6 +22,10 @@ _ALL = ""
 """The name of the one source there is where the user names none."""
 
 
+MOST_SOURCES = 32
+"""With more of them a data source tells rows apart, and not tasks: nothing is shown by source then."""
+
+
 def source_named(data_source: object) -> str:
     """What a row's ``data_source`` is called: rows without one are a source, too."""
     return str(data_source or "unnamed")

@@ -63,26 +63,14 @@ class Evaluation:
     waited_seconds: float = 0.0
 
     def metrics(self) -> dict[str, float]:
-        """Per objective: the share of the batch that it applies to; of this, mean and (population) std over what was
-        scored, and shares of what was scored and was not; seconds.
-
-        What applies to nothing has no mean and no shares.
-        """
-        metrics: dict[str, float] = {}
+        """``RewardMatrix.metrics``, with the shares of what was not scored in time or raised, and the seconds."""
+        metrics = self.matrix.metrics()
         counts: Counter[tuple[str, str]] = Counter((failure.objective, failure.reason) for failure in self.failures)
         for name in self.matrix.names:
-            rewards_N, scored_N = self.matrix.column(name)
-            rewards = rewards_N[scored_N]
-            num_rows = int(self.matrix.applicable(name).sum())
-            shares = {"applicable_frac": num_rows / len(rewards_N)}
-            if num_rows:
-                shares["scored_frac"] = len(rewards) / num_rows
-                shares["timeout_frac"] = counts[name, "timeout"] / num_rows
-                shares["error_frac"] = sum(counts[name, reason] for reason in _ERROR_REASONS) / num_rows
-            if len(rewards):
-                metrics[key_of.objective_mean(name)] = float(rewards.mean())
-                metrics[key_of.objective(name, "std")] = float(rewards.std(correction=0))
-            metrics |= {key_of.objective(name, key): share for key, share in shares.items()}
+            if num_rows := int(self.matrix.applicable(name).sum()):
+                num_errors = sum(counts[name, reason] for reason in _ERROR_REASONS)
+                metrics[key_of.objective(name, "timeout_frac")] = counts[name, "timeout"] / num_rows
+                metrics[key_of.objective(name, "error_frac")] = num_errors / num_rows
             metrics[key_of.objective(name, "seconds")] = self.seconds[name]
         return metrics
 

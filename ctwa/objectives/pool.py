@@ -27,6 +27,7 @@ from ctwa.errors import CtwaError
 from ctwa.objectives.calls import CallQueue, Chunk, Ended
 from ctwa.objectives.contract import Contract, Outcome
 from ctwa.objectives.messages import Decoder, Done, Function, Ready, Stepping, Work, encode
+from ctwa.objectives.output import Output
 from ctwa.objectives.worker import USERS_PYTHONPATH
 
 START_TIMEOUT = 180.0  # s: a reward function that imports torch on a busy machine
@@ -82,6 +83,7 @@ class WorkerPool:
         self._alarm.setblocking(False)
         self._bell.setblocking(False)
         self._selector.register(self._alarm, selectors.EVENT_READ)
+        self._output = Output()
         self._workers: list[_Worker] = []
         try:
             for _ in range(num_workers):
@@ -129,6 +131,7 @@ class WorkerPool:
         self._selector.close()
         self._alarm.close()
         self._bell.close()
+        self._output.close()
 
     def _wake(self) -> None:
         """Let ``run`` look at its queue again; any thread may call it."""
@@ -136,7 +139,7 @@ class WorkerPool:
             self._bell.send(b"!")
 
     def _start(self) -> _Worker:
-        worker = _Worker(self._functions, self._path, self._max_bytes)
+        worker = _Worker(self._functions, self._path, self._max_bytes, self._output.file.fileno())
         self._selector.register(worker.channel, selectors.EVENT_READ, worker)
         self._flush(worker)
         return worker
@@ -242,7 +245,7 @@ class WorkerPool:
 class _Worker:
     """The parent's end of one worker process."""
 
-    def __init__(self, functions: list[Function], path: Sequence[str], max_bytes: int | None) -> None:
+    def __init__(self, functions: list[Function], path: Sequence[str], max_bytes: int | None, output: int) -> None:
         self.channel, theirs = socket.socketpair()
         lifeline, ours = os.pipe()
         self._lifeline = os.fdopen(ours, "wb", buffering=0)
@@ -253,7 +256,8 @@ class _Worker:
                 [sys.executable, "-u", "-P", "-m", "ctwa.objectives.worker", *told],
                 pass_fds=fds,
                 stdin=subprocess.DEVNULL,
-                stdout=2,  # what a reward function prints goes where the log goes
+                stdout=output,
+                stderr=output,
                 start_new_session=True,  # out of reach of Ctrl-C, and one process group to kill
                 env=_environment(path),
             )

@@ -56,24 +56,26 @@ class Signal:
         ]
         return cls(rewards.names, ends_GM[1] > ends_GM[0], ends_GM[1] >= ends_GM[0], prompt_N)
 
-    def counts_G(self, keep: Keep, weights: Mapping[str, float]) -> Tensor:
+    def counts_G(self, keep: Keep, weights: Mapping[str, float | Tensor]) -> Tensor:
         """Bool (G,), the prompts that count.
 
         Args:
             keep: ``any`` wants an objective that varies, ``all`` wants that all vary, and a number that those which
                 vary have this share of the weight. Only objectives count that have a weight, and a completion of the
                 prompt that was scored. A prompt in which no such objective varies never counts.
-            weights: of the objectives, by name.
+            weights: of the objectives, by name: one for all prompts, or one for each, (G,).
         """
-        weights_M = torch.tensor([weights[name] for name in self.names], dtype=torch.float64)
-        asked_GM = self.scored_GM & (weights_M > 0)
+        weights_MG = [torch.as_tensor(weights[name], dtype=torch.float64) for name in self.names]
+        weights_GM = torch.stack([each_G.expand(len(self.varies_GM)) for each_G in weights_MG], dim=1)
+        asked_GM = self.scored_GM & (weights_GM > 0)
         varies_GM = self.varies_GM & asked_GM
         some_G = varies_GM.any(1)
         if keep == "any":
             return some_G
         if keep == "all":
             return some_G & (varies_GM == asked_GM).all(1)
-        share_G = (weights_M * varies_GM).sum(1) / (weights_M * asked_GM).sum(1)  # NaN, which is no share, without any
+        # NaN, which is no share, without any.
+        share_G = (weights_GM * varies_GM).sum(1) / (weights_GM * asked_GM).sum(1)
         return some_G & (share_G >= keep)
 
     def metrics(self) -> dict[str, float]:

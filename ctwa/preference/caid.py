@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ctwa.errors import CtwaError
-from ctwa.methods import MethodInfo
+from ctwa.method_info import MethodInfo
 from ctwa.preference.dual import DualSolution, check_scores
 from ctwa.state import Stateful
 from ctwa.strict import StrictModel
@@ -45,6 +45,12 @@ class CaidConfig(StrictModel):
     damping: Annotated[float, Field(gt=0, le=1)] = 0.5
     stop_at: Annotated[float, Field(ge=0)] = 2.0
     cap: Annotated[float, Field(gt=0)] = 50.0
+
+    def idle(self) -> Mapping[str, str]:
+        """The multipliers move between iterations alone, by steps of one size."""
+        if self.iterations == 1:
+            return dict.fromkeys(("eta", "damping"), "iterations=1")
+        return {} if self.eta is None else {"damping": "eta"}
 
 
 CAID = MethodInfo(

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from ctwa.errors import CtwaError
-from ctwa.methods import Options
+from ctwa.method_info import Options
 
 ROUNDING = 1e-6
 """Margins below it are the reference's own: its log-probabilities may come of other batches than the policy's."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ctwa.aggregators.registry import AGGREGATORS
-from ctwa.methods import one_of
+from ctwa.method_info import one_of
 from ctwa.preference.hinge import HingeLoss
 from ctwa.preference.losses import CpoLoss, DpoLoss, IpoLoss, PreferenceLoss, SimpoLoss
 

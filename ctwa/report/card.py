@@ -9,23 +9,24 @@ from ctwa.report.trace import RunTrace
 from ctwa.run.text import number
 
 
-def model_card(run: RunTrace, step: int) -> str:
+def model_card(run: RunTrace, step: int, *, is_adapter: bool = False) -> str:
     """The README.md of a checkpoint's model, with the metadata that model hubs read.
 
     Args:
         run: what trained it; one without run.json is described by its records alone.
         step: after which it was saved. Results are those of the last validation up to it.
+        is_adapter: whether it is a LoRA adapter alone.
     """
     info = run.info
-    front = ["library_name: transformers", "tags: [ctwa, multi-objective]"]
-    began = [f"A model that was fine-tuned for {len(run.objectives)} objectives by `{run.method}`, with ctwa"]
+    front = [f"library_name: {'peft' if is_adapter else 'transformers'}", "tags: [ctwa, multi-objective]"]
+    what = "A LoRA adapter" if is_adapter else "A model"
+    began = [f"{what} that was fine-tuned for {len(run.objectives)} objectives by `{run.method}`, with ctwa"]
     if info is not None:
-        on_a_hub = info.model.count("/") == 1 and not Path(info.model).exists()
-        if on_a_hub:
-            front.append(f"base_model: {info.model}")
-        # Of a folder here only the name: who reads the card has no use for the rest.
+        base = base_name(info.model)
+        if base == info.model:
+            front.append(f"base_model: {base}")
         began.append(f" {info.versions.get('ctwa', '')}".rstrip())
-        began.append(f", from `{info.model if on_a_hub else Path(info.model).name}`")
+        began.append(f", from `{base}`")
     began.append(f"; step {step}" + (f" of {info.num_steps}, seed {info.seed}" if info is not None else "") + ".")
     lines = ["---", *front, "---", "", "# " + run.folder.path.resolve().name, "", "".join(began), ""]
     lines += [f"Results: {run.result}.", "", "| objective | weight | before | after |", "|---|---|---|---|"]
@@ -36,11 +37,18 @@ def model_card(run: RunTrace, step: int) -> str:
     return "\n".join(lines) + "\n"
 
 
+def base_name(model: str) -> str:
+    """A model as others may be told of it: its name on a hub; of a folder here the last part alone."""
+    on_a_hub = model.count("/") == 1 and not Path(model).exists()
+    return model if on_a_hub else Path(model).name
+
+
 def _line(run: RunTrace, name: str, step: int) -> str:
     points = [value for at, value in run.results(name) if at <= step]
     before, after = (number(points[0]), number(points[-1])) if points else ("-", "-")
     weights = [value for at, value in run.series(key_of.weight(name)) if at <= step]
-    if run.info is not None and name in run.info.objectives:
-        weights.insert(0, run.info.objectives[name].weight)
+    first = run.info.objectives[name].weight if run.info is not None and name in run.info.objectives else None
+    if first is not None:
+        weights.insert(0, first)
     weight = " to ".join(dict.fromkeys(number(value) for value in (*weights[:1], *weights[-1:]))) or "-"
     return f"| {name} | {weight} | {before} | {after} |"

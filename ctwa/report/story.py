@@ -204,7 +204,9 @@ def _weights(group: Group) -> list[str]:
     """Which weights moved and by which covariances."""
     ends = {name: curve.values[[0, -1]] for name in group.objectives if len(curve := group.curve(key_of.weight(name)))}
     if not ends:
-        return ["left no weights in its trace"]
+        measured = any(len(run.curve(key_of.covariance(name))) for run in group.runs for name in group.objectives)
+        also = "" if measured else ", nor covariances: what an update did for which objective is not known"
+        return [f"left no weights in its trace{also}"]
     moved = [name for name, (first, last) in ends.items() if abs(last - first) > _MOVED * max(abs(first), abs(last))]
     still = [f"{name}{_reason(group, name)}" for name in ends if name not in moved]
     found = []

@@ -155,6 +155,7 @@ class SampleWriter(JsonLinesWriter):
         rewards: Mapping[str, Sequence[float | Literal["not_applicable"] | None]],
         *,
         split: str = "train",
+        weights: Sequence[Mapping[str, float] | None] = (),
     ) -> None:
         """Keeps a few of N completions.
 
@@ -165,6 +166,7 @@ class SampleWriter(JsonLinesWriter):
             rewards: per objective the N rewards, None where the completion could not be scored. What does not apply to
                 a completion is left out of its record.
             split: where the prompts are from, "train" or "held-out".
+            weights: by completion what its prompt was told to weigh the objectives with, where prompts are told any.
         """
         draw = random.Random(f"{self._seed}/{split}/{step}")
         for row in sorted(draw.sample(range(len(prompts)), min(self._num_samples, len(prompts)))):
@@ -181,6 +183,7 @@ class SampleWriter(JsonLinesWriter):
                         for name, values in rewards.items()
                         if (reward := values[row]) != ctwa.NOT_APPLICABLE
                     },
+                    **({"weights": dict(told)} if weights and (told := weights[row]) is not None else {}),
                 }
             )
 

@@ -14,7 +14,7 @@ from ctwa.aggregators.base import Aggregator
 from ctwa.batch import Rollout, Update
 from ctwa.covariance.probe import Progress
 from ctwa.errors import CtwaError
-from ctwa.methods import MethodInfo
+from ctwa.method_info import MethodInfo
 from ctwa.state import Stateful
 from ctwa.weights import check_weights
 
@@ -49,11 +49,13 @@ class Requirements:
             log-probabilities that the update's own forward passes computed, at no extra cost.
         token_weights: whether it looks at how the loss weighs a token (``Update.loss``), which not every loss lets on.
         probe: how the progress that ``Scalarizer.observe_probe`` is told of is measured; see docs/methods/probe.md.
+        validation: whether it goes by the validations in the course of a run, and does nothing without any.
     """
 
     log_probs: Literal["none", "post_update", "in_update"] = "none"
     token_weights: bool = False
     probe: Literal["none", "backward", "minibatch", "held_out"] = "none"
+    validation: bool = False
 
 
 class Scalarizer(Stateful, ABC):
@@ -69,10 +71,14 @@ class Scalarizer(Stateful, ABC):
     """
 
     info: ClassVar[MethodInfo]
+    goes_by_weights: ClassVar[bool] = True
+    """Whether it matters how large the objectives' own weights are, beyond which of them are 0."""
     takes_targets: ClassVar[bool] = False
     """Whether it steers by the objectives' covariance targets, which its constructor is then given as ``targets``."""
     has_zero: ClassVar[bool] = False
     """Whether it goes by where a reward's zero is: a constant that is added to a reward then changes the update."""
+    takes_prompt_weights: ClassVar[bool] = False
+    """Whether it scores a completion with the weights that its prompt was told, where it was told any."""
     requirements: Requirements = Requirements()
     aggregator: Aggregator | None = None
     """What combines the objectives' gradients, for methods of that level. The engine hands it to the workers before an
@@ -97,6 +103,11 @@ class Scalarizer(Stateful, ABC):
     @property
     def covariance_targets(self) -> dict[str, float]:
         """The covariances with the update that the method steers by, by name; whatever else it aims at is none."""
+        return {}
+
+    @property
+    def mean_targets(self) -> dict[str, float]:
+        """The mean rewards that the method waits for, by name: what an objective cannot reach is waited for forever."""
         return {}
 
     @abstractmethod
@@ -159,7 +170,7 @@ def score_advantages(rollout: Rollout, estimate: Estimate, names: Sequence[str],
     return _over_rows(estimate, torch.where(rows_N, scores_N, 0.0), rows_N)
 
 
-def weighted_advantages(rollout: Rollout, estimate: Estimate, weights: Mapping[str, float]) -> Tensor:
+def weighted_advantages(rollout: Rollout, estimate: Estimate, weights: Mapping[str, float | Tensor]) -> Tensor:
     """The advantages (N, T) of the weighted sum of the rewards (``weighted_scores``)."""
     return score_advantages(rollout, estimate, list(weights), weighted_scores(rollout, weights))
 
@@ -168,12 +179,16 @@ def _over_rows(estimate: Estimate, scores_N: Tensor, rows_N: Tensor) -> Tensor:
     return estimate(scores_N) if bool(rows_N.all()) else estimate(scores_N, rows_N)
 
 
-def weighted_scores(rollout: Rollout, weights: Mapping[str, float]) -> Tensor:
+def weighted_scores(rollout: Rollout, weights: Mapping[str, float | Tensor]) -> Tensor:
     """The weighted sum of the rewards, float64 (N,).
 
     Entries that were not scored, or that the objective does not apply to, are neutral (``RewardMatrix.filled_NM``): a
     completion is judged by the objectives that apply to it. The sum runs in alphabetical order of the
     names, so that the order of the objectives in the config does not change the last bit.
+
+    Args:
+        rollout: the completions and their rewards.
+        weights: by objective, one for all completions or one for each, (N,).
 
     Raises:
         CtwaError: the rewards and the weights do not name the same objectives.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ctwa.batch import RewardMatrix, Rollout, Update
 from ctwa.covariance.diagnostics import finite
-from ctwa.methods import MethodInfo, Options
+from ctwa.method_info import MethodInfo, Options
 from ctwa.scalarizers.base import Estimate, Scalarizer, weighted_advantages
 from ctwa.scalarizers.per_objective import check_names
 

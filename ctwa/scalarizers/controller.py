@@ -6,13 +6,14 @@ CTWA (Lu & Jiang 2026, arXiv 2602.06869), Algorithm 1.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from ctwa.methods import Options
+from ctwa.method_info import Options
 
 
 class ControllerOptions(Options):
@@ -34,6 +35,10 @@ class ControllerOptions(Options):
     ema_init: Literal["first", "debiased", "zero"] = "first"
     renormalize: Literal["auto"] | bool = "auto"  # YAML reads on and off as booleans
     weight_floor: Annotated[float, Field(gt=0, lt=1)] | None = None
+
+    def idle(self) -> Mapping[str, str]:
+        """An average of the last observation alone has no start."""
+        return {"ema_init": "tau=1"} if self.tau == 1 else {}
 
 
 class WeightController:

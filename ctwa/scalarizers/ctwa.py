@@ -15,7 +15,7 @@ from ctwa.covariance.feasibility import reward_covariance, target_feasibility
 from ctwa.covariance.weights import LengthNormalization, completion_weights, update_weights
 from ctwa.covariance.within_prompt import within_prompt_covariance
 from ctwa.errors import CtwaError
-from ctwa.methods import MethodInfo
+from ctwa.method_info import MethodInfo
 from ctwa.scalarizers.base import Estimate, Requirements, Scalarizer, weighted_advantages
 from ctwa.scalarizers.controller import ControllerOptions, WeightController
 from ctwa.solvers.fallbacks import count_fallbacks
@@ -44,6 +44,10 @@ class CtwaConfig(ControllerOptions):
     measure: Literal["covariance", "correlation"] = "covariance"
     ddof: Literal[0, 1] = 0
     length: LengthNormalization = "mean"
+
+    def idle(self) -> Mapping[str, str]:
+        """In a correlation the degrees of freedom cancel."""
+        return {**super().idle(), **({"ddof": "measure=correlation"} if self.measure == "correlation" else {})}
 
     def fitted(self, *, scale_invariant: bool) -> Self:
         """With ``auto`` decided. Raises CtwaError where renormalisation is off and the advantages need it."""
@@ -119,6 +123,11 @@ class CTWA(Scalarizer):
     def covariance_targets(self) -> dict[str, float]:
         """The targets, where it is the covariance that is compared to them."""
         return self.named(self._controller.targets_M) if self.config.measure == "covariance" else {}
+
+    @property
+    def mean_targets(self) -> dict[str, float]:
+        """The gates."""
+        return dict(self.config.gate_targets or {})
 
     def advantages(self, rollout: Rollout, estimate: Estimate) -> Tensor:
         """The advantages (N, T) of the weighted sum, with the weights of the last ``observe_update``."""

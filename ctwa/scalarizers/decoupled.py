@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ctwa.batch import Rollout
 from ctwa.errors import CtwaError
-from ctwa.methods import Options
+from ctwa.method_info import Options
 from ctwa.scalarizers.base import Estimate, objective_advantages
 
 EPSILON = 1e-4

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ctwa.batch import Rollout, Update
-from ctwa.methods import MethodInfo
+from ctwa.method_info import MethodInfo
 from ctwa.scalarizers.base import Estimate, Scalarizer, objective_advantages
 from ctwa.scalarizers.decoupled import DecoupledConfig, batch_normalized
 from ctwa.scalarizers.per_objective import trained_objectives

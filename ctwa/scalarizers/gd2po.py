@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ctwa.batch import Rollout, Update
 from ctwa.covariance.diagnostics import finite
-from ctwa.methods import MethodInfo
+from ctwa.method_info import MethodInfo
 from ctwa.scalarizers.base import Estimate, Scalarizer, objective_advantages
 from ctwa.scalarizers.decoupled import ROUNDING, DecoupledConfig, batch_normalized
 from ctwa.scalarizers.per_objective import trained_objectives

@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from ctwa.batch import Rollout
-from ctwa.methods import MethodInfo
+from ctwa.method_info import MethodInfo
 from ctwa.scalarizers.base import Estimate, Scalarizer
 from ctwa.scalarizers.decoupled import DecoupledConfig, batch_normalized, decoupled_sum
 from ctwa.scalarizers.per_objective import trained_objectives

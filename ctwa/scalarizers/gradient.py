@@ -36,6 +36,11 @@ class GradientMethod(Scalarizer):
         self.aggregator = build_aggregator(config, weights)
 
     @property
+    def goes_by_weights(self) -> bool:  # type: ignore[override]
+        """As the aggregator does."""
+        return self.aggregator.goes_by_weights
+
+    @property
     def method(self) -> str:
         """The aggregator's state says which."""
         return "gradient"

@@ -13,8 +13,15 @@ from torch import Tensor
 
 from ctwa.batch import Rollout, Update
 from ctwa.errors import CtwaError
-from ctwa.methods import MethodInfo, Options
-from ctwa.scalarizers.base import Estimate, Scalarizer, score_advantages, weighted_advantages, weighted_scores
+from ctwa.method_info import MethodInfo, Options
+from ctwa.scalarizers.base import (
+    Estimate,
+    Requirements,
+    Scalarizer,
+    score_advantages,
+    weighted_advantages,
+    weighted_scores,
+)
 from ctwa.scalarizers.per_objective import batch_means, check_names, trained_objectives
 from ctwa.solvers.fallbacks import count_fallbacks
 from ctwa.solvers.volumes import dominated_volume, not_dominated
@@ -109,6 +116,7 @@ class Hypervolume(Scalarizer):
         self.names = trained_objectives(weights)
         self._scales = {name: scales.get(name, 1.0) for name in self.names}
         self._source: str | None = None if config.scores == "auto" else config.scores
+        self.requirements = Requirements(validation=config.scores == "validation")
         self._last_validation = -1
         self._reference: dict[str, float] | None = None
         self._points: list[dict[str, float]] = []

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ctwa.batch import RewardMatrix, Rollout, Update
 from ctwa.errors import CtwaError
-from ctwa.methods import MethodInfo, Options
+from ctwa.method_info import MethodInfo, Options
 from ctwa.scalarizers.base import Estimate, Scalarizer, objective_advantages
 from ctwa.scalarizers.per_objective import batch_means, check_names, trained_objectives
 
@@ -64,6 +64,7 @@ class Lagrangian(Scalarizer):
     info = MethodInfo(
         LagrangianConfig, "one objective under constraints on the others", "primal-dual ascent", level="advantage"
     )
+    goes_by_weights = False
     STATE = ("_multipliers", "_num_held")
     config: LagrangianConfig
 
@@ -100,6 +101,11 @@ class Lagrangian(Scalarizer):
         """1 for the main objective, the multipliers for the others; divided by their sum where ``normalize`` is on."""
         weights = dict.fromkeys(self.initial_weights, 0.0) | {self.config.objective: 1.0} | self._multipliers
         return {name: weight / self._divisor for name, weight in weights.items()}
+
+    @property
+    def mean_targets(self) -> dict[str, float]:
+        """The targets that are no rates."""
+        return {name: target for name, target in self.config.targets.items() if name not in self._at_least}
 
     def advantages(self, rollout: Rollout, estimate: Estimate) -> Tensor:
         """Move the multipliers by the mean rewards of this rollout, then combine the objectives' advantages (N, T)."""

@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor
 
 from ctwa.batch import Rollout
-from ctwa.methods import MethodInfo, Options
+from ctwa.method_info import MethodInfo, Options
 from ctwa.scalarizers.base import Estimate, Scalarizer, weighted_advantages
 
 
@@ -18,10 +18,11 @@ class LinearConfig(Options):
 
 
 class Linear(Scalarizer):
-    """The advantage of the weighted sum of the rewards, with weights that never change."""
+    """The advantage of the weighted sum of the rewards, with weights that never change, or those of each prompt."""
 
     info = MethodInfo(LinearConfig, "fixed weights")
+    takes_prompt_weights = True
 
     def advantages(self, rollout: Rollout, estimate: Estimate) -> Tensor:
         """The advantages (N, T) of the weighted sum."""
-        return weighted_advantages(rollout, estimate, self.initial_weights)
+        return weighted_advantages(rollout, estimate, rollout.weights or self.initial_weights)

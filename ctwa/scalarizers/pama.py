@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ctwa.batch import Rollout, Update
-from ctwa.methods import MethodInfo, Options
+from ctwa.method_info import MethodInfo, Options
 from ctwa.scalarizers.base import Estimate, Scalarizer, objective_advantages
 from ctwa.scalarizers.per_objective import token_mean, trained_objectives
 
@@ -49,13 +49,15 @@ def nearest_to_zero(values: Tensor, takes_part: Tensor | None = None) -> Tensor:
 class Pama(Scalarizer):
     """Trains on the combination of the objectives' positive advantages that has the least magnitude.
 
-    A completion's advantage is of the objectives that apply to it; a batch is judged by those that apply to some of it.
+    A completion's advantage is of the objectives that scored it, for an advantage of 0 in place of one that is not
+    known would be no neutral value in a minimum; a batch is judged by those that scored some of it.
     The objectives' own weights play no part, except that one of weight 0 takes no part itself.
     """
 
     info = MethodInfo(
         PamaConfig, "the least of the positive advantages", "He & Maghsudi 2025, arXiv 2508.07768", level="advantage"
     )
+    goes_by_weights = False
     config: PamaConfig
 
     def __init__(self, config: PamaConfig, weights: Mapping[str, float]) -> None:
@@ -66,19 +68,20 @@ class Pama(Scalarizer):
     def advantages(self, rollout: Rollout, estimate: Estimate) -> Tensor:
         """The advantages (N, T), none of them below 0."""
         # Noon, "no negative": the paper's name for an advantage's positive part.
+        scored_MN1 = rollout.rewards.select(self.names).scored_NM.T[..., None]
         noon_MNT = torch.stack([each.clamp(min=0) for each in objective_advantages(rollout, estimate, self.names)])
-        applicable_MN1 = rollout.rewards.select(self.names).applicable_NM.T[..., None]
+        noon_MNT = torch.where(scored_MN1, noon_MNT, 0.0)
         self._means = {
-            name: token_mean(noon_NT, rollout.loss_mask_NT * applicable_N1)
-            for name, noon_NT, applicable_N1 in zip(self.names, noon_MNT, applicable_MN1, strict=True)
-            if applicable_N1.any()
+            name: token_mean(noon_NT, rollout.loss_mask_NT * scored_N1)
+            for name, noon_NT, scored_N1 in zip(self.names, noon_MNT, scored_MN1, strict=True)
+            if scored_N1.any()
         }
         if self.config.variant == "completion" or not self._means:
-            return nearest_to_zero(noon_MNT, applicable_MN1.expand(noon_MNT.shape))
+            return nearest_to_zero(noon_MNT, scored_MN1.expand(noon_MNT.shape))
         if self.config.variant == "objective":
             return noon_MNT[self.names.index(min(self._means, key=lambda name: self._means[name]))]
         scalar = float(nearest_to_zero(torch.tensor(list(self._means.values()), dtype=torch.float64)))
-        return torch.where(applicable_MN1.any(0), torch.full_like(noon_MNT[0], scalar), 0.0)
+        return torch.where(scored_MN1.any(0), torch.full_like(noon_MNT[0], scalar), 0.0)
 
     def observe_update(self, update: Update) -> dict[str, float]:
         """Nothing to learn.

@@ -13,7 +13,7 @@ from ctwa.batch import Rollout, Update
 from ctwa.covariance.diagnostics import finite
 from ctwa.covariance.probe import Progress, mean_rewards
 from ctwa.errors import CtwaError
-from ctwa.methods import MethodInfo
+from ctwa.method_info import MethodInfo
 from ctwa.scalarizers.base import Estimate, Requirements, Scalarizer, weighted_advantages
 from ctwa.scalarizers.per_objective import check_names
 from ctwa.scalarizers.relative_controller import RelativeController, RelativeOptions
@@ -37,6 +37,11 @@ class ProbeConfig(RelativeOptions):
     signal: Literal["probe", "slope"] = "probe"
     source: ProbeSource = "backward"
     gate: float | dict[str, float] | None = 0.95
+
+    def idle(self) -> Mapping[str, str]:
+        """The slope of the rewards has no source, and what has no gate needs no average for it."""
+        idle = {"source": "signal=slope"} if self.signal == "slope" else {}
+        return idle | ({"gate_tau": "no gate"} if self.gate in (None, {}) else {})
 
 
 class Probe(Scalarizer):

@@ -15,7 +15,7 @@ from torch import Tensor
 from ctwa.batch import Rollout, Update
 from ctwa.covariance.diagnostics import finite
 from ctwa.errors import CtwaError
-from ctwa.methods import MethodInfo, Options
+from ctwa.method_info import MethodInfo, Options
 from ctwa.scalarizers.base import Estimate, Scalarizer, score_advantages
 from ctwa.scalarizers.per_objective import trained_objectives
 
@@ -43,7 +43,8 @@ class ProductConfig(Options):
 class Product(Scalarizer):
     """Scores a completion by ``(sum_m w_m (reward_m + offset)^power)^(exponent / power)``.
 
-    The weights w are the objectives' own, scaled to a sum of 1 over those that apply to the completion. At power 0 the
+    The weights w are the objectives' own, or those that the prompt was told, scaled to a sum of 1 over those that apply
+    to the completion. At power 0 the
     score is the limit, ``prod_m (reward_m + offset)^(w_m exponent)``. An objective without a scored entry in the batch
     takes no part in it, and one of weight 0 never does.
     """
@@ -52,6 +53,7 @@ class Product(Scalarizer):
         ProductConfig, "a mean of the rewards between their sum, their product and the least of them", "this project"
     )
     has_zero = True
+    takes_prompt_weights = True
     config: ProductConfig
 
     def __init__(self, config: ProductConfig, weights: Mapping[str, float]) -> None:
@@ -102,7 +104,10 @@ class Product(Scalarizer):
                 "method product takes rewards of 0 or more; make it one by "
                 f"ctwa.objectives.{name}.transform=rank (or sigmoid), or ctwa.objectives.{name}.clip=[0,null]"
             )
-        scores_N = power_mean(values_NM, takes_part_NM * self._weights_M, self.config.power) ** self.config.exponent
+        weights_NM = self._weights_M
+        if rollout.weights is not None:
+            weights_NM = torch.stack([rollout.weights[name] for name in self.names], dim=1)
+        scores_N = power_mean(values_NM, takes_part_NM * weights_NM, self.config.power) ** self.config.exponent
         if float(scores_N.nan_to_num(nan=0.0).max()) > _LARGEST:
             raise CtwaError(
                 f"the method product makes scores beyond {_LARGEST:g} of these rewards, with which no statistics can "

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ctwa.aggregators.registry import GRADIENT_METHODS
-from ctwa.methods import Options, one_of
+from ctwa.errors import CtwaError, did_you_mean
+from ctwa.method_info import Options, one_of
 from ctwa.scalarizers.base import Scalarizer
 from ctwa.scalarizers.cgpo import Cgpo
 from ctwa.scalarizers.ctwa import CTWA
@@ -26,6 +27,7 @@ from ctwa.scalarizers.saw import Saw
 from ctwa.scalarizers.schedule import Schedule
 from ctwa.scalarizers.smooth_tchebycheff import SmoothTchebycheff
 from ctwa.scalarizers.tchebycheff import Tchebycheff
+from ctwa.strict import validated
 
 ALL: tuple[type[Scalarizer], ...] = (
     Linear,
@@ -56,6 +58,23 @@ if TYPE_CHECKING:
     MethodConfig = Options
 else:
     MethodConfig = one_of(method.info.config for method in METHODS.values())
+
+
+def method_options(name: str, **options: Any) -> MethodConfig:
+    """The options of a method by its name, with the defaults of those that are not given.
+
+    Args:
+        name: the method, as in ``METHODS`` and ``ctwa methods``.
+        options: what ``ctwa methods NAME`` lists.
+
+    Raises:
+        CtwaError: there is no such method or option, or an option is out of its bounds.
+    """
+    if name not in METHODS:
+        raise CtwaError(
+            f"there is no method {name!r}{did_you_mean(name, METHODS) or f'; write one of {list(METHODS)}'}"
+        )
+    return validated(METHODS[name].info.config, options, under=f"method {name}")
 
 
 def build_scalarizer(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from ctwa.methods import Options
+from ctwa.method_info import Options
 
 
 class RelativeOptions(Options):
@@ -32,6 +33,11 @@ class RelativeOptions(Options):
     clip: Annotated[float, Field(gt=0)] = 1.2
     gate_tau: Annotated[float, Field(gt=0, le=1)] = 0.2
     warmup: Annotated[int, Field(ge=0)] = 3
+
+    def unreached(self, num_steps: int) -> Iterator[str]:
+        """A warm-up that does not end; the first measurement comes with the second step."""
+        if self.warmup >= num_steps - 1:
+            yield f"warmup={self.warmup}: the weights do not move in {num_steps} steps"
 
 
 class RelativeController:

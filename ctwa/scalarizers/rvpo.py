@@ -5,7 +5,7 @@ Read in its abstract and introduction, with the formula and the schedule from a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ctwa.batch import Rollout, Update
 from ctwa.covariance.diagnostics import finite
-from ctwa.methods import MethodInfo
+from ctwa.method_info import MethodInfo
 from ctwa.scalarizers.base import Estimate, Scalarizer, objective_advantages
 from ctwa.scalarizers.decoupled import DecoupledConfig, batch_normalized
 from ctwa.scalarizers.per_objective import token_mean, trained_objectives
@@ -35,6 +35,16 @@ class RvpoConfig(DecoupledConfig):
     beta: Annotated[float, Field(ge=0)] = 2.0
     beta_start: Annotated[float, Field(ge=0)] = 0.5
     anneal_steps: Annotated[int, Field(ge=0)] = 0
+
+    def idle(self) -> Mapping[str, str]:
+        """There is a start where there is a way from it."""
+        idle = {} if self.anneal_steps else {"beta_start": "anneal_steps=0"}
+        return idle | ({"anneal_steps": "beta_start=beta"} if self.beta_start == self.beta else {})
+
+    def unreached(self, num_steps: int) -> Iterator[str]:
+        """Beta that is never reached."""
+        if self.anneal_steps >= num_steps:
+            yield f"anneal_steps={self.anneal_steps}: beta does not reach {self.beta:g} in {num_steps} steps"
 
 
 class Rvpo(Scalarizer):

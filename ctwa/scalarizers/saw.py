@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ctwa.batch import RewardMatrix, Rollout, Update
 from ctwa.errors import CtwaError
-from ctwa.methods import MethodInfo, Options
+from ctwa.method_info import MethodInfo, Options
 from ctwa.scalarizers.base import Estimate, Scalarizer, weighted_advantages
 from ctwa.scalarizers.decoupled import batch_normalized, check_standardises, decoupled_sum
 from ctwa.scalarizers.per_objective import check_names, trained_objectives

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ctwa.batch import Rollout, Update
 from ctwa.errors import CtwaError
-from ctwa.methods import MethodInfo, Options
+from ctwa.method_info import MethodInfo, Options
 from ctwa.scalarizers.base import Estimate, Scalarizer, weighted_advantages
 from ctwa.strict import StrictModel
 
@@ -41,6 +41,16 @@ class ScheduleConfig(Options):
     points: Annotated[tuple[SchedulePoint, ...], Field(min_length=1)]
     interpolation: Literal["linear", "piecewise"] = "linear"
 
+    def idle(self) -> Mapping[str, str]:
+        """From one point there is no way to another."""
+        return {"interpolation": "one point"} if len(self.points) == 1 else {}
+
+    def unreached(self, num_steps: int) -> Iterator[str]:
+        """Points after the last step."""
+        for point in self.points:
+            if point.step >= num_steps:
+                yield f"points: the weights of step {point.step} are never reached in {num_steps} steps"
+
     @model_validator(mode="after")
     def _points_are_in_order(self) -> Self:
         steps = [point.step for point in self.points]
@@ -62,6 +72,7 @@ class Schedule(Scalarizer):
     """
 
     info = MethodInfo(ScheduleConfig, "fixed weights, by a timetable")
+    goes_by_weights = False
     STATE = ("_step",)
     config: ScheduleConfig
 

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ctwa.methods import MethodInfo
+from ctwa.method_info import MethodInfo
 from ctwa.scalarizers.tchebycheff import Tchebycheff, TchebycheffOptions
 
 

@@ -12,6 +12,8 @@ from torch import Tensor
 from ctwa.aggregators import Aggregator, AggregatorConfig, Solution, build_aggregator
 
 LEARNING_RATE = 1e-6
+NEEDED: dict[str, dict[str, Any]] = {"torchjd": {"weighting": "MGDA"}}
+"""Options without a default, by method."""
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +32,7 @@ def make() -> Callable[..., Aggregator]:
         if not isinstance(weights, Mapping):
             digits = len(str(len(weights) - 1))  # so that the alphabet counts as we do
             weights = {f"objective_{index:0{digits}}": weight for index, weight in enumerate(weights)}
-        return build_aggregator(adapter.validate_python({"type": method, **options}), weights)
+        return build_aggregator(adapter.validate_python({"type": method, **NEEDED.get(method, {}), **options}), weights)
 
     return make
 

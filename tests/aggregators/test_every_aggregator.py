@@ -12,7 +12,7 @@ from ctwa.errors import CtwaError
 
 METHODS = sorted(AGGREGATORS)
 # Weights that do not depend on the scale of the gradients. What the others promise is in their own tests.
-SCALE_FREE = sorted(set(METHODS) - {"dynamic", "clamp"})
+SCALE_FREE = sorted(set(METHODS) - {"dynamic", "clamp", "torchjd"})
 # Weights that are the preference where nothing conflicts.
 FROM_THE_PREFERENCE = ["cagrad", "cagrad_clip", "common_descent", "linear", "pcgrad", "upgrad"]
 # No objective's loss rises along the step, to first order.
@@ -352,7 +352,7 @@ def test_objectives_without_a_gradient_change_nothing_for_the_others(make, solve
                 losses_M = losses_M / (1 + step * torch.linspace(0, 1, num))
                 weights_M = solve(whole, gram(gradients_MD), losses_M).weights_M[left]
                 expected_M = solve(reduced, gram(gradients_MD[left]), losses_M[left]).weights_M
-                factor = 1 if method == "mgda" else share
+                factor = 1 if method in ("mgda", "torchjd") else share
                 if method in ("gradnorm", "dynamic"):  # a state, to the sum of 1
                     weights_M, factor = weights_M / weights_M.sum(), 1
                 torch.testing.assert_close(

@@ -1,14 +1,14 @@
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from ctwa.aggregators import AGGREGATORS, AggregatorConfig, build_aggregator
+from ctwa.aggregators import AGGREGATORS, AggregatorConfig
 
 CONFIG: TypeAdapter = TypeAdapter(AggregatorConfig)
 
 
 @pytest.mark.parametrize("method", sorted(AGGREGATORS))
-def test_the_type_chooses_the_method(method):
-    aggregator = build_aggregator(CONFIG.validate_python({"type": method}), {"accuracy": 1.0})
+def test_the_type_chooses_the_method(make, method):
+    aggregator = make(method, {"accuracy": 1.0})
     assert type(aggregator) is AGGREGATORS[method]
     assert aggregator.state_dict()["method"] == method
 

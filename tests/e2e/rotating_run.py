@@ -33,6 +33,7 @@ NEEDED = {
         "ctwa.method.points=[{step:0,weights:{accuracy:1,conciseness:1,clarity:1}},"
         "{step:4,weights:{accuracy:2,conciseness:1,clarity:1}}]"
     ],
+    "torchjd": ["ctwa.method.weighting=MGDA"],
 }
 """What has no default, or one that does not go with the run."""
 

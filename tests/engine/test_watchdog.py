@@ -159,7 +159,8 @@ def test_only_what_died_by_itself_counts(cause: object, died: str | None) -> Non
     if isinstance(cause, dict):
         cause = ActorDeathCause(actor_died_error_context=ActorDiedErrorContext(**cause))
     address = {"NodeID": "a", "IPAddress": "10.0.0.7"}
-    actor = {"ActorClassName": "Queue", "Pid": 7, "Address": address, "State": "DEAD", "DeathCause": cause}
+    named = {"ActorClassName": "make.<locals>.Queue", "Pid": 7, "Address": address}
+    actor = {**named, "State": "DEAD", "DeathCause": cause}
 
     assert _process(actor, here="a") == Process("Queue (process 7)", None, died, "Queue")
     assert _process(actor, here="b").name == "Queue (process 7 on 10.0.0.7)"

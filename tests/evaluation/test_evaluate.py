@@ -326,9 +326,10 @@ class TestWithoutAFile:
 
 class TestCommand:
     def test_a_run(self, command: Command, places: SimpleNamespace, tmp_path: Path) -> None:
-        code, out, _ = command(str(places.run), "--limit", "3", "--out", str(tmp_path / "out"))
+        code, out, told = command(str(places.run), "--limit", "3", "--out", str(tmp_path / "out"))
 
         assert code == 0
+        assert ": 6 of 6\n" in told  # where no bar can be drawn
         assert "generation: 3 prompts of" in out
         assert "ctwa-s0" in out
         assert (tmp_path / "out" / "results.json").is_file()

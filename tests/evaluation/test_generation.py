@@ -207,7 +207,8 @@ class TestRewards:
         rows, samples = read_prompts(config), samples_of(model, config, tmp_path)
         with RewardEvaluator(objectives, max_unscored=1.0) as evaluator:
             evaluation = score(samples, rows, evaluator, build_reference(FixedReferenceConfig(tokens=10)))
-        found = ratios(samples, evaluation, len(rows))
+        rows = [row | {"data_source": ("odd", "even")[index % 2]} for index, row in enumerate(rows)]
+        found = ratios(samples, evaluation, rows)
         even = [len(sample.response) for sample in samples if len(sample.response) % 2 == 0]
         records = sample_rows(model, samples, rows, evaluation)
 
@@ -216,6 +217,10 @@ class TestRewards:
         assert found["objective/short/mean"].value == sum(len(sample.token_ids) < 10 for sample in samples) / len(
             samples
         )
+        even_rows = [len(each.response) for each in samples if len(each.response) % 2 == each.row % 2 == 0]
+        assert found["objective_source/picky/odd"].value == pytest.approx(sum(even_rows) / len(even_rows))
+        assert found["objective_source/short/odd"].num + found["objective_source/short/even"].num == len(rows)
+        assert "objective_source/short/odd" not in ratios(samples, evaluation, rows[:1] * len(rows))
         assert found["response_tokens"].denominators_P.tolist() == [3.0] * len(rows)
         assert records[0]["prompt"] == rows[0]["prompt"]
         assert [record["rewards"]["picky"] is None for record in records] == [

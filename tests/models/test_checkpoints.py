@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 from typer.testing import CliRunner, Result
 
 from ctwa.cli import app
 from ctwa.errors import CtwaError
+from ctwa.models.adapter import ADAPTER
 from ctwa.models.locate import BEST, step_folder, steps
 from ctwa.models.seal import SEAL_FILE, seal
 from ctwa.run.folder import ObjectiveInfo, RunFolder, RunInfo
@@ -141,6 +143,25 @@ def test_an_exported_model_is_the_saved_one_with_a_card(run: RunFolder, tmp_path
     assert str(tmp_path) not in card
 
 
+def test_an_adapter_is_exported_alone_and_names_its_model(run: RunFolder, tmp_path: Path) -> None:
+    with pytest.raises(CtwaError, match="has no adapter of its own: its run trained all weights"):
+        checkpoints(run, "--export", str(tmp_path / "out"), "--adapter", "--step", "6")
+    saved = step_folder(run.checkpoints, 6) / "actor" / ADAPTER
+    saved.mkdir()
+    save_file({"lora_A.weight": torch.ones(2, 3)}, saved / "adapter_model.safetensors")
+    (saved / "adapter_config.json").write_text(json.dumps({"r": 2}))
+    seal(saved.parent.parent)
+
+    checkpoints(run, "--export", str(tmp_path / "out"), "--adapter", "--step", "6", "--dtype", "bfloat16")
+
+    names = {file.name for file in (tmp_path / "out").iterdir()}
+    assert names == {"README.md", "adapter_config.json", "adapter_model.safetensors"}
+    assert load_file(tmp_path / "out/adapter_model.safetensors")["lora_A.weight"].dtype == torch.bfloat16
+    config = json.loads((tmp_path / "out/adapter_config.json").read_text())
+    assert config == {"r": 2, "base_model_name_or_path": "base"}
+    assert (tmp_path / "out/README.md").read_text().startswith("---\nlibrary_name: peft\n")
+
+
 def test_without_a_step_the_best_is_exported_as_it_is(run: RunFolder, tmp_path: Path) -> None:
     checkpoints(run, "--export", str(tmp_path / "out"))
 
@@ -158,7 +179,7 @@ def test_what_cannot_be_exported_is_said(run: RunFolder, tmp_path: Path) -> None
         checkpoints(run, "--export", str(tmp_path / "out"), "--step", "5")
     with pytest.raises(CtwaError, match=r"global_step_8 is not what was saved \(complete.json\): export another"):
         checkpoints(run, "--export", str(tmp_path / "out"), "--step", "8")
-    with pytest.raises(CtwaError, match="--step and --dtype are of --export"):
+    with pytest.raises(CtwaError, match="--step, --adapter and --dtype are of --export"):
         checkpoints(run, "--step", "6")
     with pytest.raises(CtwaError, match="holds no run"):
         checkpoints(RunFolder(tmp_path / "nothing"))

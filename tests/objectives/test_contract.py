@@ -89,9 +89,14 @@ def test_an_unknown_required_argument_is_named_with_what_is_offered() -> None:
     with pytest.raises(CtwaError) as error:
         contract_of(f)
     assert str(error.value) == (
-        "reward function 'r.py:f' requires 'respnse', which is not offered; it may name "
-        f"{', '.join(OFFERED)}, or take the value from the objective's kwargs; did you mean 'response'?"
+        "reward function 'r.py:f' requires 'respnse', which is not offered; give it a default, or a value in the "
+        "objective's kwargs (--kwargs of `ctwa check-reward`); did you mean 'response'?"
     )
+
+    def g(response: str, zzz: int) -> float: ...
+
+    with pytest.raises(CtwaError, match=rf"'zzz', which .*`\)\. What is offered: {', '.join(OFFERED)}$"):
+        contract_of(g)
 
 
 def test_functions_that_cannot_be_rewards_are_told_at_once() -> None:

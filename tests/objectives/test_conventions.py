@@ -175,5 +175,5 @@ def test_kwargs_of_the_objective_are_not_taken_for_columns() -> None:
     assert "level" not in contract_of(f, level=9).collect(two())
     with pytest.raises(CtwaError, match="give 'completions', which every call fills in"):
         contract_of(f, completions=[])
-    with pytest.raises(CtwaError, match="requires 'respnse', which is not offered; it may name prompt, completion"):
+    with pytest.raises(CtwaError, match="requires 'respnse', which is not offered; give it"):
         contract_of(misspelt)

@@ -25,6 +25,18 @@ SIGNAL = Signal.of(
 WEIGHTS = {"a": 1.0, "b": 2.0, "c": 1.0, "seen only": 0.0}
 
 
+def test_each_prompt_may_have_weights_of_its_own() -> None:
+    weights = {
+        "a": torch.tensor([0.0, 1.0, 1.0, 1.0]),
+        "b": torch.tensor([1.0, 3.0, 0.0, 0.0]),
+        "c": 0.0,
+        "seen only": 0.0,
+    }
+
+    assert SIGNAL.counts_G("any", weights).tolist() == [True, True, False, False]
+    assert SIGNAL.counts_G(0.5, weights).tolist() == [True, False, False, False]
+
+
 def test_it_varies_where_two_scored_completions_differ() -> None:
     assert SIGNAL.varies_GM.int().tolist() == [[0, 1, 0, 1], [1, 0, 1, 1], [0, 1, 0, 0], [0, 0, 0, 1]]
     assert SIGNAL.scored_GM.int().tolist() == [[1, 1, 1, 1], [1, 1, 1, 1], [0, 1, 0, 1], [1, 1, 0, 1]]

@@ -7,7 +7,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -19,6 +19,7 @@ from ctwa.batch import RewardMatrix, Rollout
 from ctwa.covariance.probe import Progress
 from ctwa.errors import CtwaError
 from ctwa.scalarizers import METHODS, MethodConfig, Scalarizer, build_scalarizer
+from ctwa.scalarizers.registry import SCALARIZERS
 
 CONFIG: TypeAdapter = TypeAdapter(MethodConfig)
 EIGHT = [f"objective-{i}" for i in range(8)]
@@ -70,7 +71,8 @@ CASES = defaultdict(
     gd2po=Case(estimators=(True,)),
     rvpo=Case(lambda _: {"anneal_steps": 5}, estimators=(True,)),
     dvao=Case(estimators=(True,)),
-    **{name: Case(scaling="invariant") for name in GRADIENT_METHODS},
+    **{name: Case(scaling="invariant") for name in GRADIENT_METHODS if name != "torchjd"},
+    torchjd=Case(lambda _: {"weighting": "MGDA"}, scaling="invariant"),
 )
 
 every_method = pytest.mark.parametrize("method", sorted(METHODS))
@@ -176,6 +178,23 @@ def test_all_numbers_are_finite(make_batch, method, scale_invariant, num_objecti
         assert_sound(driven)
         assert driven.advantages_NT.shape == batch.rollout.mask_NT.shape
         assert list(driven.weights) == names
+
+
+@pytest.mark.parametrize("method", [name for name in sorted(SCALARIZERS) if SCALARIZERS[name].takes_prompt_weights])
+def test_weights_of_prompts_are_those_of_each_prompts_own_run(make_batch, method):
+    names, batch = ["alpha", "beta", "gamma"], make_batch(["alpha", "beta", "gamma"])
+    told = {
+        0: {"alpha": 0.1, "beta": 0.6, "gamma": 0.3},
+        1: {"alpha": 0.9, "beta": 0.1, "gamma": 0.0},
+    }
+    kind_N = batch.rollout.group_N % 2
+    weights = {name: torch.where(kind_N == 0, told[0][name], told[1][name]).double() for name in names}
+    conditioned = type(batch)(replace(batch.rollout, weights=weights), batch.log_ratio_NT)
+
+    found_NT = drive(build(method, names), conditioned).advantages_NT
+    for kind, own in told.items():
+        alone_NT = drive(build(method, names, weights=own), batch).advantages_NT
+        torch.testing.assert_close(found_NT[kind_N == kind], alone_NT[kind_N == kind])
 
 
 @every_method

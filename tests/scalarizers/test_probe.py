@@ -240,7 +240,7 @@ def test_a_slope_over_a_batch_without_rewards_is_held(make_batch):
 
 
 def test_slope_asks_for_no_probe_and_takes_none():
-    method = probe(signal="slope", source="held_out", warmup=0)
+    method = probe(signal="slope", warmup=0)
     assert method.probe_source is None
     assert method.observe_probe(random_progress(NAMES, 0)) == {}
     assert method.state_dict() == probe(signal="slope").state_dict()

@@ -49,6 +49,11 @@ class TestQuantiles:
         ]
         assert quantiles_of([0.1] * 3, [None] * 3) == [[0.0] * 3, [0.0] * 3]
 
+    @pytest.mark.parametrize("noise", [1e-16, 1e-8])
+    def test_rewards_that_differ_by_rounding_are_ties(self, noise):
+        assert quantiles_of([0.3, 0.3 + noise, 0.3 - noise, 0.3]) == [[0.0] * 4]
+        assert quantiles_of([2.0, 2.0 + noise, 5.0], groups=[0, 0, 1]) == [[0.0] * 3]
+
 
 def test_whitening_makes_the_covariance_the_identity():
     values_NM = torch.randn(50, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) @ torch.tensor(

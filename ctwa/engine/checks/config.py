@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from ctwa.engine.checks.applies import check_applies_to
 from ctwa.engine.checks.batches import check_batches, check_groups_of_ranks
+from ctwa.engine.checks.conditioning import check_conditioning
 from ctwa.engine.checks.curriculum import check_curriculum
 from ctwa.engine.checks.engine import (
     check_correction,
@@ -20,9 +21,10 @@ from ctwa.engine.checks.engine import (
 )
 from ctwa.engine.checks.folders import check_folders
 from ctwa.engine.checks.gradients import check_gradients, check_probe
+from ctwa.engine.checks.idle import check_idle
 from ctwa.engine.checks.log_probs import check_log_probs
 from ctwa.engine.checks.look import look
-from ctwa.engine.checks.loss import check_loss
+from ctwa.engine.checks.loss import check_kl_in_reward, check_loss
 from ctwa.engine.checks.turns import check_turns
 from ctwa.engine.data import RunData, read_run_data
 from ctwa.engine.settings import Settings, read_settings
@@ -49,6 +51,7 @@ def check_config(config: DictConfig, data: RunData | None = None) -> Settings:
 
 def check_settings(config: DictConfig, settings: Settings) -> None:
     """Check all of it that does not depend on how many steps there are."""
+    check_kl_in_reward(config, settings)  # of which an estimator that does not standardise is but a consequence
     scalarizer = settings.build_scalarizer()  # names in weights and targets, estimator against method
     if scalarizer.has_zero and settings.rewards.standardise != "none":
         raise CtwaError(
@@ -62,7 +65,8 @@ def check_settings(config: DictConfig, settings: Settings) -> None:
             "(read off log-probabilities) may lie on either side of it: write another method, e.g. lagrangian"
         )
     check_loss(config, settings)
-    check_log_probs(settings)
+    check_log_probs(settings, scalarizer)
+    check_conditioning(settings)
     for objective in settings.objectives.values():
         resolve_spec(objective.reward_fn)  # the file is there; whether the function is, its worker says
     check_batches(config)
@@ -72,6 +76,7 @@ def check_settings(config: DictConfig, settings: Settings) -> None:
     check_queue(config)
     check_correction(config)
     check_turns(config)
+    check_idle(config, settings)
     check_gradients(config, settings)
     check_probe(config, settings)
     reference = settings.reference_length

@@ -9,12 +9,14 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from ctwa.data.rows import ground_truth_fault
 from ctwa.engine.checks.batches import attention_of
+from ctwa.engine.checks.conditioning import check_told
 from ctwa.engine.checks.turns import check_loops_of_rows, tool_schemas
 from ctwa.engine.data import KEYS, TRAIN, DataRow, Part, RunData
 from ctwa.engine.verl import PACKED_ATTENTION
@@ -28,6 +30,7 @@ from ctwa.objectives.evaluator import load_contracts, need_ground_truth
 
 if TYPE_CHECKING:
     from ctwa.engine.settings import Settings
+    from ctwa.objectives.conditioning import Conditioning
     from ctwa.objectives.contract import Contract
 
 NUM_RENDERED = 100
@@ -62,17 +65,21 @@ def look(config: DictConfig, settings: Settings, data: RunData) -> None:
     _check_what_functions_need(contracts, settings, data)
     tokenizer = load_tokenizer(config, model)
     if tokenizer is not None and rows:
-        prompts = look_at_prompts(config, tokenizer, rows)
+        conditioning = settings.build_conditioning()
+        if conditioning is not None:
+            render = partial(_rendered, config, tokenizer, rows[0], tool_schemas(config) or None)
+            check_told(conditioning, rows[0].row.values["prompt"], render)
+        prompts = look_at_prompts(config, tokenizer, rows, conditioning)
         _check_unknown(config, prompts, settings.max_unknown_tokens)
 
 
-def data_lines(config: DictConfig, data: RunData) -> list[str]:
+def data_lines(config: DictConfig, data: RunData, conditioning: Conditioning | None = None) -> list[str]:
     """What a plan says of the data: its rows, how long the prompts are, and the first as the model reads it."""
     told = [f"  {'data' if not number else '':<12} {each}" for number, each in enumerate(data.lines())]
     tokenizer = load_tokenizer(config, None)
     if tokenizer is None or not data.sample:
         return told
-    seen = look_at_prompts(config, tokenizer, data.sample)[TRAIN]
+    seen = look_at_prompts(config, tokenizer, data.sample, conditioning)[TRAIN]
     unknown = f", {seen.unknown_frac:.0%} of them unknown to the tokenizer" if seen.unknown_frac else ""
     return [
         *told,
@@ -233,13 +240,17 @@ def _without_truth(part: Part, needed_by: Sequence[str], number: int) -> str:
     )
 
 
-def look_at_prompts(config: DictConfig, tokenizer: Any, rows: Sequence[DataRow]) -> dict[str, Prompts]:
+def look_at_prompts(
+    config: DictConfig, tokenizer: Any, rows: Sequence[DataRow], conditioning: Conditioning | None = None
+) -> dict[str, Prompts]:
     """Render some rows' prompts, and see that they fit.
 
     Args:
         config: the resolved config.
         tokenizer: the model's.
         rows: rows of the files.
+        conditioning: what writes weights into the prompts: they have to fit whatever they are told, and are shown with
+            the objectives' own.
 
     Returns:
         What was seen, by key of the files.
@@ -248,10 +259,14 @@ def look_at_prompts(config: DictConfig, tokenizer: Any, rows: Sequence[DataRow])
     for key in KEYS:
         of_key = [each for each in rows if each.key == key]
         chosen = of_key[:1] + random.Random(0).sample(of_key[1:], min(NUM_RENDERED, len(of_key) - 1))
-        tokens = [_rendered(config, tokenizer, each, tools) for each in chosen]
-        lengths = tuple(map(len, tokens))
+        tokens = [
+            [_rendered(config, tokenizer, each, tools, messages) for messages in _as_told(each, conditioning)]
+            for each in chosen
+        ]
+        lengths = tuple(max(map(len, of_row)) for of_row in tokens)
         _check_lengths(config, chosen, lengths)
-        seen[key] = Prompts(lengths, _unknown_frac(tokenizer, tokens), tokenizer.decode(tokens[0]))
+        firsts = [of_row[0] for of_row in tokens]
+        seen[key] = Prompts(lengths, _unknown_frac(tokenizer, firsts), tokenizer.decode(firsts[0]))
     return seen
 
 
@@ -265,9 +280,35 @@ def _check_unknown(config: DictConfig, prompts: Mapping[str, Prompts], most: flo
             )
 
 
-def _rendered(config: DictConfig, tokenizer: Any, each: DataRow, tools: list[dict[str, Any]] | None) -> list[int]:
+def room_for_weights(config: DictConfig, data: RunData, conditioning: Conditioning) -> int:
+    """The tokens that weights add to a prompt, at most, by the rows that are looked at.
+
+    0 where no row is, or the tokenizer has to be downloaded yet.
+    """
+    tokenizer, tools = load_tokenizer(config, None), tool_schemas(config) or None
+    rows = [] if tokenizer is None else data.sample[:NUM_RENDERED]
+    added = [0]
+    for each in rows:
+        plain, *told = (
+            len(_rendered(config, tokenizer, each, tools, messages))
+            for messages in (each.row.values["prompt"], *_as_told(each, conditioning))
+        )
+        added.append(max(told) - plain)
+    return max(added)
+
+
+def _as_told(each: DataRow, conditioning: Conditioning | None) -> list[Any]:
+    """The messages of a row as the policy may get them: told the objectives' own weights, or one of them alone."""
+    prompt = each.row.values["prompt"]
+    if conditioning is None:
+        return [prompt]
+    return [conditioning.write(prompt, weights) for weights in (conditioning.own, *conditioning.corners())]
+
+
+def _rendered(
+    config: DictConfig, tokenizer: Any, each: DataRow, tools: list[dict[str, Any]] | None, messages: Any
+) -> list[int]:
     kwargs = OmegaConf.to_container(OmegaConf.create(config.data.get("apply_chat_template_kwargs") or {}))
-    messages = each.row.values["prompt"]
     try:
         tokens = tokenizer.apply_chat_template(
             messages, tools=tools, add_generation_prompt=True, tokenize=True, return_dict=False, **kwargs

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,18 +15,24 @@ from ctwa.engine.verl.columns import PROMPT_COLUMNS, SEED_COLUMN
 from ctwa.errors import CtwaError
 from ctwa.policy_loss import PolicyLoss
 
+Tell = Callable[[Any, str, str], tuple[Any, dict[str, float]]]
+
 
 class Prompts:
     """Gives each prompt a name and a seed that depend on its place alone, and remembers its row for the rewards.
 
     Args:
         seed: the run's.
+        tell: writes weights into a prompt's messages, by split and seed, where prompts are told any; returns the
+            messages and the weights.
     """
 
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
+    def __init__(self, seed: int, tell: Tell | None = None) -> None:
+        self._seed, self._tell = seed, tell
         #: the data set's row of each prompt named since the last `clear`
         self.rows: dict[str, dict[str, Any]] = {}
+        #: what each of them was told to weigh its completions with
+        self.weights: dict[str, dict[str, float]] = {}
 
     def name(self, batch_dict: Mapping[str, Any], split: str, step: int, seed_name: str) -> dict[str, Any]:
         """What the engine needs of a batch of prompts: some columns, and their names (verl's ``uid``) and seeds."""
@@ -40,11 +46,16 @@ class Prompts:
             self.rows[name] = {key: values[index] for key, values in columns.items()}
         seeds = [f"{self._seed}/{seed_name}/{place}" for place in places]
         needed = {name: batch_dict[name] for name in PROMPT_COLUMNS if name in batch_dict}
+        if self._tell is not None:  # the policy alone: the rewards are about the prompt of the data
+            told = [self._tell(prompt, split, seed) for prompt, seed in zip(needed["raw_prompt"], seeds, strict=True)]
+            needed["raw_prompt"] = np.fromiter((prompt for prompt, _ in told), dtype=object, count=len(told))
+            self.weights |= zip(names, (weights for _, weights in told), strict=True)
         return {**needed, "uid": np.array(names, dtype=object), SEED_COLUMN: np.array(seeds, dtype=object)}
 
     def clear(self) -> None:
         """Forget the rows; the next prompt's place is the first."""
         self.rows.clear()
+        self.weights.clear()
 
 
 def prompt_name(key: str) -> str:

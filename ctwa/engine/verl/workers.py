@@ -28,6 +28,7 @@ from ctwa.engine.verl.columns import MINI_BATCH_ROWS, ROW_COLUMN
 from ctwa.engine.verl.registry import install
 from ctwa.engine.verl.rows import RowValues
 from ctwa.errors import CtwaError
+from ctwa.models.adapter import ADAPTER, keep_adapter
 
 LogProbs = Literal["in_update", "post_update"]
 
@@ -145,6 +146,7 @@ class PolicyWorker(TrainingWorker):
             adapter = Path(local_path) / "lora_train_meta.json"
             if adapter.is_file():
                 lora = json.loads(adapter.read_text())
+                keep_adapter(model, Path(local_path) / ADAPTER, rank=lora["r"], alpha=lora["lora_alpha"])
                 merge_adapter(model, scale=lora["lora_alpha"] / lora["r"])
             correct_config(model)
 

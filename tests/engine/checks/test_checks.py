@@ -122,6 +122,10 @@ def test_all_mistakes_of_our_part_are_told_at_once(changed: Changed) -> None:
         ),
         ({"trainer.v1.trainer_mode": "colocate_async"}, r"trainer_mode='colocate_async': .* write sync"),
         (
+            {"algorithm.use_kl_in_reward": True, "ctwa.method": {"type": "gdpo"}},
+            r"use_kl_in_reward=true: gdpo estimates .* write .*use_kl_loss=true",
+        ),
+        (
             {"algorithm.use_kl_in_reward": True, "ctwa.method": {"type": "pama"}},
             r"use_kl_in_reward=true: pama estimates .* write .*use_kl_loss=true, or a method that combines rewards",
         ),

@@ -30,8 +30,7 @@ from ctwa.aggregators.registry import GRADIENT_METHODS, AggregatorConfig, build_
 from ctwa.batch import RewardMatrix, Rollout, Update
 from ctwa.engine.compose import compose_config
 from ctwa.engine.gradients import OBJECTIVE_LOSSES, GradientPlan, ObjectiveLosses, gradient_metrics, policy_losses
-from ctwa.engine.optimizer_metric import WARM_UP
-from ctwa.engine.settings import GradientSettings
+from ctwa.engine.settings import WARM_UP, GradientSettings
 from ctwa.engine.verl.columns import ROW_COLUMN, advantages_column
 from ctwa.engine.verl.cpu_platform import register_cpu_platform
 from ctwa.engine.verl.multi_objective_engine import MultiObjectiveEngine
@@ -345,7 +344,8 @@ def leave_the_start(engine: MultiObjectiveEngine) -> None:
 
 def two_mini_batches(engine: MultiObjectiveEngine, method: str, rank: int, num_ranks: int) -> list[dict[str, Any]]:
     """Both at the same weights of the model: those of a step would carry its rounding on."""
-    config = TypeAdapter(AggregatorConfig).validate_python({"type": method})
+    needed = {"weighting": "AlignedMTL"} if method == "torchjd" else {}
+    config = TypeAdapter(AggregatorConfig).validate_python({"type": method, **needed})
     engine.plan = plan = GradientPlan(tuple(PREFERENCE), build_aggregator(config, PREFERENCE), GradientSettings())
     num_tokens = sum(LENGTHS) - len(LENGTHS)
 

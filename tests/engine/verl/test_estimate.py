@@ -8,7 +8,9 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from ctwa.batch import RewardMatrix, Rollout
 from ctwa.engine.verl.estimate import VerlEstimate
+from ctwa.scalarizers.group_relative import GroupRelative
 
 # Two prompts, three completions each, of 1 to 4 tokens.
 MASK_NT = torch.tensor(
@@ -218,3 +220,18 @@ def test_tokens_of_tools_within_a_completion_get_no_advantage_and_change_none(es
 
     torch.testing.assert_close(with_holes_NT[holes_NT.bool()], packed[packed_NT.bool()])
     assert not with_holes_NT[~holes_NT.bool()].any()
+
+
+@pytest.mark.parametrize("standardise", [True, False])
+@pytest.mark.parametrize("rows", [None, [1, 1, 0, 0, 1, 0]])
+def test_the_estimator_for_loops_without_verl_is_grpo_of_verl(
+    estimator: Estimator, standardise: bool, rows: list[int] | None
+) -> None:
+    arguments = [SCORES_N] if rows is None else [SCORES_N, torch.tensor(rows).bool()]
+    rewards = RewardMatrix.from_columns({"a": SCORES_N.tolist()})
+    ours = GroupRelative(Rollout(rewards, GROUP_N, MASK_NT), standardise=standardise)
+    verl = estimator(adv_estimator="grpo", norm_adv_by_std_in_grpo=standardise)
+
+    assert ours.scale_invariant == verl.scale_invariant
+    torch.testing.assert_close(ours(*arguments), verl(*arguments), atol=1e-6, rtol=1e-5)
+    assert not ours(torch.full((6,), 0.1, dtype=torch.float64)).any()

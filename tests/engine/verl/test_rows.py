@@ -26,6 +26,16 @@ def test_a_prompts_name_and_seed_are_those_of_its_place() -> None:
     assert list(prompts.rows) == ["train000004-00000"]
 
 
+def test_the_policy_alone_is_told_weights() -> None:
+    """A reward is about the prompt as it is in the data."""
+    prompts = Prompts(7, lambda prompt, split, seed: ([*prompt, split, seed], {"a": 1.0}))
+    named = prompts.name({"raw_prompt": [["x"], ["y"]]}, "train", 3, "train/3")
+
+    assert list(named["raw_prompt"]) == [["x", "train", "7/train/3/0"], ["y", "train", "7/train/3/1"]]
+    assert [row["prompt"] for row in prompts.rows.values()] == [["x"], ["y"]]
+    assert prompts.weights == {"train000003-00000": {"a": 1.0}, "train000003-00001": {"a": 1.0}}
+
+
 def test_columns_of_the_users_own_are_the_rewards_alone() -> None:
     """One called `validate` or `temperature` would mean something to the engine."""
     prompts = Prompts(seed=7)

@@ -1,0 +1,121 @@
+"""Bytes of a GPU, of a checkpoint and of the driver, by what they are for."""
+
+from __future__ import annotations
+
+from ctwa.capacity.workload import Workload
+
+SERVER_SPARE = 2e9
+"""Bytes of a server's share that are neither weights nor keys and values: CUDA graphs and the buffers of a pass."""
+SLEEPING_SERVER = 1.5e9
+"""Bytes that a sleeping server keeps: CUDA's context and its graphs."""
+DRIVER_BASE = 1.2e9
+"""Bytes of a driver between two steps: mostly what it has imported."""
+DRIVER_TOKEN = 60
+"""Bytes of a driver for each token of the padded responses, at the most that a step holds at once."""
+
+
+def updating(workload: Workload) -> dict[str, float]:
+    """What a GPU holds while the policy is updated, at the most, by part."""
+    shape, share = workload.shape, 1 / workload.shards
+    trained = workload.num_trained * workload.weight_bytes * share
+    return {
+        "weights": workload.num_weights * workload.weight_bytes * share,
+        "gradients": trained * workload.num_gradients,
+        "optimizer": 2 * trained,
+        **({"weights before the update, for the probe": trained} if workload.keeps_weights else {}),
+        **({"reference": shape.num_parameters * workload.weight_bytes * share} if workload.holds_reference else {}),
+        "weights gathered for a pass": gathered(workload),
+        "activations": activations(workload),
+        "logits": logits(workload),
+        "sleeping server" if workload.server_sleeps else "server": (
+            SLEEPING_SERVER if workload.server_sleeps else workload.memory_share * workload.cluster.gpu.memory
+        ),
+    }
+
+
+def sampling(workload: Workload) -> dict[str, float]:
+    """What a GPU holds while prompts are completed, by part; gradients are freed after the update."""
+    training = updating(workload)
+    stays = {name: training[name] for name in training if name.startswith(("weights before", "reference"))}
+    return {
+        **({} if workload.offloads_weights else {"weights": training["weights"]}),
+        **({} if workload.offloads_optimizer else {"optimizer": training["optimizer"]}),
+        **stays,
+        "server": workload.memory_share * workload.cluster.gpu.memory,
+    }
+
+
+def gathered(workload: Workload) -> float:
+    """Whole weights of what FSDP does not shard during a pass, on one rank too: two blocks, and what is in none.
+
+    A block's gradient is whole too before it is dealt out, once in the type of the passes and once in float32.
+    """
+    shape = workload.shape
+    outside = shape.num_parameters - shape.num_layers * shape.num_block_parameters
+    whole = (max(outside, 0) + 2 * shape.num_block_parameters) * workload.compute_bytes
+    has_gradient = workload.num_trained / shape.num_parameters
+    return whole + has_gradient * shape.num_block_parameters * (workload.compute_bytes + workload.weight_bytes)
+
+
+def block_activations(workload: Workload) -> float:
+    """Bytes that a block of a Llama-like model saves of a token for its backward pass.
+
+    As counted of what transformers' models hand to autograd, with an attention that keeps no matrix of scores: in bf16
+    16 a number of the stream (its norms compute in float32), 4 of queries and of keys, 8 of the feed-forward part.
+    """
+    shape = workload.shape
+    queries, keys = shape.heads * shape.head_width, shape.key_heads * shape.head_width
+    if workload.compute_bytes == 2:
+        of_heads = 10 if shape.normalizes_heads else 4
+        return 16 * shape.hidden + of_heads * (queries + keys) + 8 * shape.intermediate
+    of_heads = 16 if shape.normalizes_heads else 8
+    return 24 * shape.hidden + of_heads * (queries + keys) + 16 * shape.intermediate
+
+
+def activations(workload: Workload) -> float:
+    """What a micro-batch saves in all blocks; with checkpointing the stream before each, and the insides of one."""
+    tokens, shape = workload.micro_tokens, workload.shape
+    if not workload.checkpoints_activations:
+        return tokens * shape.num_layers * block_activations(workload)
+    return tokens * (shape.num_layers * shape.hidden * workload.compute_bytes + block_activations(workload))
+
+
+def logits(workload: Workload) -> float:
+    """The logits of a micro-batch, and their gradient where it does not take their place."""
+    return workload.micro_tokens * workload.shape.vocabulary * workload.compute_bytes * workload.logits_copies
+
+
+def cache_token(workload: Workload) -> float:
+    """Bytes of a token's keys and values, on each GPU of a server; heads that are fewer than GPUs are copied."""
+    shape = workload.shape
+    heads = max(shape.key_heads / workload.tensor_parallel, 1)
+    return 2 * shape.num_layers * heads * shape.head_width * workload.rollout_bytes
+
+
+def cache(workload: Workload) -> float:
+    """Bytes that a server has on each GPU for keys and values; negative where not even its weights fit."""
+    share = workload.memory_share * workload.cluster.gpu.memory
+    weights = workload.shape.num_parameters * workload.rollout_bytes / workload.tensor_parallel
+    return share - weights - SERVER_SPARE
+
+
+def cached_rows(workload: Workload) -> int:
+    """How many completions of full length a server has room for at once."""
+    longest = workload.prompt_tokens + workload.response_tokens
+    return max(0, int(cache(workload) / (cache_token(workload) * longest)))
+
+
+def checkpoint(workload: Workload) -> float:
+    """Bytes of a checkpoint: weights and the optimizer's averages, and beside them the plain model.
+
+    With an adapter the plain model is merged; the frozen weights are in the ranks' files too.
+    """
+    plain = workload.shape.num_parameters
+    return (workload.num_weights + 2 * workload.num_trained + plain) * workload.weight_bytes
+
+
+def driver(workload: Workload) -> float:
+    """What the driver holds at the most: of every token of the responses, padded to the longest, some columns."""
+    of_objectives = 8 * workload.num_column_objectives
+    tokens = workload.num_rows * workload.response_tokens
+    return DRIVER_BASE + tokens * (DRIVER_TOKEN + of_objectives)

@@ -1,0 +1,90 @@
+"""How long a step takes, at stated shares of what the hardware could do."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ctwa.capacity import memory, traffic
+from ctwa.capacity.workload import Workload
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What share of the data sheet a run reaches.
+
+    Attributes:
+        compute: of the GPU's operations, in passes over long rows.
+        bandwidth: of the GPU's memory, while tokens are sampled one after the other.
+        network: of what a node can send.
+    """
+
+    compute: float = 0.4
+    bandwidth: float = 0.5
+    network: float = 0.7
+
+
+DRIVER_RATE = 40e6
+"""Response tokens a second that the driver's own work takes: see docs/scaling.md."""
+
+
+def step(workload: Workload, rates: Rates) -> dict[str, float]:
+    """Seconds of a step by phase; nothing overlaps, so that the network's are at the most.
+
+    Args:
+        workload: with a server that has room for a completion.
+        rates: reached.
+    """
+    return {
+        "sampling": sampling(workload, rates),
+        "log-probabilities": operations(workload, workload.passes.log_probs, 0) / _speed(workload, rates),
+        "update": operations(workload, *_update(workload)) / _speed(workload, rates),
+        "between nodes": traffic.node_bytes(workload) / (_network(workload) * rates.network),
+        "driver": driver(workload),
+    }
+
+
+def operations(workload: Workload, forwards: float, backwards: float) -> float:
+    """Of passes over a step's tokens: a multiplication and an addition for each weight that a token meets.
+
+    A backward pass takes two of a forward one, and one more where it computes activations anew. Attention meets half
+    of the tokens of a row, twice.
+    """
+    shape, tokens = workload.shape, workload.num_rows * workload.row_tokens
+    attention = 4 * shape.num_layers * shape.heads * shape.head_width * workload.row_tokens / 2
+    forward = tokens * (2 * shape.num_active_parameters + attention)
+    return forward * (forwards + backwards * (3 if workload.checkpoints_activations else 2))
+
+
+def sampling(workload: Workload, rates: Rates) -> float:
+    """Token after token: a server reads weights, keys and values each time, or computes, if that is longer."""
+    shape, cluster = workload.shape, workload.cluster
+    num_servers = cluster.num_gpus / workload.tensor_parallel
+    rows = workload.num_rows / num_servers
+    room = memory.cache(workload) / (memory.cache_token(workload) * workload.row_tokens)
+    at_once = max(1.0, min(rows, room, workload.server_rows))
+    weights = shape.num_parameters * workload.rollout_bytes / workload.tensor_parallel
+    keys = at_once * memory.cache_token(workload) * (workload.prompt_tokens + workload.mean_response_tokens / 2)
+    reading = (weights + keys) / (cluster.gpu.bandwidth * rates.bandwidth)
+    computing = 2 * shape.num_active_parameters * at_once / workload.tensor_parallel
+    token = max(reading, computing / (cluster.gpu.flops * rates.compute))
+    prompts = workload.prompts * workload.prompt_tokens * 2 * shape.num_active_parameters / _speed(workload, rates)
+    return math.ceil(rows / at_once) * workload.mean_response_tokens * token + prompts
+
+
+def driver(workload: Workload) -> float:
+    """The driver's own work, while all GPUs wait."""
+    return workload.num_rows * workload.mean_response_tokens / DRIVER_RATE
+
+
+def _update(workload: Workload) -> tuple[float, float]:
+    passes = workload.passes
+    return passes.forwards * passes.epochs, passes.backwards * passes.epochs
+
+
+def _speed(workload: Workload, rates: Rates) -> float:
+    return workload.cluster.num_gpus * workload.cluster.gpu.flops * rates.compute
+
+
+def _network(workload: Workload) -> float:
+    return workload.cluster.gpus_per_node * workload.cluster.gpu.network

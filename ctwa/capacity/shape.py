@@ -1,0 +1,131 @@
+"""How large a model's parts are, from its config.json alone: no weights, no network."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ctwa.errors import CtwaError
+
+_BLOCK = re.compile(r"\.(?:layers|layer|h|blocks|block)\.(\d+)\.")
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """The sizes of a language model of transformer blocks.
+
+    Attributes:
+        num_parameters: of all of it; tied embeddings count once.
+        num_block_parameters: of its largest block.
+        num_active_parameters: that a token is multiplied with: all but the table of embeddings, and of experts those
+            that are chosen.
+        num_layers: its blocks.
+        hidden: width of the residual stream.
+        intermediate: width of the feed-forward part of a block; of all experts that a token sees.
+        heads: of queries.
+        key_heads: of keys and values.
+        head_width: of one head.
+        vocabulary: number of tokens.
+        normalizes_heads: whether queries and keys are normalized, as Qwen3's are.
+        linear_widths: input and output width of every matrix that an adapter is put beside by default, with its name.
+    """
+
+    num_parameters: int
+    num_block_parameters: int
+    num_active_parameters: int
+    num_layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    key_heads: int
+    head_width: int
+    vocabulary: int
+    normalizes_heads: bool = False
+    linear_widths: tuple[tuple[str, int, int], ...] = ()
+
+    def adapter_parameters(self, rank: int, targets: str | Iterable[str] = "all-linear") -> int:
+        """Parameters of a LoRA adapter: ``rank * (input + output)`` for each matrix that has one.
+
+        Args:
+            rank: of the adapter.
+            targets: the ends of the matrices' names; or ``all-linear``.
+        """
+        ends = None if isinstance(targets, str) else tuple(targets)
+        return sum(rank * (into + out) for name, into, out in self.linear_widths if ends is None or name.endswith(ends))
+
+
+def read_shape(folder: Path, *, trust_remote_code: bool = False) -> ModelShape:
+    """The shape of the model whose config.json is in a folder: it is built without memory for its weights.
+
+    Raises:
+        CtwaError: transformers cannot build a causal language model of it.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from ctwa.models.libraries import quiet_transformers, reason
+
+    try:
+        with quiet_transformers(), torch.device("meta"):
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    except Exception as error:  # the model's own code may raise anything
+        raise CtwaError(
+            f"no causal language model can be built from {folder}/config.json ({reason(error)}); give the model's own"
+        ) from error
+    return shape_of(model, config.get_text_config())
+
+
+def shape_of(model: Any, config: Any) -> ModelShape:
+    """The shape of a model, which may be without memory.
+
+    Args:
+        model: of transformers.
+        config: its config; of one that sees images that of its text.
+    """
+    from torch import nn
+
+    sizes = {name: weight.numel() for name, weight in model.named_parameters()}
+    of_block: dict[int, int] = {}
+    for name, size in sizes.items():
+        if found := _BLOCK.search(f".{name}"):
+            of_block[int(found[1])] = of_block.get(int(found[1]), 0) + size
+    num = sum(sizes.values())
+    embeddings = model.get_input_embeddings().weight
+    is_tied = model.get_output_embeddings() is not None and model.get_output_embeddings().weight is embeddings
+    experts, chosen = _experts(config)
+    in_experts = sum(size for name, size in sizes.items() if ".experts." in name)
+    linear = [
+        (name, each.in_features, each.out_features)
+        for name, each in model.named_modules()
+        if isinstance(each, nn.Linear) and each is not model.get_output_embeddings()
+    ]
+    heads = config.num_attention_heads
+    width = getattr(config, "moe_intermediate_size", None) if experts else None
+    intermediate = width * chosen if width else getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    return ModelShape(
+        num_parameters=num,
+        num_block_parameters=max(of_block.values(), default=0),
+        num_active_parameters=num
+        - (0 if is_tied else embeddings.numel())
+        - (in_experts - in_experts * chosen // experts if experts else 0),
+        num_layers=config.num_hidden_layers,
+        hidden=config.hidden_size,
+        intermediate=intermediate,
+        heads=heads,
+        key_heads=getattr(config, "num_key_value_heads", None) or heads,
+        head_width=getattr(config, "head_dim", None) or config.hidden_size // heads,
+        vocabulary=config.vocab_size,
+        normalizes_heads=any(name.endswith("q_norm.weight") for name in sizes),
+        linear_widths=tuple(linear),
+    )
+
+
+def _experts(config: Any) -> tuple[int, int]:
+    """How many experts a block has, and how many of them a token sees; 0 where there are none."""
+    names = ("num_experts", "num_local_experts", "n_routed_experts")
+    experts = next((getattr(config, name) for name in names if getattr(config, name, None)), 0)
+    return experts, getattr(config, "num_experts_per_tok", None) or experts

@@ -1,0 +1,195 @@
+"""The forms in which trainers leave their logs: told apart by what is in a file, and read as a `History`.
+
+- ``trainer_state.json`` of transformers and TRL: an object with ``log_history``, a list of what was logged, each with
+  its ``step``; in every checkpoint.
+- Weights & Biases: the history of a run as CSV, JSON or JSON Lines, with ``_step``; and the CSV of a panel, with a
+  column ``Step`` and columns ``<run> - <metric>``.
+- TensorBoard: ``events.out.tfevents.*``.
+- verl's logger ``file``: JSON Lines of ``{"step": ..., "data": {...}}``.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ctwa.errors import CtwaError
+from ctwa.imports.history import History, as_number
+
+KNOWN = (
+    "trainer_state.json (or the folder of a TRL run), a history of Weights & Biases as CSV, JSON or JSON Lines, a"
+    " TensorBoard event file or its folder, or the JSON Lines of verl's logger `file`"
+)
+_STEPS = ("train/global_step", "training/global_step", "trainer/global_step", "global_step", "_step")
+"""Where a row of Weights & Biases has its step: the trainer's own count before that of the calls to `log`."""
+_OF_A_PANEL = re.compile(r"(?P<run>.+?) - (?P<key>.+)")
+_PANEL_STEPS = ("Step", "train/global_step", "training/global_step", "trainer/global_step", "global_step")
+_BOUNDS = ("__MIN", "__MAX")
+
+
+def read_history(path: Path, run: str | None = None) -> History:
+    """What was logged in a file or folder.
+
+    Args:
+        path: a file in one of the forms above, or a folder that holds one.
+        run: which run, where a CSV holds several.
+
+    Raises:
+        CtwaError: nothing there is in a form that is known, or several runs are and `run` names none of them.
+    """
+    if not path.exists():
+        raise CtwaError(f"{path} does not exist: give {KNOWN}")
+    history = _read_folder(path) if path.is_dir() else _read_file(path, run)
+    if not history.steps:
+        raise CtwaError(f"{path} has no number at any step: give the log of a run that has begun")
+    return history
+
+
+def _read_folder(folder: Path) -> History:
+    checkpoints = sorted(folder.glob("checkpoint-*/trainer_state.json"), key=lambda path: _number_of(path.parent))
+    states = [path for path in (*reversed(checkpoints), folder / "trainer_state.json") if path.is_file()]
+    if states:  # the one in the folder itself is written at the end, if at all
+        return _read_file(states[-1] if states[-1].parent == folder else states[0], None)
+    if any(folder.glob("*tfevents*")):
+        return _of_events(folder)
+    inner = sorted({path.parent for path in folder.rglob("*tfevents*")})
+    if len(inner) == 1:
+        return _of_events(inner[0])
+    if inner:
+        raise CtwaError(f"{folder} has the events of several runs: give one of {', '.join(map(str, inner[:10]))}")
+    raise CtwaError(f"{folder} holds no log that is known: give {KNOWN}")
+
+
+def _number_of(checkpoint: Path) -> int:
+    number = checkpoint.name.rpartition("-")[2]
+    return int(number) if number.isdecimal() else -1
+
+
+def _read_file(path: Path, run: str | None) -> History:
+    if "tfevents" in path.name:
+        return _of_events(path)
+    if path.suffix == ".wandb":
+        raise CtwaError(
+            f"{path} is Weights & Biases' own file: export the run's history as CSV or JSON (`wandb sync` it first,"
+            " or read it by `wandb.Api().run(...).history()`), and give that"
+        )
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise CtwaError(f"{path} is no text: give {KNOWN}") from error
+    if path.suffix.lower() == ".csv":
+        return _of_csv(path, text, run)
+    rows = _json(path, text)
+    if isinstance(rows, dict) and "log_history" in rows:
+        return _of_trainer_state(path, rows)
+    rows = [rows] if isinstance(rows, dict) else rows
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+        raise CtwaError(f"{path} is in no form that is known: give {KNOWN}")
+    if "schema" in rows[0] and "metrics" in rows[0]:
+        raise CtwaError(f"{path} is a trace of ctwa already: give its folder to ctwa report")
+    if all(isinstance(row.get("data"), dict) and as_number(row.get("step")) is not None for row in rows):
+        history = History("the log file of verl")
+        for row in rows:
+            history.add(int(row["step"]), row["data"])
+        return history
+    return _of_rows(path, rows)
+
+
+def _json(path: Path, text: str) -> Any:
+    """The value of a JSON file, or the list of those of a JSON Lines file; an unfinished last line is left out."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        lines = [line for line in text.splitlines() if line.strip()]
+    found = []
+    for index, line in enumerate(lines, start=1):
+        try:
+            found.append(json.loads(line))
+        except ValueError as error:
+            if index == len(lines) and found:
+                break
+            raise CtwaError(f"{path}: line {index} is no JSON ({error}): give {KNOWN}") from error
+    return found
+
+
+def _of_trainer_state(path: Path, state: Mapping[str, Any]) -> History:
+    history = History("the trainer_state.json of TRL or transformers")
+    logged = state["log_history"]
+    if not isinstance(logged, list) or not all(isinstance(row, dict) and "step" in row for row in logged):
+        raise CtwaError(
+            f"{path}: log_history is no list of what was logged by step: give a trainer_state.json as saved"
+        )
+    for row in logged:
+        history.add(int(row["step"]), {key: value for key, value in row.items() if key not in ("step", "epoch")})
+    steps = as_number(state.get("max_steps"))
+    history.num_steps = int(steps) if steps is not None and steps > 0 else None
+    return history
+
+
+def _of_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> History:
+    """A history of Weights & Biases: one row a call to `log`."""
+    counted = next((key for key in _STEPS if any(as_number(row.get(key)) is not None for row in rows)), None)
+    if counted is None:
+        raise CtwaError(f"{path} has no step in its rows ({', '.join(_STEPS)}): give {KNOWN}")
+    history = History("a history of Weights & Biases")
+    for row in rows:
+        step = as_number(row.get(counted))
+        if step is None or step != step:  # of the system, not of a step
+            continue
+        values = {key: value for key, value in row.items() if not key.startswith("_") and key not in _STEPS}
+        history.add(int(step), values, row.get("_timestamp"))
+    return history
+
+
+def _of_csv(path: Path, text: str, run: str | None) -> History:
+    reader = csv.DictReader(text.splitlines())
+    columns = [column for column in reader.fieldnames or () if column]
+    rows = [{key: value for key, value in row.items() if key and value not in ("", None)} for row in reader]
+    counted = next((column for column in _PANEL_STEPS if column in columns), None)
+    parts = {
+        column: match
+        for column in columns
+        if not column.endswith(_BOUNDS) and (match := _OF_A_PANEL.fullmatch(column)) is not None
+    }
+    if counted is None or not parts:
+        return _of_rows(path, rows)
+    chosen = _chosen(path, dict.fromkeys(match["run"] for match in parts.values()), run)
+    history = History("a panel of Weights & Biases")
+    for row in rows:
+        step = as_number(row.get(counted))
+        if step is not None:
+            values = {match["key"]: row.get(column) for column, match in parts.items() if match["run"] == chosen}
+            history.add(int(step), values)
+    return history
+
+
+def _chosen(path: Path, runs: Iterable[str], run: str | None) -> str:
+    known = [each for each in runs if not each.endswith(tuple(f" - _{word}" for word in ("step", "timestamp")))]
+    if run is None and len(known) == 1:
+        return known[0]
+    if run not in known:
+        said = "has several runs" if run is None else f"has no run {run}"
+        raise CtwaError(f"{path} {said}: choose one by --run, of {', '.join(known)}")
+    return run
+
+
+def _of_events(path: Path) -> History:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.util import tensor_util
+
+    events = EventAccumulator(str(path), size_guidance={"scalars": 0, "tensors": 0})  # 0: all of them
+    events.Reload()
+    history = History("TensorBoard events")
+    for key in events.Tags()["scalars"]:
+        for event in events.Scalars(key):
+            history.add(event.step, {key: event.value}, event.wall_time)
+    for key in events.Tags()["tensors"]:  # what TensorFlow 2 writes scalars as
+        for event in events.Tensors(key):
+            value = tensor_util.make_ndarray(event.tensor_proto)
+            if value.dtype.kind in "fiu" and value.size == 1:
+                history.add(event.step, {key: float(value.reshape(()))}, event.wall_time)
+    return history

@@ -1,0 +1,142 @@
+"""Other trainers' names of metrics, and what ctwa calls the same numbers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from statistics import fmean
+
+from ctwa import metrics as key_of
+from ctwa.errors import CtwaError
+from ctwa.imports.history import History
+
+_TRAINING = (
+    re.compile(r"(?:train/)?rewards/(?P<name>[^/]+)/(?P<what>mean|std)"),  # TRL
+    re.compile(r"(?:train/)?rewards/(?P<name>[^/]+)"),  # TRL until 0.15
+    re.compile(r"(?:train/)?reward/(?P<name>[^/]+)(?:/(?P<what>mean|std))?"),  # verl, by a reward function of one's own
+    re.compile(r"gdpo/(?P<name>[^/]+)/(?P<what>mean|std)"),  # verl's gdpo
+)
+_HELD_OUT = (
+    re.compile(r"eval[_/]rewards/(?P<name>[^/]+)(?:/mean)?"),  # TRL
+    re.compile(r"eval[_/]reward/(?P<name>[^/]+)(?:/mean)?"),
+    re.compile(r"val-(?:core|aux)/(?P<source>.+)/(?P<name>[^/]+)/mean@\d+"),  # verl
+)
+_NO_OBJECTIVES = frozenset(
+    (
+        *("reward", "score", "total", "mean", "std", "min", "max"),  # sums over all rewards, and their statistics
+        *("chosen", "rejected", "accuracies", "margins"),  # what DPO calls rewards
+        "acc_success_only",  # verl's count beside "acc"
+    )
+)
+_SAME = {
+    key_of.ENTROPY: ("entropy", "actor/entropy"),
+    key_of.GRADIENT_NORM: ("grad_norm", "actor/grad_norm"),
+    key_of.KL: ("actor/ppo_kl",),
+    key_of.RESPONSE_LENGTH: ("completions/mean_length", "completion_length", "response_length/mean"),
+    key_of.STEP_SECONDS: ("step_time", "timing_s/step"),
+}
+"""What means the same elsewhere, by its name here."""
+_MOST_CANDIDATES = 30
+
+
+@dataclass(frozen=True)
+class Naming:
+    """Which metrics of another trainer are which of ctwa's.
+
+    Attributes:
+        objectives: their names.
+        origins: by a name of ctwa's, the metrics that it is: several where validation files each have one.
+    """
+
+    objectives: tuple[str, ...]
+    origins: dict[str, tuple[str, ...]]
+
+    def renamed(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """The metrics of a step by ctwa's names. What is logged by source is the mean over the sources."""
+        found = {}
+        for name, keys in self.origins.items():
+            values = [metrics[key] for key in keys if key in metrics]
+            if values:
+                found[name] = fmean(values)
+        return found
+
+
+def find_names(history: History, objectives: Mapping[str, str], held_out: Mapping[str, str]) -> Naming:
+    """Which metrics of a run are the rewards of which objective, and which are known otherwise.
+
+    Args:
+        history: the run.
+        objectives: objective -> the metric that is its mean reward in training, beside those that are known by name.
+        held_out: objective -> the metric that is its mean reward on held-out problems.
+
+    Raises:
+        CtwaError: no metric is known to be a reward, or one that was named is not there.
+    """
+    keys = history.keys
+    for option, given in (("--objective", objectives), ("--held-out", held_out)):
+        for name, key in given.items():
+            _see(option, name, key, keys)
+    by_ctwa = any(re.fullmatch(r"objective/.+/mean", key) for key in keys)  # which wrote them, by way of a logger
+    origins = _as_they_are(keys) if by_ctwa else _by_pattern(keys)
+    origins |= {key_of.objective_mean(name): (key,) for name, key in objectives.items()}
+    origins |= {key_of.validation(name): (key,) for name, key in held_out.items()}
+    names = key_of.objectives_in(origins)
+    if not names:
+        raise CtwaError(
+            "no metric is known to be the mean of one reward: name each by --objective NAME=METRIC (training) or"
+            f" --held-out NAME=METRIC; {_candidates(keys)}"
+        )
+    return Naming(tuple(names), {key: of for key, of in origins.items() if _is_of(key, names)})
+
+
+def _is_of(key: str, names: Sequence[str]) -> bool:
+    """Whether a metric is not the validation of what is no objective in training, as verl's accuracy may be."""
+    metric = key_of.parse(key)
+    validates = metric.family in ("val", "val_source") and key != key_of.VALIDATION_LENGTH
+    return not validates or metric.objective in names
+
+
+def _see(option: str, name: str, key: str, keys: Sequence[str]) -> None:
+    if not name or "/" in name:
+        raise CtwaError(f"{option}: an objective cannot be called {name!r}: give a name without a slash")
+    if key not in keys:
+        near = get_close_matches(key, keys, n=5, cutoff=0.4)
+        hint = f"did you mean {', '.join(near)}?" if near else _candidates(keys)
+        raise CtwaError(f"{option} {name}={key}: no such metric was logged; {hint}")
+
+
+def _as_they_are(keys: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    return {key: (key,) for key in keys}
+
+
+def _by_pattern(keys: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    training: dict[str, tuple[str, ...]] = {}
+    held_out: dict[str, dict[str, str]] = {}
+    other: dict[str, tuple[str, ...]] = {}
+    for key in keys:
+        if (match := _match(_TRAINING, key)) is not None:
+            training[key_of.objective(match["name"], match.groupdict().get("what") or "mean")] = (key,)
+        elif (match := _match(_HELD_OUT, key)) is not None:
+            held_out.setdefault(match["name"], {})[match.groupdict().get("source") or ""] = key
+        else:
+            plain = key.removeprefix("train/")
+            other |= {name: (key,) for name, same in _SAME.items() if plain in same}
+    validated: dict[str, tuple[str, ...]] = {}
+    for name, by_source in held_out.items():
+        validated[key_of.validation(name)] = tuple(by_source.values())
+        if len(by_source) > 1:
+            validated |= {key_of.validation_of_source(name, source): (key,) for source, key in by_source.items()}
+    return training | validated | other
+
+
+def _match(patterns: Iterable[re.Pattern[str]], key: str) -> re.Match[str] | None:
+    found = next((match for pattern in patterns if (match := pattern.fullmatch(key)) is not None), None)
+    return found if found is not None and found["name"] not in _NO_OBJECTIVES else None
+
+
+def _candidates(keys: Sequence[str]) -> str:
+    likely = sorted(keys, key=lambda key: not re.search(r"reward|score|acc|val|eval", key, re.IGNORECASE))
+    more = f" and {len(keys) - _MOST_CANDIDATES} more" if len(keys) > _MOST_CANDIDATES else ""
+    return f"there are {', '.join(likely[:_MOST_CANDIDATES])}{more}"

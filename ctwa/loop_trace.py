@@ -1,0 +1,103 @@
+"""The run folder of a loop of one's own: what `ctwa report`, `summary`, `compare` and `watch` read of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from ctwa import metrics as key_of
+from ctwa.batch import RewardMatrix, Update
+from ctwa.covariance import diagnostics
+from ctwa.run.folder import ObjectiveInfo, RunFolder, RunInfo
+from ctwa.run.recorder import RunRecorder
+from ctwa.scalarizers import Scalarizer
+
+
+class LoopTrace:
+    """Writes the trace of a loop: each step's rewards, covariances and weights, its samples, and the alarms it raises.
+
+    A context manager. Every record is on disk when ``step`` returns.
+
+    Args:
+        folder: the run folder, which is made; what else the loop keeps there is its own.
+        method: what chooses the weights.
+        num_steps: how many steps the run is to have.
+        config: the loop's settings, for who reads the folder: plain dicts, lists, strings and numbers.
+        model: the model's name.
+        seed: the run's.
+        resume_after: None for a new run. To continue one, the step of the checkpoint: later records are dropped, as
+            their steps will be made again.
+        num_samples: completions that a call of ``samples`` keeps.
+
+    Raises:
+        CtwaError: the folder holds a run and ``resume_after`` is None, or it cannot be written.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        method: Scalarizer,
+        *,
+        num_steps: int,
+        config: Mapping[str, Any] | None = None,
+        model: str = "",
+        seed: int | None = None,
+        resume_after: int | None = None,
+        num_samples: int = 4,
+    ) -> None:
+        self.method = method
+        targets = method.covariance_targets
+        info = RunInfo(
+            method=(method.aggregator or method).method,
+            objectives={
+                name: ObjectiveInfo(weight=weight, target=targets.get(name))
+                for name, weight in method.initial_weights.items()
+            },
+            num_steps=num_steps,
+            engine="a loop of its own",
+            model=model,
+            seed=seed,
+            versions={package: version(package) for package in ("ctwa", "torch")},
+        )
+        resume = resume_after is not None
+        self.run = RunFolder.create(
+            folder, config or {}, info, resume=resume, how_to_resume="resume_after=STEP", folders=()
+        )
+        self._recorder = RunRecorder(self.run, resume_after=resume_after, num_samples=num_samples, seed=seed or 0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Close the files."""
+        self._recorder.close()
+
+    def step(self, step: int, update: Update | None, metrics: Mapping[str, Any]) -> list[str]:
+        """Write the record of a step.
+
+        Args:
+            step: its number; 0 is before the first update.
+            update: what it did to the policy; None at step 0. Of it come ``objective/<name>/...``, the covariances and
+                the clipping.
+            metrics: what the method observed, and whatever else is known: ``val/<name>`` for held-out rewards,
+                ``time/step`` for seconds, names of the loop's own for the rest (docs/trace.md). They have the last
+                word.
+
+        Returns:
+            The alarms that it raises, each a sentence with what to try; they are in events.jsonl as well.
+
+        Raises:
+            ValueError: the step is not after the last one.
+            TypeError: a metric is no number.
+        """
+        known: dict[str, Any] = {key_of.weight(name): weight for name, weight in self.method.weights.items()}
+        if update is not None:
+            known |= update.rollout.rewards.metrics() | diagnostics(update)
+        return self._recorder.write(step, known | dict(metrics))
+
+    def samples(self, step: int, prompts: Sequence[str], responses: Sequence[str], rewards: RewardMatrix) -> None:
+        """Keep a few of a step's N completions, with their rewards."""
+        self._recorder.keep(step, prompts, responses, rewards.to_columns(), split="train")

@@ -1,0 +1,235 @@
+"""Logs of other trainers in their true forms, each a small one written by hand: the trace that comes of them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+from ctwa import cli
+from ctwa.errors import CtwaError
+from ctwa.imports.make import import_run
+from ctwa.report.html import write_report
+from ctwa.run.trace import TraceWriter, read_trace
+
+STEPS = range(1, 21)
+
+
+def accuracy(step: int) -> float:
+    return 0.75 - step / 64
+
+
+def tidy(step: int) -> float:
+    return 0.25 + step / 64
+
+
+def trl_row(step: int) -> dict[str, Any]:
+    return {
+        "completions/mean_length": 100.0 - step,
+        "entropy": 0.5,
+        "epoch": step / 100,
+        "grad_norm": 1.5,
+        "learning_rate": 1e-6,
+        "loss": 0.0,
+        "reward": accuracy(step) + tidy(step),
+        "rewards/accuracy_reward/mean": accuracy(step),
+        "rewards/accuracy_reward/std": 0.25,
+        "rewards/tidy/mean": tidy(step),
+        "rewards/tidy/std": 0.25,
+        "step": step,
+        "step_time": 2.0,
+    }
+
+
+def write_trl(folder: Path, **changes: Any) -> Path:
+    """The folder of a TRL run that saved a checkpoint, with an evaluation at its beginning and its end."""
+    ends = [
+        {"eval_rewards/accuracy_reward/mean": value, "eval_rewards/tidy/mean": 1 - value, "step": step}
+        for step, value in ((0, 0.75), (20, 0.25))
+    ]
+    log = [ends[0], *map(trl_row, STEPS), ends[1], {"train_runtime": 40.0, "step": 20}]
+    state = {"global_step": 20, "max_steps": 20, "log_history": log, **changes}
+    for step, last in (("9", 9), ("20", None)):  # the newest by its number, not by its name
+        (folder / f"checkpoint-{step}").mkdir(parents=True)
+        part = state | {"log_history": log[:last]}
+        (folder / f"checkpoint-{step}" / "trainer_state.json").write_text(json.dumps(part))
+    return folder
+
+
+def write_wandb_history(path: Path) -> Path:
+    """As `run.history(pandas=False)` has it after transformers logged: `_step` counts calls, the system's rows too."""
+    rows: list[dict[str, Any]] = [{"_step": 0, "_timestamp": 900.0, "system/gpu": 0.5, "train/global_step": None}]
+    for step in STEPS:
+        row = {f"train/{key}": value for key, value in trl_row(step).items() if key not in ("step", "reward")}
+        rows.append({"_step": 2 * step, "_timestamp": 1000.0 + step, "train/global_step": step, **row})
+    path.write_text(json.dumps(rows))
+    return path
+
+
+def write_wandb_panels(folder: Path) -> list[Path]:
+    """Two panels as the web page exports them: a run a column, with bounds; one metric a file."""
+    files = []
+    for name, curve in (("accuracy_reward", accuracy), ("tidy", tidy)):
+        key = f"train/rewards/{name}/mean"
+        columns = [f"{run} - {key}{bound}" for run in ("grpo-a", "grpo-b") for bound in ("", "__MIN", "__MAX")]
+        lines = [[str(step), *[str(curve(step))] * 3, *["0.5"] * 3] for step in STEPS]
+        files.append(folder / f"{name}.csv")
+        files[-1].write_text("\n".join(",".join(f'"{cell}"' for cell in line) for line in [["Step", *columns], *lines]))
+    return files
+
+
+def write_events(folder: Path) -> Path:
+    writer = EventFileWriter(str(folder))
+    for step in STEPS:
+        values = [
+            Summary.Value(tag=f"train/rewards/{name}/mean", simple_value=value)
+            for name, value in (("accuracy_reward", accuracy(step)), ("tidy", tidy(step)))
+        ]
+        writer.add_event(Event(step=step, wall_time=1000.0 + step, summary=Summary(value=values)))
+    writer.close()
+    return folder
+
+
+def write_verl(path: Path) -> Path:
+    """verl's logger `file` in a run with adv_estimator=gdpo, validated on two sources at its beginning and its end."""
+    rows = []
+    for step in (0, *STEPS):
+        data: dict[str, Any] = {"training/global_step": step, "actor/entropy": 0.5, "response_length/mean": 99.0}
+        data |= {f"gdpo/accuracy_reward/{what}": accuracy(step) for what in ("mean", "max")}
+        data |= {"gdpo/tidy/mean": tidy(step), "critic/score/mean": 1.0, "timing_s/step": 2.0}
+        if step in (0, 20):
+            for source, plus in (("openai/gsm8k", 0.125), ("math", -0.125)):
+                data[f"val-core/{source}/acc/mean@4"] = 0.5
+                data[f"val-aux/{source}/accuracy_reward/mean@4"] = accuracy(step) + plus
+                data[f"val-aux/{source}/accuracy_reward/best@4/mean"] = 1.0
+                data[f"val-aux/{source}/tidy/mean@4"] = tidy(step) + plus
+        rows.append({"step": step, "data": data})
+    path.write_text("\n".join(map(json.dumps, rows)) + '\n{"step": 21, "da')  # its writer died
+    return path
+
+
+FORMS: dict[str, Callable[[Path], list[Path]]] = {
+    "TRL": lambda folder: [write_trl(folder / "out")],
+    "history of W&B": lambda folder: [write_wandb_history(folder / "history.json")],
+    "panels of W&B": write_wandb_panels,
+    "TensorBoard": lambda folder: [write_events(folder / "tensorboard")],
+    "verl": lambda folder: [write_verl(folder / "run.jsonl")],
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_rewards_of_every_form_are_those_that_were_logged(form: str, tmp_path: Path) -> None:
+    run = "grpo-a" if form == "panels of W&B" else None
+    made = import_run(FORMS[form](tmp_path), tmp_path / "imported", run=run)
+    read = {record["step"]: record["metrics"] for record in read_trace(made.folder.metrics)}
+
+    for name, curve in (("accuracy_reward", accuracy), ("tidy", tidy)):
+        assert [read[step][f"objective/{name}/mean"] for step in STEPS] == [curve(step) for step in STEPS]
+    assert made.naming.objectives == ("accuracy_reward", "tidy")
+    assert made.summary.story.headline.startswith("accuracy_reward lost 0.")
+    assert "tidy gained" in made.summary.story.headline
+    assert "nor covariances" in made.summary.story.methods[0][1]
+
+
+def test_trl_is_judged_by_its_evaluations_and_shows_what_the_model_wrote(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    folder = write_trl(tmp_path / "out", max_steps=40)
+    (folder / "completions").mkdir()
+    table = {"step": [20] * 2, "prompt": ["2+2?"] * 2, "completion": ["4", "five"], "tidy": [1.0, float("nan")]}
+    pandas.DataFrame(table).to_parquet(folder / "completions" / "completions_00020.parquet")
+    made = import_run([folder], tmp_path / "imported")
+
+    assert (made.summary.source, made.summary.objectives["accuracy_reward"].change) == ("held-out", -0.5)
+    assert (made.summary.num_steps, made.folder.read_info().num_steps, made.folder.read_info().method) == (
+        20,
+        40,
+        "out",
+    )
+    assert {"val/tidy", "actor/entropy", "response_length/mean", "time/step"} <= made.naming.origins.keys()
+    samples = [json.loads(line) for line in made.folder.samples.read_text().splitlines()]
+    assert [(each["response"], each["rewards"]) for each in samples] == [("4", {"tidy": 1.0}), ("five", {"tidy": None})]
+    write_report([made.folder.path], tmp_path / "report.html")
+    assert "accuracy_reward lost 0.500" in (tmp_path / "report.html").read_text()
+
+
+def test_verl_s_validation_is_the_mean_of_its_sources_and_each_of_them(tmp_path: Path) -> None:
+    made = import_run([write_verl(tmp_path / "run.jsonl")], tmp_path / "imported")
+    first = read_trace(made.folder.metrics)[0]["metrics"]
+
+    assert {key: value for key, value in first.items() if key.startswith("val")} == {
+        "val/accuracy_reward": 0.75,
+        "val/tidy": 0.25,
+        "val_source/accuracy_reward/openai/gsm8k": 0.875,
+        "val_source/accuracy_reward/math": 0.625,
+        "val_source/tidy/openai/gsm8k": 0.375,
+        "val_source/tidy/math": 0.125,
+    }
+
+
+def test_what_ctwa_itself_sent_to_a_logger_is_its_trace_again(tmp_path: Path) -> None:
+    metrics = {"objective/a/mean": 0.5, "val/a": 0.25, "weight/a": 1.0, "covariance/a": 0.125, "ctwa/ema/a": 0.5}
+    path = tmp_path / "run.jsonl"
+    path.write_text(json.dumps({"step": 3, "data": metrics}))
+    made = import_run([path], tmp_path / "imported")
+
+    assert [record["metrics"] for record in read_trace(made.folder.metrics)] == [metrics]
+
+
+def test_the_command_takes_metrics_by_name_and_refuses_what_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = ["_step,my/acc,eval/tidy"] + [f"{step},{accuracy(step)},{tidy(step)}" for step in STEPS]
+    (tmp_path / "history.csv").write_text("\n".join(lines))
+
+    def run(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["ctwa", "import", str(tmp_path / "history.csv"), "--out", *arguments])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        told = capsys.readouterr()
+        return int(end.value.code or 0), " ".join((told.out + told.err).split())
+
+    out = str(tmp_path / "imported")
+    code, told = run(out)
+    assert code == 2
+    assert "no metric is known to be the mean of one reward" in told
+    assert "there are my/acc, eval/tidy" in told
+    code, told = run(out, "--objective", "accuracy=my/ac")
+    assert (code, "did you mean my/acc?" in told) == (2, True)
+    code, told = run(out, "--objective", "accuracy")
+    assert (code, "write NAME=METRIC" in told) == (2, True)
+    assert not Path(out).exists()
+    code, told = run(out, "--objective", "accuracy=my/acc", "--held-out", "accuracy=eval/tidy")
+    assert (code, "accuracy my/acc eval/tidy" in told, "What happened: accuracy gained" in told) == (0, True, True)
+    before = {path: path.read_bytes() for path in Path(out).rglob("*") if path.is_file()}
+    code, told = run(out, "--objective", "other=my/acc")
+    assert (code, "already holds a run: write another --out" in told) == (2, True)
+    assert {path: path.read_bytes() for path in Path(out).rglob("*") if path.is_file()} == before
+
+
+def test_what_is_no_log_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    write_wandb_panels(tmp_path)
+    (tmp_path / "wandb").mkdir()
+    (tmp_path / "wandb" / "run.wandb").write_bytes(b"\xff")
+    (tmp_path / "dpo.json").write_text(json.dumps({"log_history": [{"step": 1, "rewards/chosen": 1.0}]}))
+    (tmp_path / "else.json").write_text("{}")
+    with TraceWriter(tmp_path / "metrics.jsonl") as trace:
+        trace.write(1, {"val/a": 1.0})
+    for source, told in {
+        "missing": "does not exist",
+        "wandb": "holds no log that is known",
+        "wandb/run.wandb": "export the run's history",
+        "tidy.csv": "has several runs: choose one by --run, of grpo-a, grpo-b",
+        "dpo.json": "no metric is known to be the mean of one reward",
+        "else.json": "has no step in its rows",
+        "metrics.jsonl": "a trace of ctwa already",
+    }.items():
+        with pytest.raises(CtwaError, match=told):
+            import_run([tmp_path / source], tmp_path / "imported")
+    assert not (tmp_path / "imported").exists()
