@@ -11,10 +11,8 @@ from typing import Any, Self
 from ctwa import metrics as key_of
 from ctwa.batch import RewardMatrix, Update
 from ctwa.covariance import diagnostics
-from ctwa.run.alarms import alarm_event
-from ctwa.run.folder import ObjectiveInfo, RunFolder, RunInfo, alarm_monitor
-from ctwa.run.jsonl import iterate_jsonl
-from ctwa.run.trace import EventWriter, SampleWriter, TraceWriter
+from ctwa.run.folder import ObjectiveInfo, RunFolder, RunInfo
+from ctwa.run.recorder import RunRecorder
 from ctwa.scalarizers import Scalarizer
 
 
@@ -65,23 +63,17 @@ class LoopTrace:
             versions={package: version(package) for package in ("ctwa", "torch")},
         )
         resume = resume_after is not None
-        self.run = RunFolder.create(folder, config or {}, info, resume=resume, how_to_resume="resume_after=STEP")
-        self._trace = TraceWriter(self.run.metrics, resume_after=resume_after)
-        self._samples = SampleWriter(
-            self.run.samples, num_samples=num_samples, seed=seed or 0, resume_after=resume_after
+        self.run = RunFolder.create(
+            folder, config or {}, info, resume=resume, how_to_resume="resume_after=STEP", folders=()
         )
-        self._events = EventWriter(self.run.events)
-        self._alarms = alarm_monitor(self.run.read_info(), self.run.path)
-        for record in iterate_jsonl(self.run.metrics):
-            self._alarms.feed(record)  # type: ignore[arg-type]
+        self._recorder = RunRecorder(self.run, resume_after=resume_after, num_samples=num_samples, seed=seed or 0)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         """Close the files."""
-        for writer in (self._trace, self._samples, self._events):
-            writer.close()
+        self._recorder.close()
 
     def step(self, step: int, update: Update | None, metrics: Mapping[str, Any]) -> list[str]:
         """Write the record of a step.
@@ -104,11 +96,8 @@ class LoopTrace:
         known: dict[str, Any] = {key_of.weight(name): weight for name, weight in self.method.weights.items()}
         if update is not None:
             known |= update.rollout.rewards.metrics() | diagnostics(update)
-        events = [alarm_event(alarm) for alarm in self._alarms.feed(self._trace.write(step, known | dict(metrics)))]
-        for event in events:
-            self._events.write(**event)
-        return [event["text"] for event in events]
+        return self._recorder.write(step, known | dict(metrics))
 
     def samples(self, step: int, prompts: Sequence[str], responses: Sequence[str], rewards: RewardMatrix) -> None:
         """Keep a few of a step's N completions, with their rewards."""
-        self._samples.write(step, prompts, responses, rewards.to_columns())
+        self._recorder.keep(step, prompts, responses, rewards.to_columns(), split="train")

@@ -12,6 +12,7 @@ CTWA_VENV="${CTWA_VENV:-$CTWA_ROOT/.venv}"
 CTWA_CONSTRAINTS="$CTWA_ROOT/constraints/cpu.txt"
 CTWA_TORCH="torch==2.13.0"
 CTWA_VLLM_VERSION="0.27.0"
+CTWA_TRL="trl==1.16.0"
 
 say() { printf '[%3d s] %s\n' "$SECONDS" "$*"; }
 
@@ -135,6 +136,26 @@ ctwa_setup_model() {
         >"$log" 2>&1; then
         say "Note: SmolLM2-135M-Instruct could not be made ($log); tests that train it are skipped."
     fi
+}
+
+# Puts TRL into a folder beside the packages, which the tests of ctwa.integrations.trl have on their path and nothing
+# else has: verl does not start where it finds TRL. What TRL needs is in the environment already.
+ctwa_setup_trl() {
+    local digest
+    digest="$(ctwa_digest "$CTWA_TRL")"
+    if ctwa_is_current "$CTWA_VENV/.ctwa-trl-stamp" "$digest"; then
+        return
+    fi
+    ctwa_with_lock ctwa_install_trl "$digest"
+}
+
+ctwa_install_trl() { # digest
+    if ctwa_is_current "$CTWA_VENV/.ctwa-trl-stamp" "$1"; then
+        return
+    fi
+    say "Installing $CTWA_TRL in a folder of its own."
+    ctwa_pip_install --no-deps --upgrade --target "$CTWA_VENV/trl" "$CTWA_TRL" || return
+    printf '%s\n' "$1" >"$CTWA_VENV/.ctwa-trl-stamp"
 }
 
 # Adds vLLM for the CPU to the environment of `ctwa_setup`.

@@ -8,6 +8,9 @@
 #   CTWA_SKIP_VLLM=1 scripts/test.sh    without vLLM: its tests are skipped
 #   CTWA_TEST_PROCESSES=0 ...           one test after the other, not two beside each other
 #
+# The tests of ctwa.integrations run first, in a process of their own that has TRL on its path; where arguments say which
+# tests to run, they need it from you: PYTHONPATH=.venv/trl.
+#
 # What a tier holds stands in tests/conftest.py. Safe to run twice; the environment is reused. Ends with pytest's own
 # closing line, and with its exit status.
 set -euo pipefail
@@ -30,6 +33,7 @@ elif [[ "$tier" == all ]]; then
 fi
 if [[ "$tier" == all ]]; then
     ctwa_setup_model
+    ctwa_setup_trl
 fi
 export PATH="$CTWA_VENV/bin:$PATH"
 # Tests of the report look at it in a browser: one on the PATH, else playwright's own, kept beside the environment.
@@ -59,6 +63,10 @@ ruff format --check .
 if [[ "$tier" != core ]]; then
     say "mypy"
     mypy
+fi
+if [[ "$tier" == all && $# == 0 ]]; then
+    say "pytest, with TRL on the path"
+    PYTHONPATH="$CTWA_VENV/trl" python -m pytest tests/integrations
 fi
 say "pytest"
 # In two processes: one starts the engine, again and again, which leaves half of two cores idle; the other does the rest.

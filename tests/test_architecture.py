@@ -45,6 +45,7 @@ ALLOWED = {
     "loop_trace": {"covariance", "run", "scalarizers"},
     "listing": {"scalarizers", "preference", "models"},
     "chat": {"run"},
+    "integrations": {"covariance", "objectives", "report", "run", "scalarizers", "statistics"},
     "evaluation": {
         "chat",
         "data",
@@ -60,8 +61,10 @@ ALLOWED = {
 }
 """What each part may import beside the ground floor."""
 ALL = {*ALLOWED, "__init__"}
-ALLOWED |= {"engine": ALL - {"evaluation"}, "cli": ALL | {"engine"}}
+ALLOWED |= {"engine": ALL - {"evaluation", "integrations"}, "cli": ALL | {"engine"}}
 KNOWS_THE_ENGINE = {"engine", "cli"}
+KNOWS_ANOTHER_TRAINER = {"integrations/trl/trainer.py": "trl"}
+"""Each of these imports a trainer that may not be here; no other file does."""
 ENGINE_LIBRARIES = {"verl", "ray", "vllm", "transfer_queue", "tensordict"}
 BEYOND_THE_METHODS = ENGINE_LIBRARIES | {"transformers", "matplotlib", "pandas", "pyarrow", "hydra", "omegaconf"}
 FILES = sorted(set(PACKAGE.rglob("*.py")) - set((PACKAGE / "starter" / "template").rglob("*.py")))
@@ -116,12 +119,24 @@ def test_only_the_engine_names_the_engine_libraries() -> None:
     assert forbidden == []
 
 
+def test_only_its_own_module_imports_another_trainer() -> None:
+    trainers = set(KNOWS_ANOTHER_TRAINER.values())
+    found = {
+        path.relative_to(PACKAGE).as_posix(): name
+        for path in FILES
+        for name in {each.split(".")[0] for each in imports_of(path)} & trainers
+    }
+
+    assert found == KNOWS_ANOTHER_TRAINER
+
+
 def test_the_methods_load_with_the_core_dependencies_and_the_rest_without_the_engine_libraries() -> None:
     """Imports the methods, then every module outside the engine in a fresh process; looks at what came along."""
     modules = sorted(
         "ctwa." + ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
         for path in FILES
         if part_of(path) not in {*KNOWS_THE_ENGINE, "__init__", "__main__"}
+        and path.relative_to(PACKAGE).as_posix() not in KNOWS_ANOTHER_TRAINER
     )
     program = f"""
 import importlib, sys

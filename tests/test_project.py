@@ -21,7 +21,7 @@ from packaging.utils import canonicalize_name
 from ctwa.scalarizers.registry import METHODS
 from ctwa.shipped import shipped_folder
 from ctwa.starter.make import SHIPPED
-from tests.test_architecture import FILES, imports_of
+from tests.test_architecture import FILES, KNOWS_ANOTHER_TRAINER, imports_of
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -48,7 +48,9 @@ def test_every_import_is_a_declared_dependency() -> None:
     distributions = packages_distributions()
     reward_functions = sorted((ROOT / "reward_fns").rglob("*.py"))
     imported = {name.split(".")[0] for path in [*FILES, *reward_functions] for name in imports_of(path)}
-    third_party = imported - set(sys.stdlib_module_names) - {"ctwa", "reward_fns", "vllm"}
+    third_party = (
+        imported - set(sys.stdlib_module_names) - {"ctwa", "reward_fns", "vllm", *KNOWS_ANOTHER_TRAINER.values()}
+    )
 
     undeclared = {name for name in third_party if not {canonicalize_name(d) for d in distributions[name]} & declared}
     assert undeclared == set()

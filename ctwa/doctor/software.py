@@ -88,7 +88,7 @@ def trl(folder: Path) -> Finding | None:
         "fail",
         f"{folder} has no {WANTED_OF_TRL}",
         means,
-        "pip uninstall trl, or keep it in an environment of its own",
+        "pip uninstall trl, or keep it in an environment of its own (docs/trl.md)",
     )
 
 

@@ -1,8 +1,7 @@
-"""What a trainer leaves in the run folder while it runs, and the alarms that its records raise."""
+"""How a run of the engine is recorded: what it resumes from, what ends it, and how that is said."""
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -18,24 +17,20 @@ from ctwa.engine.watchdog import Watchdog, WatchdogSettings
 from ctwa.errors import CtwaError
 from ctwa.objectives.completion import Completion
 from ctwa.objectives.evaluator import Evaluation
-from ctwa.run.alarms import Alarm, alarm_event
-from ctwa.run.folder import RunFolder, alarm_monitor
-from ctwa.run.jsonl import iterate_jsonl
-from ctwa.run.log import remote_cause
-from ctwa.run.trace import EventWriter, SampleWriter, TraceWriter, make_record
+from ctwa.run.alarms import Alarm
+from ctwa.run.folder import RunFolder
+from ctwa.run.recorder import RunRecorder
+from ctwa.run.trace import make_record
 
 Stop = Alarm | Interruption
 """What ends a run before its last step."""
-_MOST_OF_AN_ERROR = 500  # characters
 _DUPLICATES = ("timing_s/", "timing_per_token_ms/", "perf/time_per_step")  # in the record as time/<phase>
 
 
-class Recorder:
-    """The run's trace, samples and events, continued where a checkpoint left them.
+class Recorder(RunRecorder):
+    """The run's trace, samples and events; and what becomes of a run that ends early.
 
-    Every record is shown to the alarms (those of run.json's objectives and limits), on resuming the records that are
-    kept first. An alarm is raised once while its reason holds, so one that was raised before goes unsaid, and ends no
-    run, until it is over and comes again.
+    An alarm that was raised before a resume ends no run, until it is over and comes again.
 
     Args:
         run: the run folder.
@@ -59,7 +54,6 @@ class Recorder:
         stop_on: Collection[str] = (),
         watchdog: WatchdogSettings | None = None,
     ) -> None:
-        self.run = run
         self.watchdog = Watchdog(
             watchdog or WatchdogSettings(), end=end_request.fail, say=lambda text: self.event("stuck", text)
         )
@@ -71,15 +65,10 @@ class Recorder:
             found = find_resumption(run.checkpoints)
             self.resume_from, left_out = found.folder, clear_the_way(found)
             resume_after = -1 if self.resume_from is None else int(self.resume_from.name.rsplit("_", 1)[1])
-        self._trace = TraceWriter(run.metrics, resume_after=resume_after)
-        self._samples = SampleWriter(run.samples, num_samples=num_samples, seed=seed, resume_after=resume_after)
-        self._events = EventWriter(run.events)
+        super().__init__(run, resume_after=resume_after, num_samples=num_samples, seed=seed)
         #: the alarm or signal that ended the run, if one did
         self.stopped_by: Stop | None = None
         self._stop_on = frozenset(stop_on)
-        self._alarms = alarm_monitor(run.read_info(), run.path)
-        for record in iterate_jsonl(run.metrics):
-            self._alarms.feed(record)  # type: ignore[arg-type]
         if self.resume_from is not None:
             text = f"continuing from {self.resume_from.name}" + self._still_holding() + left_out
             self.event("resume", text, step=resume_after)
@@ -99,20 +88,10 @@ class Recorder:
             if end_request.explains(error):
                 return self._ended_at_once()
             if isinstance(error, Exception):
-                self._failed(error)
+                self.failed(error, how_to_go_on(self.run))
             return False
         finally:
             self.close()
-
-    def _failed(self, error: Exception) -> None:
-        """Note by what, for who reads the run's folder and was not at the terminal."""
-        cause, last = remote_cause(error), max(self._trace.last_step, 0)
-        first = next(iter(str(cause).strip().splitlines()), "")
-        kind = "" if isinstance(cause, CtwaError) else f"{type(cause).__name__}: "
-        where = f"after step {last}" if last else "before its first step was made"
-        text = f"failed {where}: {kind}{first[:_MOST_OF_AN_ERROR]}; {how_to_go_on(self.run)}"
-        with contextlib.suppress(OSError, CtwaError):  # a disk that is full takes no last word
-            self.event("error", text, step=last)
 
     def _ended_at_once(self) -> bool:
         hint = how_to_go_on(self.run)
@@ -147,17 +126,8 @@ class Recorder:
         self.event("start", f"the engine is up after {time.monotonic() - self._began:.0f} s")
 
     def step(self, step: int, metrics: Mapping[str, Any]) -> bool:
-        """Write a step's record, every number the engine and the methods know of it, and tell the alarms it raises.
-
-        Returns:
-            Whether it was not there yet: a resumed run offers its checkpoint's, which is missing only where a crash
-            came before it.
-        """
-        if step <= self._trace.last_step:
-            return False
-        for alarm in self._alarms.feed(self._trace.write(step, numbers(metrics))):
-            self._events.write(**alarm_event(alarm))
-        return True
+        """With what of the metrics are numbers."""
+        return super().step(step, numbers(metrics))
 
     def stopping(self, step: int, metrics: Mapping[str, Any]) -> Stop | None:
         """What is to end the run after this step: a signal, or an alarm that the step's record would raise.
@@ -184,7 +154,7 @@ class Recorder:
 
     def samples(self, step: int, completions: Sequence[Completion], evaluation: Evaluation, *, split: str) -> None:
         """Keep a few of a step's completions."""
-        self._samples.write(
+        self.keep(
             step,
             [completion.prompt for completion in completions],
             [completion.transcript for completion in completions],
@@ -192,15 +162,6 @@ class Recorder:
             split=split,
             weights=[completion.weights for completion in completions],
         )
-
-    def event(self, kind: str, text: str, *, step: int | None = None) -> None:
-        """Tell the reader what happens between the steps."""
-        self._events.write(kind, text, step=step)
-
-    def close(self) -> None:
-        """Close the files."""
-        for writer in (self._trace, self._samples, self._events):
-            writer.close()
 
 
 def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:

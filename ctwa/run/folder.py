@@ -3,7 +3,7 @@
 import hmac
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -83,6 +83,7 @@ class RunFolder:
         *,
         resume: bool = False,
         how_to_resume: str = "resume=true",
+        folders: Sequence[str] = ("checkpoints", "tensorboard"),
     ) -> Self:
         """Makes the folder and writes config.yaml and run.json.
 
@@ -93,6 +94,7 @@ class RunFolder:
             resume: continue the run the folder holds; with none in it, start one. A configuration that differs from
                 the one there is written, and the earlier one kept as config.1.yaml, config.2.yaml, ...
             how_to_resume: what the user writes to resume, for the message.
+            folders: those inside it that the trainer will write to; one with a layout of its own has none of ours.
 
         Raises:
             CtwaError: the folder holds a run and `resume` is False, or is none that can be made or written.
@@ -102,7 +104,7 @@ class RunFolder:
             run.refuse_if_taken(resume=resume, how_to_resume=how_to_resume)
             held = run.holds_run()
             try:
-                run._begin(config, info)
+                run._begin(config, info, folders)
             except (OSError, CtwaError):
                 if not held:  # it is no run yet, and must not be taken for one
                     run.info.unlink(missing_ok=True)
@@ -113,9 +115,9 @@ class RunFolder:
             ) from error
         return run
 
-    def _begin(self, config: Mapping[str, Any], info: RunInfo) -> None:
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
-        self.tensorboard.mkdir(exist_ok=True)
+    def _begin(self, config: Mapping[str, Any], info: RunInfo, folders: Sequence[str]) -> None:
+        for folder in (self.path, *(self.path / name for name in folders)):
+            folder.mkdir(parents=True, exist_ok=True)
         text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True).encode()
         if self.config.exists() and self.config.read_bytes() != text:
             self.config.rename(self._earlier_config())

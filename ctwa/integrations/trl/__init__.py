@@ -1,0 +1,27 @@
+"""The methods inside TRL's GRPOTrainer: docs/trl.md.
+
+from ctwa.integrations.trl import MultiObjectiveGRPOTrainer
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from ctwa.errors import CtwaError
+
+if TYPE_CHECKING:
+    from ctwa.integrations.trl.trainer import MultiObjectiveGRPOTrainer
+
+__all__ = ["MultiObjectiveGRPOTrainer"]
+
+
+def __getattr__(name: str) -> Any:
+    """The trainer, whose module imports TRL; all else here does without it."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if find_spec("trl") is None:
+        raise CtwaError("TRL is not installed: pip install 'ctwa[trl]', in an environment without verl (docs/trl.md)")
+    from ctwa.integrations.trl import trainer
+
+    return getattr(trainer, name)

@@ -1,0 +1,133 @@
+"""What the trainer refuses before it trains: a method, or settings of TRL, that would not do what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ctwa.errors import CtwaError, did_you_mean, told_together
+from ctwa.integrations.trl.loss import why_unknown
+from ctwa.objectives.config import check_name
+from ctwa.scalarizers.base import Scalarizer
+from ctwa.scalarizers.gradient import GradientMethod
+from ctwa.scalarizers.registry import METHODS, SCALARIZERS, MethodConfig, build_scalarizer
+from ctwa.strict import validated
+
+
+def read_method(method: str | Mapping[str, Any]) -> MethodConfig:
+    """The method that a user wrote: its name, or its options with the name as ``type``.
+
+    Raises:
+        CtwaError: it is none, or an option is wrong.
+    """
+    content = {"type": method} if isinstance(method, str) else dict(method)
+    name = content.get("type")
+    if name not in METHODS:
+        raise CtwaError(f"method is {name!r}: write one of {', '.join(METHODS)}" + did_you_mean(name, METHODS))
+    if "targets" in content and _takes_targets(name):
+        raise CtwaError("a covariance target is no option of a method: give the trainer targets={'NAME': 0.1, ...}")
+    config: MethodConfig = validated(MethodConfig, content, under="method")
+    return config
+
+
+def build_method(
+    config: MethodConfig,
+    names: Sequence[str],
+    weights: Sequence[float],
+    targets: Mapping[str, float] | None,
+    args: Any,
+) -> Scalarizer:
+    """The method on the objectives that the reward functions are.
+
+    Args:
+        config: its options.
+        names: of the reward functions, in their order.
+        weights: theirs.
+        targets: the covariance targets, by name.
+        args: a ``GRPOConfig``.
+
+    Raises:
+        CtwaError: names that no metric can have, targets that do not fit, or what would not do here what it says.
+    """
+    _check_names(names)
+    _check_targets(config, names, targets)
+    scale_invariant = args.scale_rewards != "none"
+    by_name = dict(zip(names, weights, strict=True))
+    scalarizer = build_scalarizer(config, by_name, scale_invariant=scale_invariant, targets=targets)
+    mistakes = [*_of_method(scalarizer, args), *_of_batches(args)]
+    if mistakes:
+        raise told_together(mistakes, "" if len(mistakes) == 1 else "the training")
+    return scalarizer
+
+
+def _check_names(names: Sequence[str]) -> None:
+    for name in names:
+        check_name(name)
+        if names.count(name) > 1 or name == "<lambda>":
+            raise CtwaError(
+                f"a reward function is called {name!r}, and an objective goes by its function's name: "
+                "write a function with a name of its own (def NAME), or set its __name__"
+            )
+
+
+def _check_targets(config: MethodConfig, names: Sequence[str], targets: Mapping[str, float] | None) -> None:
+    takes_targets = _takes_targets(config.type)
+    if targets is not None and not takes_targets:
+        raise CtwaError(f"method '{config.type}' steers by no targets: leave targets out")
+    if takes_targets and sorted(targets or ()) != sorted(names):
+        raise CtwaError(
+            f"method '{config.type}' wants a covariance target of every objective: give the trainer "
+            f"targets={{{', '.join(f'{name!r}: ...' for name in names)}}}, and not of {sorted(targets or ())}"
+        )
+
+
+def _takes_targets(method: str) -> bool:
+    return SCALARIZERS.get(method, GradientMethod).takes_targets
+
+
+def _of_method(scalarizer: Scalarizer, args: Any) -> Iterable[str]:
+    name, needs = scalarizer.config.type, scalarizer.requirements
+    if scalarizer.aggregator is not None:
+        yield (
+            f"method '{name}' combines the gradients of the objectives, and TRL takes one gradient: choose a method of "
+            f"the level reward or advantage (ctwa methods), or train with `ctwa train method={name}`"
+        )
+    if needs.probe != "none":
+        yield (
+            f"method '{name}' measures what each step did to the rewards, which needs passes that TRL does not make: "
+            f"choose another method, or train with `ctwa train method={name}`"
+        )
+    if needs.validation and _word(args.eval_strategy) == "no":
+        yield (
+            f"method '{name}' goes by the rewards on held-out prompts, and eval_strategy is 'no': write "
+            "eval_strategy='steps' with an eval_dataset"
+        )
+    if needs.token_weights and (reason := why_unknown(args)):
+        yield f"method '{name}' asks how the loss weighs a token, and {reason}: choose another loss, or another method"
+    if args.multi_objective_aggregation != "sum_then_normalize":
+        yield (
+            f"multi_objective_aggregation is '{args.multi_objective_aggregation}', and how rewards become advantages "
+            "is the method's: leave it out, and write method='gdpo' for what TRL calls normalize_then_sum"
+        )
+
+
+def _of_batches(args: Any) -> Iterable[str]:
+    made, used = args.steps_per_generation * args.num_iterations, args.gradient_accumulation_steps
+    if made % used:
+        yield (
+            f"completions are used for steps_per_generation * num_iterations = {made} micro-batches, which "
+            f"gradient_accumulation_steps={used} does not divide: a method could not tell what one batch's update did; "
+            "write steps_per_generation as a multiple of gradient_accumulation_steps"
+        )
+        return
+    steps = made // used
+    if _word(args.save_strategy) == "steps" and steps > 1 and (args.save_steps < 1 or args.save_steps % steps):
+        yield (
+            f"save_steps is {args.save_steps:g}, and a batch of completions is trained on for {steps} steps: TRL "
+            f"cannot go on from the middle of one; write a multiple of {steps}"
+        )
+
+
+def _word(strategy: Any) -> str:
+    """``steps``, ``epoch`` or ``no``: a member of an enumeration of transformers, or its value."""
+    return str(getattr(strategy, "value", strategy))

@@ -1,0 +1,328 @@
+"""TRL's GRPOTrainer with a method of ctwa in it. The one module here that imports TRL.
+
+Dimensions: N completions of all processes, n those of this process, M objectives, T tokens, S some rows of the n.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
+from trl import GRPOConfig, GRPOTrainer
+from trl.models.utils import disable_gradient_checkpointing
+
+from ctwa import metrics as key_of
+from ctwa.batch import Rollout, Update
+from ctwa.covariance.diagnostics import diagnostics, sampled_entropy
+from ctwa.errors import CtwaError
+from ctwa.integrations.trl.checks import build_method, read_method
+from ctwa.integrations.trl.contract import check_contract
+from ctwa.integrations.trl.estimate import Answered, TrlEstimate
+from ctwa.integrations.trl.loss import read_policy_loss
+from ctwa.integrations.trl.record import HOW_TO_RESUME, begin, how_to_go_on, load_state, save_state
+from ctwa.integrations.trl.window import Validation, Window, prompts_of, read_rewards, text_of
+from ctwa.report.summary import write_summary
+from ctwa.run.folder import RunFolder
+from ctwa.run.recorder import RunRecorder
+from ctwa.scalarizers.base import weighted_scores
+
+_ROW = "ctwa_row"
+"""A column beside TRL's own, which goes through its shuffling: the place of a completion among those of its process."""
+
+
+class MultiObjectiveGRPOTrainer(GRPOTrainer):
+    """TRL's ``GRPOTrainer``, in which a method of ctwa turns the rewards of several functions into advantages.
+
+    An objective has the name of its reward function, and its weight of ``GRPOConfig(reward_weights=...)``. The run is
+    recorded in ``output_dir``, for ``ctwa report``, ``watch``, ``summary`` and ``compare``.
+
+    Args:
+        method: a method's name, or its options with the name as ``type``: ``{"type": "ctwa", "eta": 0.1}``.
+        targets: the objectives' covariance targets, by name, for a method that steers by them.
+        *arguments, **options: TRL's.
+
+    Raises:
+        CtwaError: the method, or what TRL is asked for beside it, would not do what it says.
+    """
+
+    def __init__(
+        self,
+        *arguments: Any,
+        method: str | Mapping[str, Any] = "linear",
+        targets: Mapping[str, float] | None = None,
+        **options: Any,
+    ) -> None:
+        config = read_method(method)
+        check_contract(GRPOTrainer, GRPOConfig)
+        super().__init__(*arguments, **options)
+        given = self.args.reward_weights or []
+        weights = [*given, *[1.0] * (len(self.reward_func_names) - len(given))]
+        self.scalarizer = build_method(config, self.reward_func_names, weights, targets, self.args)
+        self._policy_loss = read_policy_loss(self.args)
+        wanted = self.scalarizer.requirements.log_probs
+        self._source = ("none" if self._policy_loss is None else "in_update") if wanted == "none" else wanted
+        self._recorder: RunRecorder | None = None
+        self._resume_after: int | None = None
+        self._step_metrics: dict[str, float] = {}
+        self._rewards = read_rewards(self.reward_func_names, torch.zeros(0, len(weights)))
+        self._window: Window | None = None
+        self._rows_S: Tensor | None = None
+        self._old_ST: Tensor | None = None
+        self._validation: Validation | None = None
+        self.add_callback(_Between(self))
+
+    # -- a batch of completions ---------------------------------------------------------------------------------------
+
+    def _calculate_rewards(self, *arguments: Any, **options: Any) -> Tensor:
+        rewards_NM: Tensor = super()._calculate_rewards(*arguments, **options)
+        self._rewards = read_rewards(self.reward_func_names, rewards_NM)
+        return rewards_NM
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        # TRL's own advantages and its log are by the weights that the method has now.
+        weights = self.scalarizer.weights
+        self.reward_weights = torch.tensor([weights[name] for name in self.reward_func_names], dtype=torch.float32)
+        output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        if self.model.training:
+            self._begin_window(output)
+        elif self._validation is not None:
+            self._validation.parts.append((self._rewards, self.num_generations_eval))
+        return output
+
+    def _begin_window(self, output: dict[str, Any]) -> None:
+        """Let the method turn the rewards into advantages, and put them in the place of TRL's."""
+        mask_nT = output["completion_mask"]
+        if "tool_mask" in output:
+            mask_nT = mask_nT * output["tool_mask"]
+        importance_nT = output.get("importance_sampling_ratio")
+        rollout = Rollout(
+            self._rewards,
+            prompts_of(len(self._rewards.rewards_NM), self.num_generations),
+            self._gathered(mask_nT),
+            importance_NT=None if importance_nT is None else self._gathered(importance_nT.expand(mask_nT.shape)),
+        )
+        answered = None
+        if bool(self._rewards.scored_NM.all()):  # TRL counts a reward that is missing as 0, and the methods do not
+            scores_N = weighted_scores(rollout, self.scalarizer.weights)
+            answered = Answered(scores_N, self.accelerator.gather(output["advantages"]).cpu())
+        estimate = TrlEstimate(self.num_generations, rollout.mask_NT, self.scale_rewards, answered)
+        advantages_NT = self.scalarizer.advantages(rollout, estimate).float()
+        unknown_nT = torch.full(mask_nT.shape, torch.nan)
+        self._window = Window(rollout, advantages_NT, unknown_nT, unknown_nT.clone())
+        first = self.accelerator.process_index * len(mask_nT)
+        mine_nT = advantages_NT[first : first + len(mask_nT), : mask_nT.shape[1]]
+        output["advantages"] = _of_completions(mine_nT, mask_nT.cpu()).to(mask_nT.device)
+        output[_ROW] = torch.arange(len(mask_nT), device=mask_nT.device)
+        self._keep_samples(advantages_NT.sum(1) / rollout.mask_NT.sum(1).clamp(min=1))
+
+    def _keep_samples(self, advantages_N: Tensor) -> None:
+        """Keep a few completions, and put the advantages into TRL's own table of them."""
+        num = len(advantages_N)
+        logged = self._logs["advantages"]
+        for _ in range(min(num, len(logged))):
+            logged.pop()
+        logged.extend(advantages_N.tolist())
+        if self._recorder is not None:
+            prompts, responses = (
+                [text_of(each) for each in list(self._logs[key])[-num:]] for key in ("prompt", "completion")
+            )
+            step = self.state.global_step + 1
+            self._recorder.keep(step, prompts, responses, self._rewards.to_columns(), split="train")
+
+    # -- its update ---------------------------------------------------------------------------------------------------
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        self._rows_S, self._old_ST = inputs.get(_ROW), inputs.get("old_per_token_logps")
+        try:
+            loss: Tensor = super()._compute_loss(model, inputs)
+            return loss
+        finally:
+            self._rows_S = self._old_ST = None
+
+    def _get_per_token_logps_and_entropies(self, *arguments: Any, **options: Any) -> Any:
+        computed = super()._get_per_token_logps_and_entropies(*arguments, **options)
+        if self._rows_S is not None and self._window is not None:
+            old_ST = None if self._old_ST is None else self._old_ST.cpu()
+            self._window.saw(self._rows_S.cpu(), computed[0].detach().float().cpu(), old_ST)
+        return computed
+
+    def _log_probs_now(self) -> Tensor:
+        """Of this process's completions under the policy as it is, (n, T): one more pass, in TRL's micro-batches."""
+        assert self._window is not None
+        log_probs_nT = torch.zeros_like(self._window.log_probs_new_nT)
+        forward = super()._get_per_token_logps_and_entropies
+        parameters = inspect.signature(forward).parameters
+        with torch.no_grad(), disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
+            for inputs in self._buffered_inputs:
+                ids, mask = (
+                    torch.cat([inputs[f"prompt_{key}"], inputs[f"completion_{key}"]], dim=1) for key in ("ids", "mask")
+                )
+                pictures = {key: value for key, value in inputs.items() if key in parameters}
+                computed = forward(self.model, ids, mask, log_probs_nT.shape[1], **pictures)
+                log_probs_nT[inputs[_ROW].cpu()] = computed[0].float().cpu()
+        return log_probs_nT
+
+    @property
+    def _steps_per_batch(self) -> int:
+        """Optimizer steps on a batch of completions."""
+        steps: int = self.args.steps_per_generation * self.num_iterations // self.args.gradient_accumulation_steps
+        return steps
+
+    def after_step(self) -> None:
+        """Show the method what the update did, where the batch has been trained on to its end."""
+        window = self._window
+        if window is None or self._step % (self.args.steps_per_generation * self.num_iterations):
+            return
+        if self._source == "post_update":
+            window.log_probs_new_nT = self._log_probs_now()
+        old_NT, new_NT = self._gathered_float(window.log_probs_old_nT), self._gathered_float(window.log_probs_new_nT)
+        update = Update(window.rollout, window.advantages_NT, old_NT, new_NT, self._policy_loss)
+        learnt = diagnostics(update) if self._source != "none" else {}
+        learnt |= self.scalarizer.observe_update(update)
+        learnt |= self._weights()
+        entropy = {key_of.ENTROPY: sampled_entropy(old_NT, window.rollout.mask_NT)}
+        self._step_metrics |= window.metrics() | entropy | learnt
+        for key, value in learnt.items():
+            self._metrics["train"][key].append(value)
+        self._window = None
+
+    def _weights(self) -> dict[str, float]:
+        return {key_of.weight(name): weight for name, weight in self.scalarizer.weights.items()}
+
+    def _gathered(self, values_nT: Tensor) -> Tensor:
+        """The rows of all processes, on the CPU; tokens that one of them has not are 0."""
+        padded: Tensor = self.accelerator.pad_across_processes(values_nT.contiguous(), dim=1)
+        gathered: Tensor = self.accelerator.gather(padded)
+        return gathered.cpu()
+
+    def _gathered_float(self, values_nT: Tensor) -> Tensor:
+        return self._gathered(values_nT.to(self.accelerator.device))
+
+    # -- between the steps --------------------------------------------------------------------------------------------
+
+    def evaluate(self, *arguments: Any, **options: Any) -> dict[str, float]:
+        """TRL's evaluation; the method and the trace hear of it, of all evaluation sets together."""
+        if self._validation is not None:  # TRL calls this for each set in turn
+            found: dict[str, float] = super().evaluate(*arguments, **options)
+            return found
+        self._validation = Validation()
+        try:
+            found = super().evaluate(*arguments, **options)
+            if self.is_in_train:
+                self._step_metrics |= self._validation.metrics() | self._weights()
+                self.scalarizer.observe_validation(self.state.global_step, self._validation.means())
+        finally:
+            self._validation = None
+        return found
+
+    def train(
+        self, resume_from_checkpoint: str | bool | None = None, trial: Any = None, *rest: Any, **options: Any
+    ) -> Any:
+        """TRL's training, recorded in ``output_dir``; resumed with the method's state.
+
+        Raises:
+            CtwaError: ``output_dir`` holds a run and none is resumed, or the checkpoint has no state of this method.
+        """
+        if trial is not None:
+            raise CtwaError("a search of hyperparameters would put several runs into one folder: train them one by one")
+        checkpoint = resume_from_checkpoint or None
+        if checkpoint is True:
+            checkpoint = get_last_checkpoint(self.args.output_dir)
+            if checkpoint is None:
+                raise CtwaError(f"{self.args.output_dir} has no checkpoint: leave resume_from_checkpoint out")
+        self._resume_after = None
+        if self.args.should_save:
+            RunFolder(self.args.output_dir).refuse_if_taken(resume=checkpoint is not None, how_to_resume=HOW_TO_RESUME)
+        if checkpoint is not None:
+            self._resume_after, self._step_metrics = load_state(
+                Path(str(checkpoint)), self.scalarizer, steps_per_batch=self._steps_per_batch
+            )
+        try:
+            return super().train(checkpoint, trial, *rest, **options)
+        except Exception as error:
+            self.write_record()
+            if self._recorder is not None:
+                self._recorder.failed(error, how_to_go_on(self.args.output_dir))
+            raise
+        finally:
+            if self._recorder is not None:
+                self._recorder.close()
+                self._recorder = None
+
+    def begin_recording(self) -> None:
+        """Make or continue the folder of the run, in one process of all."""
+        if self.args.should_save:
+            self._recorder = begin(
+                self.args,
+                self.scalarizer,
+                self.model.config._name_or_path,
+                num_steps=self.state.max_steps,
+                resume_after=self._resume_after,
+            )
+
+    def write_record(self) -> None:
+        """Write what is known of the last step."""
+        if self._recorder is not None and self._step_metrics:
+            self._recorder.step(self.state.global_step, self._step_metrics)
+        self._step_metrics = {}
+
+    def end_recording(self) -> None:
+        """Write the last record, and sum the run up."""
+        self.write_record()
+        if self._recorder is not None:
+            with contextlib.suppress(CtwaError):  # a run without a single result has no summary
+                write_summary(self._recorder.run)
+
+    def note_logs(self, logs: Mapping[str, float]) -> None:
+        """Take from TRL's log what is of the step alone."""
+        for key, name in {"grad_norm": key_of.GRADIENT_NORM, "learning_rate": "actor/lr"}.items():
+            if key in logs:
+                self._step_metrics[name] = logs[key]
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        # Before TRL's own files: what it takes for a checkpoint has the state then.
+        if self.args.should_save:
+            step = self.state.global_step
+            folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{step}"
+            save_state(folder, self.scalarizer, step=step, metrics=self._step_metrics)
+        super()._save_checkpoint(model, trial)
+
+
+class _Between(TrainerCallback):
+    """Tells a trainer what its loop does between its steps."""
+
+    def __init__(self, trainer: MultiObjectiveGRPOTrainer) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        """The checkpoint is loaded, and the number of steps known."""
+        self._trainer.begin_recording()
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        """The step before is logged, evaluated and saved."""
+        self._trainer.write_record()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        """The policy has been updated, and nothing is logged or saved yet."""
+        self._trainer.after_step()
+
+    def on_log(self, *_: Any, logs: Mapping[str, float] | None = None, **__: Any) -> None:
+        """TRL's log."""
+        self._trainer.note_logs(logs or {})
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        """The last step is over."""
+        self._trainer.end_recording()
+
+
+def _of_completions(advantages_ST: Tensor, mask_ST: Tensor) -> Tensor:
+    """One advantage a completion, (S,), as TRL has them, where its tokens have the same; else one a token, (S, T)."""
+    first_S = advantages_ST.gather(1, mask_ST.long().argmax(1, keepdim=True)).squeeze(1)
+    return first_S if torch.equal(first_S[:, None] * mask_ST, advantages_ST) else advantages_ST

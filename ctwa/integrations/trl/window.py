@@ -1,0 +1,116 @@
+"""One batch of completions in TRL, from its rewards to the update it made.
+
+Dimensions: N completions of all processes, n those of this process, M objectives, T tokens; K completions of a prompt.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ctwa import metrics as key_of
+from ctwa.batch import RewardMatrix, Rollout
+from ctwa.objectives.signal import Signal
+from ctwa.statistics import clustered_error
+
+
+def read_rewards(names: Sequence[str], rewards_NM: Tensor) -> RewardMatrix:
+    """TRL's rewards: NaN, which it makes of None, says that the objective does not apply; an infinity is no score."""
+    rewards_NM = rewards_NM.double().cpu()
+    return RewardMatrix(tuple(names), rewards_NM, rewards_NM.isfinite(), ~rewards_NM.isnan())
+
+
+def prompts_of(num_completions: int, num_generations: int) -> Tensor:
+    """The prompt of each completion, int64 (N,): those of one stand together."""
+    return torch.arange(num_completions) // num_generations
+
+
+@dataclass
+class Window:
+    """The micro-batches between two generations, which train on one batch of completions.
+
+    Attributes:
+        rollout: the batch, of all processes.
+        advantages_NT: that it is trained on, float32.
+        log_probs_old_nT: of this process's completions under the policy that made them; NaN until they are known.
+        log_probs_new_nT: as the update's own passes met them last.
+        began: in seconds, when it was begun.
+    """
+
+    rollout: Rollout
+    advantages_NT: Tensor
+    log_probs_old_nT: Tensor
+    log_probs_new_nT: Tensor
+    began: float = field(default_factory=time.perf_counter)
+
+    def saw(self, rows_S: Tensor, log_probs_ST: Tensor, old_ST: Tensor | None) -> None:
+        """Note what a forward pass of the update computed.
+
+        Args:
+            rows_S: which of this process's completions it was of.
+            log_probs_ST: of their tokens.
+            old_ST: under the old policy, where TRL keeps them; else those of the first pass are they.
+        """
+        if old_ST is None:
+            known_S = ~self.log_probs_old_nT[rows_S].isnan().all(1)
+            old_ST = torch.where(known_S[:, None], self.log_probs_old_nT[rows_S], log_probs_ST)
+        self.log_probs_old_nT[rows_S] = old_ST
+        self.log_probs_new_nT[rows_S] = log_probs_ST
+
+    def metrics(self) -> dict[str, float]:
+        """What the batch was like, by the names of the trace."""
+        rewards, mask_NT = self.rollout.rewards, self.rollout.mask_NT
+        return {
+            **rewards.metrics(),
+            **Signal.of(rewards, self.rollout.group_N).metrics(),
+            key_of.RESPONSE_LENGTH: float(mask_NT.sum(1).double().mean()),
+            key_of.STEP_SECONDS: time.perf_counter() - self.began,
+        }
+
+
+@dataclass
+class Validation:
+    """The rewards of an evaluation, batch by batch.
+
+    Attributes:
+        parts: rewards of whole prompts, and K.
+    """
+
+    parts: list[tuple[RewardMatrix, int]] = field(default_factory=list)
+
+    def means(self) -> dict[str, float]:
+        """The mean of each objective that was scored."""
+        return {name: float(torch.cat(values).mean()) for name, (values, _) in self._scored().items()}
+
+    def metrics(self) -> dict[str, float]:
+        """``val/<name>`` and its standard error over prompts."""
+        metrics = {key_of.validation(name): mean for name, mean in self.means().items()}
+        for name, (values, groups) in self._scored().items():
+            error = clustered_error(torch.cat(values).numpy(), torch.cat(groups).numpy())
+            metrics[key_of.validation_error(name)] = error
+        return metrics
+
+    def _scored(self) -> dict[str, tuple[list[Tensor], list[Tensor]]]:
+        scored: dict[str, tuple[list[Tensor], list[Tensor]]] = {}
+        num_prompts = 0
+        for matrix, num_generations in self.parts:
+            group_N = num_prompts + prompts_of(len(matrix.rewards_NM), num_generations)
+            num_prompts = int(group_N[-1]) + 1
+            for name in matrix.names:
+                rewards_N, scored_N = matrix.column(name)
+                if scored_N.any():
+                    values, groups = scored.setdefault(name, ([], []))
+                    values.append(rewards_N[scored_N])
+                    groups.append(group_N[scored_N])
+        return scored
+
+
+def text_of(messages: object) -> str:
+    """A prompt or a completion as text: what TRL hands over is text already, or a list of messages."""
+    if isinstance(messages, list):
+        return "\n".join(str(each.get("content", "")) if isinstance(each, dict) else str(each) for each in messages)
+    return str(messages)
