@@ -49,7 +49,8 @@ say "Building."
 "$tools/bin/python" -m twine check --strict dist/*
 say "Writing the lists of what each installation consists of (CycloneDX)."
 for which in cpu gpu; do
-    "$tools/bin/cyclonedx-py" requirements --pyproject pyproject.toml --output-reproducible \
+    # It warns that a list of pins does not say which package wants which.
+    PYTHONWARNINGS=ignore "$tools/bin/cyclonedx-py" requirements --pyproject pyproject.toml --output-reproducible \
         --output-file "dist/ctwa-$version-$which.cdx.json" "constraints/$which.txt"
 done
 say "Trying the wheel without a clone."

@@ -33,7 +33,11 @@ DECLARED = [
     if requirement.name != "ctwa"
 ]
 SHELL_SCRIPTS = [
-    *sorted(path for folder in ("scripts", "recipes", "docker", "ctwa") for path in (ROOT / folder).rglob("*.sh")),
+    *sorted(
+        path
+        for folder in ("scripts", "recipes", "docker", "ctwa", "examples")
+        for path in (ROOT / folder).rglob("*.sh")
+    ),
     ROOT / ".ci" / "run",
 ]
 
