@@ -1,4 +1,4 @@
-"""A run whose processes are stopped and killed says so within seconds, and leaves nothing behind."""
+"""A run whose processes are stopped and killed, and whose rewards run wild, says so and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -16,51 +16,66 @@ from ctwa.models.seal import damaged_files
 
 pytestmark = pytest.mark.e2e
 
+WILD_REWARD = Path(__file__).with_name("wild_reward.py")
+WILD = ("exit", "segfault", "raise", "nan", "fork", "print", "memory")
 
-def read_until(running: Popen[str], said: str) -> None:
-    """Wait for a run to say something."""
+
+def read_until(running: Popen[str], said: str) -> str:
+    """What a run says until it has said something; waits for it."""
     assert running.stdout is not None
     lines = []
     for line in running.stdout:
         lines.append(line)
         if said in line:
-            return
+            return "".join(lines)
     pytest.fail(f"the run ended without {said!r}: {''.join(lines)}")
 
 
-def processes_of(running: Popen[str]) -> list[psutil.Process]:
-    """All of the run's session that are not over."""
+def processes_with(wild: Path) -> list[psutil.Process]:
+    """All of a run that are not over, wherever they went to: by their environment."""
     found = []
     for each in psutil.process_iter():
         try:
-            if os.getsid(each.pid) == running.pid and each.status() != psutil.STATUS_ZOMBIE:
+            is_one = each.pid != os.getpid() and each.environ().get("CTWA_WILD") == str(wild)
+            if is_one and each.status() != psutil.STATUS_ZOMBIE:
                 found.append(each)
-        except (ProcessLookupError, psutil.NoSuchProcess):
+        except (psutil.Error, OSError):
             continue
     return found
 
 
-def process_of(running: Popen[str], actor: str) -> psutil.Process:
+def process_of(wild: Path, actor: str) -> psutil.Process:
     """The process of one of the run's actors."""
-    return next(each for each in processes_of(running) if "".join(each.cmdline()).startswith(f"ray::{actor}"))
+    return next(each for each in processes_with(wild) if "".join(each.cmdline()).startswith(f"ray::{actor}"))
 
 
-def test_what_is_stopped_is_named_and_what_is_killed_ends_the_run(
-    watched_process: Callable[..., Popen[str]], tmp_path: Path
+def test_what_is_stopped_is_named_what_runs_wild_is_masked_and_what_is_killed_ends_the_run(
+    watched_process: Callable[..., Popen[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tmp_path / "run"
+    folder, wild = tmp_path / "run", tmp_path / "wild"
+    monkeypatch.setenv("CTWA_WILD", str(wild))
     running = watched_process(
-        folder, "trainer.total_training_steps=500", "trainer.save_freq=1", "ctwa.watchdog.every=1"
+        folder,
+        "trainer.total_training_steps=500",
+        "trainer.save_freq=1",
+        "ctwa.watchdog.every=1",
+        f"+ctwa.objectives.wild={{reward_fn:'{WILD_REWARD}:wild',weight:0.1,target:0.1,max_unscored:1}}",
+        "ctwa.rewards.max_memory=1",
     )
     read_until(running, "1/500")
-    server = process_of(running, "TransformersServer")
+    server = process_of(wild, "TransformersServer")
     server.send_signal(signal.SIGSTOP)
     read_until(running, f"(process {server.pid}) is stopped (SIGSTOP): `kill -CONT {server.pid}` lets it go on")
     server.send_signal(signal.SIGCONT)
     read_until(running, "/500 ")
+    for how in WILD:
+        wild.write_text(how)
+        while wild.exists():
+            read_until(running, "/500 ")
+    read_until(running, "/500 ")  # the last of them has been scored, or not
 
     # Nobody who waits for the queue has a time limit.
-    queue = process_of(running, "TransferQueueController")
+    queue = process_of(wild, "TransferQueueController")
     queue.send_signal(signal.SIGKILL)
     output, _ = running.communicate(timeout=120)
 
@@ -69,6 +84,6 @@ def test_what_is_stopped_is_named_and_what_is_killed_ends_the_run(
     assert f"error: {said}" in output.replace("\n", " ")
     last = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()][-1]
     assert (last["kind"], said in last["text"]) == ("error", True)
-    assert processes_of(running) == []
+    assert processes_with(wild) == []  # those among them that a reward function started and let go
     newest = max(folder.glob("checkpoints/global_step_*"), key=lambda path: int(path.name.rsplit("_", 1)[1]))
     assert damaged_files(newest) in ((), ("complete.json",))  # whole, or the one that was being written
