@@ -5,9 +5,9 @@ Every other module may import them. Dimensions: N completions, M objectives, T t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -211,3 +211,5 @@ class Update:
     log_probs_old_NT: Tensor
     log_probs_new_NT: Tensor
     loss: PolicyLoss | None
+    #: what was computed of it before, for who asks again
+    known: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "ctwa"
 
-NOUNS = {"errors", "strict", "policy_loss", "batch", "weights", "method_info", "metrics", "state"}
+NOUNS = {"errors", "strict", "policy_loss", "batch", "weights", "method_info", "metrics", "shipped", "state"}
 """The ground floor: every part may import it."""
 ALLOWED = {
     "errors": set(),
@@ -22,6 +22,7 @@ ALLOWED = {
     "weights": {"errors"},
     "method_info": {"errors", "strict"},
     "metrics": set(),
+    "shipped": set(),
     "state": {"errors"},
     "config": set(),
     "data": set(),

@@ -6,6 +6,7 @@ import ast
 import importlib.util
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from ctwa.scalarizers.registry import METHODS
+from ctwa.shipped import shipped_folder
+from ctwa.starter.make import SHIPPED
 from tests.test_architecture import FILES, KNOWS_ANOTHER_TRAINER, imports_of
 
 ROOT = Path(__file__).parent.parent
@@ -64,6 +67,21 @@ def test_the_constraints_admit_what_is_declared() -> None:
 
     assert {canonicalize_name(r.name) for r in tested} <= constraints.keys()
     assert [r for r in tested if not r.specifier.contains(constraints[canonicalize_name(r.name)])] == []
+
+
+def test_the_page_of_what_works_with_what_is_up_to_date() -> None:
+    assert run([sys.executable, "scripts/compatibility.py", "--check"]).returncode == 0
+
+
+def test_what_comes_with_ctwa_is_found_in_a_wheel_and_in_a_clone(tmp_path: Path) -> None:
+    """In a wheel the folders lie in the package."""
+    packed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert packed["force-include"] == {name: f"ctwa/{name}" for name in SHIPPED}
+    assert all((shipped_folder() / name).is_dir() for name in SHIPPED)
+    module = tmp_path / "ctwa" / "shipped.py"
+    (module.parent / "reward_fns").mkdir(parents=True)
+    shutil.copyfile(ROOT / "ctwa" / "shipped.py", module)
+    assert runpy.run_path(str(module))["shipped_folder"]() == module.parent
 
 
 def test_bash_and_shellcheck_have_no_remarks_on_the_scripts() -> None:

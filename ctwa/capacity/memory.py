@@ -8,9 +8,9 @@ SERVER_SPARE = 2e9
 """Bytes of a server's share that are neither weights nor keys and values: CUDA graphs and the buffers of a pass."""
 SLEEPING_SERVER = 1.5e9
 """Bytes that a sleeping server keeps: CUDA's context and its graphs."""
-DRIVER_BASE = 1.2e9
+DRIVER_BASE = 1.0e9
 """Bytes of a driver between two steps: mostly what it has imported."""
-DRIVER_TOKEN = 60
+DRIVER_TOKEN = 95
 """Bytes of a driver for each token of the padded responses, at the most that a step holds at once."""
 
 

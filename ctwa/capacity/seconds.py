@@ -24,8 +24,10 @@ class Rates:
     network: float = 0.7
 
 
-DRIVER_RATE = 40e6
-"""Response tokens a second that the driver's own work takes: see docs/scaling.md."""
+DRIVER_RATE = 1.15e6
+"""Response tokens a second that the driver's own work takes, on one thread: benchmarks/driver.py (docs/scaling.md)."""
+QUEUE_RATE = 450e6
+"""Bytes a second in and out of the transfer queue: benchmarks/queue_keys.py (docs/cluster.md)."""
 
 
 def step(workload: Workload, rates: Rates) -> dict[str, float]:
@@ -73,8 +75,9 @@ def sampling(workload: Workload, rates: Rates) -> float:
 
 
 def driver(workload: Workload) -> float:
-    """The driver's own work, while all GPUs wait."""
-    return workload.num_rows * workload.mean_response_tokens / DRIVER_RATE
+    """The driver's own work, and what it waits for the queue, while all GPUs wait."""
+    own = workload.num_rows * workload.mean_response_tokens / DRIVER_RATE
+    return own + traffic.driver_bytes(workload) / QUEUE_RATE
 
 
 def _update(workload: Workload) -> tuple[float, float]:

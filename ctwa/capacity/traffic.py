@@ -25,10 +25,8 @@ class Traffic:
     node: float
 
 
-DRIVER_TOKEN = 60
-"""Bytes of a response token that the driver reads and writes in a step of the least."""
-DRIVER_PROMPT_TOKEN = 0
-"""Of a prompt's token: the driver has the prompts' text, and reads no tokens of theirs."""
+DRIVER_TOKEN = 117
+"""Bytes of a response token that the driver reads and writes in a step: counted by benchmarks/driver.py."""
 
 
 def of_step(workload: Workload) -> Traffic:

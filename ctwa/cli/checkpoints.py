@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,18 +9,11 @@ import typer
 
 from ctwa.cli.command import app, to_folder
 from ctwa.errors import CtwaError
+from ctwa.models.dtypes import Dtype
 
 if TYPE_CHECKING:
     from ctwa.models.checkpoints import Checkpoint
     from ctwa.run.folder import RunFolder
-
-
-class Dtype(StrEnum):
-    """What a model's tensors may be turned into."""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
 
 
 @app.command()
@@ -109,7 +101,8 @@ def _export(folder: RunFolder, out: Path, step: int | None, dtype: Dtype | None,
     from ctwa.models.checkpoints import best_step
     from ctwa.models.export import export_model
     from ctwa.models.locate import newest_complete, step_folder
-    from ctwa.report.card import base_name, model_card
+    from ctwa.report.card import model_card
+    from ctwa.report.markdown import base_name
     from ctwa.report.trace import read_runs
 
     if step is None:
@@ -120,7 +113,5 @@ def _export(folder: RunFolder, out: Path, step: int | None, dtype: Dtype | None,
     run = read_runs([folder.path])[0]
     card = model_card(run, int(checkpoint.name.rsplit("_", 1)[1]), is_adapter=adapter)
     base = "" if run.info is None else base_name(run.info.model)
-    export_model(
-        checkpoint, out, card=card, dtype=None if dtype is None else dtype.value, adapter_of=base if adapter else None
-    )
+    export_model(checkpoint, out, card=card, dtype=dtype, adapter_of=base if adapter else None)
     print(f"exported: {checkpoint.name} to {out}")

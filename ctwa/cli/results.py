@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -43,6 +44,28 @@ def summary(
         print(f"figure: {figure}")
 
 
+class Form(StrEnum):
+    """What a report is written as."""
+
+    HTML = "html"
+    MARKDOWN = "markdown"
+
+
+def _report_as_markdown(runs: list[Path], out: Path | None, figures: Path | None) -> None:
+    from ctwa.report.markdown import markdown_report
+    from ctwa.run.jsonl import write_atomically
+
+    if figures is not None:
+        raise CtwaError("--figures goes with the page: leave it out, or write --format html")
+    text = markdown_report(runs)
+    if out is None:
+        print(text)
+    else:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(out, f"{text}\n".encode("utf-8", "replace"))
+        print(f"report: {out}")
+
+
 @app.command()
 def report(
     runs: Annotated[
@@ -59,8 +82,17 @@ def report(
         Path | None,
         typer.Option(callback=to_folder, help="A folder in which to write each figure as PDF, SVG, PNG."),
     ] = None,
+    form: Annotated[
+        Form,
+        typer.Option(
+            "--format", help="html: one page. markdown: its first screen, for a pull request; printed, or --out."
+        ),
+    ] = Form.HTML,
 ) -> None:
-    """Write a report of runs: one HTML file that opens without a network."""
+    """Write a report of runs: one HTML file that opens without a network; or its first screen as Markdown."""
+    if form is Form.MARKDOWN:
+        _report_as_markdown(runs, out, figures)
+        return
     from ctwa.report.html import write_report
 
     out = out or (runs[0] / "report.html" if len(runs) == 1 and runs[0].is_dir() else Path("report.html"))

@@ -146,11 +146,14 @@ def caid(
 @app.command()
 def init(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make it in.")],
+    recipes: Annotated[
+        bool, typer.Option("--recipes", help="Put ctwa's recipes and reward functions there too, to use and to change.")
+    ] = False,
 ) -> None:
     """Make a small project of your own that runs as it stands: rewards with a test, data, settings, a script."""
     from ctwa.starter.make import NEXT, make_project
 
-    made = make_project(folder)
+    made = make_project(folder, recipes=recipes)
     print(f"made in {folder}: {', '.join(map(str, made))}\n\n{NEXT.format(folder=shlex.quote(str(folder)))}")
 
 

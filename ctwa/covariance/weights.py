@@ -5,6 +5,7 @@ CTWA (Lu & Jiang 2026, arXiv 2602.06869), Eq. 6-7 and section 5.1; ``ctwa.policy
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +14,8 @@ from torch import Tensor
 
 from ctwa.batch import Update
 from ctwa.policy_loss import LossTokens, PolicyLoss
+
+_TOKENS_AT_ONCE = 1 << 15
 
 LengthNormalization = Literal["mean", "sum", "max_length", "mean_unclipped"]
 
@@ -71,29 +74,42 @@ def token_weights(
     """
     mask_NT = mask_NT.bool()
     seen_NT = mask_NT if rejected_NT is None else mask_NT & ~rejected_NT
-    new_NT, old_NT, seen_advantages_NT = (
-        torch.where(seen_NT, values_NT.double(), 0.0)
-        for values_NT in (log_probs_new_NT, log_probs_old_NT, advantages_NT)
-    )
-    weight_NT, kept_NT = loss.weigh(LossTokens(new_NT, old_NT, seen_advantages_NT, seen_NT))
-    weight_NT = weight_NT * loss.scale_N1(seen_NT)
-    trained_NT = seen_NT
-    if importance_NT is not None:
-        factor_NT = loss.importance(importance_NT.double(), seen_NT)
-        weight_NT, trained_NT = weight_NT * factor_NT, seen_NT & (factor_NT != 0)
-    kept_NT = mask_NT & (kept_NT | ~trained_NT)
-    return TokenWeights(torch.where(trained_NT & kept_NT, weight_NT, 0.0), kept_NT, mask_NT)
+    scale_N1 = loss.scale_N1(seen_NT)  # the one thing that looks at all completions
+    weight_NT, kept_NT = torch.empty_like(mask_NT, dtype=torch.float64), torch.empty_like(mask_NT)
+    for begin in range(0, len(mask_NT), step := _rows_at_once(mask_NT.shape)):
+        rows = slice(begin, begin + step)
+        seen = seen_NT[rows]
+        new, old, advantages = (
+            torch.where(seen, values_NT[rows].double(), 0.0)
+            for values_NT in (log_probs_new_NT, log_probs_old_NT, advantages_NT)
+        )
+        weight, kept = loss.weigh(LossTokens(new, old, advantages, seen))
+        weight, trained = weight * scale_N1[rows], seen
+        if importance_NT is not None:
+            factor = loss.importance(importance_NT[rows].double(), seen)
+            weight, trained = weight * factor, seen & (factor != 0)
+        kept_NT[rows] = mask_NT[rows] & (kept | ~trained)
+        weight_NT[rows] = torch.where(trained & kept_NT[rows], weight, 0.0)
+    return TokenWeights(weight_NT, kept_NT, mask_NT)
+
+
+def _rows_at_once(shape: Sequence[int]) -> int:
+    """How many completions are weighed at once: what lies between then stays near the processor."""
+    return max(2, _TOKENS_AT_ONCE // max(1, shape[1]))
 
 
 def update_weights(update: Update, loss: PolicyLoss) -> TokenWeights:
-    """The token weights of an update.
+    """The token weights of an update, computed once: a method and the diagnostics ask for the same.
 
     Args:
         update: what it did.
         loss: its own, or that without clipping.
     """
+    if loss in update.known:
+        known: TokenWeights = update.known[loss]
+        return known
     rollout = update.rollout
-    return token_weights(
+    found = update.known[loss] = token_weights(
         update.log_probs_new_NT,
         update.log_probs_old_NT,
         update.advantages_NT,
@@ -102,6 +118,7 @@ def update_weights(update: Update, loss: PolicyLoss) -> TokenWeights:
         rejected_NT=rollout.rejected_NT,
         importance_NT=rollout.importance_NT,
     )
+    return found
 
 
 def completion_weights(tokens: TokenWeights, length: LengthNormalization = "mean") -> CompletionWeights:

@@ -115,7 +115,7 @@ def _joined_rounds(rounds: Sequence[Round], taken_G: Tensor) -> Round:
     rewards = _joined([each.rollout.rewards for each in rounds], taken_N)
     told = [each.rollout.weights or {} for each in rounds]
     weights = {name: torch.cat([each[name] for each in told])[taken_N] for name in told[0]} or None
-    return Round(batch, rows, Rollout(rewards, group_N, rows.tokens("response_mask"), weights=weights))
+    return Round(batch, rows, Rollout(rewards, group_N, rows.mask_NT, weights=weights))
 
 
 def _joined(rewards: Sequence[RewardMatrix], taken_N: Tensor) -> RewardMatrix:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.optim import Adam, Optimizer
 
-from ctwa.engine.gradients import local_part
+from ctwa.engine.gradient_store import local_part
 from ctwa.engine.settings import WARM_UP
 
 

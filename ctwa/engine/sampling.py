@@ -212,7 +212,7 @@ class Sampler:
         num_asked = len(self._prompts.rows) * self._num_samples
         missing = num_missing(len(rows.completions), num_asked, limit=self._max_missing)
         if step == 0:
-            self.start_lengths(rows.tokens("response_mask").sum(1).tolist())
+            self.start_lengths(rows.mask_NT.sum(1).tolist())
         if not is_known:
             self._submit(rows.keys, "val")
         return rows, missing
@@ -235,7 +235,7 @@ class Sampler:
             evaluation.matrix, group_N, train=self._moment.split == "train", further=self._first > 0
         )
         weights = weights_of([completion.weights for completion in completions])
-        rollout = Rollout(shaped.matrix, group_N, rows.tokens("response_mask"), weights=weights)
+        rollout = Rollout(shaped.matrix, group_N, rows.mask_NT, weights=weights)
         return Scored(completions, evaluation, shaped, rollout)
 
     def learn_lengths(self, scored: Scored) -> dict[str, float]:

@@ -222,7 +222,7 @@ class MultiObjectiveTrainer(Trainer):
 
     def measure_last_update(self, step: Step) -> None:
         """What the last update did, by the completions of this step under the weights before it."""
-        old_NT = step.rows.tokens("old_log_probs")
+        old_NT = step.rows.joined(step.rows.old_log_probs)
         before_NT = self.session.previous_log_probs(step.batch, step.rows)
         step.metrics |= self._measured(self.probe.backward(step.rollout, old_NT, before_NT))
 
@@ -261,14 +261,13 @@ class MultiObjectiveTrainer(Trainer):
         if step.plan is not None:
             objective_MNT = self.scalarizer.objective_advantages(rollout, estimate)
             step.objective_advantages_MNT = objective_MNT.float().masked_fill(untrained_NT, 0.0)
-        response_mask = step.rows.read("response_mask")["response_mask"]
         columns = corrected | advantage_columns(
             rollout,
             step.advantages_NT,
             step.objective_advantages_MNT,
             self.scalarizer.weights,
             step.rows,
-            response_mask,
+            step.rows.response_mask,
             kl_rewards_NT,
         )
         step.batch.fields = hand_over(columns, step.rows, step.batch)
@@ -320,7 +319,7 @@ class MultiObjectiveTrainer(Trainer):
 
     def _update_of(self, step: Step) -> Update:
         """The new log-probs are those of the policy after the update, or of the one that each mini-batch met."""
-        old_NT = step.rows.tokens("old_log_probs")
+        old_NT = step.rows.joined(step.rows.old_log_probs)
         new_NT = torch.full_like(old_NT, math.nan)
         if self._source != "none":
             new_NT = recorded(self.workers.take_update(), step.rows)

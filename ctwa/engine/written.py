@@ -51,7 +51,7 @@ class SettingsFile:
         Raises:
             CtwaError: the file, what is wrong with it, and where.
         """
-        content = _load(path)
+        content = load_settings(path)
         for key, instead in {
             "defaults": "it is of Hydra's task files: write e.g. `task: custom` in its place",
             "hydra": "Hydra's own keys are for the command line: leave it out",
@@ -89,7 +89,12 @@ class SettingsFile:
         return {**self.groups, **dict(leaves(self.content))}
 
 
-def _load(path: str) -> Content:
+def load_settings(path: str) -> Content:
+    """What a file of settings holds: keys nested, interpolations as they stand.
+
+    Raises:
+        CtwaError: it cannot be read, and where it is wrong.
+    """
     file = Path(path).expanduser()
     if not file.is_file():
         what = "is a folder" if file.is_dir() else "does not exist"

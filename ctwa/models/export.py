@@ -6,22 +6,21 @@ import json
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal
 
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ctwa.errors import CtwaError
 from ctwa.models.adapter import ADAPTER
+from ctwa.models.dtypes import Dtype
 from ctwa.models.seal import damaged_files
 from ctwa.run.disk import let_others_read
 
-DType = Literal["float32", "bfloat16", "float16"]
 _INDEX = "model.safetensors.index.json"
 
 
 def export_model(
-    checkpoint: Path, out: Path, *, card: str, dtype: DType | None = None, adapter_of: str | None = None
+    checkpoint: Path, out: Path, *, card: str, dtype: Dtype | None = None, adapter_of: str | None = None
 ) -> None:
     """Copy a checkpoint's model, with its tokenizer, after seeing that every byte is what was saved.
 
@@ -65,7 +64,7 @@ def export_model(
         made.rename(out)
 
 
-def _convert(model: Path, dtype: DType) -> None:
+def _convert(model: Path, dtype: Dtype) -> None:
     import torch
 
     wanted = getattr(torch, dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -66,7 +67,7 @@ class Completion:
     finished: bool
     row: dict[str, Any]
     raw_prompt: Any = ""
-    token_ids: tuple[int, ...] | None = None
+    token_ids: array[int] | None = None
     moment: Moment = Moment()
     turns: tuple[dict[str, Any], ...] | None = None
     tool_rewards: list[float] = field(default_factory=list)
@@ -142,7 +143,7 @@ class Completion:
             finished=finished,
             row={column: value for column, value in row.items() if column not in NAMED_COLUMNS},
             raw_prompt=row["prompt"],
-            token_ids=None if token_ids is None else tuple(token_ids),
+            token_ids=None if token_ids is None else array("q", token_ids),
             moment=moment,
             turns=None if turns is None else tuple(turns),
             tool_rewards=list(tool_rewards),

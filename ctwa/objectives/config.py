@@ -69,6 +69,8 @@ class ObjectiveConfig(StrictModel):
 
     Attributes:
         reward_fn: ``path/file.py:function`` or ``package.module:function``.
+        key: what it takes of a dict that the function returns; without it ``score``, as in verl. Objectives with a key
+            and the same function, kwargs, timeout, applies_to, split and every share one call.
         weight: its weight at the start, at least 0. An objective of weight 0 is scored and shown but not optimised,
             unless the method raises its weight.
         target: the covariance with the policy update that a method such as CTWA is to hold it at; None where there is
@@ -95,6 +97,7 @@ class ObjectiveConfig(StrictModel):
     """
 
     reward_fn: str
+    key: Annotated[str, Field(min_length=1)] | None = None
     weight: float = Field(default=1.0, ge=0, le=1e6)
     target: float | None = Field(default=None, ge=-1e6, le=1e6)
     kwargs: dict[str, Any] = Field(default_factory=dict)
@@ -163,6 +166,11 @@ class ObjectiveConfig(StrictModel):
             any(_is_same(completion.column(column), value) for value in self.values_of(column))
             for column in self.applies_to
         )
+
+    def shares_calls_with(self, other: ObjectiveConfig) -> bool:
+        """Whether one call of the function serves both."""
+        fields = ("reward_fn", "kwargs", "timeout", "applies_to", "split", "every")
+        return all(getattr(self, field) == getattr(other, field) for field in fields)
 
     def values_of(self, column: str) -> list[Any]:
         """What it wants of a column that ``applies_to`` names."""

@@ -9,7 +9,7 @@ import inspect
 import math
 import numbers
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import ctwa
@@ -54,6 +54,12 @@ class Outcome:
     text: str = ""
     seconds: float = 0.0
     applies: bool = True
+    others: tuple[Outcome, ...] = ()
+    """Of a function that several objectives share: what the same call gave for those after the first."""
+
+    def of(self, place: int) -> Outcome:
+        """The outcome for one of the objectives that share the function; a call that failed has failed for all."""
+        return self.others[place - 1] if place and self.others else self
 
     @property
     def reward(self) -> float | Literal["not_applicable"] | None:
@@ -180,17 +186,32 @@ def read_contract(function: Callable[..., Any], spec: str, kwargs: Mapping[str, 
     )
 
 
-def to_outcome(value: Any, seconds: float) -> Outcome:
+def to_outcome(value: Any, seconds: float, keys: Sequence[str | None] = (None,)) -> Outcome:
     """Judge what a reward function returned for one completion.
 
-    A finite number counts: Python's, numpy's, or a zero-dimensional array or tensor; of a dict its `score`, as in verl.
-    None says "cannot be scored", `ctwa.NOT_APPLICABLE` (the text "not_applicable") that it need not be.
+    A finite number counts: Python's, numpy's, or a zero-dimensional array or tensor. None says "cannot be scored",
+    `ctwa.NOT_APPLICABLE` (the text "not_applicable") that it need not be.
+
+    Args:
+        value: what it returned.
+        seconds: that the call took.
+        keys: of a dict, what each of the objectives that share the function takes of it; None for `score`, as in verl.
     """
+    first, *others = (_to_outcome(value, seconds, key) for key in keys)
+    return replace(first, others=tuple(others))
+
+
+def _to_outcome(value: Any, seconds: float, key: str | None) -> Outcome:
     if isinstance(value, Mapping):
-        if "score" not in value:
-            text = f"returned the {_described(value)} without 'score'; return one number, or None"
+        wanted = key or "score"
+        if wanted not in value:
+            hint = did_you_mean(wanted, map(str, value)) if key else "; return one number, or give the objective a key"
+            text = f"returned the {_described(value)} without '{wanted}'{hint}"
             return Outcome(None, "wrong_type", text, seconds)
-        value = value["score"]
+        value = value[wanted]
+    elif key is not None and value is not None and not isinstance(value, str):
+        text = f"returned the {_described(value)}, which has no '{key}'; return a dict, or leave the key out"
+        return Outcome(None, "wrong_type", text, seconds)
     if value is None:
         return Outcome(None, "none", "the function returned None", seconds)
     if isinstance(value, str) and value == ctwa.NOT_APPLICABLE:
@@ -211,14 +232,16 @@ def to_outcome(value: Any, seconds: float) -> Outcome:
     return Outcome(number, None, "", seconds)
 
 
-def to_group_outcomes(values: Any, num_completions: int, seconds: float) -> list[Outcome]:
+def to_group_outcomes(
+    values: Any, num_completions: int, seconds: float, keys: Sequence[str | None] = (None,)
+) -> list[Outcome]:
     """Judge what a group function returned: a list of one value a completion.
 
     In place of the list, None and `ctwa.NOT_APPLICABLE` say it of every completion.
     """
     seconds /= num_completions
     if values is None or (isinstance(values, str) and values == ctwa.NOT_APPLICABLE):
-        return [to_outcome(values, seconds)] * num_completions
+        return [to_outcome(values, seconds, keys)] * num_completions
     if hasattr(values, "tolist"):  # numpy, torch
         values = values.tolist()
     if not isinstance(values, list | tuple):
@@ -227,7 +250,7 @@ def to_group_outcomes(values: Any, num_completions: int, seconds: float) -> list
     if len(values) != num_completions:
         text = f"returned {len(values)} values for a group of {num_completions} completions; return one a completion"
         return [Outcome(None, "wrong_type", text, seconds)] * num_completions
-    return [to_outcome(value, seconds) for value in values]
+    return [to_outcome(value, seconds, keys) for value in values]
 
 
 def shortened(text: str, limit: int = MAX_TEXT) -> str:

@@ -187,6 +187,7 @@ class Scoring:
         self._objectives = objectives
         self._names = tuple(objectives)
         self._contracts = list(contracts.values())
+        self._sharing = sharing(objectives)
         self._num_completions = num_completions
         self._max_unscored = max_unscored
         self._completions: dict[int, Completion] = {}
@@ -219,7 +220,8 @@ class Scoring:
         calls = plan(self._objectives, self._contracts, rows, completions, group_N)
         self._num_uncalled.update(dict.fromkeys(self._names, len(completions)))
         for call in calls:
-            self._num_uncalled[self._names[call.function]] -= len(call.rows)
+            for name in self._sharing[self._names[call.function]]:
+                self._num_uncalled[name] -= len(call.rows)
         self._queue.put(calls)
 
     def check(self) -> None:
@@ -266,7 +268,10 @@ class Scoring:
             self._queue.cancel()
 
     def _note(self, call: Call, outcomes: Sequence[Outcome]) -> None:
-        name = self._names[call.function]
+        for place, name in enumerate(self._sharing[self._names[call.function]]):
+            self._note_of(name, call, [outcome.of(place) for outcome in outcomes])
+
+    def _note_of(self, name: str, call: Call, outcomes: Sequence[Outcome]) -> None:
         objective = self._objectives[name]
         taken = [objective.taken(outcome) for outcome in outcomes]
         self._outcomes[name].update(zip(call.rows, taken, strict=True))
@@ -339,7 +344,25 @@ def load_contracts(objectives: Mapping[str, ObjectiveConfig]) -> dict[str, Contr
 
 
 def _functions(objectives: Mapping[str, ObjectiveConfig]) -> list[Function]:
-    return [Function(resolve_spec(objective.reward_fn), objective.kwargs) for objective in objectives.values()]
+    together = sharing(objectives)
+    return [
+        Function(
+            resolve_spec(objective.reward_fn),
+            objective.kwargs,
+            tuple(objectives[each].key for each in together.get(name, [name])),
+        )
+        for name, objective in objectives.items()
+    ]
+
+
+def sharing(objectives: Mapping[str, ObjectiveConfig]) -> dict[str, list[str]]:
+    """By the first of the objectives that one call serves, all of them: those that take a key of what it returns."""
+    together: dict[str, list[str]] = {}
+    for name, objective in objectives.items():
+        others = (first for first in together if objective.key and objectives[first].key)
+        first = next((each for each in others if objective.shares_calls_with(objectives[each])), name)
+        together.setdefault(first, []).append(name)
+    return together
 
 
 def need_ground_truth(contracts: Mapping[str, Contract]) -> list[str]:
@@ -369,10 +392,12 @@ def plan(
 ) -> list[Call]:
     """The calls that completions need, which are of whole prompts, with those of a batch's rows that each scores.
 
-    Each function is called on the completions that its objective applies to.
+    Each function is called on the completions that its objective applies to; one that several share is called once.
     """
-    calls = []
-    for index, (objective, contract) in enumerate(zip(objectives.values(), contracts, strict=True)):
+    calls, first_of = [], sharing(objectives)
+    for index, ((name, objective), contract) in enumerate(zip(objectives.items(), contracts, strict=True)):
+        if name not in first_of:
+            continue
         places_by_group: dict[int, list[int]] = {}
         for place, (completion, group) in enumerate(zip(completions, group_N, strict=True)):
             if objective.applies(completion):

@@ -18,7 +18,7 @@ from rich.text import Text
 from ctwa.errors import CtwaError, did_you_mean
 from ctwa.objectives.contract import OFFERED_BY
 from ctwa.objectives.conventions import find_convention
-from ctwa.objectives.loading import PACKAGE_PARENT
+from ctwa.objectives.loading import SHIPPED
 
 FOLDER = "reward_fns"
 WIDTH = 100
@@ -66,7 +66,7 @@ class ReadyMade:
         return f"{FOLDER}/{self.name}.py:{self.name}"
 
 
-def ready_made(folder: Path = PACKAGE_PARENT / FOLDER) -> list[ReadyMade]:
+def ready_made(folder: Path = SHIPPED / FOLDER) -> list[ReadyMade]:
     """All of them, by name.
 
     Raises:
@@ -74,8 +74,8 @@ def ready_made(folder: Path = PACKAGE_PARENT / FOLDER) -> list[ReadyMade]:
     """
     if not folder.is_dir():
         raise CtwaError(
-            f"there is no folder {folder}: the ready-made reward functions come with a clone of the repository; copy "
-            f"its {FOLDER} there, or name a file of it by its path"
+            f"there is no folder {folder}, where the ready-made reward functions are: install ctwa again, or name a "
+            "file by its path"
         )
     return [_read(path) for path in sorted(folder.glob("*.py"))]
 

@@ -15,9 +15,10 @@ from types import ModuleType
 from typing import Any
 
 from ctwa.errors import CtwaError, did_you_mean, neighbour
+from ctwa.shipped import shipped_folder
 
-# In a clone of the repository this is its root, so `reward_fns/accuracy.py:accuracy` works from any directory.
-PACKAGE_PARENT = Path(__file__).resolve().parents[2]
+SHIPPED = shipped_folder()
+"""Where the ready-made reward functions are, so that `reward_fns/accuracy.py:accuracy` works from any directory."""
 
 
 def split_spec(spec: str) -> tuple[str, str]:
@@ -33,7 +34,7 @@ def split_spec(spec: str) -> tuple[str, str]:
 def resolve_spec(spec: str) -> str:
     """The spec with an absolute path, so that it means the same file in a process with another current directory.
 
-    A relative path is looked for from the current directory, then from the folder that holds the package ``ctwa``.
+    A relative path is looked for from the current directory, then where the ready-made functions are.
 
     Raises:
         CtwaError: there is no such file.
@@ -42,7 +43,7 @@ def resolve_spec(spec: str) -> str:
     if not _is_file(where):
         return spec
     path = Path(where).expanduser()
-    candidates = list(dict.fromkeys(root / path for root in (Path.cwd(), PACKAGE_PARENT)))
+    candidates = list(dict.fromkeys(root / path for root in (Path.cwd(), SHIPPED)))
     if path.is_absolute():
         candidates = [path]
     for candidate in candidates:

@@ -20,11 +20,13 @@ class Function:
     Attributes:
         spec: where it is.
         kwargs: of its objective.
+        keys: of the dict that it returns, what each of the objectives that share it takes; None for `score`.
         is_checked: whether another worker has looked at the kwargs already.
     """
 
     spec: str
     kwargs: dict[str, Any]
+    keys: tuple[str | None, ...] = (None,)
     is_checked: bool = False
 
 

@@ -32,6 +32,8 @@ from ctwa.objectives.messages import HEADER, Done, Function, Ready, Stepping, Wo
 # The user's own PYTHONPATH; the worker's is the parent's sys.path, so that both import the same modules.
 USERS_PYTHONPATH = "CTWA_USERS_PYTHONPATH"
 
+_Keys = tuple[str | None, ...]  # what the objectives that share a function take of the dict that it returns
+
 
 class _Worker:
     def __init__(self, channel: socket.socket) -> None:
@@ -55,25 +57,25 @@ class _Worker:
         self._send(Ready(contracts, None))
         while True:
             work: Work = self._receive()
-            contract = contracts[work.function]
+            contract, keys = contracts[work.function], functions[work.function].keys
             if contract.is_async:
-                self._loop.run(self._run_together(loaded[work.function], contract, work))
+                self._loop.run(self._run_together(loaded[work.function], contract, keys, work))
             else:
-                self._run_in_turn(loaded[work.function], contract, work)
+                self._run_in_turn(loaded[work.function], contract, keys, work)
 
-    def _run_in_turn(self, function: Callable[..., Any], contract: Contract, work: Work) -> None:
+    def _run_in_turn(self, function: Callable[..., Any], contract: Contract, keys: _Keys, work: Work) -> None:
         for call, (payload, num_completions) in enumerate(work.calls):
             started = perf_counter()
             try:
                 value = function(**pickle.loads(payload))
                 if inspect.iscoroutine(value):  # of an async function within a plain one, such as a decorator's
                     value = self._loop.run(value)
-                outcomes = _judged(value, contract, num_completions, perf_counter() - started)
+                outcomes = _judged(value, contract, keys, num_completions, perf_counter() - started)
             except BaseException as error:  # noqa: BLE001 - a reward function may raise anything, sys.exit() included
                 outcomes = _failed(error, num_completions, perf_counter() - started)
             self._send(Done(call, outcomes))
 
-    async def _run_together(self, function: Callable[..., Any], contract: Contract, work: Work) -> None:
+    async def _run_together(self, function: Callable[..., Any], contract: Contract, keys: _Keys, work: Work) -> None:
         async def run(call: int, payload: bytes, num_completions: int) -> None:
             def announce(holds_loop: bool) -> None:
                 self._send(Stepping(call if holds_loop else None))
@@ -83,7 +85,7 @@ class _Worker:
             try:
                 async with deadline:
                     value = await _Announced(function, payload, announce)
-                outcomes = _judged(value, contract, num_completions, perf_counter() - started)
+                outcomes = _judged(value, contract, keys, num_completions, perf_counter() - started)
             except BaseException as error:  # noqa: BLE001 - as above
                 seconds = perf_counter() - started
                 outcomes = _failed(error, num_completions, seconds)
@@ -131,10 +133,10 @@ class _Announced:
                 argument, step = error, coroutine.throw
 
 
-def _judged(value: Any, contract: Contract, num_completions: int, seconds: float) -> list[Outcome]:
+def _judged(value: Any, contract: Contract, keys: _Keys, num_completions: int, seconds: float) -> list[Outcome]:
     if contract.is_group:
-        return to_group_outcomes(value, num_completions, seconds)
-    return [to_outcome(value, seconds)]
+        return to_group_outcomes(value, num_completions, seconds, keys)
+    return [to_outcome(value, seconds, keys)]
 
 
 def _failed(error: BaseException, num_completions: int, seconds: float) -> list[Outcome]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from ctwa import metrics as key_of
+from ctwa.report.markdown import base_name, plain, table
 from ctwa.report.trace import RunTrace
 from ctwa.run.text import number
 
@@ -29,21 +28,15 @@ def model_card(run: RunTrace, step: int, *, is_adapter: bool = False) -> str:
         began.append(f", from `{base}`")
     began.append(f"; step {step}" + (f" of {info.num_steps}, seed {info.seed}" if info is not None else "") + ".")
     lines = ["---", *front, "---", "", "# " + run.folder.path.resolve().name, "", "".join(began), ""]
-    lines += [f"Results: {run.result}.", "", "| objective | weight | before | after |", "|---|---|---|---|"]
-    lines += [_line(run, name, step) for name in run.objectives]
+    lines += [f"Results: {run.result}.", ""]
+    lines += table(("objective", "weight", "before", "after"), [_row(run, name, step) for name in run.objectives])
     if info is not None and info.versions:
         versions = ", ".join(f"{name} {which}" for name, which in sorted(info.versions.items()))
         lines += ["", f"Versions: {versions}."]
     return "\n".join(lines) + "\n"
 
 
-def base_name(model: str) -> str:
-    """A model as others may be told of it: its name on a hub; of a folder here the last part alone."""
-    on_a_hub = model.count("/") == 1 and not Path(model).exists()
-    return model if on_a_hub else Path(model).name
-
-
-def _line(run: RunTrace, name: str, step: int) -> str:
+def _row(run: RunTrace, name: str, step: int) -> tuple[str, ...]:
     points = [value for at, value in run.results(name) if at <= step]
     before, after = (number(points[0]), number(points[-1])) if points else ("-", "-")
     weights = [value for at, value in run.series(key_of.weight(name)) if at <= step]
@@ -51,4 +44,4 @@ def _line(run: RunTrace, name: str, step: int) -> str:
     if first is not None:
         weights.insert(0, first)
     weight = " to ".join(dict.fromkeys(number(value) for value in (*weights[:1], *weights[-1:]))) or "-"
-    return f"| {name} | {weight} | {before} | {after} |"
+    return plain(name), weight, before, after

@@ -25,12 +25,16 @@ class Story:
 
     Attributes:
         headline: one sentence that joins verdicts and alarms.
+        lost: objective, methods, and since when it is below its start with them: what was sacrificed.
+        advice: what to try, for which objective with which method.
         objectives: objective, method, and what became of it.
         methods: method, and something that it did: which weight moved, by which covariance. Several of a method.
         commands: what comes next, and what for.
     """
 
     headline: str
+    lost: tuple[tuple[str, str, str], ...]
+    advice: tuple[str, ...]
     objectives: tuple[tuple[str, str, str], ...]
     methods: tuple[tuple[str, str], ...]
     commands: tuple[tuple[str, str], ...]
@@ -50,6 +54,8 @@ def tell(groups: Sequence[Group], comparison: Comparison | None = None) -> Story
     rows = [(name, each, each.sentence(name, baseline)) for name in names for each in methods if name in each.verdicts]
     return Story(
         headline=_headline(methods, names),
+        lost=_lost(methods, names),
+        advice=_advice(methods),
         objectives=tuple((name, method.group.label, sentence) for name, method, sentence in rows),
         methods=tuple((method.group.label, text) for method in methods for text in _weights(method.group)),
         commands=_commands(methods),
@@ -230,6 +236,29 @@ def _reason(group: Group, name: str) -> str:
     below = (values < target).mean()
     often = f"in {below:.0%} of the steps" if below else "at no step"
     return f" (its covariance was below its target of {number(target)} {often})"
+
+
+def _lost(methods: Sequence[_Method], names: Sequence[str]) -> tuple[tuple[str, str, str], ...]:
+    found: dict[tuple[str, str], list[str]] = {}
+    for name in names:
+        for method in methods:
+            if name in method.verdicts and (verdict := method.verdicts[name]).word == "lost":
+                found.setdefault((name, verdict.text.removeprefix("lost: ")), []).append(method.group.label)
+    return tuple((name, listed(labels), text) for (name, text), labels in found.items())
+
+
+def _advice(methods: Sequence[_Method]) -> tuple[str, ...]:
+    """What the alarms that hold say; where none does and an objective was lost, what would hold it."""
+    found = []
+    for method in methods:
+        episodes = [each for run in method.group.runs for each in run.alarms.episodes if not each.over]
+        for alarm in (each.alarm for each in episodes):
+            about = (alarm.objective or alarm.kind) + _by(method, methods)
+            found.append(f"{about}: {alarm.advice}")
+    lost = dict.fromkeys(name for each in methods for name, verdict in each.verdicts.items() if verdict.word == "lost")
+    if not found and lost:
+        found = [f"raise the weight of {listed(list(lost))}, or let a method do so: `ctwa methods` lists them."]
+    return tuple(dict.fromkeys(found))
 
 
 def _commands(methods: Sequence[_Method]) -> tuple[tuple[str, str], ...]:

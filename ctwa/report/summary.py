@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from math import isfinite
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 from ctwa import metrics as key_of
 from ctwa.errors import CtwaError
-from ctwa.report.groups import Group
+from ctwa.report.compare import Comparison, compare_groups
+from ctwa.report.groups import Group, group_runs
 from ctwa.report.story import Story, story_text, tell
 from ctwa.report.trace import RunTrace, read_runs
 from ctwa.report.verdict import COLUMNS, ObjectiveSummary, cells
@@ -47,6 +50,31 @@ def summarize(run: RunFolder | Path | str) -> RunSummary:
     """
     [trace] = read_runs([run.path if isinstance(run, RunFolder) else run])
     return summarize_trace(trace)
+
+
+class Told(NamedTuple):
+    """Runs in groups, their comparison where there is one, and what happened in them."""
+
+    groups: list[Group]
+    comparison: Comparison | None
+    story: Story
+
+
+def read_and_tell(paths: Sequence[Path | str]) -> Told:
+    """Reads runs and says what happened in them; methods without a step in common are not compared.
+
+    Raises:
+        CtwaError: a path holds no run or is given twice, or a run has measured no objective yet.
+    """
+    runs = read_runs(paths)
+    for run in runs:
+        summarize_trace(run)  # says so where nothing has been measured yet
+    groups = group_runs(runs)
+    try:
+        comparison = compare_groups(groups) if len(groups) > 1 else None
+    except CtwaError:  # no step in common: each is shown by itself
+        comparison = None
+    return Told(groups, comparison, tell(groups, comparison))
 
 
 def _stopped(folder: RunFolder, last_step: int) -> str | None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean, median
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +18,7 @@ from ctwa.run.text import Points, number
 
 SIGMAS = 1.96  # standard errors, at 95 %
 COLUMNS = ("start", "best", "at step", "end", "change", "worst drop", "at step")
+_MARKS = {"gained": "▲", "kept": "=", "lost": "▼", "unknown": "?"}
 _OF_DIFFERENCES = SIGMAS * math.sqrt(2)  # standard errors of one of two results
 
 
@@ -133,6 +136,46 @@ def verdicts(group: Group) -> dict[str, Verdict]:
         error = float(np.mean(errors)) / len(group.runs) ** 0.5 if len(errors) else None
         found[name] = judge(points, error)
     return found
+
+
+def verdict_rows(groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """The rows of a table as texts: objectives, and under each the methods."""
+    judged = [verdicts(group) for group in groups]
+    of_seeds = [[verdicts(Group(run.label, (run,))) for run in group.runs] for group in groups]
+    rows = []
+    for name in dict.fromkeys(name for each in judged for name in each):
+        first = True
+        for group, each, seeds in zip(groups, judged, of_seeds, strict=True):
+            if name not in each:
+                continue
+            verdict = each[name]
+            summary = verdict.summary
+            rows.append(
+                {
+                    "first": first,
+                    "objective": name,
+                    "method": group.label,
+                    "start": number(summary.start),
+                    "best": number(summary.best),
+                    "best_step": summary.best_step,
+                    "end": number(summary.end),
+                    "change": number(summary.change, sign=True),
+                    "noise": number(verdict.margin),
+                    "drawdown": number(-summary.drawdown) if summary.drawdown else "-",
+                    "drawdown_steps": " to ".join(map(str, verdict.drawdown_steps or ())),
+                    "word": verdict.word,
+                    "mark": _MARKS[verdict.word],
+                    "rest": verdict.text.removeprefix(verdict.word),
+                    "seeds": _of_seeds([seed[name].word for seed in seeds if name in seed], verdict.word, len(seeds)),
+                }
+            )
+            first = False
+    return rows
+
+
+def _of_seeds(words: Sequence[str], word: str, num_runs: int) -> str:
+    """How many seeds agree, where there are several."""
+    return f"so {words.count(word)} of {len(words)} seeds" if num_runs > 1 else ""
 
 
 def _unknown(every: Points, known: Points) -> str:

@@ -8,6 +8,10 @@ from pathlib import Path
 
 from ctwa.errors import CtwaError
 from ctwa.run.disk import check_place
+from ctwa.shipped import shipped_folder
+
+SHIPPED = ("recipes", "reward_fns")
+"""The folders that come with ctwa beside the package."""
 
 NEXT = """next:
   cd {folder}
@@ -17,11 +21,12 @@ NEXT = """next:
   ./train.sh ctwa                                                       # train, on this machine's CPU"""
 
 
-def make_project(folder: Path) -> list[Path]:
+def make_project(folder: Path, *, recipes: bool = False) -> list[Path]:
     """Make the project's files.
 
     Args:
         folder: where; it may exist, and may hold other files.
+        recipes: put the recipes in its ``recipes``, and the reward functions to copy in its ``reward_fns``.
 
     Returns:
         The files, relative to the folder.
@@ -33,17 +38,21 @@ def make_project(folder: Path) -> list[Path]:
         raise CtwaError(f"{folder} is a file, or a link to nothing: give a folder for the project")
     check_place(folder)
     with as_file(files("ctwa.starter") / "template") as template:
-        made = sorted(path.relative_to(template) for path in template.rglob("*") if _is_of_project(path))
+        sources = {path.relative_to(template): path for path in template.rglob("*") if _is_of_project(path)}
+        for name in SHIPPED if recipes else ():
+            root = shipped_folder()
+            sources |= {path.relative_to(root): path for path in (root / name).rglob("*") if _is_of_project(path)}
+        made = sorted(sources)
         places = [*made, *{path.parent for path in made} - {Path()}]
         if taken := [str(path) for path in places if _is_taken(folder / path, is_folder=path not in made)]:
             raise CtwaError(
                 f"{folder} holds {', '.join(taken)} already, and nothing is written over: give another folder, or move "
                 "them away"
             )
-        for path in made:
+        for path, source in sources.items():
             target = folder / path
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(template / path, target)
+            shutil.copyfile(source, target)
             if target.suffix == ".sh":
                 target.chmod(0o755)  # whatever became of it on the way through an archive
     return made

@@ -111,6 +111,14 @@ class TestByHand:
         assert traffic.node_bytes(replace(two, shards=8)) == 7e9 * 4 * 8  # gradients alone, there and back
         assert traffic.node_bytes(STEP) == 0
 
+    def test_the_driver_works_and_waits_for_the_queue(self) -> None:
+        tokens = 1024 * 1536
+        sent = traffic.driver_bytes(replace(STEP, num_column_objectives=3))
+        assert sent == tokens * (traffic.DRIVER_TOKEN + 12)
+        found = seconds.driver(STEP)
+        assert found == tokens / seconds.DRIVER_RATE + tokens * traffic.DRIVER_TOKEN / seconds.QUEUE_RATE
+        assert memory.driver(STEP) == memory.DRIVER_BASE + 1024 * 1536 * memory.DRIVER_TOKEN
+
     def test_operations_are_two_for_each_weight_of_a_token(self) -> None:
         forward = 1024 * 2048 * (2 * 6.5e9 + 4 * 30 * 32 * 128 * 1024)
         assert seconds.operations(STEP, 1, 0) == forward

@@ -151,3 +151,22 @@ def test_tokens_of_tools_within_a_completion_have_no_influence(loss: PolicyLoss,
         ).weight_N
 
     torch.testing.assert_close(weights(whole_NT, mask_NT), weights(packed_NT, ones_NT))
+
+
+@pytest.mark.parametrize("loss", [CLIP, Gspo(0.1, 0.2, by_completion=True), GeoMean(0.2, 0.2)])
+def test_completions_that_are_weighed_in_parts_weigh_the_same_to_the_bit(
+    loss: PolicyLoss, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    new_NT, old_NT, advantages_NT, importance_NT = torch.randn(4, 23, 16, generator=generator)
+    mask_NT = torch.arange(16) < torch.randint(1, 17, (23, 1), generator=generator)
+    rejected_NT = mask_NT & (torch.rand(23, 16, generator=generator) < 0.1)
+
+    def weigh(at_once: int) -> TokenWeights:
+        monkeypatch.setattr("ctwa.covariance.weights._TOKENS_AT_ONCE", at_once)
+        corrected = {"rejected_NT": rejected_NT, "importance_NT": importance_NT.exp()}
+        return token_weights(new_NT, old_NT, advantages_NT, mask_NT, loss, **corrected)
+
+    parts, whole = weigh(5 * 16), weigh(1 << 20)
+    assert torch.equal(parts.weight_NT, whole.weight_NT)
+    assert torch.equal(parts.kept_NT, whole.kept_NT)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from omegaconf import DictConfig
 
+from ctwa.batch import RewardMatrix, Rollout
 from ctwa.engine.checks.config import check_config
 from ctwa.engine.compose import compose_config
-from ctwa.engine.dynamic_sampling import taken
+from ctwa.engine.dynamic_sampling import left_out, taken
+from ctwa.engine.settings import DynamicSampling
 from ctwa.engine.train_job import TrainJob
 from ctwa.errors import CtwaError
 
@@ -26,6 +29,22 @@ from ctwa.errors import CtwaError
 )
 def test_a_step_takes_the_first_prompts_that_count(counts: list[int], expected: list[int]) -> None:
     assert taken(torch.tensor(counts, dtype=torch.bool), 3).int().tolist() == expected
+
+
+def test_a_prompt_counts_by_the_weights_that_it_is_told() -> None:
+    """Of two prompts in which `a` alone varies, one is told to weigh it; `b` has no weight, whatever is told."""
+    rewards = RewardMatrix.from_columns({"a": [0, 1, 0, 1], "b": [0, 1, 1, 0], "c": [1, 1, 1, 1]})
+    told = {"a": torch.tensor([1.0, 1.0, 0.0, 0.0]), "b": torch.ones(4), "c": torch.tensor([0.0, 0.0, 1.0, 1.0])}
+    rollout = Rollout(rewards, torch.tensor([3, 3, 7, 7]), torch.ones(4, 1), weights=told)
+    weights = {"a": 1.0, "b": 0.0, "c": 1.0}
+
+    of_prompts = left_out(rollout, DynamicSampling(keep="any"), weights)
+    of_all = left_out(replace(rollout, weights=None), DynamicSampling(keep="any"), weights)
+
+    assert of_prompts is not None
+    assert of_all is not None
+    assert of_prompts.tolist() == [False, False, True, True]
+    assert not of_all.any()
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,10 @@ from ctwa.aggregators.gradnorm import GradNormConfig
 from ctwa.aggregators.mgda import MgdaConfig
 from ctwa.aggregators.registry import build_aggregator
 from ctwa.batch import RewardMatrix, Rollout
+from ctwa.engine.gradient_store import GradientStore
 from ctwa.engine.gradients import (
     GradientPlan,
     GradientRecord,
-    GradientStore,
     combined_advantages,
     gradient_metrics,
     make_cross_fitted,

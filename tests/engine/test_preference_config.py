@@ -101,12 +101,15 @@ def test_the_plan_says_what_a_step_costs(prefer: Compose) -> None:
         ("actor_rollout_ref.actor.strategy=fsdp", "write fsdp2"),
         ("actor_rollout_ref.model.path=/nowhere/model", "/nowhere/model does not exist"),
         ("ctwa.stop_on=[sadness]", "stop_on"),
+        ("method=linear ctwa.gradients.passes=sequential", "passes=sequential does nothing with method=linear"),
+        ("ctwa.validation_share=0.2", "validation_share=0.2 does nothing with a validation of every objective's own"),
+        ("loss=simpo ctwa.reference_cache=refs", "does nothing with loss=simpo, which has no reference"),
         ("+ctwa.method.mu=1", "mu"),
     ],
 )
 def test_a_mistake_is_named(prefer: Compose, override: str, told: str) -> None:
     def prepare() -> None:
-        config = prefer(override)
+        config = prefer(*override.split())
         prepare_data(config, check_preference_config(config))
 
     with pytest.raises(CtwaError, match=told):
@@ -185,6 +188,13 @@ def test_without_a_validation_file_a_share_of_the_prompts_is_kept_back(prefer: C
         (["ctwa.caid.thresholds={accuracy:0.1}", "ctwa.caid.beta=0"], "beta"),
         (["ctwa.caid.thresholds={accuracy:0.1}", "actor_rollout_ref.rollout.val_kwargs.do_sample=false"], "the same"),
         (["ctwa.caid.thresholds={accuracy:0.1}", "ctwa.policies={reward:org/policy}"], "another name"),
+        (["ctwa.caid.thresholds={accuracy:0.1}", "method=pama"], "method=pama: ctwa caid is a method itself"),
+        (
+            ["ctwa.caid.thresholds={accuracy:0.1}", "ctwa.gradients.passes=sequential"],
+            "gradients.passes: ctwa caid meas",
+        ),
+        (["ctwa.caid.thresholds={accuracy:0.1}", "ctwa.caid.eta=1", "ctwa.caid.damping=1"], "damping=1.0 does .* eta"),
+        (["ctwa.caid.thresholds={accuracy:0.1}", "ctwa.implicit_scale=published-code"], "no ctwa.policies"),
         ([], "caid.thresholds"),
         (
             ["ctwa.caid.thresholds={accuracy:0.1}", "actor_rollout_ref.rollout.multi_turn.enable=true"],

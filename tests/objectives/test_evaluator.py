@@ -705,3 +705,36 @@ def test_who_waits_for_a_slow_import_is_told_what_for(
         f"still loading the reward functions {spec} after 0 s: an import is slow, or waits for something; "
         "they have 180 s"
     ]
+
+
+def test_objectives_that_take_a_key_each_of_one_function_share_its_calls(
+    reward_file: RewardFile, completions: Completions, tmp_path: Path
+) -> None:
+    path = reward_file(f"""
+        def compute_score(response, response_tokens):
+            with open({str(tmp_path / "calls")!r}, "a") as calls:
+                calls.write("x")
+            if response_tokens == 12: raise RuntimeError("no")
+            parts = {{"right": 1.0, "short": -response_tokens, "score": 7}}
+            return parts | ({{"rare": 5}} if response_tokens > 12 else {{}})
+    """)
+    fields: dict[str, Any] = {"reward_fn": f"{path}:compute_score"}
+    objectives = {name: ObjectiveConfig(key=name, **fields) for name in ("right", "short", "rare")}
+    evaluation = score(objectives, completions(4))
+
+    assert (tmp_path / "calls").read_text() == "xxxx"
+    assert evaluation.matrix.to_columns() == {
+        "right": [1, 1, None, 1],
+        "short": [-10, -11, None, -13],
+        "rare": [None, None, None, 5],
+    }
+    assert [(each.objective, each.row, each.reason) for each in evaluation.failures] == [
+        *[("right", 2, "exception"), ("short", 2, "exception")],
+        *[("rare", 0, "wrong_type"), ("rare", 1, "wrong_type"), ("rare", 2, "exception")],
+    ]
+    assert "without 'rare'" in evaluation.failures[2].text
+    # Where anything but the key differs, or it is the whole that counts, it is another call.
+    others = objectives | {"slow": ObjectiveConfig(key="right", timeout=20, **fields), "all": ObjectiveConfig(**fields)}
+    evaluation = score(others, completions(1))
+    assert (tmp_path / "calls").read_text() == "xxxx" + "xxx"
+    assert (values(evaluation, "slow"), values(evaluation, "all")) == ([1], [7])

@@ -13,16 +13,14 @@ from ctwa.cli import app
 from ctwa.errors import CtwaError
 from ctwa.objectives.contract import read_contract
 from ctwa.objectives.library import FOLDER, describe, ready_made
-from ctwa.objectives.loading import PACKAGE_PARENT, load_function
+from ctwa.objectives.loading import SHIPPED, load_function
 
 FUNCTIONS = {each.name: each for each in ready_made()}
 
 
 def test_every_file_is_listed_on_a_line_of_its_own() -> None:
     lines = CliRunner().invoke(app, ["rewards"], catch_exceptions=False).stdout.splitlines()
-    assert [line.split()[0] for line in lines[1:]] == sorted(
-        path.stem for path in (PACKAGE_PARENT / FOLDER).glob("*.py")
-    )
+    assert [line.split()[0] for line in lines[1:]] == sorted(path.stem for path in (SHIPPED / FOLDER).glob("*.py"))
     assert max(map(len, lines)) < 220
 
 
@@ -30,12 +28,12 @@ def test_every_file_is_listed_on_a_line_of_its_own() -> None:
 def test_what_is_said_is_what_can_be_called(name: str) -> None:
     each = FUNCTIONS[name]
     required = {argument.name: 1 for argument in each.arguments if argument.default is None}
-    contract = read_contract(load_function(f"{PACKAGE_PARENT}/{each.spec}"), each.spec, required)
+    contract = read_contract(load_function(f"{SHIPPED}/{each.spec}"), each.spec, required)
     assert contract.arguments == each.offered
     assert each.about
     assert each.text
     assert [argument.name for argument in each.arguments if not argument.meaning] == []
-    assert f"| `{name}.py:{name}` |" in (PACKAGE_PARENT / FOLDER / "README.md").read_text()
+    assert f"| `{name}.py:{name}` |" in (SHIPPED / FOLDER / "README.md").read_text()
 
 
 def test_a_function_is_described_with_its_arguments() -> None:
@@ -51,7 +49,7 @@ def test_a_function_is_described_with_its_arguments() -> None:
 
 
 def test_without_the_repository_that_is_said(tmp_path: Path) -> None:
-    with pytest.raises(CtwaError, match="come with a clone of the repository"):
+    with pytest.raises(CtwaError, match="install ctwa again"):
         ready_made(tmp_path / "nowhere")
 
 

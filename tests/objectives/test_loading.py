@@ -43,7 +43,7 @@ def test_a_relative_path_is_looked_for_in_the_current_directory_first(
     reward_file("", "root/reward_fns/both.py")
     reward_file("", "root/reward_fns/root_only.py")
     reward_file("", "here/reward_fns/both.py")
-    monkeypatch.setattr(loading, "PACKAGE_PARENT", root)
+    monkeypatch.setattr(loading, "SHIPPED", root)
     monkeypatch.chdir(here)
     assert resolve_spec("reward_fns/both.py:f") == f"{here}/reward_fns/both.py:f"
     assert resolve_spec("reward_fns/root_only.py:f") == f"{root}/reward_fns/root_only.py:f"
@@ -57,7 +57,7 @@ def test_the_repositorys_reward_functions_are_found_from_anywhere(
 
 
 def test_a_missing_file_says_where_it_was_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "PACKAGE_PARENT", tmp_path / "root")
+    monkeypatch.setattr(loading, "SHIPPED", tmp_path / "root")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CtwaError) as error:
         resolve_spec("no/such.py:f")

@@ -14,7 +14,7 @@ from ctwa.errors import CtwaError
 from ctwa.report.html import make_report, page, write_report
 from ctwa.report.html.charts import chart, escape, palette
 from ctwa.report.html.page import script_json
-from ctwa.report.html.samples import early_and_late
+from ctwa.report.html.samples import early_and_late, on_the_same_prompts
 from ctwa.report.story import tell
 from ctwa.run import SampleWriter
 from tests.run.runs import info, step_metrics
@@ -277,6 +277,25 @@ def test_missing_files_are_named(paths):
     notes = next(row for row in found.rows if row[0] == "linear-s0" and len(row) == 9)[-1]
     assert notes == "no run.json: method, seed and targets are not known; no samples.jsonl"
     assert found.rows[1][:2] == ["accuracy", "linear-s0"]
+
+
+def test_what_two_methods_wrote_to_a_prompt_stands_side_by_side(make_full_run):
+    runs = [make_full_run(method, method=method) for method in ("linear", "ctwa")]
+    for run, reward in zip(runs, (0.25, 0.75), strict=True):
+        with SampleWriter(run / "samples.jsonl", resume_after=10) as samples:
+            samples.write(
+                11, ["shared", f"{run.name} alone"], ["x", "y"], {"accuracy": [reward, 1.0], "clarity": [1.0] * 2}
+            )
+    [newest, *_] = pairs = on_the_same_prompts([run / "samples.jsonl" for run in runs])
+
+    assert [(each.step, each.prompt, each.rewards["accuracy"]) for each in newest] == [
+        (11, "shared", 0.25),
+        (11, "shared", 0.75),
+    ]
+    assert [each[0].prompt for each in pairs] == ["shared", "prompt of 10", "prompt of 1"]
+    shown = Page(page(make_report(runs))).attributes
+    differing = [attributes["data-differs"] for _, attributes in shown if attributes.get("class") == "pair"]
+    assert differing == [" 0 ", " ", " "]
 
 
 OWN = {

@@ -66,6 +66,13 @@ def test_the_page_fits_tells_numbers_hides_methods_and_changes_its_theme(open_re
         assert key.get_attribute("aria-pressed") == pressed
         assert plot.locator(".trace").count() == shown
 
+    told = page.locator("#filter output")
+    assert told.text_content() == "2 prompts"
+    page.get_by_label("containing").fill("OF 10")
+    assert (told.text_content(), page.locator(".pair:visible").count()) == ("1 prompt", 1)
+    page.get_by_label("whose reward differs").select_option("in clarity")
+    assert told.text_content() == "0 prompts"
+
     line = page.locator(".plot .js-line").first
     before = line.evaluate("(each) => each.style.stroke")
     page.get_by_role("button", name="dark or light").click()
@@ -74,6 +81,8 @@ def test_the_page_fits_tells_numbers_hides_methods_and_changes_its_theme(open_re
     page.reload()
     page.locator(".plot .main-svg").first.wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    # What was sacrificed, what the methods did and what to try is on the first screen.
+    assert page.locator(".glance dd").last.evaluate("(each) => each.getBoundingClientRect().bottom") <= 900
     # All of a verdict can be seen without scrolling sideways, and no button lies over a plot.
     outside = (
         "[...document.querySelectorAll('#verdict td')].filter((td) => td.getBoundingClientRect().right > 390).length"

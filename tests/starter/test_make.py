@@ -101,3 +101,15 @@ def test_git_ignores_no_file_of_it() -> None:
     )
 
     assert ignored.stdout == ""
+
+
+def test_recipes_and_reward_functions_come_along_where_they_are_asked_for(tmp_path: Path) -> None:
+    made = [str(path) for path in make_project(tmp_path / "mine", recipes=True)]
+
+    assert {*FILES, "recipes/testbed.sh", "recipes/lib.sh", "reward_fns/accuracy.py"} < {*made}
+    assert os.access(tmp_path / "mine" / "recipes" / "testbed.sh", os.X_OK)
+    (tmp_path / "other" / "recipes").mkdir(parents=True)
+    (tmp_path / "other" / "recipes" / "lib.sh").touch()
+    with pytest.raises(CtwaError, match=r"holds recipes/lib\.sh already"):
+        make_project(tmp_path / "other", recipes=True)
+    assert sorted(path.name for path in (tmp_path / "other").rglob("*")) == ["lib.sh", "recipes"]

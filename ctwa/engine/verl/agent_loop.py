@@ -1,4 +1,4 @@
-"""verl's agent loops with a sampling seed for each completion, for rollouts behind agent loops."""
+"""verl's agent loops, which decode what they have completed; and with a sampling seed for each completion."""
 
 from __future__ import annotations
 
@@ -9,18 +9,31 @@ from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentL
 from verl.experimental.agent_loop.tool_agent_loop import AgentData, AgentState, ToolAgentLoop
 
 from ctwa.engine.verl.columns import SEED_COLUMN
-from ctwa.engine.verl.turns import MESSAGES
+from ctwa.engine.verl.turns import MESSAGES, RESPONSE
 from ctwa.models.seeds import completion_seed
 
 
-class SeededSingleTurnAgentLoop(SingleTurnAgentLoop):
-    """One prompt, one completion, drawn from a seed of its own."""
+class DecodedSingleTurnAgentLoop(SingleTurnAgentLoop):
+    """One prompt, one completion, whose text is decoded here, in as many processes as there are loops.
+
+    The driver would decode one completion after another.
+    """
 
     def __init__(self, *args: Any, hf_model_type: str | None = None, processor: Any = None, **kwargs: Any) -> None:
         # verl picks the handling of turn boundaries by the model's architecture and then asks the tokenizer for that
         # family's tokens. A single turn of text has no boundary, so an architecture under another tokenizer is fine.
         family = hf_model_type if processor is not None else None
         super().__init__(*args, hf_model_type=family, processor=processor, **kwargs)
+
+    async def run(self, sampling_params: dict[str, Any], priority: int = 0, **kwargs: Any) -> AgentLoopOutput:
+        """Complete one prompt; ``kwargs`` are the columns of its row."""
+        output = await super().run(sampling_params, priority=priority, **kwargs)
+        output.extra_fields[RESPONSE] = self.tokenizer.decode(output.response_ids, skip_special_tokens=True)
+        return output
+
+
+class SeededSingleTurnAgentLoop(DecodedSingleTurnAgentLoop):
+    """The same, drawn from a seed of its own."""
 
     async def run(self, sampling_params: dict[str, Any], priority: int = 0, **kwargs: Any) -> AgentLoopOutput:
         """Complete one prompt; ``kwargs`` are the columns of its row, the prompt's seed among them."""

@@ -20,7 +20,8 @@ from verl.utils.model import convert_weight_keys
 from verl.workers.engine import FSDPEngineWithLMHead
 from verl.workers.engine.fsdp import transformer_impl
 
-from ctwa.engine.gradients import OBJECTIVE_LOSSES, GradientPlan, GradientRecord, GradientStore, solve_once
+from ctwa.engine.gradient_store import GradientStore
+from ctwa.engine.gradients import OBJECTIVE_LOSSES, GradientPlan, GradientRecord, solve_once
 from ctwa.engine.optimizer_metric import knows_mean_squares, preconditioner
 from ctwa.engine.verl.halves import by_half, half_of, rows_in_halves
 

@@ -170,19 +170,25 @@ class RowValues:
         return cls(torch.tensor(list(kept), dtype=torch.int64), torch.tensor(lengths, dtype=torch.int64), values)
 
 
-def in_order(by_worker: Iterable[RowValues], shape: Sequence[int]) -> Tensor:
-    """(N, T) of what each worker recorded of its rows, by their places in the step; 0 behind a row's end.
+def in_order(by_worker: Iterable[RowValues], lengths_N: Tensor) -> Tensor:
+    """What each worker recorded of its rows, one row after the other by their places in the step.
+
+    Args:
+        by_worker: what they recorded.
+        lengths_N: int64, the response tokens of each row.
 
     Raises:
         RuntimeError: a row that nobody recorded.
     """
-    values_NT = torch.zeros(*shape)
-    is_missing_N = torch.ones(shape[0], dtype=torch.bool)
+    ends_N = lengths_N.cumsum(0)
+    values = torch.zeros(int(ends_N[-1]))
+    is_missing_N = torch.ones(len(lengths_N), dtype=torch.bool)
     for recorded in by_worker:
-        starts_R = recorded.lengths_R.cumsum(0) - recorded.lengths_R
-        places = torch.arange(len(recorded.values)) - starts_R.repeat_interleave(recorded.lengths_R)
-        values_NT[recorded.rows_R.repeat_interleave(recorded.lengths_R), places] = recorded.values
+        begins_R = (ends_N - lengths_N)[recorded.rows_R]  # in the step
+        own_R = recorded.lengths_R.cumsum(0) - recorded.lengths_R  # among the worker's
+        places = (begins_R - own_R).repeat_interleave(recorded.lengths_R) + torch.arange(len(recorded.values))
+        values[places] = recorded.values
         is_missing_N[recorded.rows_R] = False
     if is_missing_N.any():
         raise RuntimeError(f"no worker recorded the rows {is_missing_N.nonzero().flatten().tolist()} of the step")
-    return values_NT
+    return values

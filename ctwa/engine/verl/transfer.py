@@ -65,6 +65,21 @@ class QueuedRows:
         chosen = self.of_rows(chosen_N).tolist()
         return QueuedRows([key for key, is_chosen in zip(self.keys, chosen, strict=True) if is_chosen], self.partition)
 
+    @cached_property
+    def response_mask(self) -> Any:
+        """Of the rows, nested, as the rollout gave it; read once, for it tells how long each row is, too."""
+        return self.read("response_mask")["response_mask"]
+
+    @cached_property
+    def old_log_probs(self) -> Any:
+        """Of the response tokens, nested, once the policy before the update has been asked for them; read once."""
+        return self.read("old_log_probs")["old_log_probs"]
+
+    @cached_property
+    def mask_NT(self) -> Tensor:
+        """(N, T) of it."""
+        return self.joined(self.response_mask)
+
     def tokens(self, column: str) -> Tensor:
         """(N, T) of a column that has a value for each response token, 0 behind a completion's end."""
         return self.joined(self.read(column)[column])
@@ -177,9 +192,8 @@ def padding_columns(names: Iterable[str], response_mask: Any) -> dict[str, Tenso
 
 def recorded(by_worker: Iterable[RowValues], rows: QueuedRows) -> Tensor:
     """(N, T) of what each worker recorded of a step's rows; 0 behind a completion's end."""
-    response_mask = rows.read("response_mask")["response_mask"]
-    values_RT = in_order(by_worker, (len(rows), int(response_mask.offsets().diff().max())))
-    return rows.joined(response_to_nested(values_RT, response_mask))
+    offsets = rows.response_mask.offsets()
+    return rows.joined(_nested(in_order(by_worker, offsets.diff()), offsets))
 
 
 def leave_out(left_out_N: Tensor, rows: QueuedRows, rollout: Rollout) -> tuple[Rollout, dict[str, Tensor]]:
@@ -194,8 +208,7 @@ def leave_out(left_out_N: Tensor, rows: QueuedRows, rollout: Rollout) -> tuple[R
     if rollout.rejected_NT is not None:
         rejected_NT = rejected_NT | rollout.rejected_NT
     rollout = replace(rollout, rejected_NT=rejected_NT)
-    response_mask = rows.read("response_mask")["response_mask"]
-    return rollout, {"response_mask": rows.parted(rollout.loss_mask_NT, response_mask)}
+    return rollout, {"response_mask": rows.parted(rollout.loss_mask_NT, rows.response_mask)}
 
 
 def kl_rewards(controller: Any, kind: str, rows: QueuedRows) -> tuple[Tensor, dict[str, float]]:
@@ -210,9 +223,8 @@ def kl_rewards(controller: Any, kind: str, rows: QueuedRows) -> tuple[Tensor, di
         kind: of the estimate, the config's ``algorithm.kl_penalty``.
         rows: the step's, whose old and reference log-probs are there.
     """
-    columns = ("response_mask", "old_log_probs", "ref_log_prob")
-    data = rows.read(*columns)
-    mask_NT, old_NT, reference_NT = (rows.joined(data[column]).float() for column in columns)
+    columns = (rows.response_mask, rows.old_log_probs, rows.read("ref_log_prob")["ref_log_prob"])
+    mask_NT, old_NT, reference_NT = (rows.joined(column).float() for column in columns)
     kl_NT = kl_penalty(old_NT, reference_NT, kind) * mask_NT
     mean, beta = float((kl_NT.sum(1) / mask_NT.sum(1)).mean()), controller.value
     controller.update(current_kl=mean, n_steps=len(rows.completions))
@@ -238,10 +250,11 @@ def correct(
     """
     if correction is None or correction.get("bypass_mode"):
         return rollout, {}, {}
-    data = rows.read("response_mask", "rollout_log_probs", "old_log_probs")
+    data = rows.read("response_mask", "rollout_log_probs")
     if "rollout_log_probs" not in data:
         return rollout, {}, {}
     response_mask = data["response_mask"]
+    data["old_log_probs"] = rows.old_log_probs
     corrected, metrics = compute_rollout_correction_and_add_to_batch(
         DataProto(batch=data.to_padded_tensor(0)), correction
     )

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, groupby
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 from tensordict import TensorDict
 
 from ctwa.errors import CtwaError
 
-MESSAGES, TOOL_REWARDS = "messages", "tool_rewards"
-"""The ``extra_fields`` of verl's agent loops that tell the messages as the loop knows them, and the tools' rewards."""
+MESSAGES, TOOL_REWARDS, RESPONSE = "messages", "tool_rewards", "response"
+"""The ``extra_fields`` of agent loops: the messages as the loop knows them, the tools' rewards, and the text of a
+response of one turn, which the loops decode while others are still being written."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Turns:
         tool_rewards: what the tools gave for their calls, in order.
     """
 
-    token_ids: list[int]
+    token_ids: array[int]
     response: str
     finished: bool
     messages: list[dict[str, Any]] | None
@@ -40,11 +43,11 @@ class Turns:
             return parts[0]
         messages = [part.messages or [{"role": "assistant", "content": part.response}] for part in parts]
         return cls(
-            token_ids=list(chain.from_iterable(part.token_ids for part in parts)),
+            token_ids=sum((part.token_ids for part in parts), start=array("q")),
             response="\n".join(part.response for part in parts if part.response),
             finished=parts[-1].finished,
-            messages=list(chain.from_iterable(messages)),
-            tool_rewards=list(chain.from_iterable(part.tool_rewards for part in parts)),
+            messages=[message for each in messages for message in each],
+            tool_rewards=[reward for part in parts for reward in part.tool_rewards],
         )
 
 
@@ -62,23 +65,26 @@ def read_turns(rows: TensorDict, tokenizer: Any, end_tokens: Collection[int | No
     Raises:
         CtwaError: a loop's messages are none.
     """
-    responses = [response.tolist() for response in rows["responses"].unbind()]
-    masks = [mask.tolist() for mask in rows["response_mask"].unbind()]
-    extras = list(rows["extra_fields"]) if "extra_fields" in rows else [{}] * len(responses)
-    pieces = [_pieces(response, mask) for response, mask in zip(responses, masks, strict=True)]
-    texts = iter(tokenizer.batch_decode([ids for row in pieces for _, ids in row], skip_special_tokens=True))
+    tokens, is_policys = rows["responses"].values().numpy(), rows["response_mask"].values().numpy() != 0
+    bounds = list(pairwise(rows["responses"].offsets().tolist()))
+    extras = list(rows["extra_fields"]) if "extra_fields" in rows else [{}] * len(bounds)
+    pieces = [_pieces(tokens[begin:end], is_policys[begin:end]) for begin, end in bounds]
+    texts = _texts(pieces, extras, tokenizer)
     found = []
-    for row, extra in zip(pieces, extras, strict=True):
-        told = [(is_policys, next(texts)) for is_policys, _ in row]
+    for row, told, extra in zip(pieces, texts, extras, strict=True):
         messages = _messages_of_loop(extra)
-        if messages is None and not all(is_policys for is_policys, _ in told):
-            messages = [{"role": "assistant" if own else "tool", "content": text} for own, text in told]
-        last_is_policys, last = row[-1] if row else (False, [])
+        if messages is None and not all(is_policys for is_policys, _ in row):
+            messages = [
+                {"role": "assistant" if own else "tool", "content": text}
+                for (own, _), text in zip(row, told, strict=True)
+            ]
+        own = [ids for is_policys, ids in row if is_policys]
+        last_is_policys, last = row[-1] if row else (False, tokens[:0])
         found.append(
             Turns(
-                token_ids=[token for is_policys, ids in row if is_policys for token in ids],
-                response="\n".join(text for is_policys, text in told if is_policys),
-                finished=last_is_policys and last[-1] in end_tokens,
+                token_ids=array("q", np.concatenate(own).astype(np.int64).tobytes() if own else b""),
+                response="\n".join(text for (is_policys, _), text in zip(row, told, strict=True) if is_policys),
+                finished=last_is_policys and int(last[-1]) in end_tokens,
                 messages=messages,
                 tool_rewards=[float(reward) for reward in extra.get(TOOL_REWARDS) or ()],
             )
@@ -86,10 +92,29 @@ def read_turns(rows: TensorDict, tokenizer: Any, end_tokens: Collection[int | No
     return found
 
 
-def _pieces(response: list[int], mask: list[int]) -> list[tuple[bool, list[int]]]:
-    """The tokens cut where the mask changes, each piece with whether it is the policy's."""
-    by_writer = groupby(zip(mask, response, strict=True), key=lambda each: bool(each[0]))
-    return [(is_policys, [token for _, token in piece]) for is_policys, piece in by_writer]
+Piece = tuple[bool, "np.ndarray[Any, Any]"]
+"""Tokens that stand together, and whether they are the policy's."""
+
+
+def _pieces(response_T: np.ndarray[Any, Any], is_policys_T: np.ndarray[Any, Any]) -> list[Piece]:
+    """The tokens cut where the mask changes."""
+    if not len(response_T):
+        return []
+    cuts = np.flatnonzero(is_policys_T[1:] != is_policys_T[:-1]) + 1
+    begins = [0, *cuts.tolist()]
+    return [(bool(is_policys_T[begin]), ids) for begin, ids in zip(begins, np.split(response_T, cuts), strict=True)]
+
+
+def _texts(pieces: Sequence[Sequence[Piece]], extras: Sequence[Mapping[str, Any]], tokenizer: Any) -> list[list[str]]:
+    """The text of each row's pieces: as its loop has decoded it, where it is one piece of the policy's."""
+    told = [
+        extra.get(RESPONSE) if len(row) == 1 and row[0][0] else None for row, extra in zip(pieces, extras, strict=True)
+    ]
+    unknown = [row for row, text in zip(pieces, told, strict=True) if text is None]
+    decoded = iter(
+        tokenizer.batch_decode([ids.tolist() for row in unknown for _, ids in row], skip_special_tokens=True)
+    )
+    return [[next(decoded) for _ in row] if text is None else [text] for row, text in zip(pieces, told, strict=True)]
 
 
 def _messages_of_loop(extra: Mapping[str, Any]) -> list[dict[str, Any]] | None:

@@ -21,7 +21,8 @@ from verl.utils.distributed import initialize_global_process_group_ray
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
 from ctwa.engine.checkpoint import correct_config, merge_adapter
-from ctwa.engine.gradients import OBJECTIVE_LOSSES, GradientPlan, ObjectiveLosses, local_part, policy_losses
+from ctwa.engine.gradient_store import local_part
+from ctwa.engine.gradients import OBJECTIVE_LOSSES, GradientPlan, ObjectiveLosses, policy_losses
 from ctwa.engine.pairs.objective import PairLoss
 from ctwa.engine.probe import PreviousWeights
 from ctwa.engine.verl.columns import MINI_BATCH_ROWS, ROW_COLUMN

@@ -5,14 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ctwa.errors import CtwaError
-from ctwa.report.compare import compare_groups
-from ctwa.report.groups import group_runs
 from ctwa.report.html.page import Report, page
 from ctwa.report.html.sections import Sections
-from ctwa.report.story import tell
-from ctwa.report.summary import summarize_trace
-from ctwa.report.trace import read_runs
+from ctwa.report.summary import read_and_tell
 from ctwa.run.jsonl import write_atomically
 
 __all__ = ["Report", "make_report", "page", "write_report"]
@@ -48,12 +43,5 @@ def make_report(paths: Sequence[Path | str]) -> Report:
     Raises:
         CtwaError: as `write_report`.
     """
-    runs = read_runs(paths)
-    for run in runs:
-        summarize_trace(run)  # says so where nothing has been measured yet
-    groups = group_runs(runs)
-    try:
-        comparison = compare_groups(groups) if len(groups) > 1 else None
-    except CtwaError:  # no step in common: each is shown by itself
-        comparison = None
-    return Report(groups, Sections(groups).all(comparison), comparison, tell(groups, comparison))
+    groups, comparison, story = read_and_tell(paths)
+    return Report(groups, Sections(groups).all(comparison), comparison, story)

@@ -73,6 +73,24 @@
     key.addEventListener("click", () => { hide(!hidden.has(group)); keep(); redraw(); });
   });
 
+  // Prompts that two models have completed: those with a text in them, or with rewards that differ.
+  const filter = document.getElementById("filter");
+  const sift = () => {
+    const text = filter.elements.text.value.toLowerCase();
+    const differs = filter.elements.differs.value;
+    let shown = 0;
+    document.querySelectorAll(".pair").forEach((pair) => {
+      const fits = pair.textContent.toLowerCase().includes(text) && (!differs || pair.dataset.differs.includes(` ${differs} `));
+      pair.hidden = !fits;
+      shown += fits;
+    });
+    filter.querySelector("output").textContent = shown === 1 ? "1 prompt" : `${shown} prompts`;
+  };
+  if (filter) {
+    filter.addEventListener("input", sift);
+    filter.addEventListener("submit", (event) => event.preventDefault());
+  }
+
   // Figures are drawn when they come near the window: a page of many runs opens at once.
   const observer = new IntersectionObserver((entries) => {
     entries.filter((entry) => entry.isIntersecting).forEach((entry) => {

@@ -19,17 +19,16 @@ from ctwa.report.curves import averaging_window
 from ctwa.report.groups import Group
 from ctwa.report.html.charts import chart, palette, points_of_a_curve
 from ctwa.report.html.panels import Bars, color_of, dash_of
-from ctwa.report.html.samples import Sample, early_and_late
+from ctwa.report.html.samples import Sample, early_and_late, on_the_same_prompts
 from ctwa.report.html.sections import Section
-from ctwa.report.story import Story, once
+from ctwa.report.story import Story
 from ctwa.report.summary import summarize_trace
 from ctwa.report.trace import RunTrace
-from ctwa.report.verdict import verdicts
+from ctwa.report.verdict import verdict_rows
 from ctwa.run.text import duration, number
 from ctwa.statistics import CONFIDENCE
 
 _MOST_ALARMS = 100
-_MARKS = {"gained": "▲", "kept": "=", "lost": "▼", "unknown": "?"}
 _DASHARRAYS = {"solid": "", "dash": "7 4", "dot": "2 3", "dashdot": "7 3 2 3"}
 
 
@@ -85,12 +84,12 @@ def page(report: Report, *, live: tuple[str, float] | None = None) -> str:
         averaged=averaging_window(steps) if "training" in sources else 0,
         standard_errors=errors,
         story=report.story,
-        did=once(report.story.methods),
         verdicts=list(verdict_rows(report.groups)),
         **_alarm_rows(report.runs),
         comparison=_comparison(report.comparison) if report.comparison else None,
         sections=sections,
         samples=_samples(report.groups),
+        pairs=_side_by_side(report.groups),
         runs=[_run(run) for run in report.runs],
         thinning=(
             f"A curve is drawn with at most {most_points} points: of each stretch of steps its lowest and highest"
@@ -103,41 +102,6 @@ def script_json(value: Any) -> str:
     """JSON for a script element: no character in it can end the element or begin a comment."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def verdict_rows(groups: Sequence[Group]) -> list[dict[str, Any]]:
-    """The rows of the first table: objectives, and under each the methods."""
-    judged = [verdicts(group) for group in groups]
-    of_seeds = [[verdicts(Group(run.label, (run,))) for run in group.runs] for group in groups]
-    rows = []
-    for name in dict.fromkeys(name for each in judged for name in each):
-        first = True
-        for group, each, seeds in zip(groups, judged, of_seeds, strict=True):
-            if name not in each:
-                continue
-            verdict = each[name]
-            summary = verdict.summary
-            rows.append(
-                {
-                    "first": first,
-                    "objective": name,
-                    "method": group.label,
-                    "start": number(summary.start),
-                    "best": number(summary.best),
-                    "best_step": summary.best_step,
-                    "end": number(summary.end),
-                    "change": number(summary.change, sign=True),
-                    "noise": number(verdict.margin),
-                    "drawdown": number(-summary.drawdown) if summary.drawdown else "-",
-                    "drawdown_steps": " to ".join(map(str, verdict.drawdown_steps or ())),
-                    "word": verdict.word,
-                    "mark": _MARKS[verdict.word],
-                    "rest": verdict.text.removeprefix(verdict.word),
-                    "seeds": _of_seeds([seed[name].word for seed in seeds if name in seed], verdict.word, len(seeds)),
-                }
-            )
-            first = False
-    return rows
 
 
 def unscored_table(runs: Sequence[RunTrace]) -> list[tuple[str, ...]]:
@@ -165,11 +129,6 @@ def _key(group: Group, at: int) -> dict[str, Any]:
         "color": color_of(at),
         "dasharray": _DASHARRAYS[dash_of(at)],
     }
-
-
-def _of_seeds(words: Sequence[str], word: str, num_runs: int) -> str:
-    """How many seeds agree, where there are several."""
-    return f"so {words.count(word)} of {len(words)} seeds" if num_runs > 1 else ""
 
 
 def _alarm_rows(runs: Sequence[RunTrace]) -> dict[str, Any]:
@@ -235,6 +194,22 @@ def _samples(groups: Sequence[Group]) -> list[dict[str, Any]]:
                 found.append({"label": run.label, "parts": parts})
                 break
     return found
+
+
+def _side_by_side(groups: Sequence[Group]) -> dict[str, Any] | None:
+    """What the first run of each group wrote to the same prompts; None where no prompt is shared."""
+    runs = [group.runs[0] for group in groups]
+    rows = on_the_same_prompts([run.folder.samples for run in runs]) if len(runs) > 1 else []
+    if not rows:
+        return None
+    names = list(dict.fromkeys(name for row in rows for each in row if each is not None for name in each.rewards))
+    cards = []
+    for row in rows:
+        there = [each for each in row if each is not None]
+        differing = [name for name in names if len({each.rewards.get(name) for each in there}) > 1]
+        columns = [(run.label, _sample(each)) for run, each in zip(runs, row, strict=True) if each is not None]
+        cards.append({"prompt": there[0].prompt, "split": there[0].split, "differing": differing, "columns": columns})
+    return {"names": names, "cards": cards}
 
 
 def _sample(sample: Sample) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""What the model wrote early and late in a run, for the report."""
+"""What the models wrote, for the report: early and late in a run, and several of them on the same prompt."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,25 @@ def early_and_late(path: Path, num: int = 3) -> tuple[list[Sample], list[Sample]
         if split in first and first[split][0].step < last[split][0].step:
             return first[split], last[split]
     return next(iter(first.values()), []), []
+
+
+def on_the_same_prompts(paths: Sequence[Path], most: int = 40) -> list[list[Sample | None]]:
+    """The newest completions of prompts that several runs have completed; a place in each list for every run.
+
+    Which prompts are kept depends on the seed, the split and the step, so runs of one seed have many in common. Those
+    of late steps come first.
+
+    Raises:
+        CtwaError: a line before the last is broken.
+    """
+    found: dict[tuple[str, str], list[Sample | None]] = {}
+    for place, path in enumerate(paths):
+        for record in iterate_jsonl(path) if path.is_file() else ():
+            sample = _sample(record)
+            found.setdefault((sample.split, record["prompt"]), [None] * len(paths))[place] = sample
+    shared = [each for each in found.values() if sum(sample is not None for sample in each) > 1]
+    shared.sort(key=lambda each: -min(sample.step for sample in each if sample is not None))
+    return shared[:most]
 
 
 def _sample(record: dict[str, Any]) -> Sample:

@@ -311,7 +311,11 @@ def two_steps_of_ctwa(folder: Path, num_ranks: int) -> list[dict[str, Any]]:
         output = worker.train_mini_batch(data)
         sent = worker.take_update()
         torch.distributed.all_gather_object(answers, sent)
-        new_NT = in_order(answers, mask_NT.shape)
+        offsets = data["response_mask"].offsets()
+        values = in_order(answers, offsets.diff())
+        new_NT = torch.nested.nested_tensor_from_jagged(values, offsets, max_seqlen=mask_NT.shape[1]).to_padded_tensor(
+            0
+        )
         old_NT = data["old_log_probs"].to_padded_tensor(0.0)
         method.observe_update(Update(rollout, advantages_NT, old_NT, new_NT, Vanilla(0.2, 0.2, 3.0)))
         steps.append(

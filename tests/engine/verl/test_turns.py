@@ -19,11 +19,11 @@ CALLED = ("1 + 2 = 3 so 3 <eos>", [1, 1, 1, 1, 0, 1, 1, 1])
 
 def rows(*completions: tuple[str, list[int]], extras: list[dict[str, Any]] | None = None) -> TensorDict:
     """Completions, each its words and which of them the policy wrote."""
-    tokens = [torch.tensor(TOKENIZER.encode(text)) for text, _ in completions]
+    tokens = [torch.tensor(TOKENIZER.encode(text), dtype=torch.int64) for text, _ in completions]
     fields: dict[str, Any] = {
         "responses": torch.nested.as_nested_tensor(tokens, layout=torch.jagged),
         "response_mask": torch.nested.as_nested_tensor(
-            [torch.tensor(mask) for _, mask in completions], layout=torch.jagged
+            [torch.tensor(mask, dtype=torch.int64) for _, mask in completions], layout=torch.jagged
         ),
     }
     if extras is not None:
@@ -34,7 +34,7 @@ def rows(*completions: tuple[str, list[int]], extras: list[dict[str, Any]] | Non
 def test_one_turn_is_all_the_policys() -> None:
     (turns,) = read_turns(rows(("so 3 <eos>", [1, 1, 1])), TOKENIZER, END)
 
-    assert (turns.response, turns.token_ids) == ("so 3", TOKENIZER.encode("so 3 <eos>"))
+    assert (turns.response, turns.token_ids.tolist()) == ("so 3", TOKENIZER.encode("so 3 <eos>"))
     assert turns.finished
     assert turns.messages is None
 
@@ -44,7 +44,7 @@ def test_the_mask_tells_turns_and_tools_apart() -> None:
     called, ends_with_the_tool = read_turns(rows(CALLED, cut), TOKENIZER, END)
 
     assert called.response == "1 + 2 =\nso 3"
-    assert called.token_ids == TOKENIZER.encode("1 + 2 = so 3 <eos>")
+    assert called.token_ids.tolist() == TOKENIZER.encode("1 + 2 = so 3 <eos>")
     assert called.messages == [
         {"role": "assistant", "content": "1 + 2 ="},
         {"role": "tool", "content": "3"},
@@ -52,6 +52,21 @@ def test_the_mask_tells_turns_and_tools_apart() -> None:
     ]
     assert called.finished
     assert not ends_with_the_tool.finished
+
+
+def test_the_loops_text_is_taken_where_the_policy_wrote_all_of_it() -> None:
+    extras = [{"response": "as the loop has it"}, {"response": "the loop knows no turns"}, {}]
+    told = read_turns(rows(("so 3 <eos>", [1, 1, 1]), CALLED, ("so 3", [1, 1]), extras=extras), TOKENIZER, END)
+
+    assert [turns.response for turns in told] == ["as the loop has it", "1 + 2 =\nso 3", "so 3"]
+
+
+def test_nothing_and_what_the_policy_did_not_write_are_no_text() -> None:
+    nothing, of_a_tool = read_turns(rows(("", []), ("so 3", [0, 0])), TOKENIZER, END)
+
+    assert (nothing.response, nothing.token_ids.tolist(), nothing.finished) == ("", [], False)
+    assert (of_a_tool.response, of_a_tool.token_ids.tolist(), of_a_tool.finished) == ("", [], False)
+    assert of_a_tool.messages == [{"role": "tool", "content": "so 3"}]
 
 
 def test_a_tools_end_of_sequence_finishes_nothing() -> None:
@@ -84,7 +99,7 @@ def test_several_sequences_are_one_completion() -> None:
     first, second = read_turns(rows(("1 + 2", [1, 1, 1]), ("so 3 <eos>", [1, 1, 1]), extras=extras), TOKENIZER, END)
 
     both = Turns.joined([first, second])
-    assert both.token_ids == TOKENIZER.encode("1 + 2 so 3 <eos>")
+    assert both.token_ids.tolist() == TOKENIZER.encode("1 + 2 so 3 <eos>")
     assert (both.response, both.finished, first.finished) == ("1 + 2\nso 3", True, False)
     assert both.messages == [{"role": "assistant", "content": "1 + 2"}, *extras[1]["messages"]]
     assert Turns.joined([first]) is first

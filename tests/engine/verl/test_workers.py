@@ -49,13 +49,19 @@ def worker(*, answers: bool = True) -> PolicyWorker:
     return made
 
 
-def expected_rows(places: list[int], num_rows: int) -> Tensor:
-    """Of the rows with a place: a response's first token stands behind the prompt."""
-    expected_NT = torch.zeros(num_rows, max(RESPONSES))
-    for place, prompt, response in zip(places, PROMPTS, RESPONSES, strict=True):
-        if place >= 0:
-            expected_NT[place, :response] = 100.0 * place + prompt + torch.arange(response)
-    return expected_NT
+def expected_rows(places: list[int]) -> dict[int, Tensor]:
+    """Of each place of the step: a response's first token stands behind the prompt."""
+    return {
+        place: 100.0 * place + prompt + torch.arange(response)
+        for place, prompt, response in zip(places, PROMPTS, RESPONSES, strict=True)
+        if place >= 0
+    }
+
+
+def together(rows: dict[int, Tensor]) -> tuple[Tensor, Tensor]:
+    """How long the rows are, and their values one row after the other."""
+    values = [rows[place] for place in sorted(rows)]
+    return torch.tensor([len(each) for each in values]), torch.cat(values)
 
 
 def test_rows_come_back_in_the_step_s_order_and_those_that_fill_a_batch_up_do_not() -> None:
@@ -64,9 +70,8 @@ def test_rows_come_back_in_the_step_s_order_and_those_that_fill_a_batch_up_do_no
     one.record_update("in_update")
     one._record(log_probs_of(places), batch(places))
     other = RowValues.of({1: torch.tensor([7.0])})
-    expected_NT = expected_rows(places, 3)
-    expected_NT[1, 0] = 7.0
-    assert torch.equal(in_order([one.take_update(), other, worker().take_update()], (3, 4)), expected_NT)
+    lengths_N, expected = together(expected_rows(places) | {1: torch.tensor([7.0])})
+    assert torch.equal(in_order([one.take_update(), other, worker().take_update()], lengths_N), expected)
 
 
 def test_with_several_epochs_the_last_counts() -> None:
@@ -74,12 +79,13 @@ def test_with_several_epochs_the_last_counts() -> None:
     one = worker()
     for scale in (3.0, 1.0):
         one._record(log_probs_of(places) * scale, batch(places))
-    assert torch.equal(in_order([one.take_update()], (3, 4)), expected_rows(places, 3))
+    lengths_N, expected = together(expected_rows(places))
+    assert torch.equal(in_order([one.take_update()], lengths_N), expected)
 
 
 def test_a_row_that_nobody_recorded_is_named() -> None:
     with pytest.raises(RuntimeError, match=r"\[1\]"):
-        in_order([RowValues.of({0: torch.ones(2), 2: torch.ones(1)})], (3, 2))
+        in_order([RowValues.of({0: torch.ones(2), 2: torch.ones(1)})], torch.tensor([2, 1, 1]))
 
 
 @pytest.mark.parametrize("answers", [True, False])

@@ -1,0 +1,216 @@
+"""A verl run as settings of ctwa: verl's own keys stay, and what ctwa has another word for is translated.
+
+Nothing is left out in silence: every key that is translated, left out or added has a line that says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import QuotedString
+from hydra.errors import OverrideParseException
+
+from ctwa.engine.checks.keys import verl_files
+from ctwa.engine.written import load_settings
+from ctwa.errors import CtwaError, shown
+
+_FUNCTION = "reward.custom_reward_function"
+_BUILT_IN = "verl.utils.reward_score:default_compute_score"
+_MANAGERS = ("naive", "gdpo")
+"""verl's reward managers that hand on what the reward function returns."""
+_HYDRAS = ("defaults", "hydra.")
+_GIVEN_BY_USER = ("data.train_files", "data.val_files", "actor_rollout_ref.model.path")
+
+_RENAMED = {
+    "reward.num_workers": "ctwa.rewards.num_workers",
+    "trainer.default_local_dir": "ctwa.run",
+    "data.seed": "ctwa.seed",
+}
+_LEFT_OUT = {
+    "trainer.resume_mode": "write ctwa.resume=true to resume",
+    "trainer.project_name": "the run's folder names it",
+    "trainer.experiment_name": "the run's folder names it",
+    "actor_rollout_ref.rollout.prompt_length": "it is data.max_prompt_length",
+    "actor_rollout_ref.rollout.response_length": "it is data.max_response_length",
+    "data.reward_fn_key": "the data source is the column data_source; data.columns={data_source: NAME} names another",
+    "critic.*": "no method has a critic",
+    "reward_model.*": "an older verl's words; a reward model is called by a reward function",
+}
+"""What says nothing in a run of ctwa, and why."""
+
+
+@dataclass
+class Translation:
+    """What came of a verl run.
+
+    Attributes:
+        settings: by dotted key, those of ``ctwa train``.
+        notes: a sentence for each key that did not stay as it was.
+    """
+
+    settings: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+
+    def text(self) -> str:
+        """A file of settings, with the notes above."""
+        nested: dict[str, Any] = {}
+        for key, value in self.settings.items():
+            *sections, name = key.split(".")
+            node = nested
+            for section in sections:
+                node = node.setdefault(section, {})
+            node[name] = value
+        notes = "".join(f"# {note}\n" for note in ["Made by `ctwa from-verl`.", *self.notes])
+        return notes + yaml.safe_dump(nested, sort_keys=False, allow_unicode=True, width=120)
+
+
+def translate(arguments: Sequence[str]) -> Translation:
+    """The settings of ``ctwa train`` for the arguments of ``python -m verl.trainer.main_ppo``.
+
+    Args:
+        arguments: overrides, in Hydra's syntax, and YAML files of verl's keys.
+
+    Raises:
+        CtwaError: an argument that cannot be read, or that has no counterpart.
+    """
+    said = _read(arguments)
+    made = Translation({})
+    chosen = {"engine": _engine(said), "task": "custom", "method": _method(said, made)}
+    ours = _objectives(said, made)
+    for key, name in _RENAMED.items():
+        if key in said:
+            ours[name] = said.pop(key)
+            made.notes.append(f"{key} is {name} here")
+    for pattern, why in _LEFT_OUT.items():
+        section = pattern.removesuffix("*")
+        for key in [key for key in said if key == pattern or (section != pattern and key.startswith(section))]:
+            made.notes.append(f"{key}={shown(said.pop(key))} is left out: {why}")
+    made.settings = {**chosen, **ours, **said, **_defaults(said, made)}
+    return made
+
+
+def _read(arguments: Sequence[str]) -> dict[str, Any]:
+    """What is written, by dotted key; the command line has the last word, as in verl."""
+    in_files: dict[str, Any] = {}
+    on_command_line: dict[str, Any] = {}
+    parser = OverridesParser.create()
+    for each in arguments:
+        if each.endswith((".yaml", ".yml")) and "=" not in each:
+            in_files |= {key: value for key, value in _flat(load_settings(each)) if not key.startswith(_HYDRAS)}
+            continue
+        if each.startswith("--config"):
+            raise CtwaError(f"{each}: give the YAML file itself, e.g. ctwa from-verl my_config.yaml")
+        try:
+            (override,) = parser.parse_overrides([each])
+        except OverrideParseException:
+            raise CtwaError(
+                f"{each!r} is no setting of verl's: give KEY=VALUE, as for main_ppo, or a YAML file"
+            ) from None
+        if override.is_delete() or override.is_sweep_override():
+            raise CtwaError(f"{each} cannot be translated: leave it out, and write one value for each key")
+        on_command_line[override.key_or_group] = _plain(override.value())
+    said = in_files | on_command_line
+    for key in [key for key in said if key.startswith("custom_reward_function.")]:  # as an older verl has it
+        said[f"reward.{key}"] = said.pop(key)
+    return said
+
+
+def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value with its dotted key; a list is one."""
+    for name, value in node.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _plain(value: Any) -> Any:
+    """A value of Hydra's grammar as YAML has it."""
+    if isinstance(value, QuotedString):
+        return value.text
+    if isinstance(value, Mapping):
+        return {str(_plain(key)): _plain(each) for key, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, list) else value
+
+
+def _engine(said: dict[str, Any]) -> str:
+    """The group that chooses machine and rollout; what it chooses is not said twice."""
+    if said.get("actor_rollout_ref.rollout.name") == "vllm":
+        del said["actor_rollout_ref.rollout.name"]
+    return "cpu" if said.get("trainer.device") == "cpu" else "gpu"
+
+
+def _method(said: dict[str, Any], made: Translation) -> str:
+    if said.get("algorithm.adv_estimator") != "gdpo":
+        made.notes.append("method: linear is the weighted sum of the objectives, which GRPO trains on")
+        return "linear"
+    said["algorithm.adv_estimator"] = "grpo"
+    made.notes.append(
+        "algorithm.adv_estimator=gdpo is method: gdpo, with the estimator grpo for each objective; at the end ctwa "
+        "standardises over completions, verl over tokens (docs/methods/gdpo.md)"
+    )
+    return "gdpo"
+
+
+def _objectives(said: dict[str, Any], made: Translation) -> dict[str, Any]:
+    path, name = said.pop(f"{_FUNCTION}.path", None), said.pop(f"{_FUNCTION}.name", None) or "compute_score"
+    function = f"{path}:{name}" if path else _BUILT_IN
+    kwargs = {key: said.pop(key) for key in list(said) if key.startswith(f"{_FUNCTION}.reward_kwargs")}
+    manager = said.pop("reward.reward_manager.name", "naive")
+    if manager not in _MANAGERS:
+        raise CtwaError(
+            f"reward.reward_manager.name={manager} changes rewards after the function: leave it out, and make what it "
+            "adds an objective (a penalty of long responses is reward_fns/soft_overlong.py:soft_overlong)"
+        )
+    keys = said.pop("algorithm.gdpo_reward_keys", None)
+    weights = said.pop("algorithm.gdpo_reward_weights", None) or [1.0] * len(keys or ())
+    if keys is not None and (not keys or len(weights) != len(keys)):
+        raise CtwaError(f"there are {len(weights)} reward weights for the reward keys {keys}: give one a key")
+    objective: dict[str, Any] = {"reward_fn": function}
+    for key, value in kwargs.items():
+        inner = key.removeprefix(f"{_FUNCTION}.reward_kwargs").lstrip(".")
+        objective.setdefault("kwargs", {}).update({inner: value} if inner else value or {})
+    if keys is None:
+        made.notes.append(
+            f"{function} is one objective, its score. Of a function that returns a dict, algorithm.gdpo_reward_keys="
+            "[KEY,...] makes each key an objective"
+        )
+        return {"ctwa.objectives.score": objective}
+    made.notes.append(f"the keys {', '.join(keys)} of what {function} returns are the objectives")
+    return {
+        f"ctwa.objectives.{key}": {**objective, "key": key, "weight": float(weight)}
+        for key, weight in zip(keys, weights, strict=True)
+    }
+
+
+def _defaults(said: Mapping[str, Any], made: Translation) -> dict[str, Any]:
+    """Verl's default for each key that a task of ctwa has another default for."""
+    task = yaml.safe_load((files("ctwa.config") / "task" / "custom.yaml").read_text())
+    verl = dict(_flat(yaml.safe_load((verl_files() / "_generated_ppo_trainer.yaml").read_text())))
+    defaults = {
+        key: verl[key]
+        for key, value in _flat(task)
+        if key in verl and key not in said and key not in _GIVEN_BY_USER and verl[key] != value
+    }
+    if defaults:
+        made.notes.append(f"verl's defaults, written out because ctwa has others: {', '.join(defaults)}")
+    return defaults
+
+
+def write(translation: Translation, out: Path) -> None:
+    """Write a file of settings.
+
+    Raises:
+        CtwaError: there is a file of that name.
+    """
+    try:
+        with out.open("x", encoding="utf-8") as file:
+            file.write(translation.text())
+    except FileExistsError:
+        raise CtwaError(f"{out} is there already, and may have been changed: give another name, or move it") from None

@@ -1,0 +1,151 @@
+"""verl's own gdpo example, and other runs of verl's users, as runs of ctwa."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from omegaconf import OmegaConf
+from verl.trainer.ppo.core_algos import compute_gdpo_outcome_advantage
+from verl.utils.torch_functional import masked_whiten
+
+from ctwa.batch import RewardMatrix, Rollout
+from ctwa.engine.compose import compose_config
+from ctwa.engine.from_verl import translate, write
+from ctwa.engine.verl.estimate import VerlEstimate
+from ctwa.errors import CtwaError
+from ctwa.objectives.config import parse_objectives
+from ctwa.objectives.evaluator import sharing
+from ctwa.scalarizers import build_scalarizer, method_options
+
+GDPO = [
+    "algorithm.adv_estimator=gdpo",
+    '+algorithm.gdpo_reward_keys=["accuracy_reward", "format_reward"]',
+    "algorithm.kl_ctrl.kl_coef=0.001",
+    "data.train_files=data/train.parquet",
+    "data.val_files=data/test.parquet",
+    "data.train_batch_size=32",
+    "data.val_batch_size=16",
+    "data.max_prompt_length=2048",
+    "data.max_response_length=1024",
+    "data.filter_overlong_prompts=True",
+    "actor_rollout_ref.model.path=Qwen/Qwen2.5-1.5B-Instruct",
+    "actor_rollout_ref.model.use_remove_padding=True",
+    "actor_rollout_ref.actor.optim.lr=1e-6",
+    "actor_rollout_ref.actor.ppo_mini_batch_size=4",
+    "actor_rollout_ref.actor.use_kl_loss=False",
+    "actor_rollout_ref.actor.fsdp_config.param_offload=False",
+    "actor_rollout_ref.rollout.prompt_length=2048",
+    "actor_rollout_ref.rollout.name=vllm",
+    "actor_rollout_ref.rollout.n=4",
+    "reward.custom_reward_function.path=verl/utils/reward_score/rlla.py",
+    "reward.custom_reward_function.name=compute_score",
+    "reward.reward_manager.name=gdpo",
+    "trainer.critic_warmup=0",
+    "trainer.logger=['console']",
+    "trainer.project_name=GDPO-qwen2.5",
+    "trainer.experiment_name=qwen2.5-1.5B-GDPO",
+    "trainer.n_gpus_per_node=8",
+    "trainer.default_local_dir=results/gdpo",
+    "trainer.save_freq=20",
+    "trainer.total_epochs=15",
+    "trainer.val_before_train=False",
+]
+"""The settings of verl's examples/gdpo_trainer."""
+
+
+def test_the_gdpo_example_of_verl_is_a_run_of_ctwa_with_its_keys_as_objectives(tmp_path: Path) -> None:
+    out = tmp_path / "ctwa.yaml"
+    made = translate(GDPO)
+    write(made, out)
+    config = compose_config([str(out)])
+
+    objectives = parse_objectives(OmegaConf.to_container(config.ctwa.objectives))
+    assert list(objectives) == ["accuracy_reward", "format_reward"]
+    assert sharing(objectives) == {"accuracy_reward": ["accuracy_reward", "format_reward"]}
+    assert (config.ctwa.method.type, config.algorithm.adv_estimator) == ("gdpo", "grpo")
+    assert Path(config.ctwa.run).parts[-2:] == ("results", "gdpo")
+    assert config.trainer.val_before_train is False
+    # What the user wrote and ctwa has no other word for is as it was; verl's defaults hold where ctwa has others.
+    assert (config.actor_rollout_ref.rollout.n, config.actor_rollout_ref.actor.ppo_mini_batch_size) == (4, 4)
+    assert config.trainer.test_freq == -1
+    gone = {
+        *("algorithm.gdpo_reward_keys", "actor_rollout_ref.rollout.prompt_length", "reward.reward_manager.name"),
+        *("reward.custom_reward_function.path", "reward.custom_reward_function.name", "trainer.default_local_dir"),
+        *("trainer.project_name", "trainer.experiment_name", "actor_rollout_ref.rollout.name"),
+    }
+    written = {each.partition("=")[0].lstrip("+") for each in GDPO}
+    assert written - made.settings.keys() == gone
+    assert made.notes[-1].endswith("ctwa has others: trainer.test_freq, actor_rollout_ref.actor.use_dynamic_bsz")
+    with pytest.raises(CtwaError, match="is there already"):
+        write(made, out)
+
+
+def test_its_advantages_are_those_of_verl_before_what_is_counted_at_the_end() -> None:
+    """verl standardises the sum over tokens, ctwa over completions, as the paper does."""
+    generator = torch.Generator().manual_seed(0)
+    rewards_NM = torch.rand(12, 2, generator=generator).double().round(decimals=1)
+    mask_NT = (torch.arange(5) < torch.randint(1, 6, (12, 1), generator=generator)).long()
+    group_N, names, weights = torch.arange(12) // 4, ("accuracy_reward", "format_reward"), [1.0, 0.5]
+    algorithm = OmegaConf.create(
+        {"adv_estimator": "grpo", "norm_adv_by_std_in_grpo": True, "use_kl_in_reward": False, "gamma": 1.0}
+    )
+    verl_NT, _ = compute_gdpo_outcome_advantage(
+        token_level_rewards=torch.zeros(12, 5),
+        response_mask=mask_NT,
+        index=np.array([str(group) for group in group_N.tolist()], dtype=object),
+        config=OmegaConf.create({"gdpo_reward_keys": list(names), "gdpo_reward_weights": weights}),
+        non_tensor_batch={name: rewards_NM[:, column].numpy() for column, name in enumerate(names)},
+        batch={"prompts": torch.zeros(12, 3), "attention_mask": torch.cat([torch.ones(12, 3).long(), mask_NT], dim=1)},
+    )
+
+    made = translate([*GDPO, "algorithm.gdpo_reward_weights=[1.0,0.5]"]).settings
+    of = {name: made[f"ctwa.objectives.{name}"]["weight"] for name in names}
+    options = method_options(made["method"], batch_normalize=False)
+    method = build_scalarizer(options, of, scale_invariant=True)
+    rollout = Rollout(RewardMatrix(names, rewards_NM, torch.ones(12, 2, dtype=torch.bool)), group_N, mask_NT)
+    sum_NT = method.advantages(rollout, VerlEstimate(algorithm, mask_NT, group_N)).float()
+
+    torch.testing.assert_close(masked_whiten(sum_NT, mask_NT) * mask_NT, verl_NT, atol=1e-5, rtol=1e-5)
+
+
+def test_a_configuration_of_ones_own_and_older_words_are_translated(tmp_path: Path) -> None:
+    own = tmp_path / "grpo.yaml"
+    own.write_text(
+        yaml.safe_dump(
+            {
+                "defaults": ["ppo_trainer", "_self_"],
+                "hydra": {"run": {"dir": "out"}},
+                "data": {"train_files": ["a.parquet", "b.parquet"], "train_batch_size": 64},
+                "custom_reward_function": {"path": "my.py", "name": "score", "reward_kwargs": {"strict": True}},
+                "critic": {"enable": False},
+                "trainer": {"device": "cpu"},
+            }
+        )
+    )
+    settings = translate([str(own), "data.train_batch_size=128", "reward.num_workers=2"]).settings
+
+    assert settings["data.train_files"] == ["a.parquet", "b.parquet"]
+    assert settings["data.train_batch_size"] == 128
+    assert settings["ctwa.objectives.score"] == {"reward_fn": "my.py:score", "kwargs": {"strict": True}}
+    assert (settings["engine"], settings["method"], settings["ctwa.rewards.num_workers"]) == ("cpu", "linear", 2)
+    assert [key for key in settings if key.startswith(("critic", "defaults", "hydra", "custom"))] == []
+    assert settings["actor_rollout_ref.actor.ppo_mini_batch_size"] == 256
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("reward.reward_manager.name=dapo", "make what it adds an objective"),
+        ("algorithm.gdpo_reward_keys=[]", "give one a key"),
+        ("~critic", "cannot be translated"),
+        ("--config-name=mine", "give the YAML file itself"),
+        ("no setting", "is no setting of verl's"),
+    ],
+)
+def test_what_has_no_counterpart_is_refused(argument: str, message: str) -> None:
+    with pytest.raises(CtwaError, match=message):
+        translate([argument])
