@@ -32,11 +32,14 @@ REFERENCES = ("linear", *CONTROLS)
 def settings_of(method: str, steps: int) -> list[str]:
     """What a method needs beside its name; for the controls, their weights; what is after a @, as options.
 
-    ``product@power=0.5,offset=0.01`` is `method=product` with these two options.
+    ``product@power=0.5,offset=0.01`` is `method=product` with these two options; an option with a dot in its name is a
+    setting of ctwa's, as in ``mgda@gradients.gram=cross_fitted``.
     """
     if "@" in method:
         plain, _, options = method.partition("@")
-        return [*settings_of(plain, steps), *(f"ctwa.method.{option}" for option in options.split(","))]
+        places = ["ctwa." if "." in option.partition("=")[0] else "ctwa.method." for option in options.split(",")]
+        own = [f"{place}{option}" for place, option in zip(places, options.split(","), strict=True)]
+        return [*settings_of(plain, steps), *own]
     if method in CONTROLS:
         weights = zip(OBJECTIVES, CONTROLS[method], strict=True)
         return ["method=linear", *(f"ctwa.objectives.{name}.weight={weight}" for name, weight in weights)]
