@@ -37,11 +37,15 @@ NAV: dict[str, tuple[str, ...]] = {
 """The pages by kind. A page of docs/ that is in none is a how-to."""
 ALSO = "How to"
 MODULES = (
-    *("ctwa.batch", "ctwa.scalarizers", "ctwa.scalarizers.base", "ctwa.aggregators", "ctwa.aggregators.base"),
-    *("ctwa.covariance", "ctwa.methods", "ctwa.policy_loss", "ctwa.objectives.contract", "ctwa.preference", "ctwa.run"),
-    *("ctwa.run.alarms", "ctwa.metrics", "ctwa.report", "ctwa.evaluation", "ctwa.statistics", "ctwa.errors"),
+    *("ctwa.methods", "ctwa.scalarizers.base", "ctwa.aggregators.base", "ctwa.batch", "ctwa.policy_loss"),
+    *("ctwa.covariance.weights", "ctwa.covariance.within_prompt", "ctwa.covariance.feasibility"),
+    *("ctwa.covariance.distortion", "ctwa.covariance.probe", "ctwa.covariance.diagnostics", "ctwa.objectives.contract"),
+    *("ctwa.preference", "ctwa.run", "ctwa.run.alarms", "ctwa.metrics", "ctwa.report", "ctwa.evaluation"),
+    *("ctwa.statistics", "ctwa.errors"),
 )
-"""What the reference documents: the parts that code of a user's own calls."""
+"""What the reference documents: the parts that code of a user's own calls. Of what two packages hand on, Sphinx wants
+the module that defines it.
+"""
 MOST_PAGES = 6
 COMMANDS = ("train", "prefer", "caid")
 _ARXIV = re.compile(r"\b(\d{4}\.\d{5})\b")
@@ -204,19 +208,24 @@ def made() -> Mapping[str, str]:
     }
 
 
+def _without_folders(text: str, where: Path) -> str:
+    """A page whose links to folders, which GitHub shows and a site has not, are their texts alone."""
+    return re.sub(r"\[([^\]]+)\]\(([^)#:]+)\)", lambda link: link[1] if (where / link[2]).is_dir() else link[0], text)
+
+
 def main() -> None:
     """Make the tree."""
     source = Path(sys.argv[1])
     source.mkdir(parents=True)
-    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-    for name in filter(
-        None, subprocess.run(listed, capture_output=True, text=True, check=True, cwd=ROOT).stdout.split("\0")
-    ):
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout.split("\0")
+    for name in listed:
         if (ROOT / name).is_file() and not name.startswith("."):
+            # Copied and not linked: Sphinx would look for a page's neighbours where a link leads.
             (source / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(
-                ROOT / name, source / name
-            )  # no link: Sphinx would look for a page's neighbours where it leads
+            shutil.copyfile(ROOT / name, source / name)
+    for page in source.rglob("*.md"):
+        page.write_text(_without_folders(page.read_text(), page.parent))
     for name, text in made().items():
         path = source / f"{name}.md"
         path.parent.mkdir(parents=True, exist_ok=True)
