@@ -5,7 +5,9 @@ Nothing is left out in silence: every key that is translated, left out or added 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -92,6 +94,13 @@ def translate(arguments: Sequence[str]) -> Translation:
         for key in [key for key in said if key == pattern or (section != pattern and key.startswith(section))]:
             made.notes.append(f"{key}={shown(said.pop(key))} is left out: {why}")
     made.settings = {**chosen, **ours, **said, **_defaults(said, made)}
+    for key in made.settings:
+        for place, sign in enumerate(key):
+            if sign == "." and (section := key[:place]) in made.settings:
+                raise CtwaError(
+                    f"{section}={shown(made.settings[section])} is a value where {key} needs a section: "
+                    f"write {section}'s keys one by one, or leave it out"
+                )
     return made
 
 
@@ -169,12 +178,12 @@ def _objectives(said: dict[str, Any], made: Translation) -> dict[str, Any]:
             "adds an objective (a penalty of long responses is reward_fns/soft_overlong.py:soft_overlong)"
         )
     keys = said.pop("algorithm.gdpo_reward_keys", None)
-    weights = said.pop("algorithm.gdpo_reward_weights", None) or [1.0] * len(keys or ())
-    if keys is not None and (not keys or len(weights) != len(keys)):
-        raise CtwaError(f"there are {len(weights)} reward weights for the reward keys {keys}: give one a key")
+    weights = _weights(keys, said.pop("algorithm.gdpo_reward_weights", None))
     objective: dict[str, Any] = {"reward_fn": function}
     for key, value in kwargs.items():
         inner = key.removeprefix(f"{_FUNCTION}.reward_kwargs").lstrip(".")
+        if not inner and not isinstance(value, Mapping | None):
+            raise CtwaError(f"{key}={shown(value)} names no arguments: write {key}.NAME=VALUE")
         objective.setdefault("kwargs", {}).update({inner: value} if inner else value or {})
     if keys is None:
         made.notes.append(
@@ -184,9 +193,39 @@ def _objectives(said: dict[str, Any], made: Translation) -> dict[str, Any]:
         return {"ctwa.objectives.score": objective}
     made.notes.append(f"the keys {', '.join(keys)} of what {function} returns are the objectives")
     return {
-        f"ctwa.objectives.{key}": {**objective, "key": key, "weight": float(weight)}
-        for key, weight in zip(keys, weights, strict=True)
+        f"ctwa.objectives.{key}": {**deepcopy(objective), "key": key, "weight": weight}
+        for key, weight in weights.items()
     }
+
+
+def _weights(keys: Any, weights: Any) -> dict[str, float]:
+    """The weight of each reward key; none without keys."""
+    if keys is None:
+        if weights is not None:
+            raise CtwaError(
+                "algorithm.gdpo_reward_weights are the weights of algorithm.gdpo_reward_keys, and there are none: "
+                "write these too, or leave the weights out"
+            )
+        return {}
+    if (
+        not isinstance(keys, list)
+        or not keys
+        or len({*map(str, keys)}) < len(keys)
+        or not all(isinstance(key, str) and key and not {*key} & {*"./"} for key in keys)
+    ):
+        raise CtwaError(
+            f"algorithm.gdpo_reward_keys={shown(keys)}: write a list of names, [accuracy,format], each once and "
+            "without dots and slashes"
+        )
+    weights = [1.0] * len(keys) if weights is None else weights
+    if not isinstance(weights, list) or len(weights) != len(keys):
+        raise CtwaError(
+            f"algorithm.gdpo_reward_weights={shown(weights)}: write one for each of the reward keys {', '.join(keys)}"
+        )
+    for weight in weights:
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
+            raise CtwaError(f"algorithm.gdpo_reward_weights: {shown(weight)} is no weight; write a number for each key")
+    return dict(zip(keys, map(float, weights), strict=True))
 
 
 def _defaults(said: Mapping[str, Any], made: Translation) -> dict[str, Any]:

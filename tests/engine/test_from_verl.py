@@ -144,7 +144,13 @@ def test_a_configuration_of_ones_own_and_older_words_are_translated(tmp_path: Pa
     ("argument", "message"),
     [
         ("reward.reward_manager.name=dapo", "make what it adds an objective"),
-        ("algorithm.gdpo_reward_keys=[]", "give one a key"),
+        *(
+            (f"algorithm.gdpo_reward_keys={keys}", "write a list of names")
+            for keys in ("[]", "accuracy", "[a,a]", "[a.b]", "[1,null]")
+        ),
+        ("algorithm.gdpo_reward_weights=[1]", "and there are none"),
+        ("data=3", "data=3 is a value where data"),
+        ("reward.custom_reward_function.reward_kwargs=3", "names no arguments"),
         ("~critic", "cannot be translated"),
         ("--config-name=mine", "give the YAML file itself"),
         ("no setting", "is no setting of verl's"),
