@@ -191,11 +191,13 @@ def watch(
 
 def _by_name(option: str, given: list[str]) -> dict[str, str]:
     """NAME=METRIC as a dictionary."""
-    found = {}
+    found: dict[str, str] = {}
     for each in given:
         name, equals, metric = each.partition("=")
         if not equals or not metric:
             raise CtwaError(f"{option} {each}: write NAME=METRIC, the objective and the metric that is its mean reward")
+        if name in found:
+            raise CtwaError(f"{option} names {name} twice: leave one of {found[name]} and {metric} out")
         found[name] = metric
     return found
 

@@ -11,8 +11,11 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,7 +46,10 @@ def read_history(path: Path, run: str | None = None) -> History:
     """
     if not path.exists():
         raise CtwaError(f"{path} does not exist: give {KNOWN}")
-    history = _read_folder(path) if path.is_dir() else _read_file(path, run)
+    try:
+        history = _read_folder(path) if path.is_dir() else _read_file(path, run)
+    except CtwaError as error:
+        raise error if str(path) in str(error) else CtwaError(f"{path}: {error}") from error
     if not history.steps:
         raise CtwaError(f"{path} has no number at any step: give the log of a run that has begun")
     return history
@@ -94,7 +100,7 @@ def _read_file(path: Path, run: str | None) -> History:
     if all(isinstance(row.get("data"), dict) and as_number(row.get("step")) is not None for row in rows):
         history = History("the log file of verl")
         for row in rows:
-            history.add(int(row["step"]), row["data"])
+            history.add(row["step"], row["data"])
         return history
     return _of_rows(path, rows)
 
@@ -103,13 +109,13 @@ def _json(path: Path, text: str) -> Any:
     """The value of a JSON file, or the list of those of a JSON Lines file; an unfinished last line is left out."""
     try:
         return json.loads(text)
-    except ValueError:
-        lines = [line for line in text.splitlines() if line.strip()]
+    except (ValueError, RecursionError):
+        lines = [line for line in text.split("\n") if line.strip()]  # others that Python breaks at may be in a string
     found = []
     for index, line in enumerate(lines, start=1):
         try:
             found.append(json.loads(line))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if index == len(lines) and found:
                 break
             raise CtwaError(f"{path}: line {index} is no JSON ({error}): give {KNOWN}") from error
@@ -124,9 +130,9 @@ def _of_trainer_state(path: Path, state: Mapping[str, Any]) -> History:
             f"{path}: log_history is no list of what was logged by step: give a trainer_state.json as saved"
         )
     for row in logged:
-        history.add(int(row["step"]), {key: value for key, value in row.items() if key not in ("step", "epoch")})
+        history.add(row["step"], {key: value for key, value in row.items() if key not in ("step", "epoch")})
     steps = as_number(state.get("max_steps"))
-    history.num_steps = int(steps) if steps is not None and steps > 0 else None
+    history.num_steps = int(steps) if steps is not None and 0 < steps < math.inf else None
     return history
 
 
@@ -141,14 +147,20 @@ def _of_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> History:
         if step is None or step != step:  # of the system, not of a step
             continue
         values = {key: value for key, value in row.items() if not key.startswith("_") and key not in _STEPS}
-        history.add(int(step), values, row.get("_timestamp"))
+        history.add(step, values, row.get("_timestamp"))
     return history
 
 
 def _of_csv(path: Path, text: str, run: str | None) -> History:
-    reader = csv.DictReader(text.splitlines())
-    columns = [column for column in reader.fieldnames or () if column]
-    rows = [{key: value for key, value in row.items() if key and value not in ("", None)} for row in reader]
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # a column may hold whole completions
+    try:
+        reader = csv.DictReader(io.StringIO(text, newline=""))
+        columns = [column for column in reader.fieldnames or () if column]
+        rows = [{key: value for key, value in row.items() if key and value not in ("", None)} for row in reader]
+    except csv.Error as error:
+        raise CtwaError(f"{path} is no CSV ({error}): give {KNOWN}") from error
+    if twice := [column for column, times in Counter(columns).items() if times > 1]:
+        raise CtwaError(f"{path} has the column {twice[0]} twice: leave one of them out")
     counted = next((column for column in _PANEL_STEPS if column in columns), None)
     parts = {
         column: match
@@ -163,7 +175,7 @@ def _of_csv(path: Path, text: str, run: str | None) -> History:
         step = as_number(row.get(counted))
         if step is not None:
             values = {match["key"]: row.get(column) for column, match in parts.items() if match["run"] == chosen}
-            history.add(int(step), values)
+            history.add(step, values)
     return history
 
 

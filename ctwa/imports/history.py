@@ -7,6 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ctwa.errors import CtwaError
+
+_LAST_STEP = 2**53  # beyond it a number that was read as a float may be another step
+_SAME = 1e-4  # two logs of one number differ by less: float32 keeps seven digits, and some loggers round
+
 
 @dataclass
 class History:
@@ -24,14 +29,19 @@ class History:
     times: dict[int, float] = field(default_factory=dict)
     num_steps: int | None = None
 
-    def add(self, step: int, values: Mapping[str, Any], seconds: Any = None) -> None:
-        """Take in what was logged at a step; a step may be logged in several parts. What is no number is left out."""
+    def add(self, step: Any, values: Mapping[str, Any], seconds: Any = None) -> None:
+        """Take in what was logged at a step; a step may be logged in several parts. What is no number is left out.
+
+        Raises:
+            CtwaError: the step is no whole number from 0.
+        """
         numbers = {key: known for key, value in values.items() if (known := as_number(value)) is not None}
         if not numbers:
             return
-        self.steps.setdefault(step, {}).update(numbers)
+        whole = _as_step(step)
+        self.steps.setdefault(whole, {}).update(numbers)
         if (time := as_number(seconds)) is not None and math.isfinite(time):
-            self.times[step] = time
+            self.times[whole] = time
 
     @property
     def keys(self) -> list[str]:
@@ -40,13 +50,37 @@ class History:
 
 
 def merged(histories: Sequence[History]) -> History:
-    """Several logs of one run, each with some of its metrics, as one."""
+    """Several logs of one run, each with some of its metrics, as one.
+
+    Raises:
+        CtwaError: two say different things of one metric at one step: they are of two runs.
+    """
     found = History(" and ".join(dict.fromkeys(history.source for history in histories)))
     for history in histories:
         for step, metrics in history.steps.items():
+            _see_that_they_agree(step, found.steps.get(step, {}), metrics)
             found.add(step, metrics, history.times.get(step))
     found.num_steps = max((each.num_steps for each in histories if each.num_steps is not None), default=None)
     return found
+
+
+def _see_that_they_agree(step: int, known: Mapping[str, float], metrics: Mapping[str, float]) -> None:
+    for key in known.keys() & metrics.keys():
+        both = known[key], metrics[key]
+        if all(map(math.isfinite, both)) and not math.isclose(*both, rel_tol=_SAME, abs_tol=_SAME):
+            raise CtwaError(
+                f"the logs differ at step {step}: {key} is {both[0]:g} in one and {both[1]:g} in another; give the logs"
+                " of one run, and import each run into a folder of its own"
+            )
+
+
+def _as_step(value: Any) -> int:
+    number = as_number(value)
+    if number is None or not 0 <= number <= _LAST_STEP or number != int(number):
+        raise CtwaError(
+            f"a step is {str(value)[:40]!r}: steps are whole numbers from 0; mend the log, or leave that line out"
+        )
+    return int(number)
 
 
 def as_number(value: Any) -> float | None:

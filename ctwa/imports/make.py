@@ -12,6 +12,7 @@ from ctwa.imports.completions import Completions, read_completions
 from ctwa.imports.forms import read_history
 from ctwa.imports.history import History, merged
 from ctwa.imports.naming import Naming, find_names
+from ctwa.report.curves import steps_between
 from ctwa.report.summary import RunSummary, summary_text, write_summary
 from ctwa.run.folder import ObjectiveInfo, RunFolder, RunInfo
 from ctwa.run.text import counted, table
@@ -57,10 +58,10 @@ def import_run(
         CtwaError: a source cannot be read, no reward is found in it, or `out` holds a run.
     """
     folder = RunFolder(out)
-    folder.refuse_if_taken(how_to_resume="another --out")
+    folder.refuse_if_taken(how_to_resume=None)
     history = merged([read_history(path, run) for path in sources])
     naming = find_names(history, objectives or {}, held_out or {})
-    records = {step: named for step in sorted(history.steps) if (named := naming.renamed(history.steps[step]))}
+    records = _timed({step: named for step in sorted(history.steps) if (named := naming.renamed(history.steps[step]))})
     kept = completions or _beside(sources[0])
     samples = list(read_completions(kept, naming.objectives)) if kept is not None else []
     info = RunInfo(
@@ -95,6 +96,16 @@ def imported_text(made: Imported) -> str:
             summary_text(made.summary),
         ]
     )
+
+
+def _timed(records: Mapping[int, dict[str, float]]) -> dict[int, dict[str, float]]:
+    """The records, each with the seconds of all the steps that it stands for; others log the mean of one step."""
+    steps = [step for step, metrics in records.items() if key_of.STEP_SECONDS in metrics]
+    seconds = {
+        step: {key_of.STEP_SECONDS: records[step][key_of.STEP_SECONDS] * num_steps}
+        for step, num_steps in zip(steps, steps_between(steps), strict=True)
+    }
+    return {step: metrics | seconds.get(step, {}) for step, metrics in records.items()}
 
 
 def _write(

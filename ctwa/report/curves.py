@@ -89,3 +89,13 @@ def resampled(found: Curve, first: int, last: int, width: int) -> list[float]:
     filled = np.flatnonzero(counts)
     nearest = filled[np.abs(filled - np.arange(width)[:, None]).argmin(axis=1)]
     return (sums[nearest] / counts[nearest]).tolist()
+
+
+def steps_between(steps: Sequence[int]) -> list[int]:
+    """How many steps each of some records stands for: those since the one before, at least 1.
+
+    What the first stands for is known where the run's start is no further away than the second.
+    """
+    gaps = [after - before for before, after in pairwise(steps)]
+    first = [max(1, min([*steps[:1], *gaps[:1]]))] if steps else []
+    return [*first, *gaps]

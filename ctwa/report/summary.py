@@ -13,6 +13,7 @@ from typing import NamedTuple
 from ctwa import metrics as key_of
 from ctwa.errors import CtwaError
 from ctwa.report.compare import Comparison, compare_groups
+from ctwa.report.curves import steps_between
 from ctwa.report.groups import Group, group_runs
 from ctwa.report.story import Story, story_text, tell
 from ctwa.report.trace import RunTrace, read_runs
@@ -34,7 +35,7 @@ class RunSummary:
     objectives: dict[str, ObjectiveSummary]
     num_steps: int  # steps that were trained
     train_seconds: float | None  # their sum
-    step_seconds: float | None  # their median
+    step_seconds: float | None  # their median; of a record that is for several steps, its share for each
     story: Story  # the same in words
     alarms: tuple[Episode, ...] = ()
     sources: dict[str, dict[str, ObjectiveSummary]] = field(default_factory=dict)  # by data source, where several
@@ -143,7 +144,9 @@ def summarize_trace(run: RunTrace) -> RunSummary:
             f"{run.folder.path} has no result of any objective"
             + (f": it {why}; engine.log may say more" if why else " yet: wait for its first step to end")
         )
-    seconds = [value for _, value in run.series(key_of.STEP_SECONDS)]
+    timed = run.series(key_of.STEP_SECONDS)
+    seconds = [value for _, value in timed]
+    each = [value / num for value, num in zip(seconds, steps_between([step for step, _ in timed]), strict=True)]
     return RunSummary(
         method=run.method,
         source=run.source,
@@ -151,7 +154,7 @@ def summarize_trace(run: RunTrace) -> RunSummary:
         objectives=measured,
         num_steps=run.last_step,
         train_seconds=sum(seconds) if seconds else None,
-        step_seconds=median(seconds) if seconds else None,
+        step_seconds=median(each) if each else None,
         story=tell([Group(run.method, (run,))]),
         alarms=tuple(run.alarms.episodes),
         sources={

@@ -69,7 +69,7 @@ def cells(objective: ObjectiveSummary) -> tuple[str, ...]:
 class Verdict:
     """One objective's curve, judged."""
 
-    word: str  # "gained", "kept", "lost"; "unknown" where the first or the last result is no number
+    word: str  # "gained", "kept", "lost"; "unknown" where the first or the last result is no number, or is the only one
     text: str  # the word, and the steps where
     summary: ObjectiveSummary
     drawdown_steps: tuple[int, int] | None  # from the best before the worst fall to its bottom; None without a fall
@@ -90,6 +90,8 @@ def judge(points: Points, standard_error: float | None = None) -> Verdict:
         standard_error: of one of the results.
     """
     summary = ObjectiveSummary.of(points)
+    if len(points) == 1 and math.isfinite(points[0][1]):
+        return Verdict("unknown", f"unknown: one result alone, of step {points[0][0]}", summary, None, 0.0)
     points, every = [point for point in points if math.isfinite(point[1])], points
     if not math.isfinite(summary.change):
         return Verdict("unknown", _unknown(every, points), summary, None, 0.0)

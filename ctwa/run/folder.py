@@ -149,12 +149,12 @@ class RunFolder:
             )
         return run
 
-    def refuse_if_taken(self, *, resume: bool = False, how_to_resume: str = "resume=true") -> None:
+    def refuse_if_taken(self, *, resume: bool = False, how_to_resume: str | None = "resume=true") -> None:
         """See that a run can be begun here, or continued, without touching the disk.
 
         Args:
             resume: a run that the folder holds is to be continued.
-            how_to_resume: what the user writes to resume, for the message.
+            how_to_resume: what the user writes to resume, for the message; None where nothing can be.
 
         Raises:
             CtwaError: the path is a file, is under one or cannot be written, or the folder holds a run and ``resume``
@@ -164,9 +164,8 @@ class RunFolder:
             raise CtwaError(f"{self.path} is a file: give a folder for the run")
         check_place(self.path)
         if self.holds_run() and not resume:
-            raise CtwaError(
-                f"{self.path} already holds a run: write {how_to_resume} to continue it, or give another folder"
-            )
+            write = f"write {how_to_resume} to continue it, or " if how_to_resume else ""
+            raise CtwaError(f"{self.path} already holds a run: {write}give another folder")
         if is_held(self.metrics) or is_held(self.engine_log):
             raise CtwaError(
                 f"the run in {self.path} goes on: it can be resumed when the process that writes it has ended"

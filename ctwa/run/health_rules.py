@@ -133,7 +133,7 @@ def _error_of_a_difference(first: list[float], last: list[float]) -> float:
 
 def _variance(values: list[float]) -> float:
     mean = fmean(values)  # statistics.variance calculates with fractions, thirty times as long
-    return sum((value - mean) ** 2 for value in values) / (len(values) - 1)
+    return sum((value - mean) * (value - mean) for value in values) / (len(values) - 1)  # inf, where ** would raise
 
 
 # Each metric may be remembered for several rules: under names of their own.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -204,12 +205,14 @@ def test_the_command_takes_metrics_by_name_and_refuses_what_is_not_there(
     assert (code, "did you mean my/acc?" in told) == (2, True)
     code, told = run(out, "--objective", "accuracy")
     assert (code, "write NAME=METRIC" in told) == (2, True)
+    code, told = run(out, "--objective", "accuracy=my/acc", "--objective", "accuracy=eval/tidy")
+    assert (code, "names accuracy twice" in told) == (2, True)
     assert not Path(out).exists()
     code, told = run(out, "--objective", "accuracy=my/acc", "--held-out", "accuracy=eval/tidy")
     assert (code, "accuracy my/acc eval/tidy" in told, "What happened: accuracy gained" in told) == (0, True, True)
     before = {path: path.read_bytes() for path in Path(out).rglob("*") if path.is_file()}
     code, told = run(out, "--objective", "other=my/acc")
-    assert (code, "already holds a run: write another --out" in told) == (2, True)
+    assert (code, "already holds a run: give another folder" in told) == (2, True)
     assert {path: path.read_bytes() for path in Path(out).rglob("*") if path.is_file()} == before
 
 
@@ -219,6 +222,11 @@ def test_what_is_no_log_is_refused_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "wandb" / "run.wandb").write_bytes(b"\xff")
     (tmp_path / "dpo.json").write_text(json.dumps({"log_history": [{"step": 1, "rewards/chosen": 1.0}]}))
     (tmp_path / "else.json").write_text("{}")
+    (tmp_path / "twice.csv").write_text("_step,reward/a,reward/a\n1,0.1,0.9\n")
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    for name, step in (("nan", math.nan), ("word", "x"), ("none", None), ("half", 1.5), ("below", -1), ("far", 1e30)):
+        (tmp_path / name).write_text(json.dumps({"log_history": [{"step": step, "rewards/a/mean": 0.5}]}))
+    (tmp_path / "verl.jsonl").write_text('{"step": Infinity, "data": {"reward/a": 1}}\n')
     with TraceWriter(tmp_path / "metrics.jsonl") as trace:
         trace.write(1, {"val/a": 1.0})
     for source, told in {
@@ -229,7 +237,37 @@ def test_what_is_no_log_is_refused_in_a_sentence(tmp_path: Path) -> None:
         "dpo.json": "no metric is known to be the mean of one reward",
         "else.json": "has no step in its rows",
         "metrics.jsonl": "a trace of ctwa already",
+        "twice.csv": "has the column reward/a twice",
+        "deep.json": "is no JSON",
+        **dict.fromkeys(
+            ("nan", "word", "none", "half", "below", "far", "verl.jsonl"), "steps are whole numbers from 0"
+        ),
     }.items():
         with pytest.raises(CtwaError, match=told):
             import_run([tmp_path / source], tmp_path / "imported")
+    for number in (0.25, 0.5):
+        (tmp_path / f"{number}.jsonl").write_text(json.dumps({"step": 1, "data": {"reward/a": number}}))
+    with pytest.raises(CtwaError, match=r"the logs differ at step 1: reward/a is 0\.25 in one and 0\.5 in another"):
+        import_run([tmp_path / "0.25.jsonl", tmp_path / "0.5.jsonl"], tmp_path / "imported")
     assert not (tmp_path / "imported").exists()
+
+
+def test_a_record_of_ten_steps_stands_for_their_seconds_and_one_result_for_no_verdict(tmp_path: Path) -> None:
+    rows = [{**trl_row(step), "step_time": 2.5} for step in (10, 20)]
+    rows.append({"step": 20, "eval_rewards/tidy/mean": 0.5, "eval_rewards/accuracy_reward/mean": 0.5})
+    (tmp_path / "trainer_state.json").write_text(json.dumps({"log_history": rows, "max_steps": math.inf}))
+    summary = import_run([tmp_path], tmp_path / "imported").summary
+    assert (summary.train_seconds, summary.step_seconds) == (50.0, 2.5)
+    assert summary.story.headline == "accuracy_reward and tidy is unknown (one result alone, of step 20)."
+
+
+def test_texts_in_a_log_may_be_long_and_of_several_lines(tmp_path: Path) -> None:
+    text = "x" * 200_000 + "\n\u2028"
+    (tmp_path / "history.csv").write_text(f'_step,text,reward/a\n1,"{text}",0.25\n2,"{text}",0.5\n', encoding="utf-8")
+    row = {"_step": 1, "reward/a": 0.25, "text": "\u2028"}
+    (tmp_path / "history.jsonl").write_text(
+        "\n".join(json.dumps({**row, "_step": step}, ensure_ascii=False) for step in (1, 2)), encoding="utf-8"
+    )
+    for name in ("history.csv", "history.jsonl"):
+        made = import_run([tmp_path / name], tmp_path / f"of-{name}")
+        assert [record["step"] for record in read_trace(made.folder.metrics)] == [1, 2]

@@ -23,7 +23,7 @@ def points(*values):
         ((0.5, 0.4, 0.5), "kept; below its start in step 10"),
         ((0.5, 0.6, 0.5), "kept; a rise of 0.100 until step 10 was lost"),
         ((0.5, 0.4, 0.5, 0.4, 0.5), "kept; below its start in step 10 and step 30"),
-        ((0.5,), "kept"),
+        ((0.5,), "unknown: one result alone, of step 0"),
     ],
 )
 def test_the_verdict_says_where(values, text):
