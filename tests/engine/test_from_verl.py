@@ -63,8 +63,9 @@ GDPO = [
 
 def test_the_gdpo_example_of_verl_is_a_run_of_ctwa_with_its_keys_as_objectives(tmp_path: Path) -> None:
     out = tmp_path / "ctwa.yaml"
-    made = translate(GDPO)
+    made = translate([*GDPO, "+reward.custom_reward_function.reward_kwargs.strict=true"])
     write(made, out)
+    assert "&id" not in out.read_text()  # each objective has its own kwargs, to be changed by themselves
     config = compose_config([str(out)])
 
     objectives = parse_objectives(OmegaConf.to_container(config.ctwa.objectives))
