@@ -67,7 +67,8 @@ class Translation:
             for section in sections:
                 node = node.setdefault(section, {})
             node[name] = value
-        notes = "".join(f"# {note}\n" for note in ["Made by `ctwa from-verl`.", *self.notes])
+        # A value may have line breaks, behind which no comment would go on.
+        notes = "".join(f"# {' '.join(note.split())}\n" for note in ["Made by `ctwa from-verl`.", *self.notes])
         return notes + yaml.safe_dump(nested, sort_keys=False, allow_unicode=True, width=120)
 
 

@@ -141,6 +141,14 @@ def test_a_configuration_of_ones_own_and_older_words_are_translated(tmp_path: Pa
     assert settings["actor_rollout_ref.actor.ppo_mini_batch_size"] == 256
 
 
+def test_what_is_noted_of_a_value_with_line_breaks_is_no_setting() -> None:
+    made = translate(["trainer.project_name='a\nctwa: {seed: 7}'", "trainer.experiment_name='b\u2028task: mine'"])
+
+    assert len(made.notes) > 2
+    content = yaml.safe_load(made.text())
+    assert (content["task"], "seed" in content["ctwa"]) == ("custom", False)
+
+
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
