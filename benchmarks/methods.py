@@ -38,8 +38,8 @@ def settings_of(method: str, steps: int) -> list[str]:
     if "@" in method:
         plain, _, options = method.partition("@")
         places = ["ctwa." if "." in option.partition("=")[0] else "ctwa.method." for option in options.split(",")]
-        own = [f"{place}{option}" for place, option in zip(places, options.split(","), strict=True)]
-        return [*settings_of(plain, steps), *own]
+        named = [f"{place}{option}" for place, option in zip(places, options.split(","), strict=True)]
+        return [*settings_of(plain, steps), *named]
     if method in CONTROLS:
         weights = zip(OBJECTIVES, CONTROLS[method], strict=True)
         return ["method=linear", *(f"ctwa.objectives.{name}.weight={weight}" for name, weight in weights)]

@@ -22,6 +22,7 @@ Command = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
     """Run `ctwa ARGUMENTS` in this process: (exit code, standard output, standard error)."""
+    monkeypatch.setattr("ctwa.cli.training.COMMAND_LINE", None)  # runs have no process of their own here
 
     def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["ctwa", *arguments])

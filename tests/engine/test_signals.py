@@ -81,6 +81,7 @@ class Play:
         )
         self.num_samples = 0
         self.changed: list[str] = []
+        self.remarks: list[str] = []
 
     def at(self, place: str) -> None:
         for each in self.plan:

@@ -557,7 +557,8 @@ class TestAgentLoops:
         (tmp_path / "loops.yaml").write_text("[{name: mine, _target_: collections.Counter}]")
         config = changed(self.TURNS | {f"{ROLLOUT}.agent.agent_loop_config_path": f"{tmp_path}/loops.yaml"})
         check_config(config)
-        assert [loop["name"] for loop in agent_loops(config)] == ["ctwa_single_turn", "ctwa_tool_agent", "mine"]
+        of_ctwa = ["single_turn_agent", "ctwa_single_turn", "ctwa_tool_agent"]
+        assert [loop["name"] for loop in agent_loops(config)] == [*of_ctwa, "mine"]
 
     def test_a_format_of_calls_that_nobody_reads_is_refused(self, changed: Changed) -> None:
         with pytest.raises(CtwaError, match=r"multi_turn\.format=hermse .*; did you mean 'hermes'\?"):
