@@ -50,6 +50,7 @@ def settings_of(method: str, steps: int) -> list[str]:
             "ctwa.method.points=[{step:0,weights:{accuracy:0.5,conciseness:0.25,clarity:0.25}},"
             f"{{step:{steps},weights:{{accuracy:0.333,conciseness:0.333,clarity:0.334}}}}]"
         ],
+        "torchjd": ["ctwa.method.weighting=AlignedMTL"],
         "probe-slope": ["method=probe", "ctwa.method.signal=slope"],
     }
     return own["probe-slope"] if method == "probe-slope" else [f"method={method}", *own.get(method, [])]

@@ -6,6 +6,7 @@ Nothing is left out in silence: every key that is translated, left out or added 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -66,7 +67,8 @@ class Translation:
             for section in sections:
                 node = node.setdefault(section, {})
             node[name] = value
-        notes = "".join(f"# {note}\n" for note in ["Made by `ctwa from-verl`.", *self.notes])
+        # A value may have line breaks, behind which no comment would go on.
+        notes = "".join(f"# {' '.join(note.split())}\n" for note in ["Made by `ctwa from-verl`.", *self.notes])
         return notes + yaml.safe_dump(nested, sort_keys=False, allow_unicode=True, width=120)
 
 
@@ -183,8 +185,9 @@ def _objectives(said: dict[str, Any], made: Translation) -> dict[str, Any]:
         )
         return {"ctwa.objectives.score": objective}
     made.notes.append(f"the keys {', '.join(keys)} of what {function} returns are the objectives")
+    # Copies, for YAML would write what is one dict as a link.
     return {
-        f"ctwa.objectives.{key}": {**objective, "key": key, "weight": float(weight)}
+        f"ctwa.objectives.{key}": {**deepcopy(objective), "key": key, "weight": float(weight)}
         for key, weight in zip(keys, weights, strict=True)
     }
 

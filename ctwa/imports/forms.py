@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ctwa.errors import CtwaError
-from ctwa.imports.history import History, as_number
+from ctwa.imports.history import History, as_step
 
 KNOWN = (
     "trainer_state.json (or the folder of a TRL run), a history of Weights & Biases as CSV, JSON or JSON Lines, a"
@@ -91,10 +91,10 @@ def _read_file(path: Path, run: str | None) -> History:
         raise CtwaError(f"{path} is in no form that is known: give {KNOWN}")
     if "schema" in rows[0] and "metrics" in rows[0]:
         raise CtwaError(f"{path} is a trace of ctwa already: give its folder to ctwa report")
-    if all(isinstance(row.get("data"), dict) and as_number(row.get("step")) is not None for row in rows):
+    if all(isinstance(row.get("data"), dict) and as_step(row.get("step")) is not None for row in rows):
         history = History("the log file of verl")
         for row in rows:
-            history.add(int(row["step"]), row["data"])
+            history.add(int(float(row["step"])), row["data"])
         return history
     return _of_rows(path, rows)
 
@@ -119,29 +119,32 @@ def _json(path: Path, text: str) -> Any:
 def _of_trainer_state(path: Path, state: Mapping[str, Any]) -> History:
     history = History("the trainer_state.json of TRL or transformers")
     logged = state["log_history"]
-    if not isinstance(logged, list) or not all(isinstance(row, dict) and "step" in row for row in logged):
+    if not isinstance(logged, list) or not all(
+        isinstance(row, dict) and as_step(row.get("step")) is not None for row in logged
+    ):
         raise CtwaError(
             f"{path}: log_history is no list of what was logged by step: give a trainer_state.json as saved"
         )
     for row in logged:
-        history.add(int(row["step"]), {key: value for key, value in row.items() if key not in ("step", "epoch")})
-    steps = as_number(state.get("max_steps"))
-    history.num_steps = int(steps) if steps is not None and steps > 0 else None
+        values = {key: value for key, value in row.items() if key not in ("step", "epoch")}
+        history.add(int(float(row["step"])), values)
+    steps = as_step(state.get("max_steps"))
+    history.num_steps = steps if steps is not None and steps > 0 else None
     return history
 
 
 def _of_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> History:
     """A history of Weights & Biases: one row a call to `log`."""
-    counted = next((key for key in _STEPS if any(as_number(row.get(key)) is not None for row in rows)), None)
+    counted = next((key for key in _STEPS if any(as_step(row.get(key)) is not None for row in rows)), None)
     if counted is None:
         raise CtwaError(f"{path} has no step in its rows ({', '.join(_STEPS)}): give {KNOWN}")
     history = History("a history of Weights & Biases")
     for row in rows:
-        step = as_number(row.get(counted))
-        if step is None or step != step:  # of the system, not of a step
+        step = as_step(row.get(counted))
+        if step is None:  # of the system, not of a step
             continue
         values = {key: value for key, value in row.items() if not key.startswith("_") and key not in _STEPS}
-        history.add(int(step), values, row.get("_timestamp"))
+        history.add(step, values, row.get("_timestamp"))
     return history
 
 
@@ -160,10 +163,10 @@ def _of_csv(path: Path, text: str, run: str | None) -> History:
     chosen = _chosen(path, dict.fromkeys(match["run"] for match in parts.values()), run)
     history = History("a panel of Weights & Biases")
     for row in rows:
-        step = as_number(row.get(counted))
+        step = as_step(row.get(counted))
         if step is not None:
             values = {match["key"]: row.get(column) for column, match in parts.items() if match["run"] == chosen}
-            history.add(int(step), values)
+            history.add(step, values)
     return history
 
 

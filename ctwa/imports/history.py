@@ -49,6 +49,12 @@ def merged(histories: Sequence[History]) -> History:
     return found
 
 
+def as_step(value: Any) -> int | None:
+    """A step that was logged; None for what is no finite number."""
+    number = as_number(value)
+    return None if number is None or not math.isfinite(number) else int(number)
+
+
 def as_number(value: Any) -> float | None:
     """A logged number, NaN and infinity included, which some formats write as words; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):

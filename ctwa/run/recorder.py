@@ -30,6 +30,10 @@ class RunRecorder:
         resume_after: as in `TraceWriter`.
         num_samples: completions kept a step.
         seed: chooses which.
+
+    Attributes:
+        run: the run folder.
+        alarms: what watches the records.
     """
 
     def __init__(self, run: RunFolder, *, resume_after: int | None, num_samples: int, seed: int) -> None:
@@ -37,9 +41,9 @@ class RunRecorder:
         self._trace = TraceWriter(run.metrics, resume_after=resume_after)
         self._samples = SampleWriter(run.samples, num_samples=num_samples, seed=seed, resume_after=resume_after)
         self._events = EventWriter(run.events)
-        self._alarms = alarm_monitor(run.read_info(), run.path)
+        self.alarms = alarm_monitor(run.read_info(), run.path)
         for record in iterate_jsonl(run.metrics):
-            self._alarms.feed(record)  # type: ignore[arg-type]
+            self.alarms.feed(record)  # type: ignore[arg-type]
 
     @property
     def last_step(self) -> int:
@@ -56,7 +60,7 @@ class RunRecorder:
             ValueError: the step is not after the last one.
             TypeError: a metric is no number.
         """
-        events = [alarm_event(alarm) for alarm in self._alarms.feed(self._trace.write(step, metrics))]
+        events = [alarm_event(alarm) for alarm in self.alarms.feed(self._trace.write(step, metrics))]
         for event in events:
             self._events.write(**event)
         return [event["text"] for event in events]

@@ -219,6 +219,8 @@ def test_what_is_no_log_is_refused_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "wandb" / "run.wandb").write_bytes(b"\xff")
     (tmp_path / "dpo.json").write_text(json.dumps({"log_history": [{"step": 1, "rewards/chosen": 1.0}]}))
     (tmp_path / "else.json").write_text("{}")
+    (tmp_path / "stepless.json").write_text(json.dumps({"log_history": [{"step": None, "reward": 1.0}]}))
+    (tmp_path / "endless.csv").write_text("Step,grpo - rewards/a/mean\nNaN,1.0\ninf,1.0\n")
     with TraceWriter(tmp_path / "metrics.jsonl") as trace:
         trace.write(1, {"val/a": 1.0})
     for source, told in {
@@ -228,8 +230,15 @@ def test_what_is_no_log_is_refused_in_a_sentence(tmp_path: Path) -> None:
         "tidy.csv": "has several runs: choose one by --run, of grpo-a, grpo-b",
         "dpo.json": "no metric is known to be the mean of one reward",
         "else.json": "has no step in its rows",
+        "stepless.json": "log_history is no list of what was logged by step",
+        "endless.csv": "has no number at any step",
         "metrics.jsonl": "a trace of ctwa already",
     }.items():
         with pytest.raises(CtwaError, match=told):
             import_run([tmp_path / source], tmp_path / "imported")
+    broken = tmp_path / "completions" / "completions_00001.parquet"
+    broken.parent.mkdir()
+    broken.write_bytes(b"PAR1")
+    with pytest.raises(CtwaError, match="no whole Parquet file"):
+        import_run([write_wandb_history(tmp_path / "history.json")], tmp_path / "imported", completions=broken.parent)
     assert not (tmp_path / "imported").exists()
