@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 from ctwa.batch import Reward
@@ -96,7 +97,10 @@ class RunRecorder:
     def failed(self, error: Exception, how_to_go_on: str) -> None:
         """Note by what a run ended, for who reads the run's folder and was not at the terminal."""
         cause, last = remote_cause(error), max(self.last_step, 0)
-        first = next(iter(str(cause).strip().splitlines()), "")
+        first, *more = str(cause).strip().splitlines() or [""]
+        details = [each.strip() for each in takewhile(lambda each: each.startswith("\t"), more)]
+        if details:  # Ray's, of an actor that has died: its class and process
+            first += f" ({', '.join(details)})"
         kind = "" if isinstance(cause, CtwaError) else f"{type(cause).__name__}: "
         where = f"after step {last}" if last else "before its first step was made"
         with contextlib.suppress(OSError, CtwaError):  # a disk that is full takes no last word
