@@ -186,7 +186,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> None:
     num = arguments.prompts * arguments.completions
     session = _session(sessions.Session, config, tokenizer)
     keys, tags = _fill(queue, arguments, num, tokenizer)
-    session.actor_rollout_wg = workers = _Workers(queue, num)
+    session.actor_rollout_wg = _Workers(queue, num)
     info = RunInfo(method=arguments.method, objectives={}, num_steps=1, engine="", model="", seed=0, versions={})
     made = RunFolder.create(str(folder / "run"), {}, info, resume=False, how_to_resume="")
     stages, recorder = Stages(), Recorder(made, resume=False, num_samples=4, seed=0)
@@ -222,7 +222,6 @@ def run(arguments: argparse.Namespace, folder: Path) -> None:
             seconds = dict.fromkeys(("gen", "update_actor", "step", "adv"), 1.0)
             step.metrics = session.with_metrics(step.batch, step.metrics, seconds, step=1)
     recorder.close()
-    del workers
     _tell(stages, queue, step, waited, num)
 
 

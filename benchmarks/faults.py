@@ -1,278 +1,374 @@
-"""Faults in runs of the testbed: what a run survives, what that costs, and whether its end is the undisturbed one.
+"""Faults in a run of the testbed: what it survives, what that costs, and whether it goes on as the undisturbed run did.
 
-    python benchmarks/faults.py --out runs/faults [--faults 12] [--seed 0] [--testbed runs/testbed-D]
+    python benchmarks/faults.py --out runs/faults [--minutes 4] [--only WORDS] [--seed 0]
+    python benchmarks/faults.py --out runs/faults --compare
+    python benchmarks/faults.py --out docs/results/data/faults --table
 
-A process of each kind is killed, or stopped for some seconds; the run is told to end; a file of its newest checkpoint
-is changed and the run killed. Each fault comes at a moment that the seed draws, in a run of its own (--max-restarts)
-that saves every second step. What ended before its last step is resumed by hand once. One undisturbed run is made
-first; "same" says that the last policy is its policy to the bit. A table is printed; a fault that is in --out is not
-tried again.
+One run is disturbed again and again, at moments that the seed draws: a process of each kind is killed or stopped, the
+run is told to end, its disk fills up, its files change. What ended is resumed; what was taken without ending is
+followed by the next fault at once. Every fault is a line of OUT/faults.jsonl, and is not tried again: the script may
+be ended and started at will. --minutes begins no fault after so long. --compare makes an undisturbed run, says which
+steps are the same, and prints the table (docs/reliability.md); --table only prints it.
+
+The run is on a small file system, which this user must be allowed to mount. Afterwards: umount OUT/disk.
+(What reward functions may do to a run is in tests/e2e/test_faults.py.)
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
-import os
 import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
-import psutil
-import torch
-from safetensors.torch import load_file
+from fault_kinds import FAULTS, PATIENCE, Disturbed, end_all, ended, processes, processes_of, system, wait_until
 
-from ctwa.engine.restarts import last_step
-from ctwa.models.locate import model_folder, newest_complete, step_folder
-from ctwa.models.seal import read_seal
 from ctwa.run.folder import RunFolder
 from ctwa.run.jsonl import read_jsonl
 
-STEPS = 40
-LATEST = 12  # of the step after which a fault comes
 SETTINGS = (
     "method=ctwa",
-    f"trainer.total_training_steps={STEPS}",
+    "trainer.total_training_steps=10000",  # the schedule ends it
     "trainer.save_freq=2",
     "trainer.test_freq=-1",
+    "trainer.val_before_train=false",
     "trainer.n_gpus_per_node=1",
     "data.train_batch_size=8",
-    "actor_rollout_ref.actor.ppo_mini_batch_size=4",
+    "actor_rollout_ref.actor.ppo_mini_batch_size=8",
     "actor_rollout_ref.rollout.n=4",
     "ctwa.watchdog.every=1",
+    "ctwa.rewards.max_unscored=1",
+    "ctwa.resume=true",
 )
-PROCESSES = {
-    "driver": "ctwa.cli train ",
-    "rank": "ray::WorkerDict",
-    "rollout server": "ray::TransformersServer",
-    "queue's controller": "ray::TransferQueueController",
-    "queue's storage": "ray::SimpleStorageUnit",
-    "reward worker": "ctwa.objectives.worker",
-    "raylet": "/raylet/raylet",
-    "GCS": "gcs_server",
-}
-"""Kinds of processes of a run, and what the command line of each has in it."""
-STOPPED = 5.0  # seconds
-PATIENCE = 400.0  # seconds, for a run that is to end
+SUBREAPER = 36  # of Linux' prctl
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A fault at a moment.
+
+    Attributes:
+        fault: a key of `FAULTS`.
+        moment: "step", "save", or "start": while the ranks load the model.
+        restarts: how often the command may still resume the run by itself: --max-restarts.
+        seed: of the moment.
+    """
+
+    fault: str
+    moment: str = "step"
+    restarts: int = 0
+    seed: int = 0
+
+
+AGAIN = ("driver", "rank", "rollout server", "raylet", "GCS", "queue's controller", "queue's storage")
+SCHEDULE = [
+    *(Trial(name) for name in ("SIGSTOP, 5 s: rank", "SIGKILL: rank", "SIGKILL: raylet", "SIGTERM: process group")),
+    *(Trial(name) for name in ("a bit of a checkpoint changes", "the disk is full", "the folder is read-only")),
+    # A command that has resumed its run once is as one without --max-restarts, so that each serves two faults.
+    *(Trial(f"SIGKILL: {kind}", restarts=restarts) for kind in AGAIN for restarts in (1, 0)),
+    *(Trial(name) for name in FAULTS),
+    *(Trial(f"SIGKILL: {kind}", "save") for kind in AGAIN),
+    Trial("SIGTERM: process group", "save"),
+    *(Trial(f"SIGKILL: {kind}", "start") for kind in ("driver", "rank", "raylet", "GCS")),
+    Trial("SIGTERM: process group", "start"),
+]
+# Each once, at its first place. What completions a reward worker had stay unscored, so that later steps are others.
+SCHEDULE = sorted(dict.fromkeys(SCHEDULE), key=lambda trial: "reward worker" in trial.fault)
 
 
 @dataclass
 class Outcome:
-    """What became of a run with a fault.
+    """What became of a fault.
 
     Attributes:
-        fault: which.
+        trial: which, and when.
         step: the last one made before it.
-        status: of the command.
-        restarts: by the command, and after it by hand.
-        seconds: from the fault to the end of the second step after it (that which it hit may end all the same); None
-            where it never came.
-        steps_lost: made twice.
-        same: whether the last policy is the undisturbed one.
-        orphans: processes left after the end.
-        said: why the run was resumed, in its own words.
+        phase: of the step in which it came, by the times that the step before took.
+        status: of the command; None where it went on.
+        seconds_to_end: from the fault; None likewise.
+        said: what the user reads of it: the first such event of the run, or the command's last error.
+        survived: whether three further steps were made: at once, or after the run was resumed by itself or by hand.
+        pause: the longest time in seconds between the ends of two steps, from the last before the fault on; with the
+            engine's start, where the run was resumed.
+        steps_lost: made again.
+        orphans: processes that were left 20 s after the command's end.
+        same: whether the steps from this fault to the next are the undisturbed run's to the bit; None: not compared.
     """
 
-    fault: str
+    trial: Trial
     step: int
-    status: int
-    restarts: int
-    seconds: float | None
-    steps_lost: int
-    same: bool
-    orphans: int
-    said: str
+    phase: str = ""
+    status: int | None = None
+    seconds_to_end: float | None = None
+    said: str = ""
+    survived: bool = False
+    pause: float | None = None
+    steps_lost: int = 0
+    orphans: int = 0
+    same: bool | None = None
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--testbed", type=Path, help="made in --out by default")
-    parser.add_argument("--faults", type=int, default=12)
+    parser.add_argument("--minutes", type=float, default=1e9)
+    parser.add_argument("--only", default="", help="faults with these words in their names")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--compare", action="store_true", help="with an undisturbed run, as far as that comes in time")
+    parser.add_argument("--table", action="store_true", help="of what is in OUT")
     arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    testbed = arguments.testbed or make_testbed(arguments.out)
-    undisturbed = RunFolder(arguments.out / "undisturbed")
-    if newest_complete(undisturbed.checkpoints) != step_folder(undisturbed.checkpoints, STEPS):
-        subprocess.run(command(undisturbed, testbed, "ctwa.resume=true"), check=True)
-    outcomes = []
-    for number in range(arguments.faults):
-        file = arguments.out / f"fault-{arguments.seed}-{number:03}.json"
-        if not file.exists():
-            outcome = tried(number, arguments.seed, RunFolder(file.with_suffix("")), testbed, undisturbed)
-            file.write_text(json.dumps(asdict(outcome), indent=1))
-        outcomes.append(Outcome(**json.loads(file.read_text())))
-        print(row(outcomes[-1]), file=sys.stderr, flush=True)
-    print(table(outcomes))
+    records = arguments.out / "faults.jsonl"
+    outcomes = read_outcomes(records)
+    if not arguments.table:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that nothing of the run is left
+        ctypes.CDLL(None).prctl(SUBREAPER, 1)  # what a command leaves becomes this script's
+        disk = small_disk(arguments.out)
+        chain = Chain(disk / "run", make_testbed(arguments.out))
+        until = time.monotonic() + 60 * arguments.minutes
+        try:
+            if arguments.compare:
+                compare(chain, Chain(disk / "undisturbed", chain.testbed), outcomes, until)
+                records.write_text("".join(line(each) for each in outcomes))
+            else:
+                tried = {each.trial for each in outcomes}
+                schedule = [replace(each, seed=arguments.seed) for each in SCHEDULE if arguments.only in each.fault]
+                try_all([each for each in schedule if each not in tried], chain, records, until)
+        finally:
+            end_all()
+    if arguments.table or arguments.compare:
+        print(table(outcomes))
+
+
+def read_outcomes(path: Path) -> list[Outcome]:
+    """Those of the faults that were tried."""
+    records = [json.loads(each) for each in path.read_text().splitlines()] if path.exists() else []
+    return [Outcome(**(record | {"trial": Trial(**record["trial"])})) for record in records]
+
+
+def line(outcome: Outcome) -> str:
+    """An outcome in the file of records."""
+    return json.dumps(asdict(outcome)) + "\n"
 
 
 def make_testbed(out: Path) -> Path:
-    """Testbed D, on the base model that comes with the package."""
+    """Testbed D with few problems, on the base model that comes with the package."""
     from ctwa.testbed.prepare import prepare
     from ctwa.testbed.presets import get_preset
 
-    return prepare(get_preset("D"), out / "testbed-D").root
+    folder = out / "testbed"
+    return folder if folder.exists() else prepare(replace(get_preset("D"), num_train=96), folder).root
 
 
-def command(run: RunFolder, testbed: Path, *more: str) -> list[str]:
-    """A run, which is resumed where it fails."""
-    own = [f"ctwa.run={run.path}", f"ctwa.task_dir={testbed}", *SETTINGS, *more]
-    return [sys.executable, "-m", "ctwa.cli", "train", "--max-restarts", "3", *own]
+def small_disk(out: Path) -> Path:
+    """A file system of its own for the run, so that it can be filled."""
+    disk = out / "disk"
+    disk.mkdir(parents=True, exist_ok=True)
+    if not disk.is_mount():
+        system("mount", "-t", "tmpfs", "-o", "size=200m", "ctwa-faults", str(disk))
+    return disk
 
 
-# -- a fault ----------------------------------------------------------------------------------------------------------
-
-
-def tried(number: int, seed: int, run: RunFolder, testbed: Path, undisturbed: RunFolder) -> Outcome:
-    """A run with a fault, to its last step."""
-    draw = random.Random(f"{seed}-{number}")
-    faults = list(FAULTS)
-    fault = faults[number % len(faults)]
-    at, later = draw.randint(1, LATEST), draw.uniform(0, 2)
-    with session(command(run, testbed)) as running:
-        wait_until(lambda: last_step(run) >= at, running)
-        time.sleep(later)  # so that it comes in any phase of a step
-        step, began = last_step(run), time.monotonic()
-        FAULTS[fault](running, run, draw)
-        went_on: list[float] = []
-
-        def is_over() -> bool:
-            if not went_on and made_after(run, began_at, step + 2):
-                went_on.append(time.monotonic() - began)
-            return running.poll() is not None
-
-        began_at = time.time()
-        wait_until(is_over, running, patience=PATIENCE)
-        status = running.poll()
-        orphans = len(processes_of(running))
-    if newest_complete(run.checkpoints) != step_folder(run.checkpoints, STEPS):
-        subprocess.run(command(run, testbed, "ctwa.resume=true"), check=False)
-    resumed = [event["text"] for event in read_jsonl(run.events) if event["kind"] == "resume"]
-    errors = [event["text"] for event in read_jsonl(run.events) if event["kind"] in ("error", "stop", "stuck")]
-    dropped = run.metrics.with_suffix(".dropped.jsonl")
-    return Outcome(
-        fault=fault,
-        step=step,
-        status=-1 if status is None else status,
-        restarts=len([text for text in resumed if text.startswith(("continuing", "no checkpoint"))]),
-        seconds=went_on[0] if went_on else None,
-        steps_lost=len(read_jsonl(dropped)) if dropped.exists() else 0,
-        same=same_policy(run, undisturbed),
-        orphans=orphans,
-        said=errors[0] if errors else "",
-    )
-
-
-def made_after(run: RunFolder, began_at: float, step: int) -> bool:
-    """Whether a step, or a later one, was made after a time (s since 1970)."""
-    records = read_jsonl(run.metrics) if run.metrics.is_file() else []
-    return any(record["time"] > began_at and record["step"] >= step for record in records)
-
-
-def same_policy(run: RunFolder, other: RunFolder) -> bool:
-    """Whether two runs ended with the same policy, to the bit."""
-    files = [model_folder(step_folder(each.checkpoints, STEPS)) / "model.safetensors" for each in (run, other)]
-    if not all(file.exists() for file in files):
-        return False
-    one, two = (load_file(file) for file in files)
-    return one.keys() == two.keys() and all(torch.equal(tensor, two[name]) for name, tensor in one.items())
-
-
-Fault = Callable[["subprocess.Popen[bytes]", RunFolder, random.Random], None]
-
-
-def killing(kind: str) -> Fault:
-    """One process of a kind gets SIGKILL."""
-
-    def kill(running: subprocess.Popen[bytes], run: RunFolder, draw: random.Random) -> None:
-        del run
-        draw.choice(processes_of(running, PROCESSES[kind])).send_signal(signal.SIGKILL)
-
-    return kill
-
-
-def stopping(kind: str) -> Fault:
-    """One process of a kind does nothing for a while."""
-
-    def stop(running: subprocess.Popen[bytes], run: RunFolder, draw: random.Random) -> None:
-        del run
-        process = draw.choice(processes_of(running, PROCESSES[kind]))
-        process.send_signal(signal.SIGSTOP)
-        time.sleep(STOPPED)
-        process.send_signal(signal.SIGCONT)
-
-    return stop
-
-
-def telling(number: signal.Signals) -> Fault:
-    """The command and its process group are told to end, as a scheduler does it."""
-
-    def tell(running: subprocess.Popen[bytes], run: RunFolder, draw: random.Random) -> None:
-        del run, draw
-        os.killpg(running.pid, number)
-
-    return tell
-
-
-def damage(running: subprocess.Popen[bytes], run: RunFolder, draw: random.Random) -> None:
-    """A bit of the newest checkpoint changes, and the driver is killed."""
-    newest = newest_complete(run.checkpoints)
-    if newest is not None:
-        name = draw.choice(sorted(read_seal(newest) or {}))
-        content = bytearray((newest / name).read_bytes())
-        content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
-        (newest / name).write_bytes(content)
-    killing("driver")(running, run, draw)
-
-
-FAULTS: dict[str, Fault] = {
-    **{f"SIGKILL: {kind}": killing(kind) for kind in PROCESSES},
-    **{f"SIGSTOP for {STOPPED:g} s: {kind}": stopping(kind) for kind in ("rank", "rollout server", "reward worker")},
-    "SIGTERM: process group": telling(signal.SIGTERM),
-    "a bit of the newest checkpoint, and SIGKILL: driver": damage,
-}
-
-
-# -- processes --------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def session(words: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A command in a session of its own, all of which is ended with it."""
-    running = subprocess.Popen(words, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        yield running
-    finally:
-        for each in processes_of(running):
-            each.kill()
-        running.wait()
-
-
-def processes_of(running: subprocess.Popen[bytes], words: str = "") -> list[psutil.Process]:
-    """The processes of a session with these words in their command lines; but the first, which waits."""
-    found = []
-    for each in psutil.process_iter():
+def try_all(trials: list[Trial], chain: Chain, records: Path, until: float) -> None:
+    """Try faults, one after the other, until all are done or a time (monotonic, s) has come."""
+    for trial, following in zip(trials, [*trials[1:], None], strict=True):
+        if time.monotonic() > until:
+            return
         try:
-            is_one = os.getsid(each.pid) == running.pid and each.pid != running.pid
-            if is_one and each.status() != psutil.STATUS_ZOMBIE and words in f"{' '.join(each.cmdline())} ":
-                found.append(each)
-        except (ProcessLookupError, psutil.NoSuchProcess):
+            outcome = chain.tried(trial, restarts_then=following.restarts if following else 0)
+        except LookupError as error:
+            print(f"{trial.fault} could not be tried: {error}", file=sys.stderr)
             continue
-    return sorted(found, key=lambda each: each.pid)
+        with records.open("a") as file:
+            file.write(line(outcome))
+        print(row(outcome), flush=True)
 
 
-def wait_until(is_so: Callable[[], bool], running: subprocess.Popen[bytes], *, patience: float = PATIENCE) -> None:
-    """Look ten times a second, until it is so, the process has ended, or patience has."""
-    began = time.monotonic()
-    while not is_so() and running.poll() is None and time.monotonic() - began < patience:
-        time.sleep(0.1)
+# -- a run that is disturbed ------------------------------------------------------------------------------------------
+
+
+class Chain:
+    """A run that is disturbed again and again, and resumed.
+
+    Args:
+        folder: of the run.
+        testbed: what it learns.
+    """
+
+    def __init__(self, folder: Path, testbed: Path) -> None:
+        self.run = RunFolder(folder)
+        self.testbed = testbed
+        self.output = folder.with_suffix(".output")
+        self._command: subprocess.Popen[bytes] | None = None
+        self._restarts = 0  # that the command has left
+
+    def start(self, restarts: int) -> subprocess.Popen[bytes]:
+        """Start it, or resume it."""
+        own = [f"ctwa.run={self.run.path}", f"ctwa.task_dir={self.testbed}", *SETTINGS]
+        words = [sys.executable, "-m", "ctwa.cli", "train", "--max-restarts", str(restarts), *own]
+        with self.output.open("wb") as output:
+            self._command = subprocess.Popen(words, start_new_session=True, stdout=output, stderr=subprocess.STDOUT)
+        self._restarts = restarts
+        return self._command
+
+    def stop(self) -> None:
+        """End what goes on, without a fault."""
+        if self._command is not None:
+            self._command.terminate()
+            self._command.wait(PATIENCE)
+
+    def tried(self, trial: Trial, restarts_then: int) -> Outcome:
+        """A fault, and how the run goes on; what has ended is resumed for a trial with so many restarts.
+
+        Raises:
+            LookupError: it cannot be tried.
+        """
+        draw, command = random.Random(f"{trial}"), self._command
+        if command is None or ended(command) or self._restarts != trial.restarts or trial.moment == "start":
+            self.stop()
+            command = self.start(trial.restarts)
+        self.wait_for(trial.moment, command, draw)
+        before, num_dropped = self.last_record(), len(self.dropped())
+        began = time.time()
+        outcome = Outcome(trial, before["step"], phase_at(began, before) if trial.moment == "step" else "")
+        with ExitStack() as mending:
+            FAULTS[trial.fault](Disturbed(command, self.run, draw, mending))
+            outcome.survived = self.goes_on(command, began, settled=20 if trial.restarts else 5)
+            if not outcome.survived:
+                self.wait_for_end(outcome, command, began)
+            outcome.said = self.said(began, command)
+        self._restarts -= len(self.events(began, "resume"))
+        if ended(command):
+            outcome.survived = self.goes_on(self.start(restarts_then), time.time(), settled=0)
+        outcome.steps_lost = len(self.dropped()) - num_dropped
+        ends = [before["time"], *(each["time"] for each in latest(self.run.metrics) if each["time"] > began)]
+        outcome.pause = round(max((later - one for one, later in pairwise(ends)), default=0), 1) or None
+        return outcome
+
+    def wait_for(self, moment: str, command: subprocess.Popen[bytes], draw: random.Random) -> None:
+        """Until a moment of that kind comes.
+
+        Raises:
+            RuntimeError: the command ends before.
+        """
+        since = time.time()
+        if moment == "start":
+            wait_until(lambda: bool(processes_of("rank")) or ended(command))
+            time.sleep(draw.uniform(0, 5))
+        else:
+            # Two steps of this process' own: then it is warm.
+            wait_until(lambda: self.has_made(2, since) or ended(command))
+            if moment == "step":
+                time.sleep(draw.uniform(0, 2))
+            else:
+                wait_until(lambda: self.saves() or ended(command), every=0.001)
+        if ended(command):
+            raise RuntimeError(f"the run ended before the next fault came: see {self.output}")
+
+    def goes_on(self, command: subprocess.Popen[bytes], began: float, *, settled: float) -> bool:
+        """Whether the run makes three steps after a time or a resumption that follows it (it may make the first even
+        though it dies), and is there so many seconds later.
+        """
+
+        def does() -> bool:
+            resumed = [each["time"] for each in self.events(began, "resume")]
+            return time.time() > began + settled and self.has_made(3, max(resumed, default=began))
+
+        wait_until(lambda: does() or ended(command))
+        return does() and not ended(command)
+
+    def wait_for_end(self, outcome: Outcome, command: subprocess.Popen[bytes], began: float) -> None:
+        """How the command ends, or is ended here."""
+        if not ended(command):
+            outcome.said = f"nothing for {PATIENCE:g} s: killed by this script"
+            end_all()
+        outcome.status, outcome.seconds_to_end = command.wait(), round(time.time() - began, 1)
+        wait_until(lambda: not processes(), patience=20)
+        outcome.orphans = len(processes())
+        end_all()
+
+    def saves(self) -> bool:
+        """Whether there is a checkpoint without its seal."""
+        return any(not (each / "complete.json").exists() for each in self.run.checkpoints.glob("global_step_*"))
+
+    def has_made(self, num_steps: int, since: float) -> bool:
+        """Whether so many steps were made since a time."""
+        return len([each for each in latest(self.run.metrics) if each["time"] > since]) >= num_steps
+
+    def last_record(self) -> dict[str, Any]:
+        """That of the last step; an empty one before the first."""
+        return (latest(self.run.metrics) or [{"step": 0, "time": time.time(), "metrics": {}}])[-1]
+
+    def dropped(self) -> list[dict[str, Any]]:
+        """The records of the steps that were made again."""
+        path = self.run.metrics.with_suffix(".dropped.jsonl")
+        return read_jsonl(path) if path.exists() else []
+
+    def events(self, since: float, *kinds: str) -> list[dict[str, Any]]:
+        """What the run has said since a time."""
+        return [each for each in latest(self.run.events) if each["time"] > since and each["kind"] in kinds]
+
+    def said(self, since: float, command: subprocess.Popen[bytes]) -> str:
+        """What a user reads of a fault."""
+        told = [str(each["text"]) for each in self.events(since, "error", "stop", "stuck")]
+        lines = [each.strip() for each in self.output.read_text(errors="replace").splitlines() if "error" in each]
+        return (told or (lines[-1:] if ended(command) else []) or [""])[0]
+
+
+def compare(chain: Chain, undisturbed: Chain, outcomes: list[Outcome], until: float) -> None:
+    """Make the undisturbed run, as far as the other one came or time (monotonic, s) allows; say which steps are the
+    same.
+    """
+    last = chain.last_record()["step"]
+    if undisturbed.last_record()["step"] < last:
+        command = undisturbed.start(0)
+        wait_until(
+            lambda: undisturbed.last_record()["step"] >= last or ended(command), patience=until - time.monotonic()
+        )
+        undisturbed.stop()
+    ours, theirs = (
+        {record["step"]: record for record in read_jsonl(each.run.metrics)} for each in (chain, undisturbed)
+    )
+    differ = [step for step in ours if step in theirs and numbers(ours[step]) != numbers(theirs[step])]
+    for each, later in zip(outcomes, [*outcomes[1:], None], strict=True):
+        end = last if later is None else later.step
+        if each.same is None and end <= max(theirs):
+            each.same = not any(each.step < step <= end for step in differ)
+
+
+def numbers(record: dict[str, Any]) -> dict[str, float]:
+    """The metrics of a record that the computation determines: without clocks and memory."""
+    volatile = ("time/", "perf/", "seconds", "memory/")
+    return {key: value for key, value in record["metrics"].items() if not any(part in key for part in volatile)}
+
+
+def phase_at(now: float, before: dict[str, Any]) -> str:
+    """The phase of the step that goes on, by the times of the step before, whose record this is."""
+    left = now - before["time"]
+    for phase in ("update_weights", "gen", "reward", "old_log_prob", "adv", "update_actor", "statistic"):
+        left -= before["metrics"].get(f"time/{phase}", 0.0)
+        if left < 0:
+            return phase
+    return "save_checkpoint"
+
+
+def latest(path: Path, size: int = 1 << 18) -> list[dict[str, Any]]:
+    """The last records of a file that grows; none where there is no such file now."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - size))
+            lines = file.read().split(b"\n")[1 if file.tell() > size else 0 : -1]
+    except FileNotFoundError:
+        return []
+    return [json.loads(each) for each in lines]
 
 
 # -- text -------------------------------------------------------------------------------------------------------------
@@ -280,16 +376,18 @@ def wait_until(is_so: Callable[[], bool], running: subprocess.Popen[bytes], *, p
 
 def table(outcomes: list[Outcome]) -> str:
     """A line a fault."""
-    header = "| fault | after step | exit status | resumed | s to the second step after | made again | same | left |"
+    header = "| fault | at | exit status | s to the end | longest pause, s | made again | same | left |"
     return "\n".join([header, "|---" * 8 + "|", *(row(each) for each in outcomes)])
 
 
 def row(each: Outcome) -> str:
     """A line of the table."""
-    seconds = "-" if each.seconds is None else f"{each.seconds:.0f}"
-    same = "yes" if each.same else "**no**"
-    cells = (each.fault, each.step, each.status, each.restarts, seconds, each.steps_lost, same, each.orphans)
-    return f"| {' | '.join(map(str, cells))} |"
+    moment = f"{each.trial.moment} {each.step + 1}: {each.phase}" if each.phase else each.trial.moment
+    fault = f"{each.trial.fault}, `--max-restarts`" if each.trial.restarts else each.trial.fault
+    status = "goes on" if each.status is None else each.status
+    seconds = ["-" if value is None else f"{value:.0f}" for value in (each.seconds_to_end, each.pause)]
+    same = {None: "-", True: "yes", False: "**no**"}[each.same] if each.survived else "**lost**"
+    return f"| {' | '.join(map(str, (fault, moment, status, *seconds, each.steps_lost, same, each.orphans)))} |"
 
 
 if __name__ == "__main__":

@@ -202,7 +202,7 @@ def pairs(gram_RR: Tensor) -> Tensor:
 
 
 def rounded(value: float) -> float | None:
-    """To four digits."""
+    """To three digits."""
     return float(f"{value:.3g}") if math.isfinite(value) else None
 
 

@@ -38,8 +38,8 @@ def settings_of(method: str, steps: int) -> list[str]:
     if "@" in method:
         plain, _, options = method.partition("@")
         places = ["ctwa." if "." in option.partition("=")[0] else "ctwa.method." for option in options.split(",")]
-        own = [f"{place}{option}" for place, option in zip(places, options.split(","), strict=True)]
-        return [*settings_of(plain, steps), *own]
+        named = [f"{place}{option}" for place, option in zip(places, options.split(","), strict=True)]
+        return [*settings_of(plain, steps), *named]
     if method in CONTROLS:
         weights = zip(OBJECTIVES, CONTROLS[method], strict=True)
         return ["method=linear", *(f"ctwa.objectives.{name}.weight={weight}" for name, weight in weights)]
@@ -50,6 +50,7 @@ def settings_of(method: str, steps: int) -> list[str]:
             "ctwa.method.points=[{step:0,weights:{accuracy:0.5,conciseness:0.25,clarity:0.25}},"
             f"{{step:{steps},weights:{{accuracy:0.333,conciseness:0.333,clarity:0.334}}}}]"
         ],
+        "torchjd": ["ctwa.method.weighting=AlignedMTL"],
         "probe-slope": ["method=probe", "ctwa.method.signal=slope"],
     }
     return own["probe-slope"] if method == "probe-slope" else [f"method={method}", *own.get(method, [])]

@@ -112,7 +112,8 @@ def report(records: Sequence[RunRecord]) -> str:
     parts = []
     for testbed in sorted({each.place.testbed for each in records}):
         methods = by_method([each for each in records if each.place.testbed == testbed])
-        parts += [f"### Testbed {testbed}", held_by(methods), ends(methods), against(methods), equal_time(methods)]
+        tables = (held_by, ends, leasts, against, equal_time)
+        parts += [f"### Testbed {testbed}", *(table(methods) for table in tables)]
     return "\n\n".join(parts)
 
 
@@ -150,6 +151,22 @@ def ends(methods: dict[str, Runs]) -> str:
         said = [_listed(wins[name][method], len(methods)) for name in TESTED]
         rows.append([method, str(len(runs)), *(f"{each:.3f}" for each in means_RM.mean(0)), *measured, *said])
     return markdown(header, rows)
+
+
+def leasts(methods: dict[str, Runs]) -> str:
+    """A line a method: which objective gained least or lost most in each run, with its standard error over problems."""
+    places = sorted({place for runs in methods.values() for place in runs})
+    rows = [[method, *(_least(runs.get(place)) for place in places)] for method, runs in methods.items()]
+    return markdown(["gained least", *(f"base {base}, seed {seed}" for base, seed in places)], rows)
+
+
+def _least(run: RunRecord | None) -> str:
+    if run is None:
+        return "-"
+    change_MP = run.last_MP - run.first_MP
+    least = int(change_MP.mean(1).argmin())
+    error = change_MP[least].std(ddof=1) / math.sqrt(change_MP.shape[1])
+    return f"{run.objectives[least]} {change_MP[least].mean():+.3f} ± {error:.3f}"
 
 
 def against(methods: dict[str, Runs], baselines: Sequence[str] = (BASELINE, "static-375")) -> str:

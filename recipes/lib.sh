@@ -37,6 +37,9 @@ choose_method() { # step at which a schedule ends, then the recipe's arguments
             METHOD_SETTINGS+=("ctwa.method.points=[{step:0,weights:{$HARD:0.5,${EASY[0]}:0.25,${EASY[1]}:0.25}},\
 {step:$schedule_end,weights:{$HARD:0.333,${EASY[0]}:0.333,${EASY[1]}:0.334}}]")
             ;;
+        torchjd)
+            METHOD_SETTINGS+=(ctwa.method.weighting=AlignedMTL)
+            ;;
         static)
             method=linear
             METHOD_SETTINGS+=(

@@ -49,7 +49,11 @@ def page() -> str:
         rows.append(f"| {name} | {bounds} | {pins[0]} | {pins[1]} | {extras} |")
     versions = [line.rsplit(" ", 1)[1] for line in project["classifiers"] if line.startswith("Programming Language")]
     text = " With 3.13 it is the core alone: verl 0.9.1 stops before it." if "3.13" in versions else ""
-    return TEXT.format(version=project["version"], python=" or ".join(versions), not_of_verl=text, rows="\n".join(rows))
+    return TEXT.format(version=project["version"], python=_or(versions), not_of_verl=text, rows="\n".join(rows))
+
+
+def _or(names: list[str]) -> str:
+    return " or ".join([", ".join(names[:-1]), names[-1]])
 
 
 def _requirements(project: dict[str, Any]) -> Iterator[tuple[str, str, str]]:

@@ -189,7 +189,7 @@ def _page(path: Path) -> str:
 def _linked(each: Named) -> str:
     page = ROOT / "docs" / "methods" / f"{each.name}.md"
     name = f"[{each.name}](../docs/methods/{each.name}.md)" if page.is_file() else each.name
-    return name if each.module == "ctwa.methods" else f"{name} (`{each.module}`)"  # that has no options of its own
+    return name if each.module == "ctwa.method_info" else f"{name} (`{each.module}`)"  # that has no options of its own
 
 
 def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Tries on one NVIDIA GPU, in ten minutes, what ctwa needs of it, and writes a report to send: bf16, flash-attention and
-# vLLM where they are installed, three steps of every level of method, LoRA, pairs, resuming, and the numbers that must
-# agree. It downloads nothing; the model is the testbed's, and SmolLM2 where its folder is there.
+# vLLM where they are installed, three steps of every level of method, LoRA, resuming, and the numbers that must agree.
+# It downloads nothing; the model is the testbed's, and SmolLM2 where its folder is there.
 #
 #   scripts/gpu_smoke.sh [--cpu] [--out DIR] [--model FOLDER] [--minutes 10] [--only NAME]...
 #

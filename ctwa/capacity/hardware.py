@@ -22,7 +22,7 @@ class Gpu:
         flops: bf16 operations of dense matrix products.
         bandwidth: bytes of its memory.
         network: bytes that it sends out of its node, and as many in: a card of 400 Gb/s beside each GPU of a server
-            made for training, one of 100 Gb/s for four of the others.
+            made for training (200 Gb/s beside an A100), one of 100 Gb/s for four of the others.
     """
 
     name: str

@@ -68,7 +68,8 @@ class Translation:
             for section in sections:
                 node = node.setdefault(section, {})
             node[name] = value
-        notes = "".join(f"# {note}\n" for note in ["Made by `ctwa from-verl`.", *self.notes])
+        # A value may have line breaks, behind which no comment would go on.
+        notes = "".join(f"# {' '.join(note.split())}\n" for note in ["Made by `ctwa from-verl`.", *self.notes])
         return notes + yaml.safe_dump(nested, sort_keys=False, allow_unicode=True, width=120)
 
 
@@ -192,6 +193,7 @@ def _objectives(said: dict[str, Any], made: Translation) -> dict[str, Any]:
         )
         return {"ctwa.objectives.score": objective}
     made.notes.append(f"the keys {', '.join(keys)} of what {function} returns are the objectives")
+    # Copies, for YAML would write what is one dict as a link.
     return {
         f"ctwa.objectives.{key}": {**deepcopy(objective), "key": key, "weight": weight}
         for key, weight in weights.items()

@@ -43,8 +43,8 @@ def make_plan(
     engine = () if any(each.startswith("engine=") for each in arguments) else ("engine=gpu",)
     ranks = (f"trainer.nnodes={cluster.num_nodes}", f"trainer.n_gpus_per_node={cluster.gpus_per_node}")
     config = compose_config([*engine, *ANY_RUN, *arguments, *ranks])
-    if config.trainer.device != "cuda":
-        raise CtwaError("a plan is of a run on GPUs: write engine=gpu or engine=one_gpu, or none, which is gpu")
+    if config.trainer.device != "cuda" or config.actor_rollout_ref.rollout.name != "vllm":
+        raise CtwaError("a plan is of a run on GPUs whose server is vLLM: write engine=gpu, or no engine, which is gpu")
     workload = _workload(config, cluster, mean_response)
     return "\n".join(plan_lines(config, workload, rates)), not faults(workload)
 

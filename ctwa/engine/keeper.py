@@ -128,7 +128,8 @@ class Keeper:
 
     def _send(self, number: int) -> None:
         if self._run is not None:
-            os.kill(self._run, number)
+            with contextlib.suppress(ProcessLookupError):  # it has ended this moment
+                os.kill(self._run, number)
 
 
 def tell(**words: str) -> None:

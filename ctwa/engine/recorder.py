@@ -95,7 +95,7 @@ class Recorder(RunRecorder):
 
     def _ended_at_once(self) -> bool:
         hint = how_to_go_on(self.run)
-        by, last = end_request.by or "Ctrl-C", max(self._trace.last_step, 0)
+        by, last = end_request.by or "Ctrl-C", max(self.last_step, 0)
         if end_request.fault is not None:
             text = f"{end_request.fault}; {hint}"
             self.event("error", f"failed after step {last}: {text}", step=last)
@@ -112,7 +112,7 @@ class Recorder(RunRecorder):
 
     def _still_holding(self) -> str:
         """What the user should know of the alarms that would have ended the run, had they not been raised before."""
-        kinds = sorted({alarm.kind for alarm in self._alarms.active} & self._stop_on)
+        kinds = sorted({alarm.kind for alarm in self.alarms.active} & self._stop_on)
         if not kinds:
             return ""
         return f"; {', '.join(kinds)} was raised before and holds: it ends the run only if it is over and comes again"
@@ -138,7 +138,7 @@ class Recorder(RunRecorder):
         interruption = self.interruption(step)
         if interruption is not None or not self._stop_on:
             return interruption
-        raised = self._alarms.peek(make_record(step, numbers(metrics)))
+        raised = self.alarms.peek(make_record(step, numbers(metrics)))
         return next((alarm for alarm in raised if alarm.kind in self._stop_on), None)
 
     def interruption(self, step: int) -> Interruption | None:

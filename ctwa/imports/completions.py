@@ -58,9 +58,13 @@ def read_completions(folder: Path, objectives: Sequence[str]) -> Iterator[Comple
 
 
 def _parquet(path: Path) -> list[dict[str, Any]]:
+    import pyarrow
     import pyarrow.parquet
 
-    rows: list[dict[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
+    try:
+        rows: list[dict[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise CtwaError(f"{path} is no whole Parquet file ({error}): leave it out") from error
     return rows
 
 

@@ -42,7 +42,7 @@ def import_run(
     seed: int | None = None,
     completions: Path | None = None,
 ) -> Imported:
-    """Makes a run folder of another trainer's logs. The logs stay as they are.
+    """Make a run folder of another trainer's logs. The logs stay as they are.
 
     Args:
         sources: files or folders, each in one of the forms of `ctwa.imports.forms`; all of one run.

@@ -13,7 +13,7 @@ from ctwa.report.summary import read_and_tell
 from ctwa.report.verdict import verdict_rows
 from ctwa.run.text import clean
 
-_SPECIAL = re.compile(r"([\\`*\[\]<>|#~]|(?<!\w)_|_(?!\w))")
+_SPECIAL = re.compile(r"([\\`*\[\]<>|#~&]|(?<!\w)_|_(?!\w))")
 
 
 def markdown_report(paths: Sequence[Path | str]) -> str:

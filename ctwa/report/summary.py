@@ -62,7 +62,7 @@ class Told(NamedTuple):
 
 
 def read_and_tell(paths: Sequence[Path | str]) -> Told:
-    """Reads runs and says what happened in them; methods without a step in common are not compared.
+    """Read runs and say what happened in them; methods without a step in common are not compared.
 
     Raises:
         CtwaError: a path holds no run or is given twice, or a run has measured no objective yet.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 from ctwa.batch import Reward
@@ -29,6 +30,10 @@ class RunRecorder:
         resume_after: as in `TraceWriter`.
         num_samples: completions kept a step.
         seed: chooses which.
+
+    Attributes:
+        run: the run folder.
+        alarms: what watches the records.
     """
 
     def __init__(self, run: RunFolder, *, resume_after: int | None, num_samples: int, seed: int) -> None:
@@ -36,9 +41,9 @@ class RunRecorder:
         self._trace = TraceWriter(run.metrics, resume_after=resume_after)
         self._samples = SampleWriter(run.samples, num_samples=num_samples, seed=seed, resume_after=resume_after)
         self._events = EventWriter(run.events)
-        self._alarms = alarm_monitor(run.read_info(), run.path)
+        self.alarms = alarm_monitor(run.read_info(), run.path)
         for record in iterate_jsonl(run.metrics):
-            self._alarms.feed(record)  # type: ignore[arg-type]
+            self.alarms.feed(record)  # type: ignore[arg-type]
 
     @property
     def last_step(self) -> int:
@@ -55,7 +60,7 @@ class RunRecorder:
             ValueError: the step is not after the last one.
             TypeError: a metric is no number.
         """
-        events = [alarm_event(alarm) for alarm in self._alarms.feed(self._trace.write(step, metrics))]
+        events = [alarm_event(alarm) for alarm in self.alarms.feed(self._trace.write(step, metrics))]
         for event in events:
             self._events.write(**event)
         return [event["text"] for event in events]
@@ -92,7 +97,10 @@ class RunRecorder:
     def failed(self, error: Exception, how_to_go_on: str) -> None:
         """Note by what a run ended, for who reads the run's folder and was not at the terminal."""
         cause, last = remote_cause(error), max(self.last_step, 0)
-        first = next(iter(str(cause).strip().splitlines()), "")
+        first, *more = str(cause).strip().splitlines() or [""]
+        details = [each.strip() for each in takewhile(lambda each: each.startswith("\t"), more)]
+        if details:  # Ray's, of an actor that has died: its class and process
+            first += f" ({', '.join(details)})"
         kind = "" if isinstance(cause, CtwaError) else f"{type(cause).__name__}: "
         where = f"after step {last}" if last else "before its first step was made"
         with contextlib.suppress(OSError, CtwaError):  # a disk that is full takes no last word

@@ -44,9 +44,8 @@ class Product(Scalarizer):
     """Scores a completion by ``(sum_m w_m (reward_m + offset)^power)^(exponent / power)``.
 
     The weights w are the objectives' own, or those that the prompt was told, scaled to a sum of 1 over those that apply
-    to the completion. At power 0 the
-    score is the limit, ``prod_m (reward_m + offset)^(w_m exponent)``. An objective without a scored entry in the batch
-    takes no part in it, and one of weight 0 never does.
+    to the completion. At power 0 the score is the limit, ``prod_m (reward_m + offset)^(w_m exponent)``. An objective
+    without a scored entry in the batch takes no part in it, and one of weight 0 never does.
     """
 
     info = MethodInfo(

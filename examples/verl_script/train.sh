@@ -4,7 +4,7 @@
 #   MODEL=FOLDER TRAIN=train.parquet VAL=val.parquet examples/verl_script/train.sh method=ctwa --dry-run
 #
 #   DEVICE   cuda (default) or cpu
-#   OUT      where the translated settings go  (default: ctwa.yaml; made anew at each call)
+#   OUT      where the translated settings go  (default: ctwa.yaml; one that is there is used as it is)
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 out="${OUT:-ctwa.yaml}"
@@ -33,7 +33,10 @@ if [[ "${DEVICE:-cuda}" == cuda ]]; then
 fi
 
 # Before: python3 -m verl.trainer.main_ppo "${settings[@]}"
-rm -f "$out"
-ctwa from-verl --out "$out" "${settings[@]}" \
-    'algorithm.gdpo_reward_keys=[accuracy,brevity]' 'algorithm.gdpo_reward_weights=[1.0,0.5]'
+if [[ -e "$out" ]]; then
+    echo "$out is there and is used as it is; move it away to translate the settings anew"
+else
+    ctwa from-verl --out "$out" "${settings[@]}" \
+        'algorithm.gdpo_reward_keys=[accuracy,brevity]' 'algorithm.gdpo_reward_weights=[1.0,0.5]'
+fi
 exec ctwa train "$out" "$@"

@@ -336,6 +336,7 @@ class TestCommand:
     def test_it_wants_gpus_and_a_model_that_is_here(self, folder: Path) -> None:
         for arguments, said in (
             (["engine=cpu"], "a plan is of a run on GPUs"),
+            (["engine=one_gpu"], "whose server is vLLM: write engine=gpu"),
             (["--response", "99999"], "--response 99999: write a number of tokens up to"),
             (["actor_rollout_ref.actor.ppo_max_token_len_per_gpu=64"], "less than the longest row"),
         ):

@@ -6,11 +6,10 @@ import ctypes
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 
-def wild(response: str) -> float | str:
+def wild(response: str) -> float:
     """The share of digits in the response; or what the file ``$CTWA_WILD`` names, by whoever takes it away first."""
     told = Path(os.environ["CTWA_WILD"])
     mine = told.with_suffix(f".{os.getpid()}")
@@ -23,22 +22,16 @@ def wild(response: str) -> float | str:
     return misbehave(how)
 
 
-def misbehave(how: str) -> float | str:
+def misbehave(how: str) -> float:
     """Do what no reward function should."""
     if how == "raise":
         raise ValueError("of the reward function")
     if how == "nan":
         return float("nan")
-    if how == "text":
-        return "good"
     if how == "exit":
         os._exit(3)
     if how == "segfault":
         ctypes.string_at(0)
-    if how == "hang":
-        time.sleep(3600)
-    if how == "recurse":
-        return misbehave("recurse")
     if how == "fork":
         for _ in range(20):
             subprocess.Popen(["sleep", "3600"], start_new_session=True)
@@ -49,8 +42,4 @@ def misbehave(how: str) -> float | str:
     if how == "print":
         for _ in range(1000):
             sys.stdout.write("x" * 1_000_000)
-    if how == "close":
-        os.closerange(0, 1000)
-    if how == "chdir":
-        os.chdir("/")
     return 0.5

@@ -63,8 +63,9 @@ GDPO = [
 
 def test_the_gdpo_example_of_verl_is_a_run_of_ctwa_with_its_keys_as_objectives(tmp_path: Path) -> None:
     out = tmp_path / "ctwa.yaml"
-    made = translate(GDPO)
+    made = translate([*GDPO, "+reward.custom_reward_function.reward_kwargs.strict=true"])
     write(made, out)
+    assert "&id" not in out.read_text()  # each objective has its own kwargs, to be changed by themselves
     config = compose_config([str(out)])
 
     objectives = parse_objectives(OmegaConf.to_container(config.ctwa.objectives))
@@ -138,6 +139,14 @@ def test_a_configuration_of_ones_own_and_older_words_are_translated(tmp_path: Pa
     assert (settings["engine"], settings["method"], settings["ctwa.rewards.num_workers"]) == ("cpu", "linear", 2)
     assert [key for key in settings if key.startswith(("critic", "defaults", "hydra", "custom"))] == []
     assert settings["actor_rollout_ref.actor.ppo_mini_batch_size"] == 256
+
+
+def test_what_is_noted_of_a_value_with_line_breaks_is_no_setting() -> None:
+    made = translate(["trainer.project_name='a\nctwa: {seed: 7}'", "trainer.experiment_name='b\u2028task: mine'"])
+
+    assert len(made.notes) > 2
+    content = yaml.safe_load(made.text())
+    assert (content["task"], "seed" in content["ctwa"]) == ("custom", False)
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,11 @@ def test_events_are_told_in_words(run: RunFolder, recorder: Recorder) -> None:
             RuntimeError("no route\nto host"),
             "failed before its first step was made: RuntimeError: no route; there is no ",
         ),
+        (  # as Ray tells of an actor
+            1,
+            RuntimeError("The actor died.\n\tclass_name: WorkerDict\n\tpid: 7\nIt was killed."),
+            "failed after step 1: RuntimeError: The actor died. (class_name: WorkerDict, pid: 7); there is no ",
+        ),
         (
             2,
             CtwaError("clarity scored nothing"),

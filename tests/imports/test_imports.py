@@ -249,6 +249,11 @@ def test_what_is_no_log_is_refused_in_a_sentence(tmp_path: Path) -> None:
         (tmp_path / f"{number}.jsonl").write_text(json.dumps({"step": 1, "data": {"reward/a": number}}))
     with pytest.raises(CtwaError, match=r"the logs differ at step 1: reward/a is 0\.25 in one and 0\.5 in another"):
         import_run([tmp_path / "0.25.jsonl", tmp_path / "0.5.jsonl"], tmp_path / "imported")
+    broken = tmp_path / "completions" / "completions_00001.parquet"
+    broken.parent.mkdir()
+    broken.write_bytes(b"PAR1")
+    with pytest.raises(CtwaError, match="no whole Parquet file"):
+        import_run([write_wandb_history(tmp_path / "history.json")], tmp_path / "imported", completions=broken.parent)
     assert not (tmp_path / "imported").exists()
 
 

@@ -219,7 +219,7 @@ def test_an_objective_is_scored_when_it_is_due(reward_file: RewardFile, completi
     objectives = {
         "always": ObjectiveConfig(reward_fn=f"{path}:one"),
         "rare": ObjectiveConfig(reward_fn=f"{path}:one", every=3),
-        "held_out": ObjectiveConfig(reward_fn=f"{path}:one", split="val", every=3),
+        "held_out": ObjectiveConfig(reward_fn=f"{path}:one", split="val"),
     }
     with RewardEvaluator(objectives) as evaluator:
 

@@ -3,7 +3,7 @@
 from typer.testing import CliRunner
 
 from ctwa import cli
-from ctwa.report.markdown import markdown_report
+from ctwa.report.markdown import markdown_report, plain
 from ctwa.run import ObjectiveInfo
 from ctwa.run.alarms import AlarmLimits
 from tests.run.runs import info
@@ -30,6 +30,7 @@ def test_it_says_what_was_lost_what_the_method_did_and_what_to_try(make_run, tmp
     advice = text.partition("What to try:\n\n")[2].splitlines()[0]
     assert advice.startswith(r"- a\|b: Raise its weight")
     assert "/home/me" not in text
+    assert plain("&lt;b&gt;") == r"\&lt;b\&gt;"  # no character in disguise
     assert r"| \*grpo\* | \*grpo\* | 10 | base |" in text
 
 

@@ -283,7 +283,7 @@ def _check_unknown(config: DictConfig, prompts: Mapping[str, Prompts], most: flo
 def room_for_weights(config: DictConfig, data: RunData, conditioning: Conditioning) -> int:
     """The tokens that weights add to a prompt, at most, by the rows that are looked at.
 
-    0 where no row is, or the tokenizer has to be downloaded yet.
+    0 where there is no row, or the tokenizer has yet to be downloaded.
     """
     tokenizer, tools = load_tokenizer(config, None), tool_schemas(config) or None
     rows = [] if tokenizer is None else data.sample[:NUM_RENDERED]
