@@ -25,8 +25,7 @@ from methods import settings_of
 from study import ROOT, common, made_with, make_testbed
 
 from ctwa.cli import run
-from ctwa.engine.compose import compose_config
-from ctwa.engine.job import set_environment, train
+from ctwa.engine.job import train
 from ctwa.engine.series import Series, SeriesJob
 from ctwa.models.locate import newest_complete
 from ctwa.report.trace import read_runs
@@ -93,13 +92,6 @@ def make_runs(arguments: argparse.Namespace) -> Stop | None:
 
 class LawJob(SeriesJob):
     """A run that also measures what each step did to the expected rewards on its own completions."""
-
-    @classmethod
-    def of(cls, overrides: list[str], series: Series) -> LawJob:
-        """From the settings of `ctwa train`."""
-        config = compose_config(overrides)
-        set_environment(config)
-        return cls(config, series)
 
     def trainer(self, sampler: Sampler, recorder: Recorder) -> MultiObjectiveTrainer:
         """A trainer that looks at each update as the probe looks at unseen prompts."""

@@ -35,8 +35,7 @@ from study_tables import report
 from ctwa import metrics as key_of
 from ctwa.cli import run
 from ctwa.cli.command import INTERRUPTED
-from ctwa.engine.compose import compose_config
-from ctwa.engine.job import set_environment, train
+from ctwa.engine.job import train
 from ctwa.engine.series import Series, SeriesJob
 from ctwa.models.locate import newest_complete
 from ctwa.report.summary import write_summary
@@ -195,13 +194,6 @@ KEPT = "study.json"
 
 class MeasuredJob(SeriesJob):
     """A run that keeps what became of each held-out problem, and what it cost, also where it goes on after an end."""
-
-    @classmethod
-    def of(cls, overrides: Sequence[str], series: Series) -> MeasuredJob:
-        """From the settings of `ctwa train`."""
-        config = compose_config(overrides)
-        set_environment(config)
-        return cls(config, series)
 
     def trainer(self, sampler: Sampler, recorder: Recorder) -> MultiObjectiveTrainer:
         """A trainer that keeps the outcomes of its validations, and the time up to its last checkpoint or its end."""

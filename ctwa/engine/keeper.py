@@ -216,11 +216,9 @@ def obituary(ended: Ended, folder: RunFolder | None) -> str:
 def _note(text: str, folder: RunFolder) -> None:
     from ctwa.run.trace import EventWriter
 
-    try:
-        with EventWriter(folder.events) as events:
-            events.write("error", text, step=last_step(folder))
-    except (OSError, CtwaError):  # the disk may be full, or the folder gone: the terminal has it
-        pass
+    # The disk may be full, or the folder gone: the terminal has it.
+    with contextlib.suppress(OSError, CtwaError), EventWriter(folder.events) as events:
+        events.write("error", text, step=last_step(folder))
 
 
 def end_all_children(grace: float) -> None:

@@ -7,7 +7,7 @@ that the driver holds of a run (method, data order, rows, trace) is made anew. A
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Self
 from omegaconf import DictConfig, OmegaConf
 
 from ctwa.engine.checks.bounds import leaves
+from ctwa.engine.compose import compose_config
+from ctwa.engine.job import set_environment
 from ctwa.engine.train_job import TrainJob
 from ctwa.errors import CtwaError
 
@@ -119,6 +121,13 @@ class SeriesJob(TrainJob):
         config: the resolved config, with the environment set that it wants.
         series: the engine.
     """
+
+    @classmethod
+    def of(cls, overrides: Sequence[str], series: Series) -> Self:
+        """From the settings of `ctwa train`."""
+        config = compose_config(overrides)
+        set_environment(config)
+        return cls(config, series)
 
     def __init__(self, config: DictConfig, series: Series) -> None:
         super().__init__(config)

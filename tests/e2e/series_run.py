@@ -6,8 +6,7 @@ import sys
 from pathlib import Path
 
 from ctwa.cli import run
-from ctwa.engine.compose import compose_config
-from ctwa.engine.job import set_environment, train
+from ctwa.engine.job import train
 from ctwa.engine.series import Series, SeriesJob
 from ctwa.run.log import quiet
 
@@ -17,9 +16,7 @@ def main(overrides: list[str]) -> None:
     first = ["method=mgda", f"ctwa.run={folder}-before", "ctwa.diagnostics.probe=backward"]
     with quiet(folder.with_suffix(".log")), Series() as series:
         for own in (first, []):
-            config = compose_config([*overrides, *own])
-            set_environment(config)
-            job = SeriesJob(config, series)
+            job = SeriesJob.of([*overrides, *own], series)
             train(job, job.make_folder())
 
 
