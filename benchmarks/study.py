@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
-from methods import CONTROLS, settings_of
+from study_methods import CONTROLS, settings_of
 from study_records import Place, RunRecord, as_digits, read_records
 from study_tables import report
 
