@@ -93,6 +93,34 @@ class GradientPlan:
         mended = self.cross_fitted.semi_definite if self.aggregator.needs_semi_definite else None
         return self.cross_fitted.gram_RR if mended is None else mended(), self.cross_fitted.errors_RR
 
+    def weigh(self, plain_MM: Tensor, losses_M: Tensor | None, learning_rate: float) -> Solution:
+        """Let the aggregator weigh the gradients of a mini-batch, on the first rank for all, and keep the record.
+
+        Args:
+            plain_MM: their Gram matrix.
+            losses_M: of the objectives, for a method that looks at the losses that are differentiated.
+            learning_rate: of the step to come.
+        """
+        assert self.aggregator is not None
+        shown_MM, errors_MM = self.for_solver(plain_MM)
+        self.aggregator, solution, metrics = solve_once(
+            self.aggregator,
+            shown_MM,
+            self.losses_M if losses_M is None else losses_M,
+            learning_rate=learning_rate,
+            errors_MM=errors_MM,
+        )
+        metrics |= self.progress(plain_MM, solution.weights_M, learning_rate)
+        self.records.append(GradientRecord(plain_MM, solution.weights_M, solution.skipped, metrics))
+        return solution
+
+    def hold(self) -> Tensor:
+        """The weights of the last time, for a mini-batch that is not measured; it has a record, too."""
+        assert self.aggregator is not None
+        weights_M = self.aggregator.last_weights_M
+        self.records.append(GradientRecord(None, weights_M, False, {}))
+        return weights_M
+
     def progress(self, plain_RR: Tensor, weights_M: Tensor | None, learning_rate: float) -> dict[str, float]:
         """By how much the step is to lower each objective's loss, to first order: ``learning_rate * gram @ weights``.
 

@@ -9,16 +9,14 @@ import pytest
 pytest.importorskip("trl", reason="TRL is not here: scripts/test.sh runs these with a folder of its own on the path")
 
 from ctwa.report.summary import summarize
-from ctwa.testbed.tokenizer import build_tokenizer
 from examples import trl_grpo
 from tests.integrations import tiny_trl
 
 
 def test_the_example_runs(tmp_path: Path) -> None:
-    tiny_trl.model().save_pretrained(tmp_path / "model")
-    build_tokenizer().save_pretrained(tmp_path / "model")
-
-    trl_grpo.main(["--model", str(tmp_path / "model"), "--out", str(tmp_path / "run"), "--steps", "2", "--batch", "8"])
+    trl_grpo.main(
+        ["--model", tiny_trl.saved(tmp_path / "model"), "--out", str(tmp_path / "run"), "--steps", "2", "--batch", "8"]
+    )
 
     summary = summarize(tmp_path / "run")
     assert (summary.method, summary.num_steps, set(summary.objectives)) == ("ctwa", 2, {"correct", "brief"})
