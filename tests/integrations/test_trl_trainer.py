@@ -267,6 +267,10 @@ def test_what_would_not_do_what_it_says_is_refused(tmp_path: Path) -> None:
         ("gradients.last_layers is for `ctwa train`", {"method": "upgrad", "gradients": {"last_layers": 1}}),
         ("gradients.refresh_every=2 does nothing with method 'linear'", {"gradients": {"refresh_every": 2}}),
         ("method.errors=2.0 does nothing", {"method": {"type": "common_descent", "errors": 2.0}}),
+        (
+            "num_generations=8 it has one",
+            {"method": "upgrad", "gradients": {"gram": "cross_fitted"}, "num_generations": 8},
+        ),
         ("fp16 scales the loss.*\n.*torch_compile frees", {"method": "mgda", "fp16": True, "torch_compile": True}),
         ("method 'probe' measures what each step did", {"method": "probe"}),
         ("wants a covariance target of every objective.*'early': ...", {"method": "ctwa", "targets": {"digits": 0.1}}),

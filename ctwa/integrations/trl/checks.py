@@ -61,6 +61,12 @@ def check_gradients(settings: GradientSettings, scalarizer: Scalarizer, args: An
         return
     if settings.gram == "plain":
         refuse_idle(aggregator.config, dict.fromkeys(aggregator.of_errors, "gradients={'gram': 'plain'}"), "method")
+    elif args.generation_batch_size < 2 * args.num_generations:
+        raise CtwaError(
+            "gradients.gram=cross_fitted halves the prompts of a batch, and with generation_batch_size="
+            f"{args.generation_batch_size} and num_generations={args.num_generations} it has one: write a "
+            "larger batch, of 8 prompts or more, or gram='plain'"
+        )
     optim = _word(args.optim)
     mistakes = [
         f"method '{name}' combines the gradients of the objectives, and {reason}"

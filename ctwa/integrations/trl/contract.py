@@ -29,7 +29,7 @@ SETTINGS = (
     "eval_strategy",
     *("loss_type", "epsilon", "epsilon_high", "delta", "importance_sampling_level", "off_policy_mask_threshold"),
     *("top_entropy_quantile", "sapo_temperature_pos", "sapo_temperature_neg", "temperature", "output_dir", "seed"),
-    *("gradient_checkpointing_kwargs", "optim", "fp16", "torch_compile"),
+    *("gradient_checkpointing_kwargs", "optim", "fp16", "torch_compile", "generation_batch_size"),
 )
 """The settings of ``GRPOConfig`` that are read."""
 
