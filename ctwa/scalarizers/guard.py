@@ -13,6 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from ctwa import metrics as key_of
 from ctwa.batch import Rollout, Update
 from ctwa.errors import CtwaError
 from ctwa.method_info import MethodInfo, Options
@@ -99,7 +100,7 @@ class Guard(Scalarizer):
         del update
         gains = self.named(self._mean_M - self._start_M)
         known = dict(zip(self.names, (self._num_batches_M > self.config.warm_up).tolist(), strict=True))
-        return {f"guard/gate/{name}": gate for name, gate in self.named(self.gates_M).items()} | {
+        return {key_of.gate(name): gate for name, gate in self.named(self.gates_M).items()} | {
             f"guard/gain/{name}": gain for name, gain in gains.items() if known[name]
         }
 
