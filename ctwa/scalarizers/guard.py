@@ -6,7 +6,7 @@ objective.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal
 
 import torch
@@ -28,7 +28,7 @@ class GuardConfig(Options):
 
     Attributes:
         margin: by how much an objective's mean reward rises above where it began until its gate is open.
-        warm_up: the number of batches that an objective's beginning is the mean of. Its gate is closed in them.
+        warmup: the number of batches that an objective's beginning is the mean of. Its gate is closed in them.
         half_life: the number of batches after which one counts half in the mean that is held against the beginning.
         bounds: between what an objective's rewards are, by name, where that is not 0 and 1. They are moved and scaled
             to 0 and 1 first, and ``margin`` is in this unit.
@@ -36,9 +36,14 @@ class GuardConfig(Options):
 
     type: Literal["guard"] = "guard"
     margin: Annotated[float, Field(gt=0)] = 0.05
-    warm_up: Annotated[int, Field(ge=1)] = 5
+    warmup: Annotated[int, Field(ge=1)] = 5
     half_life: Annotated[float, Field(gt=0)] = 5.0
     bounds: dict[str, tuple[float, float]] | None = None
+
+    def unreached(self, num_steps: int) -> Iterator[str]:
+        """Gates that never open."""
+        if self.warmup >= num_steps - 1:
+            yield f"warmup={self.warmup}: no gate opens in {num_steps} steps"
 
 
 class Guard(Scalarizer):
@@ -79,7 +84,7 @@ class Guard(Scalarizer):
     def gates_M(self) -> Tensor:
         """Of each trained objective, from 1, closed, to 0, open."""
         open_M = ((self._mean_M - self._start_M) / self.config.margin).clamp(0, 1)
-        return torch.where(self._num_batches_M > self.config.warm_up, 1 - open_M, 1.0)
+        return torch.where(self._num_batches_M > self.config.warmup, 1 - open_M, 1.0)
 
     def advantages(self, rollout: Rollout, estimate: Estimate) -> Tensor:
         """Move the gates by the mean rewards of this rollout, then the advantages (N, T) of the score.
@@ -99,7 +104,7 @@ class Guard(Scalarizer):
         """
         del update
         gains = self.named(self._mean_M - self._start_M)
-        known = dict(zip(self.names, (self._num_batches_M > self.config.warm_up).tolist(), strict=True))
+        known = dict(zip(self.names, (self._num_batches_M > self.config.warmup).tolist(), strict=True))
         return {key_of.gate(name): gate for name, gate in self.named(self.gates_M).items()} | {
             f"guard/gain/{name}": gain for name, gain in gains.items() if known[name]
         }
@@ -113,7 +118,7 @@ class Guard(Scalarizer):
                 continue
             mean = (means[name] - self._lowest_M[m]) / (self._highest_M[m] - self._lowest_M[m])
             self._num_batches_M[m] += 1
-            if self._num_batches_M[m] <= self.config.warm_up:
+            if self._num_batches_M[m] <= self.config.warmup:
                 self._start_M[m] += (mean - self._start_M[m]) / self._num_batches_M[m]
                 self._mean_M[m] = self._start_M[m]
             else:

@@ -67,7 +67,7 @@ CASES = defaultdict(
     cgpo=Case(lambda names: {"constraints": {min(names): 0.3}}),
     pama=Case(scaling="invariant"),
     product=Case(scaling="invariant"),
-    guard=Case(lambda _: {"warm_up": 2}, scaling="invariant"),
+    guard=Case(lambda _: {"warmup": 2}, scaling="invariant"),
     gdpo=Case(estimators=(True,)),
     gd2po=Case(estimators=(True,)),
     rvpo=Case(lambda _: {"anneal_steps": 5}, estimators=(True,)),

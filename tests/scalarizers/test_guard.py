@@ -56,7 +56,7 @@ def test_a_better_reward_never_makes_a_worse_score_nor_an_opened_gate(rewards_NM
 
 
 def test_a_gate_opens_with_the_gain_and_closes_as_it_is_lost():
-    method = guard("ab", warm_up=2, half_life=1e-9, margin=0.2)
+    method = guard("ab", warmup=2, half_life=1e-9, margin=0.2)
     gates = [see(method, a=a, b=0.5)["guard/gate/a"] for a in (0.3, 0.5, 0.45, 0.55, 0.8, 0.5, 0.2)]
     assert gates == pytest.approx([1, 1, 0.75, 0.25, 0, 0.5, 1])  # it began at .4
     assert see(method, a=0.5, b=0.5) == pytest.approx(
@@ -65,20 +65,20 @@ def test_a_gate_opens_with_the_gain_and_closes_as_it_is_lost():
 
 
 def test_the_mean_that_is_held_against_the_beginning_forgets_by_the_half_life():
-    method = guard("ab", warm_up=1, half_life=2, margin=0.1)
+    method = guard("ab", warmup=1, half_life=2, margin=0.1)
     see(method, a=0.2, b=0.5)
     gains = [see(method, a=0.6, b=0.5)["guard/gain/a"] for _ in range(4)]
     assert gains == pytest.approx([0.4 * (1 - 0.5 ** (steps / 2)) for steps in (1, 2, 3, 4)])
 
 
-def test_in_the_warm_up_gates_are_closed_and_nothing_is_said_of_gains():
-    method = guard("ab", warm_up=3)
+def test_in_the_warmup_gates_are_closed_and_nothing_is_said_of_gains():
+    method = guard("ab", warmup=3)
     for a in (0.1, 0.9, 0.5):
         assert see(method, a=a, b=0.5) == {"guard/gate/a": 1, "guard/gate/b": 1}
 
 
 def test_a_batch_that_did_not_score_an_objective_leaves_its_gate():
-    method = guard("ab", warm_up=1, margin=0.4)
+    method = guard("ab", warmup=1, margin=0.4)
     see(method, a=0.2, b=0.5)
     before = see(method, a=0.6, b=0.5)
     assert see(method, a=None, b=0.5)["guard/gate/a"] == before["guard/gate/a"] < 1
@@ -92,8 +92,13 @@ def test_what_does_not_apply_to_a_completion_has_neither_weight_nor_gate():
     assert scores_N.tolist() == pytest.approx([0.25, 0.25, 0.5, 0])  # c was never scored: the last has no score
 
 
+def test_a_run_that_ends_in_the_warmup_is_said_to_open_no_gate():
+    assert list(GuardConfig(warmup=4).unreached(5)) == ["warmup=4: no gate opens in 5 steps"]
+    assert list(GuardConfig(warmup=4).unreached(6)) == []
+
+
 def test_bounds_are_moved_to_0_and_1():
-    plain, bounded = guard("ab", warm_up=1), guard("ab", warm_up=1, bounds={"b": (-10.0, 10.0)})
+    plain, bounded = guard("ab", warmup=1), guard("ab", warmup=1, bounds={"b": (-10.0, 10.0)})
     for b in (0.5, 0.6, 0.4):
         one, other = (
             rollout_of({"a": [0.2, 0.4], "b": [b, 1.0]}),
