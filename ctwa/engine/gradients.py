@@ -99,6 +99,17 @@ class GradientPlan:
             self.cross_fitted.observe(cross_RR, plain_RR)
         return plain_RR
 
+    def leave_out(self, before: Aggregator | None) -> None:
+        """The optimizer has left out the last mini-batch, though the objectives' gradients were finite.
+
+        Args:
+            before: the method as it was; None where the mini-batch was not measured, and has taught it nothing.
+        """
+        self.records[-1] = replace(self.records[-1], skipped=True)
+        self.aggregator = self.aggregator if before is None else before
+        assert self.aggregator is not None
+        self.aggregator.num_skipped += 1
+
     def for_solver(self, plain_MM: Tensor) -> tuple[Tensor, Tensor | None]:
         """The Gram matrix that the aggregator is to see, and its standard errors where they are known.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -20,6 +22,7 @@ from verl.utils.model import convert_weight_keys
 from verl.workers.engine import FSDPEngineWithLMHead
 from verl.workers.engine.fsdp import transformer_impl
 
+from ctwa.aggregators.base import Aggregator
 from ctwa.engine.gradient_store import GradientStore
 from ctwa.engine.gradients import OBJECTIVE_LOSSES, GradientPlan, GradientRecord, solve_once
 from ctwa.engine.optimizer_metric import knows_mean_squares, preconditioner
@@ -33,9 +36,12 @@ class MultiObjectiveEngine(FSDPEngineWithLMHead):
 
     Attributes:
         plan: what to do with the objectives' gradients; None for verl's own update.
+        num_left_out: updates that were not made since somebody set it to 0: their gradient was not finite.
     """
 
     plan: GradientPlan | None = None
+    num_left_out: int = 0
+    _before: Aggregator | None = None
     _store: GradientStore | None = None
     _part: int | None = None
     _has_shared: bool = False
@@ -57,6 +63,7 @@ class MultiObjectiveEngine(FSDPEngineWithLMHead):
             return super().forward_backward_batch(data, loss_function, forward_only)
         if not measures:
             assert plan.aggregator is not None
+            self._before = None
             plan.records.append(GradientRecord(None, plan.aggregator.last_weights_M, False, {}))
             return self._descend(data, loss_function, plan.aggregator.last_weights_M)
 
@@ -80,6 +87,7 @@ class MultiObjectiveEngine(FSDPEngineWithLMHead):
             if losses_M is None and plan.aggregator.needs_losses:
                 losses_M = store.losses(num_objectives)
             shown_MM, errors_MM = plan.for_solver(gram_MM)
+            self._before = copy.deepcopy(plan.aggregator)
             plan.aggregator, solution, metrics = solve_once(
                 plan.aggregator, shown_MM, losses_M, learning_rate=learning_rate, errors_MM=errors_MM
             )
@@ -87,6 +95,7 @@ class MultiObjectiveEngine(FSDPEngineWithLMHead):
             metrics |= plan.progress(plain_RR, weights_M, learning_rate)
             plan.records.append(GradientRecord(gram_MM, weights_M, solution.skipped, metrics))
             if solution.skipped:  # without a gradient the optimizer does not move
+                self.num_left_out += 1
                 return outputs
         if plan.settings.last_layers is not None:
             del store
@@ -96,6 +105,15 @@ class MultiObjectiveEngine(FSDPEngineWithLMHead):
         else:
             store.combine([*weights_M.tolist() * plan.num_halves, 1.0])
         return outputs
+
+    def optimizer_step(self) -> float:
+        """Take the step as verl does, which leaves it out where its gradient is not finite: the method forgets it."""
+        norm: float = super().optimizer_step()
+        if not math.isfinite(norm):
+            self.num_left_out += 1
+            if self.plan is not None and self.plan.aggregator is not None:
+                self.plan.leave_out(self._before)
+        return norm
 
     def _lacks_metric(self, plan: GradientPlan) -> bool:
         return plan.settings.metric == "optimizer" and not knows_mean_squares(self.optimizer)
