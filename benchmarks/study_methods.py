@@ -6,6 +6,15 @@ OBJECTIVES = ("accuracy", "conciseness", "clarity")
 STATIC = {"static-250": 0.25, "static-375": 0.375, "static-450": 0.45, "static-600": 0.6}
 CONTROLS = {name: (first, (1 - first) / 2, (1 - first) / 2) for name, first in STATIC.items()}
 """The weight of accuracy, and of each of the others what is left."""
+OTHERS = {
+    # Equal weights, where conciseness and clarity count only in a correct completion.
+    "gated": [
+        "method=linear",
+        *(f"+ctwa.objectives.{name}.gate={{by:accuracy,at_least:1}}" for name in OBJECTIVES[1:]),
+    ],
+    "probe-slope": ["method=probe", "ctwa.method.signal=slope"],
+}
+"""What else is compared and is no method by its name."""
 
 
 def settings_of(method: str, steps: int) -> list[str]:
@@ -22,6 +31,8 @@ def settings_of(method: str, steps: int) -> list[str]:
     if method in CONTROLS:
         weights = zip(OBJECTIVES, CONTROLS[method], strict=True)
         return ["method=linear", *(f"ctwa.objectives.{name}.weight={weight}" for name, weight in weights)]
+    if method in OTHERS:
+        return OTHERS[method]
     own = {
         "cgpo": ["ctwa.method.constraints={accuracy:1}"],
         "lagrangian": ["ctwa.method.objective=accuracy", "ctwa.method.targets={conciseness:0.9,clarity:0.9}"],
@@ -30,6 +41,5 @@ def settings_of(method: str, steps: int) -> list[str]:
             f"{{step:{steps},weights:{{accuracy:0.333,conciseness:0.333,clarity:0.334}}}}]"
         ],
         "torchjd": ["ctwa.method.weighting=AlignedMTL"],
-        "probe-slope": ["method=probe", "ctwa.method.signal=slope"],
     }
-    return own["probe-slope"] if method == "probe-slope" else [f"method={method}", *own.get(method, [])]
+    return [f"method={method}", *own.get(method, [])]

@@ -34,7 +34,7 @@ class ProbeMeter(Stateful):
         num_held_out: the prompts held out of an update, the last of the step.
 
     Attributes:
-        has_weights: whether the workers hold a copy of the weights before the last update.
+        has_weights: whether the workers hold a copy of the weights before the last update, and that was made whole.
     """
 
     STATE = ("has_weights", "_agreement", "_covariance")  # the copy of the weights is the workers'

@@ -7,9 +7,10 @@ the workers with the method's state and comes back with it: no gradient ever lea
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -41,6 +42,7 @@ class GradientPlan:
         half_N: the half of each completion of the step, int8, as ``halves_of`` gives it, and of each row on the way to
             the workers; with ``cross_fitted``.
         records: what was measured, one a mini-batch.
+        before: the aggregator as it was before the last mini-batch; None where that was not measured.
     """
 
     names: tuple[str, ...]
@@ -52,6 +54,7 @@ class GradientPlan:
     cross_fitted: CrossFittedGram | None = None
     half_N: Tensor | None = None
     records: list[GradientRecord] = field(default_factory=list)
+    before: Aggregator | None = None
 
     @property
     def measures(self) -> bool:
@@ -82,6 +85,13 @@ class GradientPlan:
             self.cross_fitted.observe(cross_RR, plain_RR)
         return plain_RR
 
+    def leave_out(self) -> None:
+        """The optimizer has left out the last mini-batch, though the objectives' gradients were finite."""
+        self.records[-1] = replace(self.records[-1], skipped=True)
+        self.aggregator = self.aggregator if self.before is None else self.before
+        assert self.aggregator is not None
+        self.aggregator.num_skipped += 1
+
     def for_solver(self, plain_MM: Tensor) -> tuple[Tensor, Tensor | None]:
         """The Gram matrix that the aggregator is to see, and its standard errors where they are known.
 
@@ -103,6 +113,7 @@ class GradientPlan:
         """
         assert self.aggregator is not None
         shown_MM, errors_MM = self.for_solver(plain_MM)
+        self.before = copy.deepcopy(self.aggregator)
         self.aggregator, solution, metrics = solve_once(
             self.aggregator,
             shown_MM,
@@ -117,7 +128,7 @@ class GradientPlan:
     def hold(self) -> Tensor:
         """The weights of the last time, for a mini-batch that is not measured; it has a record, too."""
         assert self.aggregator is not None
-        weights_M = self.aggregator.last_weights_M
+        self.before, weights_M = None, self.aggregator.last_weights_M
         self.records.append(GradientRecord(None, weights_M, False, {}))
         return weights_M
 

@@ -33,6 +33,8 @@ from ctwa.gradients.store import local_part
 from ctwa.models.adapter import ADAPTER, keep_adapter
 
 LogProbs = Literal["in_update", "post_update"]
+UPDATES_LEFT_OUT = "updates_left_out"
+"""Among the metrics of an update: how many of its mini-batches were left out, their gradients not being finite."""
 
 
 class PolicyWorker(TrainingWorker):
@@ -69,7 +71,11 @@ class PolicyWorker(TrainingWorker):
         if size := tu.pop(data, MINI_BATCH_ROWS, default=None):
             tu.assign_non_tensor(data, mini_batch_size=size)
         again = data.clone(recurse=False) if self._source == "post_update" else None
+        self.engine.num_left_out = 0
         output = super().train_mini_batch(data)
+        if output is not None:
+            metrics = tu.get(output, "metrics")
+            tu.assign_non_tensor(output, metrics={**metrics, UPDATES_LEFT_OUT: [self.engine.num_left_out]})
         if again is not None:
             tu.assign_non_tensor(again, calculate_entropy=False, compute_loss=False)
             measured = self.infer_batch(again)
