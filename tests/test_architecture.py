@@ -30,6 +30,7 @@ ALLOWED = {
     "covariance": {"solvers"},
     "aggregators": {"covariance", "solvers"},
     "scalarizers": {"covariance", "aggregators", "solvers"},
+    "gradients": {"aggregators", "covariance", "scalarizers"},
     "objectives": {"chat", "covariance", "data"},
     "preference": {"covariance", "data", "aggregators", "objectives", "solvers"},
     "run": set(),
@@ -45,7 +46,7 @@ ALLOWED = {
     "loop_trace": {"covariance", "run", "scalarizers"},
     "listing": {"scalarizers", "preference", "models"},
     "chat": {"run"},
-    "integrations": {"covariance", "objectives", "report", "run", "scalarizers", "statistics"},
+    "integrations": {"covariance", "gradients", "objectives", "report", "run", "scalarizers", "statistics"},
     "evaluation": {
         "chat",
         "data",

@@ -23,10 +23,11 @@ from verl.workers.engine import FSDPEngineWithLMHead
 from verl.workers.engine.fsdp import transformer_impl
 
 from ctwa.aggregators.base import Aggregator
-from ctwa.engine.gradient_store import GradientStore
-from ctwa.engine.gradients import OBJECTIVE_LOSSES, GradientPlan, GradientRecord, solve_once
+from ctwa.engine.objective_losses import OBJECTIVE_LOSSES
 from ctwa.engine.optimizer_metric import knows_mean_squares, preconditioner
 from ctwa.engine.verl.halves import by_half, half_of, rows_in_halves
+from ctwa.gradients.plan import GradientPlan, GradientRecord, solve_once
+from ctwa.gradients.store import GradientStore
 
 
 class MultiObjectiveEngine(FSDPEngineWithLMHead):

@@ -35,7 +35,7 @@ class GradientStore:
             parameter.grad = None
 
     def add_losses(self, losses: Sequence[Tensor | None]) -> None:
-        """Add the losses of a micro-batch, which verl's engine wants times the number of ranks, to the batch's."""
+        """Add a rank's losses of a micro-batch; the batch's are the mean over the ranks of their sums."""
         for index, loss in enumerate(losses):
             if loss is not None:
                 self._losses[index] += loss.detach()

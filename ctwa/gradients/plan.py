@@ -1,19 +1,18 @@
-"""The objectives' gradients at one policy, on the shards where they are computed.
+"""What an update does with the objectives' gradients at one policy, and what came of it.
 
-The clipped loss of every objective is differentiated alone; the M x M Gram matrix of the gradients goes to the method,
-and its weights combine them where they are. What a step does is said by a :class:`GradientPlan`, which travels to the
-workers with the method's state and comes back with it: no gradient ever leaves a worker.
+The loss of every objective is differentiated alone; the M x M Gram matrix of the gradients goes to the method, and its
+weights combine them where they are. What a step does is said by a :class:`GradientPlan`. In the engine it travels to
+the workers with the method's state and comes back with it: no gradient ever leaves a worker.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from tensordict import TensorDict
 from torch import Tensor
 
 from ctwa import metrics as key_of
@@ -21,24 +20,8 @@ from ctwa.aggregators.base import Aggregator, Solution
 from ctwa.aggregators.cross_fit import STEP, CrossFittedGram, halves_of, split_gram
 from ctwa.batch import Rollout
 from ctwa.covariance.diagnostics import finite
-from ctwa.engine.settings import GradientSettings
-from ctwa.engine.verl.columns import advantages_column
+from ctwa.gradients.settings import GradientSettings
 from ctwa.scalarizers.base import Scalarizer
-
-OBJECTIVE_LOSSES = "objective_losses"
-"""Where, among the metrics that it returns, a loss function puts the :class:`ObjectiveLosses` of a micro-batch."""
-
-
-class ObjectiveLosses(NamedTuple):
-    """What a micro-batch's loss function found.
-
-    Attributes:
-        each: M losses; None is that of an objective that has no part in the micro-batch.
-        shared: what all objectives share; None where that is nothing.
-    """
-
-    each: Sequence[Tensor | None]
-    shared: Tensor | None = None
 
 
 @dataclass
@@ -282,46 +265,3 @@ def combined_advantages(plan: GradientPlan, advantages_MNT: Tensor) -> Tensor | 
     if not weights:
         return None
     return torch.einsum("m,mnt->nt", torch.stack(weights).mean(0).to(advantages_MNT), advantages_MNT)
-
-
-def policy_losses(
-    loss_fn: Callable[..., tuple[Tensor, dict]],
-    model_output: dict[str, Any],
-    data: TensorDict,
-    dp_group: Any,
-    plan: GradientPlan,
-) -> tuple[list[Tensor], Tensor | None, dict]:
-    """The loss of each objective, what all share, and the metrics of the loss.
-
-    Args:
-        loss_fn: verl's loss, a partial with the actor's ``config``: clipped surrogate, entropy bonus, KL to the
-            reference.
-        model_output: log-probs, and entropy where it was computed.
-        data: the micro-batch, with each objective's advantages.
-        dp_group: the data-parallel ranks.
-        plan: the step's plan.
-
-    Returns:
-        M losses without entropy and KL terms (a policy loss with a penalty of its own has it in each, and so once where
-        the weights' sum is 1); these terms alone, or None where there are none (with no aggregator: the
-        whole loss of the batch's ``advantages``); and the metrics of the loss of ``advantages``.
-    """
-    config = loss_fn.keywords["config"]  # type: ignore[attr-defined]
-    whole, metrics = loss_fn(model_output=model_output, data=data, dp_group=dp_group)
-    bare_output = {key: value for key, value in model_output.items() if key != "entropy"}
-    bare_config = replace(config, use_kl_loss=False) if config.use_kl_loss else config
-
-    def bare(advantages: Tensor) -> Tensor:
-        rows = data.clone(recurse=False).set("advantages", advantages)
-        return loss_fn(config=bare_config, model_output=bare_output, data=rows, dp_group=dp_group)[0]
-
-    losses = [bare(data[advantages_column(column)]) for column in range(len(plan.names))]
-    if plan.aggregator is None:
-        return losses, whole, metrics
-    if not config.use_kl_loss and not ("entropy" in model_output and config.entropy_coeff):
-        return losses, None, metrics
-    nothing = torch.zeros_like(data["advantages"])
-    rows = data.clone(recurse=False).set("advantages", nothing)
-    shared, _ = loss_fn(model_output=model_output, data=rows, dp_group=dp_group)
-    # A penalty that the policy loss has of its own is in each objective's loss already.
-    return losses, shared - bare(nothing), metrics
