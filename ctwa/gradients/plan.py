@@ -7,6 +7,7 @@ the workers with the method's state and comes back with it: no gradient ever lea
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -41,6 +42,7 @@ class GradientPlan:
         half_N: the half of each completion of the step, int8, as ``halves_of`` gives it, and of each row on the way to
             the workers; with ``cross_fitted``.
         records: what was measured, one a mini-batch.
+        before: the aggregator as it was before the last mini-batch; None where that was not measured.
     """
 
     names: tuple[str, ...]
@@ -52,6 +54,7 @@ class GradientPlan:
     cross_fitted: CrossFittedGram | None = None
     half_N: Tensor | None = None
     records: list[GradientRecord] = field(default_factory=list)
+    before: Aggregator | None = None
 
     @property
     def measures(self) -> bool:
@@ -82,14 +85,10 @@ class GradientPlan:
             self.cross_fitted.observe(cross_RR, plain_RR)
         return plain_RR
 
-    def leave_out(self, before: Aggregator | None) -> None:
-        """The optimizer has left out the last mini-batch, though the objectives' gradients were finite.
-
-        Args:
-            before: the method as it was; None where the mini-batch was not measured, and has taught it nothing.
-        """
+    def leave_out(self) -> None:
+        """The optimizer has left out the last mini-batch, though the objectives' gradients were finite."""
         self.records[-1] = replace(self.records[-1], skipped=True)
-        self.aggregator = self.aggregator if before is None else before
+        self.aggregator = self.aggregator if self.before is None else self.before
         assert self.aggregator is not None
         self.aggregator.num_skipped += 1
 
@@ -103,6 +102,35 @@ class GradientPlan:
         assert self.aggregator is not None
         mended = self.cross_fitted.semi_definite if self.aggregator.needs_semi_definite else None
         return self.cross_fitted.gram_RR if mended is None else mended(), self.cross_fitted.errors_RR
+
+    def weigh(self, plain_MM: Tensor, losses_M: Tensor | None, learning_rate: float) -> Solution:
+        """Let the aggregator weigh the gradients of a mini-batch, on the first rank for all, and keep the record.
+
+        Args:
+            plain_MM: their Gram matrix.
+            losses_M: of the objectives, for a method that looks at the losses that are differentiated.
+            learning_rate: of the step to come.
+        """
+        assert self.aggregator is not None
+        shown_MM, errors_MM = self.for_solver(plain_MM)
+        self.before = copy.deepcopy(self.aggregator)
+        self.aggregator, solution, metrics = solve_once(
+            self.aggregator,
+            shown_MM,
+            self.losses_M if losses_M is None else losses_M,
+            learning_rate=learning_rate,
+            errors_MM=errors_MM,
+        )
+        metrics |= self.progress(plain_MM, solution.weights_M, learning_rate)
+        self.records.append(GradientRecord(plain_MM, solution.weights_M, solution.skipped, metrics))
+        return solution
+
+    def hold(self) -> Tensor:
+        """The weights of the last time, for a mini-batch that is not measured; it has a record, too."""
+        assert self.aggregator is not None
+        self.before, weights_M = None, self.aggregator.last_weights_M
+        self.records.append(GradientRecord(None, weights_M, False, {}))
+        return weights_M
 
     def progress(self, plain_RR: Tensor, weights_M: Tensor | None, learning_rate: float) -> dict[str, float]:
         """By how much the step is to lower each objective's loss, to first order: ``learning_rate * gram @ weights``.

@@ -48,6 +48,21 @@ class GradientStore:
             losses_M /= torch.distributed.get_world_size()
         return losses_M.cpu()
 
+    def average(self) -> None:
+        """Make each gradient the mean of the ranks' own: where every rank has the whole model, and rows of its own."""
+        if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+            return
+        device = self.parameters[0].device
+        present_HP = torch.tensor([[each is not None for each in row] for row in self._gradients], device=device).int()
+        torch.distributed.all_reduce(present_HP, torch.distributed.ReduceOp.MAX)
+        for row, present_P in enumerate(present_HP.tolist()):
+            for index, parameter in enumerate(self.parameters):
+                if present_P[index]:
+                    gradient = self._gradients[row][index]
+                    total = torch.zeros_like(parameter) if gradient is None else gradient
+                    torch.distributed.all_reduce(total)
+                    self._gradients[row][index] = total.div_(torch.distributed.get_world_size())
+
     def gram(
         self,
         num_objectives: int,
