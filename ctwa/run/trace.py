@@ -40,13 +40,13 @@ class Event(TypedDict):
     text: str
 
 
-def read_trace(path: Path) -> list[Record]:
+def read_trace(path: Path | str) -> list[Record]:
     """The records of a metrics.jsonl in the order of their steps; an unfinished last line is left out.
 
     Raises:
         CtwaError: the file is missing, broken before its last line, or of a newer schema.
     """
-    return read_jsonl(path)  # type: ignore[return-value]
+    return read_jsonl(Path(path))  # type: ignore[return-value]
 
 
 def make_record(step: int, metrics: Mapping[str, Any], *, clock: Callable[[], float] = time.time) -> Record:
