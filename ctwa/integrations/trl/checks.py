@@ -8,7 +8,7 @@ from typing import Any
 from ctwa.errors import CtwaError, told_together
 from ctwa.gradients.settings import GradientSettings
 from ctwa.integrations.trl.loss import why_unknown
-from ctwa.objectives.config import check_name
+from ctwa.metrics import check_name
 from ctwa.scalarizers.base import Scalarizer
 from ctwa.scalarizers.gradient import GradientMethod
 from ctwa.scalarizers.registry import SCALARIZERS, MethodConfig, build_scalarizer, method_options
