@@ -28,6 +28,7 @@ from ctwa.scalarizers import METHODS, Estimate, Requirements, Scalarizer
 
 NEEDED = {
     "cgpo": ["ctwa.method.constraints={accuracy:0}"],
+    "guard": ["ctwa.method.bounds={accuracy:[-99,99],conciseness:[-99,99],clarity:[-99,99]}"],
     "lagrangian": [
         "ctwa.method.objective=accuracy",
         "ctwa.method.targets={conciseness:0.9,clarity:0.9}",
