@@ -1,7 +1,8 @@
 """Ray's own processes on the driver's machine: should one of them die or be stopped, that is said.
 
 Ray ends the driver without a word as soon as that notices that its raylet is gone, and lets it wait where the GCS is.
-Of one that was stopped it says nothing.
+The raylet ends itself, and with it the driver, where one of its agents is gone. Of a process that was stopped Ray says
+nothing.
 """
 
 from __future__ import annotations
@@ -10,23 +11,40 @@ import os
 import select
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
+from ctwa.engine.keeper import descendants
 from ctwa.engine.watchdog import Process, actors, is_stopped
 
 SERVERS = {"raylet": "raylet", "gcs_server": "GCS"}
 """Ray's names for the kinds of processes without which it runs nothing, and those in its documentation."""
+AGENTS = {"DashboardAgent": "dashboard agent", "RuntimeEnvAgent": "runtime environment agent"}
+"""The raylet's children without which it ends itself: what their titles have in them, and what they are."""
 
 
 @contextmanager
 def servers_seen(died: Callable[[str], None]) -> Iterator[None]:
-    """While the body runs, look after the servers that `ray.init` has started here; there is none elsewhere.
+    """While the body runs, look after the servers that `ray.init` has started here, and the raylet's agents.
 
     Args:
         died: told in a sentence which of them has died, once, from another thread.
     """
-    with seen({each.kind: each.pid for each in servers() if each.pid is not None}, died):
+    found = {each.kind: each.pid for each in servers() if each.pid is not None}
+    if "raylet" in found:
+        found |= agents(found["raylet"])
+    with seen(found, died):
         yield
+
+
+def agents(raylet: int) -> dict[str, int]:
+    """The processes of the agents of a raylet, by what they are."""
+    found: dict[str, int] = {}
+    for process in descendants(raylet):
+        with suppress(OSError):  # it has ended
+            title = Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace")
+            found |= {name: process for words, name in AGENTS.items() if words in title}
+    return found
 
 
 def servers() -> list[Process]:

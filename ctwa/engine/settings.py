@@ -23,7 +23,7 @@ from ctwa.objectives.shaping import Shaping, Standardise
 from ctwa.policy_loss import PolicyLoss
 from ctwa.run.alarms import AlarmKind, AlarmLimits
 from ctwa.scalarizers.base import Requirements, Scalarizer
-from ctwa.scalarizers.registry import MethodConfig, build_scalarizer
+from ctwa.scalarizers.registry import MethodConfig, build_scalarizer, takes_targets
 from ctwa.strict import StrictModel, validated
 
 
@@ -208,7 +208,14 @@ class Settings(RunSettings):
             CtwaError: names that do not agree, or a method that the estimator does not allow.
         """
         weights = {name: objective.weight for name, objective in self.trained.items()}
-        targets = {name: each.target for name, each in self.trained.items() if each.target is not None}
+        targets = None
+        if takes_targets(self.method):  # to the others a target in the configuration is nothing
+            targets = {name: each.target for name, each in self.trained.items() if each.target is not None}
+            if without := [name for name in weights if name not in targets]:
+                raise CtwaError(
+                    f"{self.method.type} wants a covariance target of every objective, and {', '.join(without)} "
+                    f"{'has' if len(without) == 1 else 'have'} none: write ctwa.objectives.{without[0]}.target"
+                )
         return build_scalarizer(self.method, weights, targets=targets, scale_invariant=self.scale_invariant)
 
     def build_reference_length(self) -> ReferenceLength | None:

@@ -263,6 +263,7 @@ def test_a_reward_that_does_not_apply_neither_gains_nor_loses(tmp_path: Path) ->
 def test_what_would_not_do_what_it_says_is_refused(tmp_path: Path) -> None:
     refused: list[tuple[str, dict[str, Any]]] = [
         ("no method 'ctaw'; did you mean 'ctwa'", {"method": "ctaw"}),
+        ("clamp is no method for rewards", {"method": "clamp"}),
         ("method ctwa.eat is no key", {"method": {"type": "ctwa", "eat": 1}}),
         ("gradients.last_layers is for `ctwa train`", {"method": "upgrad", "gradients": {"last_layers": 1}}),
         ("gradients.refresh_every=2 does nothing with method 'linear'", {"gradients": {"refresh_every": 2}}),

@@ -8,27 +8,29 @@ from typing import Any
 from ctwa.errors import CtwaError, told_together
 from ctwa.gradients.settings import GradientSettings
 from ctwa.integrations.trl.loss import why_unknown
-from ctwa.objectives.config import check_name
+from ctwa.metrics import check_name
 from ctwa.scalarizers.base import Scalarizer
-from ctwa.scalarizers.gradient import GradientMethod
-from ctwa.scalarizers.registry import SCALARIZERS, MethodConfig, build_scalarizer, method_options
+from ctwa.scalarizers.registry import SCALARIZERS, MethodConfig, build_scalarizer, method_options, takes_targets
 from ctwa.strict import changes, refuse_idle, validated
 
 PLAIN = ("NO", "MULTI_")
 """How accelerate's names of a training begin in which every process has the whole model."""
 
 
-def read_method(method: str | Mapping[str, Any]) -> MethodConfig:
+def read_method(method: str | Mapping[str, Any], targets: Mapping[str, float] | None) -> MethodConfig:
     """The method that a user wrote: its name, or its options with the name as ``type``.
 
     Raises:
-        CtwaError: it is none, or an option is wrong.
+        CtwaError: it is none, an option is wrong, or it has nothing to do with targets.
     """
     options: dict[str, Any] = {"type": method} if isinstance(method, str) else dict(method)
     name = str(options.pop("type", ""))
-    if "targets" in options and _takes_targets(name):
+    if "targets" in options and name in SCALARIZERS and SCALARIZERS[name].takes_targets:
         raise CtwaError("a covariance target is no option of a method: give the trainer targets={'NAME': 0.1, ...}")
-    return method_options(name, **options)
+    config = method_options(name, **options)
+    if not takes_targets(config) and targets is not None:
+        raise CtwaError(f"method '{name}' steers by no targets: leave targets out")
+    return config
 
 
 def read_gradients(gradients: Mapping[str, Any] | None) -> GradientSettings:
@@ -132,18 +134,11 @@ def _check_names(names: Sequence[str]) -> None:
 
 
 def _check_targets(config: MethodConfig, names: Sequence[str], targets: Mapping[str, float] | None) -> None:
-    takes_targets = _takes_targets(config.type)
-    if targets is not None and not takes_targets:
-        raise CtwaError(f"method '{config.type}' steers by no targets: leave targets out")
-    if takes_targets and sorted(targets or ()) != sorted(names):
+    if takes_targets(config) and sorted(targets or ()) != sorted(names):
         raise CtwaError(
             f"method '{config.type}' wants a covariance target of every objective: give the trainer "
             f"targets={{{', '.join(f'{name!r}: ...' for name in names)}}}, and not of {sorted(targets or ())}"
         )
-
-
-def _takes_targets(method: str) -> bool:
-    return SCALARIZERS.get(method, GradientMethod).takes_targets
 
 
 def _of_method(scalarizer: Scalarizer, args: Any) -> Iterable[str]:

@@ -67,7 +67,7 @@ class MultiObjectiveGRPOTrainer(GRPOTrainer):
         gradients: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
-        config = read_method(method)
+        config = read_method(method, targets)
         self._taken = read_gradients(gradients)
         check_contract(GRPOTrainer, GRPOConfig)  # before a model is loaded; what an instance has, after
         super().__init__(*arguments, **options)
