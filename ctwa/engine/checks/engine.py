@@ -18,8 +18,8 @@ def check_engine(config: DictConfig) -> None:
     """Refuse what verl can do, and a run with objectives cannot."""
     if config.trainer.v1.trainer_mode != "sync":
         raise CtwaError(
-            f"trainer.v1.trainer_mode={config.trainer.v1.trainer_mode!r}: the multi-objective trainer is synchronous; "
-            "write sync"
+            f"trainer.v1.trainer_mode={config.trainer.v1.trainer_mode!r}: the multi-objective trainer is synchronous "
+            "(docs/async.md says why); write sync"
         )
     if config.algorithm.filter_groups.enable:
         raise CtwaError(
