@@ -20,6 +20,7 @@ from ctwa.batch import Rollout
 from ctwa.engine.by_source import has_several_sources
 from ctwa.engine.checks.look import room_for_weights
 from ctwa.engine.data import RunData
+from ctwa.engine.ray_servers import processes
 from ctwa.engine.ray_session import ray_session
 from ctwa.engine.recorder import Recorder
 from ctwa.engine.reward_nodes import join_nodes
@@ -28,7 +29,6 @@ from ctwa.engine.verl.rows import Prompts, check_sequences, num_missing, place_o
 from ctwa.engine.verl.session import Session
 from ctwa.engine.verl.transfer import QueuedRows
 from ctwa.engine.verl.turns import Turns, read_turns
-from ctwa.engine.watchdog import actors
 from ctwa.models.seeds import completion_seed
 from ctwa.objectives.completion import Completion, Moment
 from ctwa.objectives.conditioning import weights_of
@@ -312,7 +312,7 @@ def sampling_engine(
         ) as evaluator,
         ray_session(config, transfer_queue=True) as wait_for_queue,
         closing(evaluator),  # while Ray is there, which its workers on other nodes are ended by
-        recorder.watchdog.sees(actors),
+        recorder.watchdog.sees(processes),
     ):
         join_nodes(evaluator, rewards.num_workers, max_memory=rewards.max_memory)
         num_ranks = config.trainer.nnodes * config.trainer.n_gpus_per_node

@@ -20,10 +20,11 @@ from verl.utils.model import convert_weight_keys
 from verl.workers.engine import FSDPEngineWithLMHead
 from verl.workers.engine.fsdp import transformer_impl
 
-from ctwa.engine.gradient_store import GradientStore
-from ctwa.engine.gradients import OBJECTIVE_LOSSES, GradientPlan, GradientRecord, solve_once
+from ctwa.engine.objective_losses import OBJECTIVE_LOSSES
 from ctwa.engine.optimizer_metric import knows_mean_squares, preconditioner
 from ctwa.engine.verl.halves import by_half, half_of, rows_in_halves
+from ctwa.gradients.plan import GradientPlan, GradientRecord
+from ctwa.gradients.store import GradientStore
 
 
 class MultiObjectiveEngine(FSDPEngineWithLMHead):
@@ -56,9 +57,7 @@ class MultiObjectiveEngine(FSDPEngineWithLMHead):
         if forward_only or plan is None or (plan.aggregator is None and not measures):
             return super().forward_backward_batch(data, loss_function, forward_only)
         if not measures:
-            assert plan.aggregator is not None
-            plan.records.append(GradientRecord(None, plan.aggregator.last_weights_M, False, {}))
-            return self._descend(data, loss_function, plan.aggregator.last_weights_M)
+            return self._descend(data, loss_function, plan.hold())
 
         num_objectives, num_measured = len(plan.names), len(plan.measured_names) * plan.num_halves
         num_rows = [len(data)]
@@ -76,16 +75,9 @@ class MultiObjectiveEngine(FSDPEngineWithLMHead):
             plan.records.append(GradientRecord(gram_MM, None, False, plan.progress(plain_RR, None, learning_rate)))
             weights_M = torch.zeros(num_objectives)
         else:
-            losses_M = plan.losses_M
-            if losses_M is None and plan.aggregator.needs_losses:
-                losses_M = store.losses(num_objectives)
-            shown_MM, errors_MM = plan.for_solver(gram_MM)
-            plan.aggregator, solution, metrics = solve_once(
-                plan.aggregator, shown_MM, losses_M, learning_rate=learning_rate, errors_MM=errors_MM
-            )
+            is_asked = plan.losses_M is None and plan.aggregator.needs_losses
+            solution = plan.weigh(gram_MM, store.losses(num_objectives) if is_asked else None, learning_rate)
             weights_M = solution.weights_M
-            metrics |= plan.progress(plain_RR, weights_M, learning_rate)
-            plan.records.append(GradientRecord(gram_MM, weights_M, solution.skipped, metrics))
             if solution.skipped:  # without a gradient the optimizer does not move
                 return outputs
         if plan.settings.last_layers is not None:

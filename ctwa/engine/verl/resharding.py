@@ -18,7 +18,7 @@ from torch.distributed.tensor.placement_types import Placement
 from verl.utils.checkpoint.fsdp_checkpoint_manager import FSDPCheckpointManager
 
 from ctwa.engine.checkpoint import num_ranks_of, shard_file
-from ctwa.engine.gradient_store import local_part
+from ctwa.gradients.store import local_part
 
 PREVIOUS = "previous"
 """The kind of the file in which a rank saves what a probe has kept."""

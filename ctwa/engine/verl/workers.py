@@ -23,8 +23,7 @@ from verl.utils.distributed import initialize_global_process_group_ray
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
 from ctwa.engine.checkpoint import correct_config, merge_adapter, num_ranks_of, shard_file
-from ctwa.engine.gradient_store import local_part
-from ctwa.engine.gradients import OBJECTIVE_LOSSES, GradientPlan, ObjectiveLosses, policy_losses
+from ctwa.engine.objective_losses import OBJECTIVE_LOSSES, ObjectiveLosses, policy_losses
 from ctwa.engine.pairs.objective import PairLoss
 from ctwa.engine.probe import PreviousWeights
 from ctwa.engine.verl.columns import MINI_BATCH_ROWS, ROW_COLUMN
@@ -32,10 +31,14 @@ from ctwa.engine.verl.registry import install
 from ctwa.engine.verl.resharding import PREVIOUS, previous_weights
 from ctwa.engine.verl.rows import RowValues
 from ctwa.errors import CtwaError
+from ctwa.gradients.plan import GradientPlan
+from ctwa.gradients.store import local_part
 from ctwa.models.adapter import ADAPTER, keep_adapter
 from ctwa.run.text import listed
 
 LogProbs = Literal["in_update", "post_update"]
+UPDATES_LEFT_OUT = "updates_left_out"
+"""Among the metrics of an update: how many of its mini-batches were left out, their gradients not being finite."""
 
 
 class PolicyWorker(TrainingWorker):
@@ -72,7 +75,11 @@ class PolicyWorker(TrainingWorker):
         if size := tu.pop(data, MINI_BATCH_ROWS, default=None):
             tu.assign_non_tensor(data, mini_batch_size=size)
         again = data.clone(recurse=False) if self._source == "post_update" else None
+        self.engine.num_left_out = 0
         output = super().train_mini_batch(data)
+        if output is not None:
+            metrics = tu.get(output, "metrics")
+            tu.assign_non_tensor(output, metrics={**metrics, UPDATES_LEFT_OUT: [self.engine.num_left_out]})
         if again is not None:
             tu.assign_non_tensor(again, calculate_entropy=False, compute_loss=False)
             measured = self.infer_batch(again)
