@@ -18,8 +18,8 @@ from torch import Tensor
 from ctwa import metrics as key_of
 from ctwa.batch import Rollout, Update
 from ctwa.covariance.probe import Agreement, Progress, backward_probe, forward_probe
-from ctwa.engine.gradient_store import local_part
 from ctwa.engine.settings import ProbeSource, Settings
+from ctwa.gradients.store import local_part
 from ctwa.scalarizers.base import Scalarizer
 from ctwa.state import Stateful
 

@@ -24,13 +24,6 @@ from ctwa.covariance.diagnostics import diagnostics, sampled_entropy
 from ctwa.covariance.probe import Progress
 from ctwa.engine.by_source import training_by_source, validation_by_source
 from ctwa.engine.dynamic_sampling import Round, left_out, refill
-from ctwa.engine.gradients import (
-    GradientPlan,
-    combined_advantages,
-    gradient_metrics,
-    make_cross_fitted,
-    make_plan,
-)
 from ctwa.engine.loop import Trainer
 from ctwa.engine.probe import build_probe
 from ctwa.engine.recorder import Recorder
@@ -48,6 +41,7 @@ from ctwa.engine.verl.transfer import (
 )
 from ctwa.engine.verl.workers import UPDATES_LEFT_OUT
 from ctwa.engine.watchdog import Watchdog
+from ctwa.gradients.plan import GradientPlan, combined_advantages, gradient_metrics, make_cross_fitted, make_plan
 from ctwa.objectives.completion import Moment
 from ctwa.objectives.conditioning import conditioning_metrics
 from ctwa.objectives.evaluator import Evaluation

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
 import ctwa
+from ctwa.arguments import check_count
+from ctwa.errors import CtwaError
 from ctwa.run.jsonl import SCHEMA, JsonLinesWriter, read_jsonl
 
 ENDS = ("stop", "error")
@@ -38,20 +40,20 @@ class Event(TypedDict):
     text: str
 
 
-def read_trace(path: Path) -> list[Record]:
+def read_trace(path: Path | str) -> list[Record]:
     """The records of a metrics.jsonl in the order of their steps; an unfinished last line is left out.
 
     Raises:
         CtwaError: the file is missing, broken before its last line, or of a newer schema.
     """
-    return read_jsonl(path)  # type: ignore[return-value]
+    return read_jsonl(Path(path))  # type: ignore[return-value]
 
 
 def make_record(step: int, metrics: Mapping[str, Any], *, clock: Callable[[], float] = time.time) -> Record:
     """The record of a step; numbers of numpy and torch are taken like Python's.
 
     Raises:
-        TypeError: a metric is not a number.
+        CtwaError: a metric is not a number.
     """
     numbers = {key: _number(key, value) for key, value in metrics.items()}
     non_finite = [key for key, value in numbers.items() if not math.isfinite(value)]
@@ -90,11 +92,14 @@ class TraceWriter(JsonLinesWriter):
         """Appends the record of a step, as `make_record` makes it.
 
         Raises:
-            ValueError: the step is not after the last one, so that it would be there twice.
-            TypeError: a metric is not a number.
+            CtwaError: the step is no whole number or not after the last one, so that it would be there twice; or a
+                metric is not a number.
         """
+        check_count("step", step, 0)
         if step <= self.last_step:
-            raise ValueError(f"step {step} has a record already (the last is {self.last_step})")
+            raise CtwaError(
+                f"step {step} comes after step {self.last_step}, which has its record: write each step once, in order"
+            )
         record = make_record(step, metrics, clock=self._clock)
         self._append(record)  # type: ignore[arg-type]
         self.last_step = step
@@ -198,7 +203,7 @@ def _number(key: str, value: Any) -> float:
     try:
         return float(value)
     except (TypeError, ValueError) as error:
-        raise TypeError(f"metric {key!r} is {value!r} and not a number") from error
+        raise CtwaError(f"metric {key!r} is {value!r}; pass a number") from error
 
 
 def _reward(name: str, value: float | None) -> float | None:

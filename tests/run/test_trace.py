@@ -55,7 +55,7 @@ def test_numbers_of_numpy_and_torch_are_written_exactly(path):
 
 
 def test_what_is_no_number_is_refused_by_its_name(path):
-    with TraceWriter(path) as writer, pytest.raises(TypeError, match="metric 'note' is 'hello'"):
+    with TraceWriter(path) as writer, pytest.raises(CtwaError, match="metric 'note' is 'hello'"):
         writer.write(1, {"note": "hello"})
 
 
@@ -70,7 +70,7 @@ def test_non_finite_numbers_are_null_and_listed(path):
 def test_a_step_is_not_written_twice(path):
     with TraceWriter(path) as writer:
         writer.write(1, {})
-        with pytest.raises(ValueError, match="step 1 has a record already"):
+        with pytest.raises(CtwaError, match="step 1 comes after step 1"):
             writer.write(1, {})
 
 

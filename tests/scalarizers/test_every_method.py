@@ -19,7 +19,7 @@ from ctwa.batch import RewardMatrix, Rollout
 from ctwa.covariance.probe import Progress
 from ctwa.errors import CtwaError
 from ctwa.scalarizers import METHODS, MethodConfig, Scalarizer, build_scalarizer
-from ctwa.scalarizers.registry import SCALARIZERS
+from ctwa.scalarizers.registry import SCALARIZERS, takes_targets
 
 CONFIG: TypeAdapter = TypeAdapter(MethodConfig)
 EIGHT = [f"objective-{i}" for i in range(8)]
@@ -90,7 +90,8 @@ def build(
     config = CONFIG.validate_python({"type": method, **case.config(names)})
     kind = case.estimators[0] if scale_invariant is None else scale_invariant
     weights = {name: (weights or unequal(names))[name] for name in names}
-    return build_scalarizer(config, weights, targets=unequal(names), scale_invariant=kind)
+    targets = unequal(names) if takes_targets(config) else None
+    return build_scalarizer(config, weights, targets=targets, scale_invariant=kind)
 
 
 @dataclass(frozen=True)

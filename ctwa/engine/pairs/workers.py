@@ -14,10 +14,10 @@ from verl.single_controller.ray import RayClassWithInitArgs, RayResourcePool, Ra
 from verl.single_controller.ray.base import create_colocated_worker_cls
 from verl.utils import tensordict_utils as tu
 
-from ctwa.engine.gradients import GradientPlan
 from ctwa.engine.pairs.batches import PairBatch, to_rows
 from ctwa.engine.pairs.objective import PairLoss
 from ctwa.engine.verl.workers import MultiObjectiveWorker, num_data_ranks
+from ctwa.gradients.plan import GradientPlan
 from ctwa.preference.tokenization import PairTokens
 
 PAIRS_PER_CALL = 1024

@@ -21,14 +21,15 @@ from verl.utils.distributed import initialize_global_process_group_ray
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
 from ctwa.engine.checkpoint import correct_config, merge_adapter
-from ctwa.engine.gradient_store import local_part
-from ctwa.engine.gradients import OBJECTIVE_LOSSES, GradientPlan, ObjectiveLosses, policy_losses
+from ctwa.engine.objective_losses import OBJECTIVE_LOSSES, ObjectiveLosses, policy_losses
 from ctwa.engine.pairs.objective import PairLoss
 from ctwa.engine.probe import PreviousWeights
 from ctwa.engine.verl.columns import MINI_BATCH_ROWS, ROW_COLUMN
 from ctwa.engine.verl.registry import install
 from ctwa.engine.verl.rows import RowValues
 from ctwa.errors import CtwaError
+from ctwa.gradients.plan import GradientPlan
+from ctwa.gradients.store import local_part
 from ctwa.models.adapter import ADAPTER, keep_adapter
 
 LogProbs = Literal["in_update", "post_update"]

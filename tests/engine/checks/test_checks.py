@@ -81,11 +81,11 @@ def test_the_testbed_as_it_stands_passes(testbed_config: DictConfig) -> None:
         ({"ctwa.reference_length": {"type": "median"}}, r"ctwa\.reference_length: Input tag 'median' .*'fixed'"),
         (
             {"ctwa.method.targets": {"accuracy": 0.1, "conciseness": 0.1, "clarity": 0.1}},
-            r"^ctwa\.method: a covariance target is its objective's: write ctwa.objectives.NAME.target, ",
+            r"^ctwa\.method: a covariance target is its objective's and no option of the method: write ctwa",
         ),
         (
             {"ctwa.objectives.clarity.target": None},
-            r"those of \['accuracy', 'conciseness'\] are given .*: write ctwa\.objectives\.NAME\.target for each",
+            r"target of every objective, and clarity has none: write ctwa\.objectives\.clarity\.target",
         ),
         ({"ctwa.objectives.accuracy.weight": 0}, r"\['accuracy'\] have the weight 0, which CTWA can never raise"),
     ],

@@ -32,12 +32,13 @@ from ctwa.aggregators.cagrad_clip import CAGradClipConfig
 from ctwa.aggregators.linear import FixedWeightsConfig
 from ctwa.aggregators.mgda import MgdaConfig
 from ctwa.aggregators.registry import build_aggregator
-from ctwa.engine.gradients import OBJECTIVE_LOSSES, GradientPlan, ObjectiveLosses
+from ctwa.engine.objective_losses import OBJECTIVE_LOSSES, ObjectiveLosses
 from ctwa.engine.pairs.objective import PairLoss
-from ctwa.engine.settings import GradientSettings
 from ctwa.engine.verl.multi_objective_engine import MultiObjectiveEngine
 from ctwa.engine.verl.workers import PolicyWorker
 from ctwa.errors import CtwaError
+from ctwa.gradients.plan import GradientPlan
+from ctwa.gradients.settings import GradientSettings
 from ctwa.preference.losses import DpoLoss
 
 NAMES = tuple(PREFERENCE)

@@ -14,12 +14,12 @@ from verl.workers.engine_workers import TrainingWorker
 
 from ctwa.aggregators.mgda import MgdaConfig
 from ctwa.aggregators.registry import build_aggregator
-from ctwa.engine.gradients import GradientPlan, GradientRecord
 from ctwa.engine.pairs.objective import PairLoss
-from ctwa.engine.settings import GradientSettings
 from ctwa.engine.verl.columns import ROW_COLUMN
 from ctwa.engine.verl.rows import RowValues, in_order
 from ctwa.engine.verl.workers import PolicyWorker
+from ctwa.gradients.plan import GradientPlan, GradientRecord
+from ctwa.gradients.settings import GradientSettings
 from ctwa.preference.losses import CpoLoss
 
 PROMPTS, RESPONSES = [2, 3, 1], [4, 2, 3]
