@@ -61,6 +61,11 @@ def weight(name: str) -> str:
     return f"weight/{name}"
 
 
+def gate(name: str) -> str:
+    """How far the other objectives count only with this one: 1 where they do, 0 where they count without it."""
+    return f"guard/gate/{name}"
+
+
 def objective(name: str, key: str) -> str:
     """What was measured of an objective on the step's completions: mean, std, scored_frac, timeout_frac, ..."""
     return f"objective/{name}/{key}"

@@ -42,6 +42,7 @@ ALLOWED = {
     "covariance": {"solvers"},
     "aggregators": {"covariance", "solvers"},
     "scalarizers": {"covariance", "aggregators", "solvers"},
+    "gradients": {"aggregators", "covariance", "scalarizers"},
     "objectives": {"chat", "covariance", "data"},
     "preference": {"covariance", "data", "aggregators", "objectives", "solvers"},
     "run": set(),
@@ -57,7 +58,7 @@ ALLOWED = {
     "loop_trace": {"covariance", "run", "scalarizers"},
     "listing": {"scalarizers", "preference", "models"},
     "chat": {"run"},
-    "integrations": {"covariance", "objectives", "report", "run", "scalarizers", "statistics"},
+    "integrations": {"covariance", "gradients", "objectives", "report", "run", "scalarizers", "statistics"},
     "evaluation": {
         "chat",
         "data",

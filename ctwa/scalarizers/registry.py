@@ -16,6 +16,7 @@ from ctwa.scalarizers.dvao import Dvao
 from ctwa.scalarizers.gd2po import Gd2po
 from ctwa.scalarizers.gdpo import Gdpo
 from ctwa.scalarizers.gradient import GradientMethod
+from ctwa.scalarizers.guard import Guard
 from ctwa.scalarizers.hypervolume import Hypervolume
 from ctwa.scalarizers.lagrangian import Lagrangian
 from ctwa.scalarizers.linear import Linear
@@ -33,6 +34,7 @@ from ctwa.strict import validated
 ALL: tuple[type[Scalarizer], ...] = (
     Linear,
     Product,
+    Guard,
     Schedule,
     CTWA,
     Probe,
