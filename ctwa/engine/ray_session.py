@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ctwa.engine.checks.resources import check_resources
 from ctwa.engine.keeper import tell
+from ctwa.engine.ray_nodes import losses_told
 from ctwa.engine.ray_security import close_to_others
 from ctwa.engine.ray_servers import servers_seen
 from ctwa.engine.signals import end_request
@@ -54,7 +55,7 @@ def ray_session(config: DictConfig, *, transfer_queue: bool) -> Iterator[Callabl
         ray.init(**ray_init, job_config=WorkerPath())
     end_request.take_signals()
     try:
-        with servers_seen(_fail):
+        with servers_seen(_fail), losses_told():
             check_resources(config)
             if not transfer_queue:
                 yield lambda: None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -311,6 +311,7 @@ def sampling_engine(
             max_memory=rewards.max_memory,
         ) as evaluator,
         ray_session(config, transfer_queue=True) as wait_for_queue,
+        closing(evaluator),  # while Ray is there, which its workers on other nodes are ended by
         recorder.watchdog.sees(processes),
     ):
         join_nodes(evaluator, rewards.num_workers, max_memory=rewards.max_memory)
