@@ -200,8 +200,9 @@ def _linked(each: Named) -> str:
 
 
 def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    lines = [header, ("---",) * len(header), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
+    from ctwa.report.markdown import table
+
+    return "\n".join(table(header, [[cell.replace("|", "\\|") for cell in row] for row in rows])) + "\n"
 
 
 def made() -> Mapping[str, str]:

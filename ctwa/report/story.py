@@ -153,9 +153,14 @@ def _headline(methods: Sequence[_Method], names: Sequence[str]) -> str:
     told: dict[str, list[str]] = {}  # what is said, of which objectives
     for name in sorted(names, key=lambda name: min(order.index(word) for word in _words(methods, name))):
         told.setdefault(_clause(methods, name), []).append(name)
-    clauses = [f"{listed(objectives)} {clause}" for clause, objectives in told.items()]
+    clauses = [f"{listed(of)} {clause if len(of) == 1 else _of_several(clause)}" for clause, of in told.items()]
     clauses += [alarms + _by(method, methods) for method in methods if (alarms := method.alarms(None))]
     return "; ".join([*clauses, *_differences(methods, names)]) + "."
+
+
+def _of_several(clause: str) -> str:
+    """A clause about one objective as one about several."""
+    return clause.replace("is unknown", "are unknown")
 
 
 def _words(methods: Sequence[_Method], name: str) -> list[str]:

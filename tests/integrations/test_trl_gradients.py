@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -160,6 +161,21 @@ def test_the_preference_for_weights_is_linear(tmp_path: Path) -> None:
     assert ["gradient/cosine/digits:early" in each for each in records] == [False, True, False, False]
     one, other = (each.state.log_history[-2] for each in (linear, combined))
     assert [other[key] == pytest.approx(one[key], rel=1e-3) for key in ("loss", "entropy", "policy_loss")] == [True] * 3
+
+
+def test_a_step_that_is_not_finite_is_left_out_and_teaches_nothing(tmp_path: Path) -> None:
+    trainer = tiny_trl.trainer(Recording, tmp_path, method="mgda", **SGD | {"max_steps": 3})
+    weight = trainer.model.get_input_embeddings().weight
+    weight.register_hook(lambda gradient: gradient * (torch.inf if trainer.state.global_step == 1 else 1.0))
+    trainer.train()
+
+    records = [each["metrics"] for each in read_trace(tmp_path / "metrics.jsonl")]
+    assert [each["gradient/skipped"] for each in records] == [0, 1, 0]
+    assert ["covariance/early" in each for each in records] == [True, False, True]
+    assert records[0]["weight/early"] == records[1]["weight/early"] != records[2]["weight/early"]
+    states = [policy.state_dict() for policy in trainer.policies]
+    moved = [any(not torch.equal(one[name], other[name]) for name in one) for one, other in pairwise(states)]
+    assert moved == [True, False, True]
 
 
 def test_an_adapter_alone_is_measured_and_moved(tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ def told(*runs):
         ((0.5, 0.7, 0.5), (0.5, 0.6, 0.7), "a kept level (alarm drop since step 20); b gained 0.200."),
         ((0.5, 0.5), (0.5, 0.51), "a and b kept level."),
         ((0.5, float("nan")), (0.5, 0.5), "a is unknown (no number since step 10); b kept level."),
+        ((0.5, float("nan")), (0.5, float("nan")), "a and b are unknown (no number since step 10)."),
     ],
 )
 def test_one_sentence_joins_verdicts_and_alarms(make, a, b, headline):

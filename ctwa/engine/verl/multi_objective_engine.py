@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -34,9 +35,11 @@ class MultiObjectiveEngine(FSDPEngineWithLMHead):
 
     Attributes:
         plan: what to do with the objectives' gradients; None for verl's own update.
+        num_left_out: updates that were not made since somebody set it to 0: their gradient was not finite.
     """
 
     plan: GradientPlan | None = None
+    num_left_out: int = 0
     _store: GradientStore | None = None
     _part: int | None = None
     _has_shared: bool = False
@@ -79,6 +82,7 @@ class MultiObjectiveEngine(FSDPEngineWithLMHead):
             solution = plan.weigh(gram_MM, store.losses(num_objectives) if is_asked else None, learning_rate)
             weights_M = solution.weights_M
             if solution.skipped:  # without a gradient the optimizer does not move
+                self.num_left_out += 1
                 return outputs
         if plan.settings.last_layers is not None:
             del store
@@ -88,6 +92,15 @@ class MultiObjectiveEngine(FSDPEngineWithLMHead):
         else:
             store.combine([*weights_M.tolist() * plan.num_halves, 1.0])
         return outputs
+
+    def optimizer_step(self) -> float:
+        """Take the step as verl does, which leaves it out where its gradient is not finite: the method forgets it."""
+        norm: float = super().optimizer_step()
+        if not math.isfinite(norm):
+            self.num_left_out += 1
+            if self.plan is not None and self.plan.aggregator is not None:
+                self.plan.leave_out()
+        return norm
 
     def _lacks_metric(self, plan: GradientPlan) -> bool:
         return plan.settings.metric == "optimizer" and not knows_mean_squares(self.optimizer)
@@ -188,10 +201,6 @@ class MultiObjectiveEngine(FSDPEngineWithLMHead):
     def trained(self) -> list[nn.Parameter]:
         """What the optimizer moves: this rank's shards. With an adapter verl hands it the frozen weights too."""
         return _trained(self.optimizer)
-
-    def trained_by_name(self) -> dict[str, nn.Parameter]:
-        """The same, by the names that they have in the model."""
-        return dict(zip(self._trained_names, self.trained(), strict=True))
 
     def reshard(self) -> None:
         """Let all weights be gathered anew from their shards: a pass without gradients may have left them gathered."""

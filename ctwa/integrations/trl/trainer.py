@@ -263,8 +263,8 @@ class MultiObjectiveGRPOTrainer(GRPOTrainer):
     def _observe(self, window: Window) -> None:
         if self._source == "post_update":
             window.log_probs_new_nT = self._log_probs_now()
-        old_NT, new_NT = self._gathered_float(window.log_probs_old_nT), self._gathered_float(window.log_probs_new_nT)
         learnt = {} if window.descent is None else self._learn_from(window, window.descent)
+        old_NT, new_NT = self._gathered_float(window.log_probs_old_nT), self._gathered_float(window.log_probs_new_nT)
         update = Update(window.rollout, window.advantages_NT, old_NT, new_NT, self._policy_loss)
         learnt |= diagnostics(update) if self._source != "none" else {}
         learnt |= self.scalarizer.observe_update(update)
@@ -282,6 +282,8 @@ class MultiObjectiveGRPOTrainer(GRPOTrainer):
         self._cross_fitted = plan.cross_fitted or self._cross_fitted
         combined_NT = combined_advantages(plan, descent.advantages_MNT)
         window.advantages_NT = window.advantages_NT if combined_NT is None else combined_NT
+        if any(record.skipped for record in plan.records):  # the update is not the one that the advantages tell of
+            window.log_probs_new_nT.fill_(torch.nan)
         return gradient_metrics(plan)
 
     def _weights(self) -> dict[str, float]:
