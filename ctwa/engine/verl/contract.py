@@ -64,6 +64,7 @@ _TABLE: dict[tuple[Use, str], dict[str, str]] = {
         "get_per_tensor_param": "(self, layered_summon=False, base_sync_done=False, **kwargs)",
         "prepare_model_outputs": "(self, output, output_args, micro_batch, logits_processor_func)",
         "initialize": "(self)",
+        "optimizer_step": "(self)",
         "_gradient_sync_context": "(self, *, is_last_micro_batch)",
         "_build_lora_module": "(self, module)",
         "_merged_lora_per_tensor_param": "(self)",
