@@ -33,7 +33,7 @@ PROCESSES = {
 """Kinds of processes of a run, and what the command line of each has in it."""
 STOPPED = 5.0
 """Seconds."""
-PATIENCE = 240.0
+PATIENCE = 600.0
 """Seconds, for what is to come."""
 
 

@@ -1,6 +1,6 @@
 """Faults in a run of the testbed: what it survives, what that costs, and whether it goes on as the undisturbed run did.
 
-    python benchmarks/faults.py --out runs/faults [--minutes 4] [--only WORDS] [--seed 0]
+    python benchmarks/faults.py --out runs/faults [--minutes 4] [--only PATTERN] [--seed 0]
     python benchmarks/faults.py --out runs/faults --compare
     python benchmarks/faults.py --out docs/results/data/faults --table
 
@@ -20,6 +20,7 @@ import argparse
 import ctypes
 import json
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -121,7 +122,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=1e9)
-    parser.add_argument("--only", default="", help="faults with these words in their names")
+    parser.add_argument("--only", default="", help="faults whose names match this expression")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--compare", action="store_true", help="with an undisturbed run, as far as that comes in time")
     parser.add_argument("--table", action="store_true", help="of what is in OUT")
@@ -140,7 +141,8 @@ def main() -> None:
                 records.write_text("".join(line(each) for each in outcomes))
             else:
                 tried = {each.trial for each in outcomes}
-                schedule = [replace(each, seed=arguments.seed) for each in SCHEDULE if arguments.only in each.fault]
+                chosen = [each for each in SCHEDULE if re.search(arguments.only, each.fault)]
+                schedule = [replace(each, seed=arguments.seed) for each in chosen]
                 try_all([each for each in schedule if each not in tried], chain, records, until)
         finally:
             end_all()

@@ -73,8 +73,8 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
     from ctwa.aggregators.cross_fit import CrossFittedGram
     from ctwa.aggregators.mgda import MgdaConfig
     from ctwa.aggregators.registry import build_aggregator
-    from ctwa.engine.gradients import GradientPlan
-    from ctwa.engine.settings import GradientSettings
+    from ctwa.gradients.plan import GradientPlan
+    from ctwa.gradients.settings import GradientSettings
 
     def plan(num: int, solve: bool = True, **settings: Any) -> GradientPlan:
         names = NAMES[:num]
@@ -144,7 +144,7 @@ def build_engine(config: Any) -> tuple[Any, Callable]:
     from verl.workers.engine import EngineRegistry
     from verl.workers.utils.losses import ppo_loss
 
-    from ctwa.engine.gradients import OBJECTIVE_LOSSES, ObjectiveLosses, policy_losses
+    from ctwa.engine.objective_losses import OBJECTIVE_LOSSES, ObjectiveLosses, policy_losses
     from ctwa.engine.verl.cpu_platform import register_cpu_platform
     from ctwa.engine.verl.registry import register_engines
 

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interference_records import MEASURED, LawRecord, from_trace, name_of
-from methods import settings_of
 from study import ROOT, common, made_with, make_testbed
+from study_methods import settings_of
 
 from ctwa.cli import run
 from ctwa.engine.job import train

@@ -27,10 +27,10 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import TYPE_CHECKING, Any
 
-from methods import CONTROLS, OBJECTIVES, settings_of
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
+from study_methods import CONTROLS, OBJECTIVES, settings_of
 
 from ctwa.engine.compose import compose_config
 from ctwa.engine.job import Job, set_environment, train

@@ -70,9 +70,10 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
     from ctwa.aggregators.clamp import ClampConfig
     from ctwa.aggregators.linear import FixedWeightsConfig
     from ctwa.aggregators.registry import build_aggregator
-    from ctwa.engine.gradients import OBJECTIVE_LOSSES, GradientPlan, ObjectiveLosses
+    from ctwa.engine.objective_losses import OBJECTIVE_LOSSES, ObjectiveLosses
     from ctwa.engine.pairs.objective import PairLoss
-    from ctwa.engine.settings import GradientSettings
+    from ctwa.gradients.plan import GradientPlan
+    from ctwa.gradients.settings import GradientSettings
     from ctwa.preference import DpoLoss
 
     variants: dict[str, tuple[int, Any, bool]] = {

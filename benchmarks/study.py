@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
-from methods import CONTROLS, settings_of
+from study_methods import CONTROLS, OTHERS, settings_of
 from study_records import Place, RunRecord, as_digits, read_records
 from study_tables import report
 
@@ -54,7 +54,7 @@ STEPS = {"A": 50, "C": 150, "D": 50, "F": 80, "G": 100}
 NUM_VALIDATIONS = 5  # and one before the first step
 COMPLETIONS = 4
 NEXT_BASE = 10  # the seeds of a testbed's base models are so far apart
-EVERYTHING = [*METHODS, *CONTROLS, "probe-slope"]
+EVERYTHING = [*METHODS, *CONTROLS, *OTHERS]
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+from study_methods import CONTROLS
 from study_records import Floats, RunRecord, read_records
 
 from ctwa.report.verdict import ObjectiveSummary
@@ -83,6 +84,22 @@ def by_method(records: Sequence[RunRecord]) -> dict[str, Runs]:
     return methods
 
 
+def searched(methods: dict[str, Runs]) -> Runs:
+    """What a search for a static weight would have ended with, on each base and seed that has a run of every candidate.
+
+    Equal weights and the controls are tried up to the first validation after the start. The one with the largest
+    hypervolume then makes a whole run. With five validations a run, five candidates cost the search one run more.
+    """
+    candidates = [methods.get(name, {}) for name in (BASELINE, *CONTROLS)]
+    places = set.intersection(*(set(runs) for runs in candidates))
+    return {
+        place: max(
+            (runs[place] for runs in candidates), key=lambda run: math.prod(run.held_out_at(run.held_out["step"][1]))
+        )
+        for place in sorted(places)
+    }
+
+
 def difference(one: Runs, other: Runs, measure: Measure) -> Difference | None:
     """Of two methods on the bases and seeds that both have; None where there is none."""
     shared = sorted(one.keys() & other.keys())
@@ -112,8 +129,10 @@ def report(records: Sequence[RunRecord]) -> str:
     parts = []
     for testbed in sorted({each.place.testbed for each in records}):
         methods = by_method([each for each in records if each.place.testbed == testbed])
-        tables = (held_by, ends, leasts, against, equal_time)
-        parts += [f"### Testbed {testbed}", *(table(methods) for table in tables)]
+        found = searched(methods)
+        with_search = methods | ({"static-search": found} if found else {})
+        tables = [table(with_search) for table in (held_by, ends, leasts, against)]
+        parts += [f"### Testbed {testbed}", *tables, equal_time(methods)]
     return "\n\n".join(parts)
 
 

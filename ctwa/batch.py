@@ -5,7 +5,7 @@ Every other module may import them. Dimensions: N completions, M objectives, T t
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -14,7 +14,8 @@ from torch import Tensor
 
 import ctwa
 from ctwa import metrics as key_of
-from ctwa.errors import CtwaError
+from ctwa.arguments import check_kind, check_tensor
+from ctwa.errors import CtwaError, shown
 from ctwa.policy_loss import PolicyLoss
 
 Reward = float | Literal["not_applicable"] | None
@@ -33,7 +34,8 @@ class RewardMatrix:
             applies and was not scored is a failure; what does not apply is none, and is never scored.
 
     Raises:
-        CtwaError: shapes or dtypes disagree, a name occurs twice, or a scored entry is not finite or does not apply.
+        CtwaError: shapes or dtypes disagree, a name occurs twice or is none, or a scored entry is not finite or does
+            not apply.
     """
 
     names: tuple[str, ...]
@@ -42,23 +44,20 @@ class RewardMatrix:
     applicable_NM: Tensor = None  # type: ignore[assignment]  # until it is made
 
     def __post_init__(self) -> None:
+        check_tensor("rewards_NM", self.rewards_NM, dtype=torch.float64)
         if self.applicable_NM is None:
             object.__setattr__(self, "applicable_NM", torch.ones_like(self.scored_NM, dtype=torch.bool))
         if len(set(self.names)) != len(self.names):
             raise CtwaError(f"objective names must differ, got {list(self.names)}; rename the one that is repeated")
-        if self.rewards_NM.dim() != 2 or self.rewards_NM.shape[1] != len(self.names):
+        for name in self.names:
+            key_of.check_name(name)
+        if self.rewards_NM.shape[1] != len(self.names):
             raise CtwaError(
                 f"rewards have shape {tuple(self.rewards_NM.shape)} for {len(self.names)} objectives; "
                 "pass one row a completion and one column an objective"
             )
         for name, mask_NM in {"scored_NM": self.scored_NM, "applicable_NM": self.applicable_NM}.items():
-            if mask_NM.shape != self.rewards_NM.shape or mask_NM.dtype != torch.bool:
-                raise CtwaError(
-                    f"{name} is {mask_NM.dtype} of shape {tuple(mask_NM.shape)}; "
-                    f"pass a bool tensor of the rewards' shape {tuple(self.rewards_NM.shape)}"
-                )
-        if self.rewards_NM.dtype != torch.float64:
-            raise CtwaError(f"rewards_NM is {self.rewards_NM.dtype}; pass float64")
+            check_tensor(name, mask_NM, dtype=torch.bool, N=len(self.rewards_NM), M=len(self.names))
         bad_NM = self.scored_NM & ~self.rewards_NM.isfinite()
         if bad_NM.any():
             row, column = (int(i) for i in bad_NM.nonzero()[0])
@@ -80,9 +79,14 @@ class RewardMatrix:
         """Build the matrix from ``name -> N values``.
 
         None, NaN and infinities become entries that were not scored, `ctwa.NOT_APPLICABLE` those that do not apply.
+
+        Raises:
+            CtwaError: there is no objective, a column is no sequence of rewards or shorter than another.
         """
-        nan, none = float("nan"), (None, ctwa.NOT_APPLICABLE)
-        values_MN = [[nan if value in none else float(value) for value in column] for column in columns.values()]
+        check_kind("columns", columns, Mapping, "the rewards by objective: {'NAME': [0.5, ...], ...}")
+        if not columns:
+            raise CtwaError("columns has no objective; pass the rewards of each: {'NAME': [0.5, ...], ...}")
+        values_MN = [_numbers(name, column) for name, column in columns.items()]
         if len({len(column) for column in values_MN}) > 1:
             lengths = {name: len(column) for name, column in columns.items()}
             raise CtwaError(f"objectives have different numbers of rewards {lengths}; give one reward a completion")
@@ -178,6 +182,9 @@ class Rollout:
         importance_NT: what a rollout correction multiplies each token's loss by; None for 1.
         weights: by objective, float64 (N,), what each completion's prompt was told to weigh it with; None where prompts
             are told nothing, and the method's own weights hold.
+
+    Raises:
+        CtwaError: shapes or dtypes disagree, or a tensor is not on the CPU.
     """
 
     rewards: RewardMatrix
@@ -186,6 +193,23 @@ class Rollout:
     rejected_NT: Tensor | None = None
     importance_NT: Tensor | None = None
     weights: Mapping[str, Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        check_kind("rewards", self.rewards, RewardMatrix, "a RewardMatrix (RewardMatrix.from_columns makes one)")
+        num_N = len(self.rewards.rewards_NM)
+        check_tensor("group_N", self.group_N, N=num_N)
+        if self.group_N.is_floating_point():
+            raise CtwaError(f"group_N is {self.group_N.dtype}; pass the prompt's number as int64")
+        check_tensor("mask_NT", self.mask_NT, N=num_N)
+        if self.mask_NT.dtype != torch.bool and not bool(((self.mask_NT == 0) | (self.mask_NT == 1)).all()):
+            raise CtwaError("mask_NT has other values than 0 and 1; pass 1 on the tokens that the policy wrote")
+        num_T = self.mask_NT.shape[1]
+        if self.rejected_NT is not None:
+            check_tensor("rejected_NT", self.rejected_NT, dtype=torch.bool, N=num_N, T=num_T)
+        if self.importance_NT is not None:
+            check_tensor("importance_NT", self.importance_NT, N=num_N, T=num_T)
+        for name, weights_N in (self.weights or {}).items():
+            check_tensor(f"weights[{name!r}]_N", weights_N, N=num_N)
 
     @property
     def loss_mask_NT(self) -> Tensor:
@@ -204,6 +228,9 @@ class Update:
         log_probs_new_NT: under the policy after the update, or as seen during it (``ctwa.scalarizers.Requirements``);
             NaN where nobody asked for them.
         loss: how the loss weighs a token; None for one that does not let on (``ctwa.engine.policy_loss``).
+
+    Raises:
+        CtwaError: a tensor is not of the shape of the rollout's mask, or not on the CPU, or the loss is none.
     """
 
     rollout: Rollout
@@ -213,3 +240,34 @@ class Update:
     loss: PolicyLoss | None
     #: what was computed of it before, for who asks again
     known: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        check_kind("rollout", self.rollout, Rollout, "a Rollout")
+        num_N, num_T = self.rollout.mask_NT.shape
+        for name in ("advantages_NT", "log_probs_old_NT", "log_probs_new_NT"):
+            check_tensor(name, getattr(self, name), N=num_N, T=num_T)
+            # What the loss was differentiated by would live as long as the update does.
+            object.__setattr__(self, name, getattr(self, name).detach())
+        check_kind("loss", self.loss, (PolicyLoss, type(None)), "a PolicyLoss such as Vanilla(), or None")
+
+
+def _numbers(name: str, column: Sequence[Reward]) -> list[float]:
+    """The rewards of one objective, NaN where there is none."""
+    if isinstance(column, str) or not isinstance(column, Iterable):
+        raise CtwaError(f"the rewards of objective '{name}' are {shown(column)}; pass one a completion: [0.5, ...]")
+    return [value if type(value) is float else _number(name, row, value) for row, value in enumerate(column)]
+
+
+def _number(name: str, row: int, value: Any) -> float:
+    if value is None or (isinstance(value, str) and value == ctwa.NOT_APPLICABLE):
+        return float("nan")
+    refusal = CtwaError(
+        f"objective '{name}' has the reward {shown(value)!r} in row {row}; pass a number, None where it could not be "
+        f"scored, or ctwa.NOT_APPLICABLE ({ctwa.NOT_APPLICABLE!r})"
+    )
+    if isinstance(value, str | bytes):  # float would read a number in it
+        raise refusal
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise refusal from None

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Container, Iterable
 from typing import NamedTuple
 
+from ctwa.errors import CtwaError, shown
+
 STEP_SECONDS = "time/step"
 ENTROPY = "actor/entropy"
 GRADIENT_NORM = "actor/grad_norm"
@@ -57,6 +59,11 @@ def correlation(name: str) -> str:
 def weight(name: str) -> str:
     """An objective's weight in the next step."""
     return f"weight/{name}"
+
+
+def gate(name: str) -> str:
+    """How far the other objectives count only with this one: 1 where they do, 0 where they count without it."""
+    return f"guard/gate/{name}"
 
 
 def objective(name: str, key: str) -> str:
@@ -224,3 +231,20 @@ def renamed(name: str) -> str:
         if name.startswith(before):
             return after + name.removeprefix(before)
     return name
+
+
+def check_name(name: object) -> None:
+    """Refuse the name of an objective that no metric can hold.
+
+    Raises:
+        CtwaError: it is no text, is empty, has a '/', begins or ends with a space, has characters that cannot be
+            printed, or makes the name of another metric.
+    """
+    if not isinstance(name, str):
+        raise CtwaError(f"objective name {shown(name)} is of type {type(name).__name__}; write a text")
+    if not name or name != name.strip():
+        raise CtwaError(f"objective name {name!r} is empty or begins or ends with a space; write a plain name")
+    if "/" in name or not name.isprintable():
+        raise CtwaError(f"objective name {name!r} has a '/' or a control character; metric names cannot hold it")
+    if validation(name) == VALIDATION_LENGTH:
+        raise CtwaError(f"objective name {name!r} is taken: {VALIDATION_LENGTH} is the length of responses")

@@ -20,11 +20,15 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from numbers import Real
 from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
+
+from ctwa.arguments import check_kind
+from ctwa.errors import CtwaError, shown
 
 _MAX_LOG_RATIO = 20.0
 _MAX_LOG_RATIO_OF_COMPLETION = 10.0
@@ -74,9 +78,20 @@ class PolicyLoss(ABC):
 
     Attributes:
         by_completion: whether the loss takes the mean over each completion's tokens first.
+
+    Raises:
+        CtwaError: an option of a loss is no number of 0 or more.
     """
 
     by_completion: bool = field(default=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        check_kind("by_completion", self.by_completion, bool, "True or False")
+        for option in fields(self):
+            value = getattr(self, option.name)
+            left_out = value is None and option.default is None
+            if not left_out and not (isinstance(value, Real) and float(value) >= 0):
+                raise CtwaError(f"{type(self).__name__} has {option.name}={shown(value)}; pass a number, 0 or more")
 
     title: ClassVar[str]
     """What people call it, and the paper."""

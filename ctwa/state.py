@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ctwa.errors import CtwaError
+from ctwa.errors import CtwaError, shown
 
 
 class Stateful:
@@ -44,8 +44,10 @@ class Stateful:
         """Restore what ``state_dict`` gave, to the last bit.
 
         Raises:
-            CtwaError: the state is another method's, another version's, or of other objectives.
+            CtwaError: the state is another method's, another version's, or of other objectives; or it is not whole.
         """
+        if not isinstance(state, Mapping):
+            raise CtwaError(f"the {self.state_of} is {shown(state)}; give what state_dict gave")
         for key, value in self.identity().items():
             if state.get(key) != value:
                 raise CtwaError(
@@ -53,7 +55,9 @@ class Stateful:
                     "resume with the config the checkpoint was made with, or start a new run"
                 )
         for key, path in self._declared():
-            saved = state.get(key, 0) if key == "num_fallback" else state[key]  # checkpoints of ctwa 0.1 have none
+            if key not in state and key != "num_fallback":  # checkpoints of ctwa 0.1 have none
+                raise CtwaError(f"the checkpoint's {self.state_of} has no {key}: it is not whole; restore the file")
+            saved = state.get(key, 0)
             owner_path, _, attribute = path.rpartition(".")
             owner = attrgetter(owner_path)(self) if owner_path else self
             current = getattr(owner, attribute)
@@ -61,7 +65,13 @@ class Stateful:
                 current.load_state_dict(saved)
             elif attribute.endswith("_M"):
                 dtype = torch.int64 if key.startswith("num_") else torch.float64
-                setattr(owner, attribute, self._vectors(saved, dtype))
+                try:
+                    setattr(owner, attribute, self._vectors(saved, dtype))
+                except (KeyError, TypeError, ValueError) as error:
+                    raise CtwaError(
+                        f"the checkpoint's {self.state_of} has {key} {shown(saved)}, where a number of each of "
+                        f"{list(self.names)} is wanted: restore the file"
+                    ) from error
             else:
                 setattr(owner, attribute, deepcopy(saved))
 

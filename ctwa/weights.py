@@ -3,18 +3,22 @@
 import math
 from collections.abc import Mapping
 
-from ctwa.errors import CtwaError
+from ctwa.arguments import is_finite
+from ctwa.errors import CtwaError, shown
 
 
 def check_weights(weights: Mapping[str, float]) -> None:
     """Refuse weights by name that say nothing.
 
     Raises:
-        CtwaError: there is none, one is negative or not finite, all are 0, or their sum is not finite.
+        CtwaError: they are not by name, there is none, one is no number, negative or not finite, all are 0, or their
+            sum is not finite.
     """
+    if not isinstance(weights, Mapping):
+        raise CtwaError(f"the weights are {shown(weights)}; write one by name for each: {{'NAME': 0.5, ...}}")
     for name, weight in weights.items():
-        if not 0 <= weight < math.inf:
-            raise CtwaError(f"'{name}' has the weight {weight}; write a finite number, 0 or more")
+        if not is_finite(weight) or weight < 0:
+            raise CtwaError(f"'{name}' has the weight {shown(weight)}; write a finite number, 0 or more")
     if math.isinf(sum(weights.values())):
         raise CtwaError(
             f"the weights {dict(weights)} add up to more than a number can hold; only their ratios matter: write "

@@ -111,7 +111,10 @@ def train(name: str, out: Path, *, num_steps: int, save_every: int = 20, resume:
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4)
     options: dict[str, Any] = {"statistic": "in_update", "eta": 2.0} if name == "ctwa" else {}
     method = methods.build_scalarizer(
-        methods.method_options(name, **options), WEIGHTS, targets=TARGETS, scale_invariant=True
+        methods.method_options(name, **options),
+        WEIGHTS,
+        targets=TARGETS if name == "ctwa" else None,
+        scale_invariant=True,
     )
     checkpoint, done = out / "checkpoint.pt", 0
     if resume:

@@ -1,4 +1,4 @@
-"""Remakes docs/compatibility.md: what ctwa can work with (pyproject.toml) and what was tested (constraints/).
+"""Remakes docs/compatibility.md: what ctwa can work with (pyproject.toml) and what was tested (constraints/, lib.sh).
 
 With --check it writes nothing, and ends with status 1 where the page is not as it would be written.
 """
@@ -6,6 +6,7 @@ With --check it writes nothing, and ends with status 1 where the page is not as 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -29,15 +30,18 @@ ctwa {version} needs Python {python}.{not_of_verl}
 {rows}
 
 "Works with" are the bounds that pip keeps; each has its reason in `pyproject.toml`. The other two columns are exact:
-`constraints/cpu.txt` is what the tests run on (Python 3.11), `constraints/gpu.txt` what the extra `gpu` and
-[the image](../docker/Dockerfile) install (Python 3.12, CUDA 13.0).
+`constraints/cpu.txt` is what the tests run on (Python 3.11; TRL is in a folder of its own), `constraints/gpu.txt` what
+the extra `gpu` and [the image](../docker/Dockerfile) install (Python 3.12, CUDA 13.0).
 """
 
 
 def page() -> str:
     """The page as it should be."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    tested = {name: _pinned(ROOT / "constraints" / f"{name}.txt") for name in ("cpu", "gpu")}
+    tested = {name: _pinned((ROOT / "constraints" / f"{name}.txt").read_text()) for name in ("cpu", "gpu")}
+    # TRL is never beside verl, and so in no constraints: the tests have it in a folder of its own.
+    (beside,) = re.findall(r'^CTWA_TRL="(.+)"$', (ROOT / "scripts" / "lib.sh").read_text(), re.MULTILINE)
+    tested["cpu"] |= _pinned(beside)
     rows = []
     for name in SHOWN:
         found = [(extra, bounds) for extra, package, bounds in _requirements(project) if package == name]
@@ -65,8 +69,8 @@ def _requirements(project: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
                 yield extra, canonicalize_name(part), ""
 
 
-def _pinned(path: Path) -> dict[str, str]:
-    lines = [line.split("==") for line in path.read_text().splitlines() if "==" in line and not line.startswith("#")]
+def _pinned(text: str) -> dict[str, str]:
+    lines = [line.split("==") for line in text.splitlines() if "==" in line and not line.startswith("#")]
     return {canonicalize_name(name): version for name, version in lines}
 
 

@@ -29,7 +29,14 @@ NAV: dict[str, tuple[str, ...]] = {
         *("reference/commands", "reference/settings", "reference/modules"),
         *("docs/trace", "docs/losses", "docs/grader", "reward_fns/README"),
     ),
-    "Explanation": ("docs/concepts", "docs/methods", "docs/testbed", "docs/reliability", "reference/papers"),
+    "Explanation": (
+        "docs/concepts",
+        "docs/methods",
+        "docs/testbed",
+        "docs/reliability",
+        "docs/async",
+        "reference/papers",
+    ),
     "Results": ("docs/results/*",),
     "Help": ("docs/faq", "docs/coming_from"),
     "Project": ("CONTRIBUTING", "SECURITY", "CHANGELOG"),
@@ -193,8 +200,9 @@ def _linked(each: Named) -> str:
 
 
 def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    lines = [header, ("---",) * len(header), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
+    from ctwa.report.markdown import table
+
+    return "\n".join(table(header, [[cell.replace("|", "\\|") for cell in row] for row in rows])) + "\n"
 
 
 def made() -> Mapping[str, str]:

@@ -11,17 +11,29 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "ctwa"
 
-NOUNS = {"errors", "strict", "policy_loss", "batch", "weights", "method_info", "metrics", "shipped", "state"}
+NOUNS = {
+    "errors",
+    "arguments",
+    "strict",
+    "policy_loss",
+    "batch",
+    "weights",
+    "method_info",
+    "metrics",
+    "shipped",
+    "state",
+}
 """The ground floor: every part may import it."""
 ALLOWED = {
     "errors": set(),
     "statistics": {"solvers"},
     "strict": {"errors"},
-    "policy_loss": set(),
-    "batch": {"errors", "metrics", "policy_loss"},
-    "weights": {"errors"},
+    "arguments": {"errors"},
+    "policy_loss": {"arguments", "errors"},
+    "batch": {"arguments", "errors", "metrics", "policy_loss"},
+    "weights": {"arguments", "errors"},
     "method_info": {"errors", "strict"},
-    "metrics": set(),
+    "metrics": {"errors"},
     "shipped": set(),
     "state": {"errors"},
     "config": set(),
@@ -30,6 +42,7 @@ ALLOWED = {
     "covariance": {"solvers"},
     "aggregators": {"covariance", "solvers"},
     "scalarizers": {"covariance", "aggregators", "solvers"},
+    "gradients": {"aggregators", "covariance", "scalarizers"},
     "objectives": {"chat", "covariance", "data"},
     "preference": {"covariance", "data", "aggregators", "objectives", "solvers"},
     "run": set(),
@@ -45,7 +58,7 @@ ALLOWED = {
     "loop_trace": {"covariance", "run", "scalarizers"},
     "listing": {"scalarizers", "preference", "models"},
     "chat": {"run"},
-    "integrations": {"covariance", "objectives", "report", "run", "scalarizers", "statistics"},
+    "integrations": {"covariance", "gradients", "objectives", "report", "run", "scalarizers", "statistics"},
     "evaluation": {
         "chat",
         "data",

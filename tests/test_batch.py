@@ -49,7 +49,7 @@ def test_garbage_in_unscored_entries_is_gone():
     [
         (("a", "a"), [[1.0, 2.0]], [[True, True]], "names must differ"),
         (("a",), [[1.0, 2.0]], [[True, True]], "for 1 objectives"),
-        (("a", "b"), [[1.0, 2.0]], [[True]], "bool tensor of the rewards' shape"),
+        (("a", "b"), [[1.0, 2.0]], [[True]], "scored_NM has the shape"),
         (("a", "b"), [[1.0, NAN]], [[True, True]], "objective 'b' has the reward nan in row 0"),
     ],
 )

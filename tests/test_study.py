@@ -103,3 +103,16 @@ def test_at_equal_time_a_method_of_twice_the_cost_has_made_half_of_its_steps() -
     assert table[2].startswith("| linear | 1.00 | 100% | 0.300 | 0.600 | 0.900 | 0.162 |")
     assert table[3].startswith("| mgda | 2.00 | 50% | 0.300 | 0.300 | 0.300 | 0.027 | -0.135")
     assert "| linear | 2 | 0.3" in study_tables.report(records)
+
+
+def test_the_search_takes_the_static_weight_that_leads_at_the_first_validation() -> None:
+    records = [a_run(method, 0, 0, (0.5, 0.5, 0.5)) for method in ("linear", *study_tables.CONTROLS)]
+    early = {"linear": 0.4, "static-450": 0.6}
+    for record in records:
+        for name in NAMES:
+            record.held_out[name][1] = early.get(record.place.method, 0.3)  # type: ignore[index]
+    methods = study_tables.by_method(records)
+    assert study_tables.searched(methods) == {(0, 0): methods["static-450"][0, 0]}
+    assert "| static-search | 1 |" in study_tables.report(records)
+    assert "static-search" not in study_tables.report(records[:-1])
+    assert study_tables.searched({"linear": methods["linear"]}) == {}

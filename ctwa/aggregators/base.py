@@ -12,7 +12,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ctwa import metrics as key_of
 from ctwa.aggregators.gram import has_gradient
+from ctwa.arguments import check_tensor, is_finite
+from ctwa.errors import CtwaError
 from ctwa.method_info import MethodInfo
 from ctwa.solvers.fallbacks import count_fallbacks
 from ctwa.state import Stateful
@@ -76,8 +79,8 @@ class Aggregator(Stateful, ABC):
             solved another way (``ctwa.solvers``).
 
     Raises:
-        CtwaError: there is no objective, a weight is negative or not finite, all of them are 0, or their sum is not
-            finite.
+        CtwaError: there is no objective, or one that no metric can be named after; a weight is no number, negative or
+            not finite, all of them are 0, or their sum is not finite.
     """
 
     info: ClassVar[MethodInfo]
@@ -97,6 +100,8 @@ class Aggregator(Stateful, ABC):
 
     def __init__(self, config: Any, preference: Mapping[str, float]) -> None:
         check_weights(preference)
+        for name in preference:
+            key_of.check_name(name)
         self.config = config
         self.names = tuple(sorted(preference))
         preference_M = self.by_name(preference)
@@ -132,12 +137,16 @@ class Aggregator(Stateful, ABC):
             errors_MM: the standard errors of the inner products, where they were estimated.
 
         Raises:
-            TypeError: something that the method needs is not there.
+            CtwaError: something that the method needs is not there, or not of the objectives' number.
         """
+        for name, values in {"gram_MM": gram_MM, "losses_M": losses_M, "errors_MM": errors_MM}.items():
+            if values is not None or name == "gram_MM":
+                check_tensor(name, values, anywhere=True, M=len(self.names))
         if self.needs_losses and losses_M is None:
-            raise TypeError(f"{self.method} needs the objectives' losses")
-        if self.needs_learning_rate and learning_rate is None:
-            raise TypeError(f"{self.method} needs the learning rate of the step")
+            raise CtwaError(f"{self.method} needs the objectives' losses: pass losses_M")
+        rate = math.nan if learning_rate is None else learning_rate
+        if self.needs_learning_rate and not (is_finite(rate) and rate >= 0):
+            raise CtwaError(f"{self.method} needs the learning rate of the step: pass it as learning_rate")
         gram_MM = gram_MM.to("cpu", torch.float64)
         if not gram_MM.isfinite().all():
             self.num_skipped += 1
@@ -148,7 +157,7 @@ class Aggregator(Stateful, ABC):
         gradients = Gradients(
             (gram_MM + gram_MM.T) / 2,  # summed over ranks in another order, the two halves may differ in a bit
             torch.full_like(self.preference_M, math.nan) if losses_M is None else losses_M.to("cpu", torch.float64),
-            math.nan if learning_rate is None else learning_rate,
+            rate,
             torch.zeros_like(gram_MM) if errors_MM is None else errors_MM,
         )
         with count_fallbacks() as fallbacks:

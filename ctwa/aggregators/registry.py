@@ -18,6 +18,8 @@ from ctwa.aggregators.nash_mtl import NashMTL
 from ctwa.aggregators.pcgrad import PCGrad
 from ctwa.aggregators.torchjd import TorchJd
 from ctwa.aggregators.upgrad import UPGrad
+from ctwa.arguments import check_kind
+from ctwa.errors import CtwaError
 from ctwa.method_info import Options, one_of
 
 ALL: tuple[type[Aggregator], ...] = (
@@ -54,6 +56,9 @@ def build_aggregator(config: AggregatorConfig, preference: Mapping[str, float]) 
         preference: the objectives' weights, by name.
 
     Raises:
-        CtwaError: the config does not fit the objectives.
+        CtwaError: the config is none of an aggregator, or does not fit the objectives.
     """
+    check_kind("the method's config", config, Options, "method_options('NAME', ...)")
+    if config.type not in AGGREGATORS:
+        raise CtwaError(f"{config.type} weighs no gradients; write a method of {list(AGGREGATORS)}")
     return AGGREGATORS[config.type](config, preference)

@@ -75,7 +75,7 @@ def read_cluster(text: str) -> Cluster:
     Raises:
         CtwaError: it is not written so, or nothing is known of the kind.
     """
-    found = re.fullmatch(r"(?:(\d+)x)?(\d+)x(\w[\w-]*)", text)
+    found = re.fullmatch(r"(?:(\d+)x)?(\d+)x(?!\d+x)(\w[\w-]*)", text)
     if found is None or "0" in (found[1], found[2]):
         raise CtwaError(f"--gpus {text}: write [NODESx]NUMBERxTYPE, e.g. 8xH100 or 4x8xH100")
     known = {name.lower(): gpu for name, gpu in GPUS.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,6 +38,28 @@ def to_folder(path: Path | None) -> Path | None:
             raise CtwaError(f"{path} is a file: give the name of a folder")
         check_place(path)
     return path
+
+
+def by_name(option: str, given: Sequence[str], form: str) -> dict[str, str]:
+    """What an option that may be repeated was given, NAME=VALUE each, as a dictionary.
+
+    Args:
+        option: the option.
+        given: what it was given.
+        form: what is to be written, for the message.
+
+    Raises:
+        CtwaError: one is not of this form, or a name comes twice.
+    """
+    found: dict[str, str] = {}
+    for each in given:
+        name, _, value = each.partition("=")
+        if not name or not value:
+            raise CtwaError(f"{option} {each}: write {form}")
+        if name in found:
+            raise CtwaError(f"{option} names {name} twice: leave one of {found[name]} and {value} out")
+        found[name] = value
+    return found
 
 
 def _version(wanted: bool) -> None:

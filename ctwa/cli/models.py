@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ctwa.cli.command import app, to_folder
+from ctwa.cli.command import app, by_name, to_folder
 from ctwa.errors import CtwaError
 
 LARGEST = 1e6
@@ -114,6 +114,10 @@ def evaluate(
         num_samples=num_samples,
         seed=seed,
         trust=trust,
-        choice=Choice.read(weights or [], expert or [], combine or []),
+        choice=Choice.read(
+            weights or [],
+            by_name("--expert", expert or [], "an objective with its model, e.g. accuracy=runs/accuracy"),
+            combine or [],
+        ),
         say=print,
     )

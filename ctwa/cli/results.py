@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ctwa.cli.command import app, to_file, to_folder
+from ctwa.cli.command import app, by_name, to_file, to_folder
 from ctwa.errors import CtwaError
 
 if TYPE_CHECKING:
@@ -189,17 +189,7 @@ def watch(
         serve(LiveReport(run), web, say=print)
 
 
-def _by_name(option: str, given: list[str]) -> dict[str, str]:
-    """NAME=METRIC as a dictionary."""
-    found: dict[str, str] = {}
-    for each in given:
-        name, equals, metric = each.partition("=")
-        if not equals or not metric:
-            raise CtwaError(f"{option} {each}: write NAME=METRIC, the objective and the metric that is its mean reward")
-        if name in found:
-            raise CtwaError(f"{option} names {name} twice: leave one of {found[name]} and {metric} out")
-        found[name] = metric
-    return found
+_METRIC = "NAME=METRIC, the objective and the metric that is its mean reward"
 
 
 @app.command("import")
@@ -230,8 +220,8 @@ def import_(
     made = import_run(
         sources,
         out,
-        objectives=_by_name("--objective", objective),
-        held_out=_by_name("--held-out", held_out),
+        objectives=by_name("--objective", objective, _METRIC),
+        held_out=by_name("--held-out", held_out, _METRIC),
         run=run,
         method=method,
         seed=seed,

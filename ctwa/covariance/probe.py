@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ctwa import metrics as key_of
+from ctwa.arguments import check_tensor
 from ctwa.covariance.diagnostics import finite
 from ctwa.covariance.within_prompt import within_prompt_covariance
 from ctwa.errors import CtwaError
@@ -39,6 +40,9 @@ class Progress:
         standard_error_M: float64, of the gain, from its spread over prompts; NaN with fewer than two of them.
         num_prompts: the prompts that took part, for one objective or more.
         clipped_fraction: the share of completions whose log-ratio was beyond its bound; above 0 the gain is biased.
+
+    Raises:
+        CtwaError: there is not one gain and one standard error a name.
     """
 
     names: tuple[str, ...]
@@ -46,6 +50,10 @@ class Progress:
     standard_error_M: Tensor
     num_prompts: int
     clipped_fraction: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("gain_M", "standard_error_M"):
+            check_tensor(name, getattr(self, name), M=len(self.names))
 
     def select(self, names: Sequence[str]) -> Progress:
         """The same with the objectives in the order of ``names``. Raises CtwaError where they are not the same ones."""
@@ -93,7 +101,12 @@ def backward_probe(
             unbiased where nothing is beyond it.
 
     A prompt with fewer than two scored completions of an objective is not usable for it.
+
+    Raises:
+        CtwaError: the shapes disagree.
     """
+    log_probs = {"log_probs_now_NT": log_probs_now_NT, "log_probs_before_NT": log_probs_before_NT}
+    _check(rewards_NM, scored_NM, log_probs, mask_NT, group_N, names, log_ratio_clip)
     log_ratio_NT = log_probs_before_NT.double() - log_probs_now_NT.double()
     return _probe(rewards_NM, scored_NM, log_ratio_NT, mask_NT.bool(), group_N, names, log_ratio_clip, sign=-1)
 
@@ -127,10 +140,16 @@ def forward_probe(
         rows_N: bool, the completions that the step was not trained on; all of them by default. A prompt of which the
             step was trained on some completions is no unseen prompt, and is left out.
         log_ratio_clip: as in ``backward_probe``.
+
+    Raises:
+        CtwaError: the shapes disagree.
     """
+    log_probs = {"log_probs_after_NT": log_probs_after_NT, "log_probs_before_NT": log_probs_before_NT}
+    _check(rewards_NM, scored_NM, log_probs, mask_NT, group_N, names, log_ratio_clip)
     log_ratio_NT = log_probs_after_NT.double() - log_probs_before_NT.double()
     mask_NT = mask_NT.bool()
     if rows_N is not None:
+        check_tensor("rows_N", rows_N, dtype=torch.bool, N=len(rewards_NM))
         mask_NT = mask_NT & ~torch.isin(group_N, group_N[~rows_N])[:, None]
     return _probe(rewards_NM, scored_NM, log_ratio_NT, mask_NT, group_N, names, log_ratio_clip, sign=1)
 
@@ -180,6 +199,26 @@ class Agreement(Stateful):
             for name, num_steps in self._num_steps.items()
             if num_steps
         }
+
+
+def _check(
+    rewards_NM: Tensor,
+    scored_NM: Tensor,
+    log_probs: Mapping[str, Tensor],
+    mask_NT: Tensor,
+    group_N: Tensor,
+    names: Sequence[str],
+    log_ratio_clip: float,
+) -> None:
+    check_tensor("rewards_NM", rewards_NM, M=len(names))
+    num_N = len(rewards_NM)
+    check_tensor("scored_NM", scored_NM, dtype=torch.bool, N=num_N, M=len(names))
+    check_tensor("mask_NT", mask_NT, N=num_N)
+    for name, values_NT in log_probs.items():
+        check_tensor(name, values_NT, N=num_N, T=mask_NT.shape[1])
+    check_tensor("group_N", group_N, N=num_N)
+    if not log_ratio_clip > 0:
+        raise CtwaError(f"log_ratio_clip is {log_ratio_clip}; pass a number above 0")
 
 
 def _probe(

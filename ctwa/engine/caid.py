@@ -18,7 +18,6 @@ from ctwa import metrics as key_of
 from ctwa.aggregators.linear import FixedWeights, FixedWeightsConfig
 from ctwa.engine.caid_samples import PolicySampler, Samples
 from ctwa.engine.caid_settings import REWARD, CaidSettings
-from ctwa.engine.gradients import GradientPlan
 from ctwa.engine.loop import Trainer
 from ctwa.engine.pairs.batches import PairBatch
 from ctwa.engine.pairs.objective import SOFT_LABEL, PairLoss
@@ -28,6 +27,7 @@ from ctwa.engine.recorder import Recorder
 from ctwa.engine.sampling import Sampler, validation_metrics
 from ctwa.engine.signals import Interruption, end_request
 from ctwa.errors import CtwaError
+from ctwa.gradients.plan import GradientPlan
 from ctwa.preference.caid import Caid, composite_reward, draw_pairs, label_probability
 from ctwa.preference.dual import Dual
 from ctwa.preference.losses import DpoLoss

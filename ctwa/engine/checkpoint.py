@@ -163,6 +163,25 @@ def read_state(folder: Path) -> dict[str, Any]:
     return state
 
 
+def num_ranks_of(policy: Path) -> int | None:
+    """How many ranks have saved a policy, in the folder of that name; None where no ranks have.
+
+    Raises:
+        CtwaError: it cannot be read.
+    """
+    if not (file := policy / "fsdp_config.json").is_file():
+        return None
+    try:
+        return int(json.loads(file.read_bytes())["world_size"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise CtwaError(f"{file} cannot be read ({error!r}): restore it, or take {policy.parent} away") from error
+
+
+def shard_file(policy: Path, kind: str, num_ranks: int, rank: int) -> Path:
+    """Where a rank saves its part: of the ``model``, the ``optim``, or the ``extra_state``."""
+    return policy / f"{kind}_world_size_{num_ranks}_rank_{rank}.pt"
+
+
 def correct_config(model: Path) -> None:
     """Let a saved model's ``config.json`` name the type of its tensors, and no attention.
 

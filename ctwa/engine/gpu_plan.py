@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from omegaconf import DictConfig
 
@@ -19,7 +20,7 @@ from ctwa.engine.compose import compose_config
 from ctwa.engine.plan import GB, line
 from ctwa.engine.settings import Settings, read_settings
 from ctwa.engine.workload import workload_of
-from ctwa.errors import CtwaError
+from ctwa.errors import CtwaError, neighbour
 
 ANY_RUN = ("ctwa.run=runs", "ctwa.task_dir=.", "data.train_files=-", "data.val_files=-")
 """What a configuration needs and a plan does not go by: no file of these is looked at."""
@@ -61,9 +62,13 @@ def _workload(config: DictConfig, cluster: Cluster, mean_response: float | None)
             f"--response {mean_response:g}: write a number of tokens up to data.max_response_length="
             f"{data.max_response_length}"
         )
-    folder = source.folder()
+    folder = source.folder(ask=False)
     if folder is None or not (folder / "config.json").is_file():
-        raise source.error("has no config.json here; fetch it alone (hf download NAME config.json), or give its folder")
+        where = "is neither a folder nor among the downloads" if folder is None else "has no config.json"
+        near = "" if folder else neighbour(Path(source.name))
+        raise source.error(
+            f"{where}; give the folder of a model, or fetch its config.json alone (hf download NAME config.json){near}"
+        )
     shape = read_shape(folder, trust_remote_code=source.trust_remote_code)
     return workload_of(config, settings, shape, cluster, mean_response=mean_response)
 

@@ -24,6 +24,7 @@ from ctwa.engine.compose import compose_written
 from ctwa.engine.keeper import tell
 from ctwa.engine.plan import line
 from ctwa.engine.recorder import Recorder, Stop
+from ctwa.engine.restarts import how_to_go_on
 from ctwa.engine.resumed import changes, refuse_another, told
 from ctwa.engine.secrets import written_config
 from ctwa.engine.signals import end_request
@@ -257,7 +258,7 @@ def start(job: Job, run: RunFolder) -> Stop | None:
     Raises:
         RunFailed: the run ended by an error, which the user has been told of.
     """
-    with quiet(run.engine_log) as terminal:
+    with quiet(run.engine_log, how_to_go_on=partial(how_to_go_on, run)) as terminal:
         end_request.within = job.settings.stop_within
         # Not by way of the console: a signal may come while the console prints.
         end_request.say = partial(_write, terminal.file.fileno())

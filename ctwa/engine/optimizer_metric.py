@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.optim import Adam, Optimizer
 
-from ctwa.engine.gradient_store import local_part
-from ctwa.engine.settings import WARM_UP
+from ctwa.gradients.settings import WARM_UP
+from ctwa.gradients.store import local_part
 
 
 def knows_mean_squares(optimizer: Optimizer) -> bool:

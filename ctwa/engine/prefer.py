@@ -14,13 +14,13 @@ from torch import Tensor
 
 from ctwa import metrics as key_of
 from ctwa.aggregators.base import Aggregator
-from ctwa.engine.gradients import GradientPlan, gradient_metrics
 from ctwa.engine.loop import Trainer
 from ctwa.engine.pairs.batches import PairBatch
 from ctwa.engine.pairs.data import Part, PreferenceData
 from ctwa.engine.pairs.workers import PreferenceWorkers
 from ctwa.engine.prefer_settings import PreferenceSettings
 from ctwa.engine.recorder import Recorder
+from ctwa.gradients.plan import GradientPlan, gradient_metrics
 from ctwa.models.locate import BEST, step_folder
 from ctwa.preference.early_stopping import EarlyStopping
 from ctwa.preference.losses import DpoLoss, PairLogProbs, PreferenceLoss, objective_losses, preference_metrics

@@ -16,8 +16,8 @@ from ctwa.engine.checks.resources import check_machine
 from ctwa.engine.job import Job, passes_text
 from ctwa.engine.plan import line, optimizer_line, size_lines
 from ctwa.engine.prefer_settings import PreferenceSettings, read_preference_settings
+from ctwa.engine.ray_servers import processes
 from ctwa.engine.ray_session import ray_session
-from ctwa.engine.watchdog import actors
 from ctwa.errors import CtwaError
 from ctwa.method_info import with_options
 from ctwa.models.look import look_at_model, look_at_tokenizer
@@ -94,7 +94,7 @@ class PreferJob(Job):
     def run(self, recorder: Recorder) -> None:
         """Start the engine, train, and end everything that was started."""
         recorder.begins("starting Ray")
-        with ray_session(self.config, transfer_queue=False), recorder.watchdog.sees(actors):
+        with ray_session(self.config, transfer_queue=False), recorder.watchdog.sees(processes):
             from ctwa.engine.pairs.workers import start_workers  # verl's import takes seconds
 
             num_ranks = self.config.trainer.nnodes * self.config.trainer.n_gpus_per_node

@@ -18,8 +18,8 @@ from torch import Tensor
 from ctwa import metrics as key_of
 from ctwa.batch import Rollout, Update
 from ctwa.covariance.probe import Agreement, Progress, backward_probe, forward_probe
-from ctwa.engine.gradient_store import local_part
 from ctwa.engine.settings import ProbeSource, Settings
+from ctwa.gradients.store import local_part
 from ctwa.scalarizers.base import Scalarizer
 from ctwa.state import Stateful
 
@@ -34,7 +34,7 @@ class ProbeMeter(Stateful):
         num_held_out: the prompts held out of an update, the last of the step.
 
     Attributes:
-        has_weights: whether the workers hold a copy of the weights before the last update.
+        has_weights: whether the workers hold a copy of the weights before the last update, and that was made whole.
     """
 
     STATE = ("has_weights", "_agreement", "_covariance")  # the copy of the weights is the workers'

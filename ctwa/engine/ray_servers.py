@@ -1,6 +1,8 @@
-"""Ray's own processes on the driver's machine: should one of them die, that is said at once.
+"""Ray's own processes on the driver's machine: should one of them die or be stopped, that is said.
 
 Ray ends the driver without a word as soon as that notices that its raylet is gone, and lets it wait where the GCS is.
+The raylet ends itself, and with it the driver, where one of its agents is gone. Of a process that was stopped Ray says
+nothing.
 """
 
 from __future__ import annotations
@@ -9,31 +11,65 @@ import os
 import select
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ctwa.engine.keeper import descendants
+from ctwa.engine.watchdog import Process, actors, is_stopped
 
 SERVERS = {"raylet": "raylet", "gcs_server": "GCS"}
 """Ray's names for the kinds of processes without which it runs nothing, and those in its documentation."""
+AGENTS = {"DashboardAgent": "dashboard agent", "RuntimeEnvAgent": "runtime environment agent"}
+"""The raylet's children without which it ends itself: what their titles have in them, and what they are."""
 
 
 @contextmanager
 def servers_seen(died: Callable[[str], None]) -> Iterator[None]:
-    """While the body runs, look after the servers that `ray.init` has started here; there is none elsewhere.
+    """While the body runs, look after the servers that `ray.init` has started here, and the raylet's agents.
 
     Args:
         died: told in a sentence which of them has died, once, from another thread.
     """
+    found = {each.kind: each.pid for each in servers() if each.pid is not None}
+    if "raylet" in found:
+        found |= agents(found["raylet"])
+    with seen(found, died):
+        yield
+
+
+def agents(raylet: int) -> dict[str, int]:
+    """The processes of the agents of a raylet, by what they are."""
+    found: dict[str, int] = {}
+    for process in descendants(raylet):
+        with suppress(OSError):  # it has ended
+            title = Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace")
+            found |= {name: process for words, name in AGENTS.items() if words in title}
+    return found
+
+
+def servers() -> list[Process]:
+    """Those that `ray.init` has started here."""
     from ray._private.worker import _global_node
 
     started = {} if _global_node is None else _global_node.all_processes
-    processes = {name: each.process.pid for kind, name in SERVERS.items() for each in started.get(kind, ())}
-    with seen(processes, died):
-        yield
+    found = [(name, each.process.pid) for kind, name in SERVERS.items() for each in started.get(kind, ())]
+    return [Process(_named(name, pid), pid, kind=name) for name, pid in found]
+
+
+def processes() -> list[Process]:
+    """The servers here, and the actors of this Ray job: not while a server is stopped, for who asked it would wait."""
+    here = servers()
+    return here if any(is_stopped(each.pid) for each in here) else [*here, *actors()]
+
+
+def _named(name: str, pid: int) -> str:
+    return f"Ray's {name} (process {pid})"
 
 
 @contextmanager
 def seen(processes: Mapping[str, int], died: Callable[[str], None]) -> Iterator[None]:
     """While the body runs, wait for the death of one of the processes."""
-    names = {os.pidfd_open(process): f"Ray's {name} (process {process})" for name, process in processes.items()}
+    names = {os.pidfd_open(process): _named(name, process) for name, process in processes.items()}
     over, end = os.pipe()
 
     def wait() -> None:

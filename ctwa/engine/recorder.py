@@ -97,12 +97,11 @@ class Recorder(RunRecorder):
         hint = how_to_go_on(self.run)
         by, last = end_request.by or "Ctrl-C", max(self.last_step, 0)
         if end_request.fault is not None:
-            text = f"{end_request.fault}; {hint}"
-            self.event("error", f"failed after step {last}: {text}", step=last)
-            raise CtwaError(text)
+            self.event("error", f"failed after step {last}: {end_request.fault}; {hint}", step=last)
+            raise CtwaError(end_request.fault)
         if end_request.overdue:
-            text = f"{by}: the step after {last} did not end within ctwa.stop_within={end_request.within:g} s; {hint}"
-            self.event("stop", text, step=last)
+            text = f"{by}: the step after {last} did not end within ctwa.stop_within={end_request.within:g} s"
+            self.event("stop", f"{text}; {hint}", step=last)
             raise CtwaError(text)
         self.event("stop", f"ended at once by {by} after step {last}; {hint}", step=last)
         if end_request.by is None or end_request.insisted:

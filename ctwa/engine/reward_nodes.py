@@ -12,6 +12,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any, Literal
 
+from ctwa.engine.ray_nodes import node_names
 from ctwa.errors import CtwaError
 from ctwa.objectives.calls import Call, CallQueue, Chunk, Ended, Kind
 from ctwa.objectives.contract import Contract, Outcome
@@ -200,19 +201,19 @@ def join_nodes(
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
     from verl.plugin.platform import get_platform
 
-    own = ray.get_runtime_context().get_node_id()
+    own, names = ray.get_runtime_context().get_node_id(), node_names()
     # Ray hides every GPU from an actor that asks for none; a reward model's process is to see the node's.
     sees_devices = {"env_vars": dict.fromkeys(get_platform().ray_noset_envvars(), "1")}
     pools: list[NodePool] = []
     for node in ray.nodes():
         cpus = int(node["Resources"].get("CPU", 0))
-        if not node["Alive"] or node["NodeID"] == own or not cpus:
+        if node["NodeID"] not in names or node["NodeID"] == own or not cpus:
             continue
         num = min(reward_workers(num_workers, cpus), cpus)
         there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         actor = ray.remote(RewardNode).options(num_cpus=0, scheduling_strategy=there, runtime_env=sees_devices)
         handle = actor.remote(evaluator.functions, num, module_path(), max_memory)
-        pools.append(NodePool(handle, num, f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})"))
+        pools.append(NodePool(handle, num, names[node["NodeID"]]))
         evaluator.join(pools[-1])
     for pool in pools:
         pool.check(list(evaluator.contracts.values()))

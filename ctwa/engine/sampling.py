@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -20,6 +20,7 @@ from ctwa.batch import Rollout
 from ctwa.engine.by_source import has_several_sources
 from ctwa.engine.checks.look import room_for_weights
 from ctwa.engine.data import RunData
+from ctwa.engine.ray_servers import processes
 from ctwa.engine.ray_session import ray_session
 from ctwa.engine.recorder import Recorder
 from ctwa.engine.reward_nodes import join_nodes
@@ -28,7 +29,6 @@ from ctwa.engine.verl.rows import Prompts, check_sequences, num_missing, place_o
 from ctwa.engine.verl.session import Session
 from ctwa.engine.verl.transfer import QueuedRows
 from ctwa.engine.verl.turns import Turns, read_turns
-from ctwa.engine.watchdog import actors
 from ctwa.models.seeds import completion_seed
 from ctwa.objectives.completion import Completion, Moment
 from ctwa.objectives.conditioning import weights_of
@@ -311,7 +311,8 @@ def sampling_engine(
             max_memory=rewards.max_memory,
         ) as evaluator,
         ray_session(config, transfer_queue=True) as wait_for_queue,
-        recorder.watchdog.sees(actors),
+        closing(evaluator),  # while Ray is there, which its workers on other nodes are ended by
+        recorder.watchdog.sees(processes),
     ):
         join_nodes(evaluator, rewards.num_workers, max_memory=rewards.max_memory)
         num_ranks = config.trainer.nnodes * config.trainer.n_gpus_per_node

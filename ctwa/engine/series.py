@@ -69,10 +69,10 @@ class Series:
         Raises:
             CtwaError: the job asks something else of the engine than the first one did.
         """
-        from ctwa.engine.watchdog import actors
+        from ctwa.engine.ray_servers import processes
 
         sampler = self._start(job, recorder) if self._sampler is None else self._begin_again(job, recorder)
-        with recorder.watchdog.sees(actors):
+        with recorder.watchdog.sees(processes):
             yield sampler
 
     def _start(self, job: TrainJob, recorder: Recorder) -> Sampler:

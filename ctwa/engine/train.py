@@ -24,13 +24,6 @@ from ctwa.covariance.diagnostics import diagnostics, sampled_entropy
 from ctwa.covariance.probe import Progress
 from ctwa.engine.by_source import training_by_source, validation_by_source
 from ctwa.engine.dynamic_sampling import Round, left_out, refill
-from ctwa.engine.gradients import (
-    GradientPlan,
-    combined_advantages,
-    gradient_metrics,
-    make_cross_fitted,
-    make_plan,
-)
 from ctwa.engine.loop import Trainer
 from ctwa.engine.probe import build_probe
 from ctwa.engine.recorder import Recorder
@@ -46,7 +39,9 @@ from ctwa.engine.verl.transfer import (
     leave_out,
     recorded,
 )
+from ctwa.engine.verl.workers import UPDATES_LEFT_OUT
 from ctwa.engine.watchdog import Watchdog
+from ctwa.gradients.plan import GradientPlan, combined_advantages, gradient_metrics, make_cross_fitted, make_plan
 from ctwa.objectives.completion import Moment
 from ctwa.objectives.conditioning import conditioning_metrics
 from ctwa.objectives.evaluator import Evaluation
@@ -70,6 +65,7 @@ class Step:
         advantages_NT: what the policy is trained on.
         objective_advantages_MNT: the objectives' own; None where no gradient of theirs is wanted.
         plan: what the workers do with the objectives' gradients; None for nothing.
+        num_left_out: of its mini-batches: their gradients were not finite.
     """
 
     number: int
@@ -82,6 +78,7 @@ class Step:
     advantages_NT: Tensor = None  # type: ignore[assignment]  # until they are estimated
     objective_advantages_MNT: Tensor | None = None
     plan: GradientPlan | None = None
+    num_left_out: int = 0
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -278,14 +275,16 @@ class MultiObjectiveTrainer(Trainer):
             self.workers.record_update(self._source)
         if self.probe.source == "backward":
             self.workers.keep_weights()
-            self.probe.has_weights = True
         if step.plan is not None:
             self.workers.plan_gradients(step.plan)
         step.batch = self.session.update(step.batch, step.metrics)
+        step.num_left_out = int(step.metrics.pop(f"actor/{UPDATES_LEFT_OUT}"))
+        self.probe.has_weights = self.probe.source == "backward" and step.num_left_out == 0
         if step.plan is not None:
             step.plan = next(plan for plan in self.workers.take_gradients() if plan is not None)
             self.cross_fitted = step.plan.cross_fitted or self.cross_fitted
             step.metrics |= gradient_metrics(step.plan)
+        step.metrics[key_of.SKIPPED_UPDATES] = step.num_left_out
 
     def observe(self, step: Step) -> None:
         """Show the scalarizer, the diagnostics and the probe what the update did."""
@@ -318,11 +317,16 @@ class MultiObjectiveTrainer(Trainer):
         return self.probe.metrics(progress) | self.scalarizer.observe_probe(progress)
 
     def _update_of(self, step: Step) -> Update:
-        """The new log-probs are those of the policy after the update, or of the one that each mini-batch met."""
+        """The new log-probs are those of the policy after the update, or of the one that each mini-batch met.
+
+        They are NaN, which is to say not observed, where nobody asks for them, and where some of the update was left
+        out: it is not the one that the advantages tell of.
+        """
         old_NT = step.rows.joined(step.rows.old_log_probs)
         new_NT = torch.full_like(old_NT, math.nan)
         if self._source != "none":
-            new_NT = recorded(self.workers.take_update(), step.rows)
+            found_NT = recorded(self.workers.take_update(), step.rows)
+            new_NT = found_NT if step.num_left_out == 0 else new_NT
         return Update(
             rollout=step.rollout,
             advantages_NT=step.advantages_NT,

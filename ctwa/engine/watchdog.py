@@ -22,6 +22,8 @@ from ctwa.strict import StrictModel
 
 MAY_DIE = ("RewardNode",)
 """Actors whose calls others take."""
+LATE = 3.0
+"""Seconds by which a look may be late before that is told."""
 
 
 class WatchdogSettings(StrictModel):
@@ -96,7 +98,7 @@ class Watchdog:
     _looking: threading.Lock = field(default_factory=threading.Lock)
     _memory: dict[str, float] = field(default_factory=dict)
     _dead: set[str] = field(default_factory=set)
-    _told: set[str] = field(default_factory=set)
+    _stopped: set[str] = field(default_factory=set)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -115,7 +117,11 @@ class Watchdog:
         over = threading.Event()
 
         def watch() -> None:
-            while not over.wait(self.settings.every):
+            while True:
+                began, computed = time.monotonic(), time.process_time()
+                if over.wait(self.settings.every):
+                    return
+                self.woke(time.monotonic() - began - self.settings.every, time.process_time() - computed)
                 with self._looking:
                     fault = self.look(self._processes(), time.monotonic())
                 if fault is not None:
@@ -144,6 +150,22 @@ class Watchdog:
         """``memory/<kind>``: GB of the driver, and at the last look of the largest process of each kind here."""
         return {"memory/driver": memory_gb(os.getpid())} | self._memory
 
+    def woke(self, late: float, computed: float) -> None:
+        """Take note of a pause in which this process could not do anything: no phase has had that time.
+
+        Args:
+            late: seconds by which the watching thread woke too late.
+            computed: seconds that this process has computed meanwhile: where they are many, it kept the thread waiting.
+        """
+        if late < LATE or computed > late / 2:
+            return
+        for waiting in list(self._waiting):
+            waiting.since += late
+        self.say(
+            f"this process (the driver, {os.getpid()}) was stopped, or its machine was, or found no time for it, for "
+            f"{late:.0f} s: what was waited for meanwhile has that much longer"
+        )
+
     def look(self, processes: Collection[Process], now: float) -> str | None:
         """What is wrong, as a sentence; None where nothing is.
 
@@ -163,15 +185,19 @@ class Watchdog:
                 key = f"memory/{process.kind}"
                 memory[key] = max(memory.get(key, 0.0), memory_gb(process.pid))
         self._memory = memory
-        for process in processes:
-            if is_stopped(process.pid) and process.name not in self._told:
-                self._told.add(process.name)
-                self.say(f"{process.name} is stopped (SIGSTOP): `kill -CONT {process.pid}` lets it go on")
+        self._tell_of_stopped({each.name: each.pid for each in processes if is_stopped(each.pid)})
         for waiting in self._waiting:
             lasted, limit = now - waiting.since, self.settings.limit(self._longest.get(waiting.phase))
             if lasted > limit:
                 return f"{self._lasts(waiting.phase, lasted, limit)}; {_states(processes)}"
         return None
+
+    def _tell_of_stopped(self, stopped: Mapping[str, int | None]) -> None:
+        for name in stopped.keys() - self._stopped:
+            self.say(f"{name} is stopped (SIGSTOP): `kill -CONT {stopped[name]}` lets it go on")
+        for name in self._stopped - stopped.keys():
+            self.say(f"{name} is stopped no more")
+        self._stopped = set(stopped)
 
     def _lasts(self, phase: str, lasted: float, limit: float) -> str:
         longest = self._longest.get(phase)

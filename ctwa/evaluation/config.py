@@ -213,6 +213,10 @@ class EvalConfig(StrictModel):
     combine: Annotated[list[Combination], Field(min_length=1)] = Field(default=["mod", "soup"])
     weights: list[dict[str, Annotated[float, Field(ge=0)]]] = Field(default_factory=list)
 
+    def idle(self) -> Mapping[str, str]:
+        """What experts alone have a use for."""
+        return {} if self.experts else {"combine": "no experts"}
+
     @field_validator("models", "conditioned")
     @classmethod
     def _names_can_be_shown(cls, models: dict[str, Any]) -> dict[str, Any]:

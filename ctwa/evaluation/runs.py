@@ -45,25 +45,17 @@ class Choice:
     combine: Sequence[str] = ()
 
     @classmethod
-    def read(cls, weights: Sequence[str], experts: Sequence[str], combine: Sequence[str]) -> Choice:
+    def read(cls, weights: Sequence[str], experts: Mapping[str, str], combine: Sequence[str]) -> Choice:
         """From the words of the command line.
 
         Raises:
             CtwaError: one is not of its form, or would do nothing.
         """
-        chosen = {}
-        for each in experts:
-            name, equals, model = each.partition("=")
-            if not (name and equals and model):
-                raise CtwaError(f"--expert {each}: write an objective with its model, e.g. accuracy=runs/accuracy")
-            if name in chosen:
-                raise CtwaError(f"--expert {each}: '{name}' has an expert already; give each objective one")
-            chosen[name] = model
-        if combine and not chosen:
+        if combine and not experts:
             raise CtwaError("--combine does nothing without experts; give --expert OBJECTIVE=MODEL for each objective")
         if wrong := [each for each in combine if each not in get_args(Combination)]:
             raise CtwaError(f"--combine {wrong[0]}: write {' or '.join(get_args(Combination))}")
-        return cls([_weights(each) for each in weights], chosen, combine)
+        return cls([_weights(each) for each in weights], experts, combine)
 
 
 def _weights(text: str) -> dict[str, float]:
@@ -223,6 +215,11 @@ def _of_run(run: Path, *, trust: bool) -> tuple[str, str, dict[str, Any]]:
     if not path.is_file():
         raise CtwaError(f"{path} does not exist; give a run's folder as `ctwa train` left it, or a YAML file")
     config = Document(path, ADVICE)
+    if "ctwa" not in config.content:
+        raise CtwaError(
+            f"{home} is a run of another trainer, or of a loop of its own, and its config.yaml says of no task what to "
+            "evaluate on: write an evaluation's YAML file with the models and the data (docs/eval.md)"
+        )
     model = config.get("actor_rollout_ref.model.path", str)
     if config.get("ctwa.loss", dict, None) is not None:  # of `ctwa prefer`
         return model, "preferences", _pairs(config) | {"template_kwargs": _template_kwargs(config)}

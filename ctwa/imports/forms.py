@@ -29,6 +29,8 @@ KNOWN = (
 )
 _STEPS = ("train/global_step", "training/global_step", "trainer/global_step", "global_step", "_step")
 """Where a row of Weights & Biases has its step: the trainer's own count before that of the calls to `log`."""
+PANEL = "a panel of Weights & Biases"
+"""What may hold several runs."""
 _OF_A_PANEL = re.compile(r"(?P<run>.+?) - (?P<key>.+)")
 _PANEL_STEPS = ("Step", "train/global_step", "training/global_step", "trainer/global_step", "global_step")
 _BOUNDS = ("__MIN", "__MAX")
@@ -170,7 +172,7 @@ def _of_csv(path: Path, text: str, run: str | None) -> History:
     if counted is None or not parts:
         return _of_rows(path, rows)
     chosen = _chosen(path, dict.fromkeys(match["run"] for match in parts.values()), run)
-    history = History("a panel of Weights & Biases")
+    history = History(PANEL)
     for row in rows:
         step = as_number(row.get(counted))
         if step is not None:

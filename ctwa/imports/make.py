@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ctwa import metrics as key_of
+from ctwa.errors import CtwaError
 from ctwa.imports.completions import Completions, read_completions
-from ctwa.imports.forms import read_history
+from ctwa.imports.forms import PANEL, read_history
 from ctwa.imports.history import History, merged
 from ctwa.imports.naming import Naming, find_names
 from ctwa.report.curves import steps_between
 from ctwa.report.summary import RunSummary, summary_text, write_summary
 from ctwa.run.folder import ObjectiveInfo, RunFolder, RunInfo
-from ctwa.run.text import counted, table
+from ctwa.run.text import counted, listed, table
 from ctwa.run.trace import EventWriter, SampleWriter, TraceWriter
 
 _SHOWN = (key_of.objective_mean, key_of.validation)
@@ -59,7 +60,10 @@ def import_run(
     """
     folder = RunFolder(out)
     folder.refuse_if_taken(how_to_resume=None)
-    history = merged([read_history(path, run) for path in sources])
+    histories = [read_history(path, run) for path in sources]
+    if run is not None and all(each.source != PANEL for each in histories):
+        raise CtwaError(f"--run {run}: {listed([str(path) for path in sources])} has one run alone: leave --run out")
+    history = merged(histories)
     naming = find_names(history, objectives or {}, held_out or {})
     records = _timed({step: named for step in sorted(history.steps) if (named := naming.renamed(history.steps[step]))})
     kept = completions or _beside(sources[0])

@@ -44,15 +44,18 @@ class Source:
             raise self.error(f"does not exist; give a model folder or a model's name on a hub{neighbour(path)}")
         return None
 
-    def folder(self) -> Path | None:
+    def folder(self, *, ask: bool = True) -> Path | None:
         """Where the model lies: its folder, or that of the hub's downloads; None where it has to be downloaded yet.
+
+        Args:
+            ask: see that the hub has a model that is not here.
 
         Raises:
             CtwaError: there is no such folder, or the hub has no such model or does not answer.
         """
-        return self.local() or self._downloaded()
+        return self.local() or self._downloaded(ask=ask)
 
-    def _downloaded(self) -> Path | None:
+    def _downloaded(self, *, ask: bool) -> Path | None:
         from huggingface_hub import constants, try_to_load_from_cache
         from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
@@ -62,7 +65,7 @@ class Source:
             raise self.error("is neither a folder nor a name on a hub; give one of these") from error
         if isinstance(config, str):
             return Path(config).parent
-        if os.environ.get("VERL_USE_MODELSCOPE", "").lower() == "true":  # verl's switch to another hub
+        if not ask or os.environ.get("VERL_USE_MODELSCOPE", "").lower() == "true":  # verl's switch to another hub
             return None
         near = neighbour(Path(self.name))
         what = "is neither a folder nor among the downloads, and "

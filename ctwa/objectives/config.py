@@ -232,7 +232,7 @@ def check_objectives(objectives: Mapping[str, ObjectiveConfig]) -> Mapping[str, 
     if not objectives:
         raise CtwaError("there is no objective; give at least one, as name: {reward_fn: path/file.py:function}")
     for name in objectives:
-        check_name(name)
+        key_of.check_name(name)
     _check_gates(objectives)
     seen = trained(objectives)
     if not seen:
@@ -240,16 +240,6 @@ def check_objectives(objectives: Mapping[str, ObjectiveConfig]) -> Mapping[str, 
     if all(objective.weight == 0 for objective in seen.values()):
         raise CtwaError(f"every objective ({', '.join(seen)}) has weight 0; give at least one a positive weight")
     return objectives
-
-
-def check_name(name: str) -> None:
-    """Refuse a name that an objective cannot have (`check_objectives` says which)."""
-    if not name or name != name.strip():
-        raise CtwaError(f"objective name {name!r} is empty or begins or ends with a space; write a plain name")
-    if "/" in name or not name.isprintable():
-        raise CtwaError(f"objective name {name!r} has a '/' or a control character; metric names cannot hold it")
-    if key_of.validation(name) == key_of.VALIDATION_LENGTH:
-        raise CtwaError(f"objective name {name!r} is taken: {key_of.VALIDATION_LENGTH} is the length of responses")
 
 
 def _check_gates(objectives: Mapping[str, ObjectiveConfig]) -> None:

@@ -129,8 +129,8 @@ class RewardEvaluator:
         """End the worker processes."""
         if self._scoring is not None:
             self._scoring.cancel()
-        for pool in self._pools:
-            pool.close()
+        while self._pools:
+            self._pools.pop().close()
 
     def join(self, pool: Pool) -> None:
         """Have calls run by the workers of another machine too; it is closed with the evaluator."""

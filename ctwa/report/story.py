@@ -57,7 +57,7 @@ def tell(groups: Sequence[Group], comparison: Comparison | None = None) -> Story
         lost=_lost(methods, names),
         advice=_advice(methods),
         objectives=tuple((name, method.group.label, sentence) for name, method, sentence in rows),
-        methods=tuple((method.group.label, text) for method in methods for text in _weights(method.group)),
+        methods=tuple((method.group.label, text) for method in methods for text in _steered(method.group)),
         commands=_commands(methods),
     )
 
@@ -153,9 +153,14 @@ def _headline(methods: Sequence[_Method], names: Sequence[str]) -> str:
     told: dict[str, list[str]] = {}  # what is said, of which objectives
     for name in sorted(names, key=lambda name: min(order.index(word) for word in _words(methods, name))):
         told.setdefault(_clause(methods, name), []).append(name)
-    clauses = [f"{listed(objectives)} {clause}" for clause, objectives in told.items()]
+    clauses = [f"{listed(of)} {clause if len(of) == 1 else _of_several(clause)}" for clause, of in told.items()]
     clauses += [alarms + _by(method, methods) for method in methods if (alarms := method.alarms(None))]
     return "; ".join([*clauses, *_differences(methods, names)]) + "."
+
+
+def _of_several(clause: str) -> str:
+    """A clause about one objective as one about several."""
+    return clause.replace("is unknown", "are unknown")
 
 
 def _words(methods: Sequence[_Method], name: str) -> list[str]:
@@ -204,6 +209,13 @@ def _differences(methods: Sequence[_Method], names: Sequence[str]) -> list[str]:
         return []
     seeds = " of one seed" if all(len(method.group.runs) == 1 for method in methods) else ""
     return [f"all differences between the methods are within the noise{seeds}: more seeds would tell"]
+
+
+def _steered(group: Group) -> list[str]:
+    """What a method moved: weights, and gates where it has some."""
+    gates = {name: curve.values for name in group.objectives if len(curve := group.curve(key_of.gate(name)))}
+    said = listed([f"{name} by {1 - values.mean():.0%}" for name, values in gates.items()])
+    return _weights(group) + ([f"opened, on average, the gate of {said}"] if gates else [])
 
 
 def _weights(group: Group) -> list[str]:

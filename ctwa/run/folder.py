@@ -9,7 +9,7 @@ from typing import Any, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from ctwa.errors import CtwaError
+from ctwa.errors import CtwaError, shown
 from ctwa.run import origin
 from ctwa.run.alarms import AlarmLimits, AlarmMonitor
 from ctwa.run.disk import check_place
@@ -119,7 +119,13 @@ class RunFolder:
     def _begin(self, config: Mapping[str, Any], info: RunInfo, folders: Sequence[str]) -> None:
         for folder in (self.path, *(self.path / name for name in folders)):
             folder.mkdir(parents=True, exist_ok=True)
-        text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True).encode()
+        try:
+            text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True).encode()
+        except (yaml.YAMLError, TypeError, ValueError) as error:
+            raise CtwaError(
+                f"the configuration of the run cannot be written ({_one_line(error)}): give plain dicts, lists, "
+                "strings and numbers"
+            ) from error
         if self.config.exists() and self.config.read_bytes() != text:
             self.config.rename(self._earlier_config())
         if self.info.exists():
@@ -196,3 +202,7 @@ class RunFolder:
         while (path := self.path / f"config.{number}.yaml").exists():
             number += 1
         return path
+
+
+def _one_line(error: Exception) -> str:
+    return shown(" ".join(str(error).split()))

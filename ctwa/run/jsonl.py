@@ -156,13 +156,25 @@ class JsonLinesWriter:
         """Writes one record as one line of strict JSON.
 
         Raises:
-            CtwaError: the disk is full; the line may be there in part, which readers leave out.
+            CtwaError: the disk is full; the line may be there in part, which readers leave out. Or the file is no more
+                where it was, so that nobody would find the record.
         """
+        if not self._is_there():
+            raise CtwaError(
+                f"{self.path} is no longer the file that is written: its folder was moved, deleted or replaced "
+                "meanwhile; put it back, and go on with ctwa.resume=true"
+            )
         line = memoryview(json.dumps(record, allow_nan=False).encode() + b"\n")
         with naming_the_disk(self.path):
             while line:
                 line = line[self._file.write(line) :]
             os.fsync(self._file.fileno())
+
+    def _is_there(self) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self._file.fileno()), self.path.stat())
+        except FileNotFoundError:
+            return False
 
     def close(self) -> None:
         """Closes the file; nothing is pending, every record is already on disk."""

@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,7 +34,7 @@ class RunFailed(RuntimeError):
 
 
 @contextmanager
-def quiet(log: Path) -> Iterator[Console]:
+def quiet(log: Path, *, how_to_go_on: Callable[[], str] | None = None) -> Iterator[Console]:
     """Sends everything this process and its children print to `log`, and gives a console on the terminal instead.
 
     It works on the file descriptors, so that it holds for C libraries, for processes started inside, and for what Ray
@@ -46,6 +46,7 @@ def quiet(log: Path) -> Iterator[Console]:
 
     Args:
         log: the file to append to.
+        how_to_go_on: what the user is told after an error, too.
 
     Raises:
         RunFailed: the body raised an error; it has been reported.
@@ -76,7 +77,8 @@ def quiet(log: Path) -> Iterator[Console]:
             telling = [] if isinstance(cause, CtwaError) else _telling_lines(log, begin)
             with contextlib.suppress(OSError):  # the log may be on the very disk that is full
                 os.write(log_descriptor, "".join(traceback.format_exception(error)).encode(errors="replace"))
-            for line, style in _message(cause, telling, log):
+            message = [*_message(cause, telling, log), *([] if how_to_go_on is None else [(how_to_go_on(), "")])]
+            for line, style in message:
                 console.print(Text(line, style), soft_wrap=True, highlight=False)
             raise RunFailed(f"{type(cause).__name__}: {cause}") from error
         finally:

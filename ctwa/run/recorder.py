@@ -56,8 +56,7 @@ class RunRecorder:
             The alarms that it raises, each a sentence with what to try; they are in events.jsonl as well.
 
         Raises:
-            ValueError: the step is not after the last one.
-            TypeError: a metric is no number.
+            CtwaError: the step is not after the last one, or a metric is no number.
         """
         events = [alarm_event(alarm) for alarm in self.alarms.feed(self._trace.write(step, metrics))]
         for event in events:
@@ -93,17 +92,27 @@ class RunRecorder:
         """Tell the reader what happens between the steps."""
         self._events.write(kind, text, step=step)
 
-    def failed(self, error: Exception, how_to_go_on: str) -> None:
-        """Note by what a run ended, for who reads the run's folder and was not at the terminal."""
+    def failed(self, error: BaseException, how_to_go_on: str) -> None:
+        """Note by what a run ended, for who reads the run's folder and was not at the terminal.
+
+        Args:
+            error: the exception; one that is no error, such as that of Ctrl-C, stopped the run.
+            how_to_go_on: what the user can do.
+        """
         cause, last = remote_cause(error), max(self.last_step, 0)
         first, *more = str(cause).strip().splitlines() or [""]
         details = [each.strip() for each in takewhile(lambda each: each.startswith("\t"), more)]
         if details:  # Ray's, of an actor that has died: its class and process
             first += f" ({', '.join(details)})"
-        kind = "" if isinstance(cause, CtwaError) else f"{type(cause).__name__}: "
+        name = type(cause).__name__
         where = f"after step {last}" if last else "before its first step was made"
+        if isinstance(cause, Exception):
+            kind = "" if isinstance(cause, CtwaError) else f"{name}: "
+            event, text = "error", f"failed {where}: {kind}{first[:_MOST_OF_AN_ERROR]}"
+        else:
+            event, text = "stop", f"stopped by {name} {where}"
         with contextlib.suppress(OSError, CtwaError):  # a disk that is full takes no last word
-            self.event("error", f"failed {where}: {kind}{first[:_MOST_OF_AN_ERROR]}; {how_to_go_on}", step=last)
+            self.event(event, f"{text}; {how_to_go_on}", step=last)
 
     def close(self) -> None:
         """Close the files."""

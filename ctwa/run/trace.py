@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, NotRequired
 
 import ctwa
+from ctwa.arguments import check_count
 from ctwa.errors import CtwaError
 from ctwa.run.jsonl import SCHEMA, AnyRecord, Count, JsonLinesWriter, iterate_jsonl, read_jsonl
 
@@ -49,7 +50,7 @@ class SampleRecord(AnyRecord):
     weights: NotRequired[dict[str, int | float] | None]
 
 
-def read_trace(path: Path) -> list[Record]:
+def read_trace(path: Path | str) -> list[Record]:
     """The records of a metrics.jsonl in the order of their steps; an unfinished last line is left out.
 
     Those of the other files are read as well, as they are there.
@@ -57,7 +58,7 @@ def read_trace(path: Path) -> list[Record]:
     Raises:
         CtwaError: the file is missing, broken before its last line, or of a newer schema.
     """
-    return read_jsonl(path)
+    return read_jsonl(Path(path))
 
 
 def iterate_trace(path: Path) -> Iterator[Record]:
@@ -81,7 +82,7 @@ def make_record(step: int, metrics: Mapping[str, Any], *, clock: Callable[[], fl
     """The record of a step; numbers of numpy and torch are taken like Python's.
 
     Raises:
-        TypeError: a metric is not a number.
+        CtwaError: a metric is not a number.
     """
     numbers = {key: _number(key, value) for key, value in metrics.items()}
     non_finite = [key for key, value in numbers.items() if not math.isfinite(value)]
@@ -122,11 +123,14 @@ class TraceWriter(JsonLinesWriter):
         """Appends the record of a step, as `make_record` makes it.
 
         Raises:
-            ValueError: the step is not after the last one, so that it would be there twice.
-            TypeError: a metric is not a number.
+            CtwaError: the step is no whole number or not after the last one, so that it would be there twice; or a
+                metric is not a number.
         """
+        check_count("step", step, 0)
         if step <= self.last_step:
-            raise ValueError(f"step {step} has a record already (the last is {self.last_step})")
+            raise CtwaError(
+                f"step {step} comes after step {self.last_step}, which has its record: write each step once, in order"
+            )
         record = make_record(step, metrics, clock=self._clock)
         self._append(record)  # type: ignore[arg-type]
         self.last_step = step
@@ -234,7 +238,7 @@ def _number(key: str, value: Any) -> float:
     try:
         return float(value)
     except (TypeError, ValueError) as error:
-        raise TypeError(f"metric {key!r} is {value!r} and not a number") from error
+        raise CtwaError(f"metric {key!r} is {value!r}; pass a number") from error
 
 
 def _reward(name: str, value: float | None) -> float | None:

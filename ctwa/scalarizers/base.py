@@ -10,7 +10,9 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 from torch import Tensor
 
+from ctwa import metrics as key_of
 from ctwa.aggregators.base import Aggregator
+from ctwa.arguments import check_tensor
 from ctwa.batch import Rollout, Update
 from ctwa.covariance.probe import Progress
 from ctwa.errors import CtwaError
@@ -66,8 +68,8 @@ class Scalarizer(Stateful, ABC):
         weights: the initial weight of every objective, by name.
 
     Raises:
-        CtwaError: there is no objective, a weight is negative or not finite, all of them are 0, or their sum is not
-            finite.
+        CtwaError: there is no objective, or one that no metric can be named after; a weight is no number, negative or
+            not finite, all of them are 0, or their sum is not finite.
     """
 
     info: ClassVar[MethodInfo]
@@ -86,6 +88,8 @@ class Scalarizer(Stateful, ABC):
 
     def __init__(self, config: Any, weights: Mapping[str, float]) -> None:
         check_weights(weights)
+        for name in weights:
+            key_of.check_name(name)
         self.config = config
         self.initial_weights = dict(weights)
         self.names = tuple(sorted(weights))
@@ -156,7 +160,7 @@ def objective_advantages(rollout: Rollout, estimate: Estimate, names: Sequence[s
     rewards = rollout.rewards.select(names)
     filled_NM = rewards.filled_NM(rollout.group_N)
     return [
-        _over_rows(estimate, scores_N, rows_N)
+        _over_rows(rollout, estimate, scores_N, rows_N)
         for scores_N, rows_N in zip(filled_NM.T, rewards.applicable_NM.T, strict=True)
     ]
 
@@ -167,7 +171,7 @@ def score_advantages(rollout: Rollout, estimate: Estimate, names: Sequence[str],
     A completion that none of them applies to, or whose score is not finite, has no score: it takes no part.
     """
     rows_N = rollout.rewards.select(names).applicable_NM.any(1) & scores_N.isfinite()
-    return _over_rows(estimate, torch.where(rows_N, scores_N, 0.0), rows_N)
+    return _over_rows(rollout, estimate, torch.where(rows_N, scores_N, 0.0), rows_N)
 
 
 def weighted_advantages(rollout: Rollout, estimate: Estimate, weights: Mapping[str, float | Tensor]) -> Tensor:
@@ -175,8 +179,16 @@ def weighted_advantages(rollout: Rollout, estimate: Estimate, weights: Mapping[s
     return score_advantages(rollout, estimate, list(weights), weighted_scores(rollout, weights))
 
 
-def _over_rows(estimate: Estimate, scores_N: Tensor, rows_N: Tensor) -> Tensor:
-    return estimate(scores_N) if bool(rows_N.all()) else estimate(scores_N, rows_N)
+def _over_rows(rollout: Rollout, estimate: Estimate, scores_N: Tensor, rows_N: Tensor) -> Tensor:
+    if not hasattr(estimate, "scale_invariant"):
+        raise CtwaError(
+            f"the estimate is of type {type(estimate).__name__}; pass a callable with an attribute scale_invariant, "
+            "such as GroupRelative(rollout)"
+        )
+    advantages_NT = estimate(scores_N) if bool(rows_N.all()) else estimate(scores_N, rows_N)
+    num_N, num_T = rollout.mask_NT.shape
+    check_tensor("advantages_NT", advantages_NT, N=num_N, T=num_T)
+    return advantages_NT
 
 
 def weighted_scores(rollout: Rollout, weights: Mapping[str, float | Tensor]) -> Tensor:

@@ -9,12 +9,13 @@ from pydantic import model_validator
 from torch import Tensor
 
 from ctwa import metrics as key_of
+from ctwa.arguments import check_names, is_finite
 from ctwa.batch import Rollout, Update
 from ctwa.covariance.diagnostics import finite
 from ctwa.covariance.feasibility import reward_covariance, target_feasibility
 from ctwa.covariance.weights import LengthNormalization, completion_weights, update_weights
 from ctwa.covariance.within_prompt import within_prompt_covariance
-from ctwa.errors import CtwaError
+from ctwa.errors import CtwaError, shown
 from ctwa.method_info import MethodInfo
 from ctwa.scalarizers.base import Estimate, Requirements, Scalarizer, weighted_advantages
 from ctwa.scalarizers.controller import ControllerOptions, WeightController
@@ -63,7 +64,10 @@ class CtwaConfig(ControllerOptions):
     @classmethod
     def _targets_are_the_objectives(cls, options: Any) -> Any:
         if isinstance(options, Mapping) and "targets" in options:
-            raise CtwaError("a covariance target is its objective's: write ctwa.objectives.NAME.target, and no targets")
+            raise CtwaError(
+                "a covariance target is its objective's and no option of the method: write ctwa.objectives.NAME.target "
+                "in a configuration, and in Python build_scalarizer(..., targets={'NAME': 0.1, ...})"
+            )
         return options
 
 
@@ -79,7 +83,7 @@ class CTWA(Scalarizer):
         targets: the covariance target c* of every objective, by name.
 
     Raises:
-        CtwaError: targets and weights name different objectives, or a weight is 0.
+        CtwaError: targets and weights name different objectives, a target is not finite, or a weight is 0.
     """
 
     info = MethodInfo(
@@ -94,11 +98,10 @@ class CTWA(Scalarizer):
 
     def __init__(self, config: CtwaConfig, weights: Mapping[str, float], *, targets: Mapping[str, float]) -> None:
         super().__init__(config, weights)
-        if sorted(weights) != sorted(targets):
-            raise CtwaError(
-                f"CTWA wants a covariance target of every objective, and those of {sorted(targets)} are given where "
-                f"the objectives are {sorted(weights)}: write ctwa.objectives.NAME.target for each"
-            )
+        check_names(targets, weights, "the covariance targets")
+        for name, target in targets.items():
+            if not is_finite(target):
+                raise CtwaError(f"the covariance target of '{name}' is {shown(target)}; write a finite number")
         gates = config.gate_targets or {}
         if unknown := sorted(gates.keys() - targets.keys()):
             raise CtwaError(f"gate_targets names {unknown}, which are not objectives; write some of {list(targets)}")
@@ -131,11 +134,12 @@ class CTWA(Scalarizer):
 
     def advantages(self, rollout: Rollout, estimate: Estimate) -> Tensor:
         """The advantages (N, T) of the weighted sum, with the weights of the last ``observe_update``."""
-        self._scale_invariant = estimate.scale_invariant
         controller = self._controller
         # Without renormalisation only ratios matter, and exp(u) may be too large for the estimator's precision.
         weights_M = controller.weights_M if controller.renormalize else controller.relative_weights_M
-        return weighted_advantages(rollout, estimate, self.named(weights_M))
+        advantages_NT = weighted_advantages(rollout, estimate, self.named(weights_M))
+        self._scale_invariant = estimate.scale_invariant
+        return advantages_NT
 
     def observe_update(self, update: Update) -> dict[str, float]:
         """Measure the covariances of this update and set the weights of the next rollout.
@@ -148,7 +152,11 @@ class CTWA(Scalarizer):
         """
         config, controller, rollout = self.config, self._controller, update.rollout
         rewards = rollout.rewards.select(self.names)
-        assert update.loss is not None  # as the requirements ask
+        if update.loss is None:
+            raise CtwaError(
+                "CTWA has to know how the loss weighs a token, and the loss of this update is None: pass the one "
+                "that comes nearest, such as Vanilla()"
+            )
         tokens = update_weights(update, update.loss)
         completions = completion_weights(tokens, config.length)
         statistic_M = within_prompt_covariance(

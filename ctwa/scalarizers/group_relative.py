@@ -10,7 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ctwa.arguments import check_kind, check_tensor, is_finite
 from ctwa.batch import Rollout
+from ctwa.errors import CtwaError, shown
 
 
 @dataclass(frozen=True)
@@ -21,11 +23,20 @@ class GroupRelative:
         rollout: the batch that the scores are of.
         standardise: False leaves the standard deviation out (Dr. GRPO, arXiv 2503.20783).
         epsilon: what is added to the standard deviation, which is that of a sample: 1e-6 in verl, 1e-4 in TRL.
+
+    Raises:
+        CtwaError: the rollout is none, or epsilon is negative or not finite.
     """
 
     rollout: Rollout
     standardise: bool = True
     epsilon: float = 1e-6
+
+    def __post_init__(self) -> None:
+        check_kind("rollout", self.rollout, Rollout, "a Rollout")
+        check_kind("standardise", self.standardise, bool, "True or False")
+        if not is_finite(self.epsilon) or self.epsilon < 0:
+            raise CtwaError(f"epsilon is {shown(self.epsilon)}; pass a finite number, 0 or more")
 
     @property
     def scale_invariant(self) -> bool:
@@ -40,8 +51,13 @@ class GroupRelative:
         Args:
             scores_N: the scores.
             rows_N: bool, the completions that take part; None for all.
+
+        Raises:
+            CtwaError: scores or rows are not of the rollout's completions.
         """
+        check_tensor("scores_N", scores_N, N=len(self.rollout.mask_NT))
         rows_N = torch.ones_like(scores_N, dtype=torch.bool) if rows_N is None else rows_N
+        check_tensor("rows_N", rows_N, dtype=torch.bool, N=len(scores_N))
         groups_G, index_N = self.rollout.group_N.unique(return_inverse=True)
         index_R, scores_R = index_N[rows_N], scores_N[rows_N].double()
         zeros_G = scores_R.new_zeros(len(groups_G))

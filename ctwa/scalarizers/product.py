@@ -100,8 +100,8 @@ class Product(Scalarizer):
             name = self.names[column]
             raise CtwaError(
                 f"objective '{name}' has the reward {float(rewards.rewards_NM[row, column])} in row {row}, and the "
-                "method product takes rewards of 0 or more; make it one by "
-                f"ctwa.objectives.{name}.transform=rank (or sigmoid), or ctwa.objectives.{name}.clip=[0,null]"
+                "method product takes rewards of 0 or more; rank them, bound them from below, or write a larger offset "
+                f"(in a configuration ctwa.objectives.{name}.transform=rank or clip=[0,null])"
             )
         weights_NM = self._weights_M
         if rollout.weights is not None:
@@ -110,7 +110,7 @@ class Product(Scalarizer):
         if float(scores_N.nan_to_num(nan=0.0).max()) > _LARGEST:
             raise CtwaError(
                 f"the method product makes scores beyond {_LARGEST:g} of these rewards, with which no statistics can "
-                "be made: write a smaller ctwa.method.exponent, or a ctwa.objectives.NAME.scale below 1"
+                "be made: write a smaller exponent, or scale the rewards down (ctwa.objectives.NAME.scale)"
             )
         return scores_N
 

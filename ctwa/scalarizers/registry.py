@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ctwa.aggregators.registry import GRADIENT_METHODS
+from ctwa.aggregators.registry import AGGREGATORS, GRADIENT_METHODS
+from ctwa.arguments import check_kind
 from ctwa.errors import CtwaError, did_you_mean
 from ctwa.method_info import Options, one_of
 from ctwa.scalarizers.base import Scalarizer
@@ -15,6 +16,7 @@ from ctwa.scalarizers.dvao import Dvao
 from ctwa.scalarizers.gd2po import Gd2po
 from ctwa.scalarizers.gdpo import Gdpo
 from ctwa.scalarizers.gradient import GradientMethod
+from ctwa.scalarizers.guard import Guard
 from ctwa.scalarizers.hypervolume import Hypervolume
 from ctwa.scalarizers.lagrangian import Lagrangian
 from ctwa.scalarizers.linear import Linear
@@ -32,6 +34,7 @@ from ctwa.strict import validated
 ALL: tuple[type[Scalarizer], ...] = (
     Linear,
     Product,
+    Guard,
     Schedule,
     CTWA,
     Probe,
@@ -64,17 +67,21 @@ def method_options(name: str, **options: Any) -> MethodConfig:
     """The options of a method by its name, with the defaults of those that are not given.
 
     Args:
-        name: the method, as in ``METHODS`` and ``ctwa methods``.
+        name: the method, as in ``METHODS``, ``AGGREGATORS`` and ``ctwa methods``.
         options: what ``ctwa methods NAME`` lists.
 
     Raises:
         CtwaError: there is no such method or option, or an option is out of its bounds.
     """
-    if name not in METHODS:
-        raise CtwaError(
-            f"there is no method {name!r}{did_you_mean(name, METHODS) or f'; write one of {list(METHODS)}'}"
-        )
-    return validated(METHODS[name].info.config, options, under=f"method {name}")
+    known = METHODS | AGGREGATORS
+    if str(name) not in known:
+        raise CtwaError(f"there is no method {name!r}{did_you_mean(name, known) or f'; write one of {list(known)}'}")
+    return validated(known[name].info.config, options, under=f"method {name}")
+
+
+def takes_targets(config: MethodConfig) -> bool:
+    """Whether the method that a config asks for steers by covariance targets."""
+    return _class_of(config).takes_targets
 
 
 def build_scalarizer(
@@ -87,15 +94,25 @@ def build_scalarizer(
     """Build the scalarizer that a config asks for.
 
     Args:
-        config: a method's config.
+        config: a method's config (``method_options``).
         weights: the objectives' weights, by name.
         scale_invariant: whether the engine's advantage estimator is (``Estimate.scale_invariant``).
-        targets: the objectives' covariance targets, by name, for a method that steers by them; to the others they are
-            nothing.
+        targets: the objectives' covariance targets, by name, for a method that steers by them.
 
     Raises:
-        CtwaError: the config does not fit the objectives or the estimator.
+        CtwaError: the config is none, or does not fit the objectives or the estimator; or targets are given to a
+            method that does not steer by any.
     """
-    method = SCALARIZERS.get(config.type, GradientMethod)
+    check_kind("the method's config", config, Options, "method_options('NAME', ...)")
+    check_kind("scale_invariant", scale_invariant, bool, "True or False")
+    method = _class_of(config)
+    if targets and not method.takes_targets:
+        raise CtwaError(f"the method {config.type} steers by no covariance targets: leave targets out")
     own = {"targets": targets or {}} if method.takes_targets else {}
     return method(config.fitted(scale_invariant=scale_invariant), weights, **own)
+
+
+def _class_of(config: MethodConfig) -> type[Scalarizer]:
+    if config.type not in METHODS:
+        raise CtwaError(f"{config.type} is no method for rewards; build_aggregator makes it, for gradients of your own")
+    return SCALARIZERS.get(config.type, GradientMethod)

@@ -97,9 +97,7 @@ def prepare(
         return Prepared(preset, out_dir, record["base_scores"])
 
     if base is None:
-        console.print(
-            f"Testbed {preset.name}: training its base model, about two minutes on a quiet core", highlight=False
-        )
+        console.print(f"Testbed {preset.name}: training its base model, which takes some minutes", highlight=False)
     with _replaced_when_complete(out_dir) as partial:
         base_scores = _make(Prepared(preset, partial, {}), sft, base, settings, num_threads, console)
     told = f"Testbed {preset.name}: base model and data are in {out_dir}"

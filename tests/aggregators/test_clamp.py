@@ -274,7 +274,7 @@ def test_mistakes_are_named(make):
             make("clamp", 2, mu=mu)
     with pytest.raises(CtwaError, match="up to 14 objectives, and here are 15"):
         make("clamp", 15)
-    with pytest.raises(TypeError, match="losses"):
+    with pytest.raises(CtwaError, match="losses"):
         make("clamp", 2).solve(torch.eye(2))
 
 

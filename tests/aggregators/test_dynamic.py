@@ -44,5 +44,5 @@ def test_mistakes_are_named(make):
         make("dynamic", [1.0, 0.0])
     with pytest.raises(ValidationError, match="mu"):
         make("dynamic", 2, mu=0)
-    with pytest.raises(TypeError, match="learning rate"):
+    with pytest.raises(CtwaError, match="learning rate"):
         make("dynamic", 2).solve(diagonal(1, 1))

@@ -92,5 +92,5 @@ def test_mistakes_are_named(make):
         make("gradnorm", [1.0, 0.0])
     with pytest.raises(ValidationError, match="alpha"):
         make("gradnorm", 2, alpha=-1)
-    with pytest.raises(TypeError, match="losses"):
+    with pytest.raises(CtwaError, match="losses"):
         make("gradnorm", 2).solve(norms(1, 1))

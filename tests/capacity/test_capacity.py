@@ -296,7 +296,13 @@ class TestClusters:
 
     @pytest.mark.parametrize(
         ("text", "said"),
-        [("H100", "write "), ("8xH1000", "did you mean .H100"), ("12xH100", "multiple"), ("0xL4", "write")],
+        [
+            ("H100", "write "),
+            ("8xH1000", "did you mean .H100"),
+            ("12xH100", "multiple"),
+            ("0xL4", "write"),
+            ("8x8x8xH100", "write"),
+        ],
     )
     def test_what_is_none_is_refused(self, text: str, said: str) -> None:
         with pytest.raises(CtwaError, match=said):
@@ -345,3 +351,4 @@ class TestCommand:
             assert said in str(refused.exception)
         (folder / "config.json").write_text(json.dumps({"model_type": "no-such-model"}))
         assert "no causal language model" in str(self.plan(folder).exception)
+        assert "nothere is neither a folder nor among the downloads" in str(self.plan(Path("nothere")).exception)

@@ -70,9 +70,9 @@ def weights_of(run: Run, step: int) -> dict[str, torch.Tensor]:
     return load_file(run.folder / f"checkpoints/global_step_{step}/actor/huggingface/model.safetensors")
 
 
-def assert_same_weights(one: Run, other: Run, step: int) -> None:
-    """Of the policies of two runs after a step, to the last bit."""
-    first, second = weights_of(one, step), weights_of(other, step)
+def assert_same_weights(one: Run, other: Run, step: int, other_step: int | None = None) -> None:
+    """Of the policies of two runs after a step, or each after its own, to the last bit."""
+    first, second = weights_of(one, step), weights_of(other, step if other_step is None else other_step)
     assert first.keys() == second.keys()
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 

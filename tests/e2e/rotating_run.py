@@ -1,12 +1,17 @@
-"""``ctwa train`` where every registered method takes its turn, a step each, in alphabetical order."""
+"""``ctwa train`` where every registered method takes its turn, a step each, in alphabetical order.
+
+After two turns come steps that are not finite, for methods of each level.
+"""
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor
+from turns import BROKEN, LAST
 
 from ctwa.aggregators.base import Aggregator
 from ctwa.batch import Rollout, Update
@@ -17,12 +22,13 @@ from ctwa.engine.job import execute
 from ctwa.engine.recorder import Recorder
 from ctwa.engine.sampling import Sampler
 from ctwa.engine.settings import read_settings
-from ctwa.engine.train import MultiObjectiveTrainer
+from ctwa.engine.train import MultiObjectiveTrainer, Step
 from ctwa.engine.train_job import TrainJob
 from ctwa.scalarizers import METHODS, Estimate, Requirements, Scalarizer
 
 NEEDED = {
     "cgpo": ["ctwa.method.constraints={accuracy:0}"],
+    "guard": ["ctwa.method.bounds={accuracy:[-99,99],conciseness:[-99,99],clarity:[-99,99]}"],
     "lagrangian": [
         "ctwa.method.objective=accuracy",
         "ctwa.method.targets={conciseness:0.9,clarity:0.9}",
@@ -54,7 +60,11 @@ class Rotation(Scalarizer):
 
     def turn(self, step: int) -> None:
         """Choose the method of a step."""
+        self.broken = ""
         self._current = list(self._methods.values())[(step - 1) % len(self._methods)]
+        if step > LAST:
+            name, self.broken = BROKEN[step - LAST - 1]
+            self._current = self._methods[name]
 
     @property
     def aggregator(self) -> Aggregator | None:  # type: ignore[override]
@@ -74,10 +84,15 @@ class Rotation(Scalarizer):
         return self._current.weights
 
     def advantages(self, rollout: Rollout, estimate: Estimate) -> Tensor:
-        return self._current.advantages(rollout, estimate)
+        return self._made(self._current.advantages(rollout, estimate))
 
     def objective_advantages(self, rollout: Rollout, estimate: Estimate) -> Tensor:
-        return self._current.objective_advantages(rollout, estimate)
+        return self._made(self._current.objective_advantages(rollout, estimate))
+
+    def _made(self, advantages: Tensor) -> Tensor:
+        if self.broken == "advantages":
+            advantages[..., 0] = math.nan
+        return advantages
 
     def losses(self, rollout: Rollout) -> Tensor | None:
         return self._current.losses(rollout)
@@ -111,6 +126,13 @@ class RotatingTrainer(MultiObjectiveTrainer):
     def step(self, number: int) -> dict[str, Any]:
         self.scalarizer.turn(number)
         return super().step(number)
+
+    def fill_in(self, step: Step) -> None:
+        if self.scalarizer.broken == "log-probs":
+            log_probs = step.rows.old_log_probs
+            log_probs.values()[log_probs.offsets()[:-1]] = math.nan
+            step.rows.write({"old_log_probs": log_probs})
+        super().fill_in(step)
 
 
 class RotatingJob(TrainJob):

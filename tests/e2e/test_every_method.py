@@ -18,11 +18,11 @@ from ctwa.engine.checkpoint import read_state
 from ctwa.models.seal import is_complete
 from ctwa.scalarizers import METHODS
 from tests.e2e.conftest import Run, assert_same_weights, comparable, end_session
+from tests.e2e.turns import BROKEN, LAST
 
 pytestmark = pytest.mark.e2e
 
 NUM_METHODS = len(METHODS)
-LAST = 2 * NUM_METHODS
 SETTINGS = (
     f"trainer.total_training_steps={LAST}",
     f"trainer.save_freq={NUM_METHODS}",
@@ -127,12 +127,13 @@ def test_a_run_that_is_told_to_end_and_then_killed_while_it_saves_resumes_to_the
     end_session(running.pid)
     assert not is_complete(half_written)
 
-    resumed = train(folder, *SETTINGS, "ctwa.resume=true", program=PROGRAM).checked()
+    longer = f"trainer.total_training_steps={LAST + 2 * len(BROKEN)}"
+    resumed = train(folder, *SETTINGS, longer, "ctwa.resume=true", program=PROGRAM)
 
     went_on = f"continuing from global_step_{stopped['step']}; removed global_step_{LAST}, which was not"
     assert went_on in (folder / "events.jsonl").read_text()
     steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert steps == list(range(LAST + 1))
+    assert steps == list(range(LAST + len(BROKEN) + 1)), resumed.output
     for step in range(NUM_METHODS + 1, LAST + 1):
         method = sorted(METHODS)[(step - 1) % NUM_METHODS]
         assert comparable(resumed.records[step]) == comparable(rotating.records[step]), method
@@ -141,3 +142,26 @@ def test_a_run_that_is_told_to_end_and_then_killed_while_it_saves_resumes_to_the
     for part in ("scalarizer", "probe", "shaping"):
         assert states[0][part] == states[1][part]
     assert comparable(states[0]["metrics"]) == comparable(states[1]["metrics"])
+    assert_nothing_is_learnt_of_updates_that_are_not_finite(resumed)
+
+
+def assert_nothing_is_learnt_of_updates_that_are_not_finite(run: Run) -> None:
+    """Of the steps behind the last one: they are counted, and end the run."""
+    stopped = last_event(run.folder)
+    assert (run.returncode, stopped["kind"]) == (3, "stop"), run.output
+    assert stopped["text"].startswith(f"stopped by the alarm no-update after step {LAST + len(BROKEN)}")
+    for metrics in run.records[LAST + 1 :]:
+        assert metrics["gradient/skipped"] == 2
+    assert all(metrics["gradient/skipped"] == 0 for metrics in run.records[1 : LAST + 1])
+    assert_same_weights(run, run, LAST, LAST + len(BROKEN))
+    before, after = (read_state(run.folder / f"checkpoints/global_step_{step}") for step in (LAST, LAST + len(BROKEN)))
+    assert not after["probe"]["has_weights"]
+    expected, left = before["scalarizer"], after["scalarizer"]
+    measured = expected["probe"]["num_measured"]
+    assert left["probe"]["num_measured"] == {name: num + 1 for name, num in measured.items()}  # of the last one made
+    expected["probe"] = left["probe"]
+    expected["hypervolume"]["last_validation"] = LAST + len(BROKEN)
+    expected["ctwa"]["num_held"] = {name: num + 1 for name, num in expected["ctwa"]["num_held"].items()}
+    for name in ("gradnorm", "upgrad"):
+        expected[name]["aggregator"]["num_skipped"] += 2
+    assert left == expected

@@ -15,13 +15,13 @@ from omegaconf import DictConfig
 
 from ctwa.engine.checkpoint import write_state
 from ctwa.engine.compose import compose_config
-from ctwa.engine.gradients import GradientPlan
 from ctwa.engine.pairs.batches import PairBatch
 from ctwa.engine.prefer import PreferenceTrainer
 from ctwa.engine.prefer_job import PreferJob
 from ctwa.engine.recorder import Recorder
 from ctwa.engine.signals import Interruption, end_request
 from ctwa.errors import CtwaError
+from ctwa.gradients.plan import GradientPlan
 from ctwa.models.locate import step_folder, steps
 from ctwa.models.seal import is_complete, seal
 from ctwa.preference.tokenization import PairTokens

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import threading
 
-from ctwa.engine.ray_servers import seen
+from ctwa.engine.ray_servers import AGENTS, agents, seen
 
 
 def test_a_server_that_dies_is_named_and_one_that_lives_is_not() -> None:
@@ -26,3 +27,14 @@ def test_a_server_that_dies_is_named_and_one_that_lives_is_not() -> None:
 
     expected = f"Ray's raylet (process {raylet.pid}) has died: it was killed, or crashed, or was told to end"
     assert said == [expected]
+
+
+def test_the_agents_of_a_raylet_are_found_among_what_it_has_started() -> None:
+    """Without them it ends itself, and the driver with it."""
+    titles = [f"ray::{words}" for words in (*AGENTS, "IDLE")]
+    here = [subprocess.Popen([title], executable="/bin/cat", stdin=subprocess.PIPE) for title in titles]
+    found = agents(os.getpid())
+    for each in here:
+        each.communicate()
+
+    assert found == {name: each.pid for name, each in zip(AGENTS.values(), here, strict=False)}

@@ -10,15 +10,9 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from ctwa.engine.policy_loss import read_policy_loss
-from ctwa.engine.settings import (
-    DiagnosticSettings,
-    GradientSettings,
-    RewardSettings,
-    RolloutSettings,
-    is_scale_invariant,
-    read_settings,
-)
+from ctwa.engine.settings import DiagnosticSettings, RewardSettings, RolloutSettings, is_scale_invariant, read_settings
 from ctwa.errors import CtwaError
+from ctwa.gradients.settings import GradientSettings
 from ctwa.policy_loss import Vanilla
 from ctwa.run.alarms import AlarmLimits
 from ctwa.scalarizers.base import Requirements

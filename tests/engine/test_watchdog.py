@@ -115,6 +115,25 @@ def test_one_that_is_stopped_is_named_once_and_told_apart(
     assert fault is not None
     assert fault.endswith("; stopped: rank 0; waiting: queue")
     os.kill(child.pid, signal.SIGCONT)
+    os.waitid(os.P_PID, child.pid, os.WCONTINUED)
+    watchdog.look([stopped, waiting], 0)
+    watchdog.look([stopped, waiting], 0)
+    assert said[1:] == ["rank 0 is stopped no more"]
+
+
+def test_what_stops_the_driver_is_told_and_takes_no_phase_s_time(
+    make: Callable[..., Watchdog], said: list[str]
+) -> None:
+    watchdog = make(floor=60, ceiling=60)
+    with watchdog.phase("gen"):
+        watchdog.woke(late=2.5, computed=0.0)  # on a busy machine
+        watchdog.woke(late=1000.0, computed=900.0)  # of its own: something has kept Python's lock
+        assert said == []
+        watchdog.woke(late=1000.0, computed=0.1)
+        assert watchdog.look([], time.monotonic() + 1050) is None
+        assert watchdog.look([], time.monotonic() + 1070) is not None
+    assert len(said) == 1
+    assert "was stopped, or its machine was, or found no time for it, for 1000 s" in said[0]
 
 
 def test_memory_is_that_of_the_largest_of_each_kind(make: Callable[..., Watchdog]) -> None:

@@ -16,6 +16,7 @@ from ctwa.evaluation.config import parse_config
 from ctwa.evaluation.evaluate import evaluate
 from ctwa.evaluation.results import results_text
 from ctwa.evaluation.runs import Choice, config_of
+from ctwa.run import ObjectiveInfo, RunFolder, RunInfo
 
 MIXED = {"accuracy": 0.5, "clarity": 0.5}
 ALONE = {"accuracy": 1.0}
@@ -75,6 +76,21 @@ def test_a_run_with_conditioning_is_told_its_own_weights_where_none_are_chosen(c
     assert config.conditioned["told"].objectives == ["accuracy", "clarity"]
 
 
+def test_a_run_of_another_trainer_has_no_task_to_evaluate_on(tmp_path: Path) -> None:
+    info = RunInfo(method="grpo", objectives={"a": ObjectiveInfo(weight=None)}, num_steps=1)
+    run = RunFolder.create(tmp_path / "theirs", {"imported": {}}, info)
+
+    with pytest.raises(CtwaError, match=r"theirs is a run of another trainer.*write an evaluation's YAML file"):
+        config_of([str(run.path)])
+
+
+def test_combine_without_experts_is_refused() -> None:
+    content = {"models": {"base": "m"}, "combine": ["mod"], "perplexity": {"data": "x.jsonl"}}
+
+    with pytest.raises(CtwaError, match="does nothing with no experts: leave it out"):
+        parse_config(content, "eval.yaml")
+
+
 def test_weights_want_somebody_who_takes_them(places: SimpleNamespace) -> None:
     with pytest.raises(CtwaError, match=r"--weights: none of .* is a run with ctwa\.conditioning"):
         config_of([str(places.run)], choice=Choice([MIXED]), trust=True)
@@ -85,19 +101,17 @@ def test_weights_want_somebody_who_takes_them(places: SimpleNamespace) -> None:
 @pytest.mark.parametrize(
     ("weights", "experts", "combine", "said"),
     [
-        (["accuracy"], [], [], "--weights accuracy: write weights by objective"),
-        (["a=x"], [], [], "--weights a=x: write weights by objective"),
-        (["a=1,a=2"], [], [], "an objective is there twice"),
-        (["a=-1"], [], [], "'a' has the weight -1.0; write a finite number"),
-        (["a=0,b=0"], [], [], "has a weight above 0"),
-        ([], ["runs/a"], [], "--expert runs/a: write an objective with its model"),
-        ([], ["a=runs/a", "a=runs/b"], [], "'a' has an expert already"),
-        ([], [], ["mod"], "--combine does nothing without experts"),
-        ([], ["a=runs/a"], ["stew"], "--combine stew: write mod or soup"),
+        (["accuracy"], {}, [], "--weights accuracy: write weights by objective"),
+        (["a=x"], {}, [], "--weights a=x: write weights by objective"),
+        (["a=1,a=2"], {}, [], "an objective is there twice"),
+        (["a=-1"], {}, [], "'a' has the weight -1.0; write a finite number"),
+        (["a=0,b=0"], {}, [], "has a weight above 0"),
+        ([], {}, ["mod"], "--combine does nothing without experts"),
+        ([], {"a": "runs/a"}, ["stew"], "--combine stew: write mod or soup"),
     ],
 )
 def test_words_that_say_nothing_are_refused(
-    weights: list[str], experts: list[str], combine: list[str], said: str
+    weights: list[str], experts: dict[str, str], combine: list[str], said: str
 ) -> None:
     with pytest.raises(CtwaError, match=said):
         Choice.read(weights, experts, combine)

@@ -207,6 +207,8 @@ def test_the_command_takes_metrics_by_name_and_refuses_what_is_not_there(
     assert (code, "write NAME=METRIC" in told) == (2, True)
     code, told = run(out, "--objective", "accuracy=my/acc", "--objective", "accuracy=eval/tidy")
     assert (code, "names accuracy twice" in told) == (2, True)
+    code, told = run(out, "--objective", "accuracy=my/acc", "--run", "another")
+    assert (code, "--run another: " in told, "has one run alone: leave --run out" in told) == (2, True, True)
     assert not Path(out).exists()
     code, told = run(out, "--objective", "accuracy=my/acc", "--held-out", "accuracy=eval/tidy")
     assert (code, "accuracy my/acc eval/tidy" in told, "What happened: accuracy gained" in told) == (0, True, True)
@@ -263,7 +265,7 @@ def test_a_record_of_ten_steps_stands_for_their_seconds_and_one_result_for_no_ve
     (tmp_path / "trainer_state.json").write_text(json.dumps({"log_history": rows, "max_steps": math.inf}))
     summary = import_run([tmp_path], tmp_path / "imported").summary
     assert (summary.train_seconds, summary.step_seconds) == (50.0, 2.5)
-    assert summary.story.headline == "accuracy_reward and tidy is unknown (one result alone, of step 20)."
+    assert summary.story.headline == "accuracy_reward and tidy are unknown (one result alone, of step 20)."
 
 
 def test_texts_in_a_log_may_be_long_and_of_several_lines(tmp_path: Path) -> None:

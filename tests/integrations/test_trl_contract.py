@@ -34,6 +34,7 @@ def test_what_has_moved_is_named() -> None:
 
     assert "GRPOTrainer._compute_loss takes batch first, and not model, inputs" in moved
     assert {"GRPOTrainer.train is gone", "GRPOConfig.loss_type is gone"} <= set(moved)
+    assert "GRPOTrainer has no _step" in what_moved(GRPOTrainer, GRPOConfig, Other())
 
 
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])
@@ -47,7 +48,7 @@ def test_the_estimate_is_trls(scale: Any, tmp_path: Path) -> None:
     rollout = Rollout(read_rewards(("digits", "early"), rewards_NM[0]), prompts_of(8, 4), mask_NT)
     scores_N = weighted_scores(rollout, {"digits": 0.7, "early": 0.3})
 
-    advantages_NT = TrlEstimate(4, mask_NT, scale)(scores_N)
+    advantages_NT = TrlEstimate(rollout, scale)(scores_N)
 
     assert output["advantages"].abs().max() > 0
     torch.testing.assert_close(advantages_NT, output["advantages"][:, None] * mask_NT, rtol=1e-4, atol=1e-5)

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 pytest.importorskip("trl", reason="TRL is not here: scripts/test.sh runs these with a folder of its own on the path")
 
@@ -33,9 +32,9 @@ from ctwa.report.watch.state import WatchedRun
 from ctwa.run import ObjectiveInfo, RunFolder, read_trace
 from ctwa.run.jsonl import read_jsonl
 from ctwa.scalarizers.ctwa import CtwaConfig
-from ctwa.scalarizers.registry import SCALARIZERS, build_scalarizer
+from ctwa.scalarizers.registry import METHODS, build_scalarizer
 from tests.integrations import tiny_trl
-from tests.integrations.tiny_trl import digits, early, sometimes
+from tests.integrations.tiny_trl import Recording, digits, early, log_probs, sometimes, together
 
 TARGETS = {"digits": 0.2, "early": 0.1}
 CTWA = {"type": "ctwa", "eta": 1.0}
@@ -71,42 +70,6 @@ def test_fixed_weights_are_trls_own_to_the_last_bit(changed: dict[str, Any], tmp
     assert list(ours._logs["advantages"]) == pytest.approx(list(of_trl._logs["advantages"]), rel=1e-6)
 
 
-class Recording(MultiObjectiveGRPOTrainer):
-    """Keeps what goes into every batch, and the policies before and after its update: all that a check needs."""
-
-    def __init__(self, *given: Any, **options: Any) -> None:
-        super().__init__(*given, **options)
-        self.batches: list[dict[str, Tensor]] = []
-        self.policies = [tiny_trl.model()]
-
-    def _generate_and_score_completions(self, inputs: Any) -> Any:
-        output = super()._generate_and_score_completions(inputs)
-        rewards_NM = self._rewards.rewards_NM.clone()
-        self.batches.append({"rewards_NM": rewards_NM} | {key: value.clone() for key, value in output.items()})
-        return output
-
-    def after_step(self) -> None:
-        policy = tiny_trl.model()
-        policy.load_state_dict(self.model.state_dict())
-        self.policies.append(policy)
-        super().after_step()
-
-
-def log_probs(policy: Any, batch: dict[str, Tensor]) -> Tensor:
-    """Of the completions' tokens, (N, T): a plain pass of the model over all rows."""
-    ids, mask = (torch.cat([batch[f"prompt_{key}"], batch[f"completion_{key}"]], 1) for key in ("ids", "mask"))
-    with torch.no_grad():
-        logits_NTV = policy(input_ids=ids, attention_mask=mask).logits[:, :-1]
-    all_NT = logits_NTV.log_softmax(-1).gather(2, ids[:, 1:, None]).squeeze(2)
-    return all_NT[:, -batch["completion_ids"].shape[1] :]
-
-
-def together(of_processes: list[Tensor]) -> Tensor:
-    """The rows of all processes, with 0 for tokens that one has not."""
-    num_tokens = max(each.shape[1] for each in of_processes)
-    return torch.cat([torch.nn.functional.pad(each, (0, num_tokens - each.shape[1])) for each in of_processes])
-
-
 def weights_by_hand(recorded: list[Any], statistic: str, steps: int) -> Iterator[dict[str, float]]:
     """The weights after each batch, of CTWA by itself on what the processes of a training recorded."""
     config = CtwaConfig.model_validate({**CTWA, "statistic": statistic})
@@ -119,10 +82,11 @@ def weights_by_hand(recorded: list[Any], statistic: str, steps: int) -> Iterator
         rollout = Rollout(
             rewards, torch.arange(len(rewards_NM)) // 4, together([each["completion_mask"] for each in batches])
         )
-        advantages_NT = alone.advantages(rollout, TrlEstimate(4, rollout.mask_NT, "group"))
+        advantages_NT = alone.advantages(rollout, TrlEstimate(rollout, "group"))
         trained_on_N = torch.cat([each["advantages"] for each in batches])
         torch.testing.assert_close(trained_on_N, advantages_NT[:, 0], rtol=1e-4, atol=1e-5)
-        new_NT, old_NT = (together([log_probs(policy, each) for each in batches]) for policy in (seen, made_by))
+        with torch.no_grad():
+            new_NT, old_NT = (together([log_probs(policy, each) for each in batches]) for policy in (seen, made_by))
         alone.observe_update(Update(rollout, advantages_NT, old_NT, new_NT, Vanilla(0.2, 0.2)))
         yield alone.weights
 
@@ -144,6 +108,9 @@ def test_the_weights_of_ctwa_are_those_of_its_own_code_on_the_same_batch(
         for name, weight in weights.items():
             assert record[f"weight/{name}"] == pytest.approx(weight, abs=1e-6)
     assert by_hand[-1]["digits"] > 1.05 * 0.7
+    # Every step says how long it took, not the last one of a batch for all.
+    records = read_trace(tmp_path / "metrics.jsonl")
+    assert len(records) == 2 * steps == sum(each["metrics"]["time/step"] > 0 for each in records)
 
 
 def _train_one_of_two(folder: Path) -> None:
@@ -171,12 +138,15 @@ def test_two_processes_make_one_batch(tmp_path: Path) -> None:
     assert len(metrics(tmp_path / "run")) == 2
 
 
-def test_a_resumed_run_is_the_unbroken_one_to_the_last_bit(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "method",
+    [{"method": CTWA, "targets": TARGETS}, {"method": "common_descent", "gradients": {"gram": "cross_fitted"}}],
+    ids=["weights of rewards", "weights of gradients"],
+)
+def test_a_resumed_run_is_the_unbroken_one_to_the_last_bit(method: dict[str, Any], tmp_path: Path) -> None:
     def make(folder: str, **changed: Any) -> Any:
         given = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4, "lr_scheduler_type": "constant"}
-        return tiny_trl.trainer(
-            MultiObjectiveGRPOTrainer, tmp_path / folder, method=CTWA, targets=TARGETS, **given | changed
-        )
+        return tiny_trl.trainer(MultiObjectiveGRPOTrainer, tmp_path / folder, **given | method | changed)
 
     unbroken = make("unbroken")
     unbroken.train()
@@ -264,9 +234,10 @@ def test_every_other_method_trains(tmp_path: Path) -> None:
     needs: dict[str, dict[str, Any]] = {
         "lagrangian": {"objective": "digits", "targets": {"early": 0.5}},
         "cgpo": {"constraints": {"early": 0.5}},
+        "torchjd": {"weighting": "MGDA"},
         "schedule": {"points": [{"step": 0, "weights": {"digits": 1.0, "early": 0.5}}]},
     }
-    for name in sorted(SCALARIZERS.keys() - {"ctwa", "probe", "linear"}):
+    for name in sorted(METHODS.keys() - {"ctwa", "probe", "linear"}):
         trainer = tiny_trl.trainer(
             MultiObjectiveGRPOTrainer, tmp_path / name, method={"type": name, **needs.get(name, {})}, max_steps=2
         )
@@ -291,9 +262,16 @@ def test_a_reward_that_does_not_apply_neither_gains_nor_loses(tmp_path: Path) ->
 
 def test_what_would_not_do_what_it_says_is_refused(tmp_path: Path) -> None:
     refused: list[tuple[str, dict[str, Any]]] = [
-        ("method is 'ctaw': write one of .*; did you mean 'ctwa'", {"method": "ctaw"}),
-        ("method.eat is no key", {"method": {"type": "ctwa", "eat": 1}}),
-        ("method 'upgrad' combines the gradients", {"method": "upgrad"}),
+        ("no method 'ctaw'; did you mean 'ctwa'", {"method": "ctaw"}),
+        ("method ctwa.eat is no key", {"method": {"type": "ctwa", "eat": 1}}),
+        ("gradients.last_layers is for `ctwa train`", {"method": "upgrad", "gradients": {"last_layers": 1}}),
+        ("gradients.refresh_every=2 does nothing with method 'linear'", {"gradients": {"refresh_every": 2}}),
+        ("method.errors=2.0 does nothing", {"method": {"type": "common_descent", "errors": 2.0}}),
+        (
+            "num_generations=8 it has one",
+            {"method": "upgrad", "gradients": {"gram": "cross_fitted"}, "num_generations": 8},
+        ),
+        ("fp16 scales the loss.*\n.*torch_compile frees", {"method": "mgda", "fp16": True, "torch_compile": True}),
         ("method 'probe' measures what each step did", {"method": "probe"}),
         ("wants a covariance target of every objective.*'early': ...", {"method": "ctwa", "targets": {"digits": 0.1}}),
         ("target is no option of a method", {"method": {"type": "ctwa", "targets": TARGETS}}),
@@ -311,7 +289,7 @@ def test_what_would_not_do_what_it_says_is_refused(tmp_path: Path) -> None:
         ),
     ]
     for message, given in refused:
-        given = {"reward_funcs": [digits, early]} | given
+        given = {"method": "linear", "reward_funcs": [digits, early]} | given
         with pytest.raises(CtwaError, match=message):
             tiny_trl.trainer(MultiObjectiveGRPOTrainer, tmp_path / "run", **given)
     assert not (tmp_path / "run" / "run.json").exists()

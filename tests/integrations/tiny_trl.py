@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
+from ctwa.integrations.trl import MultiObjectiveGRPOTrainer
 from ctwa.testbed.tokenizer import BOS, EOS, PAD, VOCABULARY, build_tokenizer
 
 
@@ -49,6 +51,13 @@ def model() -> Qwen2ForCausalLM:
         )
 
 
+def saved(folder: Path) -> str:
+    """The model's folder: what TRL makes a reference of."""
+    model().save_pretrained(folder)
+    build_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
 def rows(first: int = 0, num: int = 32) -> Dataset:
     """Prompts."""
     return Dataset.from_dict({"prompt": [f"<bos> Compute {i % 10} + {i // 10} ?" for i in range(first, first + num)]})
@@ -76,12 +85,50 @@ def settings(folder: Path, **changed: Any) -> GRPOConfig:
     return GRPOConfig(**chosen | changed)
 
 
-def trainer(kind: type[GRPOTrainer], folder: Path, *, method: Any = None, targets: Any = None, **changed: Any) -> Any:
+OWN = ("model", "method", "targets", "gradients", "reward_funcs", "eval_dataset", "rollout_func", "peft_config")
+"""What a trainer itself takes."""
+
+
+def trainer(kind: type[GRPOTrainer], folder: Path, **changed: Any) -> Any:
     """A trainer of TRL's, or of ours with its method; ``changed`` are settings, and what the trainer itself takes."""
-    own = {name: changed.pop(name) for name in ("reward_funcs", "eval_dataset", "rollout_func") if name in changed}
-    own |= {} if method is None else {"method": method, "targets": targets}
+    own = {name: changed.pop(name) for name in OWN if name in changed}
     return kind(
         **{"model": model(), "reward_funcs": [digits, early], "train_dataset": rows(), **own},
         args=settings(folder, **changed),
         processing_class=build_tokenizer(),
     )
+
+
+class Recording(MultiObjectiveGRPOTrainer):
+    """Keeps what goes into every batch, and the policies before and after its update: all that a check needs."""
+
+    def __init__(self, *given: Any, **options: Any) -> None:
+        super().__init__(*given, **options)
+        self.batches: list[dict[str, Tensor]] = []
+        self.policies = [model()]
+
+    def _generate_and_score_completions(self, inputs: Any) -> Any:
+        output = super()._generate_and_score_completions(inputs)
+        rewards_NM = self._rewards.rewards_NM.clone()
+        self.batches.append({"rewards_NM": rewards_NM} | {key: value.clone() for key, value in output.items()})
+        return output
+
+    def after_step(self) -> None:
+        policy = model()
+        policy.load_state_dict(self.model.state_dict())
+        self.policies.append(policy)
+        super().after_step()
+
+
+def log_probs(policy: Any, batch: dict[str, Tensor]) -> Tensor:
+    """Of the completions' tokens, (N, T): a plain pass of the model over all rows."""
+    ids, mask = (torch.cat([batch[f"prompt_{key}"], batch[f"completion_{key}"]], 1) for key in ("ids", "mask"))
+    logits_NTV = policy(input_ids=ids, attention_mask=mask).logits[:, :-1]
+    all_NT = logits_NTV.log_softmax(-1).gather(2, ids[:, 1:, None]).squeeze(2)
+    return all_NT[:, -batch["completion_ids"].shape[1] :]
+
+
+def together(of_processes: list[Tensor]) -> Tensor:
+    """The rows of all processes, with 0 for tokens that one has not."""
+    num_tokens = max(each.shape[1] for each in of_processes)
+    return torch.cat([torch.nn.functional.pad(each, (0, num_tokens - each.shape[1])) for each in of_processes])

@@ -17,13 +17,15 @@ LIMITS = AlarmLimits(drop_steps=1)
 def make(make_run):
     """A run of a, b with the given held-out results of steps 0, 10, ..., a standard error of 0.01, weights of a."""
 
-    def make_it(method, a, b, *, target=None, weights=None, covariance=0.05, **changes):
+    def make_it(method, a, b, *, target=None, weights=None, gates=None, covariance=0.05, **changes):
         steps = {}
         for index, (value_a, value_b) in enumerate(zip(a, b, strict=True)):
             steps[10 * index] = {"val/a": value_a, "val/b": value_b}
             steps[10 * index] |= {"val_standard_error/a": 0.01, "val_standard_error/b": 0.01}
             if weights is not None:
                 steps[10 * index] |= {"weight/a": weights[index], "weight/b": 0.5}
+            if index and gates is not None:
+                steps[10 * index] |= {"guard/gate/a": gates[index - 1], "guard/gate/b": 1.0}
             if index and covariance is not None:
                 steps[10 * index] |= {"covariance/a": covariance * index, "covariance/b": 0.3}
         objectives = {"a": ObjectiveInfo(weight=0.5, target=target), "b": ObjectiveInfo(weight=0.5, target=target)}
@@ -50,6 +52,7 @@ def told(*runs):
         ((0.5, 0.7, 0.5), (0.5, 0.6, 0.7), "a kept level (alarm drop since step 20); b gained 0.200."),
         ((0.5, 0.5), (0.5, 0.51), "a and b kept level."),
         ((0.5, float("nan")), (0.5, 0.5), "a is unknown (no number since step 10); b kept level."),
+        ((0.5, float("nan")), (0.5, float("nan")), "a and b are unknown (no number since step 10)."),
     ],
 )
 def test_one_sentence_joins_verdicts_and_alarms(make, a, b, headline):
@@ -97,6 +100,11 @@ def test_what_the_method_did_joins_the_weight_to_the_covariance_that_was_below_i
     assert fixed.methods == (
         ("linear", "kept the weights of a (mean covariance +0.050) and b (mean covariance +0.300)"),
     )
+
+
+def test_what_the_method_did_has_its_gates(make):
+    story = told(make("guard", (0.5, 0.6, 0.7), (0.5, 0.5, 0.5), gates=(0.5, 0.0)))
+    assert story.methods[-1] == ("guard", "opened, on average, the gate of a by 75% and b by 0%")
 
 
 def test_the_three_commands_fit_the_runs(make):

@@ -33,6 +33,18 @@ def test_a_record_is_on_disk_when_write_returns(path):
         assert path.read_text() == '{"schema": 2, "step": 3, "time": 12.5, "metrics": {"val/a b": 0.25}}\n'
 
 
+@pytest.mark.parametrize("by", ["moved", "deleted", "replaced"])
+def test_a_record_that_nobody_would_find_is_not_written(path, by):
+    with TraceWriter(path) as trace:
+        trace.write(1, {"loss": 1.0})
+        {"moved": lambda: path.rename(path.with_name("away")), "deleted": path.unlink}.get(by, lambda: None)()
+        if by == "replaced":
+            path.with_name("other").touch()
+            path.with_name("other").replace(path)
+        with pytest.raises(CtwaError, match="is no longer the file that is written: its folder was moved, deleted or"):
+            trace.write(2, {"loss": 1.0})
+
+
 def test_numbers_of_numpy_and_torch_are_written_exactly(path):
     third = torch.tensor(1 / 3, dtype=torch.float64)
     with TraceWriter(path) as writer:
@@ -43,7 +55,7 @@ def test_numbers_of_numpy_and_torch_are_written_exactly(path):
 
 
 def test_what_is_no_number_is_refused_by_its_name(path):
-    with TraceWriter(path) as writer, pytest.raises(TypeError, match="metric 'note' is 'hello'"):
+    with TraceWriter(path) as writer, pytest.raises(CtwaError, match="metric 'note' is 'hello'"):
         writer.write(1, {"note": "hello"})
 
 
@@ -58,7 +70,7 @@ def test_non_finite_numbers_are_null_and_listed(path):
 def test_a_step_is_not_written_twice(path):
     with TraceWriter(path) as writer:
         writer.write(1, {})
-        with pytest.raises(ValueError, match="step 1 has a record already"):
+        with pytest.raises(CtwaError, match="step 1 comes after step 1"):
             writer.write(1, {})
 
 

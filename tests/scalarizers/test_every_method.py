@@ -19,7 +19,7 @@ from ctwa.batch import RewardMatrix, Rollout
 from ctwa.covariance.probe import Progress
 from ctwa.errors import CtwaError
 from ctwa.scalarizers import METHODS, MethodConfig, Scalarizer, build_scalarizer
-from ctwa.scalarizers.registry import SCALARIZERS
+from ctwa.scalarizers.registry import SCALARIZERS, takes_targets
 
 CONFIG: TypeAdapter = TypeAdapter(MethodConfig)
 EIGHT = [f"objective-{i}" for i in range(8)]
@@ -67,6 +67,7 @@ CASES = defaultdict(
     cgpo=Case(lambda names: {"constraints": {min(names): 0.3}}),
     pama=Case(scaling="invariant"),
     product=Case(scaling="invariant"),
+    guard=Case(lambda _: {"warmup": 2}, scaling="invariant"),
     gdpo=Case(estimators=(True,)),
     gd2po=Case(estimators=(True,)),
     rvpo=Case(lambda _: {"anneal_steps": 5}, estimators=(True,)),
@@ -89,7 +90,8 @@ def build(
     config = CONFIG.validate_python({"type": method, **case.config(names)})
     kind = case.estimators[0] if scale_invariant is None else scale_invariant
     weights = {name: (weights or unequal(names))[name] for name in names}
-    return build_scalarizer(config, weights, targets=unequal(names), scale_invariant=kind)
+    targets = unequal(names) if takes_targets(config) else None
+    return build_scalarizer(config, weights, targets=targets, scale_invariant=kind)
 
 
 @dataclass(frozen=True)
@@ -406,6 +408,7 @@ TASKS_N = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1]).repeat_interleave(4)
 DISJOINT_NM = TASKS_N[:, None] == torch.arange(3)
 LIKE_ALONE = (
     "ctwa",
+    "guard",
     "hypervolume",
     "linear",
     "pama",
@@ -457,7 +460,7 @@ def test_three_tasks_with_objectives_of_their_own(make_batch, method, scale_inva
         torch.testing.assert_close(each_MNT[m][DISJOINT_NM[:, m]], own_NT, rtol=0, atol=1e-12)
         assert not each_MNT[m][~DISJOINT_NM[:, m]].any()
         if method in LIKE_ALONE:
-            scores_N = rewards_N if method in {"pama", "product"} else scalarizer.weights[name] * rewards_N
+            scores_N = rewards_N if method in {"guard", "pama", "product"} else scalarizer.weights[name] * rewards_N
             own_NT = alone.estimate(**kind)(scores_N)
             own_NT = own_NT.clamp(min=0) if method == "pama" else own_NT
             torch.testing.assert_close(first_NT[DISJOINT_NM[:, m]], own_NT, rtol=0, atol=1e-4)

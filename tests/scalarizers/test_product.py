@@ -163,7 +163,7 @@ def test_a_reward_below_0_is_named():
 
 
 def test_scores_too_large_to_train_on_are_refused():
-    with pytest.raises(CtwaError, match=r"scores beyond 1e\+15 .* write a smaller ctwa\.method\.exponent"):
+    with pytest.raises(CtwaError, match=r"scores beyond 1e\+15 .* write a smaller exponent"):
         scores(product({"a": 1.0}, exponent=6.0), torch.tensor([[1e3], [1.0]], dtype=torch.float64))
 
 

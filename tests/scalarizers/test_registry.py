@@ -13,16 +13,16 @@ CONFIG: TypeAdapter = TypeAdapter(MethodConfig)
 
 
 @pytest.mark.parametrize(
-    ("config", "config_class", "scalarizer_class"),
+    ("config", "config_class", "scalarizer_class", "targets"),
     [
-        ({"type": "linear"}, LinearConfig, Linear),
-        ({"type": "ctwa"}, CtwaConfig, CTWA),
+        ({"type": "linear"}, LinearConfig, Linear, None),
+        ({"type": "ctwa"}, CtwaConfig, CTWA, TARGETS),
     ],
 )
-def test_the_type_chooses_the_method(config, config_class, scalarizer_class):
+def test_the_type_chooses_the_method(config, config_class, scalarizer_class, targets):
     parsed = CONFIG.validate_python(config)
     assert type(parsed) is config_class
-    scalarizer = build_scalarizer(parsed, WEIGHTS, targets=TARGETS, scale_invariant=True)
+    scalarizer = build_scalarizer(parsed, WEIGHTS, targets=targets, scale_invariant=True)
     assert type(scalarizer) is scalarizer_class
     assert scalarizer.weights == WEIGHTS
     assert scalarizer.state_dict()["method"] == config["type"]

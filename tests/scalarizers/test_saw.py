@@ -86,7 +86,7 @@ def test_variation_is_over_what_was_scored():
 
 
 def test_a_reward_below_the_least_is_named():
-    with pytest.raises(CtwaError, match=r"objective 'b' has the reward -1\.0.*ctwa\.method\.lowest=\{b: NUMBER\}"):
+    with pytest.raises(CtwaError, match=r"objective 'b' has the reward -1\.0.*option lowest=\{b: NUMBER\}"):
         observed(saw(), COLUMNS | {"b": [-1.0, 0.0, 1.0, 2.0]})
 
 

@@ -1,14 +1,14 @@
-"""What a run is to go on from: seen to be whole, ours to load, and of as many ranks, before anything starts."""
+"""What a run is to go on from: seen to be whole, and ours to load, before anything starts."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from omegaconf import DictConfig
 
-from ctwa.engine.checkpoint import STATE_FILE, find_resumption, read_state
+from ctwa.engine.checkpoint import STATE_FILE, find_resumption, num_ranks_of, read_state, shard_file
 from ctwa.errors import CtwaError
+from ctwa.run.text import listed
 
 TRUST = "ctwa.trust_checkpoint=true"
 """What a user writes who knows who made a checkpoint."""
@@ -37,8 +37,8 @@ def check_checkpoint(config: DictConfig, checkpoints: Path) -> None:
     """Check what ``ctwa.resume=true`` would go on from.
 
     Raises:
-        CtwaError: none of the checkpoints is whole; the newest whole one was saved by another number of ranks; or
-            loading it could run code.
+        CtwaError: none of the checkpoints is whole; the newest whole one lacks what some rank saved, or is FSDP1's and
+            of another number of ranks; or loading it could run code.
     """
     found = find_resumption(checkpoints)
     if found.folder is None:
@@ -57,19 +57,23 @@ def check_checkpoint(config: DictConfig, checkpoints: Path) -> None:
 
 
 def _check_ranks(config: DictConfig, checkpoint: Path) -> None:
-    """Each rank loads the shard that it saved: another number of ranks would be told after the engine is up."""
-    if not (file := checkpoint / "actor" / "fsdp_config.json").is_file():
+    """See that what every rank has saved is there, and that those that are to be can load it."""
+    policy = checkpoint / "actor"
+    if (saved := num_ranks_of(policy)) is None:
         return
-    try:
-        saved = json.loads(file.read_text())["world_size"]
-    except (ValueError, TypeError, KeyError) as error:
-        raise CtwaError(f"{file} cannot be read ({error!r}): restore it, or take {checkpoint} away") from error
+    missing = [rank for rank in range(saved) if not shard_file(policy, "model", saved, rank).is_file()]
+    if missing:
+        raise CtwaError(
+            f"{checkpoint} lacks what {listed([f'rank {rank}' for rank in missing])} of {saved} saved: a run folder "
+            "lies on a file system that all nodes share (docs/cluster.md); bring their files here, or go on from "
+            "another checkpoint"
+        )
     num_ranks = config.trainer.nnodes * config.trainer.n_gpus_per_node
-    if saved != num_ranks:
+    if saved != num_ranks and config.actor_rollout_ref.actor.strategy != "fsdp2":
         raise CtwaError(
             f"{checkpoint} was saved by {saved} rank{'s' * (saved > 1)}, and the run has trainer.nnodes x "
-            f"trainer.n_gpus_per_node = {num_ranks}: write as many as there were, or begin a new run with the model of "
-            f"the checkpoint (actor_rollout_ref.model.path={checkpoint / 'actor' / 'huggingface'})"
+            f"trainer.n_gpus_per_node = {num_ranks}: only FSDP2's checkpoints can be dealt out anew; write as many as "
+            "there were"
         )
 
 

@@ -18,8 +18,8 @@ def check_engine(config: DictConfig) -> None:
     """Refuse what verl can do, and a run with objectives cannot."""
     if config.trainer.v1.trainer_mode != "sync":
         raise CtwaError(
-            f"trainer.v1.trainer_mode={config.trainer.v1.trainer_mode!r}: the multi-objective trainer is synchronous; "
-            "write sync"
+            f"trainer.v1.trainer_mode={config.trainer.v1.trainer_mode!r}: the multi-objective trainer is synchronous "
+            "(docs/async.md says why); write sync"
         )
     if config.algorithm.filter_groups.enable:
         raise CtwaError(
@@ -42,10 +42,10 @@ def check_engine(config: DictConfig) -> None:
             "actor_rollout_ref.rollout.val_kwargs.do_sample=false with a temperature of "
             f"{rollout.val_kwargs.temperature:g}, at which verl would sample: write temperature=0, or do_sample=true"
         )
-    if config.trainer.nnodes > 1 and rollout.name == "transformers":
+    if config.trainer.nnodes > 1 and rollout.name == "transformers" and config.trainer.device != "cpu":
         raise CtwaError(
-            f"generation=transformers with trainer.nnodes={config.trainer.nnodes}: its servers share one machine; "
-            "write generation=vllm"
+            f"generation=transformers with trainer.nnodes={config.trainer.nnodes}: its servers take the GPUs of one "
+            "machine; write generation=vllm"
         )
     model = config.actor_rollout_ref.model
     if rollout.name == "transformers" and model.lora_rank > 0 and not model.lora.merge:

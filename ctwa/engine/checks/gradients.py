@@ -9,7 +9,8 @@ from omegaconf import DictConfig
 from ctwa.errors import CtwaError
 
 if TYPE_CHECKING:
-    from ctwa.engine.settings import GradientSettings, Settings
+    from ctwa.engine.settings import Settings
+    from ctwa.gradients.settings import GradientSettings
 
 ADAMS = (("torch.optim", "Adam"), ("torch.optim", "AdamW"))
 """The optimizers whose metric is known."""

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from ctwa.engine.policy_loss import SELECTIVE
-from ctwa.engine.settings import WARM_UP
 from ctwa.errors import CtwaError
+from ctwa.gradients.settings import WARM_UP
 from ctwa.strict import refuse_idle
 
 if TYPE_CHECKING:
     from ctwa.aggregators.base import Aggregator
-    from ctwa.engine.settings import GradientSettings, RunSettings, Settings
+    from ctwa.engine.settings import RunSettings, Settings
+    from ctwa.gradients.settings import GradientSettings
 
 
 def check_idle(config: DictConfig, settings: Settings) -> None:

@@ -14,10 +14,10 @@ from verl.single_controller.ray import RayClassWithInitArgs, RayResourcePool, Ra
 from verl.single_controller.ray.base import create_colocated_worker_cls
 from verl.utils import tensordict_utils as tu
 
-from ctwa.engine.gradients import GradientPlan
 from ctwa.engine.pairs.batches import PairBatch, to_rows
 from ctwa.engine.pairs.objective import PairLoss
-from ctwa.engine.verl.workers import MultiObjectiveWorker, num_data_ranks
+from ctwa.engine.verl.workers import MultiObjectiveWorker, check_folder, num_data_ranks
+from ctwa.gradients.plan import GradientPlan
 from ctwa.preference.tokenization import PairTokens
 
 PAIRS_PER_CALL = 1024
@@ -91,6 +91,7 @@ def start_workers(config: DictConfig) -> Any:
         device_name=config.trainer.device,
     ).spawn(prefix_set={"actor"})["actor"]
     group.init_model()
+    check_folder(group, Path(config.ctwa.run))
     return group
 
 

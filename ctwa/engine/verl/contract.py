@@ -71,6 +71,9 @@ _TABLE: dict[tuple[Use, str], dict[str, str]] = {
         "_build_module": "(self)",
         "_build_fsdp_module": "(self, module)",
     },
+    ("overridden", "verl.utils.checkpoint.fsdp_checkpoint_manager:FSDPCheckpointManager."): {
+        "load_checkpoint": "(self, local_path, hdfs_path=None, del_local_after_load=False)",
+    },
     ("overridden", "verl.workers.rollout.replica:RolloutReplica."): {
         "launch_servers": "(self)",
     },
@@ -164,6 +167,7 @@ _TABLE: dict[tuple[Use, str], dict[str, str]] = {
         "logprobs_from_logits_v2": "(logits, labels)",
     },
     ("patched", "verl.workers.engine.fsdp.transformer_impl:"): {
+        "FSDPCheckpointManager": "(model, optimizer=None, lr_scheduler=None, processing_class=None, checkpoint_config=None, trust_remote_code=False, **kwargs)",
         "logprobs_from_logits": "(logits, labels, inplace_backward=True)",
         "prepare_micro_batches": "(data, dp_group=None, num_batches_divided_by=None, same_micro_num_in_dp=True, min_num_micro_batch=None, use_dynamic_bsz_balance=True)",
     },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -20,10 +21,11 @@ from verl.utils.model import convert_weight_keys
 from verl.workers.engine import FSDPEngineWithLMHead
 from verl.workers.engine.fsdp import transformer_impl
 
-from ctwa.engine.gradient_store import GradientStore
-from ctwa.engine.gradients import OBJECTIVE_LOSSES, GradientPlan, GradientRecord, solve_once
+from ctwa.engine.objective_losses import OBJECTIVE_LOSSES
 from ctwa.engine.optimizer_metric import knows_mean_squares, preconditioner
 from ctwa.engine.verl.halves import by_half, half_of, rows_in_halves
+from ctwa.gradients.plan import GradientPlan, GradientRecord
+from ctwa.gradients.store import GradientStore
 
 
 class MultiObjectiveEngine(FSDPEngineWithLMHead):
@@ -33,9 +35,11 @@ class MultiObjectiveEngine(FSDPEngineWithLMHead):
 
     Attributes:
         plan: what to do with the objectives' gradients; None for verl's own update.
+        num_left_out: updates that were not made since somebody set it to 0: their gradient was not finite.
     """
 
     plan: GradientPlan | None = None
+    num_left_out: int = 0
     _store: GradientStore | None = None
     _part: int | None = None
     _has_shared: bool = False
@@ -56,9 +60,7 @@ class MultiObjectiveEngine(FSDPEngineWithLMHead):
         if forward_only or plan is None or (plan.aggregator is None and not measures):
             return super().forward_backward_batch(data, loss_function, forward_only)
         if not measures:
-            assert plan.aggregator is not None
-            plan.records.append(GradientRecord(None, plan.aggregator.last_weights_M, False, {}))
-            return self._descend(data, loss_function, plan.aggregator.last_weights_M)
+            return self._descend(data, loss_function, plan.hold())
 
         num_objectives, num_measured = len(plan.names), len(plan.measured_names) * plan.num_halves
         num_rows = [len(data)]
@@ -76,17 +78,11 @@ class MultiObjectiveEngine(FSDPEngineWithLMHead):
             plan.records.append(GradientRecord(gram_MM, None, False, plan.progress(plain_RR, None, learning_rate)))
             weights_M = torch.zeros(num_objectives)
         else:
-            losses_M = plan.losses_M
-            if losses_M is None and plan.aggregator.needs_losses:
-                losses_M = store.losses(num_objectives)
-            shown_MM, errors_MM = plan.for_solver(gram_MM)
-            plan.aggregator, solution, metrics = solve_once(
-                plan.aggregator, shown_MM, losses_M, learning_rate=learning_rate, errors_MM=errors_MM
-            )
+            is_asked = plan.losses_M is None and plan.aggregator.needs_losses
+            solution = plan.weigh(gram_MM, store.losses(num_objectives) if is_asked else None, learning_rate)
             weights_M = solution.weights_M
-            metrics |= plan.progress(plain_RR, weights_M, learning_rate)
-            plan.records.append(GradientRecord(gram_MM, weights_M, solution.skipped, metrics))
             if solution.skipped:  # without a gradient the optimizer does not move
+                self.num_left_out += 1
                 return outputs
         if plan.settings.last_layers is not None:
             del store
@@ -96,6 +92,15 @@ class MultiObjectiveEngine(FSDPEngineWithLMHead):
         else:
             store.combine([*weights_M.tolist() * plan.num_halves, 1.0])
         return outputs
+
+    def optimizer_step(self) -> float:
+        """Take the step as verl does, which leaves it out where its gradient is not finite: the method forgets it."""
+        norm: float = super().optimizer_step()
+        if not math.isfinite(norm):
+            self.num_left_out += 1
+            if self.plan is not None and self.plan.aggregator is not None:
+                self.plan.leave_out()
+        return norm
 
     def _lacks_metric(self, plan: GradientPlan) -> bool:
         return plan.settings.metric == "optimizer" and not knows_mean_squares(self.optimizer)

@@ -16,15 +16,18 @@ def install() -> None:
 
 
 def register_engines() -> None:
-    """Put our FSDP engine in the place of verl's, and on the CPU, where verl has none.
+    """Put our FSDP engine, and what saves and loads its checkpoints, in the place of verl's; on the CPU verl has none.
 
     It is verl's own wherever a step does not look at the objectives' gradients.
     """
     from verl.workers.engine import EngineRegistry
+    from verl.workers.engine.fsdp import transformer_impl
 
     from ctwa.engine.verl.cpu_engine import CpuEngine
     from ctwa.engine.verl.multi_objective_engine import MultiObjectiveEngine
+    from ctwa.engine.verl.resharding import AnyRanks
 
+    transformer_impl.FSDPCheckpointManager = AnyRanks
     for backend in ("fsdp", "fsdp2"):
         EngineRegistry._engines["language_model"][backend] |= {"cuda": MultiObjectiveEngine, "cpu": CpuEngine}
 

@@ -35,7 +35,7 @@ from ctwa.engine.verl.rollout.prompts import PromptTokens
 from ctwa.engine.verl.rollout.transformers_rollout import start_server
 from ctwa.engine.verl.rows import deal_rows, mini_batches
 from ctwa.engine.verl.transfer import QueuedRows
-from ctwa.engine.verl.workers import MultiObjectiveWorker, num_data_ranks
+from ctwa.engine.verl.workers import MultiObjectiveWorker, check_folder, num_data_ranks
 from ctwa.errors import CtwaError
 from ctwa.objectives.curriculum import Curriculum, CurriculumSettings, source_named
 
@@ -63,6 +63,7 @@ class Session(PPOTrainerSync):
         self._is_awake = False
         self._begin(config, poll_interval)
         self.init()
+        check_folder(self.actor_rollout_wg, Path(config.ctwa.run))
         self.curriculum = self._build_curriculum(curriculum)
         self.reward_loop_manager = None  # ends its workers: the driver sees to the rewards
         wait_for_queue()

@@ -7,6 +7,7 @@ completions alone, (N, T), with the tokens of their rows one row behind the othe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -227,7 +228,8 @@ def kl_rewards(controller: Any, kind: str, rows: QueuedRows) -> tuple[Tensor, di
     mask_NT, old_NT, reference_NT = (rows.joined(column).float() for column in columns)
     kl_NT = kl_penalty(old_NT, reference_NT, kind) * mask_NT
     mean, beta = float((kl_NT.sum(1) / mask_NT.sum(1)).mean()), controller.value
-    controller.update(current_kl=mean, n_steps=len(rows.completions))
+    if math.isfinite(mean):  # else beta would never be a number again
+        controller.update(current_kl=mean, n_steps=len(rows.completions))
     return -beta * kl_NT, {key_of.REWARD_KL: mean, key_of.REWARD_KL_COEFFICIENT: float(beta)}
 
 

@@ -7,8 +7,10 @@ computed, at no extra pass, or those of the updated policy), and the gradients o
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any, Literal
 
 import torch
@@ -20,18 +22,23 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.distributed import initialize_global_process_group_ray
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
-from ctwa.engine.checkpoint import correct_config, merge_adapter
-from ctwa.engine.gradient_store import local_part
-from ctwa.engine.gradients import OBJECTIVE_LOSSES, GradientPlan, ObjectiveLosses, policy_losses
+from ctwa.engine.checkpoint import correct_config, merge_adapter, num_ranks_of, shard_file
+from ctwa.engine.objective_losses import OBJECTIVE_LOSSES, ObjectiveLosses, policy_losses
 from ctwa.engine.pairs.objective import PairLoss
 from ctwa.engine.probe import PreviousWeights
 from ctwa.engine.verl.columns import MINI_BATCH_ROWS, ROW_COLUMN
 from ctwa.engine.verl.registry import install
+from ctwa.engine.verl.resharding import PREVIOUS, previous_weights
 from ctwa.engine.verl.rows import RowValues
 from ctwa.errors import CtwaError
+from ctwa.gradients.plan import GradientPlan
+from ctwa.gradients.store import local_part
 from ctwa.models.adapter import ADAPTER, keep_adapter
+from ctwa.run.text import listed
 
 LogProbs = Literal["in_update", "post_update"]
+UPDATES_LEFT_OUT = "updates_left_out"
+"""Among the metrics of an update: how many of its mini-batches were left out, their gradients not being finite."""
 
 
 class PolicyWorker(TrainingWorker):
@@ -68,7 +75,11 @@ class PolicyWorker(TrainingWorker):
         if size := tu.pop(data, MINI_BATCH_ROWS, default=None):
             tu.assign_non_tensor(data, mini_batch_size=size)
         again = data.clone(recurse=False) if self._source == "post_update" else None
+        self.engine.num_left_out = 0
         output = super().train_mini_batch(data)
+        if output is not None:
+            metrics = tu.get(output, "metrics")
+            tu.assign_non_tensor(output, metrics={**metrics, UPDATES_LEFT_OUT: [self.engine.num_left_out]})
         if again is not None:
             tu.assign_non_tensor(again, calculate_entropy=False, compute_loss=False)
             measured = self.infer_batch(again)
@@ -141,7 +152,7 @@ class PolicyWorker(TrainingWorker):
         self._refuse_non_finite()
         super().save_checkpoint(local_path, *arguments, **options)
         if self._previous is not None:
-            torch.save(self._previous.copies, self._previous_file(local_path))
+            torch.save(self._previous.copies, shard_file(Path(local_path), PREVIOUS, self.world_size, self.rank))
         model = Path(local_path) / "huggingface"
         if self.rank == 0 and any(model.glob("*.safetensors")):
             adapter = Path(local_path) / "lora_train_meta.json"
@@ -165,15 +176,18 @@ class PolicyWorker(TrainingWorker):
             )
 
     def load_checkpoint(self, local_path: str, *arguments: Any, **options: Any) -> None:
-        """Load as verl does, and what a probe kept."""
+        """Load as verl does, and what a probe kept; of another number of ranks, too."""
         super().load_checkpoint(local_path, *arguments, **options)
         self._previous = None
-        if self._previous_file(local_path).exists():
-            self._previous = PreviousWeights(self.engine.trained())
-            self._previous.copies = torch.load(self._previous_file(local_path))
-
-    def _previous_file(self, local_path: str) -> Path:
-        return Path(local_path) / f"previous_world_size_{self.world_size}_rank_{self.rank}.pt"
+        policy = Path(local_path)
+        num_saved = num_ranks_of(policy) or self.world_size
+        if not shard_file(policy, PREVIOUS, num_saved, 0).exists():
+            return
+        self._previous = PreviousWeights(self.engine.trained())
+        if num_saved == self.world_size:
+            self._previous.copies = torch.load(shard_file(policy, PREVIOUS, num_saved, self.rank))
+        else:
+            self._previous.copies = previous_weights(policy, num_saved, self.engine.trained_by_name())
 
     def keep_weights(self) -> None:
         """Copy the weights, before an update that a probe is to measure."""
@@ -253,6 +267,11 @@ class MultiObjectiveWorker(ActorRolloutRefWorker):
         return self.actor.preference_log_probs(data)
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def sees(self, path: str) -> str | None:
+        """Whether each rank finds a file: None, or the name of its machine where it does not."""
+        return None if Path(path).is_file() else socket.gethostname()
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def keep_weights(self) -> None:
         """Copy the weights on every rank."""
         self.actor.keep_weights()
@@ -266,3 +285,19 @@ class MultiObjectiveWorker(ActorRolloutRefWorker):
 def num_data_ranks(group: Any) -> int:
     """The data-parallel ranks of a group of workers, over which verl deals out rows."""
     return int(max(group._query_dispatch_info("actor"))) + 1
+
+
+def check_folder(group: Any, folder: Path) -> None:
+    """See that all ranks have the run's folder, into which each saves its part of a checkpoint.
+
+    Raises:
+        CtwaError: the machine of a rank has not.
+    """
+    with NamedTemporaryFile(dir=folder.resolve(), prefix=".seen-by-ranks-") as file:
+        blind = {rank: machine for rank, machine in enumerate(group.sees(file.name)) if machine is not None}
+    if blind:
+        named = listed([f"rank {rank} (on {machine})" for rank, machine in blind.items()])
+        raise CtwaError(
+            f"{named} does not see the run folder {folder}, into which it would save its part of a checkpoint: give a "
+            "folder on a file system that all nodes share (docs/cluster.md)"
+        )

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from ctwa.errors import CtwaError
+from ctwa.integrations.trl.contract import unknown_version
 
 if TYPE_CHECKING:
     from ctwa.integrations.trl.trainer import MultiObjectiveGRPOTrainer
@@ -22,6 +23,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if find_spec("trl") is None:
         raise CtwaError("TRL is not installed: pip install 'ctwa[trl]', in an environment without verl (docs/trl.md)")
-    from ctwa.integrations.trl import trainer
-
+    try:
+        from ctwa.integrations.trl import trainer
+    except ImportError as error:
+        raise unknown_version(str(error)) from error
     return getattr(trainer, name)

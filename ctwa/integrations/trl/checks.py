@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ctwa.errors import CtwaError, did_you_mean, told_together
+from ctwa.errors import CtwaError, told_together
+from ctwa.gradients.settings import GradientSettings
 from ctwa.integrations.trl.loss import why_unknown
-from ctwa.objectives.config import check_name
+from ctwa.metrics import check_name
 from ctwa.scalarizers.base import Scalarizer
 from ctwa.scalarizers.gradient import GradientMethod
-from ctwa.scalarizers.registry import METHODS, SCALARIZERS, MethodConfig, build_scalarizer
-from ctwa.strict import validated
+from ctwa.scalarizers.registry import SCALARIZERS, MethodConfig, build_scalarizer, method_options
+from ctwa.strict import changes, refuse_idle, validated
+
+PLAIN = ("NO", "MULTI_")
+"""How accelerate's names of a training begin in which every process has the whole model."""
 
 
 def read_method(method: str | Mapping[str, Any]) -> MethodConfig:
@@ -20,14 +24,71 @@ def read_method(method: str | Mapping[str, Any]) -> MethodConfig:
     Raises:
         CtwaError: it is none, or an option is wrong.
     """
-    content = {"type": method} if isinstance(method, str) else dict(method)
-    name = content.get("type")
-    if name not in METHODS:
-        raise CtwaError(f"method is {name!r}: write one of {', '.join(METHODS)}" + did_you_mean(name, METHODS))
-    if "targets" in content and _takes_targets(name):
+    options: dict[str, Any] = {"type": method} if isinstance(method, str) else dict(method)
+    name = str(options.pop("type", ""))
+    if "targets" in options and _takes_targets(name):
         raise CtwaError("a covariance target is no option of a method: give the trainer targets={'NAME': 0.1, ...}")
-    config: MethodConfig = validated(MethodConfig, content, under="method")
-    return config
+    return method_options(name, **options)
+
+
+def read_gradients(gradients: Mapping[str, Any] | None) -> GradientSettings:
+    """How a user wants the objectives' gradients taken.
+
+    Raises:
+        CtwaError: an option is wrong, or one that `ctwa train` alone has.
+    """
+    settings: GradientSettings = validated(GradientSettings, dict(gradients or {}), under="gradients")
+    for name in sorted(changes(settings).keys() - {"gram", "half_life", "refresh_every"}):
+        raise CtwaError(f"gradients.{name} is for `ctwa train`: in TRL write gram, half_life and refresh_every alone")
+    return settings
+
+
+def check_gradients(settings: GradientSettings, scalarizer: Scalarizer, args: Any, distributed: str) -> None:
+    """Refuse a training in which the objectives' gradients cannot be taken one by one from one forward pass.
+
+    Args:
+        settings: how they are to be taken.
+        scalarizer: the method.
+        args: a ``GRPOConfig``.
+        distributed: accelerate's name of how processes share the training.
+
+    Raises:
+        CtwaError: what it is of TRL's settings, and what to write; or gradients that nobody takes.
+    """
+    name, aggregator = scalarizer.config.type, scalarizer.aggregator
+    if aggregator is None:
+        refuse_idle(settings, dict.fromkeys(type(settings).model_fields, f"method '{name}'"), "gradients")
+        return
+    if settings.gram == "plain":
+        refuse_idle(aggregator.config, dict.fromkeys(aggregator.of_errors, "gradients={'gram': 'plain'}"), "method")
+    elif args.generation_batch_size < 2 * args.num_generations:
+        raise CtwaError(
+            "gradients.gram=cross_fitted halves the prompts of a batch, and with generation_batch_size="
+            f"{args.generation_batch_size} and num_generations={args.num_generations} it has one: write a "
+            "larger batch, of 8 prompts or more, or gram='plain'"
+        )
+    optim = _word(args.optim)
+    mistakes = [
+        f"method '{name}' combines the gradients of the objectives, and {reason}"
+        for reason, holds in {
+            f"{distributed} keeps each process's part of one: train in one process or with DDP, or with `ctwa train`": (
+                not distributed.startswith(PLAIN)
+            ),
+            "parallelism_config splits the model or its sequences: leave it out": bool(
+                getattr(args, "parallelism_config", None)
+            ),
+            "fp16 scales the loss until they overflow: write bf16=True": args.fp16,
+            "use_liger_kernel writes them where the next one's are computed from: leave it out": getattr(
+                args, "use_liger_kernel", False
+            ),
+            "torch_compile frees what the next one is computed from: leave it out": args.torch_compile,
+            f"optim='{optim}' makes its steps in the middle of one: write another": "lomo" in optim
+            or "layerwise" in optim,
+        }.items()
+        if holds
+    ]
+    if mistakes:
+        raise told_together(mistakes, "" if len(mistakes) == 1 else "the training")
 
 
 def build_method(
@@ -87,11 +148,6 @@ def _takes_targets(method: str) -> bool:
 
 def _of_method(scalarizer: Scalarizer, args: Any) -> Iterable[str]:
     name, needs = scalarizer.config.type, scalarizer.requirements
-    if scalarizer.aggregator is not None:
-        yield (
-            f"method '{name}' combines the gradients of the objectives, and TRL takes one gradient: choose a method of "
-            f"the level reward or advantage (ctwa methods), or train with `ctwa train method={name}`"
-        )
     if needs.probe != "none":
         yield (
             f"method '{name}' measures what each step did to the rewards, which needs passes that TRL does not make: "

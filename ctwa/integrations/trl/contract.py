@@ -29,19 +29,29 @@ SETTINGS = (
     "eval_strategy",
     *("loss_type", "epsilon", "epsilon_high", "delta", "importance_sampling_level", "off_policy_mask_threshold"),
     *("top_entropy_quantile", "sapo_temperature_pos", "sapo_temperature_neg", "temperature", "output_dir", "seed"),
-    "gradient_checkpointing_kwargs",
+    *("gradient_checkpointing_kwargs", "optim", "fp16", "torch_compile", "generation_batch_size"),
 )
 """The settings of ``GRPOConfig`` that are read."""
 
 
-def what_moved(trainer: type, config: type) -> list[str]:
+ATTRIBUTES = (
+    *("accelerator", "optimizer", "state", "reward_func_names", "reward_weights", "num_generations", "num_iterations"),
+    *("num_generations_eval", "scale_rewards", "beta", "aux_loss_enabled", "_entropy_bonus_enabled"),
+    *("_metrics", "_logs", "_step", "_buffered_inputs"),
+)
+"""What a trainer that is made has, and is read or set."""
+
+
+def what_moved(trainer: type, config: type, made: Any = None) -> list[str]:
     """What a version of TRL has no longer, a phrase each; nothing for one that the trainer works with.
 
     Args:
         trainer: TRL's ``GRPOTrainer``.
         config: TRL's ``GRPOConfig``.
+        made: a trainer, where there is one.
     """
-    moved = []
+    attributes = () if made is None else ATTRIBUTES
+    moved = [f"GRPOTrainer has no {name}" for name in attributes if not hasattr(made, name)]
     for name, wanted in METHODS.items():
         method: Any = getattr(trainer, name, None)
         if method is None:
@@ -52,16 +62,19 @@ def what_moved(trainer: type, config: type) -> list[str]:
     return moved + [f"GRPOConfig.{name} is gone" for name in SETTINGS if name not in known]
 
 
-def check_contract(trainer: type, config: type) -> None:
+def check_contract(trainer: type, config: type, made: Any = None) -> None:
     """Refuse a TRL that the trainer cannot work with, by what has moved.
 
     Raises:
         CtwaError: something has.
     """
-    if moved := what_moved(trainer, config):
-        raise CtwaError(
-            f"TRL {installed()} is not the one that ctwa knows ({'; '.join(moved)}): pip install 'trl=={TESTED}.*'"
-        )
+    if moved := what_moved(trainer, config, made):
+        raise unknown_version("; ".join(moved))
+
+
+def unknown_version(moved: str) -> CtwaError:
+    """The error of a TRL in which something has moved."""
+    return CtwaError(f"TRL {installed()} is not the one that ctwa knows ({moved}): pip install 'trl=={TESTED}.*'")
 
 
 def installed() -> str:

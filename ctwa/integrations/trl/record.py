@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ctwa.errors import CtwaError
+from ctwa.gradients.settings import GradientSettings
 from ctwa.run.folder import ObjectiveInfo, RunFolder, RunInfo
 from ctwa.run.jsonl import write_atomically
 from ctwa.run.recorder import RunRecorder
 from ctwa.scalarizers.base import Scalarizer
+from ctwa.state import Stateful
 
 STATE_FILE = "ctwa_state.json"
 """In a checkpoint of TRL: the method's state, and the record of its step."""
@@ -22,12 +24,21 @@ _ELSEWHERE = ("output_dir", "logging_dir", "run_name", "hub_token", "push_to_hub
 """Settings that are not of the training: where it is kept, and secrets."""
 
 
-def begin(args: Any, scalarizer: Scalarizer, model: str, *, num_steps: int, resume_after: int | None) -> RunRecorder:
+def begin(
+    args: Any,
+    scalarizer: Scalarizer,
+    gradients: GradientSettings,
+    model: str,
+    *,
+    num_steps: int,
+    resume_after: int | None,
+) -> RunRecorder:
     """Make or continue the run's folder.
 
     Args:
         args: the ``GRPOConfig``.
         scalarizer: the method.
+        gradients: how it takes the objectives' gradients.
         model: its name, or its folder.
         num_steps: optimizer steps in all.
         resume_after: the step of the checkpoint that the run continues from; None for a new run.
@@ -50,8 +61,10 @@ def begin(args: Any, scalarizer: Scalarizer, model: str, *, num_steps: int, resu
         versions={package: version(package) for package in ("ctwa", "trl", "torch", "transformers")},
     )
     settings = {key: value for key, value in args.to_dict().items() if key not in _ELSEWHERE}
-    method = {"method": scalarizer.config.model_dump(mode="json")}
-    config = {"trl": json.loads(json.dumps(settings, default=str)), "ctwa": method}
+    own = {"method": scalarizer.config.model_dump(mode="json")}
+    if scalarizer.aggregator is not None:
+        own["gradients"] = gradients.model_dump(mode="json")
+    config = {"trl": json.loads(json.dumps(settings, default=str)), "ctwa": own}
     run = RunFolder.create(
         args.output_dir, config, info, resume=resume_after is not None, how_to_resume=HOW_TO_RESUME, folders=()
     )
@@ -61,26 +74,28 @@ def begin(args: Any, scalarizer: Scalarizer, model: str, *, num_steps: int, resu
     return recorder
 
 
-def save_state(checkpoint: Path, scalarizer: Scalarizer, *, step: int, metrics: Mapping[str, float]) -> None:
-    """Put the method's state into a checkpoint that is being made.
+def save_state(checkpoint: Path, parts: Mapping[str, Stateful], *, step: int, metrics: Mapping[str, float]) -> None:
+    """Put what the method keeps into a checkpoint that is being made.
 
     Args:
         checkpoint: its folder.
-        scalarizer: the method.
+        parts: what has a state, by name.
         step: optimizer steps made.
         metrics: of that step, whose record may not be written yet.
     """
     checkpoint.mkdir(parents=True, exist_ok=True)
-    state = {"step": step, "scalarizer": scalarizer.state_dict(), "metrics": dict(metrics)}
+    state = {"step": step, "metrics": dict(metrics)} | {name: part.state_dict() for name, part in parts.items()}
     write_atomically(checkpoint / STATE_FILE, json.dumps(state).encode())
 
 
-def load_state(checkpoint: Path, scalarizer: Scalarizer, *, steps_per_batch: int) -> tuple[int, dict[str, float]]:
-    """Restore the method to the last bit.
+def load_state(
+    checkpoint: Path, parts: Mapping[str, Stateful], *, steps_per_batch: int
+) -> tuple[int, dict[str, float]]:
+    """Restore what the method keeps to the last bit.
 
     Args:
         checkpoint: TRL's folder of it.
-        scalarizer: the method of this run.
+        parts: of this run, by name.
         steps_per_batch: optimizer steps on a batch of completions.
 
     Returns:
@@ -96,14 +111,21 @@ def load_state(checkpoint: Path, scalarizer: Scalarizer, *, steps_per_batch: int
             "MultiObjectiveGRPOTrainer saved, or begin anew with that one as the model"
         )
     state = json.loads(path.read_bytes())
-    step: int = state["step"]
+    step: int = state.pop("step")
+    metrics: dict[str, float] = state.pop("metrics")
     if step % steps_per_batch:
         raise CtwaError(
             f"{checkpoint} is from the middle of a batch of completions, which are trained on for {steps_per_batch} "
             f"steps, and TRL does not keep them: resume from a step that is a multiple of {steps_per_batch}"
         )
-    scalarizer.load_state_dict(state["scalarizer"])
-    return step, state["metrics"]
+    if state.keys() != parts.keys():
+        raise CtwaError(
+            f"{checkpoint} has the state of {sorted(state)}, and this run that of {sorted(parts)}: resume with the "
+            "method and the gradients that the checkpoint was made with"
+        )
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+    return step, metrics
 
 
 def how_to_go_on(output_dir: str) -> str:

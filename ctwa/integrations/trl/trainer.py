@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Mapping
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,10 @@ from ctwa import metrics as key_of
 from ctwa.batch import Rollout, Update
 from ctwa.covariance.diagnostics import diagnostics, sampled_entropy
 from ctwa.errors import CtwaError
-from ctwa.integrations.trl.checks import build_method, read_method
+from ctwa.gradients.plan import combined_advantages, gradient_metrics, make_cross_fitted, make_plan
+from ctwa.integrations.trl.checks import build_method, check_gradients, read_gradients, read_method
 from ctwa.integrations.trl.contract import check_contract
+from ctwa.integrations.trl.descent import Descent
 from ctwa.integrations.trl.estimate import Answered, TrlEstimate
 from ctwa.integrations.trl.loss import read_policy_loss
 from ctwa.integrations.trl.record import HOW_TO_RESUME, begin, how_to_go_on, load_state, save_state
@@ -32,6 +36,7 @@ from ctwa.report.summary import write_summary
 from ctwa.run.folder import RunFolder
 from ctwa.run.recorder import RunRecorder
 from ctwa.scalarizers.base import weighted_scores
+from ctwa.state import Stateful
 
 _ROW = "ctwa_row"
 """A column beside TRL's own, which goes through its shuffling: the place of a completion among those of its process."""
@@ -46,6 +51,8 @@ class MultiObjectiveGRPOTrainer(GRPOTrainer):
     Args:
         method: a method's name, or its options with the name as ``type``: ``{"type": "ctwa", "eta": 0.1}``.
         targets: the objectives' covariance targets, by name, for a method that steers by them.
+        gradients: how the objectives' gradients are taken, for a method that combines them: options of
+            ``GradientSettings``.
         *arguments, **options: TRL's.
 
     Raises:
@@ -57,14 +64,19 @@ class MultiObjectiveGRPOTrainer(GRPOTrainer):
         *arguments: Any,
         method: str | Mapping[str, Any] = "linear",
         targets: Mapping[str, float] | None = None,
+        gradients: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
         config = read_method(method)
-        check_contract(GRPOTrainer, GRPOConfig)
+        self._taken = read_gradients(gradients)
+        check_contract(GRPOTrainer, GRPOConfig)  # before a model is loaded; what an instance has, after
         super().__init__(*arguments, **options)
+        check_contract(GRPOTrainer, GRPOConfig, self)
         given = self.args.reward_weights or []
         weights = [*given, *[1.0] * (len(self.reward_func_names) - len(given))]
         self.scalarizer = build_method(config, self.reward_func_names, weights, targets, self.args)
+        check_gradients(self._taken, self.scalarizer, self.args, str(self.accelerator.distributed_type.value))
+        self._cross_fitted = make_cross_fitted(self._taken, self.scalarizer, every=0)
         self._policy_loss = read_policy_loss(self.args)
         wanted = self.scalarizer.requirements.log_probs
         self._source = ("none" if self._policy_loss is None else "in_update") if wanted == "none" else wanted
@@ -75,6 +87,8 @@ class MultiObjectiveGRPOTrainer(GRPOTrainer):
         self._window: Window | None = None
         self._rows_S: Tensor | None = None
         self._old_ST: Tensor | None = None
+        self._pass: Any = None
+        self._began = 0.0
         self._validation: Validation | None = None
         self.add_callback(_Between(self))
 
@@ -112,15 +126,31 @@ class MultiObjectiveGRPOTrainer(GRPOTrainer):
         if bool(self._rewards.scored_NM.all()):  # TRL counts a reward that is missing as 0, and the methods do not
             scores_N = weighted_scores(rollout, self.scalarizer.weights)
             answered = Answered(scores_N, self.accelerator.gather(output["advantages"]).cpu())
-        estimate = TrlEstimate(self.num_generations, rollout.mask_NT, self.scale_rewards, answered)
+        estimate = TrlEstimate(rollout, self.scale_rewards, answered)
         advantages_NT = self.scalarizer.advantages(rollout, estimate).float()
         unknown_nT = torch.full(mask_nT.shape, torch.nan)
-        self._window = Window(rollout, advantages_NT, unknown_nT, unknown_nT.clone())
+        descent = self._plan_descent(rollout, estimate)
+        self._window = Window(rollout, advantages_NT, unknown_nT, unknown_nT.clone(), descent)
         first = self.accelerator.process_index * len(mask_nT)
         mine_nT = advantages_NT[first : first + len(mask_nT), : mask_nT.shape[1]]
         output["advantages"] = _of_completions(mine_nT, mask_nT.cpu()).to(mask_nT.device)
         output[_ROW] = torch.arange(len(mask_nT), device=mask_nT.device)
         self._keep_samples(advantages_NT.sum(1) / rollout.mask_NT.sum(1).clamp(min=1))
+
+    def _plan_descent(self, rollout: Rollout, estimate: TrlEstimate) -> Descent | None:
+        """What the update of these completions does with the objectives' gradients."""
+        plan = make_plan(
+            self._taken,
+            self.scalarizer,
+            rollout,
+            step=self.state.global_step // self._steps_per_batch + 1,
+            every=0,
+            cross_fitted=self._cross_fitted,
+            trained_N=rollout.mask_NT.any(1),
+        )
+        if plan is None:
+            return None
+        return Descent(plan, self.scalarizer.objective_advantages(rollout, estimate).float())
 
     def _keep_samples(self, advantages_N: Tensor) -> None:
         """Keep a few completions, and put the advantages into TRL's own table of them."""
@@ -141,14 +171,62 @@ class MultiObjectiveGRPOTrainer(GRPOTrainer):
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         self._rows_S, self._old_ST = inputs.get(_ROW), inputs.get("old_per_token_logps")
         try:
+            if self._rows_S is not None and self._window is not None and self._window.descent is not None:
+                return self._descend(self._window, self._window.descent, model, inputs)
             loss: Tensor = super()._compute_loss(model, inputs)
             return loss
         finally:
-            self._rows_S = self._old_ST = None
+            self._rows_S = self._old_ST = self._pass = None
+
+    def _descend(self, window: Window, descent: Descent, model: Any, inputs: dict[str, Any]) -> Tensor:
+        """Go backward once for each objective, and at the last micro-batch make a step of that.
+
+        Returns:
+            TRL's loss, of which nothing is left to differentiate; the weighted one, where nothing is measured.
+        """
+        mask_ST = (inputs["completion_mask"] * inputs.get("tool_mask", 1)).cpu()
+        loss_of = super()._compute_loss
+
+        def of_rewards(advantages_ST: Tensor) -> Tensor:
+            advantages = _of_completions(advantages_ST, mask_ST).to(self.accelerator.device)
+            loss: Tensor = loss_of(model, inputs | {"advantages": advantages})
+            return loss
+
+        measures, is_last = descent.plan.measures, self.accelerator.sync_gradients
+        rows_S = inputs[_ROW].cpu() + self.accelerator.process_index * len(window.log_probs_old_nT)
+        # Gradients that are measured are averaged over the processes once, before the step.
+        with self.accelerator.no_sync(model) if measures else contextlib.nullcontext():
+            whole: Tensor = loss_of(model, inputs)
+            with self._without_what_is_shared() as has_shared:
+                losses = descent.losses(rows_S, mask_ST.shape[1], of_rewards)
+                shared = whole - loss_of(model, inputs) if has_shared else None
+            if not measures:
+                return descent.combined(losses, shared, is_last=is_last)
+            descent.take((each for each in self.model.parameters() if each.requires_grad), losses, shared)
+        if is_last:
+            descent.step(self.optimizer.param_groups[0]["lr"])
+        return whole.detach().requires_grad_()
+
+    @contextlib.contextmanager
+    def _without_what_is_shared(self) -> Iterator[bool]:
+        """TRL's loss of the rewards alone, and no word in its log; says whether KL, entropy or routing are left out."""
+        shared = {"beta": 0.0, "_entropy_bonus_enabled": False, "aux_loss_enabled": False}
+        silent: dict[str, Any] = {"_metrics": {mode: defaultdict(list) for mode in self._metrics}}
+        kept = {name: getattr(self, name) for name in (*shared, *silent)}
+        for name, value in (shared | silent).items():
+            setattr(self, name, value)
+        try:
+            yield any(kept[name] for name in shared)
+        finally:
+            for name, value in kept.items():
+                setattr(self, name, value)
 
     def _get_per_token_logps_and_entropies(self, *arguments: Any, **options: Any) -> Any:
+        if self._pass is not None:  # all losses of a micro-batch are of one pass
+            return self._pass
         computed = super()._get_per_token_logps_and_entropies(*arguments, **options)
         if self._rows_S is not None and self._window is not None:
+            self._pass = computed
             old_ST = None if self._old_ST is None else self._old_ST.cpu()
             self._window.saw(self._rows_S.cpu(), computed[0].detach().float().cpu(), old_ST)
         return computed
@@ -178,13 +256,17 @@ class MultiObjectiveGRPOTrainer(GRPOTrainer):
     def after_step(self) -> None:
         """Show the method what the update did, where the batch has been trained on to its end."""
         window = self._window
-        if window is None or self._step % (self.args.steps_per_generation * self.num_iterations):
-            return
+        if window is not None and self._step % (self.args.steps_per_generation * self.num_iterations) == 0:
+            self._observe(window)
+        self._step_metrics[key_of.STEP_SECONDS] = time.perf_counter() - self._began
+
+    def _observe(self, window: Window) -> None:
         if self._source == "post_update":
             window.log_probs_new_nT = self._log_probs_now()
+        learnt = {} if window.descent is None else self._learn_from(window, window.descent)
         old_NT, new_NT = self._gathered_float(window.log_probs_old_nT), self._gathered_float(window.log_probs_new_nT)
         update = Update(window.rollout, window.advantages_NT, old_NT, new_NT, self._policy_loss)
-        learnt = diagnostics(update) if self._source != "none" else {}
+        learnt |= diagnostics(update) if self._source != "none" else {}
         learnt |= self.scalarizer.observe_update(update)
         learnt |= self._weights()
         entropy = {key_of.ENTROPY: sampled_entropy(old_NT, window.rollout.mask_NT)}
@@ -192,6 +274,17 @@ class MultiObjectiveGRPOTrainer(GRPOTrainer):
         for key, value in learnt.items():
             self._metrics["train"][key].append(value)
         self._window = None
+
+    def _learn_from(self, window: Window, descent: Descent) -> dict[str, float]:
+        """Take over what an update by the objectives' gradients made of the method, and of the batch's advantages."""
+        plan = descent.plan
+        self.scalarizer.aggregator = plan.aggregator
+        self._cross_fitted = plan.cross_fitted or self._cross_fitted
+        combined_NT = combined_advantages(plan, descent.advantages_MNT)
+        window.advantages_NT = window.advantages_NT if combined_NT is None else combined_NT
+        if any(record.skipped for record in plan.records):  # the update is not the one that the advantages tell of
+            window.log_probs_new_nT.fill_(torch.nan)
+        return gradient_metrics(plan)
 
     def _weights(self) -> dict[str, float]:
         return {key_of.weight(name): weight for name, weight in self.scalarizer.weights.items()}
@@ -242,7 +335,7 @@ class MultiObjectiveGRPOTrainer(GRPOTrainer):
             RunFolder(self.args.output_dir).refuse_if_taken(resume=checkpoint is not None, how_to_resume=HOW_TO_RESUME)
         if checkpoint is not None:
             self._resume_after, self._step_metrics = load_state(
-                Path(str(checkpoint)), self.scalarizer, steps_per_batch=self._steps_per_batch
+                Path(str(checkpoint)), self._parts, steps_per_batch=self._steps_per_batch
             )
         try:
             return super().train(checkpoint, trial, *rest, **options)
@@ -262,10 +355,16 @@ class MultiObjectiveGRPOTrainer(GRPOTrainer):
             self._recorder = begin(
                 self.args,
                 self.scalarizer,
+                self._taken,
                 self.model.config._name_or_path,
                 num_steps=self.state.max_steps,
                 resume_after=self._resume_after,
             )
+
+    def before_step(self) -> None:
+        """The step before is over, and this one begins: with completions, where new ones are due."""
+        self.write_record()
+        self._began = time.perf_counter()
 
     def write_record(self) -> None:
         """Write what is known of the last step."""
@@ -286,12 +385,18 @@ class MultiObjectiveGRPOTrainer(GRPOTrainer):
             if key in logs:
                 self._step_metrics[name] = logs[key]
 
+    @property
+    def _parts(self) -> dict[str, Stateful]:
+        """What a checkpoint keeps, by name."""
+        cross_fitted = {} if self._cross_fitted is None else {"cross_fitted": self._cross_fitted}
+        return {"scalarizer": self.scalarizer, **cross_fitted}
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         # Before TRL's own files: what it takes for a checkpoint has the state then.
         if self.args.should_save:
             step = self.state.global_step
             folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{step}"
-            save_state(folder, self.scalarizer, step=step, metrics=self._step_metrics)
+            save_state(folder, self._parts, step=step, metrics=self._step_metrics)
         super()._save_checkpoint(model, trial)
 
 
@@ -307,7 +412,7 @@ class _Between(TrainerCallback):
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
         """The step before is logged, evaluated and saved."""
-        self._trainer.write_record()
+        self._trainer.before_step()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         """The policy has been updated, and nothing is logged or saved yet."""

@@ -5,7 +5,6 @@ Dimensions: N completions of all processes, n those of this process, M objective
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from ctwa import metrics as key_of
 from ctwa.batch import RewardMatrix, Rollout
+from ctwa.integrations.trl.descent import Descent
 from ctwa.objectives.signal import Signal
 from ctwa.statistics import clustered_error
 
@@ -38,14 +38,14 @@ class Window:
         advantages_NT: that it is trained on, float32.
         log_probs_old_nT: of this process's completions under the policy that made them; NaN until they are known.
         log_probs_new_nT: as the update's own passes met them last.
-        began: in seconds, when it was begun.
+        descent: how its update takes the objectives' gradients; None for a method that wants none.
     """
 
     rollout: Rollout
     advantages_NT: Tensor
     log_probs_old_nT: Tensor
     log_probs_new_nT: Tensor
-    began: float = field(default_factory=time.perf_counter)
+    descent: Descent | None = None
 
     def saw(self, rows_S: Tensor, log_probs_ST: Tensor, old_ST: Tensor | None) -> None:
         """Note what a forward pass of the update computed.
@@ -68,7 +68,6 @@ class Window:
             **rewards.metrics(),
             **Signal.of(rewards, self.rollout.group_N).metrics(),
             key_of.RESPONSE_LENGTH: float(mask_NT.sum(1).double().mean()),
-            key_of.STEP_SECONDS: time.perf_counter() - self.began,
         }
 
 

@@ -29,14 +29,15 @@ from ctwa.aggregators.linear import FixedWeightsConfig
 from ctwa.aggregators.registry import GRADIENT_METHODS, AggregatorConfig, build_aggregator
 from ctwa.batch import RewardMatrix, Rollout, Update
 from ctwa.engine.compose import compose_config
-from ctwa.engine.gradients import OBJECTIVE_LOSSES, GradientPlan, ObjectiveLosses, gradient_metrics, policy_losses
-from ctwa.engine.settings import WARM_UP, GradientSettings
+from ctwa.engine.objective_losses import OBJECTIVE_LOSSES, ObjectiveLosses, policy_losses
 from ctwa.engine.verl.columns import ROW_COLUMN, advantages_column
 from ctwa.engine.verl.cpu_platform import register_cpu_platform
 from ctwa.engine.verl.multi_objective_engine import MultiObjectiveEngine
 from ctwa.engine.verl.registry import register_engines
 from ctwa.engine.verl.rows import in_order
 from ctwa.engine.verl.workers import PolicyWorker
+from ctwa.gradients.plan import GradientPlan, gradient_metrics
+from ctwa.gradients.settings import WARM_UP, GradientSettings
 from ctwa.policy_loss import Vanilla
 from ctwa.scalarizers import build_scalarizer
 from ctwa.scalarizers.ctwa import CtwaConfig

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -31,11 +32,13 @@ from ctwa.aggregators.cagrad_clip import CAGradClipConfig
 from ctwa.aggregators.linear import FixedWeightsConfig
 from ctwa.aggregators.mgda import MgdaConfig
 from ctwa.aggregators.registry import build_aggregator
-from ctwa.engine.gradients import OBJECTIVE_LOSSES, GradientPlan, ObjectiveLosses
+from ctwa.engine.objective_losses import OBJECTIVE_LOSSES, ObjectiveLosses
 from ctwa.engine.pairs.objective import PairLoss
-from ctwa.engine.settings import GradientSettings
 from ctwa.engine.verl.multi_objective_engine import MultiObjectiveEngine
 from ctwa.engine.verl.workers import PolicyWorker
+from ctwa.errors import CtwaError
+from ctwa.gradients.plan import GradientPlan
+from ctwa.gradients.settings import GradientSettings
 from ctwa.preference.losses import DpoLoss
 
 NAMES = tuple(PREFERENCE)
@@ -216,24 +219,48 @@ def after_a_pass_without_gradients(engine: MultiObjectiveEngine) -> dict[str, An
 
 
 def skipped_step(engine: MultiObjectiveEngine) -> list[dict[str, Any]]:
-    """Two updates, the first with a gradient that is not finite."""
+    """Three updates: one with an objective's gradient that is not finite, one with what all share, and a sound one."""
     aggregator = build_aggregator(MgdaConfig(), {"a": 1.0, "b": 1.0})
     reports = []
-    for factor in (float("inf"), 1.0):
+    for factor, of_shared in ((math.inf, 1.0), (1.0, math.nan), (1.0, 1.0)):
         before = [parameter.detach().clone() for parameter in engine.trained()]
         engine.plan = GradientPlan(("a", "b"), aggregator, GradientSettings())
+        engine.num_left_out = 0
 
         def losses(model_output: dict, data: TensorDict, factor: float = factor) -> list[Tensor]:
             del data
             log_probs = model_output["log_probs"].values()
             return [-log_probs.mean(), factor * log_probs.square().mean()]
 
+        def shared(model_output: dict, data: TensorDict, factor: float = of_shared) -> list[Tensor]:
+            del data
+            return [factor * model_output["log_probs"].values().exp().mean()]
+
         with engine.train_mode():
-            engine.train_batch(batch_of(some_rows([6, 9], seed=0), 1), loss_function=collecting(losses))
+            engine.train_batch(batch_of(some_rows([6, 9], seed=0), 1), loss_function=collecting(losses, shared))
         moved = sum(float((new - old).abs().sum()) for new, old in zip(engine.trained(), before, strict=True))
-        (record,) = engine.plan.records
-        reports.append({"moved": moved, "skipped": record.skipped, "num_skipped": aggregator.num_skipped})
+        (record,), aggregator = engine.plan.records, engine.plan.aggregator
+        counts = {"num_left_out": engine.num_left_out, "num_skipped": aggregator.num_skipped}
+        weights = aggregator.last_weights_M.tolist()
+        reports.append({"moved": moved, "skipped": record.skipped, **counts, "weights": weights})
     return reports
+
+
+def save_of_a_weight_that_is_not_finite(engine: MultiObjectiveEngine) -> str:
+    """What is said where such a policy is to be saved."""
+    worker = object.__new__(PolicyWorker)
+    worker.engine = engine
+    (weight, *_), told = engine.trained(), ""
+    before = weight.detach().clone()
+    try:
+        with torch.no_grad():
+            weight.mul_(math.nan)
+        worker.save_checkpoint("nowhere")
+    except CtwaError as error:
+        told = str(error)
+    with torch.no_grad():
+        weight.copy_(before)
+    return told
 
 
 def weights_for_the_rollout(engine: MultiObjectiveEngine) -> dict[str, Any]:
@@ -287,6 +314,7 @@ def all_of_it(folder: Path) -> None:
             found["compiled entropy"] = compiled_entropy(engine)
             found["gathered", False] = after_a_pass_without_gradients(engine)
             found["skipped step"] = skipped_step(engine)
+            found["broken weight"] = save_of_a_weight_that_is_not_finite(engine)
     found["rows of prompts"] = [rows_of_prompts(folder, *overrides) for overrides in ([], PACKED)]
     stays = build_engine(folder, "actor_rollout_ref.actor.fsdp_config.reshard_after_forward=false")
     found["gathered", True] = after_a_pass_without_gradients(stays)

@@ -36,12 +36,13 @@ def test_the_contract_names_everything_that_is_overridden() -> None:
     from ctwa.engine.verl.agent_loop import SeededSingleTurnAgentLoop, SeededToolAgentLoop
     from ctwa.engine.verl.cpu_engine import CpuEngine
     from ctwa.engine.verl.multi_objective_engine import MultiObjectiveEngine
+    from ctwa.engine.verl.resharding import AnyRanks
     from ctwa.engine.verl.rollout.transformers_rollout import TransformersReplica, WeightSender
     from ctwa.engine.verl.session import Session
     from ctwa.engine.verl.workers import MultiObjectiveWorker, PolicyWorker
 
     named = {clause.where.rsplit(".", 1)[1] for clause in CONTRACT if clause.use in ("overridden", "read")}
-    ours = (Session, MultiObjectiveEngine, CpuEngine, PolicyWorker, MultiObjectiveWorker)
+    ours = (Session, MultiObjectiveEngine, CpuEngine, PolicyWorker, MultiObjectiveWorker, AnyRanks)
     rollouts = (SeededSingleTurnAgentLoop, SeededToolAgentLoop, TransformersReplica, WeightSender)
     found = {name for each in (*ours, *rollouts) for name in overrides_of(each)}
     assert found - named == set()

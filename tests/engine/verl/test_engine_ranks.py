@@ -120,10 +120,17 @@ def test_weights_that_stay_gathered_after_a_pass_mislead_no_other(stays: bool, f
 
 
 def test_a_gradient_that_is_not_finite_moves_nothing_and_the_next_step_does(found: dict) -> None:
-    first, second = found["skipped step"]
-    assert first == {"moved": 0.0, "skipped": True, "num_skipped": 1}
-    assert second["moved"] > 0
-    assert (second["skipped"], second["num_skipped"]) == (False, 1)
+    *broken, sound = found["skipped step"]
+    for number, step in enumerate(broken, start=1):
+        left_out = {"moved": 0.0, "skipped": True, "num_left_out": 1, "num_skipped": number}
+        assert step == {**left_out, "weights": [0.5, 0.5]}  # the method's, as they were
+    assert sound["moved"] > 0
+    assert (sound["skipped"], sound["num_left_out"], sound["num_skipped"]) == (False, 0, 2)
+    assert sound["weights"] != [0.5, 0.5]
+
+
+def test_a_policy_with_a_weight_that_is_not_finite_is_not_saved(found: dict) -> None:
+    assert found["broken weight"].startswith("weights of the policy are not finite (model.embed_tokens.weight")
 
 
 def test_a_rollout_without_adapters_gets_the_weights_with_the_adapter_in_them_unrounded(found: dict) -> None:

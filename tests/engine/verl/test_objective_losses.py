@@ -14,9 +14,10 @@ from verl.workers.config.actor import PolicyLossConfig
 from verl.workers.utils.losses import ppo_loss
 
 from ctwa.aggregators.linear import FixedWeights, FixedWeightsConfig
-from ctwa.engine.gradients import GradientPlan, policy_losses
-from ctwa.engine.settings import GradientSettings
+from ctwa.engine.objective_losses import policy_losses
 from ctwa.engine.verl.columns import advantages_column
+from ctwa.gradients.plan import GradientPlan
+from ctwa.gradients.settings import GradientSettings
 
 PROMPTS, RESPONSES = [2, 3], [4, 2]
 WEIGHTS = torch.tensor([0.2, 0.8])

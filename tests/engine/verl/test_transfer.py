@@ -1,5 +1,6 @@
 """The columns that a step's rows get, without a queue."""
 
+import math
 from dataclasses import dataclass
 
 import pytest
@@ -78,6 +79,11 @@ def test_a_kl_penalty_is_of_each_token_and_its_controller_follows_the_mean_of_th
         "actor/reward_kl_penalty_coeff": 0.2,
     }
     assert controller.value == pytest.approx(0.2 * (1 - 0.2 * 2 / 100))  # below the target, by a step of two rows
+
+    before = controller.value
+    nested["ref_log_prob"].values()[0] = math.nan
+    kl_rewards(controller, "kl", queue)
+    assert controller.value == before
 
 
 def test_added_rows_have_the_same_columns_and_weigh_nothing():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,12 +15,13 @@ from verl.workers.engine_workers import TrainingWorker
 
 from ctwa.aggregators.mgda import MgdaConfig
 from ctwa.aggregators.registry import build_aggregator
-from ctwa.engine.gradients import GradientPlan, GradientRecord
 from ctwa.engine.pairs.objective import PairLoss
-from ctwa.engine.settings import GradientSettings
 from ctwa.engine.verl.columns import ROW_COLUMN
 from ctwa.engine.verl.rows import RowValues, in_order
-from ctwa.engine.verl.workers import PolicyWorker
+from ctwa.engine.verl.workers import PolicyWorker, check_folder
+from ctwa.errors import CtwaError
+from ctwa.gradients.plan import GradientPlan, GradientRecord
+from ctwa.gradients.settings import GradientSettings
 from ctwa.preference.losses import CpoLoss
 
 PROMPTS, RESPONSES = [2, 3, 1], [4, 2, 3]
@@ -146,3 +148,17 @@ def test_a_plan_is_as_small_as_what_it_says() -> None:
     solution = plan.aggregator.solve(wide_MM[:2, :2].clone(), losses_M=None, learning_rate=0.1)
     plan.records.append(GradientRecord(wide_MM[:2, :2].clone(), solution.weights_M, False, {}))
     assert size(plan) < 8192
+
+
+class Ranks:
+    """The first two ranks' answers; the second's machine has a folder of its own."""
+
+    def sees(self, path: str) -> list[str | None]:
+        assert Path(path).is_file()
+        return [None, "machine-b"]
+
+
+def test_a_run_folder_that_a_rank_does_not_see_is_refused_and_left_as_it_was(tmp_path: Path) -> None:
+    with pytest.raises(CtwaError, match=r"^rank 1 \(on machine-b\) does not see the run folder .* all nodes share"):
+        check_folder(Ranks(), tmp_path)
+    assert list(tmp_path.iterdir()) == []

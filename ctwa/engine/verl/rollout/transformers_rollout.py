@@ -36,7 +36,7 @@ def start_server(replica_rank: int, config: Any, model: Any, device: str) -> Any
         variables["OMP_NUM_THREADS"] = "1"
     return (
         ray.remote(TransformersServer)
-        .options(name=_server_name(replica_rank), runtime_env={"env_vars": variables})
+        .options(name=_server_name(replica_rank), scheduling_strategy="SPREAD", runtime_env={"env_vars": variables})
         .remote(
             model_path=model.path,
             dtype=config.dtype,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,8 +15,7 @@ from ctwa.aggregators.gradnorm import GradNormConfig
 from ctwa.aggregators.mgda import MgdaConfig
 from ctwa.aggregators.registry import build_aggregator
 from ctwa.batch import RewardMatrix, Rollout
-from ctwa.engine.gradient_store import GradientStore
-from ctwa.engine.gradients import (
+from ctwa.gradients.plan import (
     GradientPlan,
     GradientRecord,
     combined_advantages,
@@ -25,12 +23,12 @@ from ctwa.engine.gradients import (
     make_cross_fitted,
     make_plan,
 )
-from ctwa.engine.optimizer_metric import knows_mean_squares, preconditioner
-from ctwa.engine.settings import GradientSettings
+from ctwa.gradients.settings import GradientSettings
+from ctwa.gradients.store import GradientStore
 from ctwa.scalarizers.base import Scalarizer
 from ctwa.scalarizers.linear import LinearConfig
 from ctwa.scalarizers.registry import build_scalarizer
-from tests.engine.gradient_ranks import PREFERENCE, losses_of, measure, small_model
+from tests.gradients.gradient_ranks import PREFERENCE, losses_of, measure, small_model
 
 NAMES = ("accuracy", "clarity", "conciseness")
 CONFIGS = {"mgda": MgdaConfig(), "gradnorm": GradNormConfig()}
@@ -89,22 +87,6 @@ def test_a_loss_that_no_weight_takes_part_in_has_a_row_of_zeros() -> None:
     assert store.gram(3).tolist() == [[5, 0, 3], [0, 0, 0], [3, 0, 18]]
     store.combine([0.5, 7.0, 2.0])
     assert [parameter.grad.tolist() for parameter in parameters] == [[3.0, 2.5], [8.0]]
-
-
-def test_in_adams_metric_each_element_counts_as_much_as_a_step_moves_it() -> None:
-    moved, untouched = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.AdamW([moved, untouched], eps=0.0)
-    for _ in range(10):
-        assert not knows_mean_squares(optimizer)
-        moved.grad = torch.tensor([3.0, 4.0])
-        optimizer.step()
-    assert knows_mean_squares(optimizer)
-    store = GradientStore([moved, untouched], 2)
-    store.backward(0, (moved * torch.tensor([1.0, 2.0])).sum() + 5 * untouched.sum(), retain_graph=False)
-    store.backward(1, (moved * torch.tensor([3.0, 0.0])).sum(), retain_graph=False)
-    # The roots of the mean squares are 3 and 4; the other parameter has none, and does not count.
-    gram_MM = store.gram(2, metric=partial(preconditioner, optimizer))
-    torch.testing.assert_close(gram_MM, torch.tensor([[1 / 3 + 4 / 4, 1.0], [1.0, 3.0]]).double(), rtol=1e-6, atol=0)
 
 
 # -- the driver's side --------------------------------------------------------------------------------------------

@@ -14,8 +14,8 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from ctwa.aggregators.mgda import MgdaConfig
 from ctwa.aggregators.registry import build_aggregator
-from ctwa.engine.gradient_store import GradientStore
-from ctwa.engine.gradients import solve_once
+from ctwa.gradients.plan import solve_once
+from ctwa.gradients.store import GradientStore
 
 NUM_OBJECTIVES = 3
 PREFERENCE = {"accuracy": 0.5, "clarity": 0.2, "conciseness": 0.3}

@@ -1,19 +1,19 @@
-"""The objectives' gradients at one policy, on the shards where they are computed.
+"""What an update does with the objectives' gradients at one policy, and what came of it.
 
-The clipped loss of every objective is differentiated alone; the M x M Gram matrix of the gradients goes to the method,
-and its weights combine them where they are. What a step does is said by a :class:`GradientPlan`, which travels to the
-workers with the method's state and comes back with it: no gradient ever leaves a worker.
+The loss of every objective is differentiated alone; the M x M Gram matrix of the gradients goes to the method, and its
+weights combine them where they are. What a step does is said by a :class:`GradientPlan`. In the engine it travels to
+the workers with the method's state and comes back with it: no gradient ever leaves a worker.
 """
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from tensordict import TensorDict
 from torch import Tensor
 
 from ctwa import metrics as key_of
@@ -21,24 +21,8 @@ from ctwa.aggregators.base import Aggregator, Solution
 from ctwa.aggregators.cross_fit import STEP, CrossFittedGram, halves_of, split_gram
 from ctwa.batch import Rollout
 from ctwa.covariance.diagnostics import finite
-from ctwa.engine.settings import GradientSettings
-from ctwa.engine.verl.columns import advantages_column
+from ctwa.gradients.settings import GradientSettings
 from ctwa.scalarizers.base import Scalarizer
-
-OBJECTIVE_LOSSES = "objective_losses"
-"""Where, among the metrics that it returns, a loss function puts the :class:`ObjectiveLosses` of a micro-batch."""
-
-
-class ObjectiveLosses(NamedTuple):
-    """What a micro-batch's loss function found.
-
-    Attributes:
-        each: M losses; None is that of an objective that has no part in the micro-batch.
-        shared: what all objectives share; None where that is nothing.
-    """
-
-    each: Sequence[Tensor | None]
-    shared: Tensor | None = None
 
 
 @dataclass
@@ -58,6 +42,7 @@ class GradientPlan:
         half_N: the half of each completion of the step, int8, as ``halves_of`` gives it, and of each row on the way to
             the workers; with ``cross_fitted``.
         records: what was measured, one a mini-batch.
+        before: the aggregator as it was before the last mini-batch; None where that was not measured.
     """
 
     names: tuple[str, ...]
@@ -69,6 +54,7 @@ class GradientPlan:
     cross_fitted: CrossFittedGram | None = None
     half_N: Tensor | None = None
     records: list[GradientRecord] = field(default_factory=list)
+    before: Aggregator | None = None
 
     @property
     def measures(self) -> bool:
@@ -99,6 +85,13 @@ class GradientPlan:
             self.cross_fitted.observe(cross_RR, plain_RR)
         return plain_RR
 
+    def leave_out(self) -> None:
+        """The optimizer has left out the last mini-batch, though the objectives' gradients were finite."""
+        self.records[-1] = replace(self.records[-1], skipped=True)
+        self.aggregator = self.aggregator if self.before is None else self.before
+        assert self.aggregator is not None
+        self.aggregator.num_skipped += 1
+
     def for_solver(self, plain_MM: Tensor) -> tuple[Tensor, Tensor | None]:
         """The Gram matrix that the aggregator is to see, and its standard errors where they are known.
 
@@ -109,6 +102,35 @@ class GradientPlan:
         assert self.aggregator is not None
         mended = self.cross_fitted.semi_definite if self.aggregator.needs_semi_definite else None
         return self.cross_fitted.gram_RR if mended is None else mended(), self.cross_fitted.errors_RR
+
+    def weigh(self, plain_MM: Tensor, losses_M: Tensor | None, learning_rate: float) -> Solution:
+        """Let the aggregator weigh the gradients of a mini-batch, on the first rank for all, and keep the record.
+
+        Args:
+            plain_MM: their Gram matrix.
+            losses_M: of the objectives, for a method that looks at the losses that are differentiated.
+            learning_rate: of the step to come.
+        """
+        assert self.aggregator is not None
+        shown_MM, errors_MM = self.for_solver(plain_MM)
+        self.before = copy.deepcopy(self.aggregator)
+        self.aggregator, solution, metrics = solve_once(
+            self.aggregator,
+            shown_MM,
+            self.losses_M if losses_M is None else losses_M,
+            learning_rate=learning_rate,
+            errors_MM=errors_MM,
+        )
+        metrics |= self.progress(plain_MM, solution.weights_M, learning_rate)
+        self.records.append(GradientRecord(plain_MM, solution.weights_M, solution.skipped, metrics))
+        return solution
+
+    def hold(self) -> Tensor:
+        """The weights of the last time, for a mini-batch that is not measured; it has a record, too."""
+        assert self.aggregator is not None
+        self.before, weights_M = None, self.aggregator.last_weights_M
+        self.records.append(GradientRecord(None, weights_M, False, {}))
+        return weights_M
 
     def progress(self, plain_RR: Tensor, weights_M: Tensor | None, learning_rate: float) -> dict[str, float]:
         """By how much the step is to lower each objective's loss, to first order: ``learning_rate * gram @ weights``.
@@ -271,46 +293,3 @@ def combined_advantages(plan: GradientPlan, advantages_MNT: Tensor) -> Tensor | 
     if not weights:
         return None
     return torch.einsum("m,mnt->nt", torch.stack(weights).mean(0).to(advantages_MNT), advantages_MNT)
-
-
-def policy_losses(
-    loss_fn: Callable[..., tuple[Tensor, dict]],
-    model_output: dict[str, Any],
-    data: TensorDict,
-    dp_group: Any,
-    plan: GradientPlan,
-) -> tuple[list[Tensor], Tensor | None, dict]:
-    """The loss of each objective, what all share, and the metrics of the loss.
-
-    Args:
-        loss_fn: verl's loss, a partial with the actor's ``config``: clipped surrogate, entropy bonus, KL to the
-            reference.
-        model_output: log-probs, and entropy where it was computed.
-        data: the micro-batch, with each objective's advantages.
-        dp_group: the data-parallel ranks.
-        plan: the step's plan.
-
-    Returns:
-        M losses without entropy and KL terms (a policy loss with a penalty of its own has it in each, and so once where
-        the weights' sum is 1); these terms alone, or None where there are none (with no aggregator: the
-        whole loss of the batch's ``advantages``); and the metrics of the loss of ``advantages``.
-    """
-    config = loss_fn.keywords["config"]  # type: ignore[attr-defined]
-    whole, metrics = loss_fn(model_output=model_output, data=data, dp_group=dp_group)
-    bare_output = {key: value for key, value in model_output.items() if key != "entropy"}
-    bare_config = replace(config, use_kl_loss=False) if config.use_kl_loss else config
-
-    def bare(advantages: Tensor) -> Tensor:
-        rows = data.clone(recurse=False).set("advantages", advantages)
-        return loss_fn(config=bare_config, model_output=bare_output, data=rows, dp_group=dp_group)[0]
-
-    losses = [bare(data[advantages_column(column)]) for column in range(len(plan.names))]
-    if plan.aggregator is None:
-        return losses, whole, metrics
-    if not config.use_kl_loss and not ("entropy" in model_output and config.entropy_coeff):
-        return losses, None, metrics
-    nothing = torch.zeros_like(data["advantages"])
-    rows = data.clone(recurse=False).set("advantages", nothing)
-    shared, _ = loss_fn(model_output=model_output, data=rows, dp_group=dp_group)
-    # A penalty that the policy loss has of its own is in each objective's loss already.
-    return losses, shared - bare(nothing), metrics

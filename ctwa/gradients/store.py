@@ -35,7 +35,7 @@ class GradientStore:
             parameter.grad = None
 
     def add_losses(self, losses: Sequence[Tensor | None]) -> None:
-        """Add the losses of a micro-batch, which verl's engine wants times the number of ranks, to the batch's."""
+        """Add a rank's losses of a micro-batch; the batch's are the mean over the ranks of their sums."""
         for index, loss in enumerate(losses):
             if loss is not None:
                 self._losses[index] += loss.detach()
@@ -47,6 +47,21 @@ class GradientStore:
             torch.distributed.all_reduce(losses_M)
             losses_M /= torch.distributed.get_world_size()
         return losses_M.cpu()
+
+    def average(self) -> None:
+        """Make each gradient the mean of the ranks' own: where every rank has the whole model, and rows of its own."""
+        if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+            return
+        device = self.parameters[0].device
+        present_HP = torch.tensor([[each is not None for each in row] for row in self._gradients], device=device).int()
+        torch.distributed.all_reduce(present_HP, torch.distributed.ReduceOp.MAX)
+        for row, present_P in enumerate(present_HP.tolist()):
+            for index, parameter in enumerate(self.parameters):
+                if present_P[index]:
+                    gradient = self._gradients[row][index]
+                    total = torch.zeros_like(parameter) if gradient is None else gradient
+                    torch.distributed.all_reduce(total)
+                    self._gradients[row][index] = total.div_(torch.distributed.get_world_size())
 
     def gram(
         self,

@@ -1,0 +1,1 @@
+"""The gradients of several objectives at one policy: kept, measured and combined, in whatever trainer takes them."""
