@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Self, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
@@ -57,13 +57,16 @@ def refuse_idle(settings: BaseModel, idle: Mapping[str, str], under: str = "") -
             raise CtwaError(f"{key}={shown(value)} does nothing with {idle[name]}: leave it out")
 
 
-def validated(kind: Any, content: Any, *, under: str = "", heading: str = "") -> Any:
+def validated(
+    kind: Any, content: Any, *, under: str = "", heading: str = "", spelled: Callable[[str], str] = str
+) -> Any:
     """What a user wrote, as the model that it is to be.
 
     Args:
         kind: a model, or any other type that pydantic validates.
         content: plain containers.
         under: the key that the content has in its configuration.
+        spelled: how a key is written where the content comes from.
         heading: of the message, such as the name of the file; by default one is added to several mistakes.
 
     Raises:
@@ -72,13 +75,15 @@ def validated(kind: Any, content: Any, *, under: str = "", heading: str = "") ->
     try:
         return TypeAdapter(kind).validate_python(content)
     except ValidationError as error:
-        raise told_together([_mistake(item, kind, content, under) for item in error.errors()], heading) from None
+        raise told_together(
+            [_mistake(item, kind, content, under, spelled) for item in error.errors()], heading
+        ) from None
 
 
-def _mistake(item: Mapping[str, Any], kind: Any, content: Any, under: str) -> str:
+def _mistake(item: Mapping[str, Any], kind: Any, content: Any, under: str, spelled: Callable[[str], str]) -> str:
     loc = item["loc"]
     place = [*_place(loc[:-1], content), str(loc[-1])] if item["type"] == "missing" else _place(loc, content)
-    key = ".".join([*([under] if under else []), *place]) or "the whole"
+    key = spelled(".".join([*([under] if under else []), *place])) if under or place else "the whole"
     if item["type"] == "missing":
         # A misspelt name makes a new entry, which lacks what every entry has.
         others = [name for name in _inside(content, place[:-2]) or () if name not in place]

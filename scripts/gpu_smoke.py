@@ -291,6 +291,9 @@ def report(verdicts: Sequence[Verdict], smoke: Smoke) -> str:
             *rows,
             *details,
             "",
+            "To send: this file; of each check that failed also its log in `logs` and its folder in `runs`.",
+            "They hold the testbed's problems, and none of your data.",
+            "",
         ]
     )
 

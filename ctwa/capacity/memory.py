@@ -14,14 +14,25 @@ DRIVER_TOKEN = 95
 """Bytes of a driver for each token of the padded responses, at the most that a step holds at once."""
 
 
+def to_train(num_weights: float, num_trained: float, num_gradients: int, number_bytes: float) -> dict[str, float]:
+    """Bytes of so many weights, of the gradients that are kept at once of those trained, and of Adam's two averages."""
+    trained = num_trained * number_bytes
+    return {"weights": num_weights * number_bytes, "gradients": trained * num_gradients, "optimizer": 2 * trained}
+
+
+def saved(num_weights: float, num_trained: float, num_plain: float, number_bytes: float) -> float:
+    """Bytes of a checkpoint: weights and the optimizer's averages, and beside them the plain model's weights."""
+    return (num_weights + 2 * num_trained + num_plain) * number_bytes
+
+
 def updating(workload: Workload) -> dict[str, float]:
     """What a GPU holds while the policy is updated, at the most, by part."""
     shape, share = workload.shape, 1 / workload.shards
     trained = workload.num_trained * workload.weight_bytes * share
     return {
-        "weights": workload.num_weights * workload.weight_bytes * share,
-        "gradients": trained * workload.num_gradients,
-        "optimizer": 2 * trained,
+        **to_train(
+            workload.num_weights * share, workload.num_trained * share, workload.num_gradients, workload.weight_bytes
+        ),
         **({"weights before the update, for the probe": trained} if workload.keeps_weights else {}),
         **({"reference": shape.num_parameters * workload.weight_bytes * share} if workload.holds_reference else {}),
         "weights gathered for a pass": gathered(workload),
@@ -106,12 +117,12 @@ def cached_rows(workload: Workload) -> int:
 
 
 def checkpoint(workload: Workload) -> float:
-    """Bytes of a checkpoint: weights and the optimizer's averages, and beside them the plain model.
+    """Bytes of a checkpoint.
 
     With an adapter the plain model is merged; the frozen weights are in the ranks' files too.
     """
     plain = workload.shape.num_parameters
-    return (workload.num_weights + 2 * workload.num_trained + plain) * workload.weight_bytes
+    return saved(workload.num_weights, workload.num_trained, plain, workload.weight_bytes)
 
 
 def driver(workload: Workload) -> float:

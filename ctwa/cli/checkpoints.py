@@ -13,6 +13,7 @@ from ctwa.models.dtypes import Dtype
 
 if TYPE_CHECKING:
     from ctwa.models.checkpoints import Checkpoint
+    from ctwa.models.hub import Destination
     from ctwa.run.folder import RunFolder
 
 
@@ -41,6 +42,15 @@ def checkpoints(
     dtype: Annotated[
         Dtype | None, typer.Option(help="Of the tensors that --export writes; default: as they were saved.")
     ] = None,
+    push: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OWNER/NAME",
+            help="Put what --export writes on the hub of models, for your eyes alone if it is new.",
+        ),
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="Let everybody see what --push makes anew.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what --export and --push would write.")] = False,
 ) -> None:
     """List the checkpoints of a run; verify, prune or export them.
 
@@ -48,16 +58,19 @@ def checkpoints(
     """
     from ctwa.run.folder import RunFolder
 
-    if export is None and (step is not None or dtype is not None or adapter):
-        raise CtwaError("--step, --adapter and --dtype are of --export: write also --export FOLDER")
+    if export is None and (step is not None or dtype is not None or adapter or push is not None or dry_run):
+        raise CtwaError("--step, --adapter, --dtype, --push and --dry-run are of --export: write also --export FOLDER")
+    if public and push is None:
+        raise CtwaError("--public is of --push: write also --push OWNER/NAME")
     folder = RunFolder(run)
     if not folder.checkpoints.is_dir():
         raise CtwaError(f"{run} holds no run (no checkpoints in it): give the folder of a run that has begun")
     if export is not None:
-        _export(folder, export, step, dtype, adapter)
+        destination = None if push is None else _destination(push, public=public)
+        _export(folder, export, step, dtype, adapter=adapter, destination=destination, dry_run=dry_run)
     if keep is not None:
         _prune(folder, keep)
-    if export is None:
+    if export is None or verify:
         _list(folder, verify)
 
 
@@ -97,9 +110,25 @@ def _prune(folder: RunFolder, keep: int) -> None:
     print(f"removed: {', '.join(removed)}" if removed else "removed: nothing")
 
 
-def _export(folder: RunFolder, out: Path, step: int | None, dtype: Dtype | None, adapter: bool) -> None:
+def _destination(repo: str, *, public: bool) -> Destination:
+    from ctwa.models.hub import Destination
+
+    return Destination.check(repo, private=not public)
+
+
+def _export(
+    folder: RunFolder,
+    out: Path,
+    step: int | None,
+    dtype: Dtype | None,
+    *,
+    adapter: bool,
+    destination: Destination | None,
+    dry_run: bool,
+) -> None:
+    from ctwa.evaluation.runs import conditioning_of
     from ctwa.models.checkpoints import best_step
-    from ctwa.models.export import export_model
+    from ctwa.models.export import Export
     from ctwa.models.locate import newest_complete, step_folder
     from ctwa.report.card import model_card
     from ctwa.report.markdown import base_name
@@ -111,7 +140,26 @@ def _export(folder: RunFolder, out: Path, step: int | None, dtype: Dtype | None,
     if checkpoint is None or not checkpoint.is_dir():
         raise CtwaError(f"{folder.path} has no such checkpoint: `ctwa checkpoints {folder.path}` lists them")
     run = read_runs([folder.path])[0]
-    card = model_card(run, int(checkpoint.name.rsplit("_", 1)[1]), is_adapter=adapter)
+    told = conditioning_of(folder.path)
+    card = model_card(
+        run,
+        int(checkpoint.name.rsplit("_", 1)[1]),
+        is_adapter=adapter,
+        template=None if told is None else told.template,
+    )
     base = "" if run.info is None else base_name(run.info.model)
-    export_model(checkpoint, out, card=card, dtype=dtype, adapter_of=base if adapter else None)
-    print(f"exported: {checkpoint.name} to {out}")
+    export = Export(checkpoint, out, card=card, dtype=dtype, adapter_of=base if adapter else None, conditioning=told)
+    if dry_run:
+        for name, size in export.files().items():
+            print(f"would write: {name}, {size / 1e6:,.1f} MB")
+    else:
+        export.write()
+        print(f"exported: {checkpoint.name} to {out}")
+    if destination is None:
+        return
+    if dry_run:
+        print(
+            f"would push: these files to {destination.address}, {'private' if destination.private else 'public'} if new"
+        )
+    else:
+        print(f"pushed: {destination.push(out)}")

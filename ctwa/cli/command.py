@@ -24,14 +24,18 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_mar
 
 def to_file(path: Path | None) -> Path | None:
     """See that a file can be written, before what it is to hold costs minutes."""
-    if path is not None and path.is_dir():
-        raise CtwaError(f"{path} is a folder: give the name of a file")
-    return to_folder(path)
+    if path is not None:
+        if path.is_dir():
+            raise CtwaError(f"{path} is a folder: give the name of a file")
+        check_place(path)
+    return path
 
 
 def to_folder(path: Path | None) -> Path | None:
     """See that a folder can be made, or written in."""
     if path is not None:
+        if path.is_file():
+            raise CtwaError(f"{path} is a file: give the name of a folder")
         check_place(path)
     return path
 

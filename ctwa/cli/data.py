@@ -110,8 +110,13 @@ def _row_settings(*, columns: str | None, **given: Any) -> DataSettings:
         named = None
     if not isinstance(named, dict):
         raise CtwaError(f"--columns {columns} cannot be read; write e.g. --columns '{{prompt: question}}'")
-    settings: DataSettings = validated(DataSettings, {"columns": named, **given}, under="--")
+    settings: DataSettings = validated(DataSettings, {"columns": named, **given}, spelled=_option)
     return settings
+
+
+def _option(key: str) -> str:
+    """How the option of a key of the settings is written."""
+    return f"--{key.replace('_', '-')}"
 
 
 @app.command()

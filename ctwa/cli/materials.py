@@ -52,8 +52,10 @@ def testbed_pairs(
     out: Annotated[Path, typer.Option(callback=to_folder, help="The folder for train, validation and test.parquet.")],
     preset: Annotated[str, typer.Option(help="A, C, D, F or G: docs/testbed.md.")] = "D",
     seed: Annotated[int, typer.Option(min=0, help="Of problems, responses and their order.")] = 0,
-    num_train: Annotated[int, typer.Option(min=1, help="Pairs to train on.")] = 2048,
-    num_held_out: Annotated[int, typer.Option(min=1, help="Pairs of the validation, and as many of the test.")] = 256,
+    num_train: Annotated[int, typer.Option(min=1, max=200_000, help="Pairs to train on.")] = 2048,
+    num_held_out: Annotated[
+        int, typer.Option(min=1, max=50_000, help="Pairs of the validation, and as many of the test.")
+    ] = 256,
     conflict: Annotated[
         float, typer.Option(min=0, max=1, help="Share of pairs of right but long against short but wrong.")
     ] = 0.8,

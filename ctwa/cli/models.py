@@ -45,7 +45,11 @@ def merge(
             raise CtwaError(f"{model} is there twice; give each model once")
         weights[model] = number
     adapters = {model for model in weights if (Path(model) / ADAPTER_CONFIG).is_file()}
-    merge_folders({model: Path(model if model in adapters else locate(model)) for model in weights}, weights, out)
+    folders = {model: Path(model if model in adapters else locate(model)) for model in weights}
+    for model, folder in folders.items():
+        if twice := next((name for name in folders if name != model and folders[name].samefile(folder)), None):
+            raise CtwaError(f"{model} and {twice} are one model; give each model once")
+    merge_folders(folders, weights, out)
     print(f"merged: {out}")
 
 

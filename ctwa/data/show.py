@@ -44,7 +44,7 @@ def show(
         max_prompt_length: in tokens.
 
     Raises:
-        CtwaError: the rows cannot be read, or no column is known as a prompt.
+        CtwaError: the rows cannot be read, no column is known as a prompt, or no row can be used.
     """
     rows, held_out = _read(source, settings), None
     if validation is not None:
@@ -72,7 +72,8 @@ def show(
         yield ""
         yield from facts
     if not len(rows):
-        return
+        first = rows.bad[0]
+        raise CtwaError(f"{first.source} has no row that can be used: row {first.index} (from 0): {first.why}")
     yield ""
     yield f"{min(NUM_SHOWN, len(rows))} prompts, as " + ("the model reads them:" if tokenizer else "messages:")
     for place, row in _chosen(rows, NUM_SHOWN):

@@ -118,6 +118,8 @@ def _read(arguments: Sequence[str]) -> dict[str, Any]:
             raise CtwaError(f"{each}: give the YAML file itself, e.g. ctwa from-verl my_config.yaml")
         try:
             (override,) = parser.parse_overrides([each])
+            if not override.key_or_group:
+                raise OverrideParseException(each, "it names no key")
         except OverrideParseException:
             raise CtwaError(
                 f"{each!r} is no setting of verl's: give KEY=VALUE, as for main_ppo, or a YAML file"

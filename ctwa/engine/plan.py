@@ -8,6 +8,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from ctwa.capacity import memory
 from ctwa.engine.checks.look import model_source
 from ctwa.engine.policy_loss import read_policy_loss
 from ctwa.models.look import weight_shapes
@@ -80,10 +81,10 @@ def size_lines(config: DictConfig, *, num_models: int = 1, num_gradients: int = 
     num_parameters = sum(math.prod(shape) for shape in shapes.values())
     weights = num_parameters * BYTES / GB
     has_adapter = bool(config.actor_rollout_ref.model.get("lora_rank"))
-    # Beside the weights gradients and Adam's two averages; in a checkpoint the averages and the plain model.
-    trained = weights * (1 if has_adapter else 3 + num_gradients)
+    num_trained = 0 if has_adapter else num_parameters  # an adapter is small beside the model
+    trained = sum(memory.to_train(num_parameters, num_trained, num_gradients, BYTES).values()) / GB
     copies = f", {num_models} more copies of {weights:.3g} GB" if num_models else ""
-    saved = weights * (2 if has_adapter else 4)
+    saved = memory.saved(num_parameters, num_trained, num_parameters, BYTES) / GB
     folder = Path(config.ctwa.run)
     there = next(each for each in (folder, *folder.parents) if each.exists())
     free = shutil.disk_usage(there).free / GB

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from ctwa.models.locate import newest_complete
 from ctwa.run.folder import RunFolder
-from ctwa.run.jsonl import iterate_jsonl
+from ctwa.run.trace import iterate_trace
 
 FIRST_PAUSE, LONGEST_PAUSE = 10.0, 600.0
 """Seconds before the first restart, and before any; each waits twice as long as the one before."""
@@ -57,7 +57,7 @@ def last_step(run: RunFolder | None) -> int:
         return 0
     newest = newest_complete(run.checkpoints)
     saved = 0 if newest is None else int(newest.name.rsplit("_", 1)[1])
-    made = max((record["step"] for record in iterate_jsonl(run.metrics)), default=0) if run.metrics.is_file() else 0
+    made = max((record["step"] for record in iterate_trace(run.metrics)), default=0) if run.metrics.is_file() else 0
     return max(saved, made)
 
 

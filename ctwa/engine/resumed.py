@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
 from ctwa.engine.checkpoint import find_resumption
 from ctwa.errors import CtwaError
+from ctwa.run.documents import read_document
 from ctwa.run.dotted import dotted
 from ctwa.run.folder import RunFolder, RunInfo
 
@@ -43,12 +42,7 @@ def changes(run: RunFolder, config: Mapping[str, Any]) -> list[str]:
     """
     if not run.config.is_file():
         return []
-    try:
-        before = dotted(yaml.safe_load(run.config.read_bytes()), without=_is_of_the_start)
-    except yaml.YAMLError as error:
-        raise CtwaError(
-            f"{run.config} cannot be read ({' '.join(str(error).split())}): restore it, or take it away"
-        ) from error
+    before = dotted(read_document(run.config, "restore it, or take it away"), without=_is_of_the_start)
     now = dotted(dict(config), without=_is_of_the_start)
     keys = [key for key in {**before, **now} if (key in before and key in now) or key.startswith("ctwa.objectives.")]
     return [

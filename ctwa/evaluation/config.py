@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from ctwa.chat.client import Count, EndpointConfig
@@ -18,6 +17,7 @@ from ctwa.objectives.reference import FixedReferenceConfig, GroupReferenceConfig
 from ctwa.preference.data import PreferenceSource
 from ctwa.preference.losses import DpoLoss
 from ctwa.preference.registry import PreferenceLossConfig
+from ctwa.run.documents import read_document
 from ctwa.strict import StrictModel, validated
 
 TEMPLATE = """\
@@ -115,13 +115,13 @@ class GenerationConfig(RowSettings):
     chat: bool = True
     objectives: Objectives | None = None
     limit: Count | None = None
-    limit_seed: int | None = None
+    limit_seed: Annotated[int, Field(ge=0)] | None = None
     num_samples: Count = 1
     temperature: Annotated[float, Field(ge=0)] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     top_k: int = -1
     max_tokens: Count = 512
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     backend: Literal["transformers", "vllm"] = "transformers"
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
     batch_size: Count = 64
@@ -271,13 +271,7 @@ def read_config(path: Path) -> EvalConfig:
     """
     if not path.is_file():
         raise CtwaError(f"there is no file {path}; give the YAML file of an evaluation")
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CtwaError(f"{path} is not YAML ({' '.join(str(error).split())})") from error
-    if not isinstance(content, dict):
-        raise CtwaError(f"{path} holds no keys; write models: and a section, as docs/eval.md shows")
-    return parse_config(content, str(path))
+    return parse_config(read_document(path, "write models: and a section, as docs/eval.md shows"), str(path))
 
 
 def parse_config(content: Mapping[str, Any], where: str) -> EvalConfig:

@@ -8,14 +8,14 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 from ctwa.chat.client import Client, Unreachable
 from ctwa.chat.replies import Reply
 from ctwa.errors import CtwaError
 from ctwa.evaluation.config import JudgeConfig
 from ctwa.evaluation.verdicts import verdict_of, why_none
-from ctwa.run.jsonl import JsonLinesWriter
+from ctwa.run.jsonl import AnyRecord, JsonLinesWriter
 
 OUTCOMES = ("win", "loss", "tie", "identical", "disagreement", "unparsed", "refused")
 _KEYS = "judge.base_url, judge.model and judge.api_key_env"
@@ -50,11 +50,21 @@ class Judgement:
     reasons: tuple[str, ...] = ()
 
 
+class KeptReply(AnyRecord):
+    """A line of the replies."""
+
+    request: str
+    answer: str
+    flaw: NotRequired[str | None]
+
+
 class AnswerCache(JsonLinesWriter):
     """Replies on disk by their request, each as soon as it is there; a broken-off evaluation asks for none twice.
 
     A reply of an earlier version, which did not keep how it ended, is put aside and asked for again.
     """
+
+    form = KeptReply
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

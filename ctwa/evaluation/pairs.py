@@ -19,7 +19,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ctwa.errors import CtwaError, did_you_mean
-from ctwa.run.jsonl import read_jsonl, write_atomically
+from ctwa.run.jsonl import AnyRecord, Count, read_jsonl, write_atomically
+
+
+class ScoredSample(AnyRecord):
+    """What pairs are made of in a line of an evaluation's samples.jsonl."""
+
+    model: str
+    row: Count
+    prompt: str | list[dict[str, Any]]
+    response: str
+    finished: bool
+    rewards: dict[str, int | float | None]
 
 
 @dataclass(frozen=True)
@@ -56,7 +67,7 @@ def make_pairs(samples: Path, out: Path, *, model: str | None = None, per_prompt
     """
     path = samples / "samples.jsonl" if samples.is_dir() else samples
     by_row: dict[int, list[Mapping[str, Any]]] = {}
-    for record in _of_model(read_jsonl(path), model, path):
+    for record in _of_model(read_jsonl(path, ScoredSample), model, path):
         by_row.setdefault(record["row"], []).append(record)
     rng = random.Random(f"pairs:{seed}")
     rows = [pair for completions in by_row.values() for pair in _pairs_of(completions, per_prompt, rng)]

@@ -10,11 +10,14 @@ from typing import Any, get_args
 
 import yaml
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from ctwa.errors import CtwaError
 from ctwa.evaluation.config import Combination, EvalConfig, parse_config
 from ctwa.instructions import prepare
+from ctwa.models.conditioned import Conditioned, read_conditioned
 from ctwa.models.locate import locate
+from ctwa.run.documents import Document
 from ctwa.run.folder import RunFolder
 from ctwa.testbed.preferences import OBJECTIVES
 from ctwa.testbed.prepare import RECORD
@@ -22,6 +25,9 @@ from ctwa.testbed.presets import MAX_RESPONSE_TOKENS
 from ctwa.weights import shares
 
 BASELINE = "base"
+OBJECTIVES_AT = ("ctwa", "objectives")
+ADVICE = "restore it, or write an evaluation's YAML file (docs/eval.md)"
+"""What to do about a config.yaml that is not as a run left it."""
 
 
 @dataclass(frozen=True)
@@ -115,12 +121,12 @@ def config_of(
             continue
         locations.append(location)
         name = _unused(_name(Path(target)), [*models, *conditioned])
-        if (told := _conditioning(Path(target))) is None:
+        if (told := conditioning_of(Path(target))) is None:
             models[name] = target
             continue
-        own = told.pop("own")
-        conditioned[name] = {"model": target, **told}
-        weights = weights or [own]
+        how = {"template": told.template, "resolution": told.resolution, "objectives": sorted(told.own)}
+        conditioned[name] = {"model": target, **how}
+        weights = weights or [told.own]
     if choice.weights and not (conditioned or choice.experts):
         raise CtwaError(
             f"--weights: none of {', '.join(targets)} is a run with ctwa.conditioning, which reads weights in its "
@@ -139,22 +145,29 @@ def _home(path: Path) -> Path | None:
     return next((folder for folder in (path, *path.absolute().parents) if (folder / "run.json").is_file()), None)
 
 
-def _conditioning(target: Path) -> dict[str, Any] | None:
-    """How the prompts of a run, or of one of its checkpoints, are told weights, and its ``own``; None where not."""
-    home = _home(target) if target.exists() else None  # a name on the hub is in no folder
+def conditioning_of(target: Path) -> Conditioned | None:
+    """How the prompts of a run, of one of its checkpoints or of an exported model are told weights; None where not.
+
+    Raises:
+        CtwaError: what says so cannot be read.
+    """
+    if not target.exists():  # a name on the hub is in no folder
+        return None
+    if (exported := read_conditioned(target)) is not None:
+        return exported
+    home = _home(target)
     if home is None or not (home / "config.yaml").is_file():
         return None
-    written = yaml.safe_load((home / "config.yaml").read_text()).get("ctwa", {})
-    conditioning = written.get("conditioning") or {}
-    if conditioning.get("concentration") is None:
+    config = Document(home / "config.yaml", ADVICE)
+    if config.get("ctwa.conditioning.concentration", (int, float), None) is None:
         return None
-    own = {
-        name: objective.get("weight", 1.0)
-        for name, objective in written["objectives"].items()
-        if objective.get("split", "both") == "both" and objective.get("weight", 1.0) > 0
-    }
-    how = {key: conditioning[key] for key in ("template", "resolution")}
-    return {**how, "objectives": sorted(own), "own": own}
+    own = {}
+    for name in config.get("ctwa.objectives"):
+        weight = config.get((*OBJECTIVES_AT, name, "weight"), (int, float), 1.0)
+        if config.get((*OBJECTIVES_AT, name, "split"), str, "both") == "both" and weight > 0:
+            own[name] = float(weight)
+    how = "ctwa.conditioning"
+    return Conditioned(config.get(f"{how}.template", str), config.get(f"{how}.resolution", int), own)
 
 
 def _of_task(folder: Path) -> tuple[str | None, str, dict[str, Any]]:
@@ -163,6 +176,8 @@ def _of_task(folder: Path) -> tuple[str | None, str, dict[str, Any]]:
     if (folder / RECORD).is_file():
         objectives = {name: {"reward_fn": f"ctwa.testbed.rewards:{name}"} for name in OBJECTIVES}
         section = {"data": held_out, "objectives": objectives, "max_tokens": MAX_RESPONSE_TOKENS, "batch_size": 256}
+        if not (folder / "model").is_dir():
+            raise CtwaError(f"{folder} has no folder model, with the testbed's base model: make the testbed anew")
         return str(folder / "model"), "generation", section
     if (folder / prepare.RECORD).is_file():
         # As the task's file has them, whose one interpolation is the budget of tokens.
@@ -178,8 +193,8 @@ def _of_task(folder: Path) -> tuple[str | None, str, dict[str, Any]]:
     )
 
 
-def _refuse_foreign_code(run: RunFolder, objectives: Mapping[str, Mapping[str, Any]]) -> None:
-    named = {str(objective["reward_fn"]) for objective in objectives.values()}
+def _refuse_foreign_code(run: RunFolder, config: Document) -> None:
+    named = {config.get((*OBJECTIVES_AT, name, "reward_fn"), str) for name in config.get("ctwa.objectives")}
     code = sorted(each for each in named if not each.startswith("ctwa."))
     if code and not run.is_ours():
         raise CtwaError(
@@ -199,76 +214,91 @@ def _of_run(run: Path, *, trust: bool) -> tuple[str, str, dict[str, Any]]:
     path = home / "config.yaml"
     if not path.is_file():
         raise CtwaError(f"{path} does not exist; give a run's folder as `ctwa train` left it, or a YAML file")
-    config = yaml.safe_load(path.read_text())
-    if "ctwa" not in config:
+    config = Document(path, ADVICE)
+    if "ctwa" not in config.content:
         raise CtwaError(
             f"{home} is a run of another trainer, or of a loop of its own, and its config.yaml says of no task what to "
             "evaluate on: write an evaluation's YAML file with the models and the data (docs/eval.md)"
         )
+    model = config.get("actor_rollout_ref.model.path", str)
+    if config.get("ctwa.loss", dict, None) is not None:  # of `ctwa prefer`
+        return model, "preferences", _pairs(config) | {"template_kwargs": _template_kwargs(config)}
+    if not trust:
+        _refuse_foreign_code(RunFolder(home), config)
+    kept = RunFolder(home).data / "val.parquet"  # where the run's rows were not in verl's format
+    source = str(kept) if kept.is_file() else config.get("data.val_files", (str, list, dict))
+    if isinstance(source, list) and len(source) == 1:
+        source = source[0]
+    if not isinstance(source, str):
+        raise CtwaError(f"{path} validates on {source}; write an evaluation's YAML file, with one of these as data")
+    limit, own = config.get("data.val_max_samples", int, -1), "actor_rollout_ref.rollout.val_kwargs"
+    is_sampled = config.get(f"{own}.do_sample", bool)
+    section = {
+        "data": source,
+        "objectives": _objectives(config),
+        "reference_length": _reference_length(config),
+        "num_workers": config.get("ctwa.rewards.num_workers", (int, str)),
+        "max_unscored": config.get("ctwa.rewards.max_unscored", (int, float)),
+        "limit": limit if limit > 0 else None,
+        "limit_seed": config.get("data.seed", int, None)
+        if limit > 0 and config.get("data.shuffle", bool, False)
+        else None,
+        "num_samples": config.get(f"{own}.n", int),
+        "temperature": config.get(f"{own}.temperature", (int, float)) if is_sampled else 0.0,
+        "top_p": config.get(f"{own}.top_p", (int, float)),
+        "top_k": config.get(f"{own}.top_k", int),
+        "max_tokens": config.get("actor_rollout_ref.rollout.response_length", int),
+        "template_kwargs": _template_kwargs(config),
+    }
+    return model, "generation", section
+
+
+def _objectives(config: Document) -> Any:
+    """The objectives, with what a reward took from the environment, which was not written down.
+
+    Raises:
+        CtwaError: that is not there.
+    """
     try:
-        ours, data, rollout = config["ctwa"], config["data"], config["actor_rollout_ref"]["rollout"]
-        if "loss" in ours:  # of `ctwa prefer`
-            section = _pairs(ours, path) | {"template_kwargs": _template_kwargs(config)}
-            return config["actor_rollout_ref"]["model"]["path"], "preferences", section
-        if not trust:
-            _refuse_foreign_code(RunFolder(home), ours["objectives"])
-        # What a reward took from the environment was not written down.
-        objectives = OmegaConf.to_container(OmegaConf.create(ours["objectives"]), resolve=True)
-        validation = rollout["val_kwargs"]
-        kept = RunFolder(home).data / "val.parquet"  # where the run's rows were not in verl's format
-        source = str(kept) if kept.is_file() else data["val_files"]
-        if isinstance(source, list) and len(source) == 1:
-            source = source[0]
-        if not isinstance(source, str):
-            raise CtwaError(f"{path} validates on {source}; write an evaluation's YAML file, with one of these as data")
-        limit = data.get("val_max_samples", -1)
-        return (
-            config["actor_rollout_ref"]["model"]["path"],
-            "generation",
-            {
-                "data": source,
-                "objectives": objectives,
-                "reference_length": _reference_length(ours.get("reference_length")),
-                **{key: ours["rewards"][key] for key in ("num_workers", "max_unscored")},
-                "limit": limit if limit > 0 else None,
-                "limit_seed": data.get("seed") if limit > 0 and data.get("shuffle") else None,
-                "num_samples": validation["n"],
-                "temperature": validation["temperature"] if validation["do_sample"] else 0.0,
-                "top_p": validation["top_p"],
-                "top_k": validation["top_k"],
-                "max_tokens": rollout["response_length"],
-                "template_kwargs": _template_kwargs(config),
-            },
-        )
-    except KeyError as error:
-        raise CtwaError(f"{path} lacks {error}; write an evaluation's YAML file instead") from error
+        return OmegaConf.to_container(OmegaConf.create(config.get("ctwa.objectives")), resolve=True)
+    except OmegaConfBaseException as error:
+        why = str(error).partition("\n")[0]
+        raise CtwaError(f"{config.path}: ctwa.objectives cannot be resolved ({why}): {ADVICE}") from error
 
 
-def _template_kwargs(config: Mapping[str, Any]) -> dict[str, Any]:
+def _template_kwargs(config: Document) -> dict[str, Any]:
     """What the run gives the chat template; with a template of its own in place of the tokenizer's."""
-    own = config["actor_rollout_ref"]["model"].get("custom_chat_template")
-    return {**(config["data"].get("apply_chat_template_kwargs") or {}), **({"chat_template": own} if own else {})}
+    own = config.get("actor_rollout_ref.model.custom_chat_template", str, None)
+    return {**config.get("data.apply_chat_template_kwargs", dict, {}), **({"chat_template": own} if own else {})}
 
 
-def _pairs(ours: Mapping[str, Any], path: Path) -> dict[str, Any]:
+def _pairs(config: Document) -> dict[str, Any]:
     """The validation pairs of a run: a file of them, or the share of its data that it held out."""
-    files = {name: objective.get("validation") for name, objective in ours["objectives"].items()}
-    share = None if any(files.values()) else ours.get("validation_share")
+    named = {name: config.get((*OBJECTIVES_AT, name)) for name in config.get("ctwa.objectives")}
+    files = {name: objective.get("validation") for name, objective in named.items()}
+    share = None if any(files.values()) else config.get("ctwa.validation_share", (int, float), None)
     if not share and not all(files.values()):
         without = next(name for name, file in files.items() if not file)
         raise CtwaError(
-            f"{path} names no validation pairs of '{without}': write an evaluation's YAML file with the pairs to "
-            "evaluate on (docs/eval.md)"
+            f"{config.path} names no validation pairs of '{without}': write an evaluation's YAML file with the pairs "
+            "to evaluate on (docs/eval.md)"
         )
     objectives = {}
-    for name, objective in ours["objectives"].items():
+    for name, objective in named.items():
         source = {key: value for key, value in objective.items() if key not in ("weight", "validation")}
-        objectives[name] = {**source, "data": files[name] or source["data"]}
-    return {"objectives": objectives, "loss": ours["loss"], "max_length": ours["max_length"], "validation_share": share}
+        objectives[name] = {**source, "data": files[name] or config.get((*OBJECTIVES_AT, name, "data"), str)}
+    max_length = config.get("ctwa.max_length", int)
+    return {
+        "objectives": objectives,
+        "loss": config.get("ctwa.loss"),
+        "max_length": max_length,
+        "validation_share": share,
+    }
 
 
-def _reference_length(written: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    if written is None or written["type"] != "running":
+def _reference_length(config: Document) -> dict[str, Any] | None:
+    written: dict[str, Any] | None = config.get("ctwa.reference_length", dict, None)
+    if written is None or config.get("ctwa.reference_length.type", str) != "running":
         return written
     return {"type": "fixed", "tokens": written.get("initial")}  # an evaluation is no sequence of batches
 

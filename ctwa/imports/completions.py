@@ -31,30 +31,39 @@ def read_completions(folder: Path, objectives: Sequence[str]) -> Iterator[Comple
     Raises:
         CtwaError: no file there is TRL's or verl's.
     """
-    files = sorted(folder.rglob("completions_*.parquet")) or [
-        path for path in sorted(folder.rglob("*.jsonl")) if path.stem.isdecimal()
+    files = [path for path in folder.rglob("completions_*.parquet") if _step(path) is not None] or [
+        path for path in folder.rglob("*.jsonl") if path.stem.isdecimal()
     ]
     if not files:
         raise CtwaError(
             f"{folder} has no completions: give the folder `completions` of a TRL run with log_completions=True, or"
             " verl's trainer.rollout_data_dir"
         )
-    for path in sorted(files, key=lambda path: (int(path.stem.rpartition("_")[2]), path.parent.name)):
+    for path in sorted(files, key=lambda path: (_step(path) or 0, str(path))):
         if path.suffix == ".parquet":
             rows, prompt, response = _parquet(path), "prompt", "completion"
         else:
             rows, prompt, response = _lines(path), "input", "output"
         if not rows:
             continue
-        missing = [column for column in (prompt, response) if column not in rows[0]]
-        if missing:
-            raise CtwaError(f"{path} has no column {missing[0]}: give completions as TRL or verl write them")
+        for number, row in enumerate(rows):
+            if missing := [column for column in (prompt, response) if column not in row]:
+                raise CtwaError(
+                    f"{path} has no column {missing[0]} in row {number} (from 0): give completions as TRL or verl "
+                    "write them"
+                )
         rewards = {name: [as_number(row.get(name)) for row in rows] for name in objectives if name in rows[0]}
         split = "held-out" if path.parent.name.startswith(("eval", "val")) else "train"
-        step = int(path.stem.rpartition("_")[2])
+        step = _step(path) or 0
         yield Completions(
             step, split, [_text(row[prompt]) for row in rows], [_text(row[response]) for row in rows], rewards
         )
+
+
+def _step(path: Path) -> int | None:
+    """The step that a file's name ends with; None where it ends with none."""
+    number = path.stem.rpartition("_")[2]
+    return int(number) if number.isdecimal() else None
 
 
 def _parquet(path: Path) -> list[dict[str, Any]]:

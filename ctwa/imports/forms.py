@@ -51,7 +51,7 @@ def read_history(path: Path, run: str | None = None) -> History:
     try:
         history = _read_folder(path) if path.is_dir() else _read_file(path, run)
     except CtwaError as error:
-        raise error if str(path) in str(error) else CtwaError(f"{path}: {error}") from error
+        raise error if str(error).startswith(str(path)) else CtwaError(f"{path}: {error}") from error
     if not history.steps:
         raise CtwaError(f"{path} has no number at any step: give the log of a run that has begun")
     return history

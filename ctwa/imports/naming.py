@@ -100,7 +100,7 @@ def _is_of(key: str, names: Sequence[str]) -> bool:
 
 def _see(option: str, name: str, key: str, keys: Sequence[str]) -> None:
     if not name or "/" in name:
-        raise CtwaError(f"{option}: an objective cannot be called {name!r}: give a name without a slash")
+        raise CtwaError(f"{option}: an objective cannot be called {name!r}: give it a name, without a slash")
     if key not in keys:
         near = get_close_matches(key, keys, n=5, cutoff=0.4)
         hint = f"did you mean {', '.join(near)}?" if near else _candidates(keys)

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from ctwa.errors import CtwaError
 from ctwa.instructions.prompts import DATA_SOURCE, Prompt, draw_prompts, to_rows
+from ctwa.run.documents import read_document
 from ctwa.run.jsonl import write_atomically
 
 FORMAT = 1
@@ -43,7 +44,7 @@ def prepare(out_dir: Path, settings: Settings) -> bool:
     wanted = {"format": FORMAT, "task": DATA_SOURCE, **asdict(settings)}
     record = out_dir / RECORD
     if record.is_file():
-        found = json.loads(record.read_text())
+        found = read_document(record, "write another folder, or delete this one to make it anew")
         if found != wanted:
             key = next(key for key in found | wanted if found.get(key) != wanted.get(key))
             raise CtwaError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -64,7 +65,7 @@ def _look(step: int, folder: Path, verify: bool, best: int | None) -> Checkpoint
 def best_step(checkpoints: Path) -> int | None:
     """The step that early stopping kept; None without any."""
     best = checkpoints / BEST
-    name = best.resolve().name.removeprefix("global_step_") if best.is_symlink() else ""
+    name = Path(os.readlink(best)).name.removeprefix("global_step_") if best.is_symlink() else ""
     return int(name) if name.isdigit() else None
 
 

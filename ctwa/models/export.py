@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 
 from ctwa.errors import CtwaError
 from ctwa.models.adapter import ADAPTER
+from ctwa.models.conditioned import CONDITIONED, Conditioned
 from ctwa.models.dtypes import Dtype
 from ctwa.models.seal import damaged_files
 from ctwa.run.disk import let_others_read
@@ -19,12 +21,13 @@ from ctwa.run.disk import let_others_read
 _INDEX = "model.safetensors.index.json"
 
 
-def export_model(
-    checkpoint: Path, out: Path, *, card: str, dtype: Dtype | None = None, adapter_of: str | None = None
-) -> None:
-    """Copy a checkpoint's model, with its tokenizer, after seeing that every byte is what was saved.
+@dataclass(frozen=True)
+class Export:
+    """A checkpoint's model that is to be a folder of its own, with its tokenizer.
 
-    Args:
+    Making one looks at what is there; :meth:`write` sees to it that every byte is what was saved.
+
+    Attributes:
         checkpoint: a step's folder.
         out: the new folder; it appears when all of it is there.
         card: the text of its README.md.
@@ -32,36 +35,73 @@ def export_model(
             rounded to the nearest.
         adapter_of: the model that the run began with: its adapter alone is copied, as PEFT loads it. None for the
             whole model, in which the adapter is merged.
+        conditioning: how its prompts are told weights; None where they are told none.
 
     Raises:
-        CtwaError: the folder exists; the checkpoint has no model or no adapter, or is damaged.
+        CtwaError: the folder exists; the checkpoint has no model or no adapter.
     """
-    model = checkpoint / "actor" / ("huggingface" if adapter_of is None else ADAPTER)
-    if out.exists():
-        raise CtwaError(f"{out} exists already: give another folder")
-    if adapter_of is not None and not model.is_dir():
-        raise CtwaError(
-            f"{checkpoint} has no adapter of its own: its run trained all weights, or an earlier version saved it; "
-            "leave --adapter out for the whole model"
+
+    checkpoint: Path
+    out: Path
+    card: str
+    dtype: Dtype | None = None
+    adapter_of: str | None = None
+    conditioning: Conditioned | None = None
+
+    def __post_init__(self) -> None:
+        if self.out.exists():
+            raise CtwaError(f"{self.out} exists already: give another folder")
+        if self.adapter_of is not None and not self._model.is_dir():
+            raise CtwaError(
+                f"{self.checkpoint} has no adapter of its own: its run trained all weights, or an earlier version "
+                "saved it; leave --adapter out for the whole model"
+            )
+        if not any(self._model.glob("*.safetensors")):
+            raise CtwaError(
+                f"{self.checkpoint} has no plain model: save one with the default of "
+                "actor_rollout_ref.actor.checkpoint.save_contents, [model,optimizer,extra,hf_model]"
+            )
+
+    @property
+    def _model(self) -> Path:
+        return self.checkpoint / "actor" / ("huggingface" if self.adapter_of is None else ADAPTER)
+
+    def files(self) -> dict[str, int]:
+        """What the folder will have, with the bytes of what is there already: of another dtype there are others."""
+        found = {
+            str(path.relative_to(self._model)): path.stat().st_size
+            for path in sorted(self._model.rglob("*"))
+            if path.is_file()
+        }
+        return found | {name: len(text.encode()) for name, text in self._beside().items()}
+
+    def write(self) -> None:
+        """Make the folder.
+
+        Raises:
+            CtwaError: the checkpoint is damaged.
+        """
+        if damaged := damaged_files(self.checkpoint):
+            raise CtwaError(f"{self.checkpoint} is not what was saved ({', '.join(damaged[:3])}): export another step")
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=f".{self.out.name}-", dir=self.out.parent) as scratch:
+            made = Path(scratch) / self.out.name
+            shutil.copytree(self._model, made)
+            if self.dtype is not None:
+                _convert(made, self.dtype)
+            if self.adapter_of is not None:
+                _update(made / "adapter_config.json", {"base_model_name_or_path": self.adapter_of})
+            for name, text in self._beside().items():
+                (made / name).write_text(text)
+            let_others_read(made)
+            made.rename(self.out)
+
+    def _beside(self) -> dict[str, str]:
+        """The files that are ours."""
+        told = (
+            {} if self.conditioning is None else {CONDITIONED: json.dumps(asdict(self.conditioning), indent=2) + "\n"}
         )
-    if not any(model.glob("*.safetensors")):
-        raise CtwaError(
-            f"{checkpoint} has no plain model: save one with the default of "
-            "actor_rollout_ref.actor.checkpoint.save_contents, [model,optimizer,extra,hf_model]"
-        )
-    if damaged := damaged_files(checkpoint):
-        raise CtwaError(f"{checkpoint} is not what was saved ({', '.join(damaged[:3])}): export another step")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
-        made = Path(scratch) / out.name
-        shutil.copytree(model, made)
-        if dtype is not None:
-            _convert(made, dtype)
-        if adapter_of is not None:
-            _update(made / "adapter_config.json", {"base_model_name_or_path": adapter_of})
-        (made / "README.md").write_text(card)
-        let_others_read(made)
-        made.rename(out)
+        return {"README.md": self.card, **told}
 
 
 def _convert(model: Path, dtype: Dtype) -> None:

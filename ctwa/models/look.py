@@ -110,7 +110,7 @@ def _config(source: Source, folder: Path) -> Any:
     if not isinstance(kind, str | None) or (not is_remote and kind not in CONFIG_MAPPING):
         raise source.error(
             f"has the model_type {kind!r} in its config.json, which transformers does not know; give the model's own "
-            f"config.json, or install a transformers that knows it" + did_you_mean(str(kind), CONFIG_MAPPING.keys())
+            f"config.json, or install a transformers that knows it" + did_you_mean(kind or "", CONFIG_MAPPING.keys())
         )
     try:
         with quiet_transformers():

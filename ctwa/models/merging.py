@@ -27,6 +27,7 @@ from torch import Tensor
 from ctwa.errors import CtwaError
 from ctwa.method_info import MethodInfo, Options
 from ctwa.run.disk import let_others_read
+from ctwa.run.documents import read_document
 from ctwa.weights import shares
 
 SOUPS = MethodInfo(
@@ -105,6 +106,8 @@ def merge_folders(folders: Mapping[str, Path], weights: Mapping[str, float], tar
         made.mkdir()
         first = next(iter(sources.values()))
         for path in first.path.iterdir():
+            if path.suffix == ".json":
+                read_document(path, "give a folder as it was saved")  # a model that cannot be loaded is none
             if path.suffix in _ALONG:
                 shutil.copy2(path, made / path.name)
         for file, text in files.items():

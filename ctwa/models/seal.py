@@ -47,8 +47,10 @@ def read_seal(folder: Path) -> dict[str, Sealed] | None:
     """The files that a folder had when it was finished, by their paths in it; None without a seal that can be read."""
     try:
         files = json.loads((folder / SEAL_FILE).read_bytes())["files"].items()
+        if any(not name or Path(name).is_absolute() or ".." in Path(name).parts for name, _ in files):
+            return None  # it speaks of what is no file of the folder
         return {name: _sealed(said) for name, said in files} or None  # a checkpoint has files
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
 
 

@@ -28,7 +28,16 @@ from ctwa.objectives.evaluator import kinds, need_ground_truth, plan
 from ctwa.objectives.loading import resolve_spec, split_spec
 from ctwa.objectives.messages import Function
 from ctwa.objectives.pool import WorkerPool
-from ctwa.objectives.responses import PROBES, Response, Sampler, measured, probes_of, read_responses, samples_of
+from ctwa.objectives.responses import (
+    PROBES,
+    Response,
+    Sampler,
+    measured,
+    of_column,
+    probes_of,
+    read_responses,
+    samples_of,
+)
 
 MAX_UNSCORED = 0.05  # the default of a run
 FIRST_STEP = Moment("train", 1, 0.0)
@@ -110,7 +119,7 @@ def check_reward(
     if not rows:
         raise CtwaError("there is no row to check the reward function on; give a data set that has some")
     if responses is None and "response" in rows[0]:
-        responses = [row["response"] for row in rows]
+        responses = of_column(rows, "response")
         source = "the responses are the data's column 'response'"
     elif responses is None:
         source = f"the data has no responses: probed are {', '.join(PROBES)} (--text gives one of your own)"
@@ -317,7 +326,7 @@ def main(
             console.print(Text(targets), soft_wrap=True)  # a line to paste stays one
     is_paid_for_nothing = False
     if attacked:
-        good = chosen if chosen is not None or "response" not in rows[0] else [row["response"] for row in rows]
+        good = chosen if chosen is not None or "response" not in rows[0] else of_column(rows, "response")
         for name, spec in zip(names, specs, strict=True):
             found_by = attack(
                 spec,

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ctwa.errors import CtwaError, did_you_mean, neighbour
+from ctwa.errors import CtwaError, did_you_mean, neighbour, shown
 from ctwa.shipped import shipped_folder
 
 SHIPPED = shipped_folder()
@@ -72,6 +72,11 @@ def load_function(spec: str) -> Callable[..., Any]:
     if inspect.isclass(function):
         raise CtwaError(f"reward function '{spec}': '{name}' is a class; give a function, or an object of the class")
     if not callable(function):
+        if name in vars(module):
+            raise CtwaError(
+                f"reward function '{spec}': '{name}' is the {type(function).__name__} {shown(function)}; give a "
+                "function"
+            )
         there = [
             key
             for key, value in vars(module).items()
@@ -144,7 +149,10 @@ def _can_do_with(function: Callable[..., Any], kwargs: Mapping[str, Any]) -> boo
 
 def describe_error(error: BaseException) -> str:
     """Type and message of an exception, and where in the reward function's own file it arose."""
-    text = " ".join(str(error).split())
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # noqa: BLE001 - an exception of the user's may have any __str__
+        text = ""
     message = f"{type(error).__name__}: {text}" if text else type(error).__name__
     ours = (Path(__file__).parent, Path(importlib.__file__).parent)
     frames = [

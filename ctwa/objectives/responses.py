@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ctwa.data.rows import text_fault
-from ctwa.errors import CtwaError
+from ctwa.errors import CtwaError, did_you_mean
 from ctwa.objectives.completion import Completion
 from ctwa.objectives.contract import shortened
 
@@ -91,6 +91,18 @@ def probes_of(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, str, str | R
     return samples
 
 
+def of_column(rows: Sequence[Mapping[str, Any]], column: str) -> list[Any]:
+    """What a column of responses has in each row.
+
+    Raises:
+        CtwaError: a row lacks it.
+    """
+    for index, row in enumerate(rows):
+        if column not in row:
+            raise CtwaError(f"row {index} (from 0) of the data has no '{column}', as row 0 has: write it in every row")
+    return [row[column] for row in rows]
+
+
 def read_responses(responses: str, rows: Sequence[Mapping[str, Any]], data: str | Path) -> list[str | list[str]]:
     """Those of a column of the rows, or of a ``.jsonl`` file with one line a row.
 
@@ -98,11 +110,12 @@ def read_responses(responses: str, rows: Sequence[Mapping[str, Any]], data: str 
         CtwaError: there is no such column or file, or a line holds no response.
     """
     if responses in rows[0]:
-        return [row[responses] for row in rows]
+        return of_column(rows, responses)
     path = Path(responses)
     if not path.is_file():
         raise CtwaError(
             f"responses '{responses}' is neither a column of {data} ({', '.join(rows[0])}) nor a .jsonl file"
+            + did_you_mean(responses, rows[0])
         )
     chosen: list[Any] = []
     with path.open("rb") as file:  # a JSON string may hold any other line separator than \n
@@ -115,7 +128,8 @@ def read_responses(responses: str, rows: Sequence[Mapping[str, Any]], data: str 
                 entry = json.loads(line)  # of bytes: a byte order mark is none of its text
                 chosen.append(entry["response"] if isinstance(entry, dict) else entry)
             except (ValueError, KeyError, RecursionError) as error:
+                why = f"it has no {error}" if isinstance(error, KeyError) else f"it is not JSON ({error})"
                 raise CtwaError(
-                    f"{path}, line {number}: {error!r}; write a JSON string, or an object with 'response', in each line"
+                    f"{path}, line {number}: {why}; write a JSON string, or an object with 'response', in each line"
                 ) from error
     return chosen

@@ -8,13 +8,14 @@ from ctwa.report.trace import RunTrace
 from ctwa.run.text import number
 
 
-def model_card(run: RunTrace, step: int, *, is_adapter: bool = False) -> str:
+def model_card(run: RunTrace, step: int, *, is_adapter: bool = False, template: str | None = None) -> str:
     """The README.md of a checkpoint's model, with the metadata that model hubs read.
 
     Args:
         run: what trained it; one without run.json is described by its records alone.
         step: after which it was saved. Results are those of the last validation up to it.
         is_adapter: whether it is a LoRA adapter alone.
+        template: how its prompts are told weights of the objectives; None where they are told none.
     """
     info = run.info
     front = [f"library_name: {'peft' if is_adapter else 'transformers'}", "tags: [ctwa, multi-objective]"]
@@ -30,6 +31,9 @@ def model_card(run: RunTrace, step: int, *, is_adapter: bool = False) -> str:
     lines = ["---", *front, "---", "", "# " + run.folder.path.resolve().name, "", "".join(began), ""]
     lines += [f"Results: {run.result}.", ""]
     lines += table(("objective", "weight", "before", "after"), [_row(run, name, step) for name in run.objectives])
+    if template is not None:
+        lines += ["", "It reads in its prompt how to weigh the objectives. The user's last message is to be:", ""]
+        lines += ["```text", template, "```"]
     if info is not None and info.versions:
         versions = ", ".join(f"{name} {which}" for name, which in sorted(info.versions.items()))
         lines += ["", f"Versions: {versions}."]

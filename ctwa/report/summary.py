@@ -22,7 +22,7 @@ from ctwa.run.alarms import Episode
 from ctwa.run.folder import RunFolder
 from ctwa.run.jsonl import SCHEMA, read_jsonl, write_atomically
 from ctwa.run.text import clean, counted, duration, number, table
-from ctwa.run.trace import ENDS
+from ctwa.run.trace import ENDS, Event
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def read_and_tell(paths: Sequence[Path | str]) -> Told:
 
 
 def _stopped(folder: RunFolder, last_step: int) -> str | None:
-    events = read_jsonl(folder.events) if folder.events.exists() else []
+    events = read_jsonl(folder.events, Event) if folder.events.exists() else []
     # A run that was stopped, resumed and went on was not stopped where it is now.
     ends = [each["text"] for each in events if each["kind"] in ENDS and each["step"] == last_step]
     return ends[-1] if ends else None

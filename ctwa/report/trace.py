@@ -13,8 +13,7 @@ from ctwa import metrics as key_of
 from ctwa.errors import CtwaError
 from ctwa.report.curves import EMPTY, Curve
 from ctwa.run.folder import RunFolder, RunInfo, alarm_monitor
-from ctwa.run.jsonl import iterate_jsonl
-from ctwa.run.trace import Record
+from ctwa.run.trace import Record, iterate_trace
 
 _TARGETS_ARE_COVARIANCES = 2  # from this schema on; a run.json of an older one has other targets beside them
 
@@ -150,8 +149,8 @@ def read_runs(paths: Sequence[Path | str]) -> list[RunTrace]:
     runs = []
     for label, folder in zip(_labels([folder.path.resolve() for folder in folders]), folders, strict=True):
         runs.append(RunTrace(label, folder, folder.read_info() if folder.info.exists() else None))
-        for record in iterate_jsonl(folder.metrics):
-            runs[-1].add(record)  # type: ignore[arg-type]
+        for record in iterate_trace(folder.metrics):
+            runs[-1].add(record)
     return runs
 
 

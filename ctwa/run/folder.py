@@ -1,21 +1,22 @@
 """The folder of a run: where everything is that a run leaves."""
 
 import hmac
-import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from ctwa.errors import CtwaError, shown
 from ctwa.run import origin
 from ctwa.run.alarms import AlarmLimits, AlarmMonitor
 from ctwa.run.disk import check_place
+from ctwa.run.documents import read_document
 from ctwa.run.jsonl import SCHEMA, write_atomically
 from ctwa.run.lock import is_held
+from ctwa.strict import validated
 
 
 class ObjectiveInfo(BaseModel):
@@ -23,7 +24,7 @@ class ObjectiveInfo(BaseModel):
     and, if it has one, the covariance with the update that the method aims at (no other target is meant).
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     weight: float | None
     target: float | None = None
@@ -32,12 +33,12 @@ class ObjectiveInfo(BaseModel):
 class RunInfo(BaseModel):
     """What runs, in the words of the methods and not of a configuration file; kept in run.json."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
-    schema_: int = Field(default=SCHEMA, alias="schema")
+    schema_: int = Field(default=SCHEMA, alias="schema", ge=1)
     method: str
     objectives: dict[str, ObjectiveInfo]
-    num_steps: int
+    num_steps: int = Field(ge=0)
     engine: str = ""
     model: str = ""
     seed: int | None = None
@@ -190,10 +191,11 @@ class RunFolder:
         """
         if not self.info.is_file():
             raise CtwaError(f"{self.info} does not exist: give the folder of a run that ctwa made")
-        try:
-            return RunInfo.model_validate(json.loads(self.info.read_bytes()))
-        except (ValueError, ValidationError) as error:
-            raise CtwaError(f"{self.info} cannot be read ({error}): restore it, or give another run") from error
+        content = read_document(self.info, "restore it, or give another run")
+        if isinstance(schema := content.get("schema"), int) and schema > SCHEMA:
+            raise CtwaError(f"{self.info} has schema {schema}, newer than this ctwa reads ({SCHEMA}): update ctwa")
+        info: RunInfo = validated(RunInfo, content, heading=f"{self.info}, as it is there,")
+        return info
 
     def _earlier_config(self) -> Path:
         number = 1

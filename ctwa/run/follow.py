@@ -36,8 +36,8 @@ class Follower:
     def __init__(self, run: RunFolder | Path, reporter: Reporter):
         run = run if isinstance(run, RunFolder) else RunFolder(run)
         self._reporter = reporter
-        self._records = JsonLinesTail(run.metrics)
-        self._events = JsonLinesTail(run.events)
+        self._records = JsonLinesTail(run.metrics, Record)
+        self._events = JsonLinesTail(run.events, Event)
         self._seen: set[tuple[Any, ...]] = set()
         for record in self._new(self._records):
             reporter.past(record)

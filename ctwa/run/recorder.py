@@ -11,9 +11,8 @@ from ctwa.batch import Reward
 from ctwa.errors import CtwaError
 from ctwa.run.alarms import alarm_event
 from ctwa.run.folder import RunFolder, alarm_monitor
-from ctwa.run.jsonl import iterate_jsonl
 from ctwa.run.log import remote_cause
-from ctwa.run.trace import EventWriter, SampleWriter, TraceWriter
+from ctwa.run.trace import EventWriter, SampleWriter, TraceWriter, iterate_trace
 
 _MOST_OF_AN_ERROR = 500  # characters
 
@@ -42,8 +41,8 @@ class RunRecorder:
         self._samples = SampleWriter(run.samples, num_samples=num_samples, seed=seed, resume_after=resume_after)
         self._events = EventWriter(run.events)
         self.alarms = alarm_monitor(run.read_info(), run.path)
-        for record in iterate_jsonl(run.metrics):
-            self.alarms.feed(record)  # type: ignore[arg-type]
+        for record in iterate_trace(run.metrics):
+            self.alarms.feed(record)
 
     @property
     def last_step(self) -> int:

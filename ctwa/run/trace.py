@@ -6,47 +6,76 @@ The format is a public one, documented in docs/trace.md.
 import math
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired
 
 import ctwa
 from ctwa.arguments import check_count
 from ctwa.errors import CtwaError
-from ctwa.run.jsonl import SCHEMA, JsonLinesWriter, read_jsonl
+from ctwa.run.jsonl import SCHEMA, AnyRecord, Count, JsonLinesWriter, iterate_jsonl, read_jsonl
 
 ENDS = ("stop", "error")
 """The kinds of events that say why a run ended before its last step."""
 
 
-class Record(TypedDict):
+class Record(AnyRecord):
     """One line of metrics.jsonl."""
 
-    schema: int
-    step: int  # 0 is before the first update
+    step: Count  # 0 is before the first update
     time: float  # s since 1970, when the record was written
-    metrics: dict[str, float | None]
+    metrics: dict[str, int | float | None]
     non_finite: NotRequired[list[str]]  # the metrics that were NaN or infinite, and are null above
 
 
-class Event(TypedDict):
+class Event(AnyRecord):
     """One line of events.jsonl."""
 
-    schema: int
     time: float  # s since 1970
-    step: int | None
+    step: Count | None
     kind: str
     text: str
+
+
+class SampleRecord(AnyRecord):
+    """One line of samples.jsonl."""
+
+    step: Count
+    split: str
+    row: NotRequired[Count]
+    prompt: str
+    response: str
+    rewards: dict[str, int | float | None]
+    weights: NotRequired[dict[str, int | float] | None]
 
 
 def read_trace(path: Path | str) -> list[Record]:
     """The records of a metrics.jsonl in the order of their steps; an unfinished last line is left out.
 
+    Those of the other files are read as well, as they are there.
+
     Raises:
         CtwaError: the file is missing, broken before its last line, or of a newer schema.
     """
-    return read_jsonl(Path(path))  # type: ignore[return-value]
+    return read_jsonl(Path(path))
+
+
+def iterate_trace(path: Path) -> Iterator[Record]:
+    """The records of a metrics.jsonl, one after the other: a long run's trace need not fit into memory.
+
+    Raises:
+        CtwaError: as `read_trace`, and for a line that is no record of a step, and for records of several runs.
+    """
+    before = -1
+    for record in iterate_jsonl(path, Record):
+        if record["step"] <= before:
+            raise CtwaError(
+                f"{path} has step {record['step']} after step {before}, so it holds the records of several runs: "
+                "take those of one of them away"
+            )
+        before = record["step"]
+        yield record
 
 
 def make_record(step: int, metrics: Mapping[str, Any], *, clock: Callable[[], float] = time.time) -> Record:
@@ -82,6 +111,8 @@ class TraceWriter(JsonLinesWriter):
         CtwaError: the file has records and the run is not a resumed one.
     """
 
+    form = Record
+
     def __init__(self, path: Path, *, resume_after: int | None = None, clock: Callable[[], float] = time.time):
         super().__init__(path, keep=_up_to(resume_after))
         self._clock = clock
@@ -112,6 +143,8 @@ class EventWriter(JsonLinesWriter):
     A resumed run continues the file and takes nothing away: what happened, happened.
     """
 
+    form = Event
+
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.time):
         super().__init__(path, keep=lambda _: True)
         self._clock = clock
@@ -137,6 +170,8 @@ class SampleWriter(JsonLinesWriter):
     Raises:
         CtwaError: the file has records and the run is not a resumed one.
     """
+
+    form = SampleRecord
 
     def __init__(
         self,

@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase, Qwen2ForCausalLM
 from ctwa.errors import CtwaError
 from ctwa.models.libraries import without_progress_bars
 from ctwa.run.disk import let_others_read
+from ctwa.run.documents import Document
 from ctwa.testbed.bases import Base, shipped_base
 from ctwa.testbed.data import check_rows, held_out_rows, train_rows, write_parquet
 from ctwa.testbed.evaluate import sample_scores
@@ -221,7 +222,9 @@ def _train(
 def _read_record(out_dir: Path) -> dict[str, Any] | None:
     """The record of a finished testbed, None where there is nothing yet."""
     if (out_dir / RECORD).is_file():
-        return json.loads((out_dir / RECORD).read_text())
+        record = Document(out_dir / RECORD, "write another folder, or delete this one to make it anew")
+        record.get("settings")
+        return record.content
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise CtwaError(f"{out_dir} exists and is not a testbed: write a folder that is new or empty")
     return None

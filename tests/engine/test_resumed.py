@@ -76,5 +76,5 @@ def test_many_changes_are_told_in_part() -> None:
 
 def test_a_configuration_that_cannot_be_read_is_said(run: RunFolder) -> None:
     run.config.write_text("a: [")
-    with pytest.raises(CtwaError, match=r"config\.yaml cannot be read .*: restore it, or take it away"):
+    with pytest.raises(CtwaError, match=r"config\.yaml is not YAML .*: restore it, or take it away"):
         changes(run, CONFIG)

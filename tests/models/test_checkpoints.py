@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 from typer.testing import CliRunner, Result
 
 from ctwa.cli import app
 from ctwa.errors import CtwaError
+from ctwa.evaluation.runs import conditioning_of
 from ctwa.models.adapter import ADAPTER
+from ctwa.models.conditioned import Conditioned
 from ctwa.models.locate import BEST, step_folder, steps
 from ctwa.models.seal import SEAL_FILE, seal
 from ctwa.run.folder import ObjectiveInfo, RunFolder, RunInfo
 from ctwa.run.lock import hold
 from ctwa.run.trace import TraceWriter
+from tests.models.hub import Hub
 
 SIZE = Qwen2Config(hidden_size=8, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2, vocab_size=9)
 
@@ -179,8 +184,69 @@ def test_what_cannot_be_exported_is_said(run: RunFolder, tmp_path: Path) -> None
         checkpoints(run, "--export", str(tmp_path / "out"), "--step", "5")
     with pytest.raises(CtwaError, match=r"global_step_8 is not what was saved \(complete.json\): export another"):
         checkpoints(run, "--export", str(tmp_path / "out"), "--step", "8")
-    with pytest.raises(CtwaError, match="--step, --adapter and --dtype are of --export"):
+    with pytest.raises(CtwaError, match="--push and --dry-run are of --export"):
         checkpoints(run, "--step", "6")
     with pytest.raises(CtwaError, match="holds no run"):
         checkpoints(RunFolder(tmp_path / "nothing"))
     assert not (tmp_path / "out").exists()
+
+
+TOKEN = "hf_planted"
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    with Hub() as hub:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.address)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        yield hub
+
+
+def test_an_export_is_pushed_where_that_is_asked_for(run: RunFolder, hub: Hub, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    asked = ("--export", str(out), "--push", "me/mine")
+
+    told = checkpoints(run, *asked, "--dry-run").output
+    assert f"would push: these files to {hub.address}/me/mine, private if new" in told
+    assert "would write: README.md, " in told
+    assert not out.exists()
+    assert hub.made == []
+
+    told = checkpoints(run, *asked).output
+    assert told.splitlines()[-1] == f"pushed: {hub.address}/me/mine/commit/1"
+    assert TOKEN not in told
+    assert hub.tokens == {f"Bearer {TOKEN}"}
+    assert [(each["name"], each["visibility"]) for each in hub.made] == [("mine", "private")]
+    assert hub.files == {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert hub.files["README.md"].startswith(b"---")
+
+
+def test_a_hub_that_refuses_leaves_the_export_and_no_token(run: RunFolder, hub: Hub, tmp_path: Path) -> None:
+    hub.status = 403
+    with pytest.raises(CtwaError, match=r"did not take the model .*403.*; it is in .*out, and `hf upload") as told:
+        checkpoints(run, "--export", str(tmp_path / "out"), "--push", "me/mine", "--public")
+
+    assert TOKEN not in str(told.value)
+    assert (tmp_path / "out" / "README.md").is_file()
+
+
+def test_without_a_token_nothing_is_exported(run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
+    with pytest.raises(CtwaError, match="there is no token of the hub: write it to the variable HF_TOKEN"):
+        checkpoints(run, "--export", str(tmp_path / "out"), "--push", "me/mine")
+
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_exported_model_says_how_its_prompts_are_told_weights(run: RunFolder, tmp_path: Path) -> None:
+    told = {"template": "{weights}: {prompt}", "resolution": 9, "concentration": 1.0}
+    objectives = {"accuracy": {"weight": 0.75}, "brevity": {"weight": 0.25}, "val": {"split": "val"}}
+    run.config.write_text(yaml.safe_dump({"ctwa": {"conditioning": told, "objectives": objectives}}))
+    checkpoints(run, "--export", str(tmp_path / "out"))
+
+    assert conditioning_of(tmp_path / "out") == conditioning_of(run.path)
+    assert conditioning_of(tmp_path / "out") == Conditioned(
+        "{weights}: {prompt}", 9, {"accuracy": 0.75, "brevity": 0.25}
+    )
+    assert "```text\n{weights}: {prompt}\n```" in (tmp_path / "out" / "README.md").read_text()

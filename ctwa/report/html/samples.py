@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ctwa.run.jsonl import iterate_jsonl
+from ctwa.run.trace import SampleRecord
 
 _CHARACTERS = 2500  # of a prompt or response on the page
 
@@ -33,7 +33,7 @@ def early_and_late(path: Path, num: int = 3) -> tuple[list[Sample], list[Sample]
     """
     first: dict[str, list[Sample]] = {}
     last: dict[str, list[Sample]] = {}
-    for record in iterate_jsonl(path) if path.is_file() else ():
+    for record in iterate_jsonl(path, SampleRecord) if path.is_file() else ():
         sample = _sample(record)
         for ends in (first, last):
             known = ends.setdefault(sample.split, [])
@@ -58,7 +58,7 @@ def on_the_same_prompts(paths: Sequence[Path], most: int = 40) -> list[list[Samp
     """
     found: dict[tuple[str, str], list[Sample | None]] = {}
     for place, path in enumerate(paths):
-        for record in iterate_jsonl(path) if path.is_file() else ():
+        for record in iterate_jsonl(path, SampleRecord) if path.is_file() else ():
             sample = _sample(record)
             found.setdefault((sample.split, record["prompt"]), [None] * len(paths))[place] = sample
     shared = [each for each in found.values() if sum(sample is not None for sample in each) > 1]
@@ -66,7 +66,7 @@ def on_the_same_prompts(paths: Sequence[Path], most: int = 40) -> list[list[Samp
     return shared[:most]
 
 
-def _sample(record: dict[str, Any]) -> Sample:
+def _sample(record: SampleRecord) -> Sample:
     prompt, response = _short(record["prompt"]), _short(record["response"])
     return Sample(record["step"], record["split"], prompt, response, record["rewards"])
 

@@ -72,8 +72,8 @@ class WatchedRun:
         self.event: Event | None = None
         self._clock = clock
         self._info_changed = 0
-        self._records = JsonLinesTail(self.folder.metrics)
-        self._events = JsonLinesTail(self.folder.events)
+        self._records = JsonLinesTail(self.folder.metrics, Record)
+        self._events = JsonLinesTail(self.folder.events, Event)
         self._had_writer = False
         self._begin()
 
@@ -92,10 +92,10 @@ class WatchedRun:
         self._read_info()
         while records := self._records.poll(_CHUNK):
             for record in records:
-                self._add(record)  # type: ignore[arg-type]
+                self._add(record)
         while events := self._events.poll(_CHUNK):
             told = [event for event in events if event["kind"] != "alarm"]
-            self.event = told[-1] if told else self.event  # type: ignore[assignment]
+            self.event = told[-1] if told else self.event
 
     def _read_info(self) -> None:
         changed = self.folder.info.stat().st_mtime_ns if self.folder.info.exists() else 0
@@ -103,7 +103,8 @@ class WatchedRun:
             self._info_changed = changed
             before, self.info = self.info, self.folder.read_info()
             if before is None or (before.objectives, before.alarms) != (self.info.objectives, self.info.alarms):
-                self._records = JsonLinesTail(self.folder.metrics)  # from its start, with these names and limits
+                # From its start, with these names and limits.
+                self._records = JsonLinesTail(self.folder.metrics, Record)
                 self._begin()
             self.trace.info = self.info
 
