@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 from trl import GRPOConfig, GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
@@ -25,13 +24,14 @@ from ctwa.batch import Rollout, Update
 from ctwa.covariance.diagnostics import diagnostics, sampled_entropy
 from ctwa.errors import CtwaError
 from ctwa.gradients.plan import combined_advantages, gradient_metrics, make_cross_fitted, make_plan
+from ctwa.integrations.trl.between import Between
 from ctwa.integrations.trl.checks import build_method, check_gradients, read_gradients, read_method
 from ctwa.integrations.trl.contract import check_contract
 from ctwa.integrations.trl.descent import Descent
 from ctwa.integrations.trl.estimate import Answered, TrlEstimate
 from ctwa.integrations.trl.loss import read_policy_loss
 from ctwa.integrations.trl.record import HOW_TO_RESUME, begin, how_to_go_on, load_state, save_state
-from ctwa.integrations.trl.window import Validation, Window, prompts_of, read_rewards, text_of
+from ctwa.integrations.trl.window import Validation, Window, of_completions, prompts_of, read_rewards, text_of
 from ctwa.report.summary import write_summary
 from ctwa.run.folder import RunFolder
 from ctwa.run.recorder import RunRecorder
@@ -90,7 +90,7 @@ class MultiObjectiveGRPOTrainer(GRPOTrainer):
         self._pass: Any = None
         self._began = 0.0
         self._validation: Validation | None = None
-        self.add_callback(_Between(self))
+        self.add_callback(Between(self))
 
     # -- a batch of completions ---------------------------------------------------------------------------------------
 
@@ -133,7 +133,7 @@ class MultiObjectiveGRPOTrainer(GRPOTrainer):
         self._window = Window(rollout, advantages_NT, unknown_nT, unknown_nT.clone(), descent)
         first = self.accelerator.process_index * len(mask_nT)
         mine_nT = advantages_NT[first : first + len(mask_nT), : mask_nT.shape[1]]
-        output["advantages"] = _of_completions(mine_nT, mask_nT.cpu()).to(mask_nT.device)
+        output["advantages"] = of_completions(mine_nT, mask_nT.cpu()).to(mask_nT.device)
         output[_ROW] = torch.arange(len(mask_nT), device=mask_nT.device)
         self._keep_samples(advantages_NT.sum(1) / rollout.mask_NT.sum(1).clamp(min=1))
 
@@ -188,7 +188,7 @@ class MultiObjectiveGRPOTrainer(GRPOTrainer):
         loss_of = super()._compute_loss
 
         def of_rewards(advantages_ST: Tensor) -> Tensor:
-            advantages = _of_completions(advantages_ST, mask_ST).to(self.accelerator.device)
+            advantages = of_completions(advantages_ST, mask_ST).to(self.accelerator.device)
             loss: Tensor = loss_of(model, inputs | {"advantages": advantages})
             return loss
 
@@ -398,36 +398,3 @@ class MultiObjectiveGRPOTrainer(GRPOTrainer):
             folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{step}"
             save_state(folder, self._parts, step=step, metrics=self._step_metrics)
         super()._save_checkpoint(model, trial)
-
-
-class _Between(TrainerCallback):
-    """Tells a trainer what its loop does between its steps."""
-
-    def __init__(self, trainer: MultiObjectiveGRPOTrainer) -> None:
-        self._trainer = trainer
-
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        """The checkpoint is loaded, and the number of steps known."""
-        self._trainer.begin_recording()
-
-    def on_step_begin(self, *_: Any, **__: Any) -> None:
-        """The step before is logged, evaluated and saved."""
-        self._trainer.before_step()
-
-    def on_step_end(self, *_: Any, **__: Any) -> None:
-        """The policy has been updated, and nothing is logged or saved yet."""
-        self._trainer.after_step()
-
-    def on_log(self, *_: Any, logs: Mapping[str, float] | None = None, **__: Any) -> None:
-        """TRL's log."""
-        self._trainer.note_logs(logs or {})
-
-    def on_train_end(self, *_: Any, **__: Any) -> None:
-        """The last step is over."""
-        self._trainer.end_recording()
-
-
-def _of_completions(advantages_ST: Tensor, mask_ST: Tensor) -> Tensor:
-    """One advantage a completion, (S,), as TRL has them, where its tokens have the same; else one a token, (S, T)."""
-    first_S = advantages_ST.gather(1, mask_ST.long().argmax(1, keepdim=True)).squeeze(1)
-    return first_S if torch.equal(first_S[:, None] * mask_ST, advantages_ST) else advantages_ST

@@ -1,6 +1,7 @@
 """One batch of completions in TRL, from its rewards to the update it made.
 
-Dimensions: N completions of all processes, n those of this process, M objectives, T tokens; K completions of a prompt.
+Dimensions: N completions of all processes, n those of this process, M objectives, T tokens, S some rows of the n;
+K completions of a prompt.
 """
 
 from __future__ import annotations
@@ -27,6 +28,12 @@ def read_rewards(names: Sequence[str], rewards_NM: Tensor) -> RewardMatrix:
 def prompts_of(num_completions: int, num_generations: int) -> Tensor:
     """The prompt of each completion, int64 (N,): those of one stand together."""
     return torch.arange(num_completions) // num_generations
+
+
+def of_completions(advantages_ST: Tensor, mask_ST: Tensor) -> Tensor:
+    """One advantage a completion, (S,), as TRL has them, where its tokens have the same; else one a token, (S, T)."""
+    first_S = advantages_ST.gather(1, mask_ST.long().argmax(1, keepdim=True)).squeeze(1)
+    return first_S if torch.equal(first_S[:, None] * mask_ST, advantages_ST) else advantages_ST
 
 
 @dataclass
