@@ -108,9 +108,11 @@ UNBROKEN = 10_000
 """Columns of an output that has no width."""
 ENGINE_PACKAGES = {
     *("verl", "ray", "transfer_queue", "tensordict", "transformers", "tokenizers", "safetensors", "huggingface_hub"),
-    *("hydra", "omegaconf", "pyarrow", "datasets", "matplotlib", "plotly", "jinja2", "psutil", "httpx", "tenacity"),
+    *("hydra", "omegaconf", "pyarrow", "datasets", "matplotlib", "psutil", "httpx", "tenacity"),
 }
 """Modules of the extra ``engine``, without which the methods work and the commands do not."""
+REPORT_PACKAGES = {"plotly", "jinja2", "markupsafe"}
+"""Those of the extra ``report``."""
 
 
 def main() -> None:
@@ -124,9 +126,11 @@ def main() -> None:
     except RunFailed:
         sys.exit(1)
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ENGINE_PACKAGES:
+        package = (error.name or "").partition(".")[0]
+        if package not in ENGINE_PACKAGES | REPORT_PACKAGES:
             raise
-        told = f"error: this needs {error.name}, which is not installed: pip install 'ctwa[cpu]', or 'ctwa[gpu]'"
+        install = "'ctwa[report]'" if package in REPORT_PACKAGES else "'ctwa[cpu]', or 'ctwa[gpu]'"
+        told = f"error: this needs {error.name}, which is not installed: pip install {install}"
         Console(stderr=True).print(Text(f"{told} (docs/install.md)", "bold red"), soft_wrap=True)
         sys.exit(2)
     finally:

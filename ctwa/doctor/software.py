@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -61,7 +61,9 @@ def packages(*, engine: bool, declared: list[str] | None = None) -> Iterator[Fin
     """
     requirements = [Requirement(line) for line in (requires("ctwa") if declared is None else declared) or ()]
     core = [each for each in requirements if _is_of(each, "")]
-    of_engine = [each for each in requirements if each not in core and _is_of(each, "engine")]
+    extras = _with_those_within(requirements, "engine")
+    beside = [each for each in requirements if each not in core and each.name != "ctwa"]
+    of_engine = [each for each in beside if any(_is_of(each, extra) for extra in extras)]
     missing_engine = [each for each in of_engine if _version(each) is None]
     if of_engine and len(missing_engine) > len(of_engine) // 2:
         what = f"{len(missing_engine)} of its {len(of_engine)} packages are missing, e.g. {missing_engine[0].name}"
@@ -90,6 +92,16 @@ def trl(folder: Path) -> Finding | None:
         means,
         "pip uninstall trl, or keep it in an environment of its own (docs/trl.md)",
     )
+
+
+def _with_those_within(requirements: Sequence[Requirement], extra: str) -> set[str]:
+    """An extra, and those that it asks for: ``ctwa[report]``."""
+    found, more = set[str](), {extra}
+    while more:
+        found |= more
+        own = [each for each in requirements if each.name == "ctwa" and any(_is_of(each, extra) for extra in more)]
+        more = {part for each in own for part in each.extras} - found
+    return found
 
 
 def _is_of(requirement: Requirement, extra: str) -> bool:

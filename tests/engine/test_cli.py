@@ -296,6 +296,20 @@ main()
         assert "which is not installed: pip install 'ctwa[cpu]', or 'ctwa[gpu]' (docs/install.md)" in result.stderr
 
 
+def test_without_the_packages_of_the_report_it_names_their_extra(tmp_path: Path) -> None:
+    program = f"""
+import sys
+sys.modules |= dict.fromkeys(("plotly", "jinja2"))
+sys.argv = ["ctwa", "report", {str(tmp_path)!r}]
+from ctwa.cli import main
+main()
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+    assert result.returncode == 2
+    assert "which is not installed: pip install 'ctwa[report]' (docs/install.md)" in result.stderr
+
+
 def test_a_testbed_that_is_not_known(command: Command, tmp_path: Path) -> None:
     code, _, err = command("testbed", "make", "--preset", "Z", "--out", str(tmp_path / "Z"))
 
