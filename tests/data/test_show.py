@@ -145,9 +145,9 @@ def test_the_command_says_the_same_to_a_run(settings: DataSettings, tmp_path: Pa
         (["--answer", "hash"], "answer: Input should be 'as_is', 'hashes', 'boxed' or 'last_number', not hash"),
         (
             ["--system-prompt", "Solve ${x}$"],
-            "system_prompt: it has ${, which a configuration takes for another key; w",
+            "--system-prompt: it has ${, which a configuration takes for another key; w",
         ),
-        (["--prompt-template", "Solve"], "prompt_template: the template has 0 times {prompt}; write it once"),
+        (["--prompt-template", "Solve"], "--prompt-template: the template has 0 times {prompt}; write it once"),
     ],
     ids=str,
 )

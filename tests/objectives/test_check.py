@@ -192,9 +192,7 @@ def test_mistakes_of_the_command(reward_file: RewardFile, data: Callable[..., Pa
     with pytest.raises(CtwaError, match="limit is 0; give the number of rows to check, at least 1"):
         main([spec], file, limit=0)
     (tmp_path / "bad.jsonl").write_text('"a"\n{"text": "b"}\n')
-    with pytest.raises(
-        CtwaError, match=r"bad.jsonl, line 2: KeyError\('response'\); write a JSON string, or an object"
-    ):
+    with pytest.raises(CtwaError, match=r"bad.jsonl, line 2: it has no 'response'; write a JSON string, or an object"):
         main([spec], file, responses=str(tmp_path / "bad.jsonl"))
     (tmp_path / "short.jsonl").write_text('"a"\n')
     with pytest.raises(CtwaError, match="there are 1 responses for 2 rows; give one, or one list, for each row"):
@@ -251,10 +249,10 @@ def test_lines_of_responses_end_at_line_breaks_alone(
         ("[]", "the response of row 1 (from 0) is []"),
         ('["a", null]', "the response of row 1 (from 0) is ['a', None]"),
         ('{"response": null}', "the response of row 1 (from 0) is None"),
-        ('{"answer": "a"}', "line 2: KeyError('response')"),
+        ('{"answer": "a"}', "line 2: it has no 'response'"),
         ('"half \\ud83d"', "the response of row 1 (from 0) has half a surrogate pair"),
-        ("[" * 100_000, "line 2: RecursionError"),
-        ("nul", "line 2: JSONDecodeError"),
+        ("[" * 100_000, "line 2: it is not JSON"),
+        ("nul", "line 2: it is not JSON"),
     ],
 )
 def test_a_line_that_is_no_response(

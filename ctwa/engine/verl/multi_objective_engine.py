@@ -202,6 +202,10 @@ class MultiObjectiveEngine(FSDPEngineWithLMHead):
         """What the optimizer moves: this rank's shards. With an adapter verl hands it the frozen weights too."""
         return _trained(self.optimizer)
 
+    def trained_by_name(self) -> dict[str, nn.Parameter]:
+        """The same, by the names that they have in the model."""
+        return dict(zip(self._trained_names, self.trained(), strict=True))
+
     def reshard(self) -> None:
         """Let all weights be gathered anew from their shards: a pass without gradients may have left them gathered."""
         for module in self.module.modules():
