@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +21,6 @@ from ctwa.objectives.config import parse_objectives
 from ctwa.objectives.evaluator import sharing
 from ctwa.scalarizers import build_scalarizer, method_options
 
-ROOT = Path(__file__).parents[2]
 GDPO = [
     "algorithm.adv_estimator=gdpo",
     '+algorithm.gdpo_reward_keys=["accuracy_reward", "format_reward"]',
@@ -168,21 +164,3 @@ def test_what_is_noted_of_a_value_with_line_breaks_is_no_setting() -> None:
 def test_what_has_no_counterpart_is_refused(argument: str, message: str) -> None:
     with pytest.raises(CtwaError, match=message):
         translate([argument])
-
-
-def test_the_script_of_the_example_plans_a_run_with_the_parts_as_objectives(task_dir: Path, tmp_path: Path) -> None:
-    environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT),
-        "MODEL": str(task_dir / "model"),
-        "TRAIN": str(task_dir / "train.parquet"),
-        "VAL": str(task_dir / "val.parquet"),
-        "DEVICE": "cpu",
-    }
-    script = ROOT / "examples" / "verl_script" / "train.sh"
-    command = [script, "method=gdpo", "ctwa.run=run", "--dry-run"]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment)
-
-    assert result.returncode == 0, result.stderr
-    assert "  objectives   accuracy (1), brevity (0.5)\n" in result.stdout
-    assert [path.name for path in tmp_path.iterdir()] == ["ctwa.yaml"]
