@@ -5,7 +5,7 @@ Every other module may import them. Dimensions: N completions, M objectives, T t
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -45,6 +45,7 @@ class RewardMatrix:
 
     def __post_init__(self) -> None:
         check_tensor("rewards_NM", self.rewards_NM, dtype=torch.float64)
+        check_tensor("scored_NM", self.scored_NM, dtype=torch.bool)
         if self.applicable_NM is None:
             object.__setattr__(self, "applicable_NM", torch.ones_like(self.scored_NM, dtype=torch.bool))
         if len(set(self.names)) != len(self.names):
@@ -88,7 +89,7 @@ class RewardMatrix:
             raise CtwaError("columns has no objective; pass the rewards of each: {'NAME': [0.5, ...], ...}")
         values_MN = [_numbers(name, column) for name, column in columns.items()]
         if len({len(column) for column in values_MN}) > 1:
-            lengths = {name: len(column) for name, column in columns.items()}
+            lengths = {name: len(values) for name, values in zip(columns, values_MN, strict=True)}
             raise CtwaError(f"objectives have different numbers of rewards {lengths}; give one reward a completion")
         rewards_NM = torch.tensor(values_MN, dtype=torch.float64).T
         applies_MN = [[value != ctwa.NOT_APPLICABLE for value in column] for column in columns.values()]
@@ -253,7 +254,7 @@ class Update:
 
 def _numbers(name: str, column: Sequence[Reward]) -> list[float]:
     """The rewards of one objective, NaN where there is none."""
-    if isinstance(column, str) or not isinstance(column, Iterable):
+    if isinstance(column, str) or not isinstance(column, Collection):
         raise CtwaError(f"the rewards of objective '{name}' are {shown(column)}; pass one a completion: [0.5, ...]")
     return [value if type(value) is float else _number(name, row, value) for row, value in enumerate(column)]
 

@@ -60,6 +60,8 @@ def checkpoints(
 
     if export is None and (step is not None or dtype is not None or adapter or push is not None or dry_run):
         raise CtwaError("--step, --adapter, --dtype, --push and --dry-run are of --export: write also --export FOLDER")
+    if dry_run and keep is not None:
+        raise CtwaError("--dry-run writes nothing, and --keep removes: ask for them one after the other")
     if public and push is None:
         raise CtwaError("--public is of --push: write also --push OWNER/NAME")
     folder = RunFolder(run)

@@ -45,9 +45,15 @@ def losses_told() -> Iterator[None]:
 
 
 def _lost(began_with: Mapping[str, str]) -> list[str]:
+    from ray.exceptions import RayError
+
     until = time.monotonic() + PATIENCE
     while len(began_with) > 1:
-        if gone := began_with.keys() - node_names().keys():
+        try:
+            gone = began_with.keys() - node_names().keys()
+        except (RayError, OSError, RuntimeError):  # nobody is left to ask: what was caught says more
+            break
+        if gone:
             return sorted(began_with[node] for node in gone)
         if time.monotonic() > until:
             break

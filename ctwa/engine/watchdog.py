@@ -17,6 +17,7 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, model_validator
 
+from ctwa.errors import CtwaError
 from ctwa.run.text import duration, listed
 from ctwa.strict import StrictModel
 
@@ -121,9 +122,12 @@ class Watchdog:
                 began, computed = time.monotonic(), time.process_time()
                 if over.wait(self.settings.every):
                     return
-                self.woke(time.monotonic() - began - self.settings.every, time.process_time() - computed)
-                with self._looking:
-                    fault = self.look(self._processes(), time.monotonic())
+                try:
+                    self.woke(time.monotonic() - began - self.settings.every, time.process_time() - computed)
+                    with self._looking:
+                        fault = self.look(self._processes(), time.monotonic())
+                except (OSError, CtwaError) as error:  # what is to be told cannot be written
+                    fault = str(error)
                 if fault is not None:
                     self.end(fault)
                     return

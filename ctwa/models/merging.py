@@ -106,7 +106,7 @@ def merge_folders(folders: Mapping[str, Path], weights: Mapping[str, float], tar
         made.mkdir()
         first = next(iter(sources.values()))
         for path in first.path.iterdir():
-            if path.suffix == ".json":
+            if path.name in ("config.json", "adapter_config.json"):
                 read_document(path, "give a folder as it was saved")  # a model that cannot be loaded is none
             if path.suffix in _ALONG:
                 shutil.copy2(path, made / path.name)

@@ -12,7 +12,7 @@ import yaml
 from ctwa.errors import CtwaError, shown
 
 _MISSING = object()
-_WORDS = {dict: "a section", list: "a list", str: "text", int: "a whole number"}
+_WORDS = {dict: "a section", list: "a list", str: "text", int: "a whole number", (int, float): "a number"}
 
 
 class _Once(yaml.SafeLoader):

@@ -143,7 +143,7 @@ class JsonLinesWriter:
     form: Any
 
     def __init__(self, path: Path, *, keep: Callable[[dict[str, Any]], bool] | None = None):
-        self.path = path
+        self.path = path.absolute()  # a loop may go to another folder
         self._kept: list[dict[str, Any]] = []
         if path.exists() and path.stat().st_size:
             if keep is None:
@@ -162,7 +162,7 @@ class JsonLinesWriter:
         if not self._is_there():
             raise CtwaError(
                 f"{self.path} is no longer the file that is written: its folder was moved, deleted or replaced "
-                "meanwhile; put it back, and go on with ctwa.resume=true"
+                "meanwhile; put it back, and resume"
             )
         line = memoryview(json.dumps(record, allow_nan=False).encode() + b"\n")
         with naming_the_disk(self.path):
@@ -173,7 +173,7 @@ class JsonLinesWriter:
     def _is_there(self) -> bool:
         try:
             return os.path.samestat(os.fstat(self._file.fileno()), self.path.stat())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
 
     def close(self) -> None:

@@ -42,7 +42,7 @@ class GuardConfig(Options):
 
     def unreached(self, num_steps: int) -> Iterator[str]:
         """Gates that never open."""
-        if self.warmup >= num_steps - 1:
+        if self.warmup >= num_steps:
             yield f"warmup={self.warmup}: no gate opens in {num_steps} steps"
 
 

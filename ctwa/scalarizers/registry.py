@@ -73,8 +73,9 @@ def method_options(name: str, **options: Any) -> MethodConfig:
     Raises:
         CtwaError: there is no such method or option, or an option is out of its bounds.
     """
-    known = METHODS | AGGREGATORS
-    if str(name) not in known:
+    known = AGGREGATORS | METHODS
+    name = str(name)
+    if name not in known:
         raise CtwaError(f"there is no method {name!r}{did_you_mean(name, known) or f'; write one of {list(known)}'}")
     return validated(known[name].info.config, options, under=f"method {name}")
 

@@ -93,8 +93,11 @@ def test_what_does_not_apply_to_a_completion_has_neither_weight_nor_gate():
 
 
 def test_a_run_that_ends_in_the_warmup_is_said_to_open_no_gate():
-    assert list(GuardConfig(warmup=4).unreached(5)) == ["warmup=4: no gate opens in 5 steps"]
-    assert list(GuardConfig(warmup=4).unreached(6)) == []
+    assert list(GuardConfig(warmup=5).unreached(5)) == ["warmup=5: no gate opens in 5 steps"]
+    assert list(GuardConfig(warmup=4).unreached(5)) == []
+    method = guard("ab", warmup=4)
+    gates = [see(method, a=a, b=0.5)["guard/gate/a"] for a in (0.2, 0.2, 0.2, 0.2, 0.9)]
+    assert gates == [1, 1, 1, 1, 0]
 
 
 def test_bounds_are_moved_to_0_and_1():

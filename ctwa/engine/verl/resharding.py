@@ -34,11 +34,11 @@ _STATE_OF_NUMPY: list[Any] = [
 class AnyRanks(FSDPCheckpointManager):
     """verl's, which loads what another number of ranks has saved as well."""
 
-    def load_checkpoint(self, local_path: str, *arguments: Any, **options: Any) -> None:
+    def load_checkpoint(self, local_path: str | None, *arguments: Any, **options: Any) -> None:
         """Load as verl does, where as many ranks have saved; else put the parts together and take this rank's."""
-        folder = Path(local_path)
-        num_saved = num_ranks_of(folder)
-        if num_saved in (None, self.world_size):
+        folder = None if local_path is None else Path(local_path)
+        num_saved = None if folder is None else num_ranks_of(folder)
+        if folder is None or num_saved in (None, self.world_size):
             super().load_checkpoint(local_path, *arguments, **options)
             return
         if self.should_load_model:
@@ -68,7 +68,7 @@ class AnyRanks(FSDPCheckpointManager):
     def _load_extra(self, folder: Path, num_saved: int) -> None:
         """The scheduler, which is the same on all ranks; and the generators' state of a rank that there was."""
         extra = _load(shard_file(folder, "extra_state", num_saved, min(self.rank, num_saved - 1)))
-        if self.rank < num_saved:
+        if self.rank < num_saved and "rng" in extra:
             self.load_rng_state(extra["rng"])
         if self.lr_scheduler is not None and extra["lr_scheduler"] is not None:
             self.lr_scheduler.load_state_dict(extra["lr_scheduler"])

@@ -26,5 +26,7 @@ def __getattr__(name: str) -> Any:
     try:
         from ctwa.integrations.trl import trainer
     except ImportError as error:
+        if (error.name or "").partition(".")[0] != "trl":
+            raise
         raise unknown_version(str(error)) from error
     return getattr(trainer, name)
