@@ -215,7 +215,7 @@ def _of_run(run: Path, *, trust: bool) -> tuple[str, str, dict[str, Any]]:
     if not path.is_file():
         raise CtwaError(f"{path} does not exist; give a run's folder as `ctwa train` left it, or a YAML file")
     config = Document(path, ADVICE)
-    if "actor_rollout_ref" not in config.content:
+    if "ctwa" not in config.content or "trl" in config.content:
         raise CtwaError(
             f"{home} is a run of another trainer, or of a loop of its own, and its config.yaml says of no task what to "
             "evaluate on: write an evaluation's YAML file with the models and the data (docs/eval.md)"

@@ -106,8 +106,8 @@ def merge_folders(folders: Mapping[str, Path], weights: Mapping[str, float], tar
         made.mkdir()
         first = next(iter(sources.values()))
         for path in first.path.iterdir():
-            if path.name in ("config.json", "adapter_config.json"):
-                read_document(path, "give a folder as it was saved")  # a model that cannot be loaded is none
+            if path.suffix == ".json":
+                _check_json(path)
             if path.suffix in _ALONG:
                 shutil.copy2(path, made / path.name)
         for file, text in files.items():
@@ -281,6 +281,17 @@ def _mean(key: str, tensors: Mapping[str, Tensor], weights: Mapping[str, float])
     for name, tensor in tensors.items():
         total.add_(tensor, alpha=weights[name])
     return total.to(first.dtype)
+
+
+def _check_json(path: Path) -> None:
+    """Refuse what no model could be loaded with; a configuration has keys, another file may be a list."""
+    if path.name in ("config.json", "adapter_config.json"):
+        read_document(path, "give a folder as it was saved")
+        return
+    try:
+        json.loads(path.read_bytes())
+    except ValueError as error:
+        raise CtwaError(f"{path} is not JSON ({error}): give a folder as it was saved") from error
 
 
 def _merge_adapter_tensor(

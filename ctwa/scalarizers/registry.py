@@ -74,10 +74,9 @@ def method_options(name: str, **options: Any) -> MethodConfig:
         CtwaError: there is no such method or option, or an option is out of its bounds.
     """
     known = AGGREGATORS | METHODS
-    name = str(name)
-    if name not in known:
+    if str(name) not in known:
         raise CtwaError(f"there is no method {name!r}{did_you_mean(name, known) or f'; write one of {list(known)}'}")
-    return validated(known[name].info.config, options, under=f"method {name}")
+    return validated(known[str(name)].info.config, options, under=f"method {name}")
 
 
 def takes_targets(config: MethodConfig) -> bool:
