@@ -18,7 +18,7 @@ from ctwa.batch import Rollout, Update
 from ctwa.errors import CtwaError
 from ctwa.method_info import MethodInfo, Options
 from ctwa.scalarizers.base import Estimate, Scalarizer, score_advantages
-from ctwa.scalarizers.per_objective import batch_means, check_names, trained_objectives
+from ctwa.scalarizers.per_objective import batch_means, check_names, trained_objectives, weights_in_score
 
 _ROUNDING = 1e-9  # of a reward at its bound, in the units of the bounds
 
@@ -113,10 +113,10 @@ class Guard(Scalarizer):
         """Move the beginnings, while they last, and then the means; an objective that scored nothing stands still."""
         decay = 0.5 ** (1 / self.config.half_life)
         means = batch_means(rollout.rewards, self.names)
-        for m, name in enumerate(self.names):
-            if name not in means:
+        means_M = self._in_bounds(self.by_name({name: means.get(name) for name in self.names}))
+        for m, mean in enumerate(means_M):
+            if mean.isnan():
                 continue
-            mean = (means[name] - self._lowest_M[m]) / (self._highest_M[m] - self._lowest_M[m])
             self._num_batches_M[m] += 1
             if self._num_batches_M[m] <= self.config.warmup:
                 self._start_M[m] += (mean - self._start_M[m]) / self._num_batches_M[m]
@@ -127,8 +127,7 @@ class Guard(Scalarizer):
     def _scores(self, rollout: Rollout) -> Tensor:
         """One score a completion, float64 (N,); NaN where no objective takes part."""
         rewards = rollout.rewards.select(self.names)
-        takes_part_NM = rewards.applicable_NM & rewards.scored_NM.any(0)
-        values_NM = (rewards.filled_NM(rollout.group_N) - self._lowest_M) / (self._highest_M - self._lowest_M)
+        values_NM = self._in_bounds(rewards.filled_NM(rollout.group_N))
         outside_NM = rewards.scored_NM & ((values_NM < -_ROUNDING) | (values_NM > 1 + _ROUNDING))
         if bool(outside_NM.any()):
             row, column = (int(i) for i in outside_NM.nonzero()[0])
@@ -139,10 +138,11 @@ class Guard(Scalarizer):
                 f"{float(self._highest_M[column]):g}; write what it is between in "
                 f"+ctwa.method.bounds.{name}=[LOWEST,HIGHEST], or ctwa.objectives.{name}.transform=sigmoid"
             )
-        weights_NM = self._weights_M
-        if rollout.weights is not None:
-            weights_NM = torch.stack([rollout.weights[name] for name in self.names], dim=1)
-        return guarded_sum(values_NM, takes_part_NM * weights_NM, self.gates_M)
+        return guarded_sum(values_NM, weights_in_score(rollout, self.names, self._weights_M), self.gates_M)
+
+    def _in_bounds(self, rewards_M: Tensor) -> Tensor:
+        """Rewards (..., M) on the scale on which their bounds are 0 and 1."""
+        return (rewards_M - self._lowest_M) / (self._highest_M - self._lowest_M)
 
 
 def guarded_sum(values_NM: Tensor, weights_NM: Tensor, gates_M: Tensor) -> Tensor:

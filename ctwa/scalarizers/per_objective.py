@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ctwa.batch import RewardMatrix
+from ctwa.batch import RewardMatrix, Rollout
 from ctwa.errors import CtwaError
 
 
@@ -36,6 +36,21 @@ def batch_means(rewards: RewardMatrix, names: Sequence[str]) -> dict[str, float]
         if scored_N.any():
             means[name] = float(rewards_N.sum() / scored_N.sum())
     return means
+
+
+def weights_in_score(rollout: Rollout, names: Sequence[str], weights_M: Tensor) -> Tensor:
+    """What each objective weighs in the score of each completion, float64 (N, M); 0 where it takes no part in it.
+
+    Args:
+        rollout: with its prompts' weights, where they were told any.
+        names: the objectives, in the order of ``weights_M``. One without a scored entry in the batch takes no part.
+        weights_M: the objectives' own.
+    """
+    rewards = rollout.rewards.select(names)
+    weights_NM = weights_M
+    if rollout.weights is not None:
+        weights_NM = torch.stack([rollout.weights[name] for name in names], dim=1)
+    return (rewards.applicable_NM & rewards.scored_NM.any(0)) * weights_NM
 
 
 def token_mean(values_NT: Tensor, mask_NT: Tensor) -> float:

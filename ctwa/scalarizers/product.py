@@ -17,7 +17,7 @@ from ctwa.covariance.diagnostics import finite
 from ctwa.errors import CtwaError
 from ctwa.method_info import MethodInfo, Options
 from ctwa.scalarizers.base import Estimate, Scalarizer, score_advantages
-from ctwa.scalarizers.per_objective import trained_objectives
+from ctwa.scalarizers.per_objective import trained_objectives, weights_in_score
 
 _ROUNDING = 1e-12  # of a score in float64, relative
 _LARGEST = 1e15  # as of a reward
@@ -93,7 +93,6 @@ class Product(Scalarizer):
     def _scores(self, rollout: Rollout) -> Tensor:
         """One score a completion, float64 (N,); NaN where no objective takes part."""
         rewards = rollout.rewards.select(self.names)
-        takes_part_NM = rewards.applicable_NM & rewards.scored_NM.any(0)
         values_NM = rewards.filled_NM(rollout.group_N) + self.config.offset
         if bool((bad_NM := rewards.scored_NM & (values_NM < 0)).any()):
             row, column = (int(i) for i in bad_NM.nonzero()[0])
@@ -103,10 +102,8 @@ class Product(Scalarizer):
                 "method product takes rewards of 0 or more; rank them, bound them from below, or write a larger offset "
                 f"(in a configuration ctwa.objectives.{name}.transform=rank or clip=[0,null])"
             )
-        weights_NM = self._weights_M
-        if rollout.weights is not None:
-            weights_NM = torch.stack([rollout.weights[name] for name in self.names], dim=1)
-        scores_N = power_mean(values_NM, takes_part_NM * weights_NM, self.config.power) ** self.config.exponent
+        weights_NM = weights_in_score(rollout, self.names, self._weights_M)
+        scores_N = power_mean(values_NM, weights_NM, self.config.power) ** self.config.exponent
         if float(scores_N.nan_to_num(nan=0.0).max()) > _LARGEST:
             raise CtwaError(
                 f"the method product makes scores beyond {_LARGEST:g} of these rewards, with which no statistics can "
