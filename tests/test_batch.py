@@ -59,6 +59,10 @@ def test_mistakes_are_named(names, rewards, scored, message):
 
 
 def test_columns_of_different_lengths_are_refused():
+    with pytest.raises(CtwaError, match="pass one a completion"):
+        RewardMatrix.from_columns({"a": (each for each in (1.0, 2.0))})
+    with pytest.raises(CtwaError, match="scored_NM is of type list"):
+        RewardMatrix(("a",), torch.zeros(1, 1, dtype=torch.float64), [[True]])
     with pytest.raises(CtwaError, match="different numbers of rewards"):
         RewardMatrix.from_columns({"a": [1.0], "b": [1.0, 2.0]})
 

@@ -207,6 +207,24 @@ def test_a_run_that_waits_for_ever_is_ended_and_what_it_waited_for_is_in_its_fol
     assert event["text"].startswith("failed after step 0: Queue (process 7) has died: it was killed; there is no check")
 
 
+def test_one_that_cannot_tell_what_it_saw_ends_the_run(said: list[str]) -> None:
+    """A thread that dies in silence would leave the run without a watchdog."""
+    over = threading.Event()
+
+    def end(fault: str) -> None:
+        said.append(fault)
+        over.set()
+
+    def say(text: str) -> None:
+        raise CtwaError("the folder was moved")
+
+    watchdog = Watchdog(WatchdogSettings(every=0.1), end=end, say=say)
+    watchdog.woke = lambda *_: say("it was stopped")  # type: ignore[method-assign]
+    with watchdog.watching():
+        assert over.wait(60)
+    assert said == ["the folder was moved"]
+
+
 def test_after_its_end_nothing_is_looked_at(make: Callable[..., Watchdog], said: list[str]) -> None:
     watchdog = make(every=0.1)
     with watchdog.watching(), watchdog.sees(lambda: [QUEUE]):

@@ -76,9 +76,10 @@ def test_a_run_with_conditioning_is_told_its_own_weights_where_none_are_chosen(c
     assert config.conditioned["told"].objectives == ["accuracy", "clarity"]
 
 
-def test_a_run_of_another_trainer_has_no_task_to_evaluate_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("config", [{"imported": {}}, {"trl": {}, "ctwa": {"method": {"type": "linear"}}}])
+def test_a_run_of_another_trainer_has_no_task_to_evaluate_on(tmp_path: Path, config: dict[str, Any]) -> None:
     info = RunInfo(method="grpo", objectives={"a": ObjectiveInfo(weight=None)}, num_steps=1)
-    run = RunFolder.create(tmp_path / "theirs", {"imported": {}}, info)
+    run = RunFolder.create(tmp_path / "theirs", config, info)
 
     with pytest.raises(CtwaError, match=r"theirs is a run of another trainer.*write an evaluation's YAML file"):
         config_of([str(run.path)])

@@ -1,5 +1,6 @@
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -43,6 +44,15 @@ def test_a_record_that_nobody_would_find_is_not_written(path, by):
             path.with_name("other").replace(path)
         with pytest.raises(CtwaError, match="is no longer the file that is written: its folder was moved, deleted or"):
             trace.write(2, {"loss": 1.0})
+
+
+def test_a_loop_may_go_to_another_folder(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with TraceWriter(Path("metrics.jsonl")) as trace:
+        monkeypatch.chdir("elsewhere")
+        trace.write(1, {"loss": 1.0})
+    assert [record["step"] for record in read_trace(tmp_path / "metrics.jsonl")] == [1]
 
 
 def test_numbers_of_numpy_and_torch_are_written_exactly(path):
