@@ -25,7 +25,7 @@ from ctwa.report.story import Story
 from ctwa.report.summary import summarize_trace
 from ctwa.report.trace import RunTrace
 from ctwa.report.verdict import verdict_rows
-from ctwa.run.text import duration, number
+from ctwa.run.text import code_parts, duration, number
 from ctwa.statistics import CONFIDENCE
 
 _MOST_ALARMS = 100
@@ -71,6 +71,7 @@ def page(report: Report, *, live: tuple[str, float] | None = None) -> str:
     errors = any(key.startswith(key_of.validation_error("")) for run in report.runs for key in run.keys)
     sources = dict.fromkeys(run.source for run in report.runs)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment.filters["with_code"] = with_code
     return environment.from_string(_resource("page.html")).render(
         title=f"Report: {labels}",
         live={"version": live[0], "look": live[1]} if live else None,
@@ -96,6 +97,12 @@ def page(report: Report, *, live: tuple[str, float] | None = None) -> str:
             " value. Tables and alarms are from every step."
         ),
     )
+
+
+def with_code(text: str) -> Markup:
+    """A sentence of ours, escaped, in which commands stand between backticks."""
+    parts = code_parts(text)
+    return Markup("").join(Markup("<code>{}</code>").format(part) if is_code else part for part, is_code in parts)
 
 
 def script_json(value: Any) -> str:
