@@ -18,9 +18,8 @@ from ctwa.report.compare import Comparison, interval_text
 from ctwa.report.curves import averaging_window
 from ctwa.report.groups import Group
 from ctwa.report.html.charts import chart, palette, points_of_a_curve
-from ctwa.report.html.panels import Bars, color_of, dash_of
+from ctwa.report.html.panels import Bars, Section, color_of, dash_of
 from ctwa.report.html.samples import Sample, early_and_late, on_the_same_prompts
-from ctwa.report.html.sections import Section
 from ctwa.report.story import Story
 from ctwa.report.summary import summarize_trace
 from ctwa.report.trace import RunTrace
