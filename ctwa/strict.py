@@ -92,6 +92,13 @@ def _mistake(item: Mapping[str, Any], kind: Any, content: Any, under: str, spell
         known = _keys_at(kind, loc[:-1])
         near = did_you_mean(place[-1], known) or f"; write one of {', '.join(known)}"
         return f"{key} is no key of the configuration{near}"
+    if item["type"] == "string_type" and loc[-1:] == ("[key]",):
+        where = ".".join([*([under] if under else []), *_place(loc[:-2], content)]) or "the whole"
+        return f"{where} has the name {shown(item['input'])}, which is no text: put it in quotes"
+    if item["type"] in ("dict_type", "model_type", "model_attributes_type"):
+        return f"{key} is {shown(item['input'])}: write it as a section, {{KEY: VALUE, ...}}"
+    if item["type"] == "too_short":
+        return f"{key} is {shown(item['input'])}: give at least {item['ctx']['min_length']}"
     text = f"{key}: {item['msg'].removeprefix('Value error, ')}"
     if item["type"] == "union_tag_invalid":
         return text + did_you_mean(item["ctx"]["tag"], re.findall(r"'(\w+)'", item["ctx"]["expected_tags"]))

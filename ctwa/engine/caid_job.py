@@ -45,6 +45,7 @@ class CaidJob(Job):
         self.data = check_disk(self.config)
         self.settings = read_caid_settings(self.config, self.data)
         fit_micro_batches(self.config, self.config.data.train_batch_size, 1)
+        self._check_prompts()
         check_machine(self.config)
         check_with_verl(self.config, has_reference=self.config.actor_rollout_ref.actor.use_kl_loss)
         self.num_steps = self.settings.caid.iterations * self.settings.steps_per_iteration
@@ -58,6 +59,22 @@ class CaidJob(Job):
         """That are sampled."""
         most, rows = self.config.data.val_max_samples, self.data.validation.num_rows
         return int(min(most, rows)) if most > 0 else rows
+
+    def _check_prompts(self) -> None:
+        """See that the sampled prompts are enough for a standard error, and for the pairs of a step."""
+        batch, pairs = self.config.data.train_batch_size, self.num_prompts * self.settings.pairs_per_prompt
+        if self.num_prompts < 2:
+            raise CtwaError(
+                "data.val_max_samples=1: a slack has a standard error over prompts; write 2 or more, better 100"
+                if self.data.validation.num_rows > 1
+                else "data.val_files have 1 row, and a slack has a standard error over prompts: give more"
+            )
+        if pairs < batch:
+            raise CtwaError(
+                f"data.train_batch_size={batch}, and {self.num_prompts} prompts with ctwa.pairs_per_prompt="
+                f"{self.settings.pairs_per_prompt} make {pairs} pairs: write a smaller batch, or more prompts "
+                "(data.val_max_samples) or pairs"
+            )
 
     def about(self) -> dict[str, Any]:
         """Everything that scores, with its weight in the reward."""

@@ -5,6 +5,7 @@ Hydra composes; what it says of a mistake is said again in one sentence, with th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
@@ -185,6 +186,10 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
         try:
             parsed += parser.parse_overrides([each])
         except OverrideParseException:
+            if odd := re.search(r"[^\w.@:/$+~-]", name):
+                raise CtwaError(f"{each!r}: a key is names with dots between, and '{odd[0]}' is in none") from None
+            if "/" in name and "." in name:
+                raise CtwaError(f"{name.lstrip('+')} is no key of the configuration: a name has no '/'") from None
             raise CtwaError(
                 f"the setting {each!r} cannot be read: put a value with spaces, quotes, brackets, commas or ~ in "
                 f"quotes of its own, e.g. \"{name.lstrip('+')}='a value'\""
@@ -294,7 +299,7 @@ def _refuse_groups(parsed: Sequence[Override], groups: Mapping[str, Sequence[str
         if group in groups and not isinstance(value, str):
             raise CtwaError(f"{group}={shown(value)} is no choice: write one of {', '.join(groups[group])}")
         if isinstance(known.get(group), Mapping) and not isinstance(value, str | Mapping | list):
-            raise CtwaError(f"{group}={shown(value)} is not possible, for it is a section: write {group}.<key>=<value>")
+            raise _is_a_section(override)
 
 
 def _refuse_types(parsed: Sequence[Override], groups: Mapping[str, Sequence[str]]) -> None:
@@ -310,6 +315,8 @@ def _refuse_types(parsed: Sequence[Override], groups: Mapping[str, Sequence[str]
 
 def _refuse_key(override: Override, said: str, parsed: Sequence[Override], command: str) -> None:
     key = override.key_or_group
+    if said.startswith(f"Error merging override {override.input_line}"):
+        raise _is_a_section(override)
     if said.startswith(f"Could not append to config. An item is already at '{key}'"):
         raise CtwaError(f"{key} is there already: write {override.input_line.lstrip('+')}, without a plus")
     if not said.startswith((f"Could not override '{key}'", f"Could not delete from config. '{key}'")):
@@ -324,6 +331,11 @@ def _refuse_key(override: Override, said: str, parsed: Sequence[Override], comma
     chosen = [each.input_line for each in parsed if each.key_or_group in groups or each.key_or_group[:6] == "hydra."]
     names = _names({"ctwa": _plain(_compose(chosen, command).ctwa)}, command)
     raise CtwaError(_no_key(key, names))
+
+
+def _is_a_section(override: Override) -> CtwaError:
+    key = override.key_or_group
+    return CtwaError(f"{key}={shown(override.value())} is not possible, for it is a section: write {key}.<key>=<value>")
 
 
 def _no_key(key: str, names: Sequence[str]) -> str:

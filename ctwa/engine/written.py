@@ -58,9 +58,8 @@ class SettingsFile:
         }.items():
             if key in content:
                 raise CtwaError(f"{path}: {key} is no setting, for {instead} (docs/training.md)")
+        _refuse_no_sections(path, content, known_keys(command))
         ours = content.get("ctwa", {})
-        if not isinstance(ours, Mapping):
-            raise CtwaError(f"{path}: ctwa={shown(ours)} is not possible, for it is a section: write keys in it")
         if set(known_keys(command)) - {"model_engine"} <= set(content) and ours:
             return cls(path, {}, content | {"ctwa": node_of(command) | dict(ours)}, is_whole=True)
         groups = {group: _choice(path, group, content.pop(group)) for group in groups_of(command) if group in content}
@@ -122,6 +121,19 @@ def load_settings(path: str) -> Content:
         OmegaConf.update(content, key, value, merge=True, force_add=True)
     container: Any = OmegaConf.to_container(content, resolve=False)
     return container
+
+
+def _refuse_no_sections(path: str, content: Mapping[str, Any], known: Mapping[str, Any], prefix: str = "") -> None:
+    """Refuse a list or a number where a section is to be; a text may be an interpolation, and null a deletion."""
+    for name, value in content.items():
+        inside = known.get(name)
+        if not isinstance(inside, Mapping):
+            continue
+        if isinstance(value, Mapping):
+            _refuse_no_sections(path, value, inside, f"{prefix}{name}.")
+        elif not isinstance(value, str | None) or f"{prefix}{name}" == "ctwa":
+            key = f"{prefix}{name}={shown(value)}"
+            raise CtwaError(f"{path}: {key} is not possible, for it is a section: write keys in it")
 
 
 def _choice(path: str, group: str, given: object) -> str:

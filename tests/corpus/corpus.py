@@ -45,14 +45,14 @@ class Case:
 def cases(name: str) -> Iterator[Case]:
     """Those of a file: groups, in which ``ctwa``, ``code`` and ``files`` hold where a case has none of its own.
 
-    The text under a case's ``file`` is that of the group's ``file``.
+    The text under a case's ``file`` is that of the group's ``file``; its ``more`` are words behind the command's.
     """
     for group in yaml.load((FOLDER / f"{name}.yaml").read_text(), yaml.CSafeLoader):
         for number, each in enumerate(group["cases"]):
             files = {**group.get("files", {}), **each.get("files", {})}
             if "file" in each:
                 files[group["file"]] = each["file"]
-            command = shlex.split(each.get("ctwa", group.get("ctwa", "")))
+            command = shlex.split(f"{each.get('ctwa', group.get('ctwa', ''))} {each.get('more', '')}")
             code = each.get("code", group.get("code", 2))
             yield Case(f"{group['about']}-{number}".replace(" ", "-"), files, command, each["says"], code)
 

@@ -27,12 +27,12 @@ from ctwa.run.trace import Event, SampleRecord, iterate_trace
 from tests.corpus.corpus import FOLDER, Case, answer, cases, make
 from tests.corpus.world import make_world
 from tests.engine.conftest import a_hub_with_every_model as a_hub_with_every_model
+from tests.engine.conftest import files_parsed_once as files_parsed_once
 from tests.engine.conftest import same_environment as same_environment
 
 ROOT = FOLDER.parents[1]
-COMMANDS = [
-    case for name in ("traces", "checkpoints", "evaluations", "data", "naming", "others") for case in cases(name)
-]
+FILES = ("traces", "checkpoints", "evaluations", "data", "naming", "others", "recipes")
+COMMANDS = [case for name in FILES for case in cases(name)]
 KEYS = st.sampled_from(["schema", "step", "time", "metrics", "kind", "text", "prompt", "split", "rewards", "response"])
 READERS: dict[str, Callable[[Path], object]] = {
     "records": lambda path: list(iterate_trace(path)),

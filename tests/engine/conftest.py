@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.grammar_parser import parse
 
 import ctwa.config
 from ctwa.engine.compose import compose_config
@@ -43,8 +45,11 @@ def a_hub_with_every_model(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def files_parsed_once() -> Iterator[None]:
-    """To compose a configuration Hydra parses some forty files of verl's and ours, which do not change."""
-    load, parsed = OmegaConf.load, {}
+    """To compose a configuration Hydra parses some forty files of verl's and ours, which do not change.
+
+    The interpolations in them are parsed once, too.
+    """
+    load, parsed, parse_once = OmegaConf.load, {}, cache(parse)
 
     def load_once(file: Any) -> Any:
         name = str(getattr(file, "name", file))
@@ -56,6 +61,8 @@ def files_parsed_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(OmegaConf, "load", load_once)
+        for module in ("omegaconf.base", "omegaconf._utils"):
+            patch.setattr(f"{module}.parse", parse_once)
         yield
 
 

@@ -123,11 +123,6 @@ def test_a_file_that_holds_no_keys(mine: Callable[..., DictConfig]) -> None:
         assert str(error.value) == f"mine.yaml: ctwa={value} is not possible, for it is a section: write keys in it"
 
 
-def test_what_only_hydra_refuses_names_the_file(mine: Callable[..., DictConfig]) -> None:
-    with pytest.raises(CtwaError, match=r"^the configuration cannot be composed: In 'mine\.yaml'"):
-        mine("ctwa.objectives: [a]")
-
-
 def test_it_says_which_gave_what(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("task: custom\ntrainer: {save_freq: 5, test_freq: 5}")

@@ -72,6 +72,11 @@ def check_batches(config: DictConfig) -> None:
         )
     if not actor.use_dynamic_bsz:
         per_rank, micro = mini * rollout.n // num_ranks, actor.ppo_micro_batch_size_per_gpu
+        if micro is None and actor.ppo_micro_batch_size is None:
+            raise CtwaError(
+                "actor_rollout_ref.actor.use_dynamic_bsz=false: write how many rows a micro-batch has, "
+                f"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu={per_rank} or a divisor of it; or true"
+            )
         if micro is not None and micro < per_rank and per_rank % micro:
             raise CtwaError(
                 f"a rank's {per_rank} rows of a mini-batch are not a multiple of ppo_micro_batch_size_per_gpu={micro}: "

@@ -292,7 +292,7 @@ def out_of_bounds(config: Mapping[str, Any], ours: dict[str, Bound]) -> dict[str
         ours: the bounds of the ``ctwa`` node.
     """
     wrong = {
-        key: f"{key}={shown(value)} is not possible: write {bound.words}"
+        key: f"{key}={_in_quotes(value)} is not possible: write {bound.words}"
         for pattern, bound in (BOUNDS | ours).items()
         for key, value in _select(config, pattern.split("."), "")
         if not bound.allows(value)
@@ -301,6 +301,15 @@ def out_of_bounds(config: Mapping[str, Any], ours: dict[str, Bound]) -> dict[str
         if isinstance(value, int | float) and not abs(value) < ABSURD and key not in wrong:
             wrong[key] = f"{key}={shown(value)} is not possible: write a finite number below {ABSURD:g}"
     return wrong
+
+
+def _in_quotes(value: object) -> str:
+    """A value, with the quotes that make a text of a number where it has them."""
+    try:
+        float(value if isinstance(value, str) else "")
+    except ValueError:
+        return shown(value)
+    return f"{value!r}, a text,"
 
 
 def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

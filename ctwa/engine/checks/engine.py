@@ -168,5 +168,7 @@ def check_with_verl(config: DictConfig, *, has_reference: bool = False) -> None:
         for node in (actor_rollout_ref.rollout, config.algorithm):
             omega_conf_to_dataclass(node)
     except (AssertionError, ValueError, TypeError, NotImplementedError, HydraException) as error:
-        raise CtwaError(f"verl does not accept the configuration: {error}") from error
+        # Hydra puts the class around what verl says, over several lines.
+        said = " ".join(str(error.__cause__ or error).split())
+        raise CtwaError(f"verl does not accept the configuration: {said}") from error
     check_parser(config)

@@ -16,6 +16,8 @@ def check_folders(config: DictConfig) -> None:
     """Check what every command needs of the disk: the run's folder, the task's and the model's."""
     run = RunFolder(config.ctwa.run)
     run.refuse_if_taken(resume=config.ctwa.resume, how_to_resume="ctwa.resume=true")
+    if (run.path / "config.json").is_file():
+        raise CtwaError(f"ctwa.run: {run.path} holds a model (config.json): give a folder of the run's own")
     if config.ctwa.resume:
         check_checkpoint(config, run.checkpoints)
     task_dir = config.ctwa.get("task_dir")

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
+from jinja2 import TemplateSyntaxError
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ctwa.data.rows import ground_truth_fault
 from ctwa.engine.checks.batches import attention_of
@@ -20,7 +21,7 @@ from ctwa.engine.checks.conditioning import check_told
 from ctwa.engine.checks.turns import check_loops_of_rows, tool_schemas
 from ctwa.engine.data import KEYS, TRAIN, DataRow, Part, RunData
 from ctwa.engine.verl import PACKED_ATTENTION
-from ctwa.errors import CtwaError, did_you_mean
+from ctwa.errors import CtwaError, did_you_mean, shown
 from ctwa.models.libraries import reason
 from ctwa.models.look import look_at_adapter, look_at_model, look_at_tokenizer, weight_shapes
 from ctwa.models.source import Source
@@ -60,7 +61,9 @@ def look(config: DictConfig, settings: Settings, data: RunData) -> None:
     check_loops_of_rows(config, rows)
     model = look_at_trained_model(config)
     _check_media(config, model, rows)
-    _check_positions(config, model)
+    longest = config.data.max_prompt_length + config.data.max_response_length
+    check_positions(config, model, longest, "data.max_prompt_length + data.max_response_length")
+    _check_layers(settings, model)
     contracts = load_contracts(settings.objectives)
     _check_what_functions_need(contracts, settings, data)
     tokenizer = load_tokenizer(config, model)
@@ -127,6 +130,11 @@ def _check_target_modules(config: DictConfig) -> None:
     """See that a LoRA adapter has modules to sit in: peft matches a list's names with the ends of theirs."""
     model = config.actor_rollout_ref.model
     targets = model.get("target_modules")
+    if not model.get("lora_rank") and isinstance(targets, ListConfig):
+        raise CtwaError(
+            f"actor_rollout_ref.model.target_modules={shown(list(targets))} does nothing without an adapter: write "
+            "actor_rollout_ref.model.lora_rank=32 or another rank, or leave it out"
+        )
     if not model.get("lora_rank") or not targets or isinstance(targets, str):
         return  # a text is all-linear, or a pattern of peft's
     shapes = weight_shapes(model_source(config))
@@ -142,18 +150,33 @@ def _check_target_modules(config: DictConfig) -> None:
             )
 
 
-def _check_positions(config: DictConfig, model: Any) -> None:
-    """See that the model has places for as many tokens as a row may have; one that stretches them says so itself."""
+def check_positions(config: DictConfig, model: Any, longest: int, what: str) -> None:
+    """See that the model has places for as many tokens as a row may have; one that stretches them says so itself.
+
+    Args:
+        config: the resolved config.
+        model: its own; None where it is not here.
+        longest: tokens of a row.
+        what: allows as many.
+    """
     text = model if model is None else model.get_text_config()
     own = config.actor_rollout_ref.model.get("override_config") or {}
     most = own.get("max_position_embeddings") or getattr(text, "max_position_embeddings", None)
     rope = getattr(text, "rope_parameters", None) or {}
     is_stretched = rope.get("rope_type", "default") != "default" or "rope_scaling" in own or "rope_parameters" in own
-    longest = config.data.max_prompt_length + config.data.max_response_length
     if isinstance(most, int) and 0 < most < longest and not is_stretched:
         raise model_source(config).error(
-            f"has places for {most} tokens (max_position_embeddings), less than data.max_prompt_length + "
-            f"data.max_response_length = {longest}: write smaller ones, or give a model that takes longer texts"
+            f"has places for {most} tokens (max_position_embeddings), less than {what} = {longest}: write less, or "
+            "give a model that takes longer texts"
+        )
+
+
+def _check_layers(settings: Settings, model: Any) -> None:
+    """See that the last layers, in which gradients are measured, are not all: that would be a pass for nothing."""
+    asked, has = settings.gradients.last_layers, model and getattr(model.get_text_config(), "num_hidden_layers", None)
+    if asked is not None and isinstance(has, int) and asked >= has:
+        raise CtwaError(
+            f"ctwa.gradients.last_layers={asked}, and the model has {has} layers: write fewer, or null for all of them"
         )
 
 
@@ -314,6 +337,10 @@ def _rendered(
             messages, tools=tools, add_generation_prompt=True, tokenize=True, return_dict=False, **kwargs
         )
     except Exception as error:  # a template raises what it likes
+        if isinstance(error, TemplateSyntaxError):
+            raise model_source(config).error(
+                f"has a chat template that is no template ({reason(error)}); give the model's own"
+            ) from error
         raise each.error(
             f"the model's chat template cannot render its prompt ({reason(error)}); write messages that it takes"
         ) from error

@@ -259,7 +259,8 @@ def test_batches_and_steps_that_do_not_come_out_even(changed: Changed, values: d
 
 def test_a_budget_of_tokens_is_the_longest_row_of_all_ranks_that_share_it(changed: Changed) -> None:
     check_config(changed({f"{ACTOR}.ppo_max_token_len_per_gpu": 96}))
-    check_config(changed({f"{ACTOR}.ppo_max_token_len_per_gpu": 90, f"{ACTOR}.use_dynamic_bsz": False}))
+    fixed = {f"{ACTOR}.use_dynamic_bsz": False, f"{ACTOR}.ppo_micro_batch_size_per_gpu": 4}
+    check_config(changed({f"{ACTOR}.ppo_max_token_len_per_gpu": 90} | fixed))
     check_config(
         changed(
             PACKED

@@ -322,7 +322,7 @@ def test_a_class_for_the_data_that_is_nowhere(changed: Changed) -> None:
 
 def test_rows_longer_than_the_model_takes(changed: Changed) -> None:
     longer = {"data.max_response_length": 5000, "actor_rollout_ref.rollout.response_length": 5000}
-    said = r"has places for 4096 tokens .*max_response_length = 5016: write smaller ones, or give"
+    said = r"has places for 4096 tokens .*max_response_length = 5016: write less, or give"
     with pytest.raises(CtwaError, match=said):
         check_config(changed(longer))
     check_config(changed({**longer, f"{MODEL}.override_config": {"max_position_embeddings": 8192}}))
