@@ -113,7 +113,6 @@ def build_method(
         CtwaError: names that no metric can have, targets that do not fit, or what would not do here what it says.
     """
     _check_names(names)
-    _check_targets(config, names, targets)
     scale_invariant = args.scale_rewards != "none"
     by_name = dict(zip(names, weights, strict=True))
     scalarizer = build_scalarizer(config, by_name, scale_invariant=scale_invariant, targets=targets)
@@ -131,14 +130,6 @@ def _check_names(names: Sequence[str]) -> None:
                 f"a reward function is called {name!r}, and an objective goes by its function's name: "
                 "write a function with a name of its own (def NAME), or set its __name__"
             )
-
-
-def _check_targets(config: MethodConfig, names: Sequence[str], targets: Mapping[str, float] | None) -> None:
-    if takes_targets(config) and sorted(targets or ()) != sorted(names):
-        raise CtwaError(
-            f"method '{config.type}' wants a covariance target of every objective: give the trainer "
-            f"targets={{{', '.join(f'{name!r}: ...' for name in names)}}}, and not of {sorted(targets or ())}"
-        )
 
 
 def _of_method(scalarizer: Scalarizer, args: Any) -> Iterable[str]:
