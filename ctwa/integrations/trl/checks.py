@@ -21,7 +21,6 @@ from ctwa.scalarizers.registry import (
     MethodConfig,
     build_scalarizer,
     method_options,
-    takes_targets,
 )
 from ctwa.strict import changes, refuse_idle, validated
 
