@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
 from ctwa import metrics as key_of
@@ -84,6 +84,7 @@ def page(report: Report, *, live: tuple[str, float] | None = None) -> str:
         averaged=averaging_window(steps) if "training" in sources else 0,
         standard_errors=errors,
         story=report.story,
+        with_code=_with_code,
         verdicts=list(verdict_rows(report.groups)),
         **_alarm_rows(report.runs),
         comparison=_comparison(report.comparison) if report.comparison else None,
@@ -96,6 +97,15 @@ def page(report: Report, *, live: tuple[str, float] | None = None) -> str:
             " value. Tables and alarms are from every step."
         ),
     )
+
+
+def _with_code(text: str) -> Markup:
+    """A sentence of ours, in which commands stand between backticks."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:  # one of them is in a name
+        return escape(text)
+    code = Markup("<code>{}</code>")
+    return Markup("").join(code.format(part) if index % 2 else escape(part) for index, part in enumerate(parts))
 
 
 def script_json(value: Any) -> str:
