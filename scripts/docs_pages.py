@@ -203,7 +203,7 @@ def _linked(each: Named) -> str:
 def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     from ctwa.report.markdown import table
 
-    return "\n".join(table(header, [[cell.replace("|", "\\|") for cell in row] for row in rows])) + "\n"
+    return table(header, [[cell.replace("|", "\\|") for cell in row] for row in rows]) + "\n"
 
 
 def made() -> Mapping[str, str]:

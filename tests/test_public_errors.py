@@ -105,13 +105,13 @@ MISTAKES: dict[str, tuple[Callable[[], Any], str]] = {
     "targets that do nothing": (lambda: built(targets=TARGETS), "linear steers by no covariance targets: leave"),
     "targets of other names": (
         lambda: ctwa({"right": 1.0}),
-        "targets are of ['right'], and the objectives are ['right', ",
+        "short has none: write ctwa.objectives.short.target in a configuration, and in Python targets={'short': 0.1",
     ),
     "no targets": (
         lambda: ctwa(None),
-        "targets are of [], and the objectives are ['right', 'short']; give one of each",
+        "ctwa wants a covariance target of every objective, and right, short have none: write ctwa.objectives.right",
     ),
-    "targets without names": (lambda: ctwa([1, 2]), "the covariance targets are of [1, 2], and"),
+    "targets without names": (lambda: ctwa([1, 2]), "targets is of type list; pass a number for each"),
     "a target that is NaN": (
         lambda: ctwa(TARGETS | {"right": float("nan")}),
         "target of 'right' is nan; write a finite",

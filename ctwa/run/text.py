@@ -99,3 +99,14 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1
         ]
         lines.append("  ".join(padded).rstrip())
     return lines
+
+
+def code_parts(text: str) -> list[tuple[str, bool]]:
+    """A sentence in parts, each with whether it is code: what stands between two backticks.
+
+    All of it is text where backticks are odd in number, for then one of them is part of a name.
+    """
+    parts = text.split("`")
+    if len(parts) % 2 == 0:
+        return [(text, False)]
+    return [(part, index % 2 == 1) for index, part in enumerate(parts)]

@@ -18,8 +18,8 @@ from ctwa.engine.compose import compose_config
 from ctwa.engine.from_verl import translate, write
 from ctwa.engine.verl.estimate import VerlEstimate
 from ctwa.errors import CtwaError
+from ctwa.objectives.calls import sharing
 from ctwa.objectives.config import parse_objectives
-from ctwa.objectives.evaluator import sharing
 from ctwa.scalarizers import build_scalarizer, method_options
 
 GDPO = [

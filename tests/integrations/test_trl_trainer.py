@@ -312,7 +312,10 @@ def test_what_would_not_do_what_it_says_is_refused(tmp_path: Path) -> None:
         ),
         ("fp16 scales the loss.*\n.*torch_compile frees", {"method": "mgda", "fp16": True, "torch_compile": True}),
         ("method 'probe' measures what each step did", {"method": "probe"}),
-        ("wants a covariance target of every objective.*'early': ...", {"method": "ctwa", "targets": {"digits": 0.1}}),
+        (
+            "wants a covariance target of every objective, and early has none:.*'early': 0.1",
+            {"method": "ctwa", "targets": {"digits": 0.1}},
+        ),
         ("target is no option of a method", {"method": {"type": "ctwa", "targets": TARGETS}}),
         ("'linear' steers by no covariance targets: leave targets out$", {"method": "linear", "targets": TARGETS}),
         (

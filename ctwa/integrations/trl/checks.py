@@ -21,7 +21,6 @@ from ctwa.scalarizers.registry import (
     MethodConfig,
     build_scalarizer,
     method_options,
-    takes_targets,
 )
 from ctwa.strict import changes, refuse_idle, validated
 
@@ -128,7 +127,6 @@ def build_method(
         CtwaError: names that no metric can have, targets that do not fit, or what would not do here what it says.
     """
     _check_names(names)
-    _check_targets(config, names, targets)
     scale_invariant = args.scale_rewards != "none"
     by_name = dict(zip(names, weights, strict=True))
     scalarizer = build_scalarizer(config, by_name, scale_invariant=scale_invariant, targets=targets)
@@ -164,14 +162,6 @@ def _check_names(names: Sequence[str]) -> None:
                 f"a reward function is called {name!r}, and an objective goes by its function's name: "
                 "write a function with a name of its own (def NAME)"
             )
-
-
-def _check_targets(config: MethodConfig, names: Sequence[str], targets: Mapping[str, float] | None) -> None:
-    if takes_targets(config) and sorted(targets or ()) != sorted(names):
-        raise CtwaError(
-            f"method '{config.type}' wants a covariance target of every objective: give the trainer "
-            f"targets={{{', '.join(f'{name!r}: ...' for name in names)}}}, and not of {sorted(targets or ())}"
-        )
 
 
 def _of_method(scalarizer: Scalarizer, args: Any) -> Iterable[str]:

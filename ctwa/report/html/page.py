@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from ctwa import metrics as key_of
@@ -18,14 +18,13 @@ from ctwa.report.compare import Comparison, interval_text
 from ctwa.report.curves import averaging_window
 from ctwa.report.groups import Group
 from ctwa.report.html.charts import chart, palette, points_of_a_curve
-from ctwa.report.html.panels import Bars, color_of, dash_of
+from ctwa.report.html.panels import Bars, Section, color_of, dash_of
 from ctwa.report.html.samples import Sample, early_and_late, on_the_same_prompts
-from ctwa.report.html.sections import Section
 from ctwa.report.story import Story
 from ctwa.report.summary import summarize_trace
 from ctwa.report.trace import RunTrace
 from ctwa.report.verdict import verdict_rows
-from ctwa.run.text import duration, number
+from ctwa.run.text import code_parts, duration, number
 from ctwa.statistics import CONFIDENCE
 
 _MOST_ALARMS = 100
@@ -71,6 +70,7 @@ def page(report: Report, *, live: tuple[str, float] | None = None) -> str:
     errors = any(key.startswith(key_of.validation_error("")) for run in report.runs for key in run.keys)
     sources = dict.fromkeys(run.source for run in report.runs)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment.filters["with_code"] = with_code
     return environment.from_string(_resource("page.html")).render(
         title=f"Report: {labels}",
         live={"version": live[0], "look": live[1]} if live else None,
@@ -84,7 +84,6 @@ def page(report: Report, *, live: tuple[str, float] | None = None) -> str:
         averaged=averaging_window(steps) if "training" in sources else 0,
         standard_errors=errors,
         story=report.story,
-        with_code=_with_code,
         verdicts=list(verdict_rows(report.groups)),
         **_alarm_rows(report.runs),
         comparison=_comparison(report.comparison) if report.comparison else None,
@@ -99,13 +98,10 @@ def page(report: Report, *, live: tuple[str, float] | None = None) -> str:
     )
 
 
-def _with_code(text: str) -> Markup:
-    """A sentence of ours, in which commands stand between backticks."""
-    parts = text.split("`")
-    if len(parts) % 2 == 0:  # one of them is in a name
-        return escape(text)
-    code = Markup("<code>{}</code>")
-    return Markup("").join(code.format(part) if index % 2 else escape(part) for index, part in enumerate(parts))
+def with_code(text: str) -> Markup:
+    """A sentence of ours, escaped, in which commands stand between backticks."""
+    parts = code_parts(text)
+    return Markup("").join(Markup("<code>{}</code>").format(part) if is_code else part for part, is_code in parts)
 
 
 def script_json(value: Any) -> str:
