@@ -71,6 +71,7 @@ class LoopTrace:
             engine="a loop of its own",
             model=model,
             seed=seed,
+            in_python=True,
             versions={package: version(package) for package in ("ctwa", "torch")},
         )
         resume = resume_after is not None

@@ -123,7 +123,7 @@ def judge(points: Points, standard_error: float | None = None) -> Verdict:
         first, last = below[0][0], below[-1][1]
         dip = (summary.start - min(value for step, value in points if first <= step <= last), first, last)
         text += "; below its start in " + " and ".join(_span(*span) for span in below[:3])
-        text += f" and {len(below) - 3} times more" if below[3:] else ""
+        text += f" and {'once' if len(below) == 4 else f'{len(below) - 3} times'} more" if below[3:] else ""
     return Verdict(word, text, summary, _drawdown_steps(points, summary), margin, dip)
 
 

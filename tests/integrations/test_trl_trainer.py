@@ -204,6 +204,7 @@ def test_what_a_run_leaves_is_read_by_every_command(tmp_path: Path) -> None:
     assert config["ctwa"]["objectives"]["early"] == {"weight": 0.3, "target": 0.1}
     info = RunFolder.open(run).read_info()
     assert (info.method, info.objectives["early"]) == ("ctwa", ObjectiveInfo(weight=0.3, target=0.1))
+    assert info.in_python
     watched = WatchedRun(run)
     watched.poll()
     assert watched.status().text == "finished at step 4 of 4"

@@ -59,6 +59,7 @@ def begin(
         model=model,
         seed=args.seed,
         decoding=f"sampled at temperature {args.temperature:g}, as in training",
+        in_python=True,
         versions={package: version(package) for package in ("ctwa", "trl", "torch", "transformers")},
     )
     settings = {key: value for key, value in args.to_dict().items() if key not in _ELSEWHERE}

@@ -56,7 +56,8 @@ class MultiObjectiveGRPOTrainer(GRPOTrainer):
         targets: the objectives' covariance targets, by name, for a method that steers by them.
         gradients: how the objectives' gradients are taken, for a method that combines them: options of
             ``GradientSettings``.
-        *arguments, **options: TRL's.
+        arguments: TRL's, in its order.
+        options: TRL's, by name.
 
     Raises:
         CtwaError: the method, or what TRL is asked for beside it, would not do what it says.
