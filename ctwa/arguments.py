@@ -20,14 +20,18 @@ def is_finite(value: object) -> bool:
         return False
 
 
-def check_count(name: str, value: object, least: int) -> None:
+def check_count(name: str, value: object, least: int) -> int:
     """Refuse what is no whole number, or too small a one.
+
+    Returns:
+        It, as Python's: one of numpy is none that JSON can hold.
 
     Raises:
         CtwaError: it is.
     """
     if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
         raise CtwaError(f"{name} is {shown(value)}; pass a whole number, {least} or more")
+    return int(value)
 
 
 def check_kind(name: str, value: object, kind: type | tuple[type, ...], instead: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ctwa.report.compare import Comparison, interval_text
 from ctwa.report.groups import Group
-from ctwa.report.story import Story, once
+from ctwa.report.story import Story
 from ctwa.report.summary import read_and_tell
 from ctwa.report.verdict import verdict_rows
 from ctwa.run.text import clean, code_parts
@@ -41,7 +41,7 @@ def _lines(groups: Sequence[Group], comparison: Comparison | None, story: Story)
         for row in verdict_rows(groups)
     ]
     yield table(header, rows) if several else table(header[:1] + header[2:], [row[:1] + row[2:] for row in rows])
-    yield from _listed(f"What the method{'s' * several} did", [_of(several, *row) for row in once(story.methods)])
+    yield from _listed(f"What the method{'s' * several} did", [_of(several, *row) for row in story.methods])
     yield from _listed("What to try", map(_with_code, story.advice))
     if comparison is not None:
         names = comparison.objectives
@@ -71,7 +71,7 @@ def _lines(groups: Sequence[Group], comparison: Comparison | None, story: Story)
 
 
 def _of(several: bool, method: str, text: str) -> str:
-    return f"{f'**{plain(method)}** ' if several and method else ''}{plain(text)}"
+    return f"{f'**{plain(method)}** ' if several else ''}{plain(text)}"
 
 
 def _with_code(text: str) -> str:
