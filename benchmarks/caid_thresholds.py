@@ -20,6 +20,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from ctwa.report.markdown import table
+
 CONSTRAINT = "accuracy"
 
 
@@ -35,7 +37,7 @@ def main() -> None:
     wanted = [(threshold, seed) for seed in arguments.seeds for threshold in arguments.thresholds]
     with ThreadPoolExecutor(arguments.jobs) as pool:
         list(pool.map(lambda each: run(arguments, *each), wanted))
-    print(table(arguments))
+    print(told(arguments))
 
 
 def folder_of(out: Path, threshold: float, seed: int) -> Path:
@@ -53,13 +55,15 @@ def run(arguments: argparse.Namespace, threshold: float, seed: int) -> None:
     subprocess.run(command, check=True)
 
 
-def table(arguments: argparse.Namespace) -> str:
+HEADER = (
+    *("threshold", "seeds", "one-shot slack", "met", "CAID slack", "met", "policies", "multiplier first, last"),
+    "reward of the reference, one-shot, CAID",
+)
+
+
+def told(arguments: argparse.Namespace) -> str:
     """A line a threshold: means over seeds, slacks with the mean standard error of one of them."""
-    lines = [
-        "| threshold | seeds | one-shot slack | met | CAID slack | met | policies | multiplier first, last "
-        "| reward of the reference, one-shot, CAID |",
-        "|---" * 9 + "|",
-    ]
+    rows = []
     for threshold in arguments.thresholds:
         runs = [
             records_of(path)
@@ -67,8 +71,8 @@ def table(arguments: argparse.Namespace) -> str:
             if (path / "summary.json").exists()
         ]
         if runs:
-            lines.append(line(threshold, runs))
-    return "\n".join(lines)
+            rows.append(row(threshold, runs))
+    return table(HEADER, rows)
 
 
 def records_of(folder: Path) -> list[dict[str, Any]]:
@@ -77,7 +81,7 @@ def records_of(folder: Path) -> list[dict[str, Any]]:
     return [record for record in records if "val/reward" in record]
 
 
-def line(threshold: float, runs: list[list[dict[str, Any]]]) -> str:
+def row(threshold: float, runs: list[list[dict[str, Any]]]) -> list[str]:
     slack, error, weight = (
         f"caid/slack/{CONSTRAINT}",
         f"caid/slack_standard_error/{CONSTRAINT}",
@@ -92,7 +96,7 @@ def line(threshold: float, runs: list[list[dict[str, Any]]]) -> str:
     cells.append(f"{mean(len(records) - 1 for records in runs):.1f}")
     cells.append(", ".join(f"{mean(records[which][weight] for records in runs):.3f}" for which in (1, -1)))
     cells.append(", ".join(f"{mean(records[which]['val/reward'] for records in runs):.3f}" for which in (0, 1, -1)))
-    return "| " + " | ".join(cells) + " |"
+    return cells
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ctwa.report.markdown import table
 from ctwa.run import read_trace
 
 Floats = NDArray[np.float64]
@@ -51,7 +52,7 @@ def main() -> None:
     for folder in parser.parse_args().runs:
         measured = read(folder)
         print(f"\n{folder.name}: {len(measured.gains_SM)} steps\n")
-        print(table(measured))
+        print(means(measured))
         print(agreement(measured))
 
 
@@ -81,26 +82,23 @@ def slope(predicted: Floats, gains: Floats) -> float:
     return float((predicted * gains).sum() / np.square(predicted).sum())
 
 
-def table(measured: Measured) -> str:
-    """The means over the run, objective by objective."""
-    lines = [
-        "| objective | measured gain of a step | " + " | ".join(measured.predicted) + " |",
-        "|---|---|" + "---|" * len(measured.predicted),
-    ]
+def means(measured: Measured) -> str:
+    """Over the run, objective by objective."""
+    rows = []
     errors_M = measured.gains_SM.std(axis=0, ddof=1) / len(measured.gains_SM) ** 0.5
     scaled = {
         kind: slope(each.mean(axis=0), measured.gains_SM.mean(axis=0)) * each.mean(axis=0)
         for kind, each in measured.predicted.items()
     }
     for column, name in enumerate(measured.names):
-        cells = " | ".join(f"{each[column]:+.4f}" for each in scaled.values())
-        lines.append(f"| {name} | {measured.gains_SM[:, column].mean():+.4f} ± {errors_M[column]:.4f} | {cells} |")
-    return "\n".join(lines)
+        cells = [f"{each[column]:+.4f}" for each in scaled.values()]
+        rows.append([name, f"{measured.gains_SM[:, column].mean():+.4f} ± {errors_M[column]:.4f}", *cells])
+    return table(("objective", "measured gain of a step", *measured.predicted), rows)
 
 
 def agreement(measured: Measured) -> str:
     """Slope, correlation and agreement of signs, of steps and of means over some."""
-    lines = ["", "| steps | prediction | slope | correlation | same sign |", "|---|---|---|---|---|"]
+    rows = []
     for size in (1, WINDOW):
         num = len(measured.gains_SM) // size
         if num < 2:
@@ -110,8 +108,8 @@ def agreement(measured: Measured) -> str:
             predicted = _means(each, num, size)
             correlation = np.corrcoef(predicted.ravel(), gains.ravel())[0, 1]
             same = float((np.sign(predicted) == np.sign(gains)).mean())
-            lines.append(f"| {size} | {kind} | {slope(predicted, gains):.3g} | {correlation:.2f} | {same:.2f} |")
-    return "\n".join(lines)
+            rows.append([size, kind, f"{slope(predicted, gains):.3g}", f"{correlation:.2f}", f"{same:.2f}"])
+    return "\n" + table(("steps", "prediction", "slope", "correlation", "same sign"), rows)
 
 
 def _means(values_SM: Floats, num: int, size: int) -> Floats:

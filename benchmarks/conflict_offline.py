@@ -22,12 +22,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from conflict import Measured, agreement, table
+from conflict import Measured, agreement, means
 from torch import Tensor
 
 from ctwa.aggregators.cross_fit import CrossFittedGram, halves_of, split_gram
 from ctwa.covariance.probe import forward_probe
 from ctwa.engine.optimizer_metric import knows_mean_squares, preconditioner
+from ctwa.report.markdown import table
 from ctwa.testbed.presets import MAX_RESPONSE_TOKENS
 from ctwa.testbed.rewards import accuracy, clarity, conciseness
 
@@ -182,16 +183,15 @@ class Trial:
                 }
                 gains_SM = torch.stack([self.gains[step] for step in known]).numpy()
                 measured = Measured(list(NAMES), np.asarray(gains_SM), predicted)
-                print(f"\n{len(known)} steps\n\n{table(measured)}\n{agreement(measured)}")
-        print("\n| cosine | " + " | ".join(f"{one} and {other}" for one, other in PAIRS) + " |")
-        print("|---|" + "---|" * len(PAIRS))
-        means = {kind: torch.stack(grams).mean(0) for kind, grams in self.grams.items()}
-        for kind, gram_MM in means.items():
+                print(f"\n{len(known)} steps\n\n{means(measured)}\n{agreement(measured)}")
+        rows, of_kind = [], {kind: torch.stack(grams).mean(0) for kind, grams in self.grams.items()}
+        for kind, gram_MM in of_kind.items():
             norms_M = gram_MM.diagonal().sqrt()
             cosine_MM = gram_MM / norms_M[:, None] / norms_M
             cells = [f"{float(cosine_MM[NAMES.index(one), NAMES.index(other)]):.2f}" for one, other in PAIRS]
-            print(f"| {kind} | " + " | ".join(cells) + " |")
-        noise_M = 1 - means["cross-fitted"].diagonal() / means["plain"].diagonal()
+            rows.append([kind, *cells])
+        print("\n" + table(("cosine", *(f"{one} and {other}" for one, other in PAIRS)), rows))
+        noise_M = 1 - of_kind["cross-fitted"].diagonal() / of_kind["plain"].diagonal()
         shares = ", ".join(f"{name} {float(noise):.2f}" for name, noise in zip(NAMES, noise_M, strict=True))
         print(f"\nNoise in the plain squared norms: {shares}")
 

@@ -33,6 +33,7 @@ from typing import Any
 
 from fault_kinds import FAULTS, PATIENCE, Disturbed, end_all, ended, processes, processes_of, system, wait_until
 
+from ctwa.report.markdown import table
 from ctwa.run.folder import RunFolder
 from ctwa.run.jsonl import read_jsonl
 
@@ -147,7 +148,7 @@ def main() -> None:
         finally:
             end_all()
     if arguments.table or arguments.compare:
-        print(table(outcomes))
+        print(table(HEADER, map(row, outcomes)))
 
 
 def read_outcomes(path: Path) -> list[Outcome]:
@@ -376,20 +377,17 @@ def latest(path: Path, size: int = 1 << 18) -> list[dict[str, Any]]:
 # -- text -------------------------------------------------------------------------------------------------------------
 
 
-def table(outcomes: list[Outcome]) -> str:
-    """A line a fault."""
-    header = "| fault | at | exit status | s to the end | longest pause, s | made again | same | left |"
-    return "\n".join([header, "|---" * 8 + "|", *(row(each) for each in outcomes)])
+HEADER = ("fault", "at", "exit status", "s to the end", "longest pause, s", "made again", "same", "left")
 
 
-def row(each: Outcome) -> str:
+def row(each: Outcome) -> list[object]:
     """A line of the table."""
     moment = f"{each.trial.moment} {each.step + 1}: {each.phase}" if each.phase else each.trial.moment
     fault = f"{each.trial.fault}, `--max-restarts`" if each.trial.restarts else each.trial.fault
     status = "goes on" if each.status is None else each.status
     seconds = ["-" if value is None else f"{value:.0f}" for value in (each.seconds_to_end, each.pause)]
     same = {None: "-", True: "yes", False: "**no**"}[each.same] if each.survived else "**lost**"
-    return f"| {' | '.join(map(str, (fault, moment, status, *seconds, each.steps_lost, same, each.orphans)))} |"
+    return [fault, moment, status, *seconds, each.steps_lost, same, each.orphans]
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 
 from ctwa.data.boxed import final_answer
 from ctwa.objectives.grading import grade
+from ctwa.report.markdown import table
 
 TABLE = Path(__file__).with_name("grader_answers.txt")
 NUM_NOTATIONS = 10
@@ -46,19 +47,19 @@ def main() -> None:
     graders: dict[str, Grader] = {"ctwa": ctwa_grade}
     if options.with_math_verify:
         graders["math-verify"] = math_verify_grader()
-    print("| answers | grader | itself | other notations | changed by one character | unscored | CPU ms a grade |")
-    print("|---|---|---|---|---|---|---|")
+    rows, wrong = [], []
     for name, answers in tables.items():
         for grader_name, grader in graders.items():
             swept = sweep(answers, grader)
             times = f"{1e3 * mean(swept.seconds):.2f}"
-            print(
-                f"| {len(answers)} of {name} | {grader_name} | {swept.row('itself')} rejected | "
-                f"{swept.row('notation')} rejected | {swept.row('change')} accepted | {swept.unscored} | {times} |"
-            )
-            if options.show:
-                for kind, response, answer, score in swept.wrong:
-                    print(f"    {kind}: {response}  for  {answer}  is graded {score}")
+            found = {"itself": "rejected", "notation": "rejected", "change": "accepted"}
+            cells = [f"{swept.row(kind)} {done}" for kind, done in found.items()]
+            rows.append([f"{len(answers)} of {name}", grader_name, *cells, swept.unscored, times])
+            wrong += [(grader_name, *each) for each in swept.wrong]
+    header = ("answers", "grader", "itself", "other notations", "changed by one character", "unscored")
+    print(table((*header, "CPU ms a grade"), rows))
+    for grader_name, kind, response, answer, score in wrong if options.show else ():
+        print(f"    {grader_name}, {kind}: {response}  for  {answer}  is graded {score}")
 
 
 @dataclass

@@ -15,11 +15,11 @@ from collections import defaultdict
 from dataclasses import dataclass, replace
 
 import torch
-from study_tables import markdown
 from torch import Tensor
 
 from ctwa.covariance.shared_bandit import after, centred, covariance, natural_gradient, policy_gradient, standardised
 from ctwa.policy_loss import LossTokens, Vanilla
+from ctwa.report.markdown import table
 
 ARMS, OBJECTIVES, PROMPTS, UNSEEN, FEATURES = 8, 3, 16, 200, 6
 SMALL = 1e-5
@@ -155,7 +155,7 @@ def signs(instances: int) -> str:
             seen = [signs.seen(key) for key in ("own", "unseen", "gradients")]
             rows.append([title, kind, signs.falls("own"), *seen])
     header = ["policy", "step", "it falls", "c, own prompts", "c, unseen prompts", "own gradients, unseen prompts"]
-    return markdown(header, rows)
+    return table(header, rows)
 
 
 class Signs:
@@ -223,7 +223,7 @@ def styles() -> str:
             *cells(bandit.change_M(0.01 * bandit.policy_gradient()) / 0.01),
         ],
     ]
-    return markdown(["", "accuracy", "brevity"], rows)
+    return table(["", "accuracy", "brevity"], rows)
 
 
 def cells(values_M: Tensor) -> list[str]:
@@ -242,7 +242,7 @@ def sharing() -> str:
             change_M = bandit.change_M(SMALL * bandit.policy_gradient()) / SMALL
             row.append(cells(change_M)[0])
         rows.append(row)
-    return markdown(["length of a prompt's own features", *(f"B = {each}" for each in batches)], rows)
+    return table(["length of a prompt's own features", *(f"B = {each}" for each in batches)], rows)
 
 
 # -- clipping ---------------------------------------------------------------------------------------------------------
@@ -281,7 +281,7 @@ def clipping(instances: int) -> str:
         shares = [signs.seen(key) for key in ("before", "unclipped", "clipped")]
         rows.append([f"{size:g}", f"{sum(lost) / len(lost):.1%}", *shares])
     header = ["size", "clipped after it", "c before it", "c after it, unclipped", "c after it, clipped: the paper's"]
-    return markdown(header, rows)
+    return table(header, rows)
 
 
 def clipped_weights(moved: Bandit, bandit: Bandit, clip: float) -> tuple[Tensor, Tensor]:
@@ -311,7 +311,7 @@ def noise() -> str:
     itself_M = torch.einsum("ba,bam,ba,ba->bm", p_BA, alone_BAM, bandit.weights_BA1[..., 0], lengths_BA).mean(0)
     rows = [[str(num), *cells((1 - 1 / num) * true_M + itself_M / num)] for num in (1, 4, 16, 64, 256)]
     rows.append(["cross-fitted, any number", *cells(true_M)])
-    return markdown(["completions", "accuracy", "brevity"], rows)
+    return table(["completions", "accuracy", "brevity"], rows)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 from interference_records import Floats, LawRecord, read_records
 from matplotlib.figure import Figure
-from study_tables import markdown
+
+from ctwa.report.markdown import table
 
 ROOT = Path(__file__).parents[1]
 PREDICTORS = {
@@ -104,7 +105,7 @@ def windows(runs: Sequence[LawRecord]) -> str:
         "c is larger for a rise",
         "correlation",
     ]
-    return markdown(header, rows)
+    return table(header, rows)
 
 
 def window_pairs(run: LawRecord, name: str) -> tuple[Floats, Floats]:
@@ -145,7 +146,7 @@ def by_method(runs: Sequence[LawRecord]) -> str:
         *(f"v{each}" for each in range(count + 1)),
         *(f"c{each + 1}" for each in range(count)),
     ]
-    return markdown(header, rows)
+    return table(header, rows)
 
 
 def steps(runs: Sequence[LawRecord]) -> str:
@@ -161,7 +162,7 @@ def steps(runs: Sequence[LawRecord]) -> str:
         rows.append([*row, f"{correlation(*(np.concatenate(each) for each in zip(*pairs, strict=True))):.2f}"])
     header = ["predicted by", *(f"{name}: {kind}" for name in names for kind in ("falls", "rises")), "correlation"]
     num = sum(int(np.isfinite(run.of("gain")).all(axis=1).sum()) for run in runs)
-    return f"{len(runs)} runs, {num} steps.\n\n{markdown(header, rows)}"
+    return f"{len(runs)} runs, {num} steps.\n\n{table(header, rows)}"
 
 
 def step_pairs(run: LawRecord, kind: str, name: str, *, only_clear: bool) -> tuple[Floats, Floats]:
@@ -194,7 +195,7 @@ def by_run(runs: Sequence[LawRecord]) -> list[str]:
             for place, name in enumerate(run.names)
         ]
         header = ["objective", "gain of a step", "on its own completions", "c", "plain, scaled", "cross-fitted, scaled"]
-        parts.append(f"### {run.name} ({len(gain_SM)} steps)\n\n{markdown(header, rows)}")
+        parts.append(f"### {run.name} ({len(gain_SM)} steps)\n\n{table(header, rows)}")
     return parts
 
 

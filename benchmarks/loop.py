@@ -28,6 +28,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from ctwa.report.markdown import table
+
 PROMPTS, COMPLETIONS, TOKENS, PROMPT_TOKENS = 4, 4, 96, 128
 LEARNING_RATE = 1e-5
 END = "<|endoftext|>"
@@ -276,21 +278,21 @@ def turn(command: list[str], log: Path, threads: int, packages: Path | None = No
     return peak
 
 
-def table(steps: dict[str, list[dict[str, float]]], memory: dict[str, list[float]]) -> str:
-    """Medians of the steps, in Markdown."""
-    lines = [f"| | {' | '.join(steps)} |", "|---" * (len(steps) + 1) + "|"]
+def medians(steps: dict[str, list[dict[str, float]]], memory: dict[str, list[float]]) -> str:
+    """Of the steps, in Markdown."""
+    rows = []
     for each in (step for of_one in steps.values() for step in of_one):
         each["other"] = each["step"] - sum(each.get(name, 0.0) for name in PHASES[:4])
     for name in PHASES:
         cells = [f"{median(step.get(name, 0.0) for step in of_one):.2f}" for of_one in steps.values()]
-        lines.append(f"| {name}, s | {' | '.join(cells)} |")
+        rows.append([f"{name}, s", *cells])
     num = PROMPTS * COMPLETIONS
     cells = [f"{num / median(step['step'] for step in of_one):.2f}" for of_one in steps.values()]
-    lines.append(f"| completions a second | {' | '.join(cells)} |")
+    rows.append(["completions a second", *cells])
     cells = [f"{num * TOKENS / median(step['sample'] for step in of_one):.0f}" for of_one in steps.values()]
-    lines.append(f"| tokens a second while sampling | {' | '.join(cells)} |")
-    lines.append(f"| peak memory, GB | {' | '.join(f'{max(of_one):.1f}' for of_one in memory.values())} |")
-    return "\n".join(lines)
+    rows.append(["tokens a second while sampling", *cells])
+    rows.append(["peak memory, GB", *(f"{max(of_one):.1f}" for of_one in memory.values())])
+    return table(("", *steps), rows)
 
 
 def main() -> None:
@@ -328,7 +330,7 @@ def main() -> None:
             found = ctwa_steps(folder) if name == "ctwa" else json.loads((folder / "seconds.json").read_text())
             steps[name] += found[1:]
             print(folder.name, *(f"{step['step']:.1f}" for step in found), "s", flush=True)
-    print(table(steps, memory))
+    print(medians(steps, memory))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ import numpy as np
 import pyarrow.parquet as pq
 from omegaconf import DictConfig
 
+from ctwa.report.markdown import table
+
 METHODS = {
     "raco": ["method=raco"],
     "raco-unclipped": ["method=raco_unclipped"],
@@ -130,18 +132,17 @@ def tables(arguments: argparse.Namespace) -> str:
     """Markdown: a table a measure, with the points of every method's front and its hypervolume, spread over seeds."""
     parts = []
     for measured, title in MEASURES.items():
-        head = " | ".join(f"p = {preference:g}" for preference in PREFERENCES)
-        parts += [f"{title}: accuracy / conciseness, means over seeds", ""]
-        parts += [f"| method | seeds | {head} | hypervolume |", "|---" * (len(PREFERENCES) + 3) + "|"]
+        rows = []
         for method in arguments.methods:
             fronts = [front for seed in arguments.seeds if (front := front_of(arguments, method, seed, measured))]
             if fronts:
                 points = np.array(fronts).mean(0)
                 volumes = [float(moocore.hypervolume(-np.array(front), ref=[0.0, 0.0])) for front in fronts]
                 spread = f" ± {stdev(volumes):.3f}" if len(volumes) > 1 else ""
-                cells = " | ".join(f"{x:.3f} / {y:.3f}" for x, y in points)
-                parts.append(f"| {method} | {len(fronts)} | {cells} | {mean(volumes):.3f}{spread} |")
-        parts.append("")
+                cells = [f"{x:.3f} / {y:.3f}" for x, y in points]
+                rows.append([method, len(fronts), *cells, f"{mean(volumes):.3f}{spread}"])
+        header = ("method", "seeds", *(f"p = {preference:g}" for preference in PREFERENCES), "hypervolume")
+        parts += [f"{title}: accuracy / conciseness, means over seeds", "", table(header, rows), ""]
     return "\n".join(parts)
 
 

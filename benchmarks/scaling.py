@@ -17,7 +17,8 @@ from ctwa.capacity.hardware import GPUS, Cluster
 from ctwa.capacity.remedies import faults
 from ctwa.capacity.seconds import Rates
 from ctwa.capacity.shape import ModelShape, read_shape
-from ctwa.capacity.workload import Passes, Workload
+from ctwa.capacity.workload import Passes, Sampling, Workload
+from ctwa.report.markdown import table
 
 SHAPES = Path(__file__).parent / "shapes"
 MODELS = {"7B": ("qwen2.5-7b", 1), "70B": ("llama-3.1-70b", 8)}
@@ -34,40 +35,45 @@ def step_of(shape: ModelShape, num_gpus: int, num_rows: int, *, method: str, ser
     return Workload(
         shape=shape,
         cluster=cluster,
-        prompts=num_rows // COMPLETIONS,
-        completions=COMPLETIONS,
-        prompt_tokens=512,
-        response_tokens=2048,
-        mean_response_tokens=1536,
+        num_rows=num_rows,
+        row_tokens=512 + 1536,
+        longest=512 + 2048,
         micro_tokens=16_384,
         passes=PASSES[method],
         num_trained=shape.num_parameters,
         num_gradients=3 if method == "mgda" else 1,
         logits_copies=2 if method == "mgda" else 1,
         shards=8 if is_small else num_gpus,
-        tensor_parallel=server,
+        sampling=Sampling(
+            prompts=num_rows // COMPLETIONS,
+            completions=COMPLETIONS,
+            prompt_tokens=512,
+            response_tokens=2048,
+            mean_response_tokens=1536,
+            tensor_parallel=server,
+        ),
         offloads_optimizer=not is_small,
         offloads_weights=not is_small,
         num_column_objectives=3 if method == "mgda" else 0,
     )
 
 
-def lines(shapes: dict[str, ModelShape], method: str) -> Iterator[str]:
-    """The rows of the table, in Markdown."""
-    heads = ("model", "GPUs", "completions", "sampling", "log-probs", "update", "between nodes", "driver", "its share")
-    yield f"| {' | '.join(heads)} |"
-    yield "|" + "---|" * len(heads)
+HEADS = ("model", "GPUs", "completions", "sampling", "log-probs", "update", "between nodes", "driver", "its share")
+
+
+def rows(shapes: dict[str, ModelShape], method: str) -> Iterator[list[object]]:
+    """The rows of the table."""
     sizes = [(num, 8192) for num in (8, 64, 512)] + [(512, 65_536)]
     for name, shape in shapes.items():
         for num_gpus, num_rows in sizes:
             work = step_of(shape, num_gpus, num_rows, method=method, server=MODELS[name][1])
-            where = f"| {name} | {num_gpus} | {num_rows:,} "
+            where = [name, num_gpus, f"{num_rows:,}"]
             if wrong := faults(work):
-                yield where + f"| does not fit: {wrong[0]} | | | | | |"
+                yield [*where, f"does not fit: {wrong[0]}", *[""] * 5]
                 continue
             found = seconds.step(work, Rates())
             share = found["driver"] / sum(found.values())
-            yield where + "".join(f"| {each:.3g} " for each in found.values()) + f"| {share:.1%} |"
+            yield [*where, *(f"{each:.3g}" for each in found.values()), f"{share:.1%}"]
 
 
 def main() -> None:
@@ -75,7 +81,7 @@ def main() -> None:
     parser.add_argument("--method", choices=PASSES, default="ctwa")
     arguments = parser.parse_args()
     shapes = {name: read_shape(SHAPES / folder) for name, (folder, _) in MODELS.items()}
-    print("\n".join(lines(shapes, arguments.method)))
+    print(table(HEADS, rows(shapes, arguments.method)))
     largest = step_of(shapes["7B"], 512, 65_536, method=arguments.method, server=1)
     print(f"\nthrough the driver: {traffic.driver_bytes(largest) / 1e9:.0f} GB a step of 65,536 completions")
 

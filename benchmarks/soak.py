@@ -4,9 +4,9 @@
     python benchmarks/soak.py --out runs/soak --steps 500 --table
 
 In every step some completions meet a reward that hangs, raises, exits, prints, gives no number or leaves a child behind
-(soak_reward.py). After each step all processes of the run are measured: OUT/soak.jsonl. --minutes ends the run after so
-long; the next start resumes it, with new processes. Growth is therefore taken within the lives of the processes, from
-the WARM-th step of each life on.
+(tests/e2e/wild_reward.py). After each step all processes of the run are measured: OUT/soak.jsonl. --minutes ends the
+run after so long; the next start resumes it, with new processes. Growth is therefore taken within the lives of the
+processes, from the WARM-th step of each life on.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import psutil
 from fault_kinds import PATIENCE, PROCESSES, command_line, end_all, ended, processes, wait_until
 from faults import SETTINGS, SUBREAPER, latest, make_testbed
 
+from ctwa.report.markdown import table
 from ctwa.run.folder import RunFolder
 
 WARM = 10
@@ -36,9 +37,9 @@ WARM = 10
 MEASURED = ("MB", "files", "threads")
 FLAT = {"MB": 5.0, "files": 1.0, "threads": 1.0}
 """What a process may grow by in 100 steps; of memory, or by 2 % of what it has."""
-REWARD = Path(__file__).with_name("soak_reward.py")
+REWARD = Path(__file__).parents[1] / "tests" / "e2e" / "wild_reward.py"
 FAULTY = (
-    f"+ctwa.objectives.wild={{reward_fn:'{REWARD}:wild',weight:0.1,target:0.1,max_unscored:1,timeout:1}}",
+    f"+ctwa.objectives.wild={{reward_fn:'{REWARD}:wild_at_times',weight:0.1,target:0.1,max_unscored:1,timeout:1}}",
     "trainer.test_freq=25",
     "data.val_max_samples=32",
 )
@@ -59,7 +60,7 @@ def main() -> None:
             soak(arguments.out, arguments.steps, time.monotonic() + 60 * arguments.minutes, records)
         finally:
             end_all()
-    print(table([json.loads(each) for each in records.read_text().splitlines()], arguments.steps))
+    print(told([json.loads(each) for each in records.read_text().splitlines()], arguments.steps))
 
 
 def soak(out: Path, num_steps: int, until: float, records: Path) -> None:
@@ -110,18 +111,13 @@ def kind_of(process: psutil.Process) -> str:
     return kinds[0] if kinds else Path(line.split(" ")[0]).name or "?"
 
 
-def table(records: list[dict[str, Any]], num_steps: int) -> str:
+def told(records: list[dict[str, Any]], num_steps: int) -> str:
     """A line a kind: what it has at three steps, and what it grows by in 100 steps."""
     if not records:
         return "nothing was measured"
     shown = [min(records, key=lambda record: abs(record["step"] - step)) for step in (50, num_steps // 2, num_steps)]
     at = ", ".join(str(record["step"]) for record in shown)
-    lines = [
-        f"{len(records)} steps in {len({record['life'] for record in records})} lives of the processes",
-        "",
-        f"| process | {' | '.join(f'{name} at {at} | in 100 steps' for name in MEASURED)} | flat |",
-        "|---" * (2 + 2 * len(MEASURED)) + "|",
-    ]
+    rows = []
     for kind in sorted({kind for record in shown for kind in kinds(record)}):
         cells, is_flat = [], True
         for name in MEASURED:
@@ -130,8 +126,10 @@ def table(records: list[dict[str, Any]], num_steps: int) -> str:
             allowed = max(FLAT[name], 0.02 * shown[-1].get(kind, {}).get(name, 0.0) if name == "MB" else 0.0)
             is_flat &= not growth - 2 * error > allowed
             cells += [", ".join(values), f"{growth:+.1f} ± {2 * error:.1f}"]
-        lines.append(f"| {kind} | {' | '.join(cells)} | {'yes' if is_flat else '**no**'} |")
-    return "\n".join(lines)
+        rows.append([kind, *cells, "yes" if is_flat else "**no**"])
+    header = [part for name in MEASURED for part in (f"{name} at {at}", "in 100 steps")]
+    lives = len({record["life"] for record in records})
+    return f"{len(records)} steps in {lives} lives of the processes\n\n{table(('process', *header, 'flat'), rows)}"
 
 
 def kinds(record: dict[str, Any]) -> Iterable[str]:

@@ -19,6 +19,7 @@ import numpy as np
 from study_methods import CONTROLS
 from study_records import Floats, RunRecord, read_records
 
+from ctwa.report.markdown import table
 from ctwa.report.verdict import ObjectiveSummary
 from ctwa.statistics import Difference, holm, paired_difference
 
@@ -131,7 +132,7 @@ def report(records: Sequence[RunRecord]) -> str:
         methods = by_method([each for each in records if each.place.testbed == testbed])
         found = searched(methods)
         with_search = methods | ({"static-search": found} if found else {})
-        tables = [table(with_search) for table in (held_by, ends, leasts, against)]
+        tables = [told(with_search) for told in (held_by, ends, leasts, against)]
         parts += [f"### Testbed {testbed}", *tables, equal_time(methods)]
     return "\n\n".join(parts)
 
@@ -169,14 +170,14 @@ def ends(methods: dict[str, Runs]) -> str:
         ]
         said = [_listed(wins[name][method], len(methods)) for name in TESTED]
         rows.append([method, str(len(runs)), *(f"{each:.3f}" for each in means_RM.mean(0)), *measured, *said])
-    return markdown(header, rows)
+    return table(header, rows)
 
 
 def leasts(methods: dict[str, Runs]) -> str:
     """A line a method: which objective gained least or lost most in each run, with its standard error over problems."""
     places = sorted({place for runs in methods.values() for place in runs})
     rows = [[method, *(_least(runs.get(place)) for place in places)] for method, runs in methods.items()]
-    return markdown(["gained least", *(f"base {base}, seed {seed}" for base, seed in places)], rows)
+    return table(["gained least", *(f"base {base}, seed {seed}" for base, seed in places)], rows)
 
 
 def _least(run: RunRecord | None) -> str:
@@ -203,7 +204,7 @@ def against(methods: dict[str, Runs], baselines: Sequence[str] = (BASELINE, "sta
         ]
         for method, runs in methods.items()
     ]
-    return markdown(header, rows)
+    return table(header, rows)
 
 
 def pairs(methods: dict[str, Runs], measure: Measure) -> str:
@@ -212,7 +213,7 @@ def pairs(methods: dict[str, Runs], measure: Measure) -> str:
         [one, *("" if one == other else shown(difference(methods[one], methods[other], measure)) for other in methods)]
         for one in methods
     ]
-    return markdown(["above", *methods], rows)
+    return table(["above", *methods], rows)
 
 
 def equal_time(methods: dict[str, Runs]) -> str:
@@ -242,7 +243,7 @@ def equal_time(methods: dict[str, Runs]) -> str:
         means = [f"{each:.3f}" for each in means_RM.mean(0)]
         rows.append([method, f"{own:.2f}", f"{share:.0%}", *means, volume, above])
     header = ["method", "time over linear's", "of its steps at equal time", *names, "hypervolume", "above linear"]
-    return markdown(header, rows)
+    return table(header, rows)
 
 
 def cost(runs: Runs, baseline: Runs) -> float | None:
@@ -265,11 +266,6 @@ def shown(each: Difference | None) -> str:
 
 def _listed(names: Sequence[str], num_methods: int) -> str:
     return "all others" if names and len(names) == num_methods - 1 else ", ".join(names) or "-"
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table."""
-    return "\n".join(f"| {' | '.join(each)} |" for each in (header, ["---"] * len(header), *rows))
 
 
 def _sections(records: Sequence[RunRecord]) -> Iterator[str]:

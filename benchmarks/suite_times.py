@@ -10,6 +10,8 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
+from ctwa.report.markdown import table
+
 NUM_SLOWEST = 20
 
 
@@ -25,15 +27,14 @@ def main(log: Path) -> None:
         seconds = float(parts[0].removesuffix("s"))
         by_folder[path.partition("/")[0]] += seconds
         by_test[name] += seconds
-    print(table("folder", by_folder, len(by_folder)))
-    print(table("test, all its cases", by_test, NUM_SLOWEST))
+    print(slowest("folder", by_folder, len(by_folder)))
+    print(slowest("test, all its cases", by_test, NUM_SLOWEST))
 
 
-def table(what: str, seconds: dict[str, float], num_rows: int) -> str:
+def slowest(what: str, seconds: dict[str, float], num_rows: int) -> str:
     """The largest first, as Markdown."""
     largest = sorted(seconds.items(), key=lambda item: -item[1])[:num_rows]
-    rows = [f"| `{name}` | {value:.0f} |" for name, value in largest]
-    return "\n".join([f"| {what} | seconds |", "|---|---|", *rows, ""])
+    return table((what, "seconds"), [(f"`{name}`", f"{value:.0f}") for name, value in largest]) + "\n"
 
 
 if __name__ == "__main__":

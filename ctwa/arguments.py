@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import TYPE_CHECKING
 
@@ -21,14 +20,18 @@ def is_finite(value: object) -> bool:
         return False
 
 
-def check_count(name: str, value: object, least: int) -> None:
+def check_count(name: str, value: object, least: int) -> int:
     """Refuse what is no whole number, or too small a one.
+
+    Returns:
+        It, as Python's: one of numpy is none that JSON can hold.
 
     Raises:
         CtwaError: it is.
     """
     if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
         raise CtwaError(f"{name} is {shown(value)}; pass a whole number, {least} or more")
+    return int(value)
 
 
 def check_kind(name: str, value: object, kind: type | tuple[type, ...], instead: str) -> None:
@@ -46,22 +49,6 @@ def check_kind(name: str, value: object, kind: type | tuple[type, ...], instead:
     if not isinstance(value, kind):
         passed = f"the class {value.__name__}" if isinstance(value, type) else f"of type {type(value).__name__}"
         raise CtwaError(f"{name} is {passed}; pass {instead}")
-
-
-def check_names(names: object, objectives: Mapping[str, object], what: str) -> None:
-    """Refuse names that are not those of the objectives.
-
-    Args:
-        names: which were given.
-        objectives: by name.
-        what: they are of, for the message.
-
-    Raises:
-        CtwaError: they differ.
-    """
-    if not isinstance(names, Mapping) or names.keys() != objectives.keys():
-        given = sorted(map(str, names)) if isinstance(names, Mapping) else names
-        raise CtwaError(f"{what} are of {given}, and the objectives are {sorted(objectives)}; give one of each")
 
 
 def check_tensor(

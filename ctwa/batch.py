@@ -5,7 +5,7 @@ Every other module may import them. Dimensions: N completions, M objectives, T t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -116,7 +116,8 @@ class RewardMatrix:
             if len(rewards):
                 metrics[key_of.objective_mean(name)] = float(rewards.mean())
                 metrics[key_of.objective(name, "std")] = float(rewards.std(correction=0))
-            metrics[key_of.objective(name, "applicable_frac")] = num_rows / len(rewards_N)
+            if len(rewards_N):
+                metrics[key_of.objective(name, "applicable_frac")] = num_rows / len(rewards_N)
             if num_rows:
                 metrics[key_of.objective(name, "scored_frac")] = len(rewards) / num_rows
         return metrics
@@ -254,7 +255,7 @@ class Update:
 
 def _numbers(name: str, column: Sequence[Reward]) -> list[float]:
     """The rewards of one objective, NaN where there is none."""
-    if isinstance(column, str) or not isinstance(column, Collection):
+    if isinstance(column, str | bytes | Set | Mapping) or not isinstance(column, Collection):
         raise CtwaError(f"the rewards of objective '{name}' are {shown(column)}; pass one a completion: [0.5, ...]")
     return [value if type(value) is float else _number(name, row, value) for row, value in enumerate(column)]
 

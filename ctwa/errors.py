@@ -41,8 +41,9 @@ def told_together(mistakes: Sequence[str], heading: str = "") -> CtwaError:
 
 def shown(value: object) -> str:
     """A value as one writes it on the command line, and no longer than a line."""
-    names = {True: "true", False: "false"} if isinstance(value, bool) else {None: "null", "": "''"}
-    written = names.get(value, str(value)) if not isinstance(value, list | dict) else str(value)  # type: ignore[call-overload]
+    if value is None:
+        return "null"
+    written = str(value).lower() if isinstance(value, bool) else str(value) or "''"
     return written if len(written) <= 80 else written[:77] + "..."
 
 

@@ -53,12 +53,9 @@ class LoopTrace:
         num_samples: int = 4,
     ) -> None:
         check_kind("method", method, Scalarizer, "what build_scalarizer made")
-        check_count("num_steps", num_steps, 1)
-        check_count("num_samples", num_samples, 0)
-        if seed is not None:
-            check_count("seed", seed, 0)
-        if resume_after is not None:
-            check_count("resume_after", resume_after, -1)
+        num_steps, num_samples = check_count("num_steps", num_steps, 1), check_count("num_samples", num_samples, 0)
+        seed = None if seed is None else check_count("seed", seed, 0)
+        resume_after = None if resume_after is None else check_count("resume_after", resume_after, -1)
         check_kind("model", model, str, "its name as a text")
         check_kind("config", config, (Mapping, type(None)), "the loop's settings by name, {'learning_rate': 1e-6, ...}")
         self.method = method
@@ -74,6 +71,7 @@ class LoopTrace:
             engine="a loop of its own",
             model=model,
             seed=seed,
+            in_python=True,
             versions={package: version(package) for package in ("ctwa", "torch")},
         )
         resume = resume_after is not None
@@ -130,7 +128,7 @@ class LoopTrace:
                 ended.
         """
         self._refuse_if_closed()
-        check_count("step", step, 0)
+        step = check_count("step", step, 0)
         check_kind("rewards", rewards, RewardMatrix, "a RewardMatrix")
         for name, texts in {"prompts": prompts, "responses": responses}.items():
             if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):

@@ -48,7 +48,7 @@ MODULES = (
     *("ctwa.covariance.weights", "ctwa.covariance.within_prompt", "ctwa.covariance.feasibility"),
     *("ctwa.covariance.distortion", "ctwa.covariance.probe", "ctwa.covariance.diagnostics", "ctwa.objectives.contract"),
     *("ctwa.preference", "ctwa.run", "ctwa.run.alarms", "ctwa.metrics", "ctwa.report", "ctwa.evaluation"),
-    *("ctwa.statistics", "ctwa.errors"),
+    *("ctwa.statistics", "ctwa.errors", "ctwa.integrations.trl.trainer"),
 )
 """What the reference documents: the parts that code of a user's own calls. Of what two packages hand on, Sphinx wants
 the module that defines it.
@@ -127,7 +127,8 @@ def modules() -> Iterator[tuple[str, str]]:
     listed = "\n".join(f"modules/{name}" for name in MODULES)
     yield (
         "modules",
-        "# Modules\n\nWhat code of your own may call. All of it works with torch alone, without verl and Ray.\n\n"
+        "# Modules\n\nWhat code of your own may call. All of it works with torch alone, without verl and Ray, but for"
+        " the trainer of TRL.\n\n"
         f"```{{toctree}}\n:maxdepth: 1\n\n{listed}\n```\n",
     )
     for name in MODULES:
@@ -202,7 +203,7 @@ def _linked(each: Named) -> str:
 def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     from ctwa.report.markdown import table
 
-    return "\n".join(table(header, [[cell.replace("|", "\\|") for cell in row] for row in rows])) + "\n"
+    return table(header, [[cell.replace("|", "\\|") for cell in row] for row in rows]) + "\n"
 
 
 def made() -> Mapping[str, str]:

@@ -69,5 +69,5 @@ if [[ "$tier" == all && $# == 0 ]]; then
     PYTHONPATH="$CTWA_VENV/trl" python -m pytest tests/integrations
 fi
 say "pytest"
-# In two processes: one starts the engine, again and again, which leaves half of two cores idle; the other does the rest.
-exec python -m pytest --numprocesses="${CTWA_TEST_PROCESSES:-2}" --no-loadscope-reorder --tier="$tier" "$@"
+# In two processes, file by file in the order of tests/conftest.py: one engine leaves half of two cores idle.
+exec python -m pytest --numprocesses="${CTWA_TEST_PROCESSES:-2}" --dist=loadfile --no-loadscope-reorder --tier="$tier" "$@"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -48,23 +47,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Run what starts the engine last: a mistake in the core shows within seconds.
 
-    Of several processes one begins with it, and the others do the rest.
+    Several processes begin with it: its files are the long ones, and the short ones at the end let none wait.
     """
     several = hasattr(config, "workerinput")
     items.sort(key=lambda item: (END_TO_END in item.path.parents) != several)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Where tests run in several processes, one of them has all that start the engine, the others go file by file.
-
-    Two engines that start at once on two cores may exceed the half minute that Ray gives its node.
-    """
-    from xdist.scheduler import LoadScopeScheduling
-
-    class OneEngineAtATime(LoadScopeScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            file = nodeid.split("::")[0]
-            return "engine" if file.startswith("tests/e2e/") else file
-
-    return OneEngineAtATime(config, log)

@@ -67,6 +67,10 @@ def test_columns_of_different_lengths_are_refused():
         RewardMatrix.from_columns({"a": [1.0], "b": [1.0, 2.0]})
 
 
+def test_a_matrix_of_no_completions_has_no_means_and_no_shares() -> None:
+    assert RewardMatrix.from_columns({"a": []}).metrics() == {}
+
+
 def test_single_precision_is_refused():
     with pytest.raises(CtwaError, match="pass float64"):
         RewardMatrix(("a",), torch.ones(1, 1), torch.ones(1, 1).bool())

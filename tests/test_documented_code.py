@@ -71,12 +71,13 @@ def test_command_lines_can_be_parsed_and_their_settings_exist(page: Path) -> Non
             continue  # ctwa --version, ctwa --install-completion
         with command.make_context(name, list(words)) as context:  # raises what is wrong with the words
             rest = [*(context.params.get("settings") or ()), *context.args]
+            composed = str(context.params.get("of") or COMPOSED.get(name))
         if name in COMPOSED:
             settings = [word for word in rest if "=" in word]
             for setting in OverridesParser.create().parse_overrides(settings):
-                key, keys = setting.key_or_group, keys_of(COMPOSED[name])
+                key, keys = setting.key_or_group, keys_of(composed)
                 parents = [f"{key[: dot.start()]}." for dot in re.finditer(r"\.", key)]
-                is_known = key in groups_of(COMPOSED[name]) or key in keys or any(each in keys for each in parents)
+                is_known = key in groups_of(composed) or key in keys or any(each in keys for each in parents)
                 assert is_known, f"{key} of: ctwa {name} {shlex.join(rest)}"
 
 

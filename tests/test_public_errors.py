@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -104,13 +105,13 @@ MISTAKES: dict[str, tuple[Callable[[], Any], str]] = {
     "targets that do nothing": (lambda: built(targets=TARGETS), "linear steers by no covariance targets: leave"),
     "targets of other names": (
         lambda: ctwa({"right": 1.0}),
-        "targets are of ['right'], and the objectives are ['right', ",
+        "short has none: write ctwa.objectives.short.target in a configuration, and in Python targets={'short': 0.1",
     ),
     "no targets": (
         lambda: ctwa(None),
-        "targets are of [], and the objectives are ['right', 'short']; give one of each",
+        "ctwa wants a covariance target of every objective, and right, short have none: write ctwa.objectives.right",
     ),
-    "targets without names": (lambda: ctwa([1, 2]), "the covariance targets are of [1, 2], and"),
+    "targets without names": (lambda: ctwa([1, 2]), "targets is of type list; pass a number for each"),
     "a target that is NaN": (
         lambda: ctwa(TARGETS | {"right": float("nan")}),
         "target of 'right' is nan; write a finite",
@@ -126,6 +127,10 @@ MISTAKES: dict[str, tuple[Callable[[], Any], str]] = {
         "the rewards of objective 'a' are 123;",
     ),
     "a column that is a number": (lambda: RewardMatrix.from_columns({"a": 3}), "the rewards of objective 'a' are 3;"),
+    "a column without an order": (
+        lambda: RewardMatrix.from_columns({"a": {0, 1}}),
+        "the rewards of objective 'a' are {0, 1}; pass one a completion",
+    ),
     "no columns": (lambda: RewardMatrix.from_columns({}), "columns has no objective; pass the rewards of each"),
     "columns without names": (
         lambda: RewardMatrix.from_columns([[1]]),
@@ -323,6 +328,17 @@ def test_the_trace_says_by_what_its_loop_ended(error: BaseException, kind: str, 
     (event,) = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
     assert (event["kind"], event["step"]) == (kind, 2)
     assert event["text"].startswith(text)
+
+
+def test_the_numbers_of_numpy_are_numbers(tmp_path: Path) -> None:
+    one = np.int64(1)
+    with LoopTrace(tmp_path, built(), num_steps=3 * one, seed=one, num_samples=one) as trace:
+        trace.step(one, update(), {"val/right": np.float32(0.5)})
+        trace.samples(one, ["p"] * 4, ["r"] * 4, REWARDS)
+    with LoopTrace(tmp_path, built(), num_steps=3, resume_after=one) as trace:
+        trace.step(2 * one, None, {})
+    steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2]
 
 
 def test_an_update_keeps_no_graph() -> None:

@@ -76,7 +76,7 @@ class TorchJd(Aggregator):
         self._class = _class_of(config.weighting)
         self._options = config.options or {}
         known = [name for name in inspect.signature(self._class).parameters if name not in OURS]
-        key = "ctwa.method.options"
+        key = "the method's option options"
         for name in self._options:
             if name not in known:
                 near = did_you_mean(name, known) or f"; it has {', '.join(known) or 'none'}"

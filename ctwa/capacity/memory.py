@@ -13,6 +13,11 @@ DRIVER_BASE = 1.0e9
 DRIVER_TOKEN = 95
 """Bytes of a driver for each token of the padded responses, at the most that a step holds at once."""
 
+PAIR_REFERENCE = 16
+"""Bytes that are kept of a pair, in the driver and in a file: the reference's log-probabilities of both responses."""
+KEPT_TOKEN = 40
+"""Bytes of a token of a pair or a sample that the driver keeps: a number of Python's, and a place in a tuple."""
+
 
 def to_train(num_weights: float, num_trained: float, num_gradients: int, number_bytes: float) -> dict[str, float]:
     """Bytes of so many weights, of the gradients that are kept at once of those trained, and of Adam's two averages."""
@@ -38,21 +43,35 @@ def updating(workload: Workload) -> dict[str, float]:
         "weights gathered for a pass": gathered(workload),
         "activations": activations(workload),
         "logits": logits(workload),
-        "sleeping server" if workload.server_sleeps else "server": (
-            SLEEPING_SERVER if workload.server_sleeps else workload.memory_share * workload.cluster.gpu.memory
-        ),
+        **_server_meanwhile(workload),
     }
 
 
+def _server_meanwhile(workload: Workload) -> dict[str, float]:
+    if workload.sampling is None:
+        return {}
+    return {"sleeping server": SLEEPING_SERVER} if workload.sampling.sleeps else {"server": server(workload)}
+
+
+def server(workload: Workload) -> float:
+    """What a server may take of a GPU."""
+    return workload.served.memory_share * workload.cluster.gpu.memory
+
+
 def sampling(workload: Workload) -> dict[str, float]:
-    """What a GPU holds while prompts are completed, by part; gradients are freed after the update."""
+    """What a GPU holds while prompts are completed, by part; gradients are freed after the update.
+
+    Nothing where none are.
+    """
+    if workload.sampling is None:
+        return {}
     training = updating(workload)
     stays = {name: training[name] for name in training if name.startswith(("weights before", "reference"))}
     return {
         **({} if workload.offloads_weights else {"weights": training["weights"]}),
         **({} if workload.offloads_optimizer else {"optimizer": training["optimizer"]}),
         **stays,
-        "server": workload.memory_share * workload.cluster.gpu.memory,
+        "server": server(workload),
     }
 
 
@@ -98,22 +117,21 @@ def logits(workload: Workload) -> float:
 
 def cache_token(workload: Workload) -> float:
     """Bytes of a token's keys and values, on each GPU of a server; heads that are fewer than GPUs are copied."""
-    shape = workload.shape
-    heads = max(shape.key_heads / workload.tensor_parallel, 1)
-    return 2 * shape.num_layers * heads * shape.head_width * workload.rollout_bytes
+    shape, served = workload.shape, workload.served
+    heads = max(shape.key_heads / served.tensor_parallel, 1)
+    return 2 * shape.num_layers * heads * shape.head_width * served.number_bytes
 
 
 def cache(workload: Workload) -> float:
     """Bytes that a server has on each GPU for keys and values; negative where not even its weights fit."""
-    share = workload.memory_share * workload.cluster.gpu.memory
-    weights = workload.shape.num_parameters * workload.rollout_bytes / workload.tensor_parallel
-    return share - weights - SERVER_SPARE
+    served = workload.served
+    weights = workload.shape.num_parameters * served.number_bytes / served.tensor_parallel
+    return server(workload) - weights - SERVER_SPARE
 
 
 def cached_rows(workload: Workload) -> int:
     """How many completions of full length a server has room for at once."""
-    longest = workload.prompt_tokens + workload.response_tokens
-    return max(0, int(cache(workload) / (cache_token(workload) * longest)))
+    return max(0, int(cache(workload) / (cache_token(workload) * workload.served.longest)))
 
 
 def checkpoint(workload: Workload) -> float:
@@ -126,7 +144,14 @@ def checkpoint(workload: Workload) -> float:
 
 
 def driver(workload: Workload) -> float:
-    """What the driver holds at the most: of every token of the responses, padded to the longest, some columns."""
+    """What the driver holds at the most, beside what it keeps of data.
+
+    Of every token of the responses, padded to the longest, some columns; where many steps train on samples, all tokens
+    of the reference's and of the last policy's.
+    """
+    if workload.sampling is None:
+        return DRIVER_BASE
+    served = workload.sampling
+    kept = 2 * KEPT_TOKEN * served.num_rows * served.longest if workload.has_pairs else 0
     of_objectives = 8 * workload.num_column_objectives
-    tokens = workload.num_rows * workload.response_tokens
-    return DRIVER_BASE + tokens * (DRIVER_TOKEN + of_objectives)
+    return DRIVER_BASE + served.num_rows * served.response_tokens * (DRIVER_TOKEN + of_objectives) + kept

@@ -35,8 +35,10 @@ def faults(workload: Workload) -> list[str]:
         )
         if (total := sum(parts.values())) > has
     ]
+    if workload.sampling is None:
+        return found
     if memory.cache(workload) <= 0:
-        found.append(f"the weights do not fit into a server's share of {workload.memory_share:.0%}")
+        found.append(f"the weights do not fit into a server's share of {workload.sampling.memory_share:.0%}")
     elif not memory.cached_rows(workload):
         found.append("a server has no room for the keys and values of one completion of full length")
     return found
@@ -67,7 +69,8 @@ def _excess(workload: Workload) -> float:
     """Bytes that are too many, over both phases; and a missing cache."""
     has = workload.cluster.gpu.memory
     over = [sum(parts.values()) - has for parts in (memory.updating(workload), memory.sampling(workload))]
-    return sum(max(0.0, each) for each in over) + max(0.0, -memory.cache(workload))
+    missing = 0.0 if workload.sampling is None else max(0.0, -memory.cache(workload))
+    return sum(max(0.0, each) for each in over) + missing
 
 
 def _single(workload: Workload) -> Iterator[Remedy]:
@@ -84,13 +87,15 @@ def _checkpointing(workload: Workload) -> Iterator[Remedy]:
 
 
 def _short_micro_batch(workload: Workload) -> Iterator[Remedy]:
-    longest = workload.prompt_tokens + workload.response_tokens
-    tokens = workload.micro_tokens // 2
-    while tokens > longest:
-        yield Remedy(f"{_ACTOR}.ppo_max_token_len_per_gpu={tokens}", replace(workload, micro_tokens=tokens))
-        tokens //= 2
-    if workload.micro_tokens > longest:
-        yield Remedy(f"{_ACTOR}.ppo_max_token_len_per_gpu={longest}", replace(workload, micro_tokens=longest))
+    counted = "" if workload.counts_tokens else f"{_ACTOR}.use_dynamic_bsz=true "
+    sizes: list[int] = []
+    while (tokens := (sizes[-1] if sizes else workload.micro_tokens) // 2) > workload.longest:
+        sizes.append(tokens)
+    if workload.micro_tokens > workload.longest:
+        sizes.append(workload.longest)
+    for tokens in sizes:
+        setting = f"{counted}{_ACTOR}.ppo_max_token_len_per_gpu={tokens}"
+        yield Remedy(setting, replace(workload, micro_tokens=tokens, counts_tokens=True))
 
 
 def _sharding(workload: Workload) -> Iterator[Remedy]:
@@ -99,6 +104,8 @@ def _sharding(workload: Workload) -> Iterator[Remedy]:
 
 
 def _offloading(workload: Workload) -> Iterator[Remedy]:
+    if workload.sampling is None:  # during the update everything is on the GPU
+        return
     optimizer = f"{_ACTOR}.fsdp_config.optimizer_offload=true"
     if not workload.offloads_optimizer:
         yield Remedy(optimizer, replace(workload, offloads_optimizer=True))
@@ -109,13 +116,16 @@ def _offloading(workload: Workload) -> Iterator[Remedy]:
 
 def _servers(workload: Workload) -> Iterator[Remedy]:
     """Another share of the memory for the server; or servers of several GPUs."""
-    parallel = workload.tensor_parallel
+    served = workload.sampling
+    if served is None:
+        return
+    parallel = served.tensor_parallel
     while parallel <= workload.cluster.gpus_per_node:
-        spread = f" {_ROLLOUT}.tensor_model_parallel_size={parallel}" * (parallel > workload.tensor_parallel)
+        spread = f" {_ROLLOUT}.tensor_model_parallel_size={parallel}" * (parallel > served.tensor_parallel)
         for share in _SHARES:
             yield Remedy(
                 f"{_ROLLOUT}.gpu_memory_utilization={share:g}{spread}",
-                replace(workload, memory_share=share, tensor_parallel=parallel),
+                replace(workload, sampling=replace(served, memory_share=share, tensor_parallel=parallel)),
             )
         parallel *= 2
 

@@ -26,6 +26,8 @@ class Rates:
 
 DRIVER_RATE = 1.15e6
 """Response tokens a second that the driver's own work takes, on one thread: benchmarks/driver.py (docs/scaling.md)."""
+PAIR_RATE = 2e6
+"""Tokens of pairs a second that the driver makes rows of, on one thread."""
 QUEUE_RATE = 450e6
 """Bytes a second in and out of the transfer queue: benchmarks/queue_keys.py (docs/cluster.md)."""
 
@@ -34,16 +36,21 @@ def step(workload: Workload, rates: Rates) -> dict[str, float]:
     """Seconds of a step by phase; nothing overlaps, so that the network's are at the most.
 
     Args:
-        workload: with a server that has room for a completion.
+        workload: with a server that has room for a completion, where there is one.
         rates: reached.
     """
     return {
-        "sampling": sampling(workload, rates),
-        "log-probabilities": operations(workload, workload.passes.log_probs, 0) / _speed(workload, rates),
+        "sampling": 0.0 if workload.has_pairs else sampling(workload, rates),
+        "log-probabilities": log_probs(workload, rates, passes=workload.passes.log_probs),
         "update": operations(workload, *_update(workload)) / _speed(workload, rates),
         "between nodes": traffic.node_bytes(workload) / (_network(workload) * rates.network),
         "driver": driver(workload),
     }
+
+
+def log_probs(workload: Workload, rates: Rates, *, passes: float = 1) -> float:
+    """Of forward passes over the rows of a step without a gradient."""
+    return operations(workload, passes, 0) / _speed(workload, rates)
 
 
 def operations(workload: Workload, forwards: float, backwards: float) -> float:
@@ -60,23 +67,25 @@ def operations(workload: Workload, forwards: float, backwards: float) -> float:
 
 def sampling(workload: Workload, rates: Rates) -> float:
     """Token after token: a server reads weights, keys and values each time, or computes, if that is longer."""
-    shape, cluster = workload.shape, workload.cluster
-    num_servers = cluster.num_gpus / workload.tensor_parallel
-    rows = workload.num_rows / num_servers
-    room = memory.cache(workload) / (memory.cache_token(workload) * workload.row_tokens)
-    at_once = max(1.0, min(rows, room, workload.server_rows))
-    weights = shape.num_parameters * workload.rollout_bytes / workload.tensor_parallel
-    keys = at_once * memory.cache_token(workload) * (workload.prompt_tokens + workload.mean_response_tokens / 2)
+    shape, cluster, served = workload.shape, workload.cluster, workload.served
+    num_servers = cluster.num_gpus / served.tensor_parallel
+    rows, mean = served.num_rows / num_servers, served.mean_response_tokens
+    room = memory.cache(workload) / (memory.cache_token(workload) * (served.prompt_tokens + mean))
+    at_once = max(1.0, min(rows, room, served.max_rows))
+    weights = shape.num_parameters * served.number_bytes / served.tensor_parallel
+    keys = at_once * memory.cache_token(workload) * (served.prompt_tokens + mean / 2)
     reading = (weights + keys) / (cluster.gpu.bandwidth * rates.bandwidth)
-    computing = 2 * shape.num_active_parameters * at_once / workload.tensor_parallel
+    computing = 2 * shape.num_active_parameters * at_once / served.tensor_parallel
     token = max(reading, computing / (cluster.gpu.flops * rates.compute))
-    prompts = workload.prompts * workload.prompt_tokens * 2 * shape.num_active_parameters / _speed(workload, rates)
-    return math.ceil(rows / at_once) * workload.mean_response_tokens * token + prompts
+    prompts = served.prompts * served.prompt_tokens * 2 * shape.num_active_parameters / _speed(workload, rates)
+    return math.ceil(rows / at_once) * mean * token + prompts
 
 
 def driver(workload: Workload) -> float:
     """The driver's own work, and what it waits for the queue, while all GPUs wait."""
-    own = workload.num_rows * workload.mean_response_tokens / DRIVER_RATE
+    if workload.has_pairs:
+        return workload.num_rows * workload.row_tokens / PAIR_RATE
+    own = workload.served.num_rows * workload.served.mean_response_tokens / DRIVER_RATE
     return own + traffic.driver_bytes(workload) / QUEUE_RATE
 
 

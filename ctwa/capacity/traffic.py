@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ctwa.capacity.workload import Workload
 
 GATHERED_BYTES = 2
@@ -12,32 +10,23 @@ REDUCED_BYTES = 4
 """Of a gradient when it is added up over ranks: float32, whatever the passes compute in."""
 
 
-@dataclass(frozen=True)
-class Traffic:
-    """Bytes of a step.
-
-    Attributes:
-        driver: in and out of the driver, by way of the transfer queue.
-        node: into each node from the others, and as many out of it.
-    """
-
-    driver: float
-    node: float
-
-
 DRIVER_TOKEN = 117
 """Bytes of a response token that the driver reads and writes in a step: counted by benchmarks/driver.py."""
-
-
-def of_step(workload: Workload) -> Traffic:
-    """What a step sends."""
-    return Traffic(driver_bytes(workload), node_bytes(workload))
+PAIR_TOKEN = 24
+"""Bytes of a token of a pair, prompt and all, on its way to a rank: its number, its place, whether it is trained."""
 
 
 def driver_bytes(workload: Workload) -> float:
-    """Columns of a number a token that the driver reads or writes."""
+    """What the driver reads and writes in a step: columns of a number a token; or the pairs that it sends."""
+    if workload.has_pairs:
+        return workload.num_rows * workload.row_tokens * PAIR_TOKEN
+    return sampled_bytes(workload)
+
+
+def sampled_bytes(workload: Workload) -> float:
+    """What the driver reads and writes of what was sampled, by way of the transfer queue, until it is trained on."""
     per_token = DRIVER_TOKEN + 4 * workload.num_column_objectives
-    return workload.num_rows * workload.mean_response_tokens * per_token
+    return workload.served.num_rows * workload.served.mean_response_tokens * per_token
 
 
 def node_bytes(workload: Workload) -> float:
@@ -57,5 +46,5 @@ def node_bytes(workload: Workload) -> float:
     forwards = passes.log_probs + passes.forwards * passes.epochs
     gathered = num * GATHERED_BYTES * (forwards + backwards) * batches
     reduced = workload.num_trained * REDUCED_BYTES * backwards * batches
-    to_servers = num * workload.weight_bytes
+    to_servers = 0 if workload.has_pairs else num * workload.weight_bytes
     return from_others * (gathered + reduced + to_servers)

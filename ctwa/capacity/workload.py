@@ -27,21 +27,62 @@ class Passes:
 
 
 @dataclass(frozen=True)
-class Workload:
-    """A training on rewards, on a cluster.
+class Sampling:
+    """Prompts that are completed at a time, and the servers that do it on the GPUs that train.
 
     Attributes:
-        shape: the model's.
-        cluster: what it runs on.
-        prompts: of a step.
+        prompts: of a step; or of a policy, where many steps train on what one has written.
         completions: of a prompt.
         prompt_tokens: of the longest prompt.
         response_tokens: of the longest response.
         mean_response_tokens: of a response as it is expected: what time and bytes go by. Memory goes by the longest.
+        number_bytes: of a weight and of a key or value.
+        tensor_parallel: GPUs of a server.
+        memory_share: that a server may take of each GPU.
+        max_rows: completions that a server writes at once at the most.
+        sleeps: whether it gives its memory back while the policy is trained.
+    """
+
+    prompts: int
+    completions: int
+    prompt_tokens: int
+    response_tokens: int
+    mean_response_tokens: float
+    number_bytes: int = 2
+    tensor_parallel: int = 1
+    memory_share: float = 0.5
+    max_rows: int = 256
+    sleeps: bool = True
+
+    @property
+    def num_rows(self) -> int:
+        """Completions."""
+        return self.prompts * self.completions
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest completion with its prompt."""
+        return self.prompt_tokens + self.response_tokens
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A step of training on a cluster: on completions, or on pairs of responses.
+
+    Attributes:
+        shape: the model's.
+        cluster: what it runs on.
+        num_rows: that a step trains on: completions, or two of each pair.
+        row_tokens: of a row with its prompt, as expected.
+        longest: tokens that have to be in one micro-batch: of the longest row, or of both of a pair.
         micro_tokens: of a micro-batch of the update, on each rank.
         passes: of a step.
         num_trained: parameters that are trained.
-        num_gradients: that are kept of each of them at once.
+        sampling: the prompts that the policy completes; None where it completes none.
+        has_pairs: whether it is pairs that a step trains on: they go to the ranks with the call, and what the policy
+            has sampled serves many steps.
+        counts_tokens: whether micro-batches are measured in tokens.
+        num_gradients: that are kept of each trained parameter at once.
         checkpoints_activations: whether a block's insides are computed anew in the backward pass.
         logits_copies: buffers of the logits' size in the update: 1 where their gradient is written in their place.
         shards: ranks over which the weights are dealt out.
@@ -51,24 +92,20 @@ class Workload:
         offloads_optimizer: as well.
         weight_bytes: of a trained or stored number.
         compute_bytes: of a number in passes.
-        rollout_bytes: of a weight and of a key or value in the rollout's server.
-        tensor_parallel: GPUs of a server.
-        memory_share: that a server may take of each GPU.
-        server_rows: completions that a server writes at once at the most.
-        server_sleeps: whether it gives its memory back while the policy is trained.
         num_column_objectives: objectives whose own advantages the driver sends; 0 for methods that combine rewards.
     """
 
     shape: ModelShape
     cluster: Cluster
-    prompts: int
-    completions: int
-    prompt_tokens: int
-    response_tokens: int
-    mean_response_tokens: float
+    num_rows: int
+    row_tokens: float
+    longest: int
     micro_tokens: int
     passes: Passes
     num_trained: int
+    sampling: Sampling | None = None
+    has_pairs: bool = False
+    counts_tokens: bool = True
     num_gradients: int = 1
     checkpoints_activations: bool = True
     logits_copies: int = 1
@@ -79,28 +116,19 @@ class Workload:
     offloads_optimizer: bool = False
     weight_bytes: int = 4
     compute_bytes: int = 2
-    rollout_bytes: int = 2
-    tensor_parallel: int = 1
-    memory_share: float = 0.5
-    server_rows: int = 256
-    server_sleeps: bool = True
     num_column_objectives: int = 0
+
+    @property
+    def served(self) -> Sampling:
+        """What is completed, of a step whose policy completes prompts."""
+        assert self.sampling is not None
+        return self.sampling
 
     @property
     def num_weights(self) -> int:
         """Parameters of the policy: an adapter's come beside the model's."""
         adapter = self.num_trained if self.num_trained != self.shape.num_parameters else 0
         return self.shape.num_parameters + adapter
-
-    @property
-    def num_rows(self) -> int:
-        """Completions of a step."""
-        return self.prompts * self.completions
-
-    @property
-    def row_tokens(self) -> float:
-        """Tokens of a completion with its prompt, as expected."""
-        return self.prompt_tokens + self.mean_response_tokens
 
     @property
     def num_micro_batches(self) -> int:

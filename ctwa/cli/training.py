@@ -74,6 +74,14 @@ class _WithGroups(TyperCommand):
             )
 
 
+class Command(StrEnum):
+    """The commands that train."""
+
+    train = "train"
+    prefer = "prefer"
+    caid = "caid"
+
+
 JOBS = {
     "train": "ctwa.engine.train_job:TrainJob",
     "prefer": "ctwa.engine.prefer_job:PreferJob",
@@ -181,14 +189,19 @@ def doctor(
 @app.command(context_settings={"ignore_unknown_options": True})
 def plan(
     settings: Annotated[
-        list[str] | None, typer.Argument(metavar="[FILE.yaml] [KEY=VALUE]...", help="Of `ctwa train`.")
+        list[str] | None, typer.Argument(metavar="[FILE.yaml] [KEY=VALUE]...", help="Of the command.")
     ] = None,
+    of: Annotated[Command, typer.Option(help="Whose run is meant.")] = Command.train,
     gpus: Annotated[
         str, typer.Option(metavar="[NODESx]NUMBERxTYPE", help="What it is to run on, e.g. 8xH100 or 4x8xH100.")
     ] = "8xH100",
     response: Annotated[
         float | None,
-        typer.Option(min=1, help="Tokens of a response as expected, for time and bytes; default: all there may be."),
+        typer.Option(
+            min=1,
+            help="Tokens of a response as expected (of `ctwa prefer` with its prompt), for time and bytes; default: "
+            "all there may be.",
+        ),
     ] = None,
     compute: Annotated[
         float, typer.Option(min=0.01, max=1, help="Share of the GPUs' bf16 operations that passes reach.")
@@ -197,22 +210,15 @@ def plan(
     """Say what a run takes of GPUs that need not be there: memory by part, bytes, passes, time; and what does not fit.
 
     It reads the settings and the model's config.json: no data, no weights, no network. The exit status is 1 where the
-    run does not fit. E.g. ctwa plan --gpus 8xH100 task=math500 method=mgda actor_rollout_ref.model.path=FOLDER.
+    run does not fit. E.g. ctwa plan --gpus 8xH100 task=math500 method=mgda actor_rollout_ref.model.path=FOLDER;
+    ctwa plan --of prefer task=custom with objectives of your own.
     """
     from ctwa.capacity.seconds import Rates
     from ctwa.engine.gpu_plan import make_plan
 
-    text, fits = make_plan(settings or [], gpus, mean_response=response, rates=Rates(compute=compute))
+    text, fits = make_plan(settings or [], gpus, command=of.value, mean_tokens=response, rates=Rates(compute=compute))
     print(text)
     sys.exit(not fits)
-
-
-class Command(StrEnum):
-    """The commands that train."""
-
-    train = "train"
-    prefer = "prefer"
-    caid = "caid"
 
 
 @app.command()

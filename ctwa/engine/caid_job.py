@@ -10,9 +10,11 @@ from ctwa.engine.caid_settings import CaidSettings, read_caid_settings
 from ctwa.engine.checks.config import check_disk
 from ctwa.engine.checks.engine import check_with_verl
 from ctwa.engine.checks.look import data_lines
+from ctwa.engine.checks.pairs import fit_micro_batches
 from ctwa.engine.checks.resources import check_machine
 from ctwa.engine.job import Job
-from ctwa.engine.plan import line, optimizer_line, size_lines
+from ctwa.engine.passes import UpdatePasses, passes_text
+from ctwa.engine.plan import line, optimizer_line, reference_line, size_lines
 from ctwa.errors import CtwaError
 from ctwa.run.folder import ObjectiveInfo
 
@@ -42,6 +44,7 @@ class CaidJob(Job):
             )
         self.data = check_disk(self.config)
         self.settings = read_caid_settings(self.config, self.data)
+        fit_micro_batches(self.config, self.config.data.train_batch_size, 1)
         check_machine(self.config)
         check_with_verl(self.config, has_reference=self.config.actor_rollout_ref.actor.use_kl_loss)
         self.num_steps = self.settings.caid.iterations * self.settings.steps_per_iteration
@@ -49,6 +52,12 @@ class CaidJob(Job):
         with open_dict(self.config):
             self.config.trainer.total_training_steps = self.num_steps
             self.config.trainer.test_freq = -1  # a policy is measured at the end of its iteration
+
+    @property
+    def num_prompts(self) -> int:
+        """That are sampled."""
+        most, rows = self.config.data.val_max_samples, self.data.validation.num_rows
+        return int(min(most, rows)) if most > 0 else rows
 
     def about(self) -> dict[str, Any]:
         """Everything that scores, with its weight in the reward."""
@@ -64,7 +73,9 @@ class CaidJob(Job):
         """Reward and constraints; samples, policies and steps."""
         config, settings = self.config, self.settings
         kind = "PeCAID" if settings.policies else "MoCAID"
-        samples = f"{config.data.val_max_samples} prompts x {config.actor_rollout_ref.rollout.val_kwargs.n}"
+        prompts, num_samples = self.num_prompts, config.actor_rollout_ref.rollout.val_kwargs.n
+        samples = f"{prompts} prompts x {num_samples} = {prompts * num_samples:,}"
+        tokens = 2 * config.data.train_batch_size * (config.data.max_prompt_length + config.data.max_response_length)
         steps = f"{settings.steps_per_iteration} steps of {config.data.train_batch_size} pairs each"
         return [
             line("method", f"{kind}, labels {settings.labels}"),
@@ -78,8 +89,11 @@ class CaidJob(Job):
             line("samples", f"{samples}, of the reference and of each policy"),
             line("beta", f"{settings.caid.beta:g}; multipliers {_multipliers(settings.caid)}"),
             line("policies", f"at most {settings.caid.iterations}, {steps}"),
+            line("a step", f"{config.data.train_batch_size} pairs, at most {tokens:,} tokens"),
+            line("passes", f"update ({passes_text(config, UpdatePasses())} of the pairs)"),
+            reference_line(f"at most {prompts * settings.pairs_per_prompt:,}"),
             optimizer_line(config),
-            *size_lines(config),
+            *size_lines(config, num_models=1 + settings.has_reference(config)),
         ]
 
     def run(self, recorder: Recorder) -> None:

@@ -79,6 +79,20 @@ def read_caid_settings(config: DictConfig, data: RunData | None = None) -> CaidS
     Raises:
         CtwaError: what is wrong, where, and what to write instead.
     """
+    settings = check_caid_settings(config)
+    check_settings(config, settings)
+    look(config, settings, data or read_run_data(config))
+    for name, policy in settings.policies.items():
+        look_at_model(Source(policy, f"ctwa.policies.{name}"))
+    return settings
+
+
+def check_caid_settings(config: DictConfig) -> CaidSettings:
+    """Validate our part of a resolved config, and what can be known of `ctwa caid` from the config alone.
+
+    Raises:
+        CtwaError: what is wrong, where, and what to write instead.
+    """
     settings = read_settings(config, CaidSettings)
     if REWARD in settings.names:
         raise CtwaError(f"{REWARD!r} is the weighted sum in the trace of ctwa caid: give that objective another name")
@@ -143,10 +157,6 @@ def read_caid_settings(config: DictConfig, data: RunData | None = None) -> CaidS
             "actor_rollout_ref.rollout.multi_turn.enable=true: ctwa caid makes pairs of completions, all of whose "
             "tokens are the policy's; write false"
         )
-    check_settings(config, settings)
     longest = config.data.max_prompt_length + config.data.max_response_length  # two of which are a pair
     check_token_budgets(config, 2 * longest, "2 x (data.max_prompt_length + data.max_response_length)")
-    look(config, settings, data or read_run_data(config))
-    for name, policy in settings.policies.items():
-        look_at_model(Source(policy, f"ctwa.policies.{name}"))
     return settings

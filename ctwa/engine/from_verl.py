@@ -43,8 +43,27 @@ _LEFT_OUT = {
     "data.reward_fn_key": "the data source is the column data_source; data.columns={data_source: NAME} names another",
     "critic.*": "no method has a critic",
     "reward_model.*": "an older verl's words; a reward model is called by a reward function",
+    "reward.reward_kwargs*": "verl's reward manager dapo alone reads them",
 }
 """What says nothing in a run of ctwa, and why."""
+_MOST_NAMED = 5  # keys of one section
+_OLDER = {
+    "custom_reward_function.": "reward.custom_reward_function.",
+    "sandbox_fusion.": "reward.sandbox_fusion.",
+    "reward_model.num_workers": "reward.num_workers",
+    "reward_model.reward_manager": "reward.reward_manager.name",
+    "reward_model.reward_loop_source": "reward.reward_manager.source",
+    "reward_model.reward_loop_module_path": "reward.reward_manager.module.path",
+    "reward_model.reward_loop_class_name": "reward.reward_manager.module.name",
+    "reward_model.reward_kwargs": "reward.reward_kwargs",
+    "reward_model.model.path": "reward.reward_model.model_path",
+    "reward_model.rollout.": "reward.reward_model.rollout.",
+    **{
+        f"reward_model.{key}": f"reward.reward_model.{key}"
+        for key in ("enable", "enable_resource_pool", "n_gpus_per_node", "nnodes")
+    },
+}
+"""How older scripts call what verl 0.9.1 still takes by that name: how such a key begins, and what it is today."""
 
 
 @dataclass
@@ -87,14 +106,22 @@ def translate(arguments: Sequence[str]) -> Translation:
     chosen = {"engine": _engine(said), "task": "custom", "method": _method(said, made)}
     ours = _objectives(said, made)
     for key, name in _RENAMED.items():
-        if key in said:
-            ours[name] = said.pop(key)
+        if (value := said.pop(key, None)) is not None:
+            ours[name] = value
             made.notes.append(f"{key} is {name} here")
+    gone: dict[str, Any] = {}
     for pattern, why in _LEFT_OUT.items():
         section = pattern.removesuffix("*")
-        for key in [key for key in said if key == pattern or (section != pattern and key.startswith(section))]:
-            made.notes.append(f"{key}={shown(said.pop(key))} is left out: {why}")
+        keys = [key for key in said if key == pattern or (section != pattern and key.startswith(section))]
+        values = {key: said.pop(key) for key in keys}
+        if len(keys) > _MOST_NAMED:
+            made.notes.append(f"{pattern}, {len(keys)} keys, is left out: {why}")
+            continue
+        made.notes += [f"{key}={shown(value)} is left out: {why}" for key, value in values.items()]
+        gone |= values
     made.settings = {**chosen, **ours, **said, **_defaults(said, made)}
+    for key, value in made.settings.items():
+        made.settings[key] = _spelled_out(value, gone)
     for key in made.settings:
         for place, sign in enumerate(key):
             if sign == "." and (section := key[:place]) in made.settings:
@@ -103,6 +130,14 @@ def translate(arguments: Sequence[str]) -> Translation:
                     f"write {section}'s keys one by one, or leave it out"
                 )
     return made
+
+
+def _spelled_out(value: Any, gone: Mapping[str, Any]) -> Any:
+    """A value with what it took from keys that are left out: a folder, say, is called after a project."""
+    if isinstance(value, str):
+        for key, other in gone.items():
+            value = value.replace(f"${{{key}}}", str(other))
+    return value
 
 
 def _read(arguments: Sequence[str]) -> dict[str, Any]:
@@ -126,11 +161,24 @@ def _read(arguments: Sequence[str]) -> dict[str, Any]:
             ) from None
         if override.is_delete() or override.is_sweep_override():
             raise CtwaError(f"{each} cannot be translated: leave it out, and write one value for each key")
+        if override.package is not None or "/" in override.key_or_group:
+            raise CtwaError(
+                f"{each} chooses a file of verl's configuration: write its keys one by one, or give that file"
+            )
         on_command_line[override.key_or_group] = _plain(override.value())
     said = in_files | on_command_line
-    for key in [key for key in said if key.startswith("custom_reward_function.")]:  # as an older verl has it
-        said[f"reward.{key}"] = said.pop(key)
-    return said
+    older = {key: today for key in said if (today := _today(key)) != key}
+    return {key: value for key, value in said.items() if key not in older} | {
+        today: said[key] for key, today in older.items() if said[key] is not None
+    }
+
+
+def _today(key: str) -> str:
+    """A key as verl 0.9.1 calls it; the older one, which is null until it is set, has the last word there."""
+    for before, today in _OLDER.items():
+        if key == before or (key.startswith(before) and (before[-1] == "." or key[len(before)] == ".")):
+            return today + key.removeprefix(before)
+    return key
 
 
 def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,9 +1,9 @@
-"""`ctwa plan`: what a run of `ctwa train` takes of GPUs that need not be there, and what to change where it is much."""
+"""`ctwa plan`: what a run takes of GPUs that need not be there, and what to change where it is much."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -12,29 +12,53 @@ from ctwa.capacity import memory, seconds, traffic
 from ctwa.capacity.hardware import Cluster, read_cluster
 from ctwa.capacity.remedies import faults, remedies
 from ctwa.capacity.seconds import Rates
-from ctwa.capacity.shape import read_shape
-from ctwa.capacity.workload import Workload
+from ctwa.capacity.shape import ModelShape, read_shape
+from ctwa.capacity.workload import Sampling, Workload
+from ctwa.engine.caid_settings import check_caid_settings
 from ctwa.engine.checks.batches import check_batches, check_groups_of_ranks, check_token_budgets
 from ctwa.engine.checks.look import model_source
+from ctwa.engine.checks.pairs import check_pair_settings, fit_micro_batches
 from ctwa.engine.compose import compose_config
-from ctwa.engine.plan import GB, line
+from ctwa.engine.plan import GB, line, reference_line
 from ctwa.engine.settings import Settings, read_settings
-from ctwa.engine.workload import workload_of
+from ctwa.engine.workload import of_pairs, of_rewards, of_samples
 from ctwa.errors import CtwaError, neighbour
 
-ANY_RUN = ("ctwa.run=runs", "ctwa.task_dir=.", "data.train_files=-", "data.val_files=-")
+ANY_RUN = ("ctwa.run=runs", "ctwa.task_dir=.")
+ANY_DATA = ("data.train_files=-", "data.val_files=-")
 """What a configuration needs and a plan does not go by: no file of these is looked at."""
 
 
+@dataclass(frozen=True)
+class Planned:
+    """A run that a plan is made of.
+
+    Attributes:
+        workload: its step.
+        method: in words.
+        step: what a step is made of, in words.
+        beside: lines on what is not of every step.
+        run: lines on what more than a step takes, where the hardware reaches some rates.
+    """
+
+    workload: Workload
+    method: str
+    step: str
+    beside: Sequence[str] = ()
+    run: Callable[[Rates], Sequence[str]] = lambda _: ()
+
+
 def make_plan(
-    arguments: Sequence[str], gpus: str, *, mean_response: float | None = None, rates: Rates
+    arguments: Sequence[str], gpus: str, *, command: str = "train", mean_tokens: float | None = None, rates: Rates
 ) -> tuple[str, bool]:
     """The plan of a run, and whether it fits.
 
     Args:
-        arguments: of `ctwa train`; without an engine among them `engine=gpu`.
+        arguments: of the command; without an engine among them `engine=gpu`.
         gpus: as :func:`read_cluster` reads them.
-        mean_response: tokens of a response, as expected; by default as many as there may be.
+        command: ``train``, ``prefer`` or ``caid``.
+        mean_tokens: of a response, as expected; of `ctwa prefer` of a response with its prompt. By default as many as
+            there may be.
         rates: what the hardware is taken to reach.
 
     Raises:
@@ -43,25 +67,94 @@ def make_plan(
     cluster = read_cluster(gpus)
     engine = () if any(each.startswith("engine=") for each in arguments) else ("engine=gpu",)
     ranks = (f"trainer.nnodes={cluster.num_nodes}", f"trainer.n_gpus_per_node={cluster.gpus_per_node}")
-    config = compose_config([*engine, *ANY_RUN, *arguments, *ranks])
-    if config.trainer.device != "cuda" or config.actor_rollout_ref.rollout.name != "vllm":
+    needed = ANY_RUN if command == "prefer" else (*ANY_RUN, *ANY_DATA)
+    config = compose_config([*engine, *needed, *arguments, *ranks], command=command)
+    if config.trainer.device != "cuda" or (command != "prefer" and config.actor_rollout_ref.rollout.name != "vllm"):
         raise CtwaError("a plan is of a run on GPUs whose server is vLLM: write engine=gpu, or no engine, which is gpu")
-    workload = _workload(config, cluster, mean_response)
-    return "\n".join(plan_lines(config, workload, rates)), not faults(workload)
+    planned = _PLANS[command](config, cluster, mean_tokens)
+    return "\n".join(plan_lines(command, config, planned, rates)), not faults(planned.workload)
 
 
-def _workload(config: DictConfig, cluster: Cluster, mean_response: float | None) -> Workload:
+def _training(config: DictConfig, cluster: Cluster, mean_response: float | None) -> Planned:
     settings: Settings = read_settings(config)
-    data, source = config.data, model_source(config)
     check_batches(config)
     check_groups_of_ranks(config)
-    longest = data.max_prompt_length + data.max_response_length
+    longest = config.data.max_prompt_length + config.data.max_response_length
     check_token_budgets(config, longest, "data.max_prompt_length + data.max_response_length")
-    if mean_response is not None and not 0 < mean_response <= data.max_response_length:
-        raise CtwaError(
-            f"--response {mean_response:g}: write a number of tokens up to data.max_response_length="
-            f"{data.max_response_length}"
-        )
+    _check_mean(mean_response, config.data.max_response_length, "data.max_response_length")
+    workload = of_rewards(config, settings, _shape(config), cluster, mean_response)
+    return Planned(workload, settings.method.type, _sampled(workload.served))
+
+
+def _alignment(config: DictConfig, cluster: Cluster, mean_row: float | None) -> Planned:
+    settings, num_pairs = check_pair_settings(config), config.data.train_batch_size
+    fit_micro_batches(config, num_pairs, 1)
+    _check_mean(mean_row, settings.max_length, "ctwa.max_length")
+    workload = of_pairs(config, settings, _shape(config), cluster, mean_row)
+    policies = settings.modpo.policies if settings.modpo else {}
+    thousand = replace(workload, num_rows=2000)
+
+    def of_reference(rates: Rates) -> list[str]:
+        asked = (1 + len(policies)) * seconds.log_probs(thousand, rates) if settings.needs_reference else 0
+        return [line("", f"{asked:.3g} s before the first step for each 1,000 pairs")] if asked else []
+
+    return Planned(
+        workload,
+        f"{settings.method_name}, {settings.loss.type}",
+        f"{num_pairs} pairs of two rows, of {workload.row_tokens:g} tokens (at most {settings.max_length})",
+        [reference_line("all" if settings.needs_reference else ""), *_policy_lines(list(policies), workload)],
+        of_reference,
+    )
+
+
+def _iterations(config: DictConfig, cluster: Cluster, mean_response: float | None) -> Planned:
+    settings, num_pairs = check_caid_settings(config), config.data.train_batch_size
+    check_groups_of_ranks(config)
+    fit_micro_batches(config, num_pairs, 1)
+    _check_mean(mean_response, config.data.max_response_length, "data.max_response_length")
+    if config.data.val_max_samples < 1:
+        raise CtwaError("data.val_max_samples: a plan reads no data: write how many prompts are sampled")
+    workload, steps = of_samples(config, settings, _shape(config), cluster, mean_response), settings.steps_per_iteration
+    num_compared = workload.served.prompts * settings.pairs_per_prompt
+    policies = list(settings.policies)
+
+    def of_policies(rates: Rates) -> list[str]:
+        samples, num = seconds.sampling(workload, rates), settings.caid.iterations
+        trained = steps * sum(seconds.step(workload, rates).values())
+        reference = samples + seconds.log_probs(replace(workload, num_rows=2 * num_compared), rates)
+        return [
+            line("", f"{trained:.3g} s for the {steps} steps of a policy, {samples:.3g} for its samples"),
+            line("", f"{(reference + num * (trained + samples)) / 3600:.3g} h for the reference and {num} policies"),
+        ]
+
+    return Planned(
+        workload,
+        f"{'PeCAID' if policies else 'MoCAID'}, labels {settings.labels}",
+        f"{num_pairs} pairs of two rows, of {workload.row_tokens:g} tokens (at most {workload.served.longest})",
+        [
+            line("samples", f"{_sampled(workload.served)}, of the reference and of each policy"),
+            line("policies", f"at most {settings.caid.iterations}, {steps} steps each"),
+            reference_line(f"at most {num_compared:,}"),
+            *_policy_lines([*policies, "the reference"] if policies else [], workload),
+        ],
+        of_policies,
+    )
+
+
+_PLANS: dict[str, Callable[[DictConfig, Cluster, float | None], Planned]] = {
+    "train": _training,
+    "prefer": _alignment,
+    "caid": _iterations,
+}
+
+
+def _check_mean(tokens: float | None, most: int, key: str) -> None:
+    if tokens is not None and not 0 < tokens <= most:
+        raise CtwaError(f"--response {tokens:g}: write a number of tokens up to {key}={most}")
+
+
+def _shape(config: DictConfig) -> ModelShape:
+    source = model_source(config)
     folder = source.folder(ask=False)
     if folder is None or not (folder / "config.json").is_file():
         where = "is neither a folder nor among the downloads" if folder is None else "has no config.json"
@@ -69,61 +162,78 @@ def _workload(config: DictConfig, cluster: Cluster, mean_response: float | None)
         raise source.error(
             f"{where}; give the folder of a model, or fetch its config.json alone (hf download NAME config.json){near}"
         )
-    shape = read_shape(folder, trust_remote_code=source.trust_remote_code)
-    return workload_of(config, settings, shape, cluster, mean_response=mean_response)
+    return read_shape(folder, trust_remote_code=source.trust_remote_code)
 
 
-def plan_lines(config: DictConfig, workload: Workload, rates: Rates) -> list[str]:
+def _sampled(served: Sampling) -> str:
+    return (
+        f"{served.prompts} prompts x {served.completions} completions = {served.num_rows}, of {served.prompt_tokens} + "
+        f"{served.mean_response_tokens:g} tokens (at most {served.prompt_tokens} + {served.response_tokens})"
+    )
+
+
+def _policy_lines(names: Sequence[str], workload: Workload) -> list[str]:
+    """Of policies beside the one that is trained, which the driver asks for log-probabilities."""
+    if not names:
+        return []
+    size = workload.shape.num_parameters * workload.weight_bytes / GB
+    where = "on the GPU with the most free memory, where it fits into half of that, else in main memory"
+    return [line("beside it", f"{', '.join(names)}: each up to {size:.3g} GB if it is as large, {where}")]
+
+
+def plan_lines(command: str, config: DictConfig, planned: Planned, rates: Rates) -> list[str]:
     """The plan, a line each."""
+    workload = planned.workload
     return [
-        f"plan of `ctwa train` on {workload.cluster}:",
-        *_model_lines(config, workload),
-        *_memory_lines(workload),
+        f"plan of `ctwa {command}` on {workload.cluster}:",
+        *_model_lines(config, planned),
+        *_memory_lines(config, workload),
         *_traffic_lines(workload),
-        *_time_lines(workload, rates),
+        *_time_lines(planned, rates),
         *_verdict_lines(workload),
     ]
 
 
-def _model_lines(config: DictConfig, workload: Workload) -> list[str]:
-    shape, passes = workload.shape, workload.passes
-    trained = (
-        "all trained" if workload.num_trained == shape.num_parameters else f"{_count(workload.num_trained)} trained"
-    )
-    rows = f"{workload.prompts} prompts x {workload.completions} completions"
+def _model_lines(config: DictConfig, planned: Planned) -> list[str]:
+    shape, passes, num_trained = planned.workload.shape, planned.workload.passes, planned.workload.num_trained
+    trained = "all trained" if num_trained == shape.num_parameters else f"{_count(num_trained)} trained"
+    update = f"update {passes.forwards:g} forward and {passes.backwards:g} backward"
+    update += f", {passes.epochs} epochs" * (passes.epochs > 1)
+    without = "" if planned.workload.has_pairs else f"{passes.log_probs:g} forward without gradients; "
     return [
         line("model", f"{config.actor_rollout_ref.model.path}: {_count(shape.num_parameters)} parameters, {trained}"),
-        line("method", config.ctwa.method.type),
+        line("method", planned.method),
+        line("a step", planned.step),
+        line("passes", without + update),
+        *planned.beside,
+    ]
+
+
+def _memory_lines(config: DictConfig, workload: Workload) -> list[str]:
+    kept = config.trainer.max_actor_ckpt_to_keep
+    of_pairs = f", and {memory.KEPT_TOKEN} bytes for each token of all pairs" * (workload.sampling is None)
+    return [
+        *_phase("updating", memory.updating(workload), workload),
+        *_checkpointing(workload),
+        *(_sampling_lines(workload, workload.sampling) if workload.sampling else []),
+        line("driver", f"{memory.driver(workload) / GB:.1f} GB of main memory at the most{of_pairs}"),
         line(
-            "a step",
-            f"{rows} = {workload.num_rows}, of {workload.prompt_tokens} + {workload.mean_response_tokens:g} tokens "
-            f"(at most {workload.prompt_tokens} + {workload.response_tokens})",
-        ),
-        line(
-            "passes",
-            f"{passes.log_probs:g} forward without gradients; update {passes.forwards:g} forward and "
-            f"{passes.backwards:g} backward" + f", {passes.epochs} epochs" * (passes.epochs > 1),
+            "disk",
+            f"{memory.checkpoint(workload) / GB:,.1f} GB a checkpoint, {f'{kept} are' if kept else 'all are'} kept",
         ),
     ]
 
 
-def _memory_lines(workload: Workload) -> list[str]:
-    room, needed = (
-        memory.cached_rows(workload),
-        workload.num_rows * workload.tensor_parallel / workload.cluster.num_gpus,
-    )
+def _sampling_lines(workload: Workload, served: Sampling) -> list[str]:
+    room, needed = memory.cached_rows(workload), served.num_rows * served.tensor_parallel / workload.cluster.num_gpus
     cache = max(memory.cache(workload), 0.0)
     return [
-        *_phase("updating", memory.updating(workload), workload),
-        *_checkpointing(workload),
         *_phase("sampling", memory.sampling(workload), workload),
         line(
             "cache",
             f"{cache / GB:.1f} GB of a server's share on each GPU are for keys and values: {room} completions of full "
             f"length at once, of {needed:g} that each server has to write",
         ),
-        line("driver", f"{memory.driver(workload) / GB:.1f} GB of main memory at the most"),
-        line("disk", f"{memory.checkpoint(workload) / GB:,.1f} GB a checkpoint"),
     ]
 
 
@@ -146,22 +256,27 @@ def _checkpointing(workload: Workload) -> list[str]:
 
 
 def _traffic_lines(workload: Workload) -> list[str]:
-    sent = traffic.of_step(workload)
-    between = f"; {sent.node / GB:,.0f} GB into each node, and as many out" if workload.cluster.num_nodes > 1 else ""
-    return [line("network", f"a step sends {sent.driver / GB:.3g} GB through the driver{between}")]
+    between = f"; {traffic.node_bytes(workload) / GB:,.0f} GB into each node, and as many out"
+    sent = f"a step sends {traffic.driver_bytes(workload) / GB:.3g} GB through the driver"
+    told = [line("network", sent + between * (workload.cluster.num_nodes > 1))]
+    if workload.has_pairs and workload.sampling:
+        told.append(line("", f"the samples of a policy at most {traffic.sampled_bytes(workload) / GB:.3g} GB"))
+    return told
 
 
-def _time_lines(workload: Workload, rates: Rates) -> list[str]:
+def _time_lines(planned: Planned, rates: Rates) -> list[str]:
+    workload = planned.workload
     if faults(workload):
         return []
     gpu, found = workload.cluster.gpu, seconds.step(workload, rates)
     assumed = f"at {rates.compute:.0%} of {gpu.flops / 1e12:.0f} TFLOP/s"
-    assumed += f", {rates.bandwidth:.0%} of {gpu.bandwidth / 1e12:.2f} TB/s while sampling"
+    if workload.sampling:
+        assumed += f", {rates.bandwidth:.0%} of {gpu.bandwidth / 1e12:.2f} TB/s while sampling"
     if workload.cluster.num_nodes > 1:
         node = gpu.network * workload.cluster.gpus_per_node
         assumed += f", {rates.network:.0%} of {node / GB:.0f} GB/s between nodes without overlap"
     parts = ", ".join(f"{name} {each:.3g}" for name, each in found.items() if each)
-    return [line("time", f"{sum(found.values()):.3g} s a step: {parts}"), line("", assumed)]
+    return [line("time", f"{sum(found.values()):.3g} s a step: {parts}"), *planned.run(rates), line("", assumed)]
 
 
 def _verdict_lines(workload: Workload) -> list[str]:

@@ -201,14 +201,6 @@ class Job(ABC):
         )
 
 
-def passes_text(config: DictConfig, num_forward: int, num_backward: int) -> str:
-    """What so many passes are, in words: with gradient checkpointing a backward pass goes forward again."""
-    text = f"{num_forward} forward and {num_backward} backward"
-    if not config.actor_rollout_ref.model.enable_gradient_checkpointing:
-        return text
-    return f"{text} (activations computed anew in each backward)"
-
-
 def execute(
     kind: type[Job],
     arguments: Sequence[str],

@@ -35,6 +35,18 @@ def optimizer_line(config: DictConfig) -> str:
     )
 
 
+def reference_line(num_pairs: str) -> str:
+    """What a training on pairs keeps of the reference.
+
+    Args:
+        num_pairs: in words, of which it is asked; none where it is not.
+    """
+    if not num_pairs:
+        return line("reference", "none: the loss compares with none")
+    kept = f"{memory.PAIR_REFERENCE} bytes a pair are kept, and no model beside the policy"
+    return line("reference", f"its log-probabilities of {num_pairs} pairs, 1 forward before the first step; {kept}")
+
+
 def loss_line(config: DictConfig) -> str:
     """The advantages, the policy's loss and its KL term."""
     actor = config.actor_rollout_ref.actor

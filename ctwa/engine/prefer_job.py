@@ -6,19 +6,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from ctwa.aggregators.registry import AGGREGATORS
-from ctwa.engine.checks.batches import check_token_budgets, num_data_ranks
 from ctwa.engine.checks.folders import check_folders
-from ctwa.engine.checks.gradients import check_backward_passes
-from ctwa.engine.checks.idle import check_idle_gradients, check_threads
 from ctwa.engine.checks.look import look_at_trained_model, model_source
+from ctwa.engine.checks.pairs import check_pair_settings, fit_micro_batches
 from ctwa.engine.checks.resources import check_machine
-from ctwa.engine.job import Job, passes_text
-from ctwa.engine.plan import line, optimizer_line, size_lines
-from ctwa.engine.prefer_settings import PreferenceSettings, read_preference_settings
+from ctwa.engine.job import Job
+from ctwa.engine.passes import pair_passes, passes_text
+from ctwa.engine.plan import line, optimizer_line, reference_line, size_lines
+from ctwa.engine.prefer_settings import PreferenceSettings
 from ctwa.engine.ray_servers import processes
 from ctwa.engine.ray_session import ray_session
-from ctwa.errors import CtwaError
 from ctwa.method_info import with_options
 from ctwa.models.look import look_at_model, look_at_tokenizer
 from ctwa.models.source import Source
@@ -52,14 +49,11 @@ class PreferJob(Job):
     def about(self) -> dict[str, Any]:
         """With the loss beside the method."""
         return {
-            "method": f"{self._method()}, {self.settings.loss.type}",
+            "method": f"{self.settings.method_name}, {self.settings.loss.type}",
             "objectives": {name: ObjectiveInfo(weight=weight) for name, weight in self.settings.weights.items()},
             "result": "share of held-out pairs that the policy ranks as the objective prefers",
             "covariances": False,
         }
-
-    def _method(self) -> str:
-        return AGGREGATORS[self.settings.method.type].preference_name or str(self.settings.method.type)
 
     def _rollout(self) -> str:
         return str(self.config.actor_rollout_ref.actor.strategy)  # there is no rollout
@@ -67,13 +61,15 @@ class PreferJob(Job):
     def plan_lines(self) -> list[str]:
         """Method, objectives and pairs; steps and passes."""
         config, settings = self.config, self.settings
-        num_backward = 1 if settings.build_aggregator().has_fixed_weights else len(settings.objectives)
-        num_forward = num_backward if settings.gradients.passes == "sequential" else 1
-        stopping = settings.early_stopping
+        passes, stopping = pair_passes(settings), settings.early_stopping
+        num_pairs = sum(len(part.pairs) for part in (*self.data.train, *self.data.validation))
+        tokens = 2 * config.data.train_batch_size * settings.max_length
         fewer = "" if stopping is None else f", fewer if {stopping.patience} validations in a row are no better"
         every = f"every {config.trainer.test_freq} steps; checkpoint every {config.trainer.save_freq} steps"
         return [
-            line("method", f"{with_options(settings.method, self._method())}, loss {with_options(settings.loss)}"),
+            line(
+                "method", f"{with_options(settings.method, settings.method_name)}, loss {with_options(settings.loss)}"
+            ),
             line("objectives", ", ".join(f"{name} ({weight:g})" for name, weight in settings.weights.items())),
             *(
                 line(
@@ -85,9 +81,11 @@ class PreferJob(Job):
             ),
             *self.engine_lines(),
             line("steps", f"{self.num_steps}{fewer}"),
-            line("a step", f"{config.data.train_batch_size} pairs, {passes_text(config, num_forward, num_backward)}"),
+            line("a step", f"{config.data.train_batch_size} pairs, at most {tokens:,} tokens"),
+            line("passes", f"update ({passes_text(config, passes)} of the pairs)"),
+            reference_line(f"{num_pairs:,}" if settings.needs_reference else ""),
             optimizer_line(config),
-            *size_lines(config, num_models=0, num_gradients=num_backward),
+            *size_lines(config, num_models=0, num_gradients=passes.num_gradients),
             line("validation", every),
         ]
 
@@ -139,20 +137,7 @@ def check_preference_config(config: DictConfig) -> PreferenceSettings:
         CtwaError: what is wrong, where, and what to write instead.
     """
     check_folders(config)
-    settings = read_preference_settings(config)
-    aggregator = settings.build_aggregator()
-    if not aggregator.has_fixed_weights or settings.diagnostics.gradients_every:
-        check_backward_passes(config, settings.gradients)
-    if settings.gradients.gram != "plain":
-        raise CtwaError(
-            "ctwa.gradients.gram=cross_fitted halves the prompts of `ctwa train`: write ctwa.gradients.gram=plain"
-        )
-    check_idle_gradients(
-        settings.gradients, aggregator, settings.method.type, every=settings.diagnostics.gradients_every
-    )
-    check_threads(config, settings)
-    # The two responses of a pair are in one micro-batch.
-    check_token_budgets(config, 2 * settings.max_length, "2 x ctwa.max_length")
+    settings = check_pair_settings(config)
     for name, policy in (settings.modpo.policies if settings.modpo else {}).items():
         look_at_model(Source(policy, f"ctwa.modpo.policies.{name}"))
     return settings
@@ -181,23 +166,7 @@ def prepare_data(config: DictConfig, settings: PreferenceSettings) -> tuple[Pref
     sampler = PairSampler(
         [len(part.pairs) for part in data.train], batch_size=config.data.train_batch_size, seed=settings.seed
     )
-    num_ranks = num_data_ranks(config)
-    if sampler.pairs_per_set % num_ranks:
-        raise CtwaError(
-            f"{sampler.pairs_per_set} pairs of a data set in a step do not divide over {num_ranks} ranks: write "
-            f"data.train_batch_size={num_ranks * len(data.train)} or a multiple of it"
-        )
-    actor = config.actor_rollout_ref.actor
-    per_rank, micro = config.data.train_batch_size // num_ranks, actor.ppo_micro_batch_size_per_gpu
-    if not actor.use_dynamic_bsz and (micro is None or per_rank % min(micro, per_rank)):
-        raise CtwaError(
-            f"a rank's {per_rank} pairs of a step are not a multiple of "
-            f"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu={micro}: write a divisor of {per_rank}"
-        )
-    with open_dict(config):
-        if not actor.use_dynamic_bsz:
-            actor.ppo_micro_batch_size_per_gpu = min(micro, per_rank)
-            config.actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu = min(micro, per_rank)
+    fit_micro_batches(config, sampler.pairs_per_set, len(data.train))
     steps = config.trainer.total_training_steps
     if steps is None:
         steps = sampler.steps_per_epoch * config.trainer.total_epochs

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from ctwa.aggregators.base import Aggregator
 from ctwa.aggregators.linear import FixedWeightsConfig
-from ctwa.aggregators.registry import AggregatorConfig, build_aggregator
+from ctwa.aggregators.registry import AGGREGATORS, AggregatorConfig, build_aggregator
 from ctwa.engine.settings import ModelSource, RunSettings
 from ctwa.errors import CtwaError
 from ctwa.preference.data import PreferenceSource
@@ -103,6 +103,11 @@ class PreferenceSettings(RunSettings):
     def names(self) -> tuple[str, ...]:
         """The objectives in alphabetical order, as the methods see them."""
         return tuple(sorted(self.objectives))
+
+    @property
+    def method_name(self) -> str:
+        """The method as `ctwa prefer` calls it."""
+        return AGGREGATORS[self.method.type].preference_name or str(self.method.type)
 
     @property
     def weights(self) -> dict[str, float]:

@@ -211,11 +211,6 @@ class Settings(RunSettings):
         targets = None
         if takes_targets(self.method):  # to the others a target in the configuration is nothing
             targets = {name: each.target for name, each in self.trained.items() if each.target is not None}
-            if without := [name for name in weights if name not in targets]:
-                raise CtwaError(
-                    f"{self.method.type} wants a covariance target of every objective, and {', '.join(without)} "
-                    f"{'has' if len(without) == 1 else 'have'} none: write ctwa.objectives.{without[0]}.target"
-                )
         return build_scalarizer(self.method, weights, targets=targets, scale_invariant=self.scale_invariant)
 
     def build_reference_length(self) -> ReferenceLength | None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from omegaconf import DictConfig
-
 from ctwa.engine.checks.applies import coverage_lines
 from ctwa.engine.checks.conditioning import described
 from ctwa.engine.checks.config import check_config, check_disk, num_steps
@@ -15,8 +13,8 @@ from ctwa.engine.checks.idle import remarks
 from ctwa.engine.checks.look import data_lines
 from ctwa.engine.checks.resources import check_machine
 from ctwa.engine.checks.turns import has_turns, turns_line
-from ctwa.engine.job import Job, passes_text
-from ctwa.engine.passes import update_passes
+from ctwa.engine.job import Job
+from ctwa.engine.passes import passes_text, update_passes
 from ctwa.engine.plan import decoding, line, loss_line, optimizer_line, size_lines
 from ctwa.method_info import with_options
 from ctwa.run.folder import ObjectiveInfo
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
     from ctwa.engine.sampling import Sampler
     from ctwa.engine.settings import Settings
     from ctwa.engine.train import MultiObjectiveTrainer
-    from ctwa.scalarizers.base import Scalarizer
 
 
 class TrainJob(Job):
@@ -116,7 +113,7 @@ class TrainJob(Job):
         config, settings = self.config, self.settings
         actor, scalarizer = config.actor_rollout_ref.actor, settings.build_scalarizer()
         num_updates = config.data.train_batch_size // actor.ppo_mini_batch_size * actor.ppo_epochs
-        passes = _update_passes(config, settings, scalarizer)
+        passes = passes_text(config, update_passes(config, settings, scalarizer))
         is_probed = settings.probe_source(scalarizer.requirements) == "backward"
         is_measured_after = settings.log_probs_source(scalarizer.requirements) == "post_update"
         return [
@@ -140,13 +137,3 @@ class TrainJob(Job):
         from ctwa.engine.train import MultiObjectiveTrainer
 
         return MultiObjectiveTrainer(self.config, self.settings, self.settings.build_scalarizer(), sampler, recorder)
-
-
-def _update_passes(config: DictConfig, settings: Settings, scalarizer: Scalarizer) -> str:
-    """The passes of an update; with a method that combines gradients, of one that takes them."""
-    passes = update_passes(config, settings, scalarizer)
-    whole = passes_text(config, passes.forwards, passes.backwards)
-    if passes.last_layers is None:
-        return whole
-    forwards, backwards = passes.measured_forwards, passes.measured_backwards
-    return f"{forwards} forward and {backwards} backward through {passes.last_layers} layers, then {whole}"

@@ -2,79 +2,188 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from omegaconf import DictConfig
 
 from ctwa.capacity.hardware import Cluster
 from ctwa.capacity.shape import ModelShape
-from ctwa.capacity.workload import Passes, Workload
+from ctwa.capacity.workload import Passes, Sampling, Workload
+from ctwa.engine.caid_settings import CaidSettings
 from ctwa.engine.checks.batches import attention_of, num_data_ranks
-from ctwa.engine.passes import UpdatePasses, update_passes
+from ctwa.engine.passes import UpdatePasses, pair_passes, update_passes
+from ctwa.engine.prefer_settings import PreferenceSettings
 from ctwa.engine.settings import Settings
 from ctwa.scalarizers.base import Scalarizer
 
 _NUMBER_BYTES = {"fp32": 4, "float32": 4, "bf16": 2, "bfloat16": 2, "fp16": 2, "float16": 2}
 
 
-def workload_of(
-    config: DictConfig, settings: Settings, shape: ModelShape, cluster: Cluster, *, mean_response: float | None = None
+def of_rewards(
+    config: DictConfig, settings: Settings, shape: ModelShape, cluster: Cluster, mean_response: float | None
 ) -> Workload:
-    """A run's step on a cluster.
+    """A step of `ctwa train` on a cluster.
 
     Args:
         config: the resolved config.
         settings: our part of it, validated.
         shape: the model's.
         cluster: what it is to run on, whatever the config's engine has.
-        mean_response: tokens of a response, as expected; by default as many as there may be.
+        mean_response: tokens of a response, as expected; None for as many as there may be.
     """
     node, scalarizer = config.actor_rollout_ref, settings.build_scalarizer()
-    rollout, model, fsdp = node.rollout, node.model, node.actor.fsdp_config
-    passes, has_adapter = update_passes(config, settings, scalarizer), bool(model.get("lora_rank"))
-    longest = config.data.max_prompt_length + config.data.max_response_length
-    mean = config.data.max_response_length if mean_response is None else mean_response
-    is_flash = attention_of(config).startswith("flash_attention")
-    several = passes.backwards > 1 and settings.gradients.passes == "shared_forward"
-    mixed = fsdp.get("mixed_precision") or {}
-    return Workload(
-        shape=shape,
-        cluster=cluster,
-        prompts=config.data.train_batch_size,
-        completions=rollout.n,
-        prompt_tokens=config.data.max_prompt_length,
-        response_tokens=config.data.max_response_length,
-        mean_response_tokens=mean,
-        micro_tokens=_micro_tokens(config, longest),
-        passes=_passes(config, settings, scalarizer, passes, shape),
-        num_trained=(
-            shape.adapter_parameters(model.lora_rank, model.get("target_modules") or "all-linear")
-            if has_adapter
-            else shape.num_parameters
-        ),
-        num_gradients=passes.num_gradients,
-        checkpoints_activations=bool(model.enable_gradient_checkpointing),
-        logits_copies=1 if is_flash and not several else 2,
-        shards=fsdp.fsdp_size if fsdp.fsdp_size > 0 else cluster.num_gpus,
+    update = update_passes(config, settings, scalarizer)
+    sampling = _sampling(config, config.data.train_batch_size, node.rollout.n, mean_response)
+    return _step(
+        config,
+        shape,
+        cluster,
+        update,
+        num_rows=sampling.num_rows,
+        row_tokens=sampling.prompt_tokens + sampling.mean_response_tokens,
+        longest=sampling.longest,
+        micro_tokens=_micro_tokens(config, node.actor.ppo_mini_batch_size * node.rollout.n, sampling.longest),
+        passes=_passes(config, settings, scalarizer, update, shape),
+        sampling=sampling,
+        several_passes=update.backwards > 1 and settings.gradients.passes == "shared_forward",
         keeps_weights=settings.probe_source(scalarizer.requirements) == "backward",
-        holds_reference=settings.has_reference(config) and not has_adapter and not node.ref.fsdp_config.param_offload,
-        offloads_weights=bool(fsdp.param_offload),
-        offloads_optimizer=bool(fsdp.optimizer_offload),
-        compute_bytes=_NUMBER_BYTES.get(str(mixed.get("param_dtype", "bf16")), 2),
-        rollout_bytes=_NUMBER_BYTES.get(str(rollout.dtype), 2),
-        tensor_parallel=rollout.tensor_model_parallel_size,
-        memory_share=rollout.gpu_memory_utilization,
-        server_rows=rollout.max_num_seqs,
-        server_sleeps=bool(rollout.free_cache_engine),
+        holds_reference=_holds_reference(config, settings),
         num_column_objectives=len(settings.trained) if scalarizer.aggregator is not None else 0,
     )
 
 
-def _micro_tokens(config: DictConfig, longest: int) -> int:
-    """Of a micro-batch on each rank, no more than the rank has of a mini-batch."""
+def of_pairs(
+    config: DictConfig, settings: PreferenceSettings, shape: ModelShape, cluster: Cluster, mean_row: float | None
+) -> Workload:
+    """A step of `ctwa prefer` on a cluster.
+
+    Args:
+        config: the resolved config.
+        settings: our part of it, validated.
+        shape: the model's.
+        cluster: what it is to run on.
+        mean_row: tokens of a prompt with a response, as expected; None for as many as there may be.
+    """
+    update = pair_passes(settings)
+    return _step(
+        config,
+        shape,
+        cluster,
+        update,
+        **_pairs(config, settings.max_length, mean_row),
+        passes=_of_update(update, shape),
+        several_passes=update.backwards > 1 and settings.gradients.passes == "shared_forward",
+    )
+
+
+def of_samples(
+    config: DictConfig, settings: CaidSettings, shape: ModelShape, cluster: Cluster, mean_response: float | None
+) -> Workload:
+    """A step of `ctwa caid` on pairs of samples, and what a policy samples; arguments as of :func:`of_rewards`."""
+    num_samples = config.actor_rollout_ref.rollout.val_kwargs.n
+    sampling = _sampling(config, config.data.val_max_samples, num_samples, mean_response)
+    return _step(
+        config,
+        shape,
+        cluster,
+        UpdatePasses(),
+        **_pairs(config, sampling.longest, sampling.prompt_tokens + sampling.mean_response_tokens),
+        passes=_of_update(UpdatePasses(), shape),
+        sampling=sampling,
+        holds_reference=_holds_reference(config, settings),
+    )
+
+
+def _step(
+    config: DictConfig,
+    shape: ModelShape,
+    cluster: Cluster,
+    update: UpdatePasses,
+    *,
+    several_passes: bool = False,
+    **own: Any,
+) -> Workload:
+    """What the commands have in common: how the model is held, and what its passes compute in.
+
+    Args:
+        config: the resolved config.
+        shape: the model's.
+        cluster: what it is to run on.
+        update: its passes.
+        several_passes: whether several backward passes go through one graph.
+        own: of a command's :class:`Workload`.
+    """
+    model, fsdp = config.actor_rollout_ref.model, config.actor_rollout_ref.actor.fsdp_config
+    is_flash = attention_of(config).startswith("flash_attention")
+    mixed = fsdp.get("mixed_precision") or {}
+    return Workload(
+        shape=shape,
+        cluster=cluster,
+        num_trained=(
+            shape.adapter_parameters(model.lora_rank, model.get("target_modules") or "all-linear")
+            if model.get("lora_rank")
+            else shape.num_parameters
+        ),
+        counts_tokens=bool(config.actor_rollout_ref.actor.use_dynamic_bsz),
+        num_gradients=update.num_gradients,
+        checkpoints_activations=bool(model.enable_gradient_checkpointing),
+        logits_copies=1 if is_flash and not several_passes else 2,
+        shards=fsdp.fsdp_size if fsdp.fsdp_size > 0 else cluster.num_gpus,
+        offloads_weights=bool(fsdp.param_offload),
+        offloads_optimizer=bool(fsdp.optimizer_offload),
+        compute_bytes=_NUMBER_BYTES.get(str(mixed.get("param_dtype", "bf16")), 2),
+        **own,
+    )
+
+
+def _sampling(config: DictConfig, prompts: int, completions: int, mean_response: float | None) -> Sampling:
+    data, rollout = config.data, config.actor_rollout_ref.rollout
+    return Sampling(
+        prompts=prompts,
+        completions=completions,
+        prompt_tokens=data.max_prompt_length,
+        response_tokens=data.max_response_length,
+        mean_response_tokens=data.max_response_length if mean_response is None else mean_response,
+        number_bytes=_NUMBER_BYTES.get(str(rollout.dtype), 2),
+        tensor_parallel=rollout.tensor_model_parallel_size,
+        memory_share=rollout.gpu_memory_utilization,
+        max_rows=rollout.max_num_seqs,
+        sleeps=bool(rollout.free_cache_engine),
+    )
+
+
+def _pairs(config: DictConfig, longest: int, mean_row: float | None) -> dict[str, Any]:
+    """Of a step on pairs, both of whose responses are in one micro-batch."""
+    num = config.data.train_batch_size
+    return {
+        "num_rows": 2 * num,
+        "row_tokens": longest if mean_row is None else mean_row,
+        "longest": 2 * longest,
+        "micro_tokens": _micro_tokens(config, num, 2 * longest),
+        "has_pairs": True,
+    }
+
+
+def _micro_tokens(config: DictConfig, num: int, longest: int) -> int:
+    """Of a micro-batch on each rank, no more than the rank has.
+
+    Args:
+        config: the resolved config.
+        num: rows of a mini-batch, or pairs, on all ranks.
+        longest: tokens of one.
+    """
     actor = config.actor_rollout_ref.actor
-    rows = max(1, actor.ppo_mini_batch_size * config.actor_rollout_ref.rollout.n // num_data_ranks(config))
+    of_rank = max(1, num // num_data_ranks(config))
     if actor.use_dynamic_bsz:
-        return min(actor.ppo_max_token_len_per_gpu, rows * longest)
-    return min(actor.ppo_micro_batch_size_per_gpu or rows, rows) * longest
+        return int(min(actor.ppo_max_token_len_per_gpu, of_rank * longest))
+    return int(min(actor.ppo_micro_batch_size_per_gpu or of_rank, of_rank)) * longest
+
+
+def _holds_reference(config: DictConfig, settings: Settings) -> bool:
+    """Whether it stays on the GPU: that of an adapter is the model below it."""
+    node = config.actor_rollout_ref
+    is_a_model = settings.has_reference(config) and not node.model.get("lora_rank")
+    return is_a_model and not node.ref.fsdp_config.param_offload
 
 
 def _passes(
@@ -86,10 +195,15 @@ def _passes(
         + (settings.log_probs_source(scalarizer.requirements) == "post_update")
         + (settings.probe_source(scalarizer.requirements) == "backward")
     )
-    measured = min(update.last_layers or 0, shape.num_layers) / shape.num_layers
+    return _of_update(update, shape, log_probs=log_probs, epochs=config.actor_rollout_ref.actor.ppo_epochs)
+
+
+def _of_update(update: UpdatePasses, shape: ModelShape, *, log_probs: float = 0, epochs: int = 1) -> Passes:
+    """As passes of the whole depth; those that measure go through the last blocks alone."""
+    depth = min(update.last_layers or 0, shape.num_layers) / shape.num_layers
     return Passes(
         log_probs=log_probs,
         forwards=update.forwards + update.measured_forwards,
-        backwards=update.backwards + update.measured_backwards * measured,
-        epochs=config.actor_rollout_ref.actor.ppo_epochs,
+        backwards=update.backwards + update.measured_backwards * depth,
+        epochs=epochs,
     )

@@ -22,8 +22,9 @@ from ctwa.models.decoding import Sampling, end_tokens, generate_batch
 from ctwa.models.libraries import without_progress_bars
 from ctwa.models.seeds import completion_seed
 from ctwa.objectives.completion import Completion
+from ctwa.objectives.contract import need_ground_truth
 from ctwa.objectives.curriculum import MOST_SOURCES, source_named
-from ctwa.objectives.evaluator import Evaluation, RewardEvaluator, need_ground_truth
+from ctwa.objectives.evaluator import Evaluation, RewardEvaluator
 from ctwa.objectives.reference import ReferenceLength
 from ctwa.preference.schemas import BadRow
 from ctwa.preference.tokenization import ConversationTokenizer

@@ -42,7 +42,7 @@ class GradientPlan:
         half_N: the half of each completion of the step, int8, as ``halves_of`` gives it, and of each row on the way to
             the workers; with ``cross_fitted``.
         records: what was measured, one a mini-batch.
-        before: the aggregator as it was before the last mini-batch; None where that was not measured.
+        before: aggregator and mean as they were before the last mini-batch; None where that was not measured.
     """
 
     names: tuple[str, ...]
@@ -54,7 +54,7 @@ class GradientPlan:
     cross_fitted: CrossFittedGram | None = None
     half_N: Tensor | None = None
     records: list[GradientRecord] = field(default_factory=list)
-    before: Aggregator | None = None
+    before: tuple[Aggregator | None, CrossFittedGram | None] | None = None
 
     @property
     def measures(self) -> bool:
@@ -72,12 +72,15 @@ class GradientPlan:
         return 1 if self.cross_fitted is None else 2
 
     def observe(self, gram_HH: Tensor, num_rows: Sequence[int]) -> Tensor:
-        """Take up what a mini-batch's gradients gave; returns the plain Gram matrix (R, R).
+        """Take up what a mini-batch's gradients gave, for as long as its update is not left out.
+
+        Returns the plain Gram matrix (R, R).
 
         Args:
             gram_HH: inner products of all gradients that were taken.
             num_rows: the completions behind them: of each half, where there are two.
         """
+        self.before = copy.deepcopy((self.aggregator, self.cross_fitted))
         if self.cross_fitted is None:
             return gram_HH
         plain_RR, cross_RR = split_gram(gram_HH, num_rows)
@@ -86,11 +89,15 @@ class GradientPlan:
         return plain_RR
 
     def leave_out(self) -> None:
-        """The optimizer has left out the last mini-batch, though the objectives' gradients were finite."""
-        self.records[-1] = replace(self.records[-1], skipped=True)
-        self.aggregator = self.aggregator if self.before is None else self.before
-        assert self.aggregator is not None
-        self.aggregator.num_skipped += 1
+        """The optimizer has left out the last mini-batch, though the objectives' gradients were finite.
+
+        Nothing is learnt of it: what is remembered is as it was before.
+        """
+        if self.before is not None:
+            self.aggregator, self.cross_fitted = self.before
+        if self.aggregator is not None:
+            self.records[-1] = replace(self.records[-1], skipped=True)
+            self.aggregator.num_skipped += 1
 
     def for_solver(self, plain_MM: Tensor) -> tuple[Tensor, Tensor | None]:
         """The Gram matrix that the aggregator is to see, and its standard errors where they are known.
@@ -113,7 +120,6 @@ class GradientPlan:
         """
         assert self.aggregator is not None
         shown_MM, errors_MM = self.for_solver(plain_MM)
-        self.before = copy.deepcopy(self.aggregator)
         self.aggregator, solution, metrics = solve_once(
             self.aggregator,
             shown_MM,
@@ -125,10 +131,15 @@ class GradientPlan:
         self.records.append(GradientRecord(plain_MM, solution.weights_M, solution.skipped, metrics))
         return solution
 
-    def hold(self) -> Tensor:
-        """The weights of the last time, for a mini-batch that is not measured; it has a record, too."""
-        assert self.aggregator is not None
-        self.before, weights_M = None, self.aggregator.last_weights_M
+    def hold(self) -> Tensor | None:
+        """The weights of the last time, for a mini-batch that is not measured; it has a record, too.
+
+        None, and no record, where no aggregator weighs.
+        """
+        self.before = None
+        if self.aggregator is None:
+            return None
+        weights_M = self.aggregator.last_weights_M
         self.records.append(GradientRecord(None, weights_M, False, {}))
         return weights_M
 

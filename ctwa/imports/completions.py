@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from ctwa.errors import CtwaError
 from ctwa.imports.history import as_number
 from ctwa.run.jsonl import decode_line
+from ctwa.run.text import said
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def read_completions(folder: Path, objectives: Sequence[str]) -> Iterator[Comple
         split = "held-out" if path.parent.name.startswith(("eval", "val")) else "train"
         step = _step(path) or 0
         yield Completions(
-            step, split, [_text(row[prompt]) for row in rows], [_text(row[response]) for row in rows], rewards
+            step, split, [said(row[prompt]) for row in rows], [said(row[response]) for row in rows], rewards
         )
 
 
@@ -86,12 +87,3 @@ def _lines(path: Path) -> list[dict[str, Any]]:
         ]
     except ValueError as error:
         raise CtwaError(f"{path} is not JSON Lines ({error}): mend it, or leave it out") from error
-
-
-def _text(value: Any) -> str:
-    """A text, or that of a conversation's messages."""
-    if isinstance(value, list):
-        return "\n".join(_text(message) for message in value)
-    if isinstance(value, Mapping):
-        return _text(value.get("content") or "")
-    return str(value)

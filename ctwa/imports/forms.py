@@ -14,9 +14,8 @@ import csv
 import io
 import json
 import math
-import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,6 @@ _STEPS = ("train/global_step", "training/global_step", "trainer/global_step", "g
 """Where a row of Weights & Biases has its step: the trainer's own count before that of the calls to `log`."""
 PANEL = "a panel of Weights & Biases"
 """What may hold several runs."""
-_OF_A_PANEL = re.compile(r"(?P<run>.+?) - (?P<key>.+)")
 _PANEL_STEPS = ("Step", "train/global_step", "training/global_step", "trainer/global_step", "global_step")
 _BOUNDS = ("__MIN", "__MAX")
 
@@ -89,7 +87,7 @@ def _read_file(path: Path, run: str | None) -> History:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise CtwaError(f"{path} is no text: give {KNOWN}") from error
-    if path.suffix.lower() == ".csv":
+    if text.lstrip()[:1] not in ("", "{", "["):
         return _of_csv(path, text, run)
     rows = _json(path, text)
     if isinstance(rows, dict) and "log_history" in rows:
@@ -156,33 +154,57 @@ def _of_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> History:
 def _of_csv(path: Path, text: str, run: str | None) -> History:
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # a column may hold whole completions
     try:
-        reader = csv.DictReader(io.StringIO(text, newline=""))
-        columns = [column for column in reader.fieldnames or () if column]
-        rows = [{key: value for key, value in row.items() if key and value not in ("", None)} for row in reader]
+        header, separator = _header_of(text.lstrip())
+        columns = [column for column in header if column]
+        reader = csv.reader(io.StringIO(text.lstrip(), newline=""), delimiter=separator, skipinitialspace=True)
+        next(reader)
+        rows = [
+            {key: _in_points(value, separator) for key, value in zip(header, row, strict=False) if key and value}
+            for row in reader
+        ]
     except csv.Error as error:
         raise CtwaError(f"{path} is no CSV ({error}): give {KNOWN}") from error
     if twice := [column for column, times in Counter(columns).items() if times > 1]:
         raise CtwaError(f"{path} has the column {twice[0]} twice: leave one of them out")
     counted = next((column for column in _PANEL_STEPS if column in columns), None)
     parts = {
-        column: match
-        for column in columns
-        if not column.endswith(_BOUNDS) and (match := _OF_A_PANEL.fullmatch(column)) is not None
+        column: part for column in columns if not column.endswith(_BOUNDS) and all(part := _of_a_panel(column, run))
     }
     if counted is None or not parts:
         return _of_rows(path, rows)
-    chosen = _chosen(path, dict.fromkeys(match["run"] for match in parts.values()), run)
+    chosen = _chosen(path, list(dict.fromkeys(of for of, _ in parts.values())), run)
     history = History(PANEL)
     for row in rows:
         step = as_number(row.get(counted))
         if step is not None:
-            values = {match["key"]: row.get(column) for column, match in parts.items() if match["run"] == chosen}
-            history.add(step, values)
+            history.add(step, {key: row.get(column) for column, (of, key) in parts.items() if of == chosen})
     return history
 
 
-def _chosen(path: Path, runs: Iterable[str], run: str | None) -> str:
-    known = [each for each in runs if not each.endswith(tuple(f" - _{word}" for word in ("step", "timestamp")))]
+def _header_of(text: str) -> tuple[list[str], str]:
+    """The columns of a CSV, and what is between them: a comma, or what a spreadsheet may have made of it."""
+    headers = {
+        separator: next(csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True))
+        for separator in ",;\t"
+    }
+    separator = max(headers, key=lambda each: len(headers[each]))
+    return [column.strip() for column in headers[separator]], separator
+
+
+def _in_points(value: str, separator: str) -> str:
+    """A spreadsheet that writes semicolons writes decimal commas."""
+    return value.replace(",", ".") if separator == ";" else value
+
+
+def _of_a_panel(column: str, run: str | None) -> tuple[str, str]:
+    """The run and the metric of a panel's column; "" where it is none. Both may have a dash in them."""
+    if run is not None and column.startswith(f"{run} - "):
+        return run, column.removeprefix(f"{run} - ")
+    of, _, key = column.rpartition(" - ")
+    return of, key
+
+
+def _chosen(path: Path, known: list[str], run: str | None) -> str:
     if run is None and len(known) == 1:
         return known[0]
     if run not in known:

@@ -66,12 +66,16 @@ def merged(histories: Sequence[History]) -> History:
 
 def _see_that_they_agree(step: int, known: Mapping[str, float], metrics: Mapping[str, float]) -> None:
     for key in known.keys() & metrics.keys():
-        both = known[key], metrics[key]
-        if all(map(math.isfinite, both)) and not math.isclose(*both, rel_tol=_SAME, abs_tol=_SAME):
+        if differ(known[key], metrics[key]):
             raise CtwaError(
-                f"the logs differ at step {step}: {key} is {both[0]:g} in one and {both[1]:g} in another; give the logs"
-                " of one run, and import each run into a folder of its own"
+                f"the logs differ at step {step}: {key} is {known[key]:g} in one and {metrics[key]:g} in another; give"
+                " the logs of one run, and import each run into a folder of its own"
             )
+
+
+def differ(one: float, other: float) -> bool:
+    """Whether two logged numbers cannot be one: by more than rounding."""
+    return math.isfinite(one) and math.isfinite(other) and not math.isclose(one, other, rel_tol=_SAME, abs_tol=_SAME)
 
 
 def _as_step(value: Any) -> int:

@@ -10,7 +10,7 @@ from statistics import fmean
 
 from ctwa import metrics as key_of
 from ctwa.errors import CtwaError
-from ctwa.imports.history import History
+from ctwa.imports.history import History, differ
 
 _TRAINING = (
     re.compile(r"(?:train/)?rewards/(?P<name>[^/]+)/(?P<what>mean|std)"),  # TRL
@@ -47,14 +47,15 @@ class Naming:
 
     Attributes:
         objectives: their names.
-        origins: by a name of ctwa's, the metrics that it is: several where validation files each have one.
+        origins: by a name of ctwa's, the metrics that it is: several where validation files each have one, or where
+            two loggers call one number differently.
     """
 
     objectives: tuple[str, ...]
     origins: dict[str, tuple[str, ...]]
 
     def renamed(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        """The metrics of a step by ctwa's names. What is logged by source is the mean over the sources."""
+        """The metrics of a step by ctwa's names. What several metrics are is their mean."""
         found = {}
         for name, keys in self.origins.items():
             values = [metrics[key] for key in keys if key in metrics]
@@ -72,35 +73,56 @@ def find_names(history: History, objectives: Mapping[str, str], held_out: Mappin
         held_out: objective -> the metric that is its mean reward on held-out problems.
 
     Raises:
-        CtwaError: no metric is known to be a reward, or one that was named is not there.
+        CtwaError: no metric is known to be a reward, one that was named is not there, or two that are known by name
+            for the same reward differ.
     """
     keys = history.keys
     for option, given in (("--objective", objectives), ("--held-out", held_out)):
         for name, key in given.items():
             _see(option, name, key, keys)
     by_ctwa = any(re.fullmatch(r"objective/.+/mean", key) for key in keys)  # which wrote them, by way of a logger
-    origins = _as_they_are(keys) if by_ctwa else _by_pattern(keys)
+    named = {*objectives.values(), *held_out.values()}  # what the user gives a name has that one alone
+    others = [key for key in keys if key not in named]
+    origins = _as_they_are(others) if by_ctwa else _by_pattern(others)
     origins |= {key_of.objective_mean(name): (key,) for name, key in objectives.items()}
     origins |= {key_of.validation(name): (key,) for name, key in held_out.items()}
-    names = key_of.objectives_in(origins)
+    names = list(dict.fromkeys([*key_of.objectives_in(origins), *held_out]))
     if not names:
         raise CtwaError(
             "no metric is known to be the mean of one reward: name each by --objective NAME=METRIC (training) or"
             f" --held-out NAME=METRIC; {_candidates(keys)}"
         )
+    for name, found in origins.items():
+        if key_of.parse(name).family == "objective":
+            _see_that_they_agree(name, found, history)
     return Naming(tuple(names), {key: of for key, of in origins.items() if _is_of(key, names)})
 
 
 def _is_of(key: str, names: Sequence[str]) -> bool:
-    """Whether a metric is not the validation of what is no objective in training, as verl's accuracy may be."""
+    """Whether a metric is not of what is no objective: verl's accuracy may be validated and not trained on."""
     metric = key_of.parse(key)
-    validates = metric.family in ("val", "val_source") and key != key_of.VALIDATION_LENGTH
-    return not validates or metric.objective in names
+    is_rewards = metric.family in ("objective", "val", "val_source") and key != key_of.VALIDATION_LENGTH
+    return not is_rewards or metric.objective in names
+
+
+def _see_that_they_agree(name: str, keys: Sequence[str], history: History) -> None:
+    """Refuse several metrics for one number that differ."""
+    for step, metrics in history.steps.items():
+        first, *others = [key for key in keys if key in metrics] or [""]
+        for other in others:
+            if differ(metrics[first], metrics[other]):
+                objective = key_of.parse(name).objective
+                raise CtwaError(
+                    f"both {first} and {other} look like the reward {objective}, and at step {step} they are "
+                    f"{metrics[first]:g} and {metrics[other]:g}: choose one by --objective {objective}=METRIC"
+                )
 
 
 def _see(option: str, name: str, key: str, keys: Sequence[str]) -> None:
-    if not name or "/" in name:
-        raise CtwaError(f"{option}: an objective cannot be called {name!r}: give it a name, without a slash")
+    try:
+        key_of.check_name(name)
+    except CtwaError as error:
+        raise CtwaError(f"{option}: {error}") from error
     if key not in keys:
         near = get_close_matches(key, keys, n=5, cutoff=0.4)
         hint = f"did you mean {', '.join(near)}?" if near else _candidates(keys)
@@ -112,12 +134,14 @@ def _as_they_are(keys: Iterable[str]) -> dict[str, tuple[str, ...]]:
 
 
 def _by_pattern(keys: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    training: dict[str, tuple[str, ...]] = {}
+    training: dict[str, list[str]] = {}
     held_out: dict[str, dict[str, str]] = {}
     other: dict[str, tuple[str, ...]] = {}
     for key in keys:
         if (match := _match(_TRAINING, key)) is not None:
-            training[key_of.objective(match["name"], match.groupdict().get("what") or "mean")] = (key,)
+            training.setdefault(key_of.objective(match["name"], match.groupdict().get("what") or "mean"), []).append(
+                key
+            )
         elif (match := _match(_HELD_OUT, key)) is not None:
             held_out.setdefault(match["name"], {})[match.groupdict().get("source") or ""] = key
         else:
@@ -128,7 +152,7 @@ def _by_pattern(keys: Iterable[str]) -> dict[str, tuple[str, ...]]:
         validated[key_of.validation(name)] = tuple(by_source.values())
         if len(by_source) > 1:
             validated |= {key_of.validation_of_source(name, source): (key,) for source, key in by_source.items()}
-    return training | validated | other
+    return {name: tuple(same) for name, same in training.items()} | validated | other
 
 
 def _match(patterns: Iterable[re.Pattern[str]], key: str) -> re.Match[str] | None:

@@ -1,14 +1,17 @@
-"""Calls of reward functions, and the queue in which they wait for a worker."""
+"""Calls of reward functions: which ones completions need, and the queue in which they wait for a worker."""
 
 from __future__ import annotations
 
+import pickle
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 
-from ctwa.objectives.contract import Outcome
+from ctwa.objectives.completion import Completion
+from ctwa.objectives.config import ObjectiveConfig
+from ctwa.objectives.contract import Contract, Outcome
 
 # Calls sent together: enough that sending costs little, few enough that the workers end at the same time.
 MAX_CHUNK = 16
@@ -139,3 +142,50 @@ class CallQueue:
     def _wake(self) -> None:
         for wake in self._listeners:
             wake()
+
+
+def plan(
+    objectives: Mapping[str, ObjectiveConfig],
+    contracts: Sequence[Contract],
+    rows: Sequence[int],
+    completions: Sequence[Completion],
+    group_N: Sequence[int],
+) -> list[Call]:
+    """The calls that completions need, which are of whole prompts, with those of a batch's rows that each scores.
+
+    Each function is called on the completions that its objective applies to; one that several share is called once.
+    """
+    calls, first_of = [], sharing(objectives)
+    for index, ((name, objective), contract) in enumerate(zip(objectives.items(), contracts, strict=True)):
+        if name not in first_of:
+            continue
+        places_by_group: dict[int, list[int]] = {}
+        for place, (completion, group) in enumerate(zip(completions, group_N, strict=True)):
+            if objective.applies(completion):
+                places_by_group.setdefault(int(group), []).append(place)
+        together = list(places_by_group.values())
+        if not contract.is_group:
+            together = [[place] for place in sorted(place for places in together for place in places)]
+        for places in together:
+            arguments = {**contract.collect([completions[place] for place in places]), **objective.kwargs}
+            payload = pickle.dumps(arguments, pickle.HIGHEST_PROTOCOL)
+            calls.append(Call(index, payload, tuple(rows[place] for place in places)))
+    return calls
+
+
+def kinds(objectives: Mapping[str, ObjectiveConfig], contracts: Sequence[Contract]) -> list[Kind]:
+    """What the calls of each objective have in common."""
+    return [
+        Kind(objective.timeout, contract.is_async)
+        for objective, contract in zip(objectives.values(), contracts, strict=True)
+    ]
+
+
+def sharing(objectives: Mapping[str, ObjectiveConfig]) -> dict[str, list[str]]:
+    """By the first of the objectives that one call serves, all of them: those that take a key of what it returns."""
+    together: dict[str, list[str]] = {}
+    for name, objective in objectives.items():
+        others = (first for first in together if objective.key and objectives[first].key)
+        first = next((each for each in others if objective.shares_calls_with(objectives[each])), name)
+        together.setdefault(first, []).append(name)
+    return together

@@ -19,12 +19,11 @@ from ctwa.data.reading import first_rows
 from ctwa.data.rows import row_fault
 from ctwa.data.settings import RowSettings
 from ctwa.errors import CtwaError
-from ctwa.objectives.calls import CallQueue
+from ctwa.objectives.calls import CallQueue, kinds, plan
 from ctwa.objectives.completion import Completion, Moment
 from ctwa.objectives.config import parse_objectives
-from ctwa.objectives.contract import Outcome, shortened
+from ctwa.objectives.contract import Outcome, need_ground_truth, shortened
 from ctwa.objectives.conventions import column_fault
-from ctwa.objectives.evaluator import kinds, need_ground_truth, plan
 from ctwa.objectives.loading import resolve_spec, split_spec
 from ctwa.objectives.messages import Function
 from ctwa.objectives.pool import WorkerPool

@@ -264,3 +264,13 @@ def _described(value: Any) -> str:
 
 def _quoted(names: Any) -> str:
     return ", ".join(f"'{name}'" for name in names)
+
+
+def need_ground_truth(contracts: Mapping[str, Contract]) -> list[str]:
+    """The objectives that cannot do without a ground truth: their functions take it and have no default for it."""
+    return [
+        name
+        for name, contract in contracts.items()
+        if any(each in contract.required for each in ("ground_truth", "ground_truths"))
+        or (contract.convention == "rollout" and "answer" in contract.required)
+    ]

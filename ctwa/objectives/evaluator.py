@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from typing import Self
 from ctwa import metrics as key_of
 from ctwa.batch import RewardMatrix
 from ctwa.errors import CtwaError
-from ctwa.objectives.calls import Call, CallQueue, Kind
+from ctwa.objectives.calls import Call, CallQueue, kinds, plan, sharing
 from ctwa.objectives.completion import Completion
 from ctwa.objectives.config import ObjectiveConfig, check_objectives
 from ctwa.objectives.contract import Contract, Outcome, Reason
@@ -353,60 +352,3 @@ def _functions(objectives: Mapping[str, ObjectiveConfig]) -> list[Function]:
         )
         for name, objective in objectives.items()
     ]
-
-
-def sharing(objectives: Mapping[str, ObjectiveConfig]) -> dict[str, list[str]]:
-    """By the first of the objectives that one call serves, all of them: those that take a key of what it returns."""
-    together: dict[str, list[str]] = {}
-    for name, objective in objectives.items():
-        others = (first for first in together if objective.key and objectives[first].key)
-        first = next((each for each in others if objective.shares_calls_with(objectives[each])), name)
-        together.setdefault(first, []).append(name)
-    return together
-
-
-def need_ground_truth(contracts: Mapping[str, Contract]) -> list[str]:
-    """The objectives that cannot do without a ground truth: their functions take it and have no default for it."""
-    return [
-        name
-        for name, contract in contracts.items()
-        if any(each in contract.required for each in ("ground_truth", "ground_truths"))
-        or (contract.convention == "rollout" and "answer" in contract.required)
-    ]
-
-
-def kinds(objectives: Mapping[str, ObjectiveConfig], contracts: Sequence[Contract]) -> list[Kind]:
-    """What the calls of each objective have in common."""
-    return [
-        Kind(objective.timeout, contract.is_async)
-        for objective, contract in zip(objectives.values(), contracts, strict=True)
-    ]
-
-
-def plan(
-    objectives: Mapping[str, ObjectiveConfig],
-    contracts: Sequence[Contract],
-    rows: Sequence[int],
-    completions: Sequence[Completion],
-    group_N: Sequence[int],
-) -> list[Call]:
-    """The calls that completions need, which are of whole prompts, with those of a batch's rows that each scores.
-
-    Each function is called on the completions that its objective applies to; one that several share is called once.
-    """
-    calls, first_of = [], sharing(objectives)
-    for index, ((name, objective), contract) in enumerate(zip(objectives.items(), contracts, strict=True)):
-        if name not in first_of:
-            continue
-        places_by_group: dict[int, list[int]] = {}
-        for place, (completion, group) in enumerate(zip(completions, group_N, strict=True)):
-            if objective.applies(completion):
-                places_by_group.setdefault(int(group), []).append(place)
-        together = list(places_by_group.values())
-        if not contract.is_group:
-            together = [[place] for place in sorted(place for places in together for place in places)]
-        for places in together:
-            arguments = {**contract.collect([completions[place] for place in places]), **objective.kwargs}
-            payload = pickle.dumps(arguments, pickle.HIGHEST_PROTOCOL)
-            calls.append(Call(index, payload, tuple(rows[place] for place in places)))
-    return calls

@@ -30,7 +30,7 @@ def model_card(run: RunTrace, step: int, *, is_adapter: bool = False, template: 
     began.append(f"; step {step}" + (f" of {info.num_steps}, seed {info.seed}" if info is not None else "") + ".")
     lines = ["---", *front, "---", "", "# " + run.folder.path.resolve().name, "", "".join(began), ""]
     lines += [f"Results: {run.result}.", ""]
-    lines += table(("objective", "weight", "before", "after"), [_row(run, name, step) for name in run.objectives])
+    lines.append(table(("objective", "weight", "before", "after"), [_row(run, name, step) for name in run.objectives]))
     if template is not None:
         lines += ["", "It reads in its prompt how to weigh the objectives. The user's last message is to be:", ""]
         lines += ["```text", template, "```"]

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from ctwa.report.compare import Comparison, interval_text
 from ctwa.report.groups import Group
-from ctwa.report.story import Story, once
+from ctwa.report.story import Story
 from ctwa.report.summary import read_and_tell
 from ctwa.report.verdict import verdict_rows
-from ctwa.run.text import clean
+from ctwa.run.text import clean, code_parts
 
 _SPECIAL = re.compile(r"([\\`*\[\]<>|#~&]|(?<!\w)_|_(?!\w))")
 
@@ -40,8 +40,8 @@ def _lines(groups: Sequence[Group], comparison: Comparison | None, story: Story)
         )
         for row in verdict_rows(groups)
     ]
-    yield from table(header, rows) if several else table(header[:1] + header[2:], [row[:1] + row[2:] for row in rows])
-    yield from _listed(f"What the method{'s' * several} did", [_of(several, *row) for row in once(story.methods)])
+    yield table(header, rows) if several else table(header[:1] + header[2:], [row[:1] + row[2:] for row in rows])
+    yield from _listed(f"What the method{'s' * several} did", [_of(several, *row) for row in story.methods])
     yield from _listed("What to try", map(_with_code, story.advice))
     if comparison is not None:
         names = comparison.objectives
@@ -71,13 +71,12 @@ def _lines(groups: Sequence[Group], comparison: Comparison | None, story: Story)
 
 
 def _of(several: bool, method: str, text: str) -> str:
-    return f"{f'**{plain(method)}** ' if several and method else ''}{plain(text)}"
+    return f"{f'**{plain(method)}** ' if several else ''}{plain(text)}"
 
 
 def _with_code(text: str) -> str:
     """A sentence of ours, in which commands stand between backticks."""
-    parts = clean(text).split("`")
-    return "".join(f"`{part}`" if index % 2 else plain(part) for index, part in enumerate(parts))
+    return "".join(f"`{part}`" if is_code else plain(part) for part, is_code in code_parts(clean(text)))
 
 
 def _listed(title: str, lines: Iterable[str]) -> Iterable[str]:
@@ -85,8 +84,8 @@ def _listed(title: str, lines: Iterable[str]) -> Iterable[str]:
     return ["", f"{title}:", "", *items] if items else []
 
 
-def _folded(title: str, lines: Iterable[str]) -> Iterable[str]:
-    return ["", f"<details><summary>{plain(title)}</summary>", "", *lines, "", "</details>", ""]
+def _folded(title: str, text: str) -> Iterable[str]:
+    return ["", f"<details><summary>{plain(title)}</summary>", "", text, "", "</details>", ""]
 
 
 def base_name(model: str) -> str:
@@ -95,10 +94,10 @@ def base_name(model: str) -> str:
     return model if on_a_hub else Path(model).name
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A table of cells that are Markdown already."""
-    lines = [header, ["---"] * len(header), *rows]
-    return [f"| {' | '.join(line)} |" for line in lines]
+    lines: list[Sequence[object]] = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
 def plain(text: str) -> str:

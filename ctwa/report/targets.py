@@ -50,11 +50,12 @@ class Suggestion:
 
 @dataclass(frozen=True)
 class Suggestions:
-    """The targets of a run's objectives."""
+    """The targets of a run's objectives; ``in_python`` as in `RunInfo`."""
 
     method: str
     num_steps: int
     objectives: dict[str, Suggestion]
+    in_python: bool = False
 
     @property
     def overrides(self) -> list[str]:
@@ -85,7 +86,13 @@ def suggest_targets(paths: Sequence[Path | str]) -> Suggestions:
     suggestions = {
         name: _suggest(group, name, judged[name].word if name in judged else "unknown") for name in group.objectives
     }
-    return Suggestions(group.runs[0].method, max(run.last_step for run in group.runs), suggestions)
+    info = group.runs[0].info
+    return Suggestions(
+        group.runs[0].method,
+        max(run.last_step for run in group.runs),
+        suggestions,
+        in_python=info is not None and info.in_python,
+    )
 
 
 def _suggest(group: Group, name: str, word: str) -> Suggestion:
@@ -124,6 +131,11 @@ def suggestions_text(found: Suggestions) -> str:
         RULE,
         "",
     ]
+    if found.in_python:
+        targets = {name: each.target for name, each in found.objectives.items()}
+        return "\n".join(
+            [*lines, 'Give the trainer method="ctwa", or a loop the options of it, and these:', f"  {targets=}"]
+        )
     if all(re.fullmatch(r"\w[\w-]*", name, re.ASCII) for name in found.objectives):
         return "\n".join([*lines, "Add to the command that trained it:", f"  {shlex.join(found.overrides)}"])
     return "\n".join([*lines, "Add to the run's YAML, and method=ctwa to the command:", *_yaml(found.objectives)])

@@ -19,6 +19,7 @@ from ctwa.run.text import Points, number
 SIGMAS = 1.96  # standard errors, at 95 %
 COLUMNS = ("start", "best", "at step", "end", "change", "worst drop", "at step")
 _MARKS = {"gained": "▲", "kept": "=", "lost": "▼", "unknown": "?"}
+_ROUNDING = 1e-9  # of a mean, to its size: what does not change may still differ in its last digits
 _OF_DIFFERENCES = SIGMAS * math.sqrt(2)  # standard errors of one of two results
 
 
@@ -45,10 +46,15 @@ class ObjectiveSummary:
         highest, drawdown, drawdown_step = known[0][1] if known else math.nan, 0.0, points[0][0]
         for step, value in known:
             highest = max(highest, value)
-            if highest - value > drawdown:
+            if _difference(highest, value) > drawdown:
                 drawdown, drawdown_step = highest - value, step
         start, end = points[0][1], points[-1][1]
-        return cls(start, best, best_step, end, end - start, drawdown, drawdown_step)
+        return cls(start, best, best_step, end, _difference(end, start), drawdown, drawdown_step)
+
+
+def _difference(one: float, other: float) -> float:
+    """What one value is above another; 0 where that is rounding."""
+    return 0.0 if abs(one - other) <= _ROUNDING * max(abs(one), abs(other)) else one - other
 
 
 def cells(objective: ObjectiveSummary) -> tuple[str, ...]:
@@ -95,7 +101,8 @@ def judge(points: Points, standard_error: float | None = None) -> Verdict:
     points, every = [point for point in points if math.isfinite(point[1])], points
     if not math.isfinite(summary.change):
         return Verdict("unknown", _unknown(every, points), summary, None, 0.0)
-    margin = _OF_DIFFERENCES * (_jitter([value for _, value in points]) if standard_error is None else standard_error)
+    noise = _jitter([value for _, value in points]) if standard_error is None else standard_error
+    margin = max(_OF_DIFFERENCES * noise, _ROUNDING * max(abs(value) for _, value in points))
     below = _spans(points, summary.start - margin)
     dip = None
     lost = summary.best - summary.end > margin
@@ -116,7 +123,7 @@ def judge(points: Points, standard_error: float | None = None) -> Verdict:
         first, last = below[0][0], below[-1][1]
         dip = (summary.start - min(value for step, value in points if first <= step <= last), first, last)
         text += "; below its start in " + " and ".join(_span(*span) for span in below[:3])
-        text += f" and {len(below) - 3} times more" if below[3:] else ""
+        text += f" and {'once' if len(below) == 4 else f'{len(below) - 3} times'} more" if below[3:] else ""
     return Verdict(word, text, summary, _drawdown_steps(points, summary), margin, dip)
 
 

@@ -45,6 +45,7 @@ class RunInfo(BaseModel):
     result: str = "mean reward on held-out problems"  # what a validation measures
     covariances: bool = True  # whether steps measure the rewards' covariances with the update
     decoding: str = ""  # how its prompts are completed
+    in_python: bool = False  # whether its settings are arguments in a script, and no configuration of `ctwa train`
     versions: dict[str, str] = {}
     alarms: AlarmLimits = AlarmLimits()
     created: float = Field(default_factory=time.time)  # s since 1970

@@ -1,7 +1,9 @@
 """Numbers, names and tables as plain text that keeps its columns in a terminal, a log file and a README."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from math import isfinite, isnan
+from typing import Any
 
 from rich.cells import cell_len, set_cell_size
 
@@ -58,6 +60,25 @@ def listed(words: Sequence[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
+def said(value: Any) -> str:
+    """What stands in a text, a message of a conversation or a list of these: the texts and the calls of tools."""
+    if isinstance(value, list | tuple):
+        return "\n".join(filter(None, map(said, value)))
+    if not isinstance(value, Mapping):
+        return "" if value is None else str(value)
+    if "content" not in value and "type" in value:  # a part of a message: a text, or a picture
+        return str(value.get("text") or f"[{value['type']}]")
+    return "\n".join(filter(None, [said(value.get("content")), *map(_called, value.get("tool_calls") or ())]))
+
+
+def _called(call: Mapping[str, Any]) -> str:
+    function = call.get("function") or call
+    arguments = function.get("arguments")
+    if not isinstance(arguments, str):
+        arguments = json.dumps(arguments, ensure_ascii=False, default=str)
+    return f"{function.get('name')}({arguments})"
+
+
 def sparkline(values: Sequence[float], low: float, high: float) -> str:
     """One character a value, ▁ at `low` and █ at `high`; ▄ for all where the two are equal."""
     if low == high:
@@ -78,3 +99,14 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1
         ]
         lines.append("  ".join(padded).rstrip())
     return lines
+
+
+def code_parts(text: str) -> list[tuple[str, bool]]:
+    """A sentence in parts, each with whether it is code: what stands between two backticks.
+
+    All of it is text where backticks are odd in number, for then one of them is part of a name.
+    """
+    parts = text.split("`")
+    if len(parts) % 2 == 0:
+        return [(text, False)]
+    return [(part, index % 2 == 1) for index, part in enumerate(parts)]

@@ -126,7 +126,7 @@ class TraceWriter(JsonLinesWriter):
             CtwaError: the step is no whole number or not after the last one, so that it would be there twice; or a
                 metric is not a number.
         """
-        check_count("step", step, 0)
+        step = check_count("step", step, 0)
         if step <= self.last_step:
             raise CtwaError(
                 f"step {step} comes after step {self.last_step}, which has its record: write each step once, in order"

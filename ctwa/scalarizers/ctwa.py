@@ -9,7 +9,7 @@ from pydantic import model_validator
 from torch import Tensor
 
 from ctwa import metrics as key_of
-from ctwa.arguments import check_names, is_finite
+from ctwa.arguments import check_kind, is_finite
 from ctwa.batch import Rollout, Update
 from ctwa.covariance.diagnostics import finite
 from ctwa.covariance.feasibility import reward_covariance, target_feasibility
@@ -19,6 +19,7 @@ from ctwa.errors import CtwaError, shown
 from ctwa.method_info import MethodInfo
 from ctwa.scalarizers.base import Estimate, Requirements, Scalarizer, weighted_advantages
 from ctwa.scalarizers.controller import ControllerOptions, WeightController
+from ctwa.scalarizers.per_objective import check_names
 from ctwa.solvers.fallbacks import count_fallbacks
 
 
@@ -98,13 +99,9 @@ class CTWA(Scalarizer):
 
     def __init__(self, config: CtwaConfig, weights: Mapping[str, float], *, targets: Mapping[str, float]) -> None:
         super().__init__(config, weights)
-        check_names(targets, weights, "the covariance targets")
-        for name, target in targets.items():
-            if not is_finite(target):
-                raise CtwaError(f"the covariance target of '{name}' is {shown(target)}; write a finite number")
+        _check_targets(targets, weights)
         gates = config.gate_targets or {}
-        if unknown := sorted(gates.keys() - targets.keys()):
-            raise CtwaError(f"gate_targets names {unknown}, which are not objectives; write some of {list(targets)}")
+        check_names("gate_targets", gates, targets)
         if config.preset == "published-code" and gates.keys() != targets.keys():
             raise CtwaError(
                 f"the preset 'published-code' gates every objective; add gate_targets with {list(targets)} "
@@ -193,3 +190,18 @@ class CTWA(Scalarizer):
             std_M = covariance_MM.diagonal().clamp(min=1e-12).sqrt()
             covariance_MM = covariance_MM / (std_M[:, None] * std_M)
         return target_feasibility(covariance_MM, self._controller.targets_M).value
+
+
+def _check_targets(targets: Mapping[str, float], weights: Mapping[str, float]) -> None:
+    """Refuse what is not a finite target of every objective."""
+    check_kind("targets", targets, Mapping, "a number for each objective, by name")
+    check_names("targets", targets, weights)
+    if without := [name for name in weights if name not in targets]:
+        raise CtwaError(
+            f"ctwa wants a covariance target of every objective, and {', '.join(without)} "
+            f"{'has' if len(without) == 1 else 'have'} none: write ctwa.objectives.{without[0]}.target in a "
+            f"configuration, and in Python targets={{'{without[0]}': 0.1, ...}}"
+        )
+    for name, target in targets.items():
+        if not is_finite(target):
+            raise CtwaError(f"the covariance target of '{name}' is {shown(target)}; write a finite number")

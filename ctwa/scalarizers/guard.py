@@ -135,8 +135,9 @@ class Guard(Scalarizer):
             raise CtwaError(
                 f"objective '{name}' has the reward {float(rewards.rewards_NM[row, column])} in row {row}, and the "
                 f"method guard takes it to be between {float(self._lowest_M[column]):g} and "
-                f"{float(self._highest_M[column]):g}; write what it is between in "
-                f"+ctwa.method.bounds.{name}=[LOWEST,HIGHEST], or ctwa.objectives.{name}.transform=sigmoid"
+                f"{float(self._highest_M[column]):g}; write what it is between as the "
+                f"method's option bounds={{{name}: [LOWEST, HIGHEST]}} (in a configuration "
+                f"+ctwa.method.bounds.{name}=[LOWEST,HIGHEST], or ctwa.objectives.{name}.transform=sigmoid)"
             )
         return guarded_sum(values_NM, weights_in_score(rollout, self.names, self._weights_M), self.gates_M)
 

@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import BeforeValidator, Field
 from torch import Tensor
 
+from ctwa.arguments import is_finite
 from ctwa.batch import Rollout, Update
 from ctwa.errors import CtwaError
 from ctwa.method_info import MethodInfo, Options
@@ -182,7 +183,7 @@ class Hypervolume(Scalarizer):
 
     def _take(self, scores: Mapping[str, float]) -> None:
         """Add one point to the front and set the multiplier; the first is the reference point."""
-        if not all(math.isfinite(scores.get(name, math.nan)) for name in self.names):
+        if not all(is_finite(scores.get(name)) for name in self.names):
             self._num_held += 1
             return
         point = {name: scores[name] / self._scales[name] for name in self.names}

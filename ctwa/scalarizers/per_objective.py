@@ -24,7 +24,7 @@ def check_names(option: str, named: Iterable[str], objectives: Mapping[str, floa
         named: the names it has.
         objectives: the objectives, by name.
     """
-    if unknown := sorted(set(named) - set(objectives)):
+    if unknown := sorted(set(named) - set(objectives), key=str):
         raise CtwaError(f"{option} names {unknown}, which are not objectives; write some of {sorted(objectives)}")
 
 

@@ -107,7 +107,8 @@ class Product(Scalarizer):
         if float(scores_N.nan_to_num(nan=0.0).max()) > _LARGEST:
             raise CtwaError(
                 f"the method product makes scores beyond {_LARGEST:g} of these rewards, with which no statistics can "
-                "be made: write a smaller exponent, or scale the rewards down (ctwa.objectives.NAME.scale)"
+                "be made: write a smaller exponent, or scale the rewards down (in a configuration "
+                "ctwa.objectives.NAME.scale)"
             )
         return scores_N
 

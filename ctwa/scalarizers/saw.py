@@ -100,7 +100,7 @@ class Saw(Scalarizer):
                 raise CtwaError(
                     f"objective '{name}' has the reward {float(values.min())}, and the method saw takes {lowest} for "
                     "the least that there can be; write the least reward as the method's option "
-                    f"lowest={{{name}: NUMBER}}, or bound the reward (ctwa.objectives.{name}.clip)"
+                    f"lowest={{{name}: NUMBER}}, or bound the reward (in a configuration ctwa.objectives.{name}.clip)"
                 )
             shifted = values - lowest + self.config.delta
             spread = float(shifted.std()) if len(shifted) > 1 else 0.0

@@ -22,7 +22,7 @@ suppress_warnings = ["myst.header", "ref.python"]
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_default_options = {"members": True, "show-inheritance": True}
-autodoc_mock_imports: list[str] = []
+autodoc_mock_imports = ["trl"]  # not beside verl, which the commands' reference is made with
 default_role = "code"  # docstrings write `name` for code
 napoleon_google_docstring, napoleon_numpy_docstring = True, False
 

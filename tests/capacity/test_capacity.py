@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,11 @@ from ctwa.capacity.hardware import GPUS, Cluster, read_cluster
 from ctwa.capacity.remedies import faults, remedies
 from ctwa.capacity.seconds import Rates
 from ctwa.capacity.shape import ModelShape, read_shape, shape_of
-from ctwa.capacity.workload import Passes, Workload
+from ctwa.capacity.workload import Passes, Sampling, Workload
 from ctwa.cli import app
 from ctwa.errors import CtwaError
+from ctwa.gradients.store import GradientStore
+from ctwa.preference.losses import PairLogProbs, SimpoLoss, objective_losses
 
 GB = 1e9
 SMALL: dict[str, Any] = {
@@ -44,16 +48,21 @@ SHAPE = ModelShape(
 STEP = Workload(
     shape=SHAPE,
     cluster=Cluster(GPUS["H100"], 1, 8),
-    prompts=128,
-    completions=8,
-    prompt_tokens=512,
-    response_tokens=1536,
-    mean_response_tokens=1536,
+    num_rows=1024,
+    row_tokens=2048,
+    longest=2048,
     micro_tokens=16_384,
     passes=Passes(log_probs=2, forwards=1, backwards=1),
     num_trained=SHAPE.num_parameters,
+    sampling=Sampling(prompts=128, completions=8, prompt_tokens=512, response_tokens=1536, mean_response_tokens=1536),
     shards=8,
 )
+PAIRS = replace(STEP, num_rows=64, longest=4096, sampling=None, has_pairs=True, passes=Passes(0, 1, 1))
+
+
+def served(step: Workload, **changes: Any) -> Workload:
+    """With another server."""
+    return replace(step, sampling=replace(step.served, **changes))
 
 
 def model_of(kind: type = LlamaConfig, **sizes: int) -> Any:
@@ -95,8 +104,8 @@ class TestByHand:
         assert memory.cache(STEP) == 40e9 - 14e9 - memory.SERVER_SPARE
         assert memory.cache_token(STEP) == 2 * 30 * 8 * 128 * 2
         assert memory.cached_rows(STEP) == int(24e9 / (122_880 * 2048))
-        assert memory.cache(replace(STEP, tensor_parallel=4)) == 40e9 - 3.5e9 - memory.SERVER_SPARE
-        assert memory.cache_token(replace(STEP, tensor_parallel=16)) == 2 * 30 * 1 * 128 * 2  # heads are copied
+        assert memory.cache(served(STEP, tensor_parallel=4)) == 40e9 - 3.5e9 - memory.SERVER_SPARE
+        assert memory.cache_token(served(STEP, tensor_parallel=16)) == 2 * 30 * 1 * 128 * 2  # heads are copied
 
     def test_what_is_offloaded_is_away_while_prompts_are_completed(self) -> None:
         assert memory.sampling(STEP) == {"weights": 3.5e9, "optimizer": 7e9, "server": 40e9}
@@ -133,8 +142,47 @@ class TestByHand:
         token = (14e9 + at_once * 122_880 * (512 + 768)) / (3.35e12 * 0.5)
         assert seconds.sampling(STEP, Rates()) == pytest.approx(2 * 1536 * token + prompts)
 
+    def test_a_step_on_pairs_has_no_server_and_no_queue(self) -> None:
+        assert memory.sampling(PAIRS) == {}
+        assert not [name for name in memory.updating(PAIRS) if "server" in name]
+        assert traffic.driver_bytes(PAIRS) == 64 * 2048 * traffic.PAIR_TOKEN
+        assert memory.driver(PAIRS) == memory.DRIVER_BASE
+        found = seconds.step(PAIRS, Rates())
+        assert [name for name, each in found.items() if each] == ["update", "driver"]
+
+    def test_samples_serve_many_steps_on_pairs(self) -> None:
+        """A step sends pairs alone, and no weights go to the servers; the driver keeps two policies' samples."""
+        step = replace(PAIRS, sampling=STEP.sampling, cluster=Cluster(GPUS["H100"], 2, 8), shards=16)
+        assert traffic.driver_bytes(step) == traffic.driver_bytes(PAIRS)
+        assert traffic.node_bytes(step) == (7e9 * 2 * 2 + 7e9 * 4) / 2
+        assert memory.driver(step) - memory.driver(STEP) == 2 * memory.KEPT_TOKEN * 1024 * 2048
+        assert seconds.step(step, Rates())["sampling"] == 0
+
 
 class TestMeasured:
+    def test_the_gradients_of_every_objectives_pairs_are_held_at_once(self) -> None:
+        """What a store holds after a forward pass over pairs and a backward pass for each of three objectives."""
+        model, tokens_NT = model_of(), torch.arange(4 * 16).reshape(4, 16)
+        before = _held()
+        store = GradientStore(model.parameters(), 3)
+        log_probs_N = model(tokens_NT).logits.log_softmax(-1)[..., 0].sum(1)
+        pairs = PairLogProbs(log_probs_N[::2], log_probs_N[1::2], torch.full((2,), 16), torch.full((2,), 16))
+        losses_PM = objective_losses(SimpoLoss(), pairs, torch.tensor([[1, -1, 1], [1, 1, -1]], dtype=torch.int8))
+        for index in range(3):
+            store.backward(index, losses_PM[:, index].mean(), retain_graph=index < 2)
+        del log_probs_N, pairs, losses_PM
+        held = {pointer: size for pointer, size in _held().items() if pointer not in before}
+
+        step = replace(on_one_rank(model, 64), num_gradients=3)
+        assert sum(held.values()) == memory.updating(step)["gradients"] + 3 * 8  # each loss, in float64
+
+    def test_a_token_that_is_kept_is_a_number_of_pythons(self) -> None:
+        tracemalloc.start()
+        kept = tuple(torch.arange(1000, 21_000).tolist())
+        size, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert size / len(kept) == pytest.approx(memory.KEPT_TOKEN, rel=0.01)
+
     def test_weights_gradients_and_moments_are_those_of_a_step(self) -> None:
         model = model_of()
         optimizer = torch.optim.AdamW(model.parameters())
@@ -200,6 +248,13 @@ class TestMeasured:
         assert _saved(replace(SHAPE, num_parameters=600_416), 600_416) == pytest.approx(9_783_659, rel=0.1)
 
 
+def _held() -> dict[int, int]:
+    """Bytes of every tensor that there is, by where they are."""
+    gc.collect()
+    storages = [each.untyped_storage() for each in gc.get_objects() if type(each) is torch.Tensor]
+    return {storage.data_ptr(): storage.nbytes() for storage in storages}
+
+
 def _handed_to_autograd(model: Any, tokens: int) -> int:
     """Bytes that a forward pass keeps for the backward one, beside the weights."""
     weights = {each.untyped_storage().data_ptr() for each in model.parameters()}
@@ -242,7 +297,8 @@ class TestPublished:
             cluster = Cluster(GPUS["H100"], max(num // 8, 1), min(num, 8))
             least = replace(STEP, shape=shape, num_trained=size, cluster=cluster, shards=num, micro_tokens=2048)
             parallel = min(num, 8) if billions > 20 else num
-            return not faults(replace(least, offloads_weights=True, offloads_optimizer=True, tensor_parallel=parallel))
+            least = replace(least, offloads_weights=True, offloads_optimizer=True)
+            return not faults(served(least, tensor_parallel=parallel))
 
         assert fits(num_gpus)
         assert not fits(num_gpus // 2)
@@ -264,7 +320,7 @@ class TestRemedies:
         assert all(not faults(way[-1].workload) for way in ways)
 
     def test_a_server_without_room_gets_a_larger_share_or_more_gpus(self) -> None:
-        no_room = replace(STEP, memory_share=0.18)
+        no_room = served(STEP, memory_share=0.18)
         assert faults(no_room) == ["the weights do not fit into a server's share of 18%"]
 
         settings = [way[-1].setting for way in remedies(no_room)]
@@ -272,10 +328,9 @@ class TestRemedies:
 
     def test_several_settings_are_named_together_where_none_is_enough(self) -> None:
         poor = replace(
-            STEP,
+            served(STEP, memory_share=0.9),
             cluster=Cluster(GPUS["A100-40"], 1, 8),
             checkpoints_activations=False,
-            memory_share=0.9,
             micro_tokens=16_384,
         )
         [way] = remedies(poor)
@@ -284,8 +339,8 @@ class TestRemedies:
 
     def test_more_gpus_are_asked_for_at_last(self) -> None:
         huge = replace(SHAPE, num_parameters=70_000_000_000, num_block_parameters=850_000_000, num_layers=80)
-        step = replace(STEP, shape=huge, num_trained=huge.num_parameters, num_gradients=3, tensor_parallel=8)
-        assert any(way[-1].setting.startswith("--gpus ") for way in remedies(step))
+        step = replace(STEP, shape=huge, num_trained=huge.num_parameters, num_gradients=3)
+        assert any(way[-1].setting.startswith("--gpus ") for way in remedies(served(step, tensor_parallel=8)))
 
 
 class TestClusters:
@@ -318,11 +373,11 @@ class TestCommand:
         config.save_pretrained(tmp_path)
         return tmp_path
 
-    def plan(self, folder: Path, *arguments: str) -> Any:
+    def plan(self, folder: Path, *arguments: str, task: str = "math500") -> Any:
         from typer.testing import CliRunner
 
         model = f"actor_rollout_ref.model.path={folder}"
-        return CliRunner().invoke(app, ["plan", "task=math500", model, *arguments])
+        return CliRunner().invoke(app, ["plan", f"task={task}", model, *arguments])
 
     def test_it_tells_all_of_a_run_and_what_does_not_fit(self, folder: Path) -> None:
         fits = self.plan(folder, "--gpus", "2x4xA100", "method=mgda", "ctwa.gradients.gram=cross_fitted")
@@ -338,6 +393,39 @@ class TestCommand:
         assert fails.exit_code == 1
         assert "it does not fit: while the policy is updated" in fails.output
         assert "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=" in fails.output.split("write", 1)[1]
+
+    def test_it_tells_of_a_training_on_pairs(self, folder: Path) -> None:
+        own = ["--of", "prefer", "ctwa.max_length=1024", "--gpus", "1xL4"]
+        fits = self.plan(folder, *own, "--response", "700", task="instructions")
+        assert fits.exit_code == 0, fits.output
+        assert "raco, dpo" in fits.output
+        assert "8 pairs of two rows, of 700 tokens (at most 1024)" in fits.output
+        assert "update 1 forward and 3 backward" in fits.output
+        assert "gradients (3 at once)" in fits.output
+        assert "its log-probabilities of all pairs, 1 forward" in fits.output
+        assert "server" not in fits.output
+
+        policies = "{brevity: org/brief, well_formed: org/well}"
+        modpo = ["method=linear", f"ctwa.modpo={{objective: constraints, policies: {policies}}}"]
+        many = ["data.train_batch_size=65536", "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=16384"]
+        fixed = "actor_rollout_ref.actor.use_dynamic_bsz=false"
+        fails = self.plan(folder, *own, *many, fixed, *modpo, task="instructions")
+        assert fails.exit_code == 1, fails.output
+        assert "brevity, well_formed: each up to" in fails.output
+        # Neither offloading nor a server's share would help: there is no server.
+        assert "use_dynamic_bsz=true actor_rollout_ref.actor.ppo_max_token_len_per_gpu=" in fails.output
+        assert "offload" not in fails.output
+        assert "gpu_memory_utilization" not in fails.output
+
+    def test_it_tells_of_iterations_under_constraints(self, folder: Path) -> None:
+        own = ["--of", "caid", "ctwa.caid.thresholds={brevity: 0.1}", "--gpus", "2xL4"]
+        fits = self.plan(folder, *own, task="instructions")
+        assert fits.exit_code == 0, fits.output
+        assert "128 prompts x 16 completions = 2048, of 96 + 96 tokens (at most 96 + 96), of the ref" in fits.output
+        assert "policies     at most 4, 32 steps each" in fits.output
+        assert "h for the reference and 4 policies" in fits.output
+        refused = self.plan(folder, *own, "data.train_batch_size=33", task="instructions")
+        assert "33 pairs of a data set in a step do not divide over 2 ranks" in str(refused.exception)
 
     def test_it_wants_gpus_and_a_model_that_is_here(self, folder: Path) -> None:
         for arguments, said in (

@@ -13,12 +13,13 @@ from verl.trainer.ppo.core_algos import compute_gdpo_outcome_advantage
 from verl.utils.torch_functional import masked_whiten
 
 from ctwa.batch import RewardMatrix, Rollout
+from ctwa.engine.checks.keys import verl_files
 from ctwa.engine.compose import compose_config
 from ctwa.engine.from_verl import translate, write
 from ctwa.engine.verl.estimate import VerlEstimate
 from ctwa.errors import CtwaError
+from ctwa.objectives.calls import sharing
 from ctwa.objectives.config import parse_objectives
-from ctwa.objectives.evaluator import sharing
 from ctwa.scalarizers import build_scalarizer, method_options
 
 GDPO = [
@@ -137,6 +138,21 @@ def test_a_configuration_of_ones_own_and_older_words_are_translated(tmp_path: Pa
     assert settings["actor_rollout_ref.actor.ppo_mini_batch_size"] == 256
 
 
+def test_a_copy_of_verl_s_own_file_and_the_words_of_older_scripts_are_translated(tmp_path: Path) -> None:
+    verl = str(verl_files() / "_generated_ppo_trainer.yaml")
+    older = ["reward_model.num_workers=3", "reward_model.enable=true", "+reward_model.reward_kwargs.max_resp_len=9"]
+    made = translate([verl, "algorithm.adv_estimator=grpo", "custom_reward_function.path=my.py", *older])
+
+    assert made.settings["ctwa.run"] == "checkpoints/verl_examples/gsm8k"
+    assert made.settings["ctwa.objectives.score"]["reward_fn"] == "my.py:compute_score"
+    assert (made.settings["ctwa.rewards.num_workers"], made.settings["reward.reward_model.enable"]) == (3, True)
+    assert not [key for key in made.settings if key.startswith(("reward_model.", "custom_reward", "sandbox_fusion."))]
+    assert "reward.reward_kwargs.max_resp_len=9 is left out: verl's reward manager dapo alone reads them" in made.notes
+    assert any(note.startswith("critic.*, ") for note in made.notes)
+    write(made, tmp_path / "ctwa.yaml")
+    assert compose_config([str(tmp_path / "ctwa.yaml")]).data.train_batch_size == 1024
+
+
 def test_what_is_noted_of_a_value_with_line_breaks_is_no_setting() -> None:
     made = translate(["trainer.project_name='a\nctwa: {seed: 7}'", "trainer.experiment_name='b\u2028task: mine'"])
 
@@ -154,6 +170,8 @@ def test_what_is_noted_of_a_value_with_line_breaks_is_no_setting() -> None:
             for keys in ("[]", "accuracy", "[a,a]", "[a.b]", "[1,null]")
         ),
         ("algorithm.gdpo_reward_weights=[1]", "and there are none"),
+        ("reward_model.reward_manager=dapo", r"reward\.reward_manager\.name=dapo changes rewards"),
+        ("actor@actor_rollout_ref.actor=megatron_actor", "chooses a file of verl's configuration"),
         ("data=3", "data=3 is a value where data"),
         ("reward.custom_reward_function.reward_kwargs=3", "names no arguments"),
         ("~critic", "cannot be translated"),

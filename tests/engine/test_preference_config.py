@@ -81,7 +81,9 @@ def test_the_plan_says_what_a_step_costs(prefer: Compose) -> None:
         config = prefer(f"method={method}", "ctwa.early_stopping={patience:7}")
         job = PreferJob(config)
         text = job.plan()
-        assert f"8 pairs, {passes}" in text
+        assert "a step       8 pairs, at most 1,536 tokens\n" in text
+        assert f"update ({passes} of the pairs)\n" in text
+        assert "its log-probabilities of 50 pairs, 1 forward before the first step; 16 bytes a pair are kept" in text
         assert "40 of" in text
         assert "10 to validate" in text
         assert f"{job.num_steps}, fewer if 7 validations in a row are no better" in text

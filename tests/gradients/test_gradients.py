@@ -139,6 +139,49 @@ def test_without_an_aggregator_the_steps_own_gradient_says_what_it_is_to_do() ->
     assert make_cross_fitted(GradientSettings(), build_linear(), every=1) is None
 
 
+def test_of_an_update_that_is_left_out_nothing_is_learnt() -> None:
+    """Neither by the method nor by the mean of cross-fitted matrices; and what was learnt before stays."""
+    cross_fitted = CrossFittedGram(NAMES, half_life=10.0)
+    plan = GradientPlan(NAMES, build_aggregator(CONFIGS["gradnorm"], PREFERENCE), GradientSettings())
+    plan.cross_fitted = cross_fitted
+    halves_HD = torch.tensor([[1.0, 0], [0, 2], [-1, 0], [2, 1], [1, 1], [-1, 3]], dtype=torch.float64)
+
+    def measured(scale: float) -> list[torch.Tensor]:
+        gram_MM = plan.observe(scale * halves_HD @ halves_HD.T, [4, 4])
+        plan.weigh(gram_MM, torch.ones(3), 0.1)
+        return remembered()
+
+    def remembered() -> list[torch.Tensor]:
+        assert plan.aggregator is not None
+        assert plan.cross_fitted is not None
+        mean = plan.cross_fitted
+        num = torch.tensor(mean.num)
+        return [plan.aggregator.last_weights_M, num, mean.gram_RR, mean.plain_RR, mean.errors_RR]
+
+    first = measured(1.0)
+    assert not all(torch.equal(*each) for each in zip(measured(9.0), first, strict=True))
+    plan.leave_out()
+    assert all(torch.equal(*each) for each in zip(remembered(), first, strict=True))
+    assert [record.skipped for record in plan.records] == [False, True]
+    plan.hold()
+    plan.leave_out()  # of which nothing was measured
+    assert all(torch.equal(*each) for each in zip(remembered(), first, strict=True))
+    assert plan.aggregator is not None
+    assert plan.aggregator.num_skipped == 2
+
+    shown = GradientPlan(NAMES, None, GradientSettings(), first_only=True)  # a diagnostic
+    shown.cross_fitted = CrossFittedGram(shown.measured_names, half_life=10.0)
+    eight_HD = torch.cat([halves_HD[:3], halves_HD[:1], halves_HD[3:], halves_HD[:1]])
+    for left_out, num in ((True, 0), (False, 1)):
+        shown.observe(eight_HD @ eight_HD.T, [4, 4])
+        if left_out:
+            shown.leave_out()
+        assert shown.cross_fitted.num == num
+    assert shown.hold() is None
+    shown.leave_out()
+    assert shown.cross_fitted.num == 1
+
+
 @pytest.mark.parametrize("method", ["mgda", "gradnorm"])
 def test_a_method_sees_the_mean_and_its_errors_mended_where_it_needs_that(method: str) -> None:
     cross_fitted = CrossFittedGram(NAMES, half_life=10.0)

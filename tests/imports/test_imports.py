@@ -278,3 +278,61 @@ def test_texts_in_a_log_may_be_long_and_of_several_lines(tmp_path: Path) -> None
     for name in ("history.csv", "history.jsonl"):
         made = import_run([tmp_path / name], tmp_path / f"of-{name}")
         assert [record["step"] for record in read_trace(made.folder.metrics)] == [1, 2]
+
+
+def test_a_table_is_read_whatever_a_spreadsheet_made_of_it(tmp_path: Path) -> None:
+    columns = ["_step", "train/global_step", "reward/a", "reward/b"]
+    rows = [[str(2 * step), str(step), str(accuracy(step)), "NaN" if step == 2 else str(tidy(step))] for step in STEPS]
+    lines = [columns, *rows]
+    forms = {
+        "plain.csv": "\n".join(map(",".join, lines)),
+        "spaces.csv": "\n".join(map(" , ".join, lines)),
+        "tabs.txt": "\r\n".join(map("\t".join, lines)),
+        "semicolons.csv": "\n".join(map(";".join, lines)).replace(".", ","),
+    }
+    made = {}
+    for name, text in forms.items():
+        (tmp_path / name).write_text(text)
+        made[name] = import_run([tmp_path / name], tmp_path / f"of-{name}")
+    records = [[each["metrics"] for each in read_trace(each.folder.metrics)] for each in made.values()]
+    assert records[0][0] == {"objective/a/mean": accuracy(1), "objective/b/mean": tidy(1)}
+    assert records == [records[0]] * 4
+
+
+def test_a_run_and_a_metric_may_have_dashes_in_their_names(tmp_path: Path) -> None:
+    names = ["grpo - seed 0 - reward/a", "grpo - seed 1 - reward/a", "grpo - seed 1 - loss - all"]
+    lines = [["Step", *names]] + [[str(step), "0.5", str(tidy(step)), "0.1"] for step in STEPS]
+    (tmp_path / "panel.csv").write_text("\n".join(map(",".join, lines)))
+    with pytest.raises(CtwaError, match=r"by --run, of grpo - seed 0, grpo - seed 1"):
+        import_run([tmp_path / "panel.csv"], tmp_path / "imported")
+    made = import_run([tmp_path / "panel.csv"], tmp_path / "imported", run="grpo - seed 1")
+    assert read_trace(made.folder.metrics)[0]["metrics"]["objective/a/mean"] == tidy(1)
+    assert "loss - all" in made.history.keys
+
+
+def test_a_metric_that_is_given_a_name_has_no_other(tmp_path: Path) -> None:
+    source = write_trl(tmp_path / "out")
+    key = "rewards/accuracy_reward/mean"
+    made = import_run([source], tmp_path / "renamed", objectives={"right": key}, held_out={"right": f"eval_{key}"})
+    assert made.naming.objectives == ("tidy", "right")
+    assert not [name for name in made.naming.origins if "accuracy_reward" in name]
+    made = import_run([source], tmp_path / "validated", held_out={"right": f"eval_{key}"})
+    assert made.naming.objectives == ("accuracy_reward", "tidy", "right")
+    assert made.naming.origins["val/right"] == (f"eval_{key}",)
+    write_report([tmp_path / "renamed", tmp_path / "validated"], tmp_path / "report.html")
+    with pytest.raises(CtwaError, match="begins or ends with a space"):
+        import_run([source], tmp_path / "imported", objectives={" right": key})
+
+
+def test_two_logs_that_call_a_reward_differently_are_of_one_run_where_they_agree(tmp_path: Path) -> None:
+    logs = [write_trl(tmp_path / "out"), write_wandb_history(tmp_path / "history.json")]
+    made = import_run(logs, tmp_path / "imported")
+    assert made.naming.origins["objective/tidy/mean"] == ("rewards/tidy/mean", "train/rewards/tidy/mean")
+    assert read_trace(made.folder.metrics)[1]["metrics"]["objective/tidy/mean"] == tidy(1)
+    row = {"step": 1, "data": {"gdpo/tidy/mean": 0.25, "reward/tidy": 0.75}}
+    (tmp_path / "verl.jsonl").write_text(json.dumps(row))
+    said = r"both gdpo/tidy/mean and reward/tidy look like the reward tidy, and at step 1 they are 0\.25 and 0\.75"
+    with pytest.raises(CtwaError, match=said):
+        import_run([tmp_path / "verl.jsonl"], tmp_path / "differ")
+    made = import_run([tmp_path / "verl.jsonl"], tmp_path / "chosen", objectives={"tidy": "reward/tidy"})
+    assert read_trace(made.folder.metrics)[0]["metrics"]["objective/tidy/mean"] == 0.75

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 pytest.importorskip("trl", reason="TRL is not here: scripts/test.sh runs these with a folder of its own on the path")
 
@@ -161,7 +162,11 @@ def test_a_resumed_run_is_the_unbroken_one_to_the_last_bit(method: dict[str, Any
     assert len(metrics(tmp_path / "broken")) == 4
     with pytest.raises(CtwaError, match=r"already holds a run: write trainer\.train"):
         make("broken").train()
-    (tmp_path / "broken" / "checkpoint-4" / "ctwa_state.json").unlink()
+    state = tmp_path / "broken" / "checkpoint-4" / "ctwa_state.json"
+    state.write_bytes(state.read_bytes()[:-9])
+    with pytest.raises(CtwaError, match=r"ctwa_state\.json is not JSON .*: resume from another checkpoint"):
+        make("broken").train(resume_from_checkpoint=True)
+    state.unlink()
     with pytest.raises(CtwaError, match=r"checkpoint-4 has no ctwa_state\.json"):
         make("broken").train(resume_from_checkpoint=True)
 
@@ -195,8 +200,11 @@ def test_what_a_run_leaves_is_read_by_every_command(tmp_path: Path) -> None:
     assert kept[0]["prompt"].startswith("<bos> Compute")
     assert set(kept[0]["rewards"]) == {"digits", "early"}
 
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["ctwa"]["objectives"]["early"] == {"weight": 0.3, "target": 0.1}
     info = RunFolder.open(run).read_info()
     assert (info.method, info.objectives["early"]) == ("ctwa", ObjectiveInfo(weight=0.3, target=0.1))
+    assert info.in_python
     watched = WatchedRun(run)
     watched.poll()
     assert watched.status().text == "finished at step 4 of 4"
@@ -207,10 +215,17 @@ def test_what_a_run_leaves_is_read_by_every_command(tmp_path: Path) -> None:
     assert "early" in (tmp_path / "report.html").read_text()
 
 
-def test_a_run_that_fails_says_where_and_how_to_go_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ZeroDivisionError("by nothing"), "failed after step 2: ZeroDivisionError: by nothing"),
+        (KeyboardInterrupt(), "stopped by KeyboardInterrupt after step 2"),
+    ],
+)
+def test_a_run_that_ends_too_early_says_where_and_how_to_go_on(error: BaseException, said: str, tmp_path: Path) -> None:
     def breaks(completions: list[str], trainer_state: Any, **_: Any) -> list[float]:
         if trainer_state.global_step == 2:
-            raise ZeroDivisionError("by nothing")
+            raise error
         return [float(len(each)) for each in completions]
 
     trainer = tiny_trl.trainer(
@@ -221,13 +236,12 @@ def test_a_run_that_fails_says_where_and_how_to_go_on(tmp_path: Path) -> None:
         save_strategy="steps",
         save_steps=1,
     )
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(type(error)):
         trainer.train()
 
     assert len(metrics(tmp_path)) == 2
     (event,) = read_jsonl(tmp_path / "events.jsonl")
-    said = "failed after step 2: ZeroDivisionError: by nothing; the newest checkpoint is checkpoint-2: trainer.train("
-    assert event["text"].startswith(said)
+    assert event["text"].startswith(f"{said}; the newest checkpoint is checkpoint-2: trainer.train(")
 
 
 def test_every_other_method_trains(tmp_path: Path) -> None:
@@ -260,6 +274,30 @@ def test_a_reward_that_does_not_apply_neither_gains_nor_loses(tmp_path: Path) ->
     assert (batch["advantages"][applies_N] != 0).any()
 
 
+def test_completions_that_are_masked_for_their_length_have_one_and_raise_no_alarm(tmp_path: Path) -> None:
+    trainer = tiny_trl.trainer(
+        MultiObjectiveGRPOTrainer, tmp_path, max_completion_length=3, mask_truncated_completions=True, max_steps=1
+    )
+    trainer.train()
+
+    (record,) = metrics(tmp_path)
+    (logged, _) = trainer.state.log_history
+    assert logged["completions/clipped_ratio"] == 1
+    assert record["response_length/mean"] == logged["completions/mean_length"] == 3
+    assert "actor/entropy" not in record
+    assert not (tmp_path / "events.jsonl").read_text()
+
+
+def test_weights_that_something_else_sets_are_refused(tmp_path: Path) -> None:
+    def meddles(completions: list[str], **_: Any) -> list[float]:
+        trainer.reward_weights = torch.tensor([0.0, 1.0])
+        return [float(len(each)) for each in completions]
+
+    trainer = tiny_trl.trainer(MultiObjectiveGRPOTrainer, tmp_path, reward_funcs=[meddles, early])
+    with pytest.raises(CtwaError, match=r"reward_weights was set to \[0\.0, 1\.0\] .* method='schedule' has"):
+        trainer.train()
+
+
 def test_what_would_not_do_what_it_says_is_refused(tmp_path: Path) -> None:
     refused: list[tuple[str, dict[str, Any]]] = [
         ("no method 'ctaw'; did you mean 'ctwa'", {"method": "ctaw"}),
@@ -274,9 +312,17 @@ def test_what_would_not_do_what_it_says_is_refused(tmp_path: Path) -> None:
         ),
         ("fp16 scales the loss.*\n.*torch_compile frees", {"method": "mgda", "fp16": True, "torch_compile": True}),
         ("method 'probe' measures what each step did", {"method": "probe"}),
-        ("wants a covariance target of every objective.*'early': ...", {"method": "ctwa", "targets": {"digits": 0.1}}),
+        (
+            "wants a covariance target of every objective, and early has none:.*'early': 0.1",
+            {"method": "ctwa", "targets": {"digits": 0.1}},
+        ),
         ("target is no option of a method", {"method": {"type": "ctwa", "targets": TARGETS}}),
-        ("'linear' steers by no targets", {"method": "linear", "targets": TARGETS}),
+        ("'linear' steers by no covariance targets: leave targets out$", {"method": "linear", "targets": TARGETS}),
+        (
+            "its own are an option: method={'type': 'lagrangian', 'targets'",
+            {"method": "lagrangian", "targets": TARGETS},
+        ),
+        ("method is of type NoneType; pass a name", {"method": None}),
         ("called '<lambda>'", {"method": "linear", "reward_funcs": [lambda **_: [], early]}),
         ("called 'early'", {"method": "linear", "reward_funcs": [early, early]}),
         ("'digits' has the weight -1", {"method": "linear", "reward_weights": [-1, 1]}),

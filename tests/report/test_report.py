@@ -13,7 +13,7 @@ from ctwa.cli import app
 from ctwa.errors import CtwaError
 from ctwa.report.html import make_report, page, write_report
 from ctwa.report.html.charts import chart, escape, palette
-from ctwa.report.html.page import script_json
+from ctwa.report.html.page import script_json, with_code
 from ctwa.report.html.samples import early_and_late, on_the_same_prompts
 from ctwa.report.story import tell
 from ctwa.run import SampleWriter
@@ -136,6 +136,11 @@ def test_the_sentence_of_the_summary_stands_on_top_and_the_weights_and_commands_
     assert text.index(f'<p class="headline">{told.headline}</p>') < text.index("<table>")
     assert "kept the weights of accuracy (its covariance was below its target of 0.100 in 60% of the steps)" in text
     assert f"<dt>{escape(told.commands[1][0])}</dt>" in text
+
+
+def test_commands_in_advice_are_code_and_all_of_it_is_escaped():
+    assert with_code("`ctwa targets <run>` & more") == "<code>ctwa targets &lt;run&gt;</code> &amp; more"
+    assert with_code("raise <b>`s weight") == "raise &lt;b&gt;`s weight"  # a name with a backtick
 
 
 def test_what_a_step_took_beside_its_phases_is_other_and_validating_and_saving_are_beside_it(make_run):

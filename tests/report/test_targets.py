@@ -20,7 +20,7 @@ RISES, FALLS = (0.5, 0.9), (0.5, 0.1)
 def linear(make_run):
     """A run with covariances of 0.01, 0.02, ..., 0.11 times each objective's factor, which rises or falls."""
 
-    def make(name="linear", num_steps=11, target=None, **objectives):
+    def make(name="linear", num_steps=11, target=None, in_python=False, **objectives):
         steps = {step: {} for step in range(num_steps + 1)}
         for objective, (factor, (start, end)) in objectives.items():
             for step in range(1, num_steps + 1):
@@ -28,7 +28,7 @@ def linear(make_run):
             steps[0] |= {f"val/{objective}": start, f"val_standard_error/{objective}": 0.01}
             steps[num_steps] |= {f"val/{objective}": end, f"val_standard_error/{objective}": 0.01}
         about = {each: ObjectiveInfo(weight=0.5, target=target) for each in objectives}
-        return make_run(name, steps, info(method="linear", seed=0, objectives=about)).path
+        return make_run(name, steps, info(method="linear", seed=0, objectives=about, in_python=in_python)).path
 
     return make
 
@@ -73,6 +73,11 @@ def test_they_can_be_pasted_beside_objectives_that_had_no_target(linear):
 def test_names_that_the_command_line_cannot_hold_are_printed_as_yaml(linear):
     text = suggestions_text(suggest_targets([linear(**{"is it polite?": (1, FALLS)})]))
     assert yaml.safe_load(text[text.index("  ctwa:") :]) == {"ctwa": {"objectives": {"is it polite?": {"target": 0.1}}}}
+
+
+def test_for_a_script_they_are_printed_as_an_argument(linear):
+    text = suggestions_text(suggest_targets([linear(in_python=True, **{"is it polite?": (1, FALLS)})]))
+    assert text.endswith("and these:\n  targets={'is it polite?': 0.1}")
 
 
 def test_runs_that_no_target_can_be_taken_from(linear):

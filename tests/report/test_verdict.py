@@ -52,6 +52,13 @@ def test_without_standard_errors_the_jitter_of_the_curve_is_the_noise():
     assert judge(points(0.5, 0.5, 0.5, 0.5, 0.3)).word == "lost"
 
 
+def test_rounding_is_no_change():
+    for standard_error in (0.0, None):
+        verdict = judge(points(*[0.2] * 6, 0.2 - 6e-17), standard_error)
+        assert verdict.text == "kept"
+        assert (verdict.summary.change, verdict.drawdown_steps) == (0, None)
+
+
 def test_two_results_without_standard_errors_differ_by_more_than_a_few_percent():
     assert judge(points(0.5, 0.51)).word == "kept"
     assert judge(points(0.5, 0.6)).word == "gained"

@@ -6,8 +6,23 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from ctwa.run import ConsoleReporter, ObjectiveInfo
-from ctwa.run.text import duration, fit, number
+from ctwa.run.text import duration, fit, number, said
 from tests.run.runs import info, step_metrics
+
+
+def test_a_conversation_is_its_texts_and_its_calls_of_tools() -> None:
+    call = {"type": "function", "function": {"name": "add", "arguments": {"a": 1, "b": "é"}}}
+    messages = [
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {
+            "role": "tool",
+            "name": "add",
+            "content": [{"type": "text", "text": "1é"}, {"type": "image", "image": object()}],
+        },
+        {"role": "assistant", "content": "It is 1é."},
+    ]
+    assert said(messages) == 'add({"a": 1, "b": "é"})\n1é\n[image]\nIt is 1é.'
+    assert (said("text"), said(None)) == ("text", "")
 
 
 class Screen:

@@ -310,8 +310,8 @@ def test_weights_never_fall(covariances):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"targets": {"accuracy": 0.1}}, r"targets are of \['accuracy'\], and the objectives are .* give one of each"),
-        ({"targets": TARGETS | {"style": 0.1}}, "'style'\\], and the objectives are"),
+        ({"targets": {"accuracy": 0.1}}, "wants a covariance target of every objective, and .* have none: write ctwa"),
+        ({"targets": TARGETS | {"style": 0.1}}, r"targets names \['style'\], which are not objectives; write some of"),
         ({"gate_targets": {"style": 0.9}}, r"\['style'\], which are not objectives"),
         ({"preset": "published-code"}, "add gate_targets"),
         ({"preset": "published-code", "gate_targets": {"accuracy": 1.0}}, "gates every objective"),

@@ -137,6 +137,12 @@ class TestWhereThePointsComeFrom:
 
         assert observe(scalarizer)["hypervolume/gain"] == 0
 
+    def test_a_validation_without_a_score_is_held(self):
+        scalarizer = guided()
+        validate(scalarizer, [(0.0, 0.0), (0.5, None)])
+
+        assert observe(scalarizer)["hypervolume/num_held"] == 1
+
     def test_batches_do_not_mix_with_validations(self):
         scalarizer = guided()
         validate(scalarizer, [(0.0, 0.0), (0.5, 0.5)])

@@ -31,6 +31,11 @@ def check_engine(config: DictConfig) -> None:
             "reward.reward_model.enable=true is verl's single reward model: write false, and call the model from a "
             "reward function"
         )
+    if config.reward.sandbox_fusion.url:
+        raise CtwaError(
+            "reward.sandbox_fusion.url is of verl's own scoring of code, which is not called here: write null, and "
+            "reward_fns/code_tests.py:code_tests as an objective"
+        )
     if config.trainer.v1.sampler.sync_refill_failed_groups:
         raise CtwaError(
             "trainer.v1.sampler.sync_refill_failed_groups=true would give new prompts the names of prompts in flight: "

@@ -24,9 +24,9 @@ from ctwa.errors import CtwaError, did_you_mean
 from ctwa.models.libraries import reason
 from ctwa.models.look import look_at_adapter, look_at_model, look_at_tokenizer, weight_shapes
 from ctwa.models.source import Source
-from ctwa.objectives.contract import shortened
+from ctwa.objectives.contract import need_ground_truth, shortened
 from ctwa.objectives.conventions import column_fault
-from ctwa.objectives.evaluator import load_contracts, need_ground_truth
+from ctwa.objectives.evaluator import load_contracts
 
 if TYPE_CHECKING:
     from ctwa.engine.settings import Settings

@@ -56,11 +56,13 @@ class MultiObjectiveEngine(FSDPEngineWithLMHead):
     ) -> list[TensorDict]:
         """Go over the micro-batches of a mini-batch as verl does; see the class."""
         plan = self.plan
-        measures = plan is not None and plan.measures and not self._lacks_metric(plan)
-        if forward_only or plan is None or (plan.aggregator is None and not measures):
+        if forward_only or plan is None:
             return super().forward_backward_batch(data, loss_function, forward_only)
-        if not measures:
-            return self._descend(data, loss_function, plan.hold())
+        if not plan.measures or self._lacks_metric(plan):
+            held_M = plan.hold()
+            if held_M is None:
+                return super().forward_backward_batch(data, loss_function)
+            return self._descend(data, loss_function, held_M)
 
         num_objectives, num_measured = len(plan.names), len(plan.measured_names) * plan.num_halves
         num_rows = [len(data)]
@@ -98,7 +100,7 @@ class MultiObjectiveEngine(FSDPEngineWithLMHead):
         norm: float = super().optimizer_step()
         if not math.isfinite(norm):
             self.num_left_out += 1
-            if self.plan is not None and self.plan.aggregator is not None:
+            if self.plan is not None:
                 self.plan.leave_out()
         return norm
 

@@ -5,32 +5,46 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from ctwa.arguments import check_kind
 from ctwa.errors import CtwaError, told_together
 from ctwa.gradients.settings import GradientSettings
 from ctwa.integrations.trl.loss import why_unknown
+from ctwa.method_info import Options
 from ctwa.metrics import check_name
 from ctwa.scalarizers.base import Scalarizer
-from ctwa.scalarizers.registry import SCALARIZERS, MethodConfig, build_scalarizer, method_options, takes_targets
+from ctwa.scalarizers.registry import (
+    METHODS,
+    SCALARIZERS,
+    MethodConfig,
+    build_scalarizer,
+    method_options,
+)
 from ctwa.strict import changes, refuse_idle, validated
 
 PLAIN = ("NO", "MULTI_")
 """How accelerate's names of a training begin in which every process has the whole model."""
 
 
-def read_method(method: str | Mapping[str, Any], targets: Mapping[str, float] | None) -> MethodConfig:
-    """The method that a user wrote: its name, or its options with the name as ``type``.
+def read_method(method: str | Mapping[str, Any] | Options, targets: Mapping[str, float] | None) -> MethodConfig:
+    """The method that a user wrote: its name, or its options with the name as ``type``, or those made already.
 
     Raises:
         CtwaError: it is none, an option is wrong, or it has nothing to do with targets.
     """
-    options: dict[str, Any] = {"type": method} if isinstance(method, str) else dict(method)
+    check_kind("method", method, (str, Mapping, Options), "a name, or {'type': NAME, 'OPTION': VALUE, ...}")
+    options = {"type": method} if isinstance(method, str) else {str(key): value for key, value in dict(method).items()}
     name = str(options.pop("type", ""))
-    if "targets" in options and name in SCALARIZERS and SCALARIZERS[name].takes_targets:
+    steers = name in SCALARIZERS and SCALARIZERS[name].takes_targets
+    if "targets" in options and steers:
         raise CtwaError("a covariance target is no option of a method: give the trainer targets={'NAME': 0.1, ...}")
-    config = method_options(name, **options)
-    if not takes_targets(config) and targets is not None:
-        raise CtwaError(f"method '{name}' steers by no targets: leave targets out")
-    return config
+    if targets is not None and name in METHODS and not steers:
+        own = f"; its own are an option: method={{'type': '{name}', 'targets': {{...}}, ...}}"
+        has_own = "targets" in METHODS[name].info.config.model_fields
+        raise CtwaError(f"method '{name}' steers by no covariance targets: leave targets out{own if has_own else ''}")
+    return method_options(name, **options)
 
 
 def read_gradients(gradients: Mapping[str, Any] | None) -> GradientSettings:
@@ -113,7 +127,6 @@ def build_method(
         CtwaError: names that no metric can have, targets that do not fit, or what would not do here what it says.
     """
     _check_names(names)
-    _check_targets(config, names, targets)
     scale_invariant = args.scale_rewards != "none"
     by_name = dict(zip(names, weights, strict=True))
     scalarizer = build_scalarizer(config, by_name, scale_invariant=scale_invariant, targets=targets)
@@ -123,22 +136,32 @@ def build_method(
     return scalarizer
 
 
+def check_weights_are_kept(weights_M: Tensor, left_M: Tensor, method: str) -> None:
+    """Refuse weights that something else than the method has changed.
+
+    Args:
+        weights_M: TRL's ``reward_weights`` as they are.
+        left_M: as the trainer left them.
+        method: which chooses them.
+
+    Raises:
+        CtwaError: they differ.
+    """
+    if not torch.equal(weights_M, left_M):
+        raise CtwaError(
+            f"trainer.reward_weights was set to {weights_M.tolist()} during the training, and the weights are those of "
+            f"method '{method}': leave them alone; method='schedule' has weights that change with the step"
+        )
+
+
 def _check_names(names: Sequence[str]) -> None:
     for name in names:
         check_name(name)
         if names.count(name) > 1 or name == "<lambda>":
             raise CtwaError(
                 f"a reward function is called {name!r}, and an objective goes by its function's name: "
-                "write a function with a name of its own (def NAME), or set its __name__"
+                "write a function with a name of its own (def NAME)"
             )
-
-
-def _check_targets(config: MethodConfig, names: Sequence[str], targets: Mapping[str, float] | None) -> None:
-    if takes_targets(config) and sorted(targets or ()) != sorted(names):
-        raise CtwaError(
-            f"method '{config.type}' wants a covariance target of every objective: give the trainer "
-            f"targets={{{', '.join(f'{name!r}: ...' for name in names)}}}, and not of {sorted(targets or ())}"
-        )
 
 
 def _of_method(scalarizer: Scalarizer, args: Any) -> Iterable[str]:

@@ -51,7 +51,9 @@ class Descent:
     def combined(self, losses: list[Tensor], shared: Tensor | None, *, is_last: bool) -> Tensor:
         """The loss of a micro-batch that is not measured, by the last weights; of the last one a record is kept."""
         assert self.plan.aggregator is not None
-        weights = self.plan.hold() if is_last else self.plan.aggregator.last_weights_M
+        weights = self.plan.aggregator.last_weights_M
+        if is_last:
+            self.plan.hold()
         total = torch.stack([weight * loss for weight, loss in zip(weights.tolist(), losses, strict=True)]).sum()
         return total if shared is None else total + shared
 

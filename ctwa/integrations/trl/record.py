@@ -10,6 +10,7 @@ from typing import Any
 
 from ctwa.errors import CtwaError
 from ctwa.gradients.settings import GradientSettings
+from ctwa.run.documents import Document
 from ctwa.run.folder import ObjectiveInfo, RunFolder, RunInfo
 from ctwa.run.jsonl import write_atomically
 from ctwa.run.recorder import RunRecorder
@@ -58,10 +59,12 @@ def begin(
         model=model,
         seed=args.seed,
         decoding=f"sampled at temperature {args.temperature:g}, as in training",
+        in_python=True,
         versions={package: version(package) for package in ("ctwa", "trl", "torch", "transformers")},
     )
     settings = {key: value for key, value in args.to_dict().items() if key not in _ELSEWHERE}
-    own = {"method": scalarizer.config.model_dump(mode="json")}
+    objectives = {name: each.model_dump(exclude_none=True) for name, each in info.objectives.items()}
+    own = {"method": scalarizer.config.model_dump(mode="json"), "objectives": objectives}
     if scalarizer.aggregator is not None:
         own["gradients"] = gradients.model_dump(mode="json")
     config = {"trl": json.loads(json.dumps(settings, default=str)), "ctwa": own}
@@ -102,17 +105,21 @@ def load_state(
         The checkpoint's step, and its metrics.
 
     Raises:
-        CtwaError: no state is there, it is another method's, or the checkpoint is from the middle of a batch.
+        CtwaError: no state is there, or a damaged one; it is another method's, or the checkpoint is from the middle of
+            a batch.
     """
     path = checkpoint / STATE_FILE
+    if not checkpoint.is_dir():
+        raise CtwaError(f"there is no checkpoint {checkpoint}: give the folder of one")
     if not path.is_file():
         raise CtwaError(
             f"{checkpoint} has no {STATE_FILE}, so that the method cannot go on from there: give a checkpoint that "
             "MultiObjectiveGRPOTrainer saved, or begin anew with that one as the model"
         )
-    state = json.loads(path.read_bytes())
-    step: int = state.pop("step")
-    metrics: dict[str, float] = state.pop("metrics")
+    document = Document(path, "resume from another checkpoint")
+    step: int = document.get("step", int)
+    metrics: dict[str, float] = document.get("metrics")
+    state = {name: value for name, value in document.content.items() if name not in ("step", "metrics")}
     if step % steps_per_batch:
         raise CtwaError(
             f"{checkpoint} is from the middle of a batch of completions, which are trained on for {steps_per_batch} "

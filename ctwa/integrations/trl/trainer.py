@@ -21,20 +21,22 @@ from trl.models.utils import disable_gradient_checkpointing
 
 from ctwa import metrics as key_of
 from ctwa.batch import Rollout, Update
-from ctwa.covariance.diagnostics import diagnostics, sampled_entropy
+from ctwa.covariance.diagnostics import diagnostics
 from ctwa.errors import CtwaError
 from ctwa.gradients.plan import combined_advantages, gradient_metrics, make_cross_fitted, make_plan
+from ctwa.integrations.trl import checks
 from ctwa.integrations.trl.between import Between
-from ctwa.integrations.trl.checks import build_method, check_gradients, read_gradients, read_method
 from ctwa.integrations.trl.contract import check_contract
 from ctwa.integrations.trl.descent import Descent
 from ctwa.integrations.trl.estimate import Answered, TrlEstimate
 from ctwa.integrations.trl.loss import read_policy_loss
 from ctwa.integrations.trl.record import HOW_TO_RESUME, begin, how_to_go_on, load_state, save_state
-from ctwa.integrations.trl.window import Validation, Window, of_completions, prompts_of, read_rewards, text_of
+from ctwa.integrations.trl.window import Validation, Window, of_completions, prompts_of, read_rewards
+from ctwa.method_info import Options
 from ctwa.report.summary import write_summary
 from ctwa.run.folder import RunFolder
 from ctwa.run.recorder import RunRecorder
+from ctwa.run.text import said
 from ctwa.scalarizers.base import weighted_scores
 from ctwa.state import Stateful
 
@@ -49,37 +51,42 @@ class MultiObjectiveGRPOTrainer(GRPOTrainer):
     recorded in ``output_dir``, for ``ctwa report``, ``watch``, ``summary`` and ``compare``.
 
     Args:
-        method: a method's name, or its options with the name as ``type``: ``{"type": "ctwa", "eta": 0.1}``.
+        method: a method's name, or its options with the name as ``type``: ``{"type": "ctwa", "eta": 0.1}``, or what
+            ``ctwa.methods.method_options`` made.
         targets: the objectives' covariance targets, by name, for a method that steers by them.
         gradients: how the objectives' gradients are taken, for a method that combines them: options of
             ``GradientSettings``.
-        *arguments, **options: TRL's.
+        arguments: TRL's, in its order.
+        options: TRL's, by name.
 
     Raises:
         CtwaError: the method, or what TRL is asked for beside it, would not do what it says.
     """
 
+    reward_weights: Tensor
+
     def __init__(
         self,
         *arguments: Any,
-        method: str | Mapping[str, Any] = "linear",
+        method: str | Mapping[str, Any] | Options = "linear",
         targets: Mapping[str, float] | None = None,
         gradients: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
-        config = read_method(method, targets)
-        self._taken = read_gradients(gradients)
+        config = checks.read_method(method, targets)
+        self._taken = checks.read_gradients(gradients)
         check_contract(GRPOTrainer, GRPOConfig)  # before a model is loaded; what an instance has, after
         super().__init__(*arguments, **options)
         check_contract(GRPOTrainer, GRPOConfig, self)
         given = self.args.reward_weights or []
         weights = [*given, *[1.0] * (len(self.reward_func_names) - len(given))]
-        self.scalarizer = build_method(config, self.reward_func_names, weights, targets, self.args)
-        check_gradients(self._taken, self.scalarizer, self.args, str(self.accelerator.distributed_type.value))
+        self.scalarizer = checks.build_method(config, self.reward_func_names, weights, targets, self.args)
+        checks.check_gradients(self._taken, self.scalarizer, self.args, str(self.accelerator.distributed_type.value))
         self._cross_fitted = make_cross_fitted(self._taken, self.scalarizer, every=0)
         self._policy_loss = read_policy_loss(self.args)
         wanted = self.scalarizer.requirements.log_probs
         self._source = ("none" if self._policy_loss is None else "in_update") if wanted == "none" else wanted
+        self._weights_left = self.reward_weights.clone()
         self._recorder: RunRecorder | None = None
         self._resume_after: int | None = None
         self._step_metrics: dict[str, float] = {}
@@ -101,8 +108,10 @@ class MultiObjectiveGRPOTrainer(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         # TRL's own advantages and its log are by the weights that the method has now.
+        checks.check_weights_are_kept(self.reward_weights, self._weights_left, self.scalarizer.config.type)
         weights = self.scalarizer.weights
         self.reward_weights = torch.tensor([weights[name] for name in self.reward_func_names], dtype=torch.float32)
+        self._weights_left = self.reward_weights.clone()
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
         if self.model.training:
             self._begin_window(output)
@@ -130,7 +139,8 @@ class MultiObjectiveGRPOTrainer(GRPOTrainer):
         advantages_NT = self.scalarizer.advantages(rollout, estimate).float()
         unknown_nT = torch.full(mask_nT.shape, torch.nan)
         descent = self._plan_descent(rollout, estimate)
-        self._window = Window(rollout, advantages_NT, unknown_nT, unknown_nT.clone(), descent)
+        num_tokens = self._metrics["train"]["completions/mean_length"][-1]
+        self._window = Window(rollout, num_tokens, advantages_NT, unknown_nT, unknown_nT.clone(), descent)
         first = self.accelerator.process_index * len(mask_nT)
         mine_nT = advantages_NT[first : first + len(mask_nT), : mask_nT.shape[1]]
         output["advantages"] = of_completions(mine_nT, mask_nT.cpu()).to(mask_nT.device)
@@ -161,7 +171,7 @@ class MultiObjectiveGRPOTrainer(GRPOTrainer):
         logged.extend(advantages_N.tolist())
         if self._recorder is not None:
             prompts, responses = (
-                [text_of(each) for each in list(self._logs[key])[-num:]] for key in ("prompt", "completion")
+                [said(each) for each in list(self._logs[key])[-num:]] for key in ("prompt", "completion")
             )
             step = self.state.global_step + 1
             self._recorder.keep(step, prompts, responses, self._rewards.to_columns(), split="train")
@@ -264,13 +274,12 @@ class MultiObjectiveGRPOTrainer(GRPOTrainer):
         if self._source == "post_update":
             window.log_probs_new_nT = self._log_probs_now()
         learnt = {} if window.descent is None else self._learn_from(window, window.descent)
-        old_NT, new_NT = self._gathered_float(window.log_probs_old_nT), self._gathered_float(window.log_probs_new_nT)
+        old_NT, new_NT = self._gathered(window.log_probs_old_nT), self._gathered(window.log_probs_new_nT)
         update = Update(window.rollout, window.advantages_NT, old_NT, new_NT, self._policy_loss)
         learnt |= diagnostics(update) if self._source != "none" else {}
         learnt |= self.scalarizer.observe_update(update)
         learnt |= self._weights()
-        entropy = {key_of.ENTROPY: sampled_entropy(old_NT, window.rollout.mask_NT)}
-        self._step_metrics |= window.metrics() | entropy | learnt
+        self._step_metrics |= window.metrics(old_NT) | learnt
         for key, value in learnt.items():
             self._metrics["train"][key].append(value)
         self._window = None
@@ -291,12 +300,10 @@ class MultiObjectiveGRPOTrainer(GRPOTrainer):
 
     def _gathered(self, values_nT: Tensor) -> Tensor:
         """The rows of all processes, on the CPU; tokens that one of them has not are 0."""
-        padded: Tensor = self.accelerator.pad_across_processes(values_nT.contiguous(), dim=1)
+        values_nT = values_nT.to(self.accelerator.device).contiguous()
+        padded: Tensor = self.accelerator.pad_across_processes(values_nT, dim=1)
         gathered: Tensor = self.accelerator.gather(padded)
         return gathered.cpu()
-
-    def _gathered_float(self, values_nT: Tensor) -> Tensor:
-        return self._gathered(values_nT.to(self.accelerator.device))
 
     # -- between the steps --------------------------------------------------------------------------------------------
 
@@ -339,7 +346,7 @@ class MultiObjectiveGRPOTrainer(GRPOTrainer):
             )
         try:
             return super().train(checkpoint, trial, *rest, **options)
-        except Exception as error:
+        except BaseException as error:  # Ctrl-C as well
             self.write_record()
             if self._recorder is not None:
                 self._recorder.failed(error, how_to_go_on(self.args.output_dir))

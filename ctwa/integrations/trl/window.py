@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ctwa import metrics as key_of
 from ctwa.batch import RewardMatrix, Rollout
+from ctwa.covariance.diagnostics import sampled_entropy
 from ctwa.integrations.trl.descent import Descent
 from ctwa.objectives.signal import Signal
 from ctwa.statistics import clustered_error
@@ -42,6 +43,7 @@ class Window:
 
     Attributes:
         rollout: the batch, of all processes.
+        num_tokens: the mean of the completions' tokens, those included that the mask of the rollout leaves out.
         advantages_NT: that it is trained on, float32.
         log_probs_old_nT: of this process's completions under the policy that made them; NaN until they are known.
         log_probs_new_nT: as the update's own passes met them last.
@@ -49,6 +51,7 @@ class Window:
     """
 
     rollout: Rollout
+    num_tokens: float
     advantages_NT: Tensor
     log_probs_old_nT: Tensor
     log_probs_new_nT: Tensor
@@ -68,14 +71,21 @@ class Window:
         self.log_probs_old_nT[rows_S] = old_ST
         self.log_probs_new_nT[rows_S] = log_probs_ST
 
-    def metrics(self) -> dict[str, float]:
-        """What the batch was like, by the names of the trace."""
+    def metrics(self, log_probs_old_NT: Tensor) -> dict[str, float]:
+        """What the batch was like, by the names of the trace.
+
+        Args:
+            log_probs_old_NT: of all processes.
+        """
         rewards, mask_NT = self.rollout.rewards, self.rollout.mask_NT
-        return {
+        metrics = {
             **rewards.metrics(),
             **Signal.of(rewards, self.rollout.group_N).metrics(),
-            key_of.RESPONSE_LENGTH: float(mask_NT.sum(1).double().mean()),
+            key_of.RESPONSE_LENGTH: self.num_tokens,
         }
+        if mask_NT.any():  # else all were truncated, and the mask has none of them
+            metrics[key_of.ENTROPY] = sampled_entropy(log_probs_old_NT, mask_NT)
+        return metrics
 
 
 @dataclass
@@ -113,10 +123,3 @@ class Validation:
                     values.append(rewards_N[scored_N])
                     groups.append(group_N[scored_N])
         return scored
-
-
-def text_of(messages: object) -> str:
-    """A prompt or a completion as text: what TRL hands over is text already, or a list of messages."""
-    if isinstance(messages, list):
-        return "\n".join(str(each.get("content", "")) if isinstance(each, dict) else str(each) for each in messages)
-    return str(messages)

@@ -18,14 +18,13 @@ from ctwa.report.compare import Comparison, interval_text
 from ctwa.report.curves import averaging_window
 from ctwa.report.groups import Group
 from ctwa.report.html.charts import chart, palette, points_of_a_curve
-from ctwa.report.html.panels import Bars, color_of, dash_of
+from ctwa.report.html.panels import Bars, Section, color_of, dash_of
 from ctwa.report.html.samples import Sample, early_and_late, on_the_same_prompts
-from ctwa.report.html.sections import Section
 from ctwa.report.story import Story
 from ctwa.report.summary import summarize_trace
 from ctwa.report.trace import RunTrace
 from ctwa.report.verdict import verdict_rows
-from ctwa.run.text import duration, number
+from ctwa.run.text import code_parts, duration, number
 from ctwa.statistics import CONFIDENCE
 
 _MOST_ALARMS = 100
@@ -71,6 +70,7 @@ def page(report: Report, *, live: tuple[str, float] | None = None) -> str:
     errors = any(key.startswith(key_of.validation_error("")) for run in report.runs for key in run.keys)
     sources = dict.fromkeys(run.source for run in report.runs)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment.filters["with_code"] = with_code
     return environment.from_string(_resource("page.html")).render(
         title=f"Report: {labels}",
         live={"version": live[0], "look": live[1]} if live else None,
@@ -96,6 +96,12 @@ def page(report: Report, *, live: tuple[str, float] | None = None) -> str:
             " value. Tables and alarms are from every step."
         ),
     )
+
+
+def with_code(text: str) -> Markup:
+    """A sentence of ours, escaped, in which commands stand between backticks."""
+    parts = code_parts(text)
+    return Markup("").join(Markup("<code>{}</code>").format(part) if is_code else part for part, is_code in parts)
 
 
 def script_json(value: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -95,3 +95,18 @@ def dash_of(index: int) -> str:
 def symbol_of(index: int) -> str:
     """Its mark."""
     return SYMBOLS[index % len(SYMBOLS)]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: a heading, what to see in it, figures."""
+
+    name: str
+    title: str
+    text: str
+    figures: tuple[Figure, ...] = ()
+
+
+def drawn(figures: Iterable[Figure]) -> tuple[Figure, ...]:
+    """Those that have something to show."""
+    return tuple(figure for figure in figures if not figure.empty)

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure as Canvas
 from ctwa.errors import CtwaError
 from ctwa.report.curves import thinned
 from ctwa.report.groups import group_runs
-from ctwa.report.html.panels import COLORS, GREY, SYMBOLS, Bars, Figure, Panel, color_of, dash_of, symbol_of
-from ctwa.report.html.sections import Section, Sections
+from ctwa.report.html.panels import COLORS, GREY, SYMBOLS, Bars, Figure, Panel, Section, color_of, dash_of, symbol_of
+from ctwa.report.html.sections import Sections
 from ctwa.report.trace import read_runs
 
 FORMATS = ("pdf", "svg", "png")

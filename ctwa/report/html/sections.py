@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import combinations
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from ctwa import metrics as key_of
-from ctwa.report.compare import Comparison, results_at
-from ctwa.report.curves import EMPTY, Curve, Floats, averaged, averaging_window, over_seeds
+from ctwa.report.compare import Comparison
+from ctwa.report.curves import Curve, averaged, averaging_window, over_seeds
 from ctwa.report.groups import Group, objectives_of
-from ctwa.report.html.panels import Bars, Figure, Kind, Line, Mark, Panel
+from ctwa.report.html.fronts import side_by_side
+from ctwa.report.html.panels import Bars, Kind, Line, Panel, Section, drawn
 from ctwa.report.trace import RunTrace
-from ctwa.statistics import Interval, hypervolume
 
 _RAW_UP_TO = 3  # groups: with more, curves as measured would hide the averages
 _MOST_PAIRS = 10  # cosines of pairs of objectives
-_MOST_PLANES = 6
-_MOST_VOLUMES = 200  # steps
 _LEAST_SPAN = 0.1  # of an axis of rewards
 _ZERO = (0.0, "")  # a level
 _BESIDE_STEPS = ("testing", "save_checkpoint")  # phases of a run that are not in time/step
 _FEW_POINTS = 10  # each is marked: a curve of one point would not be seen
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of the page: a heading, what to see in it, figures."""
-
-    name: str
-    title: str
-    text: str
-    figures: tuple[Figure, ...] = field(default=())
 
 
 class Sections:
@@ -53,7 +40,7 @@ class Sections:
 
     def all(self, comparison: Comparison | None) -> list[Section]:
         """Every section that has something to show."""
-        front = [self.side_by_side(comparison)] if comparison else []
+        front = [side_by_side(comparison, self.groups, self.objectives)] if comparison else []
         first = [self.rewards(), self.sources(), self.control()]
         last = [self.probes(), self.gradients(), self.update(), self.time()]
         method = self.method()  # after the others: it draws what they do not
@@ -71,7 +58,7 @@ class Sections:
             " Held-out results are as measured. Training completions are sampled and held-out ones as"
             " rollout.val_kwargs says, by default greedily, so the two need not be at one level."
         )
-        return Section("objectives", "Objectives", text, _drawn(figures))
+        return Section("objectives", "Objectives", text, drawn(figures))
 
     def _rewards(self, name: str) -> tuple[Panel, Panel]:
         held_out = self._panel(
@@ -102,7 +89,7 @@ class Sections:
             "The same by data source, or by validation file where these have names: each objective on the sources that"
             f" it applies to. Training curves are moving averages over {self.window} steps{self._thin()}."
         )
-        return Section("sources", "By data source", text, _drawn(figures))
+        return Section("sources", "By data source", text, drawn(figures))
 
     def control(self) -> Section:
         """Covariances against their targets, and weights."""
@@ -112,7 +99,7 @@ class Sections:
             " method with targets raises it while the covariance is below its dashed line."
         )
         figures = [panel(name) for name in self.objectives for panel in (self._covariance, self._weight)]
-        return Section("control", "Covariances and weights", text, _drawn(figures))
+        return Section("control", "Covariances and weights", text, drawn(figures))
 
     def _covariance(self, name: str) -> Panel:
         targets = dict.fromkeys(target for run in self.runs if (target := run.target(name)) is not None)
@@ -143,7 +130,7 @@ class Sections:
             panels = [panel for panel in panels if not panel.empty]
             figures += panels if len(panels) > 1 else [replace(panel, name=name, title=title) for panel in panels]
         text = "What the methods say of themselves, as measured; docs/methods tells what each metric means."
-        return Section("method", "The method", text, _drawn(figures))
+        return Section("method", "The method", text, drawn(figures))
 
     def probes(self) -> Section:
         """What each step did to each objective's expected reward, with its standard error."""
@@ -158,7 +145,7 @@ class Sections:
             f"What one step did to the objective's expected reward, averaged over {self.window} steps. The band is 1.96"
             " standard errors of that average to each side; of several seeds, their range."
         )
-        return Section("probes", "Measured gains", text, _drawn(figures))
+        return Section("probes", "Measured gains", text, drawn(figures))
 
     def gradients(self) -> Section:
         """Norms of the objectives' gradients and the angles between them: plain and cross-fitted."""
@@ -181,7 +168,7 @@ class Sections:
             text += " What is cross-fitted is without the noise that the gradients of one mini-batch share."
         if len(pairs) < len(keys):
             text += f" Of {len(keys)} pairs the {len(pairs)} with the lowest cosines are shown."
-        return Section("gradients", "Gradients", text, _drawn([*norms, *cosines]))
+        return Section("gradients", "Gradients", text, drawn([*norms, *cosines]))
 
     def update(self) -> Section:
         """Feasibility, clipping, unscored completions, which prompts were drawn, and how the policy moves."""
@@ -217,7 +204,7 @@ class Sections:
             " weights. Where the least covariance that clipping can have left is below 0, clipping may have turned the"
             " update against the objective."
         )
-        return Section("update", "The update: feasibility, clipping, scoring", text, _drawn(figures))
+        return Section("update", "The update: feasibility, clipping, scoring", text, drawn(figures))
 
     def time(self) -> Section:
         """Where the time of a run went."""
@@ -232,71 +219,7 @@ class Sections:
                 f" Rewards ran for {hidden:.3g} s a step while completions were written, which costs nothing, and were "
                 f"waited for {self._mean(key_of.WAITED_SECONDS):.3g} s."
             )
-        return Section("time", "Where the time went", text, _drawn([bars, steps]))
-
-    def side_by_side(self, comparison: Comparison) -> Section:
-        """Pareto fronts of the end results, and hypervolumes over the steps."""
-        means = np.array(
-            [
-                [method.results[name].mean if name in method.results else np.nan for name in self.objectives]
-                for method in comparison.methods
-            ]
-        )
-        planes = [
-            (first, second)
-            for first, second in combinations(range(len(self.objectives)), 2)
-            if np.isfinite(means[:, [first, second]]).any(axis=0).all()
-        ]
-        figures: list[Figure] = [
-            self._plane(comparison, *pair, means) for pair in sorted(planes, key=_conflict(means))[:_MOST_PLANES]
-        ]
-        lines = [
-            Line(group.label, over_seeds([self._volume(run, comparison) for run in group.runs]), index, "marked")
-            for index, group in enumerate(self.groups)
-        ]
-        figures.append(Panel("hypervolume", "hypervolume of the results", "hypervolume", lines))
-        text = (
-            f"At {comparison.at}, {comparison.result}: large marks are methods with their"
-            " intervals, small ones their runs, the dashed line the front of the plane."
-        )
-        if len(planes) > _MOST_PLANES:
-            text += f" Of {len(planes)} pairs the {_MOST_PLANES} that conflict most are shown."
-        return Section("front", "Pareto fronts", text, _drawn(figures))
-
-    def _plane(self, comparison: Comparison, first: int, second: int, means: Floats) -> Panel:
-        x_name, y_name = self.objectives[first], self.objectives[second]
-        marks = []
-        for index, (group, method) in enumerate(zip(self.groups, comparison.methods, strict=True)):
-            if x_name not in method.results or y_name not in method.results:
-                continue
-            if len(group.runs) > 1:
-                for run, step in zip(group.runs, method.steps, strict=True):
-                    results = results_at(run, step)
-                    marks.append(Mark(run.label, index, results[x_name], results[y_name], large=False))
-            x, y = method.results[x_name], method.results[y_name]
-            marks.append(Mark(group.label, index, x.mean, y.mean, _range(x), _range(y)))
-        points = means[:, [first, second]]
-        points = points[np.isfinite(points).all(axis=1)]
-        order = np.lexsort((-points[:, 1], -points[:, 0]))
-        front: list[tuple[float, float]] = []
-        for x_value, y_value in points[order]:
-            if not front or y_value > front[-1][1]:
-                front.append((x_value, y_value))
-        title = f"{x_name} and {y_name}"
-        return Panel(f"front-{x_name}-{y_name}", title, y_name, marks=marks, front=np.array(front), x_label=x_name)
-
-    def _volume(self, run: RunTrace, comparison: Comparison) -> Curve:
-        curves = [run.curve(run.result_key(name)) for name in comparison.objectives]
-        if not all(len(each) for each in curves):
-            return EMPTY
-        steps = curves[0].steps
-        for each in curves[1:]:
-            steps = np.intersect1d(steps, each.steps)
-        if len(steps) > _MOST_VOLUMES:
-            steps = steps[np.linspace(0, len(steps) - 1, _MOST_VOLUMES).round().astype(int)]
-        values_SM = np.array([each.values[np.isin(each.steps, steps)] for each in curves]).T
-        reference = np.array(list(comparison.reference.values()))
-        return Curve(steps, np.array([hypervolume(value_M[None], reference) for value_M in values_SM]))
+        return Section("time", "Where the time went", text, drawn([bars, steps]))
 
     def _panel(
         self,
@@ -378,10 +301,6 @@ def _by_name(group: Group, keys: Mapping[str, str], window: int = 1) -> list[Lin
     ]
 
 
-def _drawn(figures: Iterable[Figure]) -> tuple[Figure, ...]:
-    return tuple(figure for figure in figures if not figure.empty)
-
-
 def _bounds(lines: Sequence[Line]) -> tuple[float, float] | None:
     """One range for the figures of an objective, so that they compare at a glance; noise is not blown up to fill it."""
     curves = [line.curve.values for line in lines if len(line.curve)]
@@ -390,20 +309,3 @@ def _bounds(lines: Sequence[Line]) -> tuple[float, float] | None:
     low, high = min(values.min() for values in curves), max(values.max() for values in curves)
     margin = max(0.06 * (high - low), (_LEAST_SPAN - (high - low)) / 2)
     return (float(low - margin), float(high + margin))
-
-
-def _range(interval: Interval) -> tuple[float, float] | None:
-    return None if interval.low is None or interval.high is None else (interval.low, interval.high)
-
-
-def _conflict(means: Floats) -> Callable[[tuple[int, int]], float]:
-    """The correlation of two objectives over methods: the lower, the more one costs the other."""
-
-    def correlation(pair: tuple[int, int]) -> float:
-        points = means[:, list(pair)]
-        points = points[np.isfinite(points).all(axis=1)]
-        if len(points) < 2 or (points.std(axis=0) == 0).any():
-            return 0.0
-        return float(np.corrcoef(points[:, 0], points[:, 1])[0, 1])
-
-    return correlation

@@ -131,6 +131,7 @@ def test_all_mistakes_of_our_part_are_told_at_once(changed: Changed) -> None:
             r"use_kl_in_reward=true: pama estimates .* write .*use_kl_loss=true, or a method that combines rewards",
         ),
         ({"algorithm.filter_groups.enable": True}, r"filter_groups\.enable=true .* write false"),
+        ({"reward.sandbox_fusion.url": "http://host"}, r"sandbox_fusion\.url .* write null, and reward_fns/code_tests"),
         ({"reward.reward_model.enable": True}, r"reward_model\.enable=true .* call the model from a reward function"),
         (
             {"actor_rollout_ref.model.lora_rank": 8, "actor_rollout_ref.model.lora.merge": False},
