@@ -16,10 +16,10 @@ import argparse
 from collections import defaultdict
 
 import torch
-from study_tables import markdown
 from torch import Tensor
 
 from ctwa.covariance.shared_bandit import standardised
+from ctwa.report.markdown import table
 
 ARMS, PROMPTS = 8, 16
 PREFERENCE = (0.7, 0.2, 0.1)
@@ -36,10 +36,10 @@ def main() -> None:
     parser.add_argument("--instances", type=int, default=200, help="bandits drawn for each lag")
     arguments = parser.parse_args()
     torch.set_default_dtype(torch.float64)
-    print(table(arguments.instances))
+    print(measured(arguments.instances))
 
 
-def table(instances: int) -> str:
+def measured(instances: int) -> str:
     """Errors of each statistic in % of the mean change, and how often its sign is wrong, by lag."""
     rows = []
     for lag in LAGS:
@@ -54,7 +54,7 @@ def table(instances: int) -> str:
         rows.append([str(lag), *errors, *wrong])
     kinds = ("no rho", "rho in W", "rho in every mean")
     heads = [f"{what}, {kind}" for what in ("error", "wrong sign") for kind in kinds]
-    return markdown(["updates between", *heads], rows)
+    return table(["updates between", *heads], rows)
 
 
 def last_update(lag: int, seed: int) -> dict[str, Tensor]:
