@@ -13,9 +13,11 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from ctwa.engine.keeper import descendants
-from ctwa.engine.watchdog import Process, actors, is_stopped
+from ctwa.engine.ray_nodes import actors_seen
+from ctwa.engine.watchdog import Process, is_stopped
 
 SERVERS = {"raylet": "raylet", "gcs_server": "GCS"}
 """Ray's names for the kinds of processes without which it runs nothing, and those in its documentation."""
@@ -56,10 +58,18 @@ def servers() -> list[Process]:
     return [Process(_named(name, pid), pid, kind=name) for name, pid in found]
 
 
+def dead_server(node: Any) -> str | None:
+    """Which server of one of Ray's nodes has died, among those that this process has started."""
+    for kind, process in node.dead_processes():
+        if kind in SERVERS:
+            return _named(SERVERS[kind], process.pid)
+    return None
+
+
 def processes() -> list[Process]:
     """The servers here, and the actors of this Ray job: not while a server is stopped, for who asked it would wait."""
     here = servers()
-    return here if any(is_stopped(each.pid) for each in here) else [*here, *actors()]
+    return here if any(is_stopped(each.pid) for each in here) else [*here, *actors_seen()]
 
 
 def _named(name: str, pid: int) -> str:

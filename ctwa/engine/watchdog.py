@@ -23,6 +23,8 @@ from ctwa.strict import StrictModel
 
 MAY_DIE = ("RewardNode",)
 """Actors whose calls others take."""
+NODE_LOST = "its node was lost"
+"""Why a process has died that ran on such a node."""
 LATE = 3.0
 """Seconds by which a look may be late before that is told."""
 
@@ -61,12 +63,14 @@ class Process(NamedTuple):
         pid: None where it runs on another machine.
         died: why, where it has died by itself; None while it lives, or was ended because it was needed no more.
         kind: what it is.
+        node: Ray's id of the node that it runs on, as far as Ray knows; empty where it does not run.
     """
 
     name: str
     pid: int | None = None
     died: str | None = None
     kind: str = ""
+    node: str = ""
 
 
 @dataclass
@@ -269,12 +273,13 @@ def _process(actor: Mapping[str, Any], here: str) -> Process:
         pid=actor["Pid"] if is_here and actor["State"] == "ALIVE" else None,
         died=_why(actor["DeathCause"]) if actor["State"] == "DEAD" else None,
         kind=kind,
+        node=actor["Address"]["NodeID"] if actor["State"] == "ALIVE" else "",
     )
 
 
 _DEATHS = {
     "WORKER_DIED": "it was killed, or crashed, or found no memory (engine.log may say more)",
-    "NODE_DIED": "its node was lost",
+    "NODE_DIED": NODE_LOST,
 }
 """By Ray's reasons; the others are those of an actor that was ended."""
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -143,14 +144,21 @@ class process:  # noqa: N801 - reads as a statement
             self._running.stdout.close()
 
 
+def processes_in(session: int) -> list[psutil.Process]:
+    """The processes of a session that this test started."""
+    found = []
+    for each in psutil.process_iter():
+        with suppress(ProcessLookupError):
+            if os.getsid(each.pid) == session:
+                found.append(each)
+    return found
+
+
 def end_session(session: int) -> None:
     """End every process of a session that this test started."""
-    for found in psutil.process_iter():
-        try:
-            if os.getsid(found.pid) == session:
-                found.send_signal(signal.SIGKILL)
-        except (ProcessLookupError, psutil.NoSuchProcess):
-            continue
+    for each in processes_in(session):
+        with suppress(psutil.NoSuchProcess):
+            each.send_signal(signal.SIGKILL)
 
 
 @pytest.fixture(scope="session")

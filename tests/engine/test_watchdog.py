@@ -182,7 +182,7 @@ def test_only_what_died_by_itself_counts(cause: object, died: str | None) -> Non
 
     assert _process(actor, here="a") == Process("Queue (process 7)", None, died, "Queue")
     assert _process(actor, here="b").name == "Queue (process 7 on 10.0.0.7)"
-    assert _process({**actor, "State": "ALIVE"}, here="a") == QUEUE._replace(pid=7, kind="Queue")
+    assert _process({**actor, "State": "ALIVE"}, here="a") == QUEUE._replace(pid=7, kind="Queue", node="a")
     assert _process({**actor, "State": "ALIVE"}, here="b").pid is None
 
 

@@ -1,0 +1,121 @@
+"""Ray's processes on a machine of its own: fewer than it would start, and with the time that a busy machine needs."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+
+from ctwa.engine.ray_nodes import listens
+from ctwa.engine.ray_servers import dead_server
+from ctwa.errors import CtwaError
+
+START = 180.0
+"""Seconds that Ray's processes have to come up; Ray itself gives them 30, which a busy machine needs."""
+ASK = 1
+"""Seconds that Ray waits within one question for a node; it would be 30, in which nobody sees that a process dies."""
+PORTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
+"""Of the raylet's agents. Where an agent is to choose one itself, and takes 15 s to come up, the raylet aborts."""
+_AGAIN = "start again when it is not (--max-restarts 3 does so by itself)"
+
+
+@contextmanager
+def less_of_ray(ray_init: Mapping[str, Any]) -> Iterator[None]:
+    """Start Ray without its autoscaler, and without the server of a dashboard that there is not to be.
+
+    On a machine of its own the one has nothing to scale, and the other, which Ray starts and waits for all the same,
+    nothing to serve. Both take a second to start, and the autoscaler another to end. Ray gives up early on processes
+    that are slow to come up: they are given `START`, unless one of them dies.
+
+    Raises:
+        CtwaError: one of them has died, or they are not up in time.
+    """
+    from ray._private import services
+    from ray._private.node import Node
+
+    with ExitStack() as stack:
+        if ray_init["address"] == "local":
+            nodes: list[Node] = []
+            stack.enter_context(_replaced(Node, "start_monitor", _nothing))
+            stack.enter_context(_replaced(Node, "start_ray_processes", _noted(Node.start_ray_processes, nodes)))
+            stack.enter_context(_replaced(services, "get_node", _patient(services.get_node, nodes)))
+            if ray_init.get("include_dashboard") is False:
+                stack.enter_context(_replaced(Node, "start_api_server", _nothing))
+        yield
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    pass
+
+
+def _noted(start_ray_processes: Callable[[Any], None], nodes: list[Any]) -> Callable[[Any], None]:
+    """Note a node whose processes are started, after its agents have been given ports, and time to listen there."""
+
+    def start(node: Any) -> None:
+        from ray._raylet import persist_port  # type: ignore[attr-defined]
+
+        os.environ["RAY_agent_register_timeout_ms"] = f"{START * 1000:.0f}"  # noqa: SIM112 - Ray's spelling
+        given = node._ray_params
+        taken = {getattr(given, name) for name in PORTS}
+        for name in PORTS:
+            if not getattr(given, name):
+                setattr(given, name, node._get_unused_port(taken))
+                taken.add(getattr(given, name))
+            persist_port(node.get_session_dir_path(), node.node_id, name, getattr(given, name))
+        nodes.append(node)
+        start_ray_processes(node)
+
+    return start
+
+
+def _patient(get_node: Callable[..., Any], nodes: list[Any]) -> Callable[..., Any]:
+    """Ask for a node again and again, as long as it has to come up with its agents and all its servers live."""
+
+    def ask(*arguments: Any) -> Any:
+        from ray._raylet import Config  # type: ignore[attr-defined]
+        from ray.exceptions import RaySystemError
+
+        Config.initialize(json.dumps({"raylet_start_wait_time_s": ASK}))  # of this process alone
+        until = time.monotonic() + START
+        while time.monotonic() < until:
+            found = None
+            with suppress(RuntimeError, RaySystemError):  # there is no such node yet, or nobody to ask
+                found = get_node(*arguments)
+            _check_servers(nodes)
+            if found is not None and all(_agents_listen(node) for node in nodes[-1:]):
+                return found
+            time.sleep(0.1)
+        raise CtwaError(
+            f"Ray's processes were not up within {START:g} s: the machine is too busy, or out of memory; {_AGAIN}"
+        )
+
+    return ask
+
+
+def _check_servers(nodes: list[Any]) -> None:
+    for node in nodes[-1:]:
+        if (dead := dead_server(node)) is not None:
+            raise CtwaError(
+                f"{dead} has died at the start: it was killed, or crashed, or the machine is too busy; its last words "
+                f"are in {node.get_logs_dir_path()}; {_AGAIN}"
+            )
+
+
+def _agents_listen(node: Any) -> bool:
+    """Whether the agents are there that have been given ports: Ray would have waited for them, too."""
+    names = ("metrics_agent_port", "runtime_env_agent_port")
+    return all(listens(node.node_ip_address, getattr(node._ray_params, name)) for name in names)
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, by: Callable[..., Any]) -> Iterator[None]:
+    """Let a function be another for a while."""
+    method = getattr(owner, name)
+    setattr(owner, name, by)
+    try:
+        yield
+    finally:
+        setattr(owner, name, method)
