@@ -65,7 +65,7 @@ def compose_config(arguments: Sequence[str], *, stop_on: Sequence[str] = (), com
 
 def compose_written(written: Written, *, stop_on: Sequence[str] = (), command: str = "train") -> DictConfig:
     """As :func:`compose_config`, of what was read before."""
-    parsed = _parse(written.overrides)
+    parsed = _last_of_each_option(_parse(written.overrides))
     known = known_keys(command)
     _refuse_groups(parsed, groups_of(command), known)
     _refuse_types(parsed, groups_of(command))
@@ -195,6 +195,13 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
                 f"quotes of its own, e.g. \"{name.lstrip('+')}='a value'\""
             ) from None
     return parsed
+
+
+def _last_of_each_option(parsed: Sequence[Override]) -> list[Override]:
+    """Of an option of the method that is given again, as after a recipe's, the last: Hydra would merge names."""
+    given = [each for each in parsed if each.type is OverrideType.CHANGE and each.key_or_group[:12] == "ctwa.method."]
+    last = {each.key_or_group: each for each in given}
+    return [each for each in parsed if each not in given or last[each.key_or_group] is each]
 
 
 def _refuse_deletions(config: DictConfig, parsed: Sequence[Override], known: Mapping[str, Any], command: str) -> None:

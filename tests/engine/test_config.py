@@ -406,6 +406,13 @@ class TestRecipes:
 
         assert overrides[-3:] == ["ctwa.run=elsewhere", "a.b=c d", "--dry-run"]
 
+    def test_an_option_of_the_recipe_gives_way_to_the_user_s(
+        self, arguments_of: Callable[..., list[str]], compose: Compose
+    ) -> None:
+        own = ("ctwa.method.objective=clarity", "ctwa.method.targets={accuracy: 0.5, conciseness: 0.6}")
+        method = compose(*arguments_of("testbed", "lagrangian", *own)).ctwa.method
+        assert (method.objective, method.targets) == ("clarity", {"accuracy": 0.5, "conciseness": 0.6})
+
     def test_reinforce_runs_without_clipping_on_the_testbed_too(self, arguments_of: Callable[..., list[str]]) -> None:
         assert {"estimator=reinforce", "clipping=off"} <= set(arguments_of("testbed", "mgda", ESTIMATOR="reinforce"))
         assert {"estimator=grpo", "clipping=on"} <= set(arguments_of("testbed", "mgda"))
