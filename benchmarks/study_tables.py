@@ -140,7 +140,7 @@ def report(records: Sequence[RunRecord]) -> str:
 def held_by(methods: dict[str, Runs]) -> str:
     """Over which bases and seeds the tables hold."""
     runs = [run for each in methods.values() for run in each.values()]
-    bases = {run.place.base: run for run in runs}
+    bases = {run.place.base: run for run in sorted(runs, key=lambda run: -run.place.seed)}  # each by its first seed
     starts = [
         f"base {base} (seed {run.model['sft_seed']}, {run.model['num_sft_steps']} steps, SHA-256 "
         f"{run.model['sha256'][:12]}): "

@@ -27,7 +27,7 @@ class Rates:
 DRIVER_RATE = 1.15e6
 """Response tokens a second that the driver's own work takes, on one thread: benchmarks/driver.py (docs/scaling.md)."""
 PAIR_RATE = 2e6
-"""Tokens of pairs a second that the driver makes rows of, on one thread."""
+"""Tokens of pairs a second that the driver makes rows of, on one thread: a rough figure, measured on a busy machine."""
 QUEUE_RATE = 450e6
 """Bytes a second in and out of the transfer queue: benchmarks/queue_keys.py (docs/cluster.md)."""
 

@@ -337,6 +337,11 @@ def _refuse_key(override: Override, said: str, parsed: Sequence[Override], comma
     groups = groups_of(command)
     chosen = [each.input_line for each in parsed if each.key_or_group in groups or each.key_or_group[:6] == "hydra."]
     names = _names({"ctwa": _plain(_compose(chosen, command).ctwa)}, command)
+    if (option := ".".join(key.split(".")[:3])) in names and option.startswith("ctwa.method."):
+        raise CtwaError(
+            f"{override.input_line} has names that {option} has not yet: write ++{override.input_line.lstrip('+')}, "
+            "which adds them, or the whole option in one place"
+        )
     raise CtwaError(_no_key(key, names))
 
 

@@ -114,11 +114,11 @@ def translate(arguments: Sequence[str]) -> Translation:
         section = pattern.removesuffix("*")
         keys = [key for key in said if key == pattern or (section != pattern and key.startswith(section))]
         values = {key: said.pop(key) for key in keys}
+        gone |= values
         if len(keys) > _MOST_NAMED:
             made.notes.append(f"{pattern}, {len(keys)} keys, is left out: {why}")
             continue
         made.notes += [f"{key}={shown(value)} is left out: {why}" for key, value in values.items()]
-        gone |= values
     made.settings = {**chosen, **ours, **said, **_defaults(said, made)}
     for key, value in made.settings.items():
         made.settings[key] = _spelled_out(value, gone)
@@ -136,7 +136,7 @@ def _spelled_out(value: Any, gone: Mapping[str, Any]) -> Any:
     """A value with what it took from keys that are left out: a folder, say, is called after a project."""
     if isinstance(value, str):
         for key, other in gone.items():
-            value = value.replace(f"${{{key}}}", str(other))
+            value = value.replace(f"${{{key}}}", "null" if other is None else str(other))
     return value
 
 

@@ -23,6 +23,7 @@ from ctwa.engine.plan import GB, line, reference_line
 from ctwa.engine.settings import Settings, read_settings
 from ctwa.engine.workload import of_pairs, of_rewards, of_samples
 from ctwa.errors import CtwaError, neighbour
+from ctwa.preference.modpo import Modpo
 
 ANY_RUN = ("ctwa.run=runs", "ctwa.task_dir=.")
 ANY_DATA = ("data.train_files=-", "data.val_files=-")
@@ -69,8 +70,10 @@ def make_plan(
     ranks = (f"trainer.nnodes={cluster.num_nodes}", f"trainer.n_gpus_per_node={cluster.gpus_per_node}")
     needed = ANY_RUN if command == "prefer" else (*ANY_RUN, *ANY_DATA)
     config = compose_config([*engine, *needed, *arguments, *ranks], command=command)
-    if config.trainer.device != "cuda" or (command != "prefer" and config.actor_rollout_ref.rollout.name != "vllm"):
-        raise CtwaError("a plan is of a run on GPUs whose server is vLLM: write engine=gpu, or no engine, which is gpu")
+    samples = command != "prefer"
+    if config.trainer.device != "cuda" or (samples and config.actor_rollout_ref.rollout.name != "vllm"):
+        served = " whose server is vLLM" if samples else ""
+        raise CtwaError(f"a plan is of a run on GPUs{served}: write engine=gpu, or no engine, which is gpu")
     planned = _PLANS[command](config, cluster, mean_tokens)
     return "\n".join(plan_lines(command, config, planned, rates)), not faults(planned.workload)
 
@@ -91,18 +94,20 @@ def _alignment(config: DictConfig, cluster: Cluster, mean_row: float | None) -> 
     fit_micro_batches(config, num_pairs, 1)
     _check_mean(mean_row, settings.max_length, "ctwa.max_length")
     workload = of_pairs(config, settings, _shape(config), cluster, mean_row)
-    policies = settings.modpo.policies if settings.modpo else {}
+    others = Modpo(settings.modpo, settings.weights).others if settings.modpo else {}
+    policies = [name for name, share in others.items() if share != 0]
     thousand = replace(workload, num_rows=2000)
 
     def of_reference(rates: Rates) -> list[str]:
-        asked = (1 + len(policies)) * seconds.log_probs(thousand, rates) if settings.needs_reference else 0
+        asked = seconds.log_probs(thousand, rates) if settings.needs_reference else 0
+        asked += len(policies) * seconds.log_probs(_on_one_gpu(thousand), rates)
         return [line("", f"{asked:.3g} s before the first step for each 1,000 pairs")] if asked else []
 
     return Planned(
         workload,
         f"{settings.method_name}, {settings.loss.type}",
         f"{num_pairs} pairs of two rows, of {workload.row_tokens:g} tokens (at most {settings.max_length})",
-        [reference_line("all" if settings.needs_reference else ""), *_policy_lines(list(policies), workload)],
+        [reference_line("all" if settings.needs_reference else ""), *_policy_lines(policies, workload)],
         of_reference,
     )
 
@@ -122,6 +127,10 @@ def _iterations(config: DictConfig, cluster: Cluster, mean_response: float | Non
         samples, num = seconds.sampling(workload, rates), settings.caid.iterations
         trained = steps * sum(seconds.step(workload, rates).values())
         reference = samples + seconds.log_probs(replace(workload, num_rows=2 * num_compared), rates)
+        scored = replace(_on_one_gpu(workload), num_rows=workload.served.num_rows)
+        scores = (1 + len(policies)) * seconds.log_probs(scored, rates) if policies else 0
+        samples += scores  # of the policies whose scores are trained on, and of the reference
+        reference += scores
         return [
             line("", f"{trained:.3g} s for the {steps} steps of a policy, {samples:.3g} for its samples"),
             line("", f"{(reference + num * (trained + samples)) / 3600:.3g} h for the reference and {num} policies"),
@@ -170,6 +179,11 @@ def _sampled(served: Sampling) -> str:
         f"{served.prompts} prompts x {served.completions} completions = {served.num_rows}, of {served.prompt_tokens} + "
         f"{served.mean_response_tokens:g} tokens (at most {served.prompt_tokens} + {served.response_tokens})"
     )
+
+
+def _on_one_gpu(workload: Workload) -> Workload:
+    """The driver's own policies are on one GPU, if they are not on the CPU."""
+    return replace(workload, cluster=replace(workload.cluster, num_nodes=1, gpus_per_node=1))
 
 
 def _policy_lines(names: Sequence[str], workload: Workload) -> list[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ctwa.engine.checks.folders import check_folders
-from ctwa.engine.checks.look import check_positions, look_at_trained_model, model_source
+from ctwa.engine.checks.look import check_layers, check_positions, look_at_trained_model, model_source
 from ctwa.engine.checks.pairs import check_pair_settings, fit_micro_batches
 from ctwa.engine.checks.resources import check_machine
 from ctwa.engine.job import Job
@@ -160,6 +160,7 @@ def prepare_data(config: DictConfig, settings: PreferenceSettings) -> tuple[Pref
     source = model_source(config)
     model = look_at_trained_model(config)
     check_positions(config, model, settings.max_length, "ctwa.max_length")
+    check_layers(settings.gradients, model)
     tokenizer = look_at_tokenizer(source, model) or AutoTokenizer.from_pretrained(source.name)
     if template := config.actor_rollout_ref.model.get("custom_chat_template"):
         tokenizer.chat_template = template

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 from ctwa.engine.watchdog import NODE_LOST, Process, actors
@@ -55,8 +55,9 @@ def _lost(began_with: Mapping[str, str]) -> list[str]:
     until = time.monotonic() + PATIENCE
     while len(began_with) > 1:
         try:
-            if NODE_LOST in {process.died for process in actors_seen()}:
-                return sorted(began_with[node] for node in began_with.keys() & _silent())
+            gone = _silent()
+            if NODE_LOST in {process.died for process in _seen(gone)}:
+                return sorted(began_with[node] for node in began_with.keys() & gone)
         except (RayError, OSError, RuntimeError):  # nobody is left to ask: what was caught says more
             break
         if time.monotonic() > until:
@@ -67,7 +68,10 @@ def _lost(began_with: Mapping[str, str]) -> list[str]:
 
 def actors_seen() -> list[Process]:
     """The run's actors. Those whose node is silent are lost with it: Ray itself hears of that 15 s later."""
-    gone = _silent()
+    return _seen(_silent())
+
+
+def _seen(gone: Collection[str]) -> list[Process]:
     return [each._replace(died=NODE_LOST) if each.node in gone else each for each in actors()]
 
 

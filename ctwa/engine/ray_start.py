@@ -57,7 +57,7 @@ def _noted(start_ray_processes: Callable[[Any], None], nodes: list[Any]) -> Call
     def start(node: Any) -> None:
         from ray._raylet import persist_port  # type: ignore[attr-defined]
 
-        os.environ["RAY_agent_register_timeout_ms"] = f"{START * 1000:.0f}"  # noqa: SIM112 - Ray's spelling
+        os.environ.setdefault("RAY_agent_register_timeout_ms", f"{START * 1000:.0f}")
         given = node._ray_params
         taken = {getattr(given, name) for name in PORTS}
         for name in PORTS:

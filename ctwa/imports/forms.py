@@ -153,10 +153,11 @@ def _of_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> History:
 
 def _of_csv(path: Path, text: str, run: str | None) -> History:
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # a column may hold whole completions
+    text = text.lstrip("\r\n ")  # and not a tab: the first column may have no name
     try:
-        header, separator = _header_of(text.lstrip())
+        header, separator = _header_of(text)
         columns = [column for column in header if column]
-        reader = csv.reader(io.StringIO(text.lstrip(), newline=""), delimiter=separator, skipinitialspace=True)
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
         next(reader)
         rows = [
             {key: _in_points(value, separator) for key, value in zip(header, row, strict=False) if key and value}

@@ -68,11 +68,17 @@ def said(value: Any) -> str:
         return "" if value is None else str(value)
     if "content" not in value and "type" in value:  # a part of a message: a text, or a picture
         return str(value.get("text") or f"[{value['type']}]")
-    return "\n".join(filter(None, [said(value.get("content")), *map(_called, value.get("tool_calls") or ())]))
+    return "\n".join(filter(None, [said(value.get("content")), *map(_called, _calls(value.get("tool_calls")))]))
 
 
-def _called(call: Mapping[str, Any]) -> str:
-    function = call.get("function") or call
+def _calls(given: Any) -> Sequence[Any]:
+    return given if isinstance(given, list | tuple) else [given] if given else []
+
+
+def _called(call: Any) -> str:
+    function = call.get("function") or call if isinstance(call, Mapping) else call
+    if not isinstance(function, Mapping):  # of another form: as it is
+        return str(function)
     arguments = function.get("arguments")
     if not isinstance(arguments, str):
         arguments = json.dumps(arguments, ensure_ascii=False, default=str)

@@ -425,7 +425,7 @@ class TestCommand:
         assert "policies     at most 4, 32 steps each" in fits.output
         assert "h for the reference and 4 policies" in fits.output
         refused = self.plan(folder, *own, "data.train_batch_size=33", task="instructions")
-        assert "33 pairs of a data set in a step do not divide over 2 ranks" in str(refused.exception)
+        assert "33 pairs of a step do not divide over 2 ranks" in str(refused.exception)
 
     def test_it_wants_gpus_and_a_model_that_is_here(self, folder: Path) -> None:
         for arguments, said in (

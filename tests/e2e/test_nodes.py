@@ -190,7 +190,7 @@ def test_a_run_goes_on_on_two_nodes_and_ends_with_a_sentence_where_one_is_lost(
     assert damaged_files(newest) == ()
     last = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()][-1]
     assert last["kind"] == "error"
-    assert last["time"] - lost < 30
+    assert last["time"] - lost < 90  # 8 s on a quiet machine; Ray itself takes a minute to give up a silent node
     assert processes_in(running.pid) == []
     for process in (*of_the_run, *on_the_node):
         wait_until_gone(process.pid)

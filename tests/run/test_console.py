@@ -23,6 +23,7 @@ def test_a_conversation_is_its_texts_and_its_calls_of_tools() -> None:
     ]
     assert said(messages) == 'add({"a": 1, "b": "é"})\n1é\n[image]\nIt is 1é.'
     assert (said("text"), said(None)) == ("text", "")
+    assert said({"content": None, "tool_calls": "add(1)"}) == said({"tool_calls": ["add(1)"]}) == "add(1)"
 
 
 class Screen:

@@ -31,6 +31,7 @@ from ctwa.objectives.evaluator import load_contracts
 
 if TYPE_CHECKING:
     from ctwa.engine.settings import Settings
+    from ctwa.gradients.settings import GradientSettings
     from ctwa.objectives.conditioning import Conditioning
     from ctwa.objectives.contract import Contract
 
@@ -63,7 +64,7 @@ def look(config: DictConfig, settings: Settings, data: RunData) -> None:
     _check_media(config, model, rows)
     longest = config.data.max_prompt_length + config.data.max_response_length
     check_positions(config, model, longest, "data.max_prompt_length + data.max_response_length")
-    _check_layers(settings, model)
+    check_layers(settings.gradients, model)
     contracts = load_contracts(settings.objectives)
     _check_what_functions_need(contracts, settings, data)
     tokenizer = load_tokenizer(config, model)
@@ -171,9 +172,9 @@ def check_positions(config: DictConfig, model: Any, longest: int, what: str) -> 
         )
 
 
-def _check_layers(settings: Settings, model: Any) -> None:
+def check_layers(settings: GradientSettings, model: Any) -> None:
     """See that the last layers, in which gradients are measured, are not all: that would be a pass for nothing."""
-    asked, has = settings.gradients.last_layers, model and getattr(model.get_text_config(), "num_hidden_layers", None)
+    asked, has = settings.last_layers, model and getattr(model.get_text_config(), "num_hidden_layers", None)
     if asked is not None and isinstance(has, int) and asked >= has:
         raise CtwaError(
             f"ctwa.gradients.last_layers={asked}, and the model has {has} layers: write fewer, or null for all of them"

@@ -45,17 +45,20 @@ def fit_micro_batches(config: DictConfig, pairs_per_set: int, num_sets: int) -> 
     """
     num_ranks, actor = num_data_ranks(config), config.actor_rollout_ref.actor
     if pairs_per_set % num_ranks:
+        of_what = "a step" if num_sets == 1 else "a data set in a step"
         raise CtwaError(
-            f"{pairs_per_set} pairs of a data set in a step do not divide over {num_ranks} ranks: write "
+            f"{pairs_per_set} pairs of {of_what} do not divide over {num_ranks} ranks: write "
             f"data.train_batch_size={num_ranks * num_sets} or a multiple of it"
         )
     if actor.use_dynamic_bsz:
         return
     per_rank, micro = pairs_per_set * num_sets // num_ranks, actor.ppo_micro_batch_size_per_gpu
-    if micro is None or per_rank % min(micro, per_rank):
+    key = "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu"
+    if micro is None:
+        raise CtwaError(f"{key} has no value: write {per_rank}, a rank's pairs of a step, or a divisor of it")
+    if per_rank % min(micro, per_rank):
         raise CtwaError(
-            f"a rank's {per_rank} pairs of a step are not a multiple of "
-            f"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu={micro}: write a divisor of {per_rank}"
+            f"a rank's {per_rank} pairs of a step are not a multiple of {key}={micro}: write a divisor of {per_rank}"
         )
     with open_dict(config):
         actor.ppo_micro_batch_size_per_gpu = min(micro, per_rank)
