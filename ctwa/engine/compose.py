@@ -69,7 +69,7 @@ def compose_written(written: Written, *, stop_on: Sequence[str] = (), command: s
     known = known_keys(command)
     _refuse_groups(parsed, groups_of(command), known)
     _refuse_types(parsed, groups_of(command))
-    with written.naming(), _as_one_sentence(parsed, command):
+    with written.naming(), _as_one_sentence(parsed, command, written):
         fields = [override for override in parsed if _is_objectives_field(override, command)]
         lines = _search_path(parsed, command)
         config = _compose(
@@ -265,7 +265,7 @@ def _is_within(key: str, other: str) -> bool:
 
 
 @contextmanager
-def _as_one_sentence(parsed: Sequence[Override], command: str) -> Iterator[None]:
+def _as_one_sentence(parsed: Sequence[Override], command: str, written: Written) -> Iterator[None]:
     """What Hydra and OmegaConf refuse, in our words."""
     try:
         yield
@@ -275,7 +275,7 @@ def _as_one_sentence(parsed: Sequence[Override], command: str) -> Iterator[None]
         raise _no_such_choice(error, command) from None
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, RecursionError, UnicodeError, ValueError) as error:
         for override in parsed:
-            _refuse_key(override, str(error), parsed, command)
+            _refuse_key(override, str(error), parsed, command, written)
         raise CtwaError(f"the configuration cannot be composed: {_first_lines(error)}") from error
 
 
@@ -320,7 +320,7 @@ def _refuse_types(parsed: Sequence[Override], groups: Mapping[str, Sequence[str]
             )
 
 
-def _refuse_key(override: Override, said: str, parsed: Sequence[Override], command: str) -> None:
+def _refuse_key(override: Override, said: str, parsed: Sequence[Override], command: str, written: Written) -> None:
     key = override.key_or_group
     if said.startswith(f"Error merging override {override.input_line}"):
         raise _is_a_section(override)
@@ -336,7 +336,7 @@ def _refuse_key(override: Override, said: str, parsed: Sequence[Override], comma
     # Composed once more, for the keys that the chosen method and task bring.
     groups = groups_of(command)
     chosen = [each.input_line for each in parsed if each.key_or_group in groups or each.key_or_group[:6] == "hydra."]
-    names = _names({"ctwa": _plain(_compose(chosen, command).ctwa)}, command)
+    names = _names({"ctwa": _plain(_compose(chosen, command, written).ctwa)}, command)
     if (option := ".".join(key.split(".")[:3])) in names and option.startswith("ctwa.method."):
         raise CtwaError(
             f"{override.input_line} has names that {option} has not yet: write ++{override.input_line.lstrip('+')}, "

@@ -273,7 +273,7 @@ WRITTEN = [
     (["data.train_batch_size"], "'data.train_batch_size' is no setting: settings are written KEY=VALUE"),
     (["data.train_files=["], r"the setting 'data.train_files=\[' cannot be read"),
     (["ctwa.run=runs/\udcff"], r"the setting 'ctwa.run=runs/.udcff' cannot be read"),
-    (["data.train files=a"], "the setting 'data.train files=a' cannot be read"),
+    (["data.train files=a"], "'data.train files=a': a key is names with dots between, and ' ' is in none"),
     (["method=mdga"], "method=mdga is no choice: write one of cagrad, .*; did you mean 'mgda'\\?"),
     (["method=null"], "method=null is no choice: write one of cagrad, "),
     (["method=5"], "method=5 is no choice: write one of cagrad, "),
