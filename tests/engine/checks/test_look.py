@@ -235,7 +235,6 @@ class TestModels:
         [
             ("{{ raise_exception('System role not supported') }}", r"cannot render its prompt \(System role not supp"),
             ("{{ messages[0]['content'].no.such }}", r"cannot render its prompt \("),
-            ("{% for", r"cannot render its prompt \("),
             ("{# nothing #}", "makes nothing of its prompt"),
         ],
     )
