@@ -45,7 +45,6 @@ def of_rewards(
         micro_tokens=_micro_tokens(config, node.actor.ppo_mini_batch_size * node.rollout.n, sampling.longest),
         passes=_passes(config, settings, scalarizer, update, shape),
         sampling=sampling,
-        several_passes=update.backwards > 1 and settings.gradients.passes == "shared_forward",
         keeps_weights=settings.probe_source(scalarizer.requirements) == "backward",
         holds_reference=_holds_reference(config, settings),
         num_column_objectives=len(settings.trained) if scalarizer.aggregator is not None else 0,
@@ -72,7 +71,6 @@ def of_pairs(
         update,
         **_pairs(config, settings.max_length, mean_row),
         passes=_of_update(update, shape),
-        several_passes=update.backwards > 1 and settings.gradients.passes == "shared_forward",
     )
 
 
@@ -99,8 +97,6 @@ def _step(
     shape: ModelShape,
     cluster: Cluster,
     update: UpdatePasses,
-    *,
-    several_passes: bool = False,
     **own: Any,
 ) -> Workload:
     """What the commands have in common: how the model is held, and what its passes compute in.
@@ -110,12 +106,12 @@ def _step(
         shape: the model's.
         cluster: what it is to run on.
         update: its passes.
-        several_passes: whether several backward passes go through one graph.
         own: of a command's :class:`Workload`.
     """
     model, fsdp = config.actor_rollout_ref.model, config.actor_rollout_ref.actor.fsdp_config
     is_flash = attention_of(config).startswith("flash_attention")
     mixed = fsdp.get("mixed_precision") or {}
+    several_passes = update.backwards > update.forwards  # through one graph
     return Workload(
         shape=shape,
         cluster=cluster,
