@@ -97,7 +97,7 @@ def seen(processes: Mapping[str, int], died: Callable[[str], None]) -> Iterator[
     try:
         yield
     finally:
-        os.close(end)
+        os.write(end, b".")  # closing it would tell nothing: whoever was forked meanwhile has it open too
         thread.join()
-        for each in (over, *names):
+        for each in (over, end, *names):
             os.close(each)
