@@ -37,6 +37,7 @@ SETTINGS = (
     "data.train_batch_size=4",
     "actor_rollout_ref.actor.ppo_mini_batch_size=2",
     "data.val_max_samples=32",
+    "data.dataloader_num_workers=1",  # a process that is forked from the driver, and has its pipes and signals
     "ctwa.rewards.standardise=running",
     "+ctwa.objectives.conciseness.gate={by: accuracy, at_least: 1}",
 )
