@@ -111,8 +111,12 @@ def activations(workload: Workload) -> float:
 
 
 def logits(workload: Workload) -> float:
-    """The logits of a micro-batch, and their gradient where it does not take their place."""
-    return workload.micro_tokens * workload.shape.vocabulary * workload.compute_bytes * workload.logits_copies
+    """The logits of a micro-batch, what is made of them in their size, and what that is computed with.
+
+    Counted of the update. The pass for log-probabilities and entropies has no gradient, and holds no more of anything.
+    """
+    size = workload.micro_tokens * workload.shape.vocabulary * workload.compute_bytes
+    return size * workload.logits_copies + workload.logits_chunk
 
 
 def cache_token(workload: Workload) -> float:

@@ -84,7 +84,8 @@ class Workload:
         counts_tokens: whether micro-batches are measured in tokens.
         num_gradients: that are kept of each trained parameter at once.
         checkpoints_activations: whether a block's insides are computed anew in the backward pass.
-        logits_copies: buffers of the logits' size in the update: 1 where their gradient is written in their place.
+        logits_copies: buffers of the logits' size that a pass holds at once, at the most.
+        logits_chunk: bytes beside them, where log-probabilities and entropies are computed by chunks.
         shards: ranks over which the weights are dealt out.
         keeps_weights: whether a copy of the trained weights is kept for the probe.
         holds_reference: whether a reference model of its own stays on the GPU.
@@ -109,6 +110,7 @@ class Workload:
     num_gradients: int = 1
     checkpoints_activations: bool = True
     logits_copies: int = 1
+    logits_chunk: int = 0
     shards: int = 1
     keeps_weights: bool = False
     holds_reference: bool = False

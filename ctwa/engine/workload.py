@@ -14,6 +14,7 @@ from ctwa.engine.checks.batches import attention_of, num_data_ranks
 from ctwa.engine.passes import UpdatePasses, pair_passes, update_passes
 from ctwa.engine.prefer_settings import PreferenceSettings
 from ctwa.engine.settings import Settings
+from ctwa.engine.verl.logits import WORKING_BYTES
 from ctwa.scalarizers.base import Scalarizer
 
 _NUMBER_BYTES = {"fp32": 4, "float32": 4, "bf16": 2, "bfloat16": 2, "fp16": 2, "float16": 2}
@@ -45,6 +46,7 @@ def of_rewards(
         micro_tokens=_micro_tokens(config, node.actor.ppo_mini_batch_size * node.rollout.n, sampling.longest),
         passes=_passes(config, settings, scalarizer, update, shape),
         sampling=sampling,
+        temperature=node.rollout.temperature,
         keeps_weights=settings.probe_source(scalarizer.requirements) == "backward",
         holds_reference=_holds_reference(config, settings),
         num_column_objectives=len(settings.trained) if scalarizer.aggregator is not None else 0,
@@ -97,6 +99,8 @@ def _step(
     shape: ModelShape,
     cluster: Cluster,
     update: UpdatePasses,
+    *,
+    temperature: float = 1.0,
     **own: Any,
 ) -> Workload:
     """What the commands have in common: how the model is held, and what its passes compute in.
@@ -106,12 +110,12 @@ def _step(
         shape: the model's.
         cluster: what it is to run on.
         update: its passes.
+        temperature: of the policy that is trained.
         own: of a command's :class:`Workload`.
     """
     model, fsdp = config.actor_rollout_ref.model, config.actor_rollout_ref.actor.fsdp_config
     is_flash = attention_of(config).startswith("flash_attention")
     mixed = fsdp.get("mixed_precision") or {}
-    several_passes = update.backwards > update.forwards  # through one graph
     return Workload(
         shape=shape,
         cluster=cluster,
@@ -123,13 +127,33 @@ def _step(
         counts_tokens=bool(config.actor_rollout_ref.actor.use_dynamic_bsz),
         num_gradients=update.num_gradients,
         checkpoints_activations=bool(model.enable_gradient_checkpointing),
-        logits_copies=1 if is_flash and not several_passes else 2,
+        logits_copies=_logits_copies(config, update, scales=temperature != 1, has_kernel=is_flash),
+        logits_chunk=0 if is_flash else WORKING_BYTES,
         shards=fsdp.fsdp_size if fsdp.fsdp_size > 0 else cluster.num_gpus,
         offloads_weights=bool(fsdp.param_offload),
         offloads_optimizer=bool(fsdp.optimizer_offload),
         compute_bytes=_NUMBER_BYTES.get(str(mixed.get("param_dtype", "bf16")), 2),
         **own,
     )
+
+
+def _logits_copies(config: DictConfig, update: UpdatePasses, *, scales: bool, has_kernel: bool) -> int:
+    """Buffers of the logits' size that the update holds at once, at the most.
+
+    Args:
+        config: the resolved config.
+        update: its passes.
+        scales: whether the logits are divided by a temperature, which makes others beside them.
+        has_kernel: whether log-probabilities are flash-attention's, which can go backward in the logits' place.
+    """
+    actor = config.actor_rollout_ref.actor
+    has_bonus = bool(actor.entropy_coeff)  # its gradient stands beside that of the log-probabilities
+    several = update.backwards > update.forwards  # through one graph
+    if has_kernel and not several and not has_bonus and not actor.calculate_entropy:
+        return 1 + scales
+    # What the log-probabilities are of, and its gradient. Kept for more passes, it is still there while the gradient
+    # of the logits before the division is made.
+    return 2 + (has_bonus or (scales and several))
 
 
 def _sampling(config: DictConfig, prompts: int, completions: int, mean_response: float | None) -> Sampling:

@@ -152,6 +152,12 @@ _TABLE: dict[tuple[Use, str], dict[str, str]] = {
     ("called", "verl.utils.model:"): {
         "convert_weight_keys": "(state_dict, model)",
     },
+    ("called", "verl.utils.torch_functional:"): {
+        "entropy_from_logits": "(logits)",
+    },
+    ("called", "verl.workers.engine.fsdp.transformer_impl:"): {
+        "_scale_logits_by_temperature": "(logits, temperature, *, is_unit_temperature)",
+    },
     ("called", "verl.workers.utils.losses:"): {
         "ppo_loss": "(config, model_output, data, dp_group=None)",
     },

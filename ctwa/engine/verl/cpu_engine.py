@@ -12,7 +12,6 @@ from torch import nn
 from torch.optim import Adam, Optimizer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from verl.utils import tensordict_utils as tu
-from verl.utils import torch_functional
 from verl.utils.ulysses import (
     all_gather_tensor,
     gather_heads_scatter_seq,
@@ -22,36 +21,16 @@ from verl.utils.ulysses import (
 from verl.workers.engine.fsdp import transformer_impl
 
 from ctwa.engine.verl import PACKED_ATTENTION
+from ctwa.engine.verl.logits import entropies, log_probs_of_labels
 from ctwa.engine.verl.multi_objective_engine import MultiObjectiveEngine
 from ctwa.engine.verl.packing import (
     PackedRows,
     begin_pass,
     can_pack,
-    label_log_probs,
     micro_batches,
     response_lengths,
 )
 from ctwa.models.onednn import prefers_onednn, use_onednn
-
-CHUNK_ROWS = 4096
-
-
-def log_probs_of_labels(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The log-probabilities of the labels, in chunks of rows: ``logits[label] - logsumexp(logits)``.
-
-    Stands in for verl's ``logprobs_from_logits_v2``, which goes row by row to save memory. Without padding a row is a
-    token, so that it makes thousands of calls, and as many nodes for the backward pass, for every micro-batch.
-
-    Args:
-        logits: (..., vocabulary).
-        labels: int64 (...).
-    """
-    rows_RV, labels_R1 = logits.reshape(-1, logits.shape[-1]), labels.reshape(-1, 1)
-    chunks = [
-        chosen.gather(1, label).squeeze(1).float() - torch.logsumexp(chosen.float(), dim=1)
-        for chosen, label in zip(rows_RV.split(CHUNK_ROWS), labels_R1.split(CHUNK_ROWS), strict=True)
-    ]
-    return torch.cat(chunks).view(labels.shape)
 
 
 def sequence_parallel_attention(
@@ -100,18 +79,13 @@ def sequence_parallel_attention(
 
 
 class CpuEngine(MultiObjectiveEngine):
-    """verl's FSDP engine, with log-probabilities by chunks and a reference policy that is sharded as the policy is.
+    """verl's FSDP engine, with a reference policy that is sharded as the policy is.
 
     With the attention ``ctwa_packed`` it goes over packed rows, in which a prompt of several rows stands once, and
     makes logits of response tokens alone: see :mod:`ctwa.engine.verl.packing`. A model that cannot is padded.
     """
 
     _packs = False
-
-    def initialize(self) -> None:
-        """Build the model; see ``log_probs_of_labels``."""
-        torch_functional.logprobs_from_logits_v2 = log_probs_of_labels
-        super().initialize()
 
     def _build_module(self) -> nn.Module:
         if self.use_ulysses_sp:
@@ -179,15 +153,15 @@ class CpuEngine(MultiObjectiveEngine):
         rows: PackedRows | None = output_args.get("packed")
         if rows is None:
             return super().prepare_model_outputs(output, output_args, micro_batch, logits_processor_func)
-        logits_SV = output.logits.squeeze(0).float()
+        logits_SV = output.logits.squeeze(0)
         temperature = micro_batch["temperature"]
         if isinstance(temperature, torch.Tensor):
             logits_SV = logits_SV / temperature.float()[rows.rows_S, None]
         elif temperature != 1:
-            logits_SV = logits_SV / temperature
-        values_S = {"log_probs": label_log_probs(logits_SV, rows.labels_S)}
+            logits_SV = logits_SV.float() / temperature
+        values_S = {"log_probs": log_probs_of_labels(logits_SV, rows.labels_S)}
         if tu.get_non_tensor_data(data=micro_batch, key="calculate_entropy", default=False):
-            values_S["entropy"] = torch_functional.entropy_from_logits(logits_SV)
+            values_S["entropy"] = entropies(logits_SV)
         input_ids = micro_batch["input_ids"]
         return {
             name: torch.nested.nested_tensor_from_jagged(

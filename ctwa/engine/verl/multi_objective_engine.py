@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
+from verl.utils import tensordict_utils as tu
+from verl.utils import torch_functional
 from verl.utils.device import get_device_id
 from verl.utils.fsdp_utils import merged_lora_context, normalize_peft_param_name, offload_fsdp_model_to_cpu
 from verl.utils.model import convert_weight_keys
@@ -24,6 +26,7 @@ from verl.workers.engine.fsdp import transformer_impl
 from ctwa.engine.objective_losses import OBJECTIVE_LOSSES
 from ctwa.engine.optimizer_metric import knows_mean_squares, preconditioner
 from ctwa.engine.verl.halves import by_half, half_of, rows_in_halves
+from ctwa.engine.verl.logits import entropies, log_probs_of_labels
 from ctwa.gradients.plan import GradientPlan, GradientRecord
 from ctwa.gradients.store import GradientStore
 
@@ -40,6 +43,7 @@ class MultiObjectiveEngine(FSDPEngineWithLMHead):
 
     plan: GradientPlan | None = None
     num_left_out: int = 0
+    compute_entropy_from_logits: Callable[..., Tensor]
     _store: GradientStore | None = None
     _part: int | None = None
     _has_shared: bool = False
@@ -50,6 +54,13 @@ class MultiObjectiveEngine(FSDPEngineWithLMHead):
     def collects(self) -> bool:
         """Whether the loss function is to return each objective's loss, as ``OBJECTIVE_LOSSES`` among its metrics."""
         return self._store is not None or self._combined is not None
+
+    def initialize(self) -> None:
+        """Build the model. What verl has neither a kernel nor a compiled function for is made by chunks."""
+        torch_functional.logprobs_from_logits_v2 = log_probs_of_labels  # where flash-attention's cross entropy is not
+        super().initialize()
+        if self.compute_entropy_from_logits is torch_functional.entropy_from_logits:
+            self.compute_entropy_from_logits = entropies
 
     def forward_backward_batch(
         self, data: TensorDict, loss_function: Callable, forward_only: bool = False
@@ -131,11 +142,15 @@ class MultiObjectiveEngine(FSDPEngineWithLMHead):
         finally:
             self._combined = None
 
-    def prepare_model_outputs(self, *arguments: Any, **options: Any) -> dict[str, Any]:
+    def prepare_model_outputs(
+        self, output: Any, output_args: dict[str, Any], micro_batch: TensorDict, logits_processor_func: Any
+    ) -> dict[str, Any]:
         """Make of the logits what verl does, in a graph that as many backward passes can go through as are to come."""
         several = self._store is not None and self._part is None
         with _logits_kept() if several else nullcontext():
-            return super().prepare_model_outputs(*arguments, **options)
+            if _is_padded(micro_batch) and not isinstance(output.logits, DTensor):
+                return _of_padded_rows(output.logits, output_args, micro_batch)
+            return super().prepare_model_outputs(output, output_args, micro_batch, logits_processor_func)
 
     def forward_step(self, micro_batch: TensorDict, loss_function: Callable, forward_only: bool) -> Any:
         """Go forward as verl does; where gradients are collected, the loss goes backward once for each objective."""
@@ -229,6 +244,50 @@ class MultiObjectiveEngine(FSDPEngineWithLMHead):
             yield lambda index: (block_of[index] or 0) >= first and block_of[index] is not None
         finally:
             handle.remove()
+
+
+def _is_padded(micro_batch: TensorDict) -> bool:
+    """Whether verl pads the rows, and makes of their logits log-probabilities and entropies alone."""
+    others = ("use_fused_kernels", "calculate_sum_pi_squared", "distillation_use_topk", "distillation_only")
+    is_packed = tu.get_non_tensor_data(data=micro_batch, key="use_remove_padding", default=True)
+    return not is_packed and not any(
+        tu.get_non_tensor_data(data=micro_batch, key=each, default=False) for each in others
+    )
+
+
+def _of_padded_rows(logits_NTV: Tensor, output_args: dict[str, Any], micro_batch: TensorDict) -> dict[str, Tensor]:
+    """What verl makes of the logits of rows with padding, which it copies without their padding first.
+
+    That is a buffer of their size in the forward pass, and two more where autograd goes back through the copy.
+
+    Args:
+        logits_NTV: of N rows that are padded at the end.
+        output_args: of verl's ``prepare_model_inputs``.
+        micro_batch: the rows; ``calculate_entropy`` says whether entropies are wanted.
+
+    Returns:
+        ``log_probs`` of each token's next, nested as the rows are; ``entropy`` likewise.
+    """
+    input_ids = micro_batch["input_ids"]
+    logits_NTV = transformer_impl._scale_logits_by_temperature(
+        logits_NTV,
+        output_args["temperature"][:, None, None],
+        is_unit_temperature=output_args.get("temperature_is_one", False),
+    )
+    is_token_NT = torch.arange(logits_NTV.shape[1], device=logits_NTV.device) < input_ids.offsets().diff()[:, None]
+    next_NT = torch.zeros_like(is_token_NT, dtype=torch.int64)
+    next_NT = next_NT.masked_scatter(is_token_NT, output_args["input_ids_rmpad_rolled"])
+    wants_entropy = tu.get_non_tensor_data(data=micro_batch, key="calculate_entropy", default=False)
+    # In its place only where nothing else goes backward through the logits.
+    values = {
+        "log_probs": transformer_impl.logprobs_from_logits(logits_NTV, next_NT, inplace_backward=not wants_entropy)
+    }
+    if wants_entropy:
+        values["entropy"] = entropies(logits_NTV)
+    return {
+        name: torch.nested.nested_tensor_from_jagged(each_NT[is_token_NT], input_ids.offsets())
+        for name, each_NT in values.items()
+    }
 
 
 @contextmanager

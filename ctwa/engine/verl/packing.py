@@ -207,29 +207,6 @@ def response_lengths(rows: TensorDict) -> list[int]:
     return [int(mask.sum()) for mask in rows["loss_mask"].unbind()]
 
 
-class _LabelLogProbs(torch.autograd.Function):
-    """``logits[label] - logsumexp(logits)``, with one buffer of the logits' size in the backward pass."""
-
-    @staticmethod
-    def forward(ctx: Any, logits_SV: Tensor, labels_S: Tensor) -> Tensor:
-        normalizers_S1 = torch.logsumexp(logits_SV, dim=1, keepdim=True)
-        ctx.save_for_backward(logits_SV, labels_S, normalizers_S1)
-        return (logits_SV.gather(1, labels_S[:, None]) - normalizers_S1).squeeze(1)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        logits_SV, labels_S, normalizers_S1 = ctx.saved_tensors
-        gradient_S1 = gradients[0][:, None]
-        gradient_SV = torch.sub(logits_SV, normalizers_S1).exp_().mul_(-gradient_S1)
-        return gradient_SV.scatter_add_(1, labels_S[:, None], gradient_S1), None
-
-
-def label_log_probs(logits_SV: Tensor, labels_S: Tensor) -> Tensor:
-    """(S,): the log-probabilities of labels."""
-    log_probs_S: Tensor = _LabelLogProbs.apply(logits_SV, labels_S)
-    return log_probs_S
-
-
 _KNOWN_LAYERS = {"full_attention", "sliding_attention"}
 
 

@@ -22,11 +22,11 @@ from transformers import (
 from verl.utils import tensordict_utils as tu
 
 from ctwa.engine.verl import PACKED_ATTENTION
+from ctwa.engine.verl.logits import log_probs_of_labels
 from ctwa.engine.verl.packing import (
     PackedRows,
     begin_pass,
     can_pack,
-    label_log_probs,
     micro_batches,
     response_lengths,
 )
@@ -94,8 +94,8 @@ def at_once(model: Any, rows: PackedRows) -> Tensor:
         rows.tokens_T[None], position_ids=rows.positions_T[None], use_cache=False, logits_to_keep=rows.predictors_S
     ).logits[0]
     num_values = sum(len(prompt) + len(response) for prompt, response in ROWS)
-    log_probs = label_log_probs(logits_SV, rows.labels_S).new_zeros(num_values)
-    log_probs = log_probs.index_copy(0, rows.places_S, label_log_probs(logits_SV, rows.labels_S))
+    log_probs = log_probs_of_labels(logits_SV, rows.labels_S).new_zeros(num_values)
+    log_probs = log_probs.index_copy(0, rows.places_S, log_probs_of_labels(logits_SV, rows.labels_S))
     ends = torch.tensor([len(prompt) + len(response) for prompt, response in ROWS]).cumsum(0).tolist()
     return torch.cat([log_probs[end - len(row[1]) - 1 : end - 1] for end, row in zip(ends, ROWS, strict=True)])
 
