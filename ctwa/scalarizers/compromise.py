@@ -13,7 +13,6 @@ from ctwa.batch import RewardMatrix, Rollout, Update
 from ctwa.errors import CtwaError
 from ctwa.method_info import MethodInfo, Options
 from ctwa.scalarizers.base import Estimate, Scalarizer, weighted_advantages
-from ctwa.scalarizers.decoupled import batch_normalized, decoupled_sum
 from ctwa.scalarizers.per_objective import REWARD_CEILING, batch_means, check_names, trained_objectives
 from ctwa.scalarizers.since_start import MeansSinceStart
 
@@ -30,23 +29,17 @@ class CompromiseConfig(Options):
         warmup: the number of batches that an objective's beginning is the mean of. Its shortfall is 1 in them.
         half_life: the number of batches after which one counts half in the mean that is held against the beginning.
         largest: the largest reward that an objective can give, by name, where that is not 1.
-        relative: divide each weight by what the objective lacked at the beginning, so that the unit of a reward does
-            not matter.
-        apply_to: what the weights multiply. ``rewards``: the rewards, and the sum has one advantage. ``advantages``:
-            the objectives' own standardised advantages, whose sum is standardised over the batch.
     """
 
     type: Literal["compromise"] = "compromise"
-    alpha: Annotated[float, Field(ge=0)] = 1.5
+    alpha: Annotated[float, Field(ge=0)] = 3.0
     warmup: Annotated[int, Field(ge=1)] = 5
     half_life: Annotated[float, Field(gt=0)] = 5.0
     largest: dict[str, float] | None = None
-    relative: bool = False
-    apply_to: Literal["rewards", "advantages"] = "rewards"
 
     def idle(self) -> Mapping[str, str]:
         """Fixed weights hear of no mean."""
-        return {"warmup": "alpha=0", "half_life": "alpha=0"} if self.alpha == 0 and not self.relative else {}
+        return {"warmup": "alpha=0", "half_life": "alpha=0"} if self.alpha == 0 else {}
 
     def unreached(self, num_steps: int) -> Iterator[str]:
         """Weights that never move."""
@@ -59,14 +52,16 @@ class Compromise(Scalarizer):
 
     The shortfall is ``(largest_m - mean_m) / (largest_m - start_m)``: 1 where the objective began, 0 where it cannot be
     better, above 1 where it has lost. The weights are the slope of the global criterion ``sum_m weight_m
-    shortfall_m^(1 + alpha)``.
+    shortfall_m^(1 + alpha)`` by the shortfalls.
 
     Raises:
         CtwaError: ``largest`` names what is no objective.
     """
 
     info = MethodInfo(
-        CompromiseConfig, "weights by what each objective still lacks of its largest reward", "Zeleny 1973"
+        CompromiseConfig,
+        "weights by what each objective still lacks of its largest reward",
+        "Zeleny 1973; Miettinen 1999",
     )
     has_zero = True
     STATE = tuple(f"_means.{each}" for each in MeansSinceStart.STATE)
@@ -85,18 +80,16 @@ class Compromise(Scalarizer):
     def shortfall_M(self) -> Tensor:
         """Of each trained objective what it lacks now, as a share of what it lacked at the beginning."""
         gap_M = (self._largest_M - self._means.mean_M).clamp(min=0)
-        return torch.where(self._means.known_M, gap_M / self._first_gap_M, 1.0)
+        first_gap_M = (self._largest_M - self._means.start_M).clamp(min=_LEAST_GAP)
+        return torch.where(self._means.known_M, gap_M / first_gap_M, 1.0)
 
     @property
     def weights(self) -> dict[str, float]:
         """The weights of the next rollout's score, to the sum of the objectives' own."""
-        shortfall_M = self.shortfall_M
-        weights_M = self._weights_M
+        shortfall_M, weights_M = self.shortfall_M, self._weights_M
         if bool(shortfall_M.any()):
             # Relative to the largest one, none overflows.
             weights_M = weights_M * (shortfall_M / shortfall_M.max()) ** self.config.alpha
-        if self.config.relative:
-            weights_M = weights_M / torch.where(self._means.num_batches_M > 0, self._first_gap_M, 1.0)
         weights_M = weights_M * (self._weights_M.sum() / weights_M.sum())
         return dict.fromkeys(self.initial_weights, 0.0) | self.named(weights_M)
 
@@ -107,12 +100,7 @@ class Compromise(Scalarizer):
             CtwaError: a reward is above the largest that there can be.
         """
         self._check(rollout.rewards.select(self.names))
-        if self.config.apply_to == "rewards":
-            return weighted_advantages(rollout, estimate, self.weights)
-        own = {name: self.weights[name] for name in self.names}
-        total_NT, size = decoupled_sum(rollout, estimate, own)
-        rows_N = rollout.rewards.select(self.names).applicable_NM.any(1)
-        return batch_normalized(total_NT, rollout.loss_mask_NT, rows_N, size)
+        return weighted_advantages(rollout, estimate, self.weights)
 
     def observe_update(self, update: Update) -> dict[str, float]:
         """Take in the batch's mean rewards; they set the weights of the next rollout.
@@ -124,13 +112,10 @@ class Compromise(Scalarizer):
         self._means.observe(self.by_name({name: means.get(name) for name in self.names}))
         return {f"compromise/shortfall/{name}": each for name, each in self.named(self.shortfall_M).items()}
 
-    @property
-    def _first_gap_M(self) -> Tensor:
-        return (self._largest_M - self._means.start_M).clamp(min=_LEAST_GAP)
-
     def _check(self, rewards: RewardMatrix) -> None:
-        above_NM = rewards.rewards_NM - self._largest_M > _ROUNDING * self._largest_M.abs().clamp(min=1)
-        if bool((above_NM := above_NM & rewards.scored_NM).any()):
+        beyond_M = self._largest_M + _ROUNDING * self._largest_M.abs().clamp(min=1)
+        above_NM = rewards.scored_NM & (rewards.rewards_NM > beyond_M)
+        if bool(above_NM.any()):
             row, column = (int(i) for i in above_NM.nonzero()[0])
             name = self.names[column]
             raise CtwaError(

@@ -49,13 +49,10 @@ def test_by_hand():
 
 
 def test_weights_are_the_slope_of_the_global_criterion():
-    """Up to the gap at the start, in whose unit a shortfall is, and a common factor."""
     start, now, alpha = {"a": 0.2, "b": 0.5, "c": 0.6}, {"a": 0.6, "b": 0.55, "c": 0.4}, 1.5
-    rewards_M = torch.tensor([*now.values()], dtype=torch.float64, requires_grad=True)
-    first_gap_M = 1 - torch.tensor([*start.values()], dtype=torch.float64)
-    weights_M = torch.tensor([*WEIGHTS.values()], dtype=torch.float64)
-    (weights_M * ((1 - rewards_M) / first_gap_M) ** (1 + alpha)).sum().backward()
-    slope_M = -rewards_M.grad * first_gap_M
+    shortfall_M = torch.tensor([(1 - now[name]) / (1 - start[name]) for name in WEIGHTS], requires_grad=True)
+    (torch.tensor([*WEIGHTS.values()]) * shortfall_M ** (1 + alpha)).sum().backward()
+    slope_M = shortfall_M.grad
 
     method = after({name: [start[name], now[name]] for name in start}, alpha=alpha)
     assert [*method.weights.values()] == pytest.approx((slope_M / slope_M.sum()).tolist())
