@@ -12,9 +12,7 @@ from ctwa.aggregators.registry import AggregatorConfig, build_aggregator
 from ctwa.batch import Rollout
 from ctwa.errors import CtwaError
 from ctwa.scalarizers.base import Estimate, Scalarizer
-
-REWARD_CEILING = 1.0
-"""The reward that a loss is counted from (methods that compare losses): the most that a 0/1 reward can be."""
+from ctwa.scalarizers.per_objective import REWARD_CEILING
 
 
 class GradientMethod(Scalarizer):

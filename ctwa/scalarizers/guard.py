@@ -19,6 +19,7 @@ from ctwa.errors import CtwaError
 from ctwa.method_info import MethodInfo, Options
 from ctwa.scalarizers.base import Estimate, Scalarizer, score_advantages
 from ctwa.scalarizers.per_objective import batch_means, check_names, trained_objectives, weights_in_score
+from ctwa.scalarizers.since_start import MeansSinceStart
 
 _ROUNDING = 1e-9  # of a reward at its bound, in the units of the bounds
 
@@ -63,7 +64,7 @@ class Guard(Scalarizer):
     )
     has_zero = True
     takes_prompt_weights = True
-    STATE = ("_start_M", "_mean_M", "_num_batches_M")
+    STATE = tuple(f"_means.{each}" for each in MeansSinceStart.STATE)
     config: GuardConfig
 
     def __init__(self, config: GuardConfig, weights: Mapping[str, float]) -> None:
@@ -76,15 +77,13 @@ class Guard(Scalarizer):
         self._lowest_M = self.by_name({name: bounds.get(name, (0.0, 1.0))[0] for name in self.names})
         self._highest_M = self.by_name({name: bounds.get(name, (0.0, 1.0))[1] for name in self.names})
         self._weights_M = self.by_name(weights)
-        self._start_M = torch.zeros_like(self._weights_M)
-        self._mean_M = torch.zeros_like(self._weights_M)
-        self._num_batches_M = torch.zeros_like(self._weights_M, dtype=torch.int64)
+        self._means = MeansSinceStart(len(self.names), warmup=config.warmup, half_life=config.half_life)
 
     @property
     def gates_M(self) -> Tensor:
         """Of each trained objective, from 1, closed, to 0, open."""
-        open_M = ((self._mean_M - self._start_M) / self.config.margin).clamp(0, 1)
-        return torch.where(self._num_batches_M > self.config.warmup, 1 - open_M, 1.0)
+        open_M = ((self._means.mean_M - self._means.start_M) / self.config.margin).clamp(0, 1)
+        return torch.where(self._means.known_M, 1 - open_M, 1.0)
 
     def advantages(self, rollout: Rollout, estimate: Estimate) -> Tensor:
         """Move the gates by the mean rewards of this rollout, then the advantages (N, T) of the score.
@@ -92,7 +91,8 @@ class Guard(Scalarizer):
         Raises:
             CtwaError: a reward is out of its objective's bounds.
         """
-        self._learn(rollout)
+        means = batch_means(rollout.rewards, self.names)
+        self._means.observe(self._in_bounds(self.by_name({name: means.get(name) for name in self.names})))
         return score_advantages(rollout, estimate, self.names, self._scores(rollout))
 
     def observe_update(self, update: Update) -> dict[str, float]:
@@ -103,26 +103,10 @@ class Guard(Scalarizer):
             ``guard/gain/<name>``: how far its mean is above where it began, after the warm-up.
         """
         del update
-        gains = self.named(self._mean_M - self._start_M)
-        known = dict(zip(self.names, (self._num_batches_M > self.config.warmup).tolist(), strict=True))
+        gains, known = self.named(self._means.mean_M - self._means.start_M), self.named(self._means.known_M)
         return {key_of.gate(name): gate for name, gate in self.named(self.gates_M).items()} | {
             f"guard/gain/{name}": gain for name, gain in gains.items() if known[name]
         }
-
-    def _learn(self, rollout: Rollout) -> None:
-        """Move the beginnings, while they last, and then the means; an objective that scored nothing stands still."""
-        decay = 0.5 ** (1 / self.config.half_life)
-        means = batch_means(rollout.rewards, self.names)
-        means_M = self._in_bounds(self.by_name({name: means.get(name) for name in self.names}))
-        for m, mean in enumerate(means_M):
-            if mean.isnan():
-                continue
-            self._num_batches_M[m] += 1
-            if self._num_batches_M[m] <= self.config.warmup:
-                self._start_M[m] += (mean - self._start_M[m]) / self._num_batches_M[m]
-                self._mean_M[m] = self._start_M[m]
-            else:
-                self._mean_M[m] = decay * self._mean_M[m] + (1 - decay) * mean
 
     def _scores(self, rollout: Rollout) -> Tensor:
         """One score a completion, float64 (N,); NaN where no objective takes part."""

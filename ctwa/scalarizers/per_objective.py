@@ -10,6 +10,9 @@ from torch import Tensor
 from ctwa.batch import RewardMatrix, Rollout
 from ctwa.errors import CtwaError
 
+REWARD_CEILING = 1.0
+"""The reward that losses and shortfalls are counted from: the most that a 0/1 reward can be."""
+
 
 def trained_objectives(weights: Mapping[str, float]) -> tuple[str, ...]:
     """The objectives of weight above 0 in alphabetical order; the others are measured, and train nothing."""

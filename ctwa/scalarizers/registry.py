@@ -11,6 +11,7 @@ from ctwa.errors import CtwaError, did_you_mean
 from ctwa.method_info import Options, one_of
 from ctwa.scalarizers.base import Scalarizer
 from ctwa.scalarizers.cgpo import Cgpo
+from ctwa.scalarizers.compromise import Compromise
 from ctwa.scalarizers.ctwa import CTWA
 from ctwa.scalarizers.dvao import Dvao
 from ctwa.scalarizers.gd2po import Gd2po
@@ -35,6 +36,7 @@ ALL: tuple[type[Scalarizer], ...] = (
     Linear,
     Product,
     Guard,
+    Compromise,
     Schedule,
     CTWA,
     Probe,

@@ -28,6 +28,7 @@ from ctwa.scalarizers import METHODS, Estimate, Requirements, Scalarizer
 
 NEEDED = {
     "cgpo": ["ctwa.method.constraints={accuracy:0}"],
+    "compromise": ["ctwa.method.largest={accuracy:99,conciseness:99,clarity:99}"],
     "guard": ["ctwa.method.bounds={accuracy:[-99,99],conciseness:[-99,99],clarity:[-99,99]}"],
     "lagrangian": [
         "ctwa.method.objective=accuracy",

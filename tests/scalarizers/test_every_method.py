@@ -68,6 +68,7 @@ CASES = defaultdict(
     pama=Case(scaling="invariant"),
     product=Case(scaling="invariant"),
     guard=Case(lambda _: {"warmup": 2}, scaling="invariant"),
+    compromise=Case(lambda _: {"warmup": 2}),
     gdpo=Case(estimators=(True,)),
     gd2po=Case(estimators=(True,)),
     rvpo=Case(lambda _: {"anneal_steps": 5}, estimators=(True,)),
@@ -407,6 +408,7 @@ TASKS_N = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1]).repeat_interleave(4)
 """Eight prompts of three tasks."""
 DISJOINT_NM = TASKS_N[:, None] == torch.arange(3)
 LIKE_ALONE = (
+    "compromise",
     "ctwa",
     "guard",
     "hypervolume",
