@@ -110,7 +110,7 @@ def measure(name: str, folder: Path, shape: Path) -> dict[str, float] | str:
                 ("ctwa", "train", *arguments), stdout=opened, stderr=subprocess.STDOUT, timeout=TOO_LONG
             ).returncode
         except subprocess.TimeoutExpired:
-            code = -1
+            return f"it took more than {TOO_LONG} s: {log}"
     if code:
         return f"it ended with {code}: {log}"
     records = [json.loads(line)["metrics"] for line in (run / "metrics.jsonl").read_text().splitlines()]

@@ -121,8 +121,9 @@ class Job(ABC):
         self.changed: list[str] = []
         if self.settings.resume:
             run = RunFolder(self.settings.run)
-            refuse_another(run, self.info())
-            self.changed = changes(run, written_config(self.config))
+            written = written_config(self.config)
+            refuse_another(run, self.info(), written)
+            self.changed = changes(run, written)
 
     @abstractmethod
     def check(self) -> None:

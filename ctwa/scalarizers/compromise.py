@@ -16,7 +16,7 @@ from ctwa.scalarizers.base import Estimate, Scalarizer, weighted_advantages
 from ctwa.scalarizers.per_objective import REWARD_CEILING, batch_means, check_names, trained_objectives
 from ctwa.scalarizers.since_start import MeansSinceStart
 
-_LEAST_GAP = 0.05  # what an objective that begins at its largest reward is taken to have lacked, in the reward's unit
+_LEAST_GAP = 0.05  # what an objective is taken to have lacked at the least when it began, in the reward's unit
 _ROUNDING = 1e-9  # of a reward at its largest, relative
 
 
@@ -43,16 +43,16 @@ class CompromiseConfig(Options):
 
     def unreached(self, num_steps: int) -> Iterator[str]:
         """Weights that never move."""
-        if self.warmup >= num_steps:
+        if self.alpha and self.warmup + 1 >= num_steps:  # a batch moves the weights of the next one
             yield f"warmup={self.warmup}: no weight moves in {num_steps} steps"
 
 
 class Compromise(Scalarizer):
     """A weighted sum whose weights are the objectives' own times ``shortfall_m^alpha``, scaled to the sum of their own.
 
-    The shortfall is ``(largest_m - mean_m) / (largest_m - start_m)``: 1 where the objective began, 0 where it cannot be
-    better, above 1 where it has lost. The weights are the slope of the global criterion ``sum_m weight_m
-    shortfall_m^(1 + alpha)`` by the shortfalls.
+    The shortfall is ``(largest_m - mean_m) / (largest_m - start_m)``: 1 where the objective began, if that was .05 or
+    more below the largest reward, 0 where it cannot be better, above 1 where it has lost. The weights are the slope of
+    the global criterion ``sum_m weight_m shortfall_m^(1 + alpha)`` by the shortfalls.
 
     Raises:
         CtwaError: ``largest`` names what is no objective.

@@ -26,23 +26,39 @@ def info(method: str = "ctwa", *objectives: str) -> RunInfo:
     return RunInfo(method=method, objectives=weights, num_steps=8)
 
 
+def save(run: RunFolder) -> None:
+    step_folder(run.checkpoints, 2).mkdir()
+    (step_folder(run.checkpoints, 2) / "data.pt").touch()
+    seal(step_folder(run.checkpoints, 2))
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> RunFolder:
     return RunFolder.create(tmp_path / "run", CONFIG, info())
 
 
 def test_another_method_or_other_objectives_are_refused_once_there_is_a_checkpoint(run: RunFolder) -> None:
-    refuse_another(run, info("linear"))
-    step_folder(run.checkpoints, 2).mkdir()
-    (step_folder(run.checkpoints, 2) / "data.pt").touch()
-    seal(step_folder(run.checkpoints, 2))
+    refuse_another(run, info("linear"), CONFIG)
+    save(run)
 
-    refuse_another(run, info("ctwa", "brevity", "accuracy"))
+    refuse_another(run, info("ctwa", "brevity", "accuracy"), CONFIG)
     with pytest.raises(CtwaError, match="begun with the method ctwa, and is to go on with linear: resume with what"):
-        refuse_another(run, info("linear"))
+        refuse_another(run, info("linear"), CONFIG)
     with pytest.raises(CtwaError, match="begun with the objectives accuracy, brevity, and is to go on with accuracy:"):
-        refuse_another(run, info("ctwa", "accuracy"))
+        refuse_another(run, info("ctwa", "accuracy"), CONFIG)
     assert run.read_info().method == "ctwa"  # nothing of the run was touched
+
+
+def test_a_place_in_the_data_is_read_by_as_many_processes_as_kept_it(tmp_path: Path) -> None:
+    """torchdata's loader would say so in the first step, in words of its own."""
+    run = RunFolder.create(tmp_path / "run", {"data": {"dataloader_num_workers": 8}}, info())
+    now = {"data": {"dataloader_num_workers": 0}}
+    refuse_another(run, info(), now)  # it has no checkpoint
+    save(run)
+
+    refuse_another(run, info(), {"data": {"dataloader_num_workers": 8}})
+    with pytest.raises(CtwaError, match=r"num_workers=8, and cannot .* with 0: write data\.dataloader_num_workers=8"):
+        refuse_another(run, info(), now)
 
 
 def test_settings_that_are_not_as_they_were_are_told(run: RunFolder) -> None:

@@ -183,8 +183,21 @@ def test_a_state_goes_on():
 
 
 def test_a_run_that_ends_in_the_warmup_is_said_to_move_no_weight():
-    assert list(CompromiseConfig(warmup=5).unreached(5)) == ["warmup=5: no weight moves in 5 steps"]
-    assert list(CompromiseConfig(warmup=4).unreached(5)) == []
+    assert list(CompromiseConfig(warmup=4).unreached(5)) == ["warmup=4: no weight moves in 5 steps"]
+    assert list(CompromiseConfig(warmup=3).unreached(5)) == []
+    assert list(CompromiseConfig(alpha=0).unreached(5)) == []
+    assert CompromiseConfig(alpha=0).idle().keys() == {"warmup", "half_life"}
+    assert not CompromiseConfig().idle()
+
+
+def test_weights_move_in_the_second_step_after_the_warmup():
+    method = compromise(warmup=3)
+    scored = []
+    for mean in (0.5, 0.5, 0.5, 0.9, 0.9):
+        scored.append(method.weights["a"])
+        see(method, a=mean, b=0.5)
+    assert scored[:4] == [scored[0]] * 4
+    assert scored[4] < scored[0]
 
 
 def test_mistakes_are_named():

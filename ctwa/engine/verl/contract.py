@@ -152,9 +152,6 @@ _TABLE: dict[tuple[Use, str], dict[str, str]] = {
     ("called", "verl.utils.model:"): {
         "convert_weight_keys": "(state_dict, model)",
     },
-    ("called", "verl.utils.torch_functional:"): {
-        "entropy_from_logits": "(logits)",
-    },
     ("called", "verl.workers.engine.fsdp.transformer_impl:"): {
         "_scale_logits_by_temperature": "(logits, temperature, *, is_unit_temperature)",
     },
@@ -180,6 +177,9 @@ _TABLE: dict[tuple[Use, str], dict[str, str]] = {
     },
     ("patched", "transfer_queue.utils.zmq_utils:"): {
         "create_zmq_socket": "(ctx, socket_type, ip, identity=None)",
+    },
+    ("read", "verl.utils.torch_functional:"): {
+        "entropy_from_logits": "(logits)",
     },
     ("read", "verl.workers.engine:EngineRegistry."): {
         "_engines": "dict",

@@ -5,7 +5,7 @@ own functions make several more of that size, or one call a token. These hold a 
 in the backward pass the gradient in the logits' own type. They write into nothing that they have saved, so that a graph
 stands as many backward passes as are wanted.
 
-R is the rows, whatever dimensions they have, and V the vocabulary.
+R is the rows, whatever dimensions they have, C those of a chunk, and V the vocabulary.
 """
 
 from __future__ import annotations
@@ -63,10 +63,10 @@ class _LogProbs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits_RV: Tensor, labels_R: Tensor) -> Tensor:
         chosen, normalizers = [], []
-        for some_RV, labels in _in_chunks(logits_RV, labels_R):
-            wide_RV = some_RV.to(_computing_type(logits_RV))
-            normalizers.append(torch.logsumexp(wide_RV, dim=1))
-            chosen.append(wide_RV.gather(1, labels[:, None]).squeeze(1))
+        for some_CV, labels_C in _in_chunks(logits_RV, labels_R):
+            wide_CV = some_CV.to(_computing_type(logits_RV))
+            normalizers.append(torch.logsumexp(wide_CV, dim=1))
+            chosen.append(wide_CV.gather(1, labels_C[:, None]).squeeze(1))
         normalizers_R = torch.cat(normalizers)
         ctx.save_for_backward(logits_RV, labels_R, normalizers_R)
         return torch.cat(chosen) - normalizers_R
@@ -76,10 +76,10 @@ class _LogProbs(torch.autograd.Function):
     def backward(ctx: Any, gradient_R: Tensor) -> tuple[Tensor, None]:
         logits_RV, labels_R, normalizers_R = ctx.saved_tensors
         gradient_RV = torch.empty_like(logits_RV)
-        for some_RV, into_RV, *columns in _in_chunks(logits_RV, gradient_RV, labels_R, normalizers_R, gradient_R):
-            labels_R1, normalizers_R1, slopes_R1 = (column[:, None] for column in columns)
-            found_RV = _probabilities(some_RV, normalizers_R1, into_RV).mul_(-slopes_R1)
-            _write(found_RV.scatter_add_(1, labels_R1, slopes_R1), into_RV)
+        for some_CV, into_CV, *of_rows in _in_chunks(logits_RV, gradient_RV, labels_R, normalizers_R, gradient_R):
+            labels_C1, normalizers_C1, slopes_C1 = (each_C[:, None] for each_C in of_rows)
+            found_CV = _probabilities(some_CV, normalizers_C1, into_CV).mul_(-slopes_C1)
+            _write(found_CV.scatter_add_(1, labels_C1, slopes_C1), into_CV)
         return gradient_RV, None
 
 
@@ -89,10 +89,10 @@ class _Entropies(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits_RV: Tensor) -> Tensor:
         means, normalizers = [], []
-        for (some_RV,) in _in_chunks(logits_RV):
-            wide_RV = some_RV.to(_computing_type(logits_RV))
-            normalizers.append(torch.logsumexp(wide_RV, dim=1))
-            means.append(torch.softmax(wide_RV, dim=1).mul_(wide_RV).sum(1))
+        for (some_CV,) in _in_chunks(logits_RV):
+            wide_CV = some_CV.to(_computing_type(logits_RV))
+            normalizers.append(torch.logsumexp(wide_CV, dim=1))
+            means.append(torch.softmax(wide_CV, dim=1).mul_(wide_CV).sum(1))
         normalizers_R, means_R = torch.cat(normalizers), torch.cat(means)
         ctx.save_for_backward(logits_RV, normalizers_R, means_R)
         return normalizers_R - means_R
@@ -102,10 +102,10 @@ class _Entropies(torch.autograd.Function):
     def backward(ctx: Any, gradient_R: Tensor) -> Tensor:
         logits_RV, normalizers_R, means_R = ctx.saved_tensors
         gradient_RV = torch.empty_like(logits_RV)
-        for some_RV, into_RV, *columns in _in_chunks(logits_RV, gradient_RV, normalizers_R, means_R, gradient_R):
-            normalizers_R1, means_R1, slopes_R1 = (column[:, None] for column in columns)
-            found_RV = _probabilities(some_RV, normalizers_R1, into_RV)
-            _write(found_RV.mul_(means_R1 - some_RV).mul_(slopes_R1), into_RV)
+        for some_CV, into_CV, *of_rows in _in_chunks(logits_RV, gradient_RV, normalizers_R, means_R, gradient_R):
+            normalizers_C1, means_C1, slopes_C1 = (each_C[:, None] for each_C in of_rows)
+            found_CV = _probabilities(some_CV, normalizers_C1, into_CV)
+            _write(found_CV.mul_(means_C1 - some_CV).mul_(slopes_C1), into_CV)
         return gradient_RV
 
 
@@ -120,12 +120,12 @@ def _computing_type(logits: Tensor) -> torch.dtype:
     return torch.promote_types(logits.dtype, torch.float32)
 
 
-def _probabilities(logits_RV: Tensor, normalizers_R1: Tensor, into_RV: Tensor) -> Tensor:
+def _probabilities(logits_CV: Tensor, normalizers_C1: Tensor, into_CV: Tensor) -> Tensor:
     """In the normalizers' type; written into a tensor where that has it, which takes neither memory nor a copy."""
-    out = into_RV if into_RV.dtype == normalizers_R1.dtype else None
-    return torch.sub(logits_RV, normalizers_R1, out=out).exp_()
+    out = into_CV if into_CV.dtype == normalizers_C1.dtype else None
+    return torch.sub(logits_CV, normalizers_C1, out=out).exp_()
 
 
-def _write(found_RV: Tensor, into_RV: Tensor) -> None:
-    if found_RV is not into_RV:
-        into_RV.copy_(found_RV)
+def _write(found_CV: Tensor, into_CV: Tensor) -> None:
+    if found_CV is not into_CV:
+        into_CV.copy_(found_CV)

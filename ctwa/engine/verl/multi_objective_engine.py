@@ -1,4 +1,4 @@
-"""verl's FSDP engine, able to take the gradient of every objective at one policy."""
+"""verl's FSDP engine, able to take the gradient of every objective at one policy. V is the vocabulary."""
 
 from __future__ import annotations
 
@@ -256,9 +256,10 @@ def _is_padded(micro_batch: TensorDict) -> bool:
 
 
 def _of_padded_rows(logits_NTV: Tensor, output_args: dict[str, Any], micro_batch: TensorDict) -> dict[str, Tensor]:
-    """What verl makes of the logits of rows with padding, which it copies without their padding first.
+    """What verl makes of the logits of rows with padding, without copying them.
 
-    That is a buffer of their size in the forward pass, and two more where autograd goes back through the copy.
+    verl copies them without their padding first: a buffer of their size in the forward pass, and two more where
+    autograd goes back through the copy.
 
     Args:
         logits_NTV: of N rows that are padded at the end.
