@@ -25,7 +25,7 @@ from ctwa.engine.keeper import tell
 from ctwa.engine.plan import line
 from ctwa.engine.recorder import Recorder, Stop
 from ctwa.engine.restarts import how_to_go_on
-from ctwa.engine.resumed import changes, refuse_another, told
+from ctwa.engine.resumed import changes, refuse_another, refuse_unlike, told
 from ctwa.engine.secrets import written_config
 from ctwa.engine.signals import end_request
 from ctwa.engine.written import Written
@@ -122,12 +122,18 @@ class Job(ABC):
         if self.settings.resume:
             run = RunFolder(self.settings.run)
             written = written_config(self.config)
-            refuse_another(run, self.info(), written)
+            refuse_another(run, self.info())
+            refuse_unlike(run, written, self.bound)
             self.changed = changes(run, written)
 
     @abstractmethod
     def check(self) -> None:
         """Set what :class:`Job` lists, or raise a CtwaError."""
+
+    @property
+    def bound(self) -> Sequence[str]:
+        """The keys of the settings that a resumed run needs as they were."""
+        return ()
 
     @abstractmethod
     def about(self) -> dict[str, Any]:

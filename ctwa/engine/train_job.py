@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ctwa.engine.checks.applies import coverage_lines
@@ -47,6 +48,11 @@ class TrainJob(Job):
         self.num_steps = num_steps(self.config, self.data)
         self.num_samples = self.settings.num_samples
         self.remarks = list(remarks(self.config, self.settings, self.num_steps))
+
+    @property
+    def bound(self) -> Sequence[str]:
+        """A data loader finds its place again with as many processes alone; a curriculum has a place of its own."""
+        return () if self.settings.curriculum.is_on else ("data.dataloader_num_workers",)
 
     def about(self) -> dict[str, Any]:
         """With the targets of covariances, where the method has any."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ctwa.engine.resumed import changes, refuse_another, told
+from ctwa.engine.resumed import changes, refuse_another, refuse_unlike, told
 from ctwa.errors import CtwaError
 from ctwa.models.locate import step_folder
 from ctwa.models.seal import seal
@@ -38,27 +38,29 @@ def run(tmp_path: Path) -> RunFolder:
 
 
 def test_another_method_or_other_objectives_are_refused_once_there_is_a_checkpoint(run: RunFolder) -> None:
-    refuse_another(run, info("linear"), CONFIG)
+    refuse_another(run, info("linear"))
     save(run)
 
-    refuse_another(run, info("ctwa", "brevity", "accuracy"), CONFIG)
+    refuse_another(run, info("ctwa", "brevity", "accuracy"))
     with pytest.raises(CtwaError, match="begun with the method ctwa, and is to go on with linear: resume with what"):
-        refuse_another(run, info("linear"), CONFIG)
+        refuse_another(run, info("linear"))
     with pytest.raises(CtwaError, match="begun with the objectives accuracy, brevity, and is to go on with accuracy:"):
-        refuse_another(run, info("ctwa", "accuracy"), CONFIG)
+        refuse_another(run, info("ctwa", "accuracy"))
     assert run.read_info().method == "ctwa"  # nothing of the run was touched
 
 
 def test_a_place_in_the_data_is_read_by_as_many_processes_as_kept_it(tmp_path: Path) -> None:
     """torchdata's loader would say so in the first step, in words of its own."""
+    key = "data.dataloader_num_workers"
     run = RunFolder.create(tmp_path / "run", {"data": {"dataloader_num_workers": 8}}, info())
     now = {"data": {"dataloader_num_workers": 0}}
-    refuse_another(run, info(), now)  # it has no checkpoint
+    refuse_unlike(run, now, [key])  # it has no checkpoint
     save(run)
 
-    refuse_another(run, info(), {"data": {"dataloader_num_workers": 8}})
-    with pytest.raises(CtwaError, match=r"num_workers=8, and cannot .* with 0: write data\.dataloader_num_workers=8"):
-        refuse_another(run, info(), now)
+    refuse_unlike(run, now, [])  # ctwa prefer has no such place
+    refuse_unlike(run, {"data": {"dataloader_num_workers": 8}}, [key, "data.unknown"])
+    with pytest.raises(CtwaError, match=rf"begun with {key}=8, and its .* cannot be read with 0: write {key}=8"):
+        refuse_unlike(run, now, [key])
 
 
 def test_settings_that_are_not_as_they_were_are_told(run: RunFolder) -> None:
