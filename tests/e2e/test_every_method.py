@@ -17,14 +17,14 @@ from ctwa.aggregators.registry import GRADIENT_METHODS
 from ctwa.engine.checkpoint import read_state
 from ctwa.models.seal import is_complete
 from ctwa.scalarizers import METHODS
-from tests.e2e.conftest import Run, assert_same_weights, comparable, end_session
+from tests.e2e.conftest import Run, assert_same_weights, comparable, end_session, process
 from tests.e2e.turns import BROKEN, LAST
 
 pytestmark = pytest.mark.e2e
 
 NUM_METHODS = len(METHODS)
 SETTINGS = (
-    f"trainer.total_training_steps={LAST}",
+    f"trainer.total_training_steps={LAST + 1}",
     f"trainer.save_freq={NUM_METHODS}",
     f"trainer.test_freq={NUM_METHODS}",
     "actor_rollout_ref.actor.optim.lr=3e-5",  # many steps from a weak model
@@ -41,16 +41,41 @@ SETTINGS = (
     "ctwa.rewards.standardise=running",
     "+ctwa.objectives.conciseness.gate={by: accuracy, at_least: 1}",
 )
+HALF_WRITTEN = f"checkpoints/global_step_{LAST + 1}"
 PROGRAM = [str(Path(__file__).with_name("rotating_run.py"))]
 
 
+def read_until_step(running: Popen[str], step: int) -> str:
+    """What a run says until it has made a step; waits for it."""
+    assert running.stdout is not None
+    said = []
+    for line in running.stdout:
+        said.append(line)
+        if line.split()[:1] == [f"{step}/{LAST + 1}"]:
+            return "".join(said)
+    raise AssertionError(f"the run ended before step {step}: {''.join(said)}")
+
+
+def wait_until(running: Popen[str], condition: Callable[[], bool]) -> None:
+    """Look often: what is waited for lasts a tenth of a second."""
+    while not condition():
+        assert running.poll() is None, "the run ended before it came to the point"
+        os.sched_yield()
+
+
 @pytest.fixture(scope="module")
-def rotating(train: Callable[..., Run], tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Two turns of every method, a step each."""
-    return train(tmp_path_factory.mktemp("rotating") / "run", *SETTINGS, program=PROGRAM).checked()
+def rotating(command: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Two turns of every method, a step each; the run is killed while it saves the step after them."""
+    folder = tmp_path_factory.mktemp("rotating") / "run"
+    with process(command(folder, SETTINGS, PROGRAM)) as running:
+        output = read_until_step(running, LAST)
+        wait_until(running, (folder / HALF_WRITTEN / "ctwa_state.json").exists)
+        running.send_signal(signal.SIGKILL)
+        return Run(folder, running.wait(), output)
 
 
 def test_every_method_trains(rotating: Run) -> None:
+    assert len(rotating.records) == LAST + 1
     for step, metrics in enumerate(rotating.records[1:]):
         method = sorted(METHODS)[step % NUM_METHODS]
         # Some methods leave out completions, and a weak model has steps without any other.
@@ -76,36 +101,18 @@ def test_every_method_trains(rotating: Run) -> None:
     assert any(0 < each["val_shaped/conciseness"] < each["val/conciseness"] for each in validated)
 
 
-def read_until_step(running: Popen[str], step: int) -> str:
-    """What a run says until it has made a step; waits for it."""
-    assert running.stdout is not None
-    said = []
-    for line in running.stdout:
-        said.append(line)
-        if line.split()[:1] == [f"{step}/{LAST}"]:
-            return "".join(said)
-    raise AssertionError(f"the run ended before step {step}: {''.join(said)}")
-
-
-def wait_until(running: Popen[str], condition: Callable[[], bool]) -> None:
-    """Look often: what is waited for lasts a tenth of a second."""
-    while not condition():
-        assert running.poll() is None, "the run ended before it came to the point"
-        os.sched_yield()
-
-
 def last_event(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "events.jsonl").read_text().splitlines()[-1])
 
 
-def test_a_run_that_is_told_to_end_and_then_killed_while_it_saves_resumes_to_the_same_bits(
+def test_a_run_that_is_killed_while_it_saves_and_then_told_to_end_resumes_to_the_same_bits(
     rotating: Run, watched_process: Callable[..., Popen[str]], train: Callable[..., Run], tmp_path: Path
 ) -> None:
     """From the first turn's end on, so that every method has a past."""
     folder = tmp_path / "run"
-    half_written = folder / f"checkpoints/global_step_{LAST}"
     shutil.copytree(rotating.folder, folder)
-    shutil.rmtree(half_written)
+    shutil.rmtree(folder / f"checkpoints/global_step_{LAST}")
+    assert not is_complete(folder / HALF_WRITTEN)
 
     running = watched_process(folder, *SETTINGS, "ctwa.resume=true", program=PROGRAM)
     output = read_until_step(running, NUM_METHODS + 1)
@@ -120,19 +127,12 @@ def test_a_run_that_is_told_to_end_and_then_killed_while_it_saves_resumes_to_the
     assert output.count("whose checkpoint is saved: ctwa.resume=true goes on from there") == 2  # and in the summary
     assert json.loads((folder / "summary.json").read_text())["stopped"] == stopped["text"]
 
-    running = watched_process(folder, *SETTINGS, "ctwa.resume=true", program=PROGRAM)
-    read_until_step(running, LAST - 1)
-    wait_until(running, (half_written / "ctwa_state.json").exists)
-    running.send_signal(signal.SIGKILL)
-    running.wait()
-    end_session(running.pid)
-    assert not is_complete(half_written)
-
     longer = f"trainer.total_training_steps={LAST + 2 * len(BROKEN)}"
     resumed = train(folder, *SETTINGS, longer, "ctwa.resume=true", program=PROGRAM)
 
-    went_on = f"continuing from global_step_{stopped['step']}; removed global_step_{LAST}, which was not"
-    assert went_on in (folder / "events.jsonl").read_text()
+    after_the_kill = f"continuing from global_step_{NUM_METHODS}; removed global_step_{LAST + 1}, which was not"
+    for went_on in (after_the_kill, f"continuing from global_step_{stopped['step']}"):
+        assert went_on in (folder / "events.jsonl").read_text()
     steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert steps == list(range(LAST + len(BROKEN) + 1)), resumed.output
     for step in range(NUM_METHODS + 1, LAST + 1):
