@@ -5,11 +5,13 @@ After two turns come steps that are not finite, for methods of each level.
 
 from __future__ import annotations
 
+import copy
 import math
 import sys
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from omegaconf import OmegaConf
 from torch import Tensor
 from turns import BROKEN, LAST
 
@@ -17,7 +19,6 @@ from ctwa.aggregators.base import Aggregator
 from ctwa.batch import Rollout, Update
 from ctwa.cli import run
 from ctwa.covariance.probe import Progress
-from ctwa.engine.compose import compose_config
 from ctwa.engine.job import execute
 from ctwa.engine.recorder import Recorder
 from ctwa.engine.sampling import Sampler
@@ -26,21 +27,20 @@ from ctwa.engine.train import MultiObjectiveTrainer, Step
 from ctwa.engine.train_job import TrainJob
 from ctwa.scalarizers import METHODS, Estimate, Requirements, Scalarizer
 
-NEEDED = {
-    "cgpo": ["ctwa.method.constraints={accuracy:0}"],
-    "compromise": ["ctwa.method.largest={accuracy:99,conciseness:99,clarity:99}"],
-    "guard": ["ctwa.method.bounds={accuracy:[-99,99],conciseness:[-99,99],clarity:[-99,99]}"],
-    "lagrangian": [
-        "ctwa.method.objective=accuracy",
-        "ctwa.method.targets={conciseness:0.9,clarity:0.9}",
-    ],
-    "product": ["ctwa.method.offset=100"],  # for rewards that are standardised have no zero
-    "saw": ["ctwa.method.lowest={accuracy:-100,conciseness:-100,clarity:-100}"],
-    "schedule": [
-        "ctwa.method.points=[{step:0,weights:{accuracy:1,conciseness:1,clarity:1}},"
-        "{step:4,weights:{accuracy:2,conciseness:1,clarity:1}}]"
-    ],
-    "torchjd": ["ctwa.method.weighting=MGDA"],
+NEEDED: Mapping[str, Mapping[str, Any]] = {
+    "cgpo": {"constraints": {"accuracy": 0}},
+    "compromise": {"largest": {"accuracy": 99, "conciseness": 99, "clarity": 99}},
+    "guard": {"bounds": {"accuracy": [-99, 99], "conciseness": [-99, 99], "clarity": [-99, 99]}},
+    "lagrangian": {"objective": "accuracy", "targets": {"conciseness": 0.9, "clarity": 0.9}},
+    "product": {"offset": 100},  # for rewards that are standardised have no zero
+    "saw": {"lowest": {"accuracy": -100, "conciseness": -100, "clarity": -100}},
+    "schedule": {
+        "points": [
+            {"step": 0, "weights": {"accuracy": 1, "conciseness": 1, "clarity": 1}},
+            {"step": 4, "weights": {"accuracy": 2, "conciseness": 1, "clarity": 1}},
+        ]
+    },
+    "torchjd": {"weighting": "MGDA"},
 }
 """What has no default, or one that does not go with the run."""
 
@@ -140,13 +140,11 @@ class RotatingJob(TrainJob):
     """Trains with it."""
 
     def trainer(self, sampler: Sampler, recorder: Recorder) -> RotatingTrainer:
-        overrides = sys.argv[1:]
-        settings = {
-            name: read_settings(compose_config([*overrides, f"method={name}", *NEEDED.get(name, [])]))
-            for name in sorted(METHODS)
-        }
-        rotation = Rotation({name: each.build_scalarizer() for name, each in settings.items()})
-        return RotatingTrainer(self.config, self.settings, rotation, sampler, recorder)
+        config, methods = copy.deepcopy(self.config), {}
+        for name in sorted(METHODS):
+            OmegaConf.update(config, "ctwa.method", {"type": name, **NEEDED.get(name, {})}, merge=False)
+            methods[name] = read_settings(config).build_scalarizer()
+        return RotatingTrainer(self.config, self.settings, Rotation(methods), sampler, recorder)
 
 
 if __name__ == "__main__":
