@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that is checked: set-up, ruff, mypy, then all tests, those that start the engine last.
+# Everything that is checked: ruff, mypy, then all tests.
 #
 #   scripts/test.sh                     everything, as continuous integration does
 #   scripts/test.sh engine              without what starts Ray clusters: the core, and the engine's parts
@@ -26,6 +26,16 @@ case "${1:-}" in
 esac
 
 ctwa_setup
+export PATH="$CTWA_VENV/bin:$PATH"
+say "ruff check"
+ruff check .
+say "ruff format --check"
+ruff format --check .
+if [[ "$tier" != core ]]; then
+    say "mypy, beside what else is set up"
+    mypy >"$CTWA_VENV/mypy.log" 2>&1 &
+    types=$!
+fi
 if [[ "${CTWA_SKIP_VLLM:-0}" == 1 ]]; then
     say "Leaving vLLM out: CTWA_SKIP_VLLM is 1."
 elif [[ "$tier" == all ]]; then
@@ -35,7 +45,6 @@ if [[ "$tier" == all ]]; then
     ctwa_setup_model
     ctwa_setup_trl
 fi
-export PATH="$CTWA_VENV/bin:$PATH"
 # Tests of the report look at it in a browser: one on the PATH, else playwright's own, kept beside the environment.
 export PLAYWRIGHT_BROWSERS_PATH="$CTWA_VENV/browsers"
 if [[ "$tier" != core && -z "${CTWA_CHROMIUM:-}" ]] && ! command -v chromium chromium-browser google-chrome >/dev/null; then
@@ -55,19 +64,19 @@ if [[ "$tier" != core && -z "${CTWA_CHROMIUM:-}" ]] && ! command -v chromium chr
 fi
 # Several processes share the cores: with more threads each they wait for one another.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+processes="${CTWA_TEST_PROCESSES:-2}"
 
-say "ruff check"
-ruff check .
-say "ruff format --check"
-ruff format --check .
 if [[ "$tier" != core ]]; then
-    say "mypy"
-    mypy
+    checked=0
+    wait "$types" || checked=$?
+    say "mypy says:"
+    cat "$CTWA_VENV/mypy.log"
+    ((checked == 0)) || exit "$checked"
 fi
 if [[ "$tier" == all && $# == 0 ]]; then
     say "pytest, with TRL on the path"
-    PYTHONPATH="$CTWA_VENV/trl" python -m pytest tests/integrations
+    PYTHONPATH="$CTWA_VENV/trl" python -m pytest --numprocesses="$processes" --dist=loadfile tests/integrations
 fi
 say "pytest"
 # In two processes, file by file in the order of tests/conftest.py: one engine leaves half of two cores idle.
-exec python -m pytest --numprocesses="${CTWA_TEST_PROCESSES:-2}" --dist=loadfile --no-loadscope-reorder --tier="$tier" "$@"
+exec python -m pytest --numprocesses="$processes" --dist=loadfile --no-loadscope-reorder --tier="$tier" "$@"
