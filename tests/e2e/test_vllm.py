@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
+import yaml
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -94,41 +97,45 @@ class PartedLoop(CalculatorLoop):
 
 
 @pytest.fixture(scope="module")
-def calculate(train: Callable[..., Run], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, Any]]:
-    """A step of the example, with rewards that see whose tokens are whose; its metrics."""
+def calculated(
+    train: Callable[..., Run], testbed: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A step of the example, with rewards that see whose tokens are whose; and one whose rows ask for parted sessions.
+
+    The metrics of the two.
+    """
     folder = tmp_path_factory.mktemp("calculator")
     (folder / "own.py").write_text(OWN_TOKENS)
     (folder / "parted.py").write_text(PARTED)
-    (folder / "loops.yaml").write_text("[{name: parted, _target_: parted.PartedLoop}]")
-
-    def calculate(name: str, *overrides: str) -> dict[str, Any]:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{folder}")  # where the agent loops are
-            run = train(
-                folder / name,
-                str(ROOT / "examples/calculator/calculator.yaml"),
-                *(
-                    f"+ctwa.objectives.{name}={{reward_fn: '{folder}/own.py:{name}', weight: 0.01, target: 0}}"
-                    for name in ("own", "told")
-                ),
-                "trainer.total_training_steps=1",
-                "trainer.val_before_train=false",
-                *(override.replace("FOLDER", str(folder)) for override in overrides),
-            ).checked()
-        (metrics,) = run.records
-        return metrics
-
-    return calculate
-
-
-@pytest.fixture(scope="module")
-def whole(calculate: Callable[..., dict[str, Any]]) -> dict[str, Any]:
-    return calculate("whole")
+    example = yaml.safe_load((ROOT / "examples/calculator/calculator.yaml").read_text())
+    loops = (ROOT / example["actor_rollout_ref"]["rollout"]["agent"]["agent_loop_config_path"]).read_text()
+    (folder / "loops.yaml").write_text(f"{loops}\n- {{name: parted, _target_: parted.PartedLoop}}\n")
+    rows = pd.read_parquet(testbed / "train.parquet")
+    rows.assign(agent_name="parted").to_parquet(folder / "parted.parquet")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{folder}")  # where the agent loops are
+        whole = train(
+            folder / "run",
+            str(ROOT / "examples/calculator/calculator.yaml"),
+            *(
+                f"+ctwa.objectives.{name}={{reward_fn: '{folder}/own.py:{name}', weight: 0.01, target: 0}}"
+                for name in ("own", "told")
+            ),
+            "trainer.total_training_steps=1",
+            "trainer.val_before_train=false",
+            f"actor_rollout_ref.rollout.agent.agent_loop_config_path={folder}/loops.yaml",
+            program=[str(Path(__file__).with_name("calculator_run.py")), str(folder / "parted.parquet")],
+        )
+    assert whole.returncode == 0, whole.output
+    (first,), (second,) = (run.records for run in (whole, replace(whole, folder=folder / "run-parted")))
+    return first, second
 
 
 @pytest.mark.e2e
-def test_the_calculators_tokens_are_read_and_neither_counted_nor_trained_on(whole: dict[str, Any]) -> None:
-    metrics = whole
+def test_the_calculators_tokens_are_read_and_neither_counted_nor_trained_on(
+    calculated: tuple[dict[str, Any], dict[str, Any]],
+) -> None:
+    metrics, _ = calculated
     assert metrics["objective/tool_use/mean"] > 0
     assert metrics["objective/own/mean"] == 1
     # verl's own count is of the whole responses.
@@ -140,13 +147,10 @@ def test_the_calculators_tokens_are_read_and_neither_counted_nor_trained_on(whol
 
 @pytest.mark.e2e
 def test_a_session_of_several_sequences_is_trained_on_as_one_completion(
-    whole: dict[str, Any], calculate: Callable[..., dict[str, Any]]
+    calculated: tuple[dict[str, Any], dict[str, Any]],
 ) -> None:
     """The same tokens under the same contexts, in one sequence and in two."""
-    agent = "actor_rollout_ref.rollout.agent"
-    parted = calculate(
-        "parted", f"{agent}.default_agent_loop=parted", f"{agent}.agent_loop_config_path=FOLDER/loops.yaml"
-    )
+    whole, parted = calculated
 
     assert parted["response_length_non_aborted/mean"] < whole["response_length_non_aborted/mean"]  # of rows
     of_completions = ("objective/", "covariance/", "weight/", "ctwa/", "rollout/", "response_length/mean", "clip/")
