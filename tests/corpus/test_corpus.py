@@ -24,10 +24,10 @@ from ctwa.objectives.loading import load_function
 from ctwa.run.documents import read_document
 from ctwa.run.jsonl import read_jsonl
 from ctwa.run.trace import Event, SampleRecord, iterate_trace
+from tests.composing import files_parsed_once as files_parsed_once
 from tests.corpus.corpus import FOLDER, Case, answer, cases, make
 from tests.corpus.world import make_world
 from tests.engine.conftest import a_hub_with_every_model as a_hub_with_every_model
-from tests.engine.conftest import files_parsed_once as files_parsed_once
 from tests.engine.conftest import same_environment as same_environment
 
 ROOT = FOLDER.parents[1]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.grammar_parser import parse
 
-import ctwa.config
 from ctwa.engine.compose import compose_config
 from ctwa.objectives.config import ObjectiveConfig
 from ctwa.objectives.contract import Contract
 from ctwa.objectives.evaluator import load_contracts
 from ctwa.testbed.model import build_model
 from ctwa.testbed.tokenizer import build_tokenizer
+from tests.composing import files_parsed_once as files_parsed_once
 
 NUM_TRAIN_ROWS = 300
 
@@ -41,29 +39,6 @@ def same_environment() -> Iterator[None]:
 def a_hub_with_every_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test asks the network whether a model's name is known there."""
     monkeypatch.setattr("ctwa.models.source.ask_hub", lambda _: None)
-
-
-@pytest.fixture(autouse=True, scope="session")
-def files_parsed_once() -> Iterator[None]:
-    """To compose a configuration Hydra parses some forty files of verl's and ours, which do not change.
-
-    The interpolations in them are parsed once, too.
-    """
-    load, parsed, parse_once = OmegaConf.load, {}, cache(parse)
-
-    def load_once(file: Any) -> Any:
-        name = str(getattr(file, "name", file))
-        if "site-packages" not in name and str(Path(ctwa.config.__file__).parent) not in name:
-            return load(file)
-        if name not in parsed:
-            parsed[name] = load(file)
-        return copy.deepcopy(parsed[name])
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(OmegaConf, "load", load_once)
-        for module in ("omegaconf.base", "omegaconf._utils"):
-            patch.setattr(f"{module}.parse", parse_once)
-        yield
 
 
 _CONTRACTS: dict[str, dict[str, Contract]] = {}
