@@ -1,12 +1,13 @@
-"""Our engine in processes of its own, as one rank or two, without Ray; a script: engine_ranks.py JOB FOLDER."""
+"""Our engine as one rank or two, without Ray: what the scripts one_rank.py and two_ranks.py are made of."""
 
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
 import sys
 from datetime import timedelta
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def save_model(folder: Path) -> None:
     build_tokenizer().save_pretrained(folder / "model")
 
 
-def run_ranks(job: str, folder: Path, num_ranks: int, *, script: str = __file__) -> None:
+def run_ranks(job: str, folder: Path, num_ranks: int, *, script: str) -> None:
     """Run a script's job as that many ranks, and wait. The engine's registries and the process group are global."""
     environment = os.environ | {"VERL_USE_EXTERNAL_MODULES": "ctwa.engine.verl.plugin", "VERL_PLATFORM": "cpu"}
     environment |= {"WORLD_SIZE": str(num_ranks), "LOCAL_RANK": "0"}
@@ -95,6 +96,11 @@ def join(folder: Path) -> tuple[int, int]:
 
 def config_of(folder: Path, *overrides: str) -> DictConfig:
     """A run's, on the folder's model."""
+    return copy.deepcopy(_composed(folder, *overrides))
+
+
+@cache  # takes about a second
+def _composed(folder: Path, *overrides: str) -> DictConfig:
     return compose_config([f"ctwa.task_dir={folder}", f"ctwa.run={folder / 'run'}", *overrides])
 
 
@@ -378,9 +384,3 @@ def two_mini_batches(engine: MultiObjectiveEngine, method: str, rank: int, num_r
         {"gram": record.gram_MM, "weights": record.weights_M, "norm": norm}
         for record, norm in zip(plan.records, norms, strict=True)
     ]
-
-
-JOBS = {job.__name__: job for job in (every_method,)}
-
-if __name__ == "__main__":
-    JOBS[sys.argv[1]](Path(sys.argv[2]))

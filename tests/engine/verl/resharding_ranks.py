@@ -1,9 +1,8 @@
-"""A policy that two ranks save and one goes on with, and back; a script: resharding_ranks.py JOB FOLDER."""
+"""A policy that two ranks save and one goes on with, and back."""
 
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +63,7 @@ def from_ranks_to_ranks(folder: Path) -> None:
         found[kind, "by two again"] = _load(_build(folder, kind), folder / kind / "by-one")
     torch.distributed.destroy_process_group()
     if rank == 0:
-        torch.save(found, folder / "found.pt")
+        torch.save(found, folder / "resharded.pt")
 
 
 def _join(folder: Path, meeting: str, *, num_ranks: int) -> None:
@@ -129,7 +128,3 @@ def _policy(worker: PolicyWorker) -> dict[str, Any]:
 
 def _whole(value: Tensor) -> Tensor:
     return (value.full_tensor() if isinstance(value, DTensor) else value).detach().clone()
-
-
-if __name__ == "__main__":
-    from_ranks_to_ranks(Path(sys.argv[2]))

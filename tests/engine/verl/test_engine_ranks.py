@@ -32,10 +32,23 @@ def found(folder: Path) -> dict[Any, Any]:
 
 
 @pytest.fixture(scope="module")
-def measured(folder: Path) -> list[dict]:
+def two(folder: Path) -> Path:
+    """What two ranks found, beside it."""
+    run_ranks("all_of_it", folder, 2, script=str(Path(__file__).with_name("two_ranks.py")))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def measured(two: Path) -> list[dict]:
     """What one process measured, and what each of two ranks with two micro-batches each did."""
-    run_ranks("every_method", folder, 2)
-    return [torch.load(folder / f"measured-{which}.pt") for which in ("0of1", "0of2", "1of2")]
+    return [torch.load(two / f"measured-{which}.pt") for which in ("0of1", "0of2", "1of2")]
+
+
+@pytest.fixture(scope="module")
+def resharded(two: Path) -> dict[Any, Any]:
+    """A policy as it was saved by so many ranks, and loaded by others."""
+    found: dict[Any, Any] = torch.load(two / "resharded.pt")
+    return found
 
 
 def is_close(one_D: Tensor, other_D: Tensor, tolerance: float = 1e-5) -> None:
@@ -200,3 +213,35 @@ def test_halves_of_a_mini_batch_are_measured_the_same_on_one_rank_and_on_two(met
     torch.testing.assert_close(first["gram"] / scale_MM, one["gram"] / scale_MM, rtol=0, atol=1e-5)
     torch.testing.assert_close(first["weights"], one["weights"], rtol=0, atol=1e-4)
     assert first["norm"] == pytest.approx(one["norm"], rel=1e-4)
+
+
+# -- a checkpoint is gone on from by another number of ranks: nothing of it is lost or rounded ---------------------
+
+
+def assert_same(one: dict[Any, Any], other: dict[Any, Any]) -> None:
+    assert one.keys() == other.keys()
+    assert one
+    assert all(torch.equal(value, other[key]) for key, value in one.items())
+
+
+@pytest.mark.parametrize("loaded", ["by one", "by two again"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_optimizer_schedule_and_what_a_probe_kept_are_those_that_were_saved(
+    kind: str, loaded: str, resharded: dict[Any, Any]
+) -> None:
+    saved, policy = resharded[kind, "saved"], resharded[kind, loaded]
+    for part in ("weights", "optimizer", "kept"):
+        assert_same(policy[part], saved[part])
+    assert not all(torch.equal(value, saved["weights"][name]) for name, value in saved["kept"].items())
+    assert policy["rate"] == saved["rate"] > 0
+    assert torch.equal(policy["generator"], saved["generator"])  # of the first rank
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_step_after_it_is_the_one_that_the_ranks_would_have_made(kind: str, resharded: dict[Any, Any]) -> None:
+    saved, expected, policy = (resharded[kind, when] for when in ("saved", "gone on with", "gone on with by one"))
+    moved = max(float((value - saved["weights"][name]).abs().max()) for name, value in expected["weights"].items())
+    assert moved > 0
+    for name, value in expected["weights"].items():
+        torch.testing.assert_close(policy["weights"][name], value, rtol=1e-6, atol=1e-3 * moved)
+    assert policy["rate"] == expected["rate"] > saved["rate"]
