@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ctwa.engine.keeper import descendants
+from ctwa.engine.process_tree import descendants
 from ctwa.engine.ray_nodes import actors_seen
 from ctwa.engine.watchdog import Process, is_stopped
 
@@ -42,7 +42,7 @@ def servers_seen(died: Callable[[str], None]) -> Iterator[None]:
 def agents(raylet: int) -> dict[str, int]:
     """The processes of the agents of a raylet, by what they are."""
     found: dict[str, int] = {}
-    for process in descendants(raylet):
+    for process in descendants([raylet]):
         with suppress(OSError):  # it has ended
             title = Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace")
             found |= {name: process for words, name in AGENTS.items() if words in title}
