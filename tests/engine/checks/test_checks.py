@@ -609,6 +609,12 @@ class TestMachine:
     def test_the_testbed_fits_any_machine(self, testbed_config: DictConfig) -> None:
         check_machine(testbed_config)
 
+    def test_a_ray_that_would_ask_for_no_token(self, changed: Changed, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+        with pytest.raises(CtwaError, match=r"^RAY_AUTH_MODE=disabled: .* ctwa\.trust_network=true"):
+            check_machine(changed({}))
+        check_machine(changed({"ctwa.trust_network": True}))
+
     def test_gpus_that_are_not_there(self, changed: Changed) -> None:
         with pytest.raises(CtwaError, match=r"n_gpus_per_node=2, but torch finds 1 GPUs here: write .*_per_node=1$"):
             check_machine(changed({"trainer.device": "cuda"}))
