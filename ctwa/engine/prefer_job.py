@@ -93,12 +93,13 @@ class PreferJob(Job):
     def run(self, recorder: Recorder) -> None:
         """Start the engine, train, and end everything that was started."""
         recorder.begins("starting Ray")
-        with ray_session(self.config, transfer_queue=False), recorder.watchdog.sees(processes):
+        watchdog = recorder.watchdog
+        with ray_session(self.config, transfer_queue=False, say=watchdog.say), watchdog.sees(processes):
             from ctwa.engine.pairs.workers import start_workers  # verl's import takes seconds
 
             num_ranks = self.config.trainer.nnodes * self.config.trainer.n_gpus_per_node
             recorder.begins(f"loading the model into {num_ranks} rank{'s' * (num_ranks > 1)}; each imports torch first")
-            with recorder.watchdog.phase("start"):
+            with watchdog.phase("start"):
                 group = start_workers(self.config)
             recorder.engine_is_up()
             for source, reasons in self.data.skipped.items():

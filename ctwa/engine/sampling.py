@@ -311,7 +311,7 @@ def sampling_engine(
             max_unscored=rewards.max_unscored,
             max_memory=rewards.max_memory,
         ) as evaluator,
-        ray_session(config, transfer_queue=True) as wait_for_queue,
+        ray_session(config, transfer_queue=True, say=recorder.watchdog.say) as wait_for_queue,
         closing(evaluator),  # while Ray is there, which its workers on other nodes are ended by
         recorder.watchdog.sees(processes, lambda: left_metrics(evaluator.processes)),
     ):

@@ -75,6 +75,11 @@ def test_what_is_stopped_is_named_what_runs_wild_is_masked_and_what_is_killed_en
             read_until(running, "/500 ")
     read_until(running, "/500 ")  # the last of them has been scored, or not
 
+    monitor = next(each for each in processes_with(wild) if "log_monitor.py" in " ".join(each.cmdline()))
+    monitor.send_signal(signal.SIGKILL)
+    read_until(running, f"Ray's log monitor (process {monitor.pid}) has died: it was killed")
+    read_until(running, "/500 ")
+
     # Nobody who waits for the queue has a time limit.
     queue = process_of(wild, "TransferQueueController")
     queue.send_signal(signal.SIGKILL)
