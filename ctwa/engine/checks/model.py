@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from ctwa.gradients.settings import GradientSettings
 
 
+LORA_ALPHA = 16
+"""verl's default, by which nobody has asked for an adapter."""
+
+
 def model_source(config: DictConfig) -> Source:
     """The model that is trained."""
     model = config.actor_rollout_ref.model
@@ -47,6 +51,11 @@ def check_adapter(config: DictConfig) -> None:
     if not model.get("lora_rank") and isinstance(targets, ListConfig):
         raise CtwaError(
             f"actor_rollout_ref.model.target_modules={shown(list(targets))} does nothing without an adapter: write "
+            "actor_rollout_ref.model.lora_rank=32 or another rank, or leave it out"
+        )
+    if not model.get("lora_rank") and model.get("lora_alpha", LORA_ALPHA) != LORA_ALPHA:
+        raise CtwaError(
+            f"actor_rollout_ref.model.lora_alpha={model.lora_alpha:g} does nothing without an adapter: write "
             "actor_rollout_ref.model.lora_rank=32 or another rank, or leave it out"
         )
 
