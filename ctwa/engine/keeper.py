@@ -220,11 +220,11 @@ def obituary(ended: Ended, folder: RunFolder | None) -> str:
     else:
         how = f"was ended from within, without a word (exit status {ended.status})"
     why = ended.told.get("fault")
+    because = f"{why}; with it the run's process {how}" if why else f"the run's process {how}"
     if folder is None:
-        return f"the run's process {how}, before the run began"
+        return f"{because}, before the run began"
     step = last_step(folder)
     where = f"after step {step}" if step else "before its first step was made"
-    because = f"{why}; with it the run's process {how}" if why else f"the run's process {how}"
     return f"failed {where}: {because}; {how_to_go_on(folder)}"
 
 
