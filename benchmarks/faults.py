@@ -348,8 +348,8 @@ def compare(chain: Chain, undisturbed: Chain, outcomes: list[Outcome], until: fl
 
 
 def numbers(record: dict[str, Any]) -> dict[str, float]:
-    """The metrics of a record that the computation determines: without clocks and memory."""
-    volatile = ("time/", "perf/", "seconds", "memory/")
+    """The metrics of a record that the computation determines: without clocks, memory and processes."""
+    volatile = ("time/", "perf/", "seconds", "memory/", "left_processes")
     return {key: value for key, value in record["metrics"].items() if not any(part in key for part in volatile)}
 
 

@@ -93,7 +93,7 @@ def run_all(arguments: argparse.Namespace, wanted: list[tuple[str, float, int]])
     from ctwa.engine.recorder import Recorder
 
     PreferJob(first)  # it fits micro-batches to the batch
-    with ray_session(first, transfer_queue=False):
+    with ray_session(first, transfer_queue=False, say=print):
         group = start_workers(first)
         base = str(Path(arguments.out).absolute() / "base")
         group.save_checkpoint(base, None, 0, max_ckpt_to_keep=None)

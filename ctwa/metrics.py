@@ -21,6 +21,7 @@ RESPONSE_LENGTH = "response_length/mean"
 VALIDATION_LENGTH = "val/response_length"
 MISSING_ROWS = ("rollout/missing_rows", "val_rollout/missing_rows")
 HIDDEN_SECONDS, WAITED_SECONDS = "rewards/hidden_seconds", "rewards/waited_seconds"
+LEFT_PROCESSES = "rewards/left_processes"
 VALIDATION_HIDDEN_SECONDS, VALIDATION_WAITED_SECONDS = "val_rewards/hidden_seconds", "val_rewards/waited_seconds"
 USABLE_GROUPS = "rollout/usable_groups"
 SOLVE_RATE, NEVER_SAMPLED = "curriculum/solve_rate", "curriculum/never_sampled_frac"
@@ -119,6 +120,11 @@ def validation_error_of_source(name: str, source: str) -> str:
 def sources_in(names: Iterable[str]) -> list[str]:
     """The data sources that some metrics tell apart, in the order they come."""
     return list(dict.fromkeys(each.key for each in map(parse, names) if each.family in _BY_SOURCE))
+
+
+def left_processes(command: str) -> str:
+    """How many of `LEFT_PROCESSES` are of one command."""
+    return f"{LEFT_PROCESSES}/{command}"
 
 
 def clip_bound(name: str) -> str:

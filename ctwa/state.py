@@ -45,7 +45,18 @@ class Stateful:
 
         Raises:
             CtwaError: the state is another method's, another version's, or of other objectives; or it is not whole.
+                All is as it was then.
         """
+        for owner, attribute, value in self._read(state):
+            setattr(owner, attribute, value)
+
+    def _read(self, state: Mapping[str, Any]) -> list[tuple[Any, str, Any]]:
+        """What a saved state makes of which attribute of what; nothing is changed.
+
+        Raises:
+            CtwaError: as ``load_state_dict``.
+        """
+        read: list[tuple[Any, str, Any]] = []
         if not isinstance(state, Mapping):
             raise CtwaError(f"the {self.state_of} is {shown(state)}; give what state_dict gave")
         for key, value in self.identity().items():
@@ -62,18 +73,19 @@ class Stateful:
             owner = attrgetter(owner_path)(self) if owner_path else self
             current = getattr(owner, attribute)
             if isinstance(current, Stateful):
-                current.load_state_dict(saved)
+                read += current._read(saved)
             elif attribute.endswith("_M"):
                 dtype = torch.int64 if key.startswith("num_") else torch.float64
                 try:
-                    setattr(owner, attribute, self._vectors(saved, dtype))
+                    read.append((owner, attribute, self._vectors(saved, dtype)))
                 except (KeyError, TypeError, ValueError) as error:
                     raise CtwaError(
                         f"the checkpoint's {self.state_of} has {key} {shown(saved)}, where a number of each of "
                         f"{list(self.names)} is wanted: restore the file"
                     ) from error
             else:
-                setattr(owner, attribute, deepcopy(saved))
+                read.append((owner, attribute, deepcopy(saved)))
+        return read
 
     def by_name(self, values: Mapping[str, float | None], dtype: torch.dtype = torch.float64) -> Tensor:
         """Values by objective name as a vector in the order of ``names``; None becomes NaN."""

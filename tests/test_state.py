@@ -39,6 +39,29 @@ class Derived(Base):
         self.part = Base()
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("growth", {"a": 0.5}), ("num_held", None), ("previous", [{"b": 1}]), ("part", {"version": 1}), ("points", ...)],
+)
+def test_a_state_that_is_not_whole_changes_nothing(key: str, value: Any) -> None:
+    source, target = Derived(), Derived()
+    for each in (source, source.part):
+        each.num_fallback = 5
+        each._controller.growth_M += 1
+    source._previous_M = [torch.ones(2, dtype=torch.float64)]
+    state, before = source.state_dict(), target.state_dict()
+    if value is ...:
+        del state[key]
+    else:
+        state[key] = value
+    with pytest.raises(CtwaError, match=r"restore the file|start a new run"):
+        target.load_state_dict(state)
+    assert target.state_dict() == before
+
+    target.load_state_dict(source.state_dict())
+    assert target.state_dict() == source.state_dict() != before
+
+
 def test_every_class_adds_what_it_declares_and_vectors_are_saved_by_name():
     one, other = Derived(), Derived()
     one._controller.growth_M = torch.tensor([0.1, math.nan], dtype=torch.float64)

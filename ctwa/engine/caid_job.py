@@ -6,16 +6,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from omegaconf import open_dict
 
-from ctwa.engine.caid_settings import CaidSettings, read_caid_settings
+from ctwa.engine.caid_settings import CaidSettings, check_caid_settings, look_at_caid
 from ctwa.engine.checks.config import check_disk
 from ctwa.engine.checks.engine import check_with_verl
 from ctwa.engine.checks.look import data_lines
-from ctwa.engine.checks.pairs import fit_micro_batches
+from ctwa.engine.checks.pairs import check_prompts
 from ctwa.engine.checks.resources import check_machine
 from ctwa.engine.job import Job
 from ctwa.engine.passes import UpdatePasses, passes_text
 from ctwa.engine.plan import line, optimizer_line, reference_line, size_lines
-from ctwa.errors import CtwaError
 from ctwa.run.folder import ObjectiveInfo
 
 if TYPE_CHECKING:
@@ -29,23 +28,21 @@ class CaidJob(Job):
 
     Attributes:
         data: the prompts.
+        num_prompts: that are sampled.
     """
 
     command: ClassVar[str] = "caid"
     settings: CaidSettings
     data: RunData
+    num_prompts: int
 
     def check(self) -> None:
         """Check config, disk, machine, and what verl says of it."""
-        if self.config.data.validation_share is not None:
-            raise CtwaError(
-                "data.validation_share: `ctwa caid` samples the prompts of data.val_files, and validates on no others; "
-                "leave it out"
-            )
+        self.settings = check_caid_settings(self.config)
         self.data = check_disk(self.config)
-        self.settings = read_caid_settings(self.config, self.data)
-        fit_micro_batches(self.config, self.config.data.train_batch_size, 1)
-        self._check_prompts()
+        look_at_caid(self.config, self.settings, self.data)
+        rows = self.data.validation.num_rows
+        self.num_prompts = check_prompts(self.config, self.settings.pairs_per_prompt, rows)
         check_machine(self.config)
         check_with_verl(self.config, has_reference=self.config.actor_rollout_ref.actor.use_kl_loss)
         self.num_steps = self.settings.caid.iterations * self.settings.steps_per_iteration
@@ -53,28 +50,6 @@ class CaidJob(Job):
         with open_dict(self.config):
             self.config.trainer.total_training_steps = self.num_steps
             self.config.trainer.test_freq = -1  # a policy is measured at the end of its iteration
-
-    @property
-    def num_prompts(self) -> int:
-        """That are sampled."""
-        most, rows = self.config.data.val_max_samples, self.data.validation.num_rows
-        return int(min(most, rows)) if most > 0 else rows
-
-    def _check_prompts(self) -> None:
-        """See that the sampled prompts are enough for a standard error, and for the pairs of a step."""
-        batch, pairs = self.config.data.train_batch_size, self.num_prompts * self.settings.pairs_per_prompt
-        if self.num_prompts < 2:
-            raise CtwaError(
-                "data.val_max_samples=1: a slack has a standard error over prompts; write 2 or more, better 100"
-                if self.data.validation.num_rows > 1
-                else "data.val_files have 1 row, and a slack has a standard error over prompts: give more"
-            )
-        if pairs < batch:
-            raise CtwaError(
-                f"data.train_batch_size={batch}, and {self.num_prompts} prompts with ctwa.pairs_per_prompt="
-                f"{self.settings.pairs_per_prompt} make {pairs} pairs: write a smaller batch, or more prompts "
-                "(data.val_max_samples) or pairs"
-            )
 
     def about(self) -> dict[str, Any]:
         """Everything that scores, with its weight in the reward."""

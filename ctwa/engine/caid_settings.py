@@ -9,8 +9,9 @@ from omegaconf import DictConfig
 from pydantic import BeforeValidator, Field
 
 from ctwa.engine.checks.batches import check_token_budgets
-from ctwa.engine.checks.config import check_settings
+from ctwa.engine.checks.config import check_settings, check_what_is_named
 from ctwa.engine.checks.look import look
+from ctwa.engine.checks.pairs import fit_micro_batches
 from ctwa.engine.checks.turns import has_turns
 from ctwa.engine.data import RunData, read_run_data
 from ctwa.engine.settings import DiagnosticSettings, ModelSource, Settings, read_settings
@@ -80,19 +81,35 @@ def read_caid_settings(config: DictConfig, data: RunData | None = None) -> CaidS
         CtwaError: what is wrong, where, and what to write instead.
     """
     settings = check_caid_settings(config)
-    check_settings(config, settings)
-    look(config, settings, data or read_run_data(config))
+    look_at_caid(config, settings, data or read_run_data(config))
+    return settings
+
+
+def look_at_caid(config: DictConfig, settings: CaidSettings, data: RunData) -> None:
+    """Check what `ctwa caid` needs of the disk beside its folders.
+
+    Raises:
+        CtwaError: what is wrong, where, and what to write instead.
+    """
+    check_what_is_named(config, settings)
+    look(config, settings, data)
     for name, policy in settings.policies.items():
         look_at_model(Source(policy, f"ctwa.policies.{name}"))
-    return settings
 
 
 def check_caid_settings(config: DictConfig) -> CaidSettings:
     """Validate our part of a resolved config, and what can be known of `ctwa caid` from the config alone.
 
+    Micro-batches are fitted to the batch.
+
     Raises:
         CtwaError: what is wrong, where, and what to write instead.
     """
+    if config.data.validation_share is not None:
+        raise CtwaError(
+            "data.validation_share: `ctwa caid` samples the prompts of data.val_files, and validates on no others; "
+            "leave it out"
+        )
     settings = read_settings(config, CaidSettings)
     if REWARD in settings.names:
         raise CtwaError(f"{REWARD!r} is the weighted sum in the trace of ctwa caid: give that objective another name")
@@ -159,4 +176,6 @@ def check_caid_settings(config: DictConfig) -> CaidSettings:
         )
     longest = config.data.max_prompt_length + config.data.max_response_length  # two of which are a pair
     check_token_budgets(config, 2 * longest, "2 x (data.max_prompt_length + data.max_response_length)")
+    check_settings(config, settings)
+    fit_micro_batches(config, config.data.train_batch_size, 1)
     return settings

@@ -15,14 +15,15 @@ from ctwa.capacity.seconds import Rates
 from ctwa.capacity.shape import ModelShape, read_shape
 from ctwa.capacity.workload import Sampling, Workload
 from ctwa.engine.caid_settings import check_caid_settings
-from ctwa.engine.checks.batches import check_batches, check_groups_of_ranks, check_token_budgets
-from ctwa.engine.checks.look import model_source
-from ctwa.engine.checks.pairs import check_pair_settings, fit_micro_batches
+from ctwa.engine.checks.config import check_train_settings
+from ctwa.engine.checks.model import check_model, model_source
+from ctwa.engine.checks.pairs import check_pair_settings, check_prompts
 from ctwa.engine.compose import compose_config
 from ctwa.engine.plan import GB, line, reference_line
-from ctwa.engine.settings import Settings, read_settings
 from ctwa.engine.workload import of_pairs, of_rewards, of_samples
 from ctwa.errors import CtwaError, neighbour
+from ctwa.gradients.settings import GradientSettings
+from ctwa.models.look import model_config
 from ctwa.preference.modpo import Modpo
 
 ANY_RUN = ("ctwa.run=runs", "ctwa.task_dir=.")
@@ -79,21 +80,19 @@ def make_plan(
 
 
 def _training(config: DictConfig, cluster: Cluster, mean_response: float | None) -> Planned:
-    settings: Settings = read_settings(config)
-    check_batches(config)
-    check_groups_of_ranks(config)
+    settings = check_train_settings(config)
     longest = config.data.max_prompt_length + config.data.max_response_length
-    check_token_budgets(config, longest, "data.max_prompt_length + data.max_response_length")
+    shape = _shape(config, settings.gradients, longest, "data.max_prompt_length + data.max_response_length")
     _check_mean(mean_response, config.data.max_response_length, "data.max_response_length")
-    workload = of_rewards(config, settings, _shape(config), cluster, mean_response)
+    workload = of_rewards(config, settings, shape, cluster, mean_response)
     return Planned(workload, settings.method.type, _sampled(workload.served))
 
 
 def _alignment(config: DictConfig, cluster: Cluster, mean_row: float | None) -> Planned:
     settings, num_pairs = check_pair_settings(config), config.data.train_batch_size
-    fit_micro_batches(config, num_pairs, 1)
+    shape = _shape(config, settings.gradients, settings.max_length, "ctwa.max_length")
     _check_mean(mean_row, settings.max_length, "ctwa.max_length")
-    workload = of_pairs(config, settings, _shape(config), cluster, mean_row)
+    workload = of_pairs(config, settings, shape, cluster, mean_row)
     others = Modpo(settings.modpo, settings.weights).others if settings.modpo else {}
     policies = [name for name, share in others.items() if share != 0]
     thousand = replace(workload, num_rows=2000)
@@ -114,12 +113,11 @@ def _alignment(config: DictConfig, cluster: Cluster, mean_row: float | None) -> 
 
 def _iterations(config: DictConfig, cluster: Cluster, mean_response: float | None) -> Planned:
     settings, num_pairs = check_caid_settings(config), config.data.train_batch_size
-    check_groups_of_ranks(config)
-    fit_micro_batches(config, num_pairs, 1)
+    check_prompts(config, settings.pairs_per_prompt)
+    longest = config.data.max_prompt_length + config.data.max_response_length
+    shape = _shape(config, settings.gradients, longest, "data.max_prompt_length + data.max_response_length")
     _check_mean(mean_response, config.data.max_response_length, "data.max_response_length")
-    if config.data.val_max_samples < 1:
-        raise CtwaError("data.val_max_samples: a plan reads no data: write how many prompts are sampled")
-    workload, steps = of_samples(config, settings, _shape(config), cluster, mean_response), settings.steps_per_iteration
+    workload, steps = of_samples(config, settings, shape, cluster, mean_response), settings.steps_per_iteration
     num_compared = workload.served.prompts * settings.pairs_per_prompt
     policies = list(settings.policies)
 
@@ -162,7 +160,8 @@ def _check_mean(tokens: float | None, most: int, key: str) -> None:
         raise CtwaError(f"--response {tokens:g}: write a number of tokens up to {key}={most}")
 
 
-def _shape(config: DictConfig) -> ModelShape:
+def _shape(config: DictConfig, gradients: GradientSettings, longest: int, what: str) -> ModelShape:
+    """The model's, whose config.json goes with the run's configuration; arguments as of :func:`check_model`."""
     source = model_source(config)
     folder = source.folder(ask=False)
     if folder is None or not (folder / "config.json").is_file():
@@ -171,7 +170,9 @@ def _shape(config: DictConfig) -> ModelShape:
         raise source.error(
             f"{where}; give the folder of a model, or fetch its config.json alone (hf download NAME config.json){near}"
         )
-    return read_shape(folder, trust_remote_code=source.trust_remote_code)
+    shape = read_shape(folder, trust_remote_code=source.trust_remote_code)
+    check_model(config, gradients, model_config(source, folder), longest, what)
+    return shape
 
 
 def _sampled(served: Sampling) -> str:

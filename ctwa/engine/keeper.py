@@ -16,10 +16,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from types import FrameType
 from typing import NamedTuple, Self
 
+from ctwa.engine.process_tree import descendants
 from ctwa.engine.restarts import FIRST_PAUSE, how_to_go_on, last_step, restarted
 from ctwa.errors import CtwaError
 from ctwa.run.folder import RunFolder
@@ -143,6 +143,21 @@ def tell(**words: str) -> None:
             os.write(_channel, json.dumps(words).encode() + b"\n")
 
 
+def end_by(fault: str) -> None:
+    """End this run's process, whose main thread waits where nothing reaches it: its keeper says why.
+
+    Nothing is done where it has none.
+    """
+    if _channel is not None:
+        tell(fault=fault)
+        os._exit(1)
+
+
+def keeper_here() -> int | None:
+    """The process id of this run's keeper; None where it has none."""
+    return None if _channel is None else os.getppid()
+
+
 def keep(
     work: Callable[[Sequence[str]], None],
     settings: Sequence[str],
@@ -205,11 +220,11 @@ def obituary(ended: Ended, folder: RunFolder | None) -> str:
     else:
         how = f"was ended from within, without a word (exit status {ended.status})"
     why = ended.told.get("fault")
+    because = f"{why}; with it the run's process {how}" if why else f"the run's process {how}"
     if folder is None:
-        return f"the run's process {how}, before the run began"
+        return f"{because}, before the run began"
     step = last_step(folder)
     where = f"after step {step}" if step else "before its first step was made"
-    because = f"{why}; with it the run's process {how}" if why else f"the run's process {how}"
     return f"failed {where}: {because}; {how_to_go_on(folder)}"
 
 
@@ -228,7 +243,7 @@ def end_all_children(grace: float) -> None:
         time.sleep(0.02)
     until = time.monotonic() + grace
     while _reaped() and time.monotonic() < until:
-        for process in descendants(os.getpid()):
+        for process in descendants([os.getpid()]):
             try:
                 os.kill(process, signal.SIGKILL)
             except ProcessLookupError:
@@ -244,23 +259,6 @@ def _reaped() -> bool:
     except ChildProcessError:
         return False
     return True
-
-
-def descendants(ancestor: int) -> list[int]:
-    """The processes that a process has started, and what these have, as far as they live."""
-    children: dict[int, list[int]] = {}
-    for file in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(file.read_text().rpartition(")")[2].split()[1])
-        except (OSError, IndexError, ValueError):
-            continue  # it has ended
-        children.setdefault(parent, []).append(int(file.parent.name))
-    found, waiting = list[int](), [ancestor]
-    while waiting:
-        more = children.get(waiting.pop(), [])
-        found += more
-        waiting += more
-    return found
 
 
 def _prctl(option: int, value: int) -> None:

@@ -134,7 +134,7 @@ class Trainer(ABC):
             with watchdog.phase("step"):
                 metrics = self.step(self.steps_made)
             metrics["time/step"] = time.perf_counter() - began
-            metrics |= watchdog.memory()
+            metrics |= watchdog.metrics()
             self.finish_step(metrics)
         self.end()
         self._tracking.finish()

@@ -9,7 +9,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from ctwa.capacity import memory
-from ctwa.engine.checks.look import model_source
+from ctwa.engine.checks.model import model_source
 from ctwa.engine.policy_loss import read_policy_loss
 from ctwa.models.look import weight_shapes
 

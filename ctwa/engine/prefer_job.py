@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ctwa.engine.checks.folders import check_folders
-from ctwa.engine.checks.look import check_layers, check_positions, look_at_trained_model, model_source
-from ctwa.engine.checks.pairs import check_pair_settings, fit_micro_batches
+from ctwa.engine.checks.look import look_at_trained_model
+from ctwa.engine.checks.model import check_model, model_source
+from ctwa.engine.checks.pairs import check_pair_settings
 from ctwa.engine.checks.resources import check_machine
 from ctwa.engine.job import Job
 from ctwa.engine.passes import pair_passes, passes_text
@@ -39,7 +40,7 @@ class PreferJob(Job):
     num_samples = 0
 
     def check(self) -> None:
-        """Check config, models, machine and pairs; fit the micro-batches to the batch."""
+        """Check config, models, machine and pairs."""
         self.settings = check_preference_config(self.config)
         check_machine(self.config, samples=False)
         self.data, self.tokenizer, self.num_steps = prepare_data(self.config, self.settings)
@@ -92,12 +93,13 @@ class PreferJob(Job):
     def run(self, recorder: Recorder) -> None:
         """Start the engine, train, and end everything that was started."""
         recorder.begins("starting Ray")
-        with ray_session(self.config, transfer_queue=False), recorder.watchdog.sees(processes):
+        watchdog = recorder.watchdog
+        with ray_session(self.config, transfer_queue=False, say=watchdog.say), watchdog.sees(processes):
             from ctwa.engine.pairs.workers import start_workers  # verl's import takes seconds
 
             num_ranks = self.config.trainer.nnodes * self.config.trainer.n_gpus_per_node
             recorder.begins(f"loading the model into {num_ranks} rank{'s' * (num_ranks > 1)}; each imports torch first")
-            with recorder.watchdog.phase("start"):
+            with watchdog.phase("start"):
                 group = start_workers(self.config)
             recorder.engine_is_up()
             for source, reasons in self.data.skipped.items():
@@ -144,7 +146,7 @@ def check_preference_config(config: DictConfig) -> PreferenceSettings:
 
 
 def prepare_data(config: DictConfig, settings: PreferenceSettings) -> tuple[PreferenceData, object, int]:
-    """Look at the model, read the pairs, and see that batches, micro-batches and ranks fit them.
+    """Look at the model, read the pairs, and see that a step's batch is not more than they are.
 
     Returns:
         The pairs, the tokenizer, and the number of steps.
@@ -159,8 +161,7 @@ def prepare_data(config: DictConfig, settings: PreferenceSettings) -> tuple[Pref
 
     source = model_source(config)
     model = look_at_trained_model(config)
-    check_positions(config, model, settings.max_length, "ctwa.max_length")
-    check_layers(settings.gradients, model)
+    check_model(config, settings.gradients, model, settings.max_length, "ctwa.max_length")
     tokenizer = look_at_tokenizer(source, model) or AutoTokenizer.from_pretrained(source.name)
     if template := config.actor_rollout_ref.model.get("custom_chat_template"):
         tokenizer.chat_template = template
@@ -169,7 +170,6 @@ def prepare_data(config: DictConfig, settings: PreferenceSettings) -> tuple[Pref
     sampler = PairSampler(
         [len(part.pairs) for part in data.train], batch_size=config.data.train_batch_size, seed=settings.seed
     )
-    fit_micro_batches(config, sampler.pairs_per_set, len(data.train))
     steps = config.trainer.total_training_steps
     if steps is None:
         steps = sampler.steps_per_epoch * config.trainer.total_epochs

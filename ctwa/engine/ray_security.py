@@ -37,7 +37,7 @@ def close_to_others(ray_init: dict[str, Any], *, trust_network: bool) -> None:
     # Said outright, for Ray would look for the address in a file that anyone may have written.
     address = ray_init["address"] = ray_init.get("address") or os.environ.get("RAY_ADDRESS") or "local"
     if not trust_network:
-        _refuse_open_ray(address)
+        _check_open(address)
     if address != "local":
         return
     _listen_on_loopback()
@@ -51,11 +51,20 @@ def close_to_others(ray_init: dict[str, Any], *, trust_network: bool) -> None:
         ) from error
 
 
-def _refuse_open_ray(address: str) -> None:
+def check_auth_mode() -> None:
+    """See that a cluster which is started here asks for a token, by this environment.
+
+    Raises:
+        CtwaError: it would not.
+    """
+    if (mode := os.environ.get("RAY_AUTH_MODE", "token")).lower() != "token":
+        raise CtwaError(f"RAY_AUTH_MODE={mode}: whoever reaches this Ray can run code as you; {HOW_TO_ASK}")
+
+
+def _check_open(address: str) -> None:
     """A cluster of our own asks as this environment says; of another one, only trying tells."""
     if address == "local":
-        if (mode := os.environ.get("RAY_AUTH_MODE", "token")).lower() != "token":
-            raise CtwaError(f"RAY_AUTH_MODE={mode}: whoever reaches this Ray can run code as you; {HOW_TO_ASK}")
+        check_auth_mode()
     elif not asks_for_token(address):
         raise CtwaError(f"the Ray at {address} asks for no token: whoever reaches it can run code as you; {HOW_TO_ASK}")
 

@@ -1,8 +1,8 @@
 """Ray's own processes on the driver's machine: should one of them die or be stopped, that is said.
 
 Ray ends the driver without a word as soon as that notices that its raylet is gone, and lets it wait where the GCS is.
-The raylet ends itself, and with it the driver, where one of its agents is gone. Of a process that was stopped Ray says
-nothing.
+The raylet ends itself, and with it the driver, where one of its agents is gone. Without its log monitor a run goes on,
+and lacks what the other processes print. Of a process that was stopped Ray says nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ctwa.engine.keeper import descendants
+from ctwa.engine.process_tree import descendants
 from ctwa.engine.ray_nodes import actors_seen
 from ctwa.engine.watchdog import Process, is_stopped
 
@@ -25,36 +25,53 @@ AGENTS = {"DashboardAgent": "dashboard agent", "RuntimeEnvAgent": "runtime envir
 """The raylet's children without which it ends itself: what their titles have in them, and what they are."""
 
 
+LOG_MONITOR = {"log_monitor": "log monitor"}
+"""The same of the process without which nothing that others print comes to the driver."""
+
+
 @contextmanager
-def servers_seen(died: Callable[[str], None]) -> Iterator[None]:
+def servers_seen(died: Callable[[str], None], say: Callable[[str], None]) -> Iterator[None]:
     """While the body runs, look after the servers that `ray.init` has started here, and the raylet's agents.
 
     Args:
         died: told in a sentence which of them has died, once, from another thread.
+        say: told the same of the log monitor, without which the run goes on.
     """
     found = {each.kind: each.pid for each in servers() if each.pid is not None}
     if "raylet" in found:
         found |= agents(found["raylet"])
-    with seen(found, died):
+    monitor = {each.kind: each.pid for each in servers(LOG_MONITOR) if each.pid is not None}
+    with seen(found, died), seen(monitor, lambda death: say(f"{death}; {_unheard()}")):
         yield
+
+
+def _unheard() -> str:
+    from ray._private.worker import _global_node
+
+    where = "Ray's logs" if _global_node is None else _global_node.get_logs_dir_path()
+    return f"the run goes on, and what its other processes print is no more in engine.log, but in {where} alone"
 
 
 def agents(raylet: int) -> dict[str, int]:
     """The processes of the agents of a raylet, by what they are."""
     found: dict[str, int] = {}
-    for process in descendants(raylet):
+    for process in descendants([raylet]):
         with suppress(OSError):  # it has ended
             title = Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace")
             found |= {name: process for words, name in AGENTS.items() if words in title}
     return found
 
 
-def servers() -> list[Process]:
-    """Those that `ray.init` has started here."""
+def servers(kinds: Mapping[str, str] = SERVERS) -> list[Process]:
+    """Those that `ray.init` has started here.
+
+    Args:
+        kinds: Ray's names for what is looked for, and those that they are to have.
+    """
     from ray._private.worker import _global_node
 
     started = {} if _global_node is None else _global_node.all_processes
-    found = [(name, each.process.pid) for kind, name in SERVERS.items() for each in started.get(kind, ())]
+    found = [(name, each.process.pid) for kind, name in kinds.items() for each in started.get(kind, ())]
     return [Process(_named(name, pid), pid, kind=name) for name, pid in found]
 
 
@@ -79,18 +96,22 @@ def _named(name: str, pid: int) -> str:
 @contextmanager
 def seen(processes: Mapping[str, int], died: Callable[[str], None]) -> Iterator[None]:
     """While the body runs, wait for the death of one of the processes."""
-    names = {os.pidfd_open(process): _named(name, process) for name, process in processes.items()}
+    names, dead = dict[int, str](), list[str]()
+    for name, process in processes.items():
+        try:
+            names[os.pidfd_open(process)] = _named(name, process)
+        except ProcessLookupError:  # it is not even to be waited for any more
+            dead.append(_named(name, process))
     over, end = os.pipe()
 
     def wait() -> None:
         poll = select.poll()
         for each in (over, *names):
             poll.register(each, select.POLLIN | select.POLLHUP)
-        ready = [each for each, _ in poll.poll()]
+        ready = [] if dead else [each for each, _ in poll.poll()]
         if over not in ready:
-            died(
-                f"{' and '.join(names[each] for each in ready)} has died: it was killed, or crashed, or was told to end"
-            )
+            gone = dead or [names[each] for each in ready]
+            died(f"{' and '.join(gone)} has died: it was killed, or crashed, or was told to end")
 
     thread = threading.Thread(target=wait, daemon=True, name="ctwa-ray-servers")
     thread.start()

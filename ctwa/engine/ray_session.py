@@ -24,7 +24,9 @@ PATIENCE = 30
 
 
 @contextmanager
-def ray_session(config: DictConfig, *, transfer_queue: bool) -> Iterator[Callable[[], None]]:
+def ray_session(
+    config: DictConfig, *, transfer_queue: bool, say: Callable[[str], None]
+) -> Iterator[Callable[[], None]]:
     """Start Ray, and where it is asked for verl's transfer queue; end all of it at the end.
 
     The queue's processes start while the caller starts others: what is yielded waits for them.
@@ -32,6 +34,7 @@ def ray_session(config: DictConfig, *, transfer_queue: bool) -> Iterator[Callabl
     Args:
         config: the resolved config.
         transfer_queue: whether rows are handed on through it.
+        say: told what the user should know while the run goes on.
 
     Raises:
         CtwaError: Ray has not what the run will ask of it, or would let others in, or does not come up.
@@ -52,7 +55,7 @@ def ray_session(config: DictConfig, *, transfer_queue: bool) -> Iterator[Callabl
         ray.init(**ray_init, job_config=WorkerPath())
     end_request.take_signals()
     try:
-        with servers_seen(_fail), losses_told():
+        with servers_seen(_fail, say), losses_told():
             check_resources(config)
             if not transfer_queue:
                 yield lambda: None

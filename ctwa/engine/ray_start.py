@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
+from ctwa.engine.keeper import end_by
 from ctwa.engine.ray_nodes import listens
-from ctwa.engine.ray_servers import dead_server
+from ctwa.engine.ray_servers import dead_server, seen
 from ctwa.errors import CtwaError
 
 START = 180.0
 """Seconds that Ray's processes have to come up; Ray itself gives them 30, which a busy machine needs."""
 ASK = 1
 """Seconds that Ray waits within one question for a node; it would be 30, in which nobody sees that a process dies."""
+SOON = 5.0
+"""Seconds after the GCS' death in which who waits for it may notice; Ray's own clients wait for it for a minute."""
 PORTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
 """Of the raylet's agents. Where an agent is to choose one itself, and takes 15 s to come up, the raylet aborts."""
 _AGAIN = "start again when it is not (--max-restarts 3 does so by itself)"
@@ -33,22 +37,86 @@ def less_of_ray(ray_init: Mapping[str, Any]) -> Iterator[None]:
     Raises:
         CtwaError: one of them has died, or they are not up in time.
     """
+    from ray._private import node as node_module
     from ray._private import services
     from ray._private.node import Node
 
+    nodes: list[Node] = []
     with ExitStack() as stack:
         if ray_init["address"] == "local":
-            nodes: list[Node] = []
+            start_gcs, wait_for_port = services.start_gcs_server, node_module.wait_for_persisted_port
+            stack.enter_context(_replaced(services, "start_gcs_server", _watched(start_gcs, stack)))
+            stack.enter_context(_replaced(Node, "start_gcs_server", _noting(Node.start_gcs_server, nodes)))
+            stack.enter_context(_replaced(node_module, "wait_for_persisted_port", _patient_port(wait_for_port, nodes)))
             stack.enter_context(_replaced(Node, "start_monitor", _nothing))
             stack.enter_context(_replaced(Node, "start_ray_processes", _noted(Node.start_ray_processes, nodes)))
             stack.enter_context(_replaced(services, "get_node", _patient(services.get_node, nodes)))
             if ray_init.get("include_dashboard") is False:
                 stack.enter_context(_replaced(Node, "start_api_server", _nothing))
-        yield
+        try:
+            yield
+        except CtwaError:
+            raise
+        except Exception:
+            _check_servers(nodes)  # that one of them is dead says more than what followed
+            raise
 
 
 def _nothing(*_: Any, **__: Any) -> None:
     pass
+
+
+def _watched(start_gcs_server: Callable[..., Any], stack: ExitStack) -> Callable[..., Any]:
+    """Look after the GCS from its first moment on, until the start is over."""
+
+    def start(*arguments: Any, **named: Any) -> Any:
+        started = start_gcs_server(*arguments, **named)
+        stack.enter_context(_gcs_seen(started.process.pid, named.get("log_dir") or "Ray's logs"))
+        return started
+
+    return start
+
+
+@contextmanager
+def _gcs_seen(process: int, logs: str) -> Iterator[None]:
+    """While the body runs: should the GCS die and nobody say so, end the run, whose main thread waits for it in Ray."""
+    over = threading.Event()
+
+    def died(death: str) -> None:
+        if not over.wait(SOON):
+            end_by(f"as Ray started, {death}; its last words are in {logs}")
+
+    with seen({"GCS": process}, died):
+        try:
+            yield
+        finally:
+            over.set()
+
+
+def _noting(start_gcs_server: Callable[[Any], None], nodes: list[Any]) -> Callable[[Any], None]:
+    """Note a node whose GCS is started: it is the first of its processes."""
+
+    def start(node: Any) -> None:
+        nodes.append(node)
+        start_gcs_server(node)
+
+    return start
+
+
+def _patient_port(wait_for_port: Callable[..., int], nodes: list[Any]) -> Callable[..., int]:
+    """Wait for the port that a process writes down when it is up, as long as it has to come up and all servers live."""
+
+    def wait(*arguments: Any, timeout_ms: int) -> int:
+        if timeout_ms == 0:
+            return wait_for_port(*arguments, timeout_ms=0)
+        until = time.monotonic() + START
+        while time.monotonic() < until:
+            with suppress(RuntimeError):  # it is not there yet
+                return wait_for_port(*arguments, timeout_ms=ASK * 1000)
+            _check_servers(nodes)
+        raise _not_up()
+
+    return wait
 
 
 def _noted(start_ray_processes: Callable[[Any], None], nodes: list[Any]) -> Callable[[Any], None]:
@@ -88,11 +156,15 @@ def _patient(get_node: Callable[..., Any], nodes: list[Any]) -> Callable[..., An
             if found is not None and all(_agents_listen(node) for node in nodes[-1:]):
                 return found
             time.sleep(0.1)
-        raise CtwaError(
-            f"Ray's processes were not up within {START:g} s: the machine is too busy, or out of memory; {_AGAIN}"
-        )
+        raise _not_up()
 
     return ask
+
+
+def _not_up() -> CtwaError:
+    return CtwaError(
+        f"Ray's processes were not up within {START:g} s: the machine is too busy, or out of memory; {_AGAIN}"
+    )
 
 
 def _check_servers(nodes: list[Any]) -> None:

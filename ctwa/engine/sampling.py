@@ -20,6 +20,7 @@ from ctwa.batch import Rollout
 from ctwa.engine.by_source import has_several_sources
 from ctwa.engine.checks.look import room_for_weights
 from ctwa.engine.data import RunData
+from ctwa.engine.left_processes import left_metrics
 from ctwa.engine.ray_servers import processes
 from ctwa.engine.ray_session import ray_session
 from ctwa.engine.recorder import Recorder
@@ -310,9 +311,9 @@ def sampling_engine(
             max_unscored=rewards.max_unscored,
             max_memory=rewards.max_memory,
         ) as evaluator,
-        ray_session(config, transfer_queue=True) as wait_for_queue,
+        ray_session(config, transfer_queue=True, say=recorder.watchdog.say) as wait_for_queue,
         closing(evaluator),  # while Ray is there, which its workers on other nodes are ended by
-        recorder.watchdog.sees(processes),
+        recorder.watchdog.sees(processes, lambda: left_metrics(evaluator.processes)),
     ):
         join_nodes(evaluator, rewards.num_workers, max_memory=rewards.max_memory)
         num_ranks = config.trainer.nnodes * config.trainer.n_gpus_per_node

@@ -100,6 +100,7 @@ class Watchdog:
     _longest: dict[str, float] = field(default_factory=dict)
     _waiting: list[_Waiting] = field(default_factory=list)
     _processes: Callable[[], Collection[Process]] = no_processes
+    _counted: Callable[[], Mapping[str, float]] = dict
     _looking: threading.Lock = field(default_factory=threading.Lock)
     _memory: dict[str, float] = field(default_factory=dict)
     _dead: set[str] = field(default_factory=set)
@@ -145,18 +146,29 @@ class Watchdog:
             thread.join()
 
     @contextmanager
-    def sees(self, processes: Callable[[], Collection[Process]]) -> Iterator[None]:
-        """Look at these processes too, while the body runs: none of them is meant to end before it does."""
-        self._processes = processes
+    def sees(
+        self, processes: Callable[[], Collection[Process]], counted: Callable[[], Mapping[str, float]] = dict
+    ) -> Iterator[None]:
+        """Look at these processes too, while the body runs: none of them is meant to end before it does.
+
+        Args:
+            processes: of the run.
+            counted: metrics of others that it has.
+        """
+        self._processes, self._counted = processes, counted
         try:
             yield
         finally:
             with self._looking:
-                self._processes = no_processes
+                self._processes, self._counted = no_processes, dict
 
-    def memory(self) -> dict[str, float]:
-        """``memory/<kind>``: GB of the driver, and at the last look of the largest process of each kind here."""
-        return {"memory/driver": memory_gb(os.getpid())} | self._memory
+    def metrics(self) -> dict[str, float]:
+        """What the run's processes are.
+
+        ``memory/<kind>`` is GB of the driver, and at the last look of the largest process of each kind here; the
+        others are counted now.
+        """
+        return {"memory/driver": memory_gb(os.getpid()), **self._memory, **self._counted()}
 
     def woke(self, late: float, computed: float) -> None:
         """Take note of a pause in which this process could not do anything: no phase has had that time.

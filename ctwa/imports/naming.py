@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import chain
 from statistics import fmean
 
 from ctwa import metrics as key_of
@@ -135,7 +136,7 @@ def _as_they_are(keys: Iterable[str]) -> dict[str, tuple[str, ...]]:
 
 def _by_pattern(keys: Iterable[str]) -> dict[str, tuple[str, ...]]:
     training: dict[str, list[str]] = {}
-    held_out: dict[str, dict[str, str]] = {}
+    held_out: dict[str, dict[str, list[str]]] = {}
     other: dict[str, tuple[str, ...]] = {}
     for key in keys:
         if (match := _match(_TRAINING, key)) is not None:
@@ -143,15 +144,16 @@ def _by_pattern(keys: Iterable[str]) -> dict[str, tuple[str, ...]]:
                 key
             )
         elif (match := _match(_HELD_OUT, key)) is not None:
-            held_out.setdefault(match["name"], {})[match.groupdict().get("source") or ""] = key
+            # Several of one source are verl's of prompts with fewer or more completions: mean@1, mean@4.
+            held_out.setdefault(match["name"], {}).setdefault(match.groupdict().get("source") or "", []).append(key)
         else:
             plain = key.removeprefix("train/")
             other |= {name: (key,) for name, same in _SAME.items() if plain in same}
     validated: dict[str, tuple[str, ...]] = {}
     for name, by_source in held_out.items():
-        validated[key_of.validation(name)] = tuple(by_source.values())
+        validated[key_of.validation(name)] = tuple(chain.from_iterable(by_source.values()))
         if len(by_source) > 1:
-            validated |= {key_of.validation_of_source(name, source): (key,) for source, key in by_source.items()}
+            validated |= {key_of.validation_of_source(name, source): tuple(of) for source, of in by_source.items()}
     return {name: tuple(same) for name, same in training.items()} | validated | other
 
 

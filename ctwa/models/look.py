@@ -35,7 +35,7 @@ def look_at_model(source: Source) -> Any:
     folder = source.folder()
     if folder is None:
         return None
-    config = _config(source, folder)
+    config = model_config(source, folder)
     if _weights_expected(source, folder) and getattr(config, "quantization_config", None) is None:
         _weights(source, folder, config)
     return config
@@ -95,7 +95,12 @@ def look_at_tokenizer(source: Source, config: Any = None) -> Any:
     return tokenizer
 
 
-def _config(source: Source, folder: Path) -> Any:
+def model_config(source: Source, folder: Path) -> Any:
+    """The config of the model that a folder holds, as transformers has it; its weights may be elsewhere.
+
+    Raises:
+        CtwaError: what is wrong with it, and what to give.
+    """
     from transformers import AutoConfig
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 

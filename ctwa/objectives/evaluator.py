@@ -116,6 +116,11 @@ class RewardEvaluator:
         """How each objective's function is called."""
         return dict(zip(self._objectives, self._pool.contracts, strict=True))
 
+    @property
+    def processes(self) -> list[int]:
+        """The process ids of the workers on this machine."""
+        return self._pool.processes
+
     def __enter__(self) -> Self:
         return self
 

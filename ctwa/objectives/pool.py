@@ -100,6 +100,11 @@ class WorkerPool:
         """How many calls can run at a time."""
         return len(self._workers)
 
+    @property
+    def processes(self) -> list[int]:
+        """The workers' process ids."""
+        return [worker.pid for worker in list(self._workers)]
+
     def run(self, queue: CallQueue) -> Generator[Ended, None, None]:
         """Run the calls of a queue until it is over; yield each with its outcomes, in the order they come to an end.
 
@@ -270,6 +275,10 @@ class _Worker:
         self.finished: set[int] = set()
         self._stepping: int | None = None
         self.assigned = self.since = monotonic()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     @property
     def deadline(self) -> float:

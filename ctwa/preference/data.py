@@ -117,6 +117,15 @@ def load_preferences(objectives: Mapping[str, PreferenceSource]) -> tuple[PairSe
     Raises:
         CtwaError: a file or column is missing, a row is unusable, no row is usable, or two objectives are the same.
     """
+    return tuple(_load(source, labels) for source, labels in data_sets(objectives))
+
+
+def data_sets(objectives: Mapping[str, PreferenceSource]) -> list[tuple[PreferenceSource, dict[str, str | None]]]:
+    """The data sets that objectives name, each with the labels that it gives to which of them; no file is opened.
+
+    Raises:
+        CtwaError: two objectives are the same.
+    """
     shared: dict[Any, tuple[PreferenceSource, dict[str, str | None]]] = {}
     for name, source in objectives.items():
         same = source if source.format == "ultrafeedback" else source.model_copy(update={"label": None})
@@ -128,7 +137,7 @@ def load_preferences(objectives: Mapping[str, PreferenceSource]) -> tuple[PairSe
                 f"{source.label or 'none'}); give each a 'label' of its own"
             )
         labels[name] = source.label
-    return tuple(_load(source, labels) for source, labels in shared.values())
+    return list(shared.values())
 
 
 def open_source(source: PreferenceSource) -> RowFile:

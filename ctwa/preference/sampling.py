@@ -9,6 +9,19 @@ import numpy as np
 from ctwa.errors import CtwaError
 
 
+def pairs_per_set(batch_size: int, num_sets: int) -> int:
+    """The pairs of a step that each data set gives.
+
+    Raises:
+        CtwaError: the batch does not divide over the sets.
+    """
+    if batch_size % num_sets:
+        raise CtwaError(
+            f"a batch of {batch_size} pairs does not divide over {num_sets} data sets: write a multiple of {num_sets}"
+        )
+    return batch_size // num_sets
+
+
 class PairSampler:
     """Draws the pairs of a step: equally many of every data set, each set in a new order every time it is through.
 
@@ -26,12 +39,7 @@ class PairSampler:
     """
 
     def __init__(self, sizes: Sequence[int], *, batch_size: int, seed: int) -> None:
-        if batch_size % len(sizes):
-            raise CtwaError(
-                f"a batch of {batch_size} pairs does not divide over {len(sizes)} data sets: write a multiple of "
-                f"{len(sizes)}"
-            )
-        self.pairs_per_set = batch_size // len(sizes)
+        self.pairs_per_set = pairs_per_set(batch_size, len(sizes))
         if min(sizes) < self.pairs_per_set:
             raise CtwaError(
                 f"a step takes {self.pairs_per_set} pairs of each data set, and the smallest has {min(sizes)}: write a "

@@ -39,6 +39,7 @@ class AlarmLimits(StrictModel):
         jump_size: in standard deviations of the completions' rewards.
         jump_steps: of the line.
         no_update_steps: how long updates have been left out.
+        left_processes: that reward functions have let go, above the fewest of any step before.
         hacking_steps: how long held-out problems have contradicted what rises in training.
     """
 
@@ -61,6 +62,7 @@ class AlarmLimits(StrictModel):
     jump_steps: int = Field(default=20, ge=5)
     hacking_steps: int = Field(default=10, ge=1)
     no_update_steps: int = Field(default=5, ge=1)
+    left_processes: int = Field(default=50, ge=1)
 
 
 class Finding(NamedTuple):

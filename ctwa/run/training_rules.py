@@ -86,6 +86,20 @@ def _lost_completions(watched: Watched, record: Record) -> Iterator[Finding]:
         yield Finding(None, lost > 0, (f"{lost} completions were" if lost > 1 else "1 completion was",))
 
 
+def _left_processes(watched: Watched, record: Record) -> Iterator[Finding]:
+    """More than at first: helpers that a function keeps on purpose are there from then on."""
+    metrics = record["metrics"]
+    left = metrics.get(key_of.LEFT_PROCESSES)
+    if left is None:
+        return
+    fewest = watched.start[key_of.LEFT_PROCESSES] = min(watched.start.get(key_of.LEFT_PROCESSES, left), left)
+    wrong = left - fewest > watched.limits.left_processes
+    if wrong or None in watched.tracked:
+        of_all = key_of.left_processes("")
+        commands = {key.removeprefix(of_all): num for key, num in metrics.items() if key.startswith(of_all)}
+        yield Finding(None, wrong, (f"{left:.0f}", ", ".join(f"{num:.0f} {name}" for name, num in commands.items())))
+
+
 def _collapse(key: str) -> Callable[[Watched, Record], Iterator[Finding]]:
     def look(watched: Watched, record: Record) -> Iterator[Finding]:
         value = record["metrics"].get(key)
@@ -166,6 +180,14 @@ TRAINING_RULES = (
         _lost_completions,
         "{0} lost, the rollout having failed: the step was made from the others.",
         "Read the failures in engine.log; where more than ctwa.rollout.max_missing are lost, the run stops.",
+    ),
+    Rule(
+        "left-processes",
+        lambda _: 1,
+        _left_processes,
+        "{0} processes live that reward functions have started and let go (most of them: {1}).",
+        "Let the function end what it starts: subprocess.run with a timeout does, and kill followed by wait. They take"
+        " memory until the run ends.",
     ),
     Rule(
         "entropy-collapse",

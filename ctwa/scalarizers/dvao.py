@@ -15,7 +15,7 @@ from ctwa.batch import Rollout, Update
 from ctwa.method_info import MethodInfo
 from ctwa.scalarizers.base import Estimate, Scalarizer, objective_advantages
 from ctwa.scalarizers.decoupled import DecoupledConfig, batch_normalized
-from ctwa.scalarizers.per_objective import trained_objectives
+from ctwa.scalarizers.per_objective import trained_objectives, unit_of
 
 
 class DvaoConfig(DecoupledConfig):
@@ -71,6 +71,7 @@ class Dvao(Scalarizer):
         """
         rewards = rollout.rewards.select(self.names)
         values_NM, applicable_NM = rewards.filled_NM(rollout.group_N), rewards.applicable_NM
+        values_NM = values_NM / unit_of(values_NM)  # the shares are the same
         _, index_N = rollout.group_N.unique(return_inverse=True)
         zeros_GM = values_NM.new_zeros(int(index_N.max()) + 1, len(self.names))
         num_GM = zeros_GM.index_add(0, index_N, applicable_NM.double())

@@ -144,14 +144,15 @@ class Lagrangian(Scalarizer):
                 metrics[f"lagrangian/shortfall/{name}"] = self.config.targets[name] - means[name]
         return metrics
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the multipliers. Raises CtwaError for a state of another method or objectives, or other targets."""
-        super().load_state_dict(state)
-        if sorted(self._multipliers) != list(self.names):
+    def _read(self, state: Mapping[str, Any]) -> list[tuple[Any, str, Any]]:
+        """The multipliers too. Raises CtwaError for a state of another method or objectives, or other targets."""
+        read = super()._read(state)
+        if sorted(state["multipliers"]) != list(self.names):
             raise CtwaError(
-                f"the checkpoint has multipliers for {sorted(self._multipliers)} but this run has targets for "
+                f"the checkpoint has multipliers for {sorted(state['multipliers'])} but this run has targets for "
                 f"{list(self.names)}; resume with the config the checkpoint was made with, or start a new run"
             )
+        return read
 
     @property
     def _divisor(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
@@ -17,6 +18,16 @@ REWARD_CEILING = 1.0
 def trained_objectives(weights: Mapping[str, float]) -> tuple[str, ...]:
     """The objectives of weight above 0 in alphabetical order; the others are measured, and train nothing."""
     return tuple(sorted(name for name, weight in weights.items() if weight > 0))
+
+
+def unit_of(values: Tensor) -> float:
+    """A power of two by which values, divided, are less than 2 in size, without a bit lost: squares of them are finite.
+
+    Args:
+        values: finite ones.
+    """
+    exponent = math.frexp(float(values.abs().max()))[1] if values.numel() else 0
+    return 2.0 ** min(max(exponent, -1000), 1023)
 
 
 def check_names(option: str, named: Iterable[str], objectives: Mapping[str, float]) -> None:

@@ -16,7 +16,7 @@ from ctwa.errors import CtwaError
 from ctwa.method_info import MethodInfo, Options
 from ctwa.scalarizers.base import Estimate, Scalarizer, weighted_advantages
 from ctwa.scalarizers.decoupled import batch_normalized, check_standardises, decoupled_sum
-from ctwa.scalarizers.per_objective import check_names, trained_objectives
+from ctwa.scalarizers.per_objective import check_names, trained_objectives, unit_of
 
 
 class SawConfig(Options):
@@ -103,8 +103,9 @@ class Saw(Scalarizer):
                     f"lowest={{{name}: NUMBER}}, or bound the reward (in a configuration ctwa.objectives.{name}.clip)"
                 )
             shifted = values - lowest + self.config.delta
-            spread = float(shifted.std()) if len(shifted) > 1 else 0.0
-            variation[name] = spread / (float(shifted.mean()) + self.config.delta)
+            unit = unit_of(shifted)  # of both parts of the ratio
+            spread = float((shifted / unit).std()) if len(shifted) > 1 else 0.0
+            variation[name] = spread / (float((shifted / unit).mean()) + self.config.delta / unit)
         return variation
 
     def _shares(self, variation: Mapping[str, float]) -> dict[str, float]:

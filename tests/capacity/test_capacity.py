@@ -427,6 +427,29 @@ class TestCommand:
         refused = self.plan(folder, *own, "data.train_batch_size=33", task="instructions")
         assert "33 pairs of a step do not divide over 2 ranks" in str(refused.exception)
 
+    @pytest.mark.parametrize(
+        ("command", "arguments", "said"),
+        [
+            ("caid", ["data.val_max_samples=1"], "data.val_max_samples=1: a slack has a standard error over prompts"),
+            ("caid", ["data.val_max_samples=4", "data.train_batch_size=32"], "4 prompts with ctwa.pairs_per_prompt=4"),
+            ("caid", ["data.val_max_samples=-1"], "a plan reads no data: write how many prompts are sampled"),
+            ("caid", ["data.validation_share=0.1"], "data.validation_share: `ctwa caid` samples the prompts"),
+            ("prefer", ["+ctwa.objectives.more.data=other.parquet", "data.train_batch_size=9"], "over 2 data sets"),
+            ("prefer", ["ctwa.max_length=5000"], "less than ctwa.max_length = 5000"),
+            ("train", ["data.max_response_length=5000"], "has places for "),
+            ("train", ["method=mgda", "ctwa.gradients.last_layers=3"], "ctwa.gradients.last_layers=3, and the model"),
+            ("train", ["method=gdpo", "algorithm.use_kl_in_reward=true"], "algorithm.use_kl_in_reward=true: gdpo "),
+        ],
+    )
+    def test_it_refuses_what_a_run_is_refused_for_by_its_settings(
+        self, folder: Path, command: str, arguments: list[str], said: str
+    ) -> None:
+        own = ["ctwa.caid.thresholds={brevity: 0.1}"] if command == "caid" else []
+        budget = "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=20000"
+        budgets = [budget, *(f"{budget.replace('actor.ppo', f'{each}.log_prob')}" for each in ("rollout", "ref"))]
+        refused = self.plan(folder, "--of", command, *own, *budgets, *arguments, task="instructions")
+        assert said in str(refused.exception)
+
     def test_it_wants_gpus_and_a_model_that_is_here(self, folder: Path) -> None:
         for arguments, said in (
             (["engine=cpu"], "a plan is of a run on GPUs"),

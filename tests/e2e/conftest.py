@@ -62,8 +62,8 @@ class Run:
 
 
 def comparable(metrics: dict[str, float]) -> dict[str, float]:
-    """The metrics that the computation determines: without clocks and memory."""
-    volatile = ("time/", "perf/", "actor/perf/", "seconds", "memory/")
+    """The metrics that the computation determines: without clocks, memory and processes."""
+    volatile = ("time/", "perf/", "actor/perf/", "seconds", "memory/", "left_processes")
     return {key: value for key, value in metrics.items() if not any(part in key for part in volatile)}
 
 

@@ -61,6 +61,7 @@ def test_what_is_stopped_is_named_what_runs_wild_is_masked_and_what_is_killed_en
         "ctwa.watchdog.every=1",
         f"+ctwa.objectives.wild={{reward_fn:'{WILD_REWARD}:wild',weight:0.1,target:0.1,max_unscored:1}}",
         "ctwa.rewards.max_memory=1",
+        "ctwa.alarms.left_processes=10",
     )
     read_until(running, "1/500")
     server = process_of(wild, "TransformersServer")
@@ -74,6 +75,11 @@ def test_what_is_stopped_is_named_what_runs_wild_is_masked_and_what_is_killed_en
             read_until(running, "/500 ")
     read_until(running, "/500 ")  # the last of them has been scored, or not
 
+    monitor = next(each for each in processes_with(wild) if "log_monitor.py" in " ".join(each.cmdline()))
+    monitor.send_signal(signal.SIGKILL)
+    read_until(running, f"Ray's log monitor (process {monitor.pid}) has died: it was killed")
+    read_until(running, "/500 ")
+
     # Nobody who waits for the queue has a time limit.
     queue = process_of(wild, "TransferQueueController")
     queue.send_signal(signal.SIGKILL)
@@ -82,7 +88,9 @@ def test_what_is_stopped_is_named_what_runs_wild_is_masked_and_what_is_killed_en
     assert running.returncode == 1, output
     said = f"TransferQueueController (process {queue.pid}) has died: it was killed, or crashed, or found no memory"
     assert f"error: {said}" in output.replace("\n", " ")
-    last = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()][-1]
+    *events, last = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    [alarm] = [each["text"] for each in events if each["text"].startswith("left-processes: ")]
+    assert "20 processes live that reward functions have started and let go (most of them: 20 sleep)" in alarm
     assert (last["kind"], said in last["text"]) == ("error", True)
     assert processes_with(wild) == []  # those among them that a reward function started and let go
     newest = max(folder.glob("checkpoints/global_step_*"), key=lambda path: int(path.name.rsplit("_", 1)[1]))

@@ -150,6 +150,10 @@ def test_what_is_said_of_a_run_that_ended_before_it_had_a_folder() -> None:
     assert obituary(Ended(-11, {}), None) == (
         "the run's process crashed, or was ended from outside (SIGSEGV), before the run began"
     )
+    assert obituary(Ended(1, {"fault": "Ray's GCS has died"}), None) == (
+        "Ray's GCS has died; with it the run's process was ended from within, without a word (exit status 1), before "
+        "the run began"
+    )
 
 
 def test_a_run_goes_on_in_the_folder_that_it_began_in(tmp_path: Path) -> None:

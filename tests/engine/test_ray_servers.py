@@ -7,10 +7,12 @@ import os
 import signal
 import subprocess
 import threading
+from types import SimpleNamespace
 
 import pytest
+from ray._private import ray_constants
 
-from ctwa.engine.ray_servers import AGENTS, agents, seen
+from ctwa.engine.ray_servers import AGENTS, LOG_MONITOR, agents, seen, servers_seen
 
 
 def test_a_server_that_dies_is_named_and_one_that_lives_is_not() -> None:
@@ -31,6 +33,44 @@ def test_a_server_that_dies_is_named_and_one_that_lives_is_not() -> None:
 
     expected = f"Ray's raylet (process {raylet.pid}) has died: it was killed, or crashed, or was told to end"
     assert said == [expected]
+
+
+def test_one_that_was_dead_before_is_named_too() -> None:
+    said, died = list[str](), threading.Event()
+
+    def note(text: str) -> None:
+        said.append(text)
+        died.set()
+
+    with subprocess.Popen(["true"]) as raylet:
+        raylet.wait()
+    with seen({"raylet": raylet.pid}, note):
+        assert died.wait(60)
+    assert said == [f"Ray's raylet (process {raylet.pid}) has died: it was killed, or crashed, or was told to end"]
+
+
+def test_without_its_log_monitor_a_run_goes_on_and_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert LOG_MONITOR.keys() == {ray_constants.PROCESS_TYPE_LOG_MONITOR}
+    said, told = list[str](), threading.Event()
+
+    def note(text: str) -> None:
+        said.append(text)
+        told.set()
+
+    with subprocess.Popen(["cat"], stdin=-1) as monitor, subprocess.Popen(["cat"], stdin=-1) as gcs:
+        started = {
+            kind: [SimpleNamespace(process=each)] for kind, each in (("log_monitor", monitor), ("gcs_server", gcs))
+        }
+        node = SimpleNamespace(all_processes=started, get_logs_dir_path=lambda: "/tmp/ray/logs")
+        monkeypatch.setattr("ray._private.worker._global_node", node)
+        with servers_seen(pytest.fail, note):
+            monitor.kill()
+            assert told.wait(60)
+        gcs.kill()
+    assert said == [
+        f"Ray's log monitor (process {monitor.pid}) has died: it was killed, or crashed, or was told to end; the run "
+        "goes on, and what its other processes print is no more in engine.log, but in /tmp/ray/logs alone"
+    ]
 
 
 def test_a_run_ends_though_a_process_that_it_has_forked_lives_on() -> None:

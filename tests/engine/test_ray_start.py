@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import re
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,10 +17,10 @@ import pytest
 from ray import _raylet
 from ray._private.node import Node
 
-from ctwa.engine.ray_start import PORTS, _noted, _patient, less_of_ray
+from ctwa.engine.ray_start import PORTS, _noted, _noting, _patient, _patient_port, less_of_ray
 from ctwa.errors import CtwaError
 
-OWN = {"start_monitor", "start_ray_processes"}
+OWN = {"start_monitor", "start_ray_processes", "start_gcs_server"}
 
 
 @pytest.mark.parametrize(
@@ -92,6 +95,81 @@ def test_a_server_that_dies_at_the_start_is_told_at_once(agents: list[int]) -> N
     )
     with pytest.raises(CtwaError, match=said):
         _patient(get_node, [node_with(agents, [("log_monitor", raylet), ("raylet", raylet)])])()
+
+
+def test_a_gcs_that_dies_before_it_has_a_port_is_told_at_once_and_a_slow_one_waited_for() -> None:
+    """Ray would wait for the port of a dead one for 30 s, and name the file that it is not in."""
+    assert "wait_for_persisted_port(" in inspect.getsource(Node.start_gcs_server)
+    assert "_ray_params.gcs_server_port == 0" in inspect.getsource(Node.start_gcs_server)
+    nodes, asked = list[Any](), list[int]()
+
+    def wait(*_: str, timeout_ms: int) -> int:
+        asked.append(timeout_ms)
+        if len(asked) < 3:
+            raise RuntimeError("Timed out waiting for file")
+        return 6379
+
+    port = _patient_port(wait, nodes)
+    _noting(lambda _: None, nodes)(node_with([0, 0], dead=[]))
+    assert port("session", "node", "gcs", timeout_ms=30_000) == 6379
+    assert asked == [1000] * 3
+
+    asked.clear()
+    with pytest.raises(RuntimeError, match="Timed out"):
+        port("session", "node", "gcs", timeout_ms=0)  # whether it is there now
+
+    asked.clear()
+    with subprocess.Popen(["false"]) as gcs:
+        gcs.wait()
+    _noting(lambda _: None, nodes)(node_with([0, 0], dead=[("gcs_server", gcs)]))
+    with pytest.raises(
+        CtwaError, match=rf"^Ray's GCS \(process {gcs.pid}\) has died at the start: .*session/logs; start"
+    ):
+        port("session", "node", "gcs", timeout_ms=30_000)
+    assert len(asked) == 1
+
+
+def test_what_follows_from_a_dead_server_is_told_as_its_death(monkeypatch: pytest.MonkeyPatch) -> None:
+    with subprocess.Popen(["false"]) as gcs:
+        gcs.wait()
+    monkeypatch.setattr(Node, "start_gcs_server", lambda _: None)
+
+    def start(dead: list[Any]) -> None:
+        with less_of_ray({"address": "local", "include_dashboard": False}):
+            Node.start_gcs_server(node_with([0, 0], dead=dead))
+            raise RuntimeError("Failed to start GCS")
+
+    with pytest.raises(CtwaError, match=r"Ray's GCS .* has died at the start"):
+        start([("gcs_server", gcs)])
+    with pytest.raises(RuntimeError, match="Failed to start GCS"):
+        start([])
+
+
+DIES = """
+import subprocess, sys, threading
+from ctwa.engine import keeper, ray_start
+
+ray_start.SOON, keeper.GRACE = 0.1, 0.1
+
+def work(settings):
+    gcs = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+    keeper.tell(folder=sys.argv[1])
+    with ray_start._gcs_seen(gcs.pid, "/tmp/ray/logs"):
+        gcs.kill()
+        threading.Event().wait()  # as Ray's client does, for a minute
+
+sys.exit(keeper.keep(work, [], max_restarts=0, say=print))
+"""
+
+
+def test_a_gcs_that_dies_while_ray_waits_for_it_ends_the_run_and_the_keeper_says_why(tmp_path: Path) -> None:
+    kept = subprocess.run([sys.executable, "-c", DIES, str(tmp_path)], capture_output=True, text=True, timeout=100)
+    assert kept.returncode == 1
+    assert re.match(
+        r"failed before its first step was made: as Ray started, Ray's GCS \(process \d+\) has died: .* its last words "
+        r"are in /tmp/ray/logs; with it the run's process was ended from within",
+        kept.stdout,
+    )
 
 
 def test_agents_are_given_the_ports_that_the_raylet_would_wait_for(

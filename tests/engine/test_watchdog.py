@@ -141,12 +141,19 @@ def test_memory_is_that_of_the_largest_of_each_kind(make: Callable[..., Watchdog
     mine, first = os.getpid(), 1
     watchdog.look([Process("a", mine, kind="Rank"), Process("b", first, kind="Rank"), Process("c", kind="Queue")], 0)
 
-    memory = watchdog.memory()
+    memory = watchdog.metrics()
     assert set(memory) == {"memory/driver", "memory/Rank"}
     assert memory["memory/Rank"] == pytest.approx(memory["memory/driver"], rel=0.1)
     assert 0.01 < memory["memory/driver"] < 100
     watchdog.look([], 0)
-    assert set(watchdog.memory()) == {"memory/driver"}
+    assert set(watchdog.metrics()) == {"memory/driver"}
+
+
+def test_what_else_a_run_has_is_counted_as_long_as_it_is_seen(make: Callable[..., Watchdog]) -> None:
+    watchdog = make()
+    with watchdog.sees(list, lambda: {"rewards/left_processes": 3.0}):
+        assert watchdog.metrics()["rewards/left_processes"] == 3
+    assert set(watchdog.metrics()) == {"memory/driver"}
 
 
 def test_what_a_process_computes_is_seen() -> None:

@@ -125,6 +125,20 @@ FORMS: dict[str, Callable[[Path], list[Path]]] = {
 }
 
 
+def test_prompts_with_more_completions_than_others_are_validated_with_them(tmp_path: Path) -> None:
+    """A prompt that is in verl's file twice has twice as many: one source has mean@1 and mean@2."""
+    rows = []
+    for step in (1, 2):
+        validated = {f"val-core/math/tidy/mean@{k}": value for k, value in ((2, 0.75), (1, 0.25)) if k <= step}
+        rows.append({"step": step, "data": {"reward/tidy/mean": 0.5, **validated}})
+    (tmp_path / "run.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+
+    made = import_run([tmp_path / "run.jsonl"], tmp_path / "imported")
+
+    assert [record["metrics"]["val/tidy"] for record in read_trace(made.folder.metrics)] == [0.25, 0.5]
+    assert not made.naming.origins.keys() & {"val_source/tidy/math"}  # there is one source
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_the_rewards_of_every_form_are_those_that_were_logged(form: str, tmp_path: Path) -> None:
     run = "grpo-a" if form == "panels of W&B" else None

@@ -223,14 +223,29 @@ def test_every_kind_has_been_seen_and_reads_well():
         "actor/entropy": 0.1,
         "response_length/mean": 1.0,
         "actor/grad_norm": None,
+        "rewards/left_processes": 60,
+        "rewards/left_processes/{sleep}": 60,
     }
-    fine = {"val/accuracy": 0.9, "actor/entropy": 3.0, "response_length/mean": 100.0}
+    fine = {"rewards/left_processes": 0, "val/accuracy": 0.9, "actor/entropy": 3.0, "response_length/mean": 100.0}
     raised, monitor = feed([fine, fine, *[wrong] * 5])
     assert {kind for _, kind, _ in raised} == {rule.kind for rule in TRAINING_RULES}
     for alarm in monitor.active:
         assert alarm.text.endswith(".")
         assert alarm.advice.endswith(".")
-        assert "{" not in alarm.text + alarm.advice
+        assert "{" not in (alarm.text + alarm.advice).replace("{sleep}", "")
+
+
+def test_processes_that_pile_up_are_told_and_helpers_that_are_kept_are_not():
+    key = "rewards/left_processes"
+    assert feed(curve(key, 64, 64, 96, 114, 64, 110))[0] == []
+    monitor = AlarmMonitor(["accuracy"], AlarmLimits(left_processes=10))
+    of_sleep = {f"{key}/sleep": 13.0, f"{key}/node": 2.0}
+    raised, _ = feed([{key: 4.0}, {key: 14.0}, {key: 15.0} | of_sleep, {key: 16.0}, {}, {key: 9.0}], monitor)
+    assert raised == [(3, "left-processes", None)]
+    assert monitor.active == []
+    [episode] = monitor.episodes
+    assert "15 processes live that reward" in episode.alarm.text
+    assert "(most of them: 13 sleep, 2 node)" in episode.alarm.text
 
 
 def test_an_alarm_goes_into_the_events(tmp_path):

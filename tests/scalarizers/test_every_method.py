@@ -18,6 +18,7 @@ from ctwa.aggregators.registry import GRADIENT_METHODS
 from ctwa.batch import RewardMatrix, Rollout
 from ctwa.covariance.probe import Progress
 from ctwa.errors import CtwaError
+from ctwa.objectives.contract import MAX_VALUE
 from ctwa.scalarizers import METHODS, MethodConfig, Scalarizer, build_scalarizer
 from ctwa.scalarizers.registry import SCALARIZERS, takes_targets
 
@@ -181,6 +182,35 @@ def test_all_numbers_are_finite(make_batch, method, scale_invariant, num_objecti
         assert_sound(driven)
         assert driven.advantages_NT.shape == batch.rollout.mask_NT.shape
         assert list(driven.weights) == names
+
+
+REFUSING = ("compromise", "guard", "gradnorm", "product", "saw")
+"""Methods that refuse rewards beyond the bounds that they are told, or scores beyond what can be added up."""
+
+
+@every_method_and_estimator
+@pytest.mark.parametrize(("size", "num_large"), [(MAX_VALUE, 1), (MAX_VALUE, 3), (1e154, 1), (1e300, 1), (-1e300, 1)])
+def test_numbers_are_finite_of_rewards_of_any_size(make_batch, method, scale_invariant, size, num_large):
+    """The engine lets in rewards up to MAX_VALUE; a loop of one's own may have larger ones."""
+    scalarizer = build(method, EIGHT[:3], scale_invariant=scale_invariant)
+    for seed in range(3):
+        batch = make_batch(EIGHT[:3], seed=seed)
+        sizes = [size if index < num_large else 1.0 for index in range(3)]
+        columns = {name: each * column for each, (name, column) in zip(sizes, columns_of(batch).items(), strict=True)}
+        try:
+            driven = drive(scalarizer, with_rewards(batch, columns), scale_invariant=scale_invariant, step=seed + 1)
+        except CtwaError:
+            assert method in REFUSING
+            return
+        assert_sound(driven)
+
+
+def test_shares_of_large_rewards_are_those_of_small_ones_to_the_bit(make_batch):
+    """A power of two changes no share; with it the squares of these rewards are not finite."""
+    batch = make_batch(EIGHT[:3])
+    for size in (2.0**-600, 2.0**1000):
+        large = with_rewards(batch, {name: size * column for name, column in columns_of(batch).items()})
+        assert drive(build("dvao", EIGHT[:3]), large).metrics == drive(build("dvao", EIGHT[:3]), batch).metrics
 
 
 @pytest.mark.parametrize("method", [name for name in sorted(SCALARIZERS) if SCALARIZERS[name].takes_prompt_weights])

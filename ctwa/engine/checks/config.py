@@ -16,6 +16,7 @@ from ctwa.engine.checks.curriculum import check_curriculum
 from ctwa.engine.checks.engine import (
     check_correction,
     check_engine,
+    check_optimizer,
     check_queue,
     check_what_is_imported,
 )
@@ -25,7 +26,7 @@ from ctwa.engine.checks.idle import check_idle
 from ctwa.engine.checks.log_probs import check_log_probs
 from ctwa.engine.checks.look import look
 from ctwa.engine.checks.loss import check_kl_in_reward, check_loss
-from ctwa.engine.checks.turns import check_turns
+from ctwa.engine.checks.turns import check_loop, check_turns
 from ctwa.engine.data import RunData, read_run_data
 from ctwa.engine.settings import Settings, read_settings
 from ctwa.errors import CtwaError
@@ -40,8 +41,8 @@ def check_config(config: DictConfig, data: RunData | None = None) -> Settings:
         data: the rows, where `check_disk` has read them.
     """
     data = data or check_disk(config)
-    settings: Settings = read_settings(config)
-    check_settings(config, settings)
+    settings = check_train_settings(config)
+    check_what_is_named(config, settings)
     _check_steps(config, data)
     check_applies_to(settings, data)
     check_curriculum(config, settings, data)
@@ -49,8 +50,15 @@ def check_config(config: DictConfig, data: RunData | None = None) -> Settings:
     return settings
 
 
+def check_train_settings(config: DictConfig) -> Settings:
+    """Check all that can be known of `ctwa train` from the config alone."""
+    settings: Settings = read_settings(config)
+    check_settings(config, settings)
+    return settings
+
+
 def check_settings(config: DictConfig, settings: Settings) -> None:
-    """Check all of it that does not depend on how many steps there are."""
+    """Check all that can be known from the config alone, as `ctwa plan` does: neither files nor machine are there."""
     check_kl_in_reward(config, settings)  # of which an estimator that does not standardise is but a consequence
     scalarizer = settings.build_scalarizer()  # names in weights and targets, estimator against method
     if scalarizer.has_zero and settings.rewards.standardise != "none":
@@ -67,12 +75,10 @@ def check_settings(config: DictConfig, settings: Settings) -> None:
     check_loss(config, settings)
     check_log_probs(settings, scalarizer)
     check_conditioning(settings)
-    for objective in settings.objectives.values():
-        resolve_spec(objective.reward_fn)  # the file is there; whether the function is, its worker says
     check_batches(config)
     check_groups_of_ranks(config)
     check_engine(config)
-    check_what_is_imported(config)
+    check_optimizer(config)
     check_queue(config)
     check_correction(config)
     check_turns(config)
@@ -85,6 +91,14 @@ def check_settings(config: DictConfig, settings: Settings) -> None:
             "ctwa.reference_length takes its length from the validation before the first step, which is off: write "
             "trainer.val_before_train=true, or give the length as a number"
         )
+
+
+def check_what_is_named(config: DictConfig, settings: Settings) -> None:
+    """See that the files and modules are here which the config names: of rewards, of agent loops and tools, others'."""
+    for objective in settings.objectives.values():
+        resolve_spec(objective.reward_fn)  # the file is there; whether the function is, its worker says
+    check_what_is_imported(config)
+    check_loop(config)
 
 
 def check_disk(config: DictConfig) -> RunData:

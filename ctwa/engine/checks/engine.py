@@ -47,6 +47,11 @@ def check_engine(config: DictConfig) -> None:
             "actor_rollout_ref.rollout.val_kwargs.do_sample=false with a temperature of "
             f"{rollout.val_kwargs.temperature:g}, at which verl would sample: write temperature=0, or do_sample=true"
         )
+    if not rollout.val_kwargs.do_sample and rollout.val_kwargs.n > 1:
+        raise CtwaError(
+            f"actor_rollout_ref.rollout.val_kwargs.n={rollout.val_kwargs.n} with do_sample=false: the completions of a "
+            "held-out prompt would all be the same greedy one; write n=1, or do_sample=true and a temperature"
+        )
     if config.trainer.nnodes > 1 and rollout.name == "transformers" and config.trainer.device != "cpu":
         raise CtwaError(
             f"generation=transformers with trainer.nnodes={config.trainer.nnodes}: its servers take the GPUs of one "
@@ -129,12 +134,21 @@ def check_correction(config: DictConfig) -> None:
 
 
 def check_what_is_imported(config: DictConfig) -> None:
-    """See that optimizer, external library and loggers are installed."""
+    """See that the optimizer's module, the external library and the loggers are installed."""
     optim, model = config.actor_rollout_ref.actor.optim, config.actor_rollout_ref.model
     needed = {"actor.optim.optimizer_impl": optim.optimizer_impl, "model.external_lib": model.external_lib}
     for key, module in needed.items():
         if module is not None and not _is_installed(module):
             raise CtwaError(f"actor_rollout_ref.{key}={module}: there is no such module here; install it, or leave it")
+    loggers = [config.trainer.logger] if isinstance(config.trainer.logger, str) else config.trainer.logger
+    for name in loggers:
+        if name in ("tensorboard", "wandb", "mlflow", "swanlab", "clearml", "trackio") and not _is_installed(name):
+            raise CtwaError(f"trainer.logger: {name} is not installed; install it, or leave it out")
+
+
+def check_optimizer(config: DictConfig) -> None:
+    """See that torch has the optimizer, where it is torch's."""
+    optim = config.actor_rollout_ref.actor.optim
     if optim.optimizer_impl == "torch.optim":
         import torch
 
@@ -144,10 +158,6 @@ def check_what_is_imported(config: DictConfig) -> None:
                 f"actor_rollout_ref.actor.optim.optimizer={optim.optimizer} is none of torch.optim's: write one of "
                 f"them, e.g. AdamW{did_you_mean(optim.optimizer, known)}"
             )
-    loggers = [config.trainer.logger] if isinstance(config.trainer.logger, str) else config.trainer.logger
-    for name in loggers:
-        if name in ("tensorboard", "wandb", "mlflow", "swanlab", "clearml", "trackio") and not _is_installed(name):
-            raise CtwaError(f"trainer.logger: {name} is not installed; install it, or leave it out")
 
 
 def _is_installed(module: str) -> bool:

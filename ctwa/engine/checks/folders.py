@@ -7,7 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from ctwa.engine.checks.checkpoint import check_checkpoint
-from ctwa.engine.checks.look import model_source
+from ctwa.engine.checks.model import model_source
 from ctwa.errors import CtwaError, neighbour
 from ctwa.run.folder import RunFolder
 

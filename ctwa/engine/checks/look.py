@@ -13,15 +13,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateSyntaxError
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from ctwa.data.rows import ground_truth_fault
-from ctwa.engine.checks.batches import attention_of
 from ctwa.engine.checks.conditioning import check_told
+from ctwa.engine.checks.model import check_model, model_source
 from ctwa.engine.checks.turns import check_loops_of_rows, tool_schemas
 from ctwa.engine.data import KEYS, TRAIN, DataRow, Part, RunData
-from ctwa.engine.verl import PACKED_ATTENTION
-from ctwa.errors import CtwaError, did_you_mean, shown
+from ctwa.errors import CtwaError, did_you_mean
 from ctwa.models.libraries import reason
 from ctwa.models.look import look_at_adapter, look_at_model, look_at_tokenizer, weight_shapes
 from ctwa.models.source import Source
@@ -31,7 +30,6 @@ from ctwa.objectives.evaluator import load_contracts
 
 if TYPE_CHECKING:
     from ctwa.engine.settings import Settings
-    from ctwa.gradients.settings import GradientSettings
     from ctwa.objectives.conditioning import Conditioning
     from ctwa.objectives.contract import Contract
 
@@ -63,8 +61,7 @@ def look(config: DictConfig, settings: Settings, data: RunData) -> None:
     model = look_at_trained_model(config)
     _check_media(config, model, rows)
     longest = config.data.max_prompt_length + config.data.max_response_length
-    check_positions(config, model, longest, "data.max_prompt_length + data.max_response_length")
-    check_layers(settings.gradients, model)
+    check_model(config, settings.gradients, model, longest, "data.max_prompt_length + data.max_response_length")
     contracts = load_contracts(settings.objectives)
     _check_what_functions_need(contracts, settings, data)
     tokenizer = load_tokenizer(config, model)
@@ -93,12 +90,6 @@ def data_lines(config: DictConfig, data: RunData, conditioning: Conditioning | N
     ]
 
 
-def model_source(config: DictConfig) -> Source:
-    """The model that is trained."""
-    model = config.actor_rollout_ref.model
-    return Source(model.path, "actor_rollout_ref.model.path", bool(model.get("trust_remote_code")))
-
-
 def look_at_trained_model(config: DictConfig) -> Any:
     """Look at the model that is trained, and at the adapter that it begins with, where one is named.
 
@@ -108,34 +99,14 @@ def look_at_trained_model(config: DictConfig) -> Any:
     if adapter := config.actor_rollout_ref.model.get("lora_adapter_path"):
         look_at_adapter(Source(adapter, "actor_rollout_ref.model.lora_adapter_path"))
     model = look_at_model(model_source(config))
-    _check_attention(config)
     _check_target_modules(config)
     return model
-
-
-def _check_attention(config: DictConfig) -> None:
-    """See that transformers knows the attention by name; one from a hub of kernels has a slash in it."""
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-    attention = attention_of(config)
-    theirs = [name for name in ALL_ATTENTION_FUNCTIONS.valid_keys() if name != PACKED_ATTENTION]
-    known = ["eager", *theirs, *[PACKED_ATTENTION] * (config.trainer.device == "cpu")]
-    if attention not in known and "/" not in attention:
-        raise CtwaError(
-            f"actor_rollout_ref.model.override_config.attn_implementation={attention} is no attention of transformers: "
-            f"write one of {', '.join(known)}{did_you_mean(attention, known)}"
-        )
 
 
 def _check_target_modules(config: DictConfig) -> None:
     """See that a LoRA adapter has modules to sit in: peft matches a list's names with the ends of theirs."""
     model = config.actor_rollout_ref.model
     targets = model.get("target_modules")
-    if not model.get("lora_rank") and isinstance(targets, ListConfig):
-        raise CtwaError(
-            f"actor_rollout_ref.model.target_modules={shown(list(targets))} does nothing without an adapter: write "
-            "actor_rollout_ref.model.lora_rank=32 or another rank, or leave it out"
-        )
     if not model.get("lora_rank") or not targets or isinstance(targets, str):
         return  # a text is all-linear, or a pattern of peft's
     shapes = weight_shapes(model_source(config))
@@ -149,36 +120,6 @@ def _check_target_modules(config: DictConfig) -> None:
                 f"actor_rollout_ref.model.target_modules: the model has no {target}: write some of {', '.join(ends)}"
                 f"{did_you_mean(target, ends)}"
             )
-
-
-def check_positions(config: DictConfig, model: Any, longest: int, what: str) -> None:
-    """See that the model has places for as many tokens as a row may have; one that stretches them says so itself.
-
-    Args:
-        config: the resolved config.
-        model: its own; None where it is not here.
-        longest: tokens of a row.
-        what: allows as many.
-    """
-    text = model if model is None else model.get_text_config()
-    own = config.actor_rollout_ref.model.get("override_config") or {}
-    most = own.get("max_position_embeddings") or getattr(text, "max_position_embeddings", None)
-    rope = getattr(text, "rope_parameters", None) or {}
-    is_stretched = rope.get("rope_type", "default") != "default" or "rope_scaling" in own or "rope_parameters" in own
-    if isinstance(most, int) and 0 < most < longest and not is_stretched:
-        raise model_source(config).error(
-            f"has places for {most} tokens (max_position_embeddings), less than {what} = {longest}: write less, or "
-            "give a model that takes longer texts"
-        )
-
-
-def check_layers(settings: GradientSettings, model: Any) -> None:
-    """See that the last layers, in which gradients are measured, are not all: that would be a pass for nothing."""
-    asked, has = settings.last_layers, model and getattr(model.get_text_config(), "num_hidden_layers", None)
-    if asked is not None and isinstance(has, int) and asked >= has:
-        raise CtwaError(
-            f"ctwa.gradients.last_layers={asked}, and the model has {has} layers: write fewer, or null for all of them"
-        )
 
 
 def load_tokenizer(config: DictConfig, model: Any) -> Any:

@@ -9,10 +9,12 @@ from ctwa.engine.checks.gradients import check_backward_passes
 from ctwa.engine.checks.idle import check_idle_gradients, check_threads
 from ctwa.engine.prefer_settings import PreferenceSettings, read_preference_settings
 from ctwa.errors import CtwaError
+from ctwa.preference.data import data_sets
+from ctwa.preference.sampling import pairs_per_set
 
 
 def check_pair_settings(config: DictConfig) -> PreferenceSettings:
-    """Check all that can be known of `ctwa prefer` from the config alone.
+    """Check all that can be known of `ctwa prefer` from the config alone; fit its micro-batches to the batch.
 
     Raises:
         CtwaError: what is wrong, where, and what to write instead.
@@ -29,7 +31,42 @@ def check_pair_settings(config: DictConfig) -> PreferenceSettings:
     check_threads(config, settings)
     # The two responses of a pair are in one micro-batch.
     check_token_budgets(config, 2 * settings.max_length, "2 x ctwa.max_length")
+    num_sets = len(data_sets({name: objective.source() for name, objective in settings.objectives.items()}))
+    fit_micro_batches(config, pairs_per_set(config.data.train_batch_size, num_sets), num_sets)
     return settings
+
+
+def check_prompts(config: DictConfig, pairs_per_prompt: int, num_rows: int | None = None) -> int:
+    """See that the prompts that `ctwa caid` samples are enough for a standard error, and for the pairs of a step.
+
+    Args:
+        config: the resolved config.
+        pairs_per_prompt: that are compared.
+        num_rows: of the data; None where it is not read, and has as many as are to be sampled.
+
+    Returns:
+        How many prompts are sampled.
+
+    Raises:
+        CtwaError: they are too few, or their number is not known.
+    """
+    most, batch = config.data.val_max_samples, config.data.train_batch_size
+    known = [each for each in (num_rows, most if most > 0 else None) if each is not None]
+    if not known:
+        raise CtwaError("data.val_max_samples: a plan reads no data: write how many prompts are sampled")
+    num_prompts = min(known)
+    if num_prompts < 2:
+        raise CtwaError(
+            "data.val_files have 1 row, and a slack has a standard error over prompts: give more"
+            if num_rows == 1
+            else "data.val_max_samples=1: a slack has a standard error over prompts; write 2 or more, better 100"
+        )
+    if (pairs := num_prompts * pairs_per_prompt) < batch:
+        raise CtwaError(
+            f"data.train_batch_size={batch}, and {num_prompts} prompts with ctwa.pairs_per_prompt={pairs_per_prompt} "
+            f"make {pairs} pairs: write a smaller batch, or more prompts (data.val_max_samples) or pairs"
+        )
+    return num_prompts
 
 
 def fit_micro_batches(config: DictConfig, pairs_per_set: int, num_sets: int) -> None:

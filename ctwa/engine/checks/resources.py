@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from omegaconf import DictConfig
 
 from ctwa.engine.checks.batches import attention_of
+from ctwa.engine.ray_security import check_auth_mode
 from ctwa.errors import CtwaError
 
 
@@ -24,7 +25,7 @@ def uses_flash_attention(config: DictConfig) -> bool:
 
 
 def check_machine(config: DictConfig, *, samples: bool = True) -> None:
-    """See, where the run starts Ray itself, that this machine has what the run will ask of it.
+    """See, where the run starts Ray itself, that this machine has what the run will ask of it, and lets nobody in.
 
     Args:
         config: the resolved config.
@@ -33,6 +34,8 @@ def check_machine(config: DictConfig, *, samples: bool = True) -> None:
     ray_init = config.ray_kwargs.ray_init
     if ray_init.get("address") or os.environ.get("RAY_ADDRESS"):
         return  # the machines of another's Ray: asked when it has answered
+    if not config.ctwa.trust_network:
+        check_auth_mode()
     num_gpus = ray_init.get("num_gpus")
     if config.trainer.device == "cuda":
         import torch

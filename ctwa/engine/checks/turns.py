@@ -35,7 +35,7 @@ def has_turns(config: DictConfig) -> bool:
 
 
 def check_turns(config: DictConfig) -> None:
-    """See that the agent loop is there, and its tools; without ``multi_turn.enable`` that it has one turn."""
+    """See that there are several turns where the agent loop has several, and a rollout that completes them."""
     rollout = config.actor_rollout_ref.rollout
     loop = rollout.agent.default_agent_loop
     if not has_turns(config):
@@ -50,6 +50,14 @@ def check_turns(config: DictConfig) -> None:
             f"{_MULTI_TURN}.enable=true: generation=transformers completes a prompt in one turn; write "
             f"generation={'vllm_cpu' if config.trainer.device == 'cpu' else 'vllm'}, or false"
         )
+
+
+def check_loop(config: DictConfig) -> None:
+    """See that the agent loop of several turns is there, and its tools: it reads their files."""
+    if not has_turns(config):
+        return
+    rollout = config.actor_rollout_ref.rollout
+    loop = rollout.agent.default_agent_loop
     loops = _loops(config)
     if loop not in loops:
         raise CtwaError(f"{_AGENT}.default_agent_loop={loop!r}: {_no_such_loop(loop, loops)}")

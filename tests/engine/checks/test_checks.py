@@ -18,6 +18,7 @@ from ctwa.engine.checks import engine as checks
 from ctwa.engine.checks import resources
 from ctwa.engine.checks.config import check_config, num_steps
 from ctwa.engine.checks.engine import check_with_verl
+from ctwa.engine.checks.model import LORA_ALPHA
 from ctwa.engine.checks.resources import check_machine, check_placement, check_resources
 from ctwa.engine.checks.turns import agent_loops, check_parser, turns_line
 from ctwa.engine.data import read_run_data
@@ -35,6 +36,8 @@ LIVE_WEIGHTS = {"worker_extension_cls": "ctwa.engine.verl.rollout.vllm_cpu.LiveW
 
 def test_the_testbed_as_it_stands_passes(testbed_config: DictConfig) -> None:
     settings = check_config(testbed_config)
+
+    assert testbed_config.actor_rollout_ref.model.lora_alpha == LORA_ALPHA
 
     assert list(settings.objectives) == ["accuracy", "conciseness", "clarity"]
 
@@ -186,6 +189,18 @@ def test_all_mistakes_of_our_part_are_told_at_once(changed: Changed) -> None:
         (
             {"trainer.v1.sampler.sync_refill_failed_groups": True},
             r"sync_refill_failed_groups=true would give new prompts the names of prompts in flight: write false",
+        ),
+        (
+            {
+                f"{ROLLOUT}.val_kwargs.do_sample": False,
+                f"{ROLLOUT}.val_kwargs.temperature": 0,
+                f"{ROLLOUT}.val_kwargs.n": 4,
+            },
+            r"val_kwargs\.n=4 with do_sample=false: .* all be the same greedy one; write n=1, or do_sample=true",
+        ),
+        (
+            {"actor_rollout_ref.model.lora_alpha": 32},
+            r"lora_alpha=32 does nothing without an adapter: write actor_rollout_ref\.model\.lora_rank=32",
         ),
         (
             {f"{ROLLOUT}.val_kwargs.do_sample": False},
@@ -608,6 +623,12 @@ class TestMachine:
 
     def test_the_testbed_fits_any_machine(self, testbed_config: DictConfig) -> None:
         check_machine(testbed_config)
+
+    def test_a_ray_that_would_ask_for_no_token(self, changed: Changed, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+        with pytest.raises(CtwaError, match=r"^RAY_AUTH_MODE=disabled: .* ctwa\.trust_network=true"):
+            check_machine(changed({}))
+        check_machine(changed({"ctwa.trust_network": True}))
 
     def test_gpus_that_are_not_there(self, changed: Changed) -> None:
         with pytest.raises(CtwaError, match=r"n_gpus_per_node=2, but torch finds 1 GPUs here: write .*_per_node=1$"):

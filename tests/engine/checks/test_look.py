@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ctwa.engine.caid_settings import read_caid_settings
 from ctwa.engine.checks.config import check_config
-from ctwa.engine.checks.look import look_at_trained_model
+from ctwa.engine.checks.model import check_attention
 from ctwa.engine.compose import compose_config
 from ctwa.engine.data import read_run_data
 from ctwa.engine.train_job import TrainJob
@@ -276,7 +276,7 @@ class TestModels:
         check_config(changed(packed))
 
         with pytest.raises(CtwaError, match="=ctwa_packed is no attention of transformers"):
-            look_at_trained_model(changed(packed | {"trainer.device": "cuda"}))
+            check_attention(changed(packed | {"trainer.device": "cuda"}))
 
     @pytest.mark.parametrize("targets", [["q_proj", "self_attn.v_proj"], "all-linear"])
     def test_an_adapter_in_parts_that_it_has(self, changed: Changed, targets: object) -> None:

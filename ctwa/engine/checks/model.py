@@ -1,0 +1,104 @@
+"""Whether the configuration goes with the model's own: what its config.json tells, without weights or tokenizer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, ListConfig
+
+from ctwa.engine.checks.batches import attention_of
+from ctwa.engine.verl import PACKED_ATTENTION
+from ctwa.errors import CtwaError, did_you_mean, shown
+from ctwa.models.source import Source
+
+if TYPE_CHECKING:
+    from ctwa.gradients.settings import GradientSettings
+
+
+LORA_ALPHA = 16
+"""verl's default, by which nobody has asked for an adapter."""
+
+
+def model_source(config: DictConfig) -> Source:
+    """The model that is trained."""
+    model = config.actor_rollout_ref.model
+    return Source(model.path, "actor_rollout_ref.model.path", bool(model.get("trust_remote_code")))
+
+
+def check_model(config: DictConfig, gradients: GradientSettings, model: Any, longest: int, what: str) -> None:
+    """Check all that can be known of the model's config.
+
+    Args:
+        config: the resolved config.
+        gradients: how the objectives' are taken.
+        model: the model's config; None where it is not here.
+        longest: tokens of a row.
+        what: allows as many.
+
+    Raises:
+        CtwaError: what does not go together, and what to write.
+    """
+    check_adapter(config)
+    check_attention(config)
+    check_positions(config, model, longest, what)
+    check_layers(gradients, model)
+
+
+def check_adapter(config: DictConfig) -> None:
+    """Refuse what would be a LoRA adapter's, where there is none."""
+    model = config.actor_rollout_ref.model
+    targets = model.get("target_modules")
+    if not model.get("lora_rank") and isinstance(targets, ListConfig):
+        raise CtwaError(
+            f"actor_rollout_ref.model.target_modules={shown(list(targets))} does nothing without an adapter: write "
+            "actor_rollout_ref.model.lora_rank=32 or another rank, or leave it out"
+        )
+    if not model.get("lora_rank") and model.get("lora_alpha", LORA_ALPHA) != LORA_ALPHA:
+        raise CtwaError(
+            f"actor_rollout_ref.model.lora_alpha={model.lora_alpha:g} does nothing without an adapter: write "
+            "actor_rollout_ref.model.lora_rank=32 or another rank, or leave it out"
+        )
+
+
+def check_attention(config: DictConfig) -> None:
+    """See that transformers knows the attention by name; one from a hub of kernels has a slash in it."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    attention = attention_of(config)
+    theirs = [name for name in ALL_ATTENTION_FUNCTIONS.valid_keys() if name != PACKED_ATTENTION]
+    known = ["eager", *theirs, *[PACKED_ATTENTION] * (config.trainer.device == "cpu")]
+    if attention not in known and "/" not in attention:
+        raise CtwaError(
+            f"actor_rollout_ref.model.override_config.attn_implementation={attention} is no attention of transformers: "
+            f"write one of {', '.join(known)}{did_you_mean(attention, known)}"
+        )
+
+
+def check_positions(config: DictConfig, model: Any, longest: int, what: str) -> None:
+    """See that the model has places for as many tokens as a row may have; one that stretches them says so itself.
+
+    Args:
+        config: the resolved config.
+        model: its own; None where it is not here.
+        longest: tokens of a row.
+        what: allows as many.
+    """
+    text = model if model is None else model.get_text_config()
+    own = config.actor_rollout_ref.model.get("override_config") or {}
+    most = own.get("max_position_embeddings") or getattr(text, "max_position_embeddings", None)
+    rope = getattr(text, "rope_parameters", None) or {}
+    is_stretched = rope.get("rope_type", "default") != "default" or "rope_scaling" in own or "rope_parameters" in own
+    if isinstance(most, int) and 0 < most < longest and not is_stretched:
+        raise model_source(config).error(
+            f"has places for {most} tokens (max_position_embeddings), less than {what} = {longest}: write less, or "
+            "give a model that takes longer texts"
+        )
+
+
+def check_layers(settings: GradientSettings, model: Any) -> None:
+    """See that the last layers, in which gradients are measured, are not all: that would be a pass for nothing."""
+    asked, has = settings.last_layers, model and getattr(model.get_text_config(), "num_hidden_layers", None)
+    if asked is not None and isinstance(has, int) and asked >= has:
+        raise CtwaError(
+            f"ctwa.gradients.last_layers={asked}, and the model has {has} layers: write fewer, or null for all of them"
+        )
