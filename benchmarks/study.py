@@ -1,6 +1,6 @@
 """A study: methods on testbeds, over base models and seeds, as one command that goes on where it stopped; its tables.
 
-    python benchmarks/study.py [--testbeds A D] [--bases 3] [--seeds 0] [--methods linear ctwa ...] [--jobs 1]
+    python benchmarks/study.py [--testbeds A D] [--bases 0] [--seeds 0] [--methods linear ctwa ...] [--jobs 1]
         [--within SECONDS] [--out runs/study] [--records docs/results/data/study] [-- KEY=VALUE ...]
 
 The runs of a testbed, a base and a seed take turns on one engine (ctwa/engine/series.py), in a process of its own;
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import itertools
 import json
 import platform
 import shutil
@@ -74,8 +75,8 @@ def main() -> None:
 def start_groups(arguments: argparse.Namespace) -> None:
     """Make what is missing, a process for each testbed, base and seed; Ctrl-C and SIGTERM end it with checkpoints."""
     began, processes = time.monotonic(), list[subprocess.Popen[bytes]]()
-    bases = range(arguments.bases)
-    groups = [(testbed, base, seed) for seed in arguments.seeds for base in bases for testbed in arguments.testbeds]
+    every = itertools.product(arguments.seeds, arguments.bases, arguments.testbeds)
+    groups = [(testbed, base, seed) for seed, base, testbed in every]
     given = sys.argv[1 : len(sys.argv) - len(arguments.overrides)]
     options = [word for word in given if word != "--"]
 
@@ -104,7 +105,9 @@ def start_groups(arguments: argparse.Namespace) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--testbeds", nargs="+", default=["A", "D"], choices=sorted(STEPS), metavar="LETTER")
-    parser.add_argument("--bases", type=int, default=3, help="how many base models; the first comes with ctwa")
+    parser.add_argument(
+        "--bases", type=int, nargs="+", default=[0], help="of the testbeds; 0 comes with ctwa, of D 3 and 4, too"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the runs")
     parser.add_argument(
         "--methods", nargs="+", default=EVERYTHING, type=named_method, help="NAME, or NAME@OPTION=VALUE"
@@ -169,7 +172,7 @@ def run_group(arguments: argparse.Namespace, testbed: str, base: int, seed: int)
 
 
 def make_testbed(out: Path, testbed: str, base: int) -> Path:
-    """The folder of a testbed with one of its base models: the first comes with ctwa, the others are trained, once."""
+    """The folder of a testbed with one of its base models: some come with ctwa, the others are trained, once."""
     from ctwa.testbed.prepare import prepare
     from ctwa.testbed.presets import get_preset
 

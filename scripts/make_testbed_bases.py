@@ -1,7 +1,7 @@
 """Train the base models that come with the package anew, into ctwa/testbed/bases/ (some two minutes each).
 
     python scripts/make_testbed_bases.py            # all
-    python scripts/make_testbed_bases.py D          # one preset's
+    python scripts/make_testbed_bases.py C D-31     # some: a preset's own, and the one of D whose seed is 31
 
 Another processor or torch gives other weights: commit them with bases.json, and make the documented results anew.
 """
@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `ctwa testbed make` has it
@@ -19,19 +20,21 @@ from ctwa.testbed.bases import FOLDER, RECORD, checksum
 from ctwa.testbed.prepare import prepare, sft_config, training_settings
 from ctwa.testbed.presets import get_preset
 
-SHIPPED = ("A", "C", "D", "G")  # F is trained as C is
+# F is trained as C is. Those with a seed are for studies (benchmarks/study.py).
+SHIPPED = ("A", "C", "D", "G", "D-31", "D-41")
 NUM_THREADS = 1
 
 
 def main(names: list[str]) -> None:
     if unknown := set(names) - set(SHIPPED):
-        raise CtwaError(
-            f"{', '.join(sorted(unknown))} has no base model of its own: write some of {', '.join(SHIPPED)}"
-        )
+        raise CtwaError(f"{', '.join(sorted(unknown))} does not come with ctwa: write some of {', '.join(SHIPPED)}")
     record = FOLDER / RECORD
     bases = json.loads(record.read_text()) if record.exists() else {}
     for name in names or SHIPPED:
-        preset = get_preset(name)
+        letter, _, seed = name.partition("-")
+        preset = get_preset(letter)
+        if seed:
+            preset = replace(preset, sft_seed=int(seed))
         with tempfile.TemporaryDirectory() as folder:
             made = prepare(preset, Path(folder) / name, retrain=True, num_threads=NUM_THREADS)
             weights = made.model / "model.safetensors"
