@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # From nothing to three fine-tuned models: takes a small base model that writes sums out, fine-tunes it on accuracy,
-# conciseness and clarity, with fixed (linear) weights, with CTWA and with the product of the rewards, and shows the
-# three side by side.
+# conciseness and clarity, with fixed (linear) weights, with CTWA and with the guard, and shows the three side by side.
 #
 # Needs Python 3.11 or 3.12 and no GPU. Safe to run twice: the environment and the base model are reused, and every
 # call writes run folders of its own under runs/. Arguments are settings of every run, for example
@@ -19,11 +18,11 @@ export PATH="$CTWA_VENV/bin:$PATH"
 say "Writing problems and the base model that comes with ctwa to $testbed (kept if they are there)."
 ctwa testbed make --preset D --out "$testbed"
 
-for method in linear ctwa product; do
+for method in linear ctwa guard; do
     say "Fine-tuning with method=$method: $runs/$method"
     bash recipes/testbed.sh "$method" ctwa.task_dir="$testbed" ctwa.run="$runs/$method" "$@"
 done
 
 say "The three runs side by side:"
-ctwa summary "$runs/linear" "$runs/ctwa" "$runs/product" --figure "$runs/curves.png"
+ctwa summary "$runs/linear" "$runs/ctwa" "$runs/guard" --figure "$runs/curves.png"
 say "For the commands above: source $CTWA_VENV/bin/activate"

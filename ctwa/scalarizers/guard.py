@@ -21,6 +21,7 @@ from ctwa.scalarizers.base import Estimate, Scalarizer, score_advantages
 from ctwa.scalarizers.per_objective import batch_means, check_names, trained_objectives, weights_in_score
 from ctwa.scalarizers.since_start import MeansSinceStart
 
+_LEAST_MARGIN = 0.05  # of an objective that begins at its bound
 _ROUNDING = 1e-9  # of a reward at its bound, in the units of the bounds
 
 
@@ -28,7 +29,8 @@ class GuardConfig(Options):
     """The options of the guard.
 
     Attributes:
-        margin: by how much an objective's mean reward rises above where it began until its gate is open.
+        margin: by how much an objective's mean reward rises above where it began until its gate is open; of one that
+            begins so near to its bound that it cannot, all that it lacks.
         warmup: the number of batches that an objective's beginning is the mean of. Its gate is closed in them.
         half_life: the number of batches after which one counts half in the mean that is held against the beginning.
         bounds: between what an objective's rewards are, by name, where that is not 0 and 1. They are moved and scaled
@@ -36,9 +38,9 @@ class GuardConfig(Options):
     """
 
     type: Literal["guard"] = "guard"
-    margin: Annotated[float, Field(gt=0)] = 0.05
-    warmup: Annotated[int, Field(ge=1)] = 5
-    half_life: Annotated[float, Field(gt=0)] = 5.0
+    margin: Annotated[float, Field(gt=0)] = 0.25
+    warmup: Annotated[int, Field(ge=1)] = 3
+    half_life: Annotated[float, Field(gt=0)] = 3.0
     bounds: dict[str, tuple[float, float]] | None = None
 
     def unreached(self, num_steps: int) -> Iterator[str]:
@@ -82,7 +84,9 @@ class Guard(Scalarizer):
     @property
     def gates_M(self) -> Tensor:
         """Of each trained objective, from 1, closed, to 0, open."""
-        open_M = ((self._means.mean_M - self._means.start_M) / self.config.margin).clamp(0, 1)
+        start_M, mean_M = self._means.start_M, self._means.mean_M
+        margin_M = (1 - start_M).clamp(_LEAST_MARGIN).clamp(max=self.config.margin)
+        open_M = ((mean_M - start_M) / margin_M).clamp(0, 1)
         return torch.where(self._means.known_M, 1 - open_M, 1.0)
 
     def advantages(self, rollout: Rollout, estimate: Estimate) -> Tensor:

@@ -64,6 +64,13 @@ def test_a_gate_opens_with_the_gain_and_closes_as_it_is_lost():
     )
 
 
+def test_the_gate_of_one_that_cannot_gain_the_margin_opens_with_all_that_it_lacks():
+    method = guard("ab", warmup=1, half_life=1e-9, margin=0.4)
+    seen = [see(method, a=a, b=b) for a, b in ((0.8, 1.0), (0.9, 1.0), (1.0, 0.97))]
+    assert [each["guard/gate/a"] for each in seen] == pytest.approx([1, 0.5, 0])
+    assert [each["guard/gate/b"] for each in seen] == [1, 1, 1]  # it began at its bound
+
+
 def test_the_mean_that_is_held_against_the_beginning_forgets_by_the_half_life():
     method = guard("ab", warmup=1, half_life=2, margin=0.1)
     see(method, a=0.2, b=0.5)
@@ -95,7 +102,7 @@ def test_what_does_not_apply_to_a_completion_has_neither_weight_nor_gate():
 def test_a_run_that_ends_in_the_warmup_is_said_to_open_no_gate():
     assert list(GuardConfig(warmup=5).unreached(5)) == ["warmup=5: no gate opens in 5 steps"]
     assert list(GuardConfig(warmup=4).unreached(5)) == []
-    method = guard("ab", warmup=4)
+    method = guard("ab", warmup=4, half_life=1e-9)
     gates = [see(method, a=a, b=0.5)["guard/gate/a"] for a in (0.2, 0.2, 0.2, 0.2, 0.9)]
     assert gates == [1, 1, 1, 1, 0]
 
