@@ -25,7 +25,7 @@ class Place:
 
     Attributes:
         testbed: the preset's letter.
-        base: which of the testbed's base models; 0 is the one that comes with ctwa.
+        base: which of the testbed's base models; 0 has the preset's seed.
     """
 
     testbed: str

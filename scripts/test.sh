@@ -8,7 +8,7 @@
 #   CTWA_SKIP_VLLM=1 scripts/test.sh    without vLLM: its tests are skipped
 #   CTWA_TEST_PROCESSES=0 ...           one test after the other, not two beside each other
 #
-# The tests of ctwa.integrations run first, in a process of their own that has TRL on its path; where arguments say which
+# The tests of ctwa.integrations run first, in processes of their own that have TRL on their path; where arguments say which
 # tests to run, they need it from you: PYTHONPATH=.venv/trl.
 #
 # What a tier holds stands in tests/conftest.py. Safe to run twice; the environment is reused. Ends with pytest's own
@@ -35,6 +35,7 @@ if [[ "$tier" != core ]]; then
     say "mypy, beside what else is set up"
     mypy >"$CTWA_VENV/mypy.log" 2>&1 &
     types=$!
+    trap 'kill "$types" 2>/dev/null || true' EXIT # what follows may fail
 fi
 if [[ "${CTWA_SKIP_VLLM:-0}" == 1 ]]; then
     say "Leaving vLLM out: CTWA_SKIP_VLLM is 1."
@@ -71,6 +72,7 @@ if [[ "$tier" != core ]]; then
     wait "$types" || checked=$?
     say "mypy says:"
     cat "$CTWA_VENV/mypy.log"
+    trap - EXIT
     ((checked == 0)) || exit "$checked"
 fi
 if [[ "$tier" == all && $# == 0 ]]; then

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from omegaconf import open_dict
 
-from ctwa.engine.caid_settings import CaidSettings, check_caid_settings, look_at_caid
+from ctwa.engine.caid_settings import CaidSettings, read_caid_settings
 from ctwa.engine.checks.config import check_disk
 from ctwa.engine.checks.engine import check_with_verl
 from ctwa.engine.checks.look import data_lines
@@ -38,9 +38,8 @@ class CaidJob(Job):
 
     def check(self) -> None:
         """Check config, disk, machine, and what verl says of it."""
-        self.settings = check_caid_settings(self.config)
         self.data = check_disk(self.config)
-        look_at_caid(self.config, self.settings, self.data)
+        self.settings = read_caid_settings(self.config, self.data)
         rows = self.data.validation.num_rows
         self.num_prompts = check_prompts(self.config, self.settings.pairs_per_prompt, rows)
         check_machine(self.config)

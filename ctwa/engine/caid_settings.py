@@ -81,20 +81,11 @@ def read_caid_settings(config: DictConfig, data: RunData | None = None) -> CaidS
         CtwaError: what is wrong, where, and what to write instead.
     """
     settings = check_caid_settings(config)
-    look_at_caid(config, settings, data or read_run_data(config))
-    return settings
-
-
-def look_at_caid(config: DictConfig, settings: CaidSettings, data: RunData) -> None:
-    """Check what `ctwa caid` needs of the disk beside its folders.
-
-    Raises:
-        CtwaError: what is wrong, where, and what to write instead.
-    """
     check_what_is_named(config, settings)
-    look(config, settings, data)
+    look(config, settings, data or read_run_data(config))
     for name, policy in settings.policies.items():
         look_at_model(Source(policy, f"ctwa.policies.{name}"))
+    return settings
 
 
 def check_caid_settings(config: DictConfig) -> CaidSettings:

@@ -29,6 +29,7 @@ GRACE = 10.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGTSTP)
 _SUBREAPER, _PARENT_DEATH = 36, 1  # of Linux' prctl
 _channel: int | None = None  # in the run: leads to its keeper
+_keeper: int | None = None  # in the run: its keeper's process id
 
 
 class Ended(NamedTuple):
@@ -99,8 +100,8 @@ class Keeper:
         return Ended(status, told)
 
     def _become_run(self, keeper: int, channel: int) -> None:
-        global _channel
-        _channel = channel
+        global _channel, _keeper
+        _channel, _keeper = channel, keeper
         os.setpgid(0, 0)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # who asked the terminal would be stopped: it is the keeper's
         self.__exit__()
@@ -154,8 +155,8 @@ def end_by(fault: str) -> None:
 
 
 def keeper_here() -> int | None:
-    """The process id of this run's keeper; None where it has none."""
-    return None if _channel is None else os.getppid()
+    """The process id of this run's keeper; None where it has none, or has lost it."""
+    return _keeper if os.getppid() == _keeper else None
 
 
 def keep(
@@ -212,14 +213,14 @@ def resuming(settings: Sequence[str], folder: RunFolder) -> list[str]:
 
 def obituary(ended: Ended, folder: RunFolder | None) -> str:
     """What is known of a run that ended without a word."""
+    why = ended.told.get("fault")
     if ended.status < 0:
         name = signal.Signals(-ended.status).name
         how = f"was killed ({name}): by somebody, or because the machine's memory was full"
         if name != "SIGKILL":
             how = f"crashed, or was ended from outside ({name})"
     else:
-        how = f"was ended from within, without a word (exit status {ended.status})"
-    why = ended.told.get("fault")
+        how = f"was ended from within{'' if why else ', without a word'} (exit status {ended.status})"
     because = f"{why}; with it the run's process {how}" if why else f"the run's process {how}"
     if folder is None:
         return f"{because}, before the run began"

@@ -20,7 +20,10 @@ def left_metrics(workers: Iterable[int]) -> dict[str, float]:
     Args:
         workers: process ids of the reward workers.
     """
-    left = left_processes(workers, os.getpid(), keeper_here(), process_table())
+    table = process_table()
+    if not table:  # of another system
+        return {}
+    left = left_processes(workers, os.getpid(), keeper_here(), table)
     of_commands = {key_of.left_processes(command): float(num) for command, num in left.most_common(NUM_COMMANDS)}
     return {key_of.LEFT_PROCESSES: float(left.total()), **of_commands}
 

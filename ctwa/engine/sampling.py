@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -291,7 +291,13 @@ def handed_over(config: DictConfig, settings: Settings, data: RunData, recorder:
 
 @contextmanager
 def sampling_engine(
-    config: DictConfig, settings: Settings, data: RunData, recorder: Recorder, *, max_missing: float
+    config: DictConfig,
+    settings: Settings,
+    data: RunData,
+    recorder: Recorder,
+    *,
+    max_missing: float,
+    say: Callable[[str], None] | None = None,
 ) -> Iterator[Sampler]:
     """Start reward functions, Ray, workers and rollout; end all of it at the end.
 
@@ -301,6 +307,7 @@ def sampling_engine(
         data: the rows, which are written into the run's folder where verl cannot read them as they are.
         recorder: is told when the engine is up.
         max_missing: the share of the completions asked for that may be lost.
+        say: told in a sentence of a process of Ray's without which the engine goes on; the recorder's run by default.
     """
     rewards, config = settings.rewards, handed_over(config, settings, data, recorder)
     recorder.begins("starting the reward functions and Ray")
@@ -311,7 +318,7 @@ def sampling_engine(
             max_unscored=rewards.max_unscored,
             max_memory=rewards.max_memory,
         ) as evaluator,
-        ray_session(config, transfer_queue=True, say=recorder.watchdog.say) as wait_for_queue,
+        ray_session(config, transfer_queue=True, say=say or recorder.watchdog.say) as wait_for_queue,
         closing(evaluator),  # while Ray is there, which its workers on other nodes are ended by
         recorder.watchdog.sees(processes, lambda: left_metrics(evaluator.processes)),
     ):

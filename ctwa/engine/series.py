@@ -53,6 +53,7 @@ class Series:
     def __init__(self) -> None:
         self._stack = ExitStack()
         self._sampler: Sampler | None = None
+        self._recorder: Recorder | None = None  # of the job that goes on
         self._asked: dict[str, Any] = {}
         self._origin = Path()
 
@@ -69,10 +70,12 @@ class Series:
         Raises:
             CtwaError: the job asks something else of the engine than the first one did.
         """
+        from ctwa.engine.left_processes import left_metrics
         from ctwa.engine.ray_servers import processes
 
+        self._recorder = recorder
         sampler = self._start(job, recorder) if self._sampler is None else self._begin_again(job, recorder)
-        with recorder.watchdog.sees(processes):
+        with recorder.watchdog.sees(processes, lambda: left_metrics(sampler.evaluator.processes)):
             yield sampler
 
     def _start(self, job: TrainJob, recorder: Recorder) -> Sampler:
@@ -80,12 +83,21 @@ class Series:
 
         self._asked = _asked_of_engine(job.config)
         engine = sampling_engine(
-            job.config, job.settings, job.data, recorder, max_missing=job.settings.rollout.max_missing
+            job.config,
+            job.settings,
+            job.data,
+            recorder,
+            max_missing=job.settings.rollout.max_missing,
+            say=self._say,
         )
         self._sampler = self._stack.enter_context(engine)
         self._origin = Path(self._stack.enter_context(TemporaryDirectory()))
         self._sampler.session.save_policy(self._origin, step=0)
         return self._sampler
+
+    def _say(self, text: str) -> None:
+        assert self._recorder is not None
+        self._recorder.watchdog.say(text)
 
     def _begin_again(self, job: TrainJob, recorder: Recorder) -> Sampler:
         from ctwa.engine.by_source import has_several_sources

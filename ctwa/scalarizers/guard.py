@@ -21,7 +21,7 @@ from ctwa.scalarizers.base import Estimate, Scalarizer, score_advantages
 from ctwa.scalarizers.per_objective import batch_means, check_names, trained_objectives, weights_in_score
 from ctwa.scalarizers.since_start import MeansSinceStart
 
-_LEAST_MARGIN = 0.05  # of an objective that begins at its bound
+_LEAST_MARGIN = 0.05  # of an objective that begins at its bound, or nearer to it than that
 _ROUNDING = 1e-9  # of a reward at its bound, in the units of the bounds
 
 
@@ -29,8 +29,8 @@ class GuardConfig(Options):
     """The options of the guard.
 
     Attributes:
-        margin: by how much an objective's mean reward rises above where it began until its gate is open; of one that
-            begins so near to its bound that it cannot, all that it lacks.
+        margin: by how much an objective's mean reward rises above where it began until its gate is open. Of one that
+            begins nearer to its bound it is all that it lacks, .05 at the least.
         warmup: the number of batches that an objective's beginning is the mean of. Its gate is closed in them.
         half_life: the number of batches after which one counts half in the mean that is held against the beginning.
         bounds: between what an objective's rewards are, by name, where that is not 0 and 1. They are moved and scaled

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -178,6 +179,7 @@ def ctwa_on_two_ranks(train: Callable[..., Run], tmp_path_factory: pytest.TempPa
     folder, said = place / "ctwa-on-two-ranks", place / "ctwa-on-two-ranks.txt"
     with locked(place / "ctwa-on-two-ranks.lock"):
         if not said.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of one that failed for another process of the tests
             run = train(
                 folder,
                 "trainer.n_gpus_per_node=2",

@@ -73,7 +73,7 @@ def test_one_that_dies_without_a_word_is_told_of_and_goes_on_where_it_was(tmp_pa
     _, said, pause, again = noted(run)
     assert said == (
         "failed before its first step was made: Ray's raylet (process 7) has died; with it the run's process was ended "
-        "from within, without a word (exit status 1); there is no checkpoint yet: start it again with ctwa.resume=true"
+        "from within (exit status 1); there is no checkpoint yet: start it again with ctwa.resume=true"
     )
     assert pause.startswith("the run failed after step 0: restart 1 of 1")
     assert again == f"['method=linear', 'ctwa.run={run}', 'ctwa.resume=true']"
@@ -151,8 +151,7 @@ def test_what_is_said_of_a_run_that_ended_before_it_had_a_folder() -> None:
         "the run's process crashed, or was ended from outside (SIGSEGV), before the run began"
     )
     assert obituary(Ended(1, {"fault": "Ray's GCS has died"}), None) == (
-        "Ray's GCS has died; with it the run's process was ended from within, without a word (exit status 1), before "
-        "the run began"
+        "Ray's GCS has died; with it the run's process was ended from within (exit status 1), before the run began"
     )
 
 

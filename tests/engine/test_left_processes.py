@@ -10,6 +10,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from ctwa.engine import keeper
 from ctwa.engine.left_processes import left_metrics, left_processes
 from ctwa.engine.process_tree import Seen, descendants, process_table
 from ctwa.objectives.completion import Completion
@@ -93,3 +94,11 @@ sys.exit(keeper.keep(work, [], max_restarts=0, say=print))
 def test_those_that_cut_themselves_loose_are_counted_too() -> None:
     kept = subprocess.run([sys.executable, "-c", KEPT], capture_output=True, text=True, check=True)
     assert json.loads(kept.stdout)["rewards/left_processes"] == 2  # be they sleep yet, or sh still
+
+
+def test_a_keeper_that_was_lost_has_no_children(monkeypatch) -> None:
+    """Who takes its place has those of everybody."""
+    monkeypatch.setattr(keeper, "_keeper", os.getppid())
+    assert keeper.keeper_here() == os.getppid()
+    monkeypatch.setattr(keeper, "_keeper", os.getpid())
+    assert keeper.keeper_here() is None

@@ -2,6 +2,7 @@
 
 import io
 import json
+import runpy
 import shutil
 from dataclasses import replace
 
@@ -17,6 +18,7 @@ from ctwa.testbed.bases import FOLDER, shipped_base, shipped_bases
 from ctwa.testbed.model import NUM_PARAMETERS
 from ctwa.testbed.prepare import prepare, sft_config, training_settings
 from ctwa.testbed.presets import PRESETS
+from tests.conftest import ROOT
 
 
 def base_of(name):
@@ -56,6 +58,11 @@ def test_each_is_found_by_its_preset_and_seed(base):
     letter, _, seed = base.file.stem.partition("-")
     preset = replace(PRESETS[letter], sft_seed=int(seed)) if seed else PRESETS[letter]
     assert shipped_base(training_settings(preset, sft_config(preset))) == base
+
+
+def test_the_script_that_made_them_makes_all_of_them():
+    script = runpy.run_path(str(ROOT / "scripts/make_testbed_bases.py"))
+    assert set(script["SHIPPED"]) == {base.file.stem for base in shipped_bases()}
 
 
 def test_every_file_is_recorded():

@@ -47,10 +47,11 @@ def check_engine(config: DictConfig) -> None:
             "actor_rollout_ref.rollout.val_kwargs.do_sample=false with a temperature of "
             f"{rollout.val_kwargs.temperature:g}, at which verl would sample: write temperature=0, or do_sample=true"
         )
-    if not rollout.val_kwargs.do_sample and rollout.val_kwargs.n > 1:
+    greedy = "temperature=0" if rollout.val_kwargs.do_sample else "do_sample=false"
+    if rollout.val_kwargs.n > 1 and (not rollout.val_kwargs.do_sample or rollout.val_kwargs.temperature == 0):
         raise CtwaError(
-            f"actor_rollout_ref.rollout.val_kwargs.n={rollout.val_kwargs.n} with do_sample=false: the completions of a "
-            "held-out prompt would all be the same greedy one; write n=1, or do_sample=true and a temperature"
+            f"actor_rollout_ref.rollout.val_kwargs.n={rollout.val_kwargs.n} with {greedy}: the completions of a "
+            "held-out prompt would all be the same greedy one; write n=1, or do_sample=true and a temperature above 0"
         )
     if config.trainer.nnodes > 1 and rollout.name == "transformers" and config.trainer.device != "cpu":
         raise CtwaError(

@@ -32,7 +32,7 @@ def check_machine(config: DictConfig, *, samples: bool = True) -> None:
         samples: whether the run completes prompts.
     """
     ray_init = config.ray_kwargs.ray_init
-    if ray_init.get("address") or os.environ.get("RAY_ADDRESS"):
+    if (ray_init.get("address") or os.environ.get("RAY_ADDRESS") or "local") != "local":
         return  # the machines of another's Ray: asked when it has answered
     if not config.ctwa.trust_network:
         check_auth_mode()

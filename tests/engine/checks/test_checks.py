@@ -199,6 +199,10 @@ def test_all_mistakes_of_our_part_are_told_at_once(changed: Changed) -> None:
             r"val_kwargs\.n=4 with do_sample=false: .* all be the same greedy one; write n=1, or do_sample=true",
         ),
         (
+            {f"{ROLLOUT}.val_kwargs.temperature": 0, f"{ROLLOUT}.val_kwargs.n": 4},
+            r"val_kwargs\.n=4 with temperature=0: .* all be the same greedy one; .* and a temperature above 0",
+        ),
+        (
             {"actor_rollout_ref.model.lora_alpha": 32},
             r"lora_alpha=32 does nothing without an adapter: write actor_rollout_ref\.model\.lora_rank=32",
         ),
