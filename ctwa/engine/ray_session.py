@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from ctwa.engine.checks.resources import check_resources
-from ctwa.engine.keeper import tell
+from ctwa.engine.keeper import end_by, tell
 from ctwa.engine.ray_nodes import losses_told
 from ctwa.engine.ray_security import close_to_others
 from ctwa.engine.ray_servers import servers_seen
@@ -21,6 +21,8 @@ from ctwa.errors import CtwaError
 
 PATIENCE = 30
 """Seconds that the end of a run waits for a transfer queue that is still starting."""
+GRACE = 15
+"""Seconds that a run without one of Ray's own processes has for its end."""
 
 
 @contextmanager
@@ -67,9 +69,15 @@ def ray_session(
 
 
 def _fail(fault: str) -> None:
-    """End the run; or let its keeper say why it ended, where Ray is faster."""
+    """End the run; or let its keeper say why it ended, where Ray is faster.
+
+    Without the GCS the main thread may wait in Ray for a minute, where nothing reaches it.
+    """
     tell(fault=fault)
     end_request.fail(fault)
+    at_the_latest = threading.Timer(GRACE, end_by, [fault])
+    at_the_latest.daemon = True
+    at_the_latest.start()
 
 
 @contextmanager

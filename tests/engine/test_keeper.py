@@ -155,6 +155,19 @@ def test_what_is_said_of_a_run_that_ended_before_it_had_a_folder() -> None:
     )
 
 
+def test_one_that_waits_where_nothing_reaches_it_is_ended_for_what_is_wrong_with_it(tmp_path: Path) -> None:
+    """In Ray, whose GCS is gone."""
+    run = tmp_path / "run"
+    body = """
+    from ctwa.engine import ray_session
+    ray_session.GRACE = 0.1
+    ray_session._fail("Ray's GCS (process 7) has died")
+    time.sleep(600)"""
+
+    assert start(run, body).wait(timeout=120) == 1
+    assert "Ray's GCS (process 7) has died; with it the run's process was ended from within" in noted(run)[-1]
+
+
 def test_a_run_goes_on_in_the_folder_that_it_began_in(tmp_path: Path) -> None:
     settings = ["method=linear", "ctwa.run=runs/${now:%H}", "ctwa.resume=false", "mine.yaml"]
     assert resuming(settings, RunFolder(tmp_path)) == [
