@@ -132,6 +132,7 @@ def main() -> None:
     outcomes = read_outcomes(records)
     if not arguments.table:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that nothing of the run is left
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup has it ignored, and so would the runs
         ctypes.CDLL(None).prctl(SUBREAPER, 1)  # what a command leaves becomes this script's
         disk = small_disk(arguments.out)
         chain = Chain(disk / "run", make_testbed(arguments.out))

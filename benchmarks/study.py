@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
-import itertools
 import json
 import platform
 import shutil
@@ -75,8 +74,8 @@ def main() -> None:
 def start_groups(arguments: argparse.Namespace) -> None:
     """Make what is missing, a process for each testbed, base and seed; Ctrl-C and SIGTERM end it with checkpoints."""
     began, processes = time.monotonic(), list[subprocess.Popen[bytes]]()
-    every = itertools.product(arguments.seeds, arguments.bases, arguments.testbeds)
-    groups = [(testbed, base, seed) for seed, base, testbed in every]
+    seeds, bases, testbeds = arguments.seeds, arguments.bases, arguments.testbeds
+    groups = [(testbed, base, seed) for seed in seeds for base in bases for testbed in testbeds]
     given = sys.argv[1 : len(sys.argv) - len(arguments.overrides)]
     options = [word for word in given if word != "--"]
 

@@ -158,8 +158,6 @@ def check_caid_settings(config: DictConfig) -> CaidSettings:
             f"ctwa.pairs_per_prompt={settings.pairs_per_prompt}, but {num_samples} samples of a prompt make "
             f"{possible} pairs: write less, or more samples (actor_rollout_ref.rollout.val_kwargs.n)"
         )
-    if not config.actor_rollout_ref.rollout.val_kwargs.do_sample:
-        raise CtwaError("actor_rollout_ref.rollout.val_kwargs.do_sample=false: samples of a prompt would be the same")
     if has_turns(config):
         raise CtwaError(
             "actor_rollout_ref.rollout.multi_turn.enable=true: ctwa caid makes pairs of completions, all of whose "

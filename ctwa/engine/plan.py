@@ -9,6 +9,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from ctwa.capacity import memory
+from ctwa.engine.checks.engine import is_greedy
 from ctwa.engine.checks.model import model_source
 from ctwa.engine.policy_loss import read_policy_loss
 from ctwa.models.look import weight_shapes
@@ -72,7 +73,7 @@ def decoding(config: DictConfig) -> str:
     """How held-out prompts are completed, beside those that are trained on."""
     rollout = config.actor_rollout_ref.rollout
     validation = rollout.val_kwargs
-    if not validation.do_sample or validation.temperature == 0:
+    if is_greedy(validation):
         return f"completed greedily; training samples at temperature {rollout.temperature:g}"
     if validation.temperature == rollout.temperature:
         return f"sampled at temperature {validation.temperature:g}, as in training"

@@ -85,7 +85,7 @@ class Guard(Scalarizer):
     def gates_M(self) -> Tensor:
         """Of each trained objective, from 1, closed, to 0, open."""
         start_M, mean_M = self._means.start_M, self._means.mean_M
-        margin_M = (1 - start_M).clamp(_LEAST_MARGIN).clamp(max=self.config.margin)
+        margin_M = (1 - start_M).clamp(_LEAST_MARGIN, self.config.margin)
         open_M = ((mean_M - start_M) / margin_M).clamp(0, 1)
         return torch.where(self._means.known_M, 1 - open_M, 1.0)
 

@@ -189,6 +189,7 @@ def test_without_a_validation_file_a_share_of_the_prompts_is_kept_back(prefer: C
         (["ctwa.caid.thresholds={accuracy:0.1}", "ctwa.policies={safety:/nowhere/policy}"], "/nowhere/policy"),
         (["ctwa.caid.thresholds={accuracy:0.1}", "ctwa.caid.beta=0"], "beta"),
         (["ctwa.caid.thresholds={accuracy:0.1}", "actor_rollout_ref.rollout.val_kwargs.do_sample=false"], "the same"),
+        (["ctwa.caid.thresholds={accuracy:0.1}", "actor_rollout_ref.rollout.val_kwargs.temperature=0"], "the same"),
         (["ctwa.caid.thresholds={accuracy:0.1}", "ctwa.policies={reward:org/policy}"], "another name"),
         (["ctwa.caid.thresholds={accuracy:0.1}", "method=pama"], "method=pama: ctwa caid is a method itself"),
         (

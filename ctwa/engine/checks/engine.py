@@ -42,16 +42,16 @@ def check_engine(config: DictConfig) -> None:
             "write false"
         )
     rollout = config.actor_rollout_ref.rollout
+    if rollout.val_kwargs.n > 1 and is_greedy(rollout.val_kwargs):
+        key = "temperature=0" if rollout.val_kwargs.do_sample else "do_sample=false"
+        raise CtwaError(
+            f"actor_rollout_ref.rollout.val_kwargs.n={rollout.val_kwargs.n} with {key}: the completions of a "
+            "held-out prompt would all be the same greedy one; write n=1, or do_sample=true and a temperature above 0"
+        )
     if rollout.val_kwargs.temperature > 0 and not rollout.val_kwargs.do_sample:
         raise CtwaError(
             "actor_rollout_ref.rollout.val_kwargs.do_sample=false with a temperature of "
             f"{rollout.val_kwargs.temperature:g}, at which verl would sample: write temperature=0, or do_sample=true"
-        )
-    greedy = "temperature=0" if rollout.val_kwargs.do_sample else "do_sample=false"
-    if rollout.val_kwargs.n > 1 and (not rollout.val_kwargs.do_sample or rollout.val_kwargs.temperature == 0):
-        raise CtwaError(
-            f"actor_rollout_ref.rollout.val_kwargs.n={rollout.val_kwargs.n} with {greedy}: the completions of a "
-            "held-out prompt would all be the same greedy one; write n=1, or do_sample=true and a temperature above 0"
         )
     if config.trainer.nnodes > 1 and rollout.name == "transformers" and config.trainer.device != "cpu":
         raise CtwaError(
@@ -105,6 +105,11 @@ def check_queue(config: DictConfig) -> None:
             f"transfer_queue.backend.storage_backend={backend!r} has connections of its own, which let in whoever "
             "reaches them: write SimpleStorage, or ctwa.trust_network=true where nobody else reaches the machines"
         )
+
+
+def is_greedy(val_kwargs: DictConfig) -> bool:
+    """Whether held-out prompts are completed greedily, so that the completions of one are all the same."""
+    return not val_kwargs.do_sample or val_kwargs.temperature == 0
 
 
 def check_correction(config: DictConfig) -> None:
