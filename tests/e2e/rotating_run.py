@@ -1,14 +1,18 @@
 """``ctwa train`` where every registered method takes its turn, a step each, in alphabetical order.
 
-After two turns come steps that are not finite, for methods of each level.
+After two turns come steps that are not finite, for methods of each level. Saved after one step more than two turns, as
+the last one of a run is, the run kills itself: the checkpoint stays without a seal.
 """
 
 from __future__ import annotations
 
 import copy
 import math
+import os
+import signal
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 from omegaconf import OmegaConf
@@ -20,6 +24,7 @@ from ctwa.batch import Rollout, Update
 from ctwa.cli import run
 from ctwa.covariance.probe import Progress
 from ctwa.engine.job import execute
+from ctwa.engine.loop import Policy
 from ctwa.engine.recorder import Recorder
 from ctwa.engine.sampling import Sampler
 from ctwa.engine.settings import read_settings
@@ -119,6 +124,19 @@ class Rotation(Scalarizer):
             method.load_state_dict(state[name])
 
 
+class DeadlyPolicy:
+    """A policy after whose saving the run kills itself, where the step is one behind the two turns."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self.load = policy.load
+
+    def save(self, folder: Path, *, step: int) -> None:
+        self._policy.save(folder, step=step)
+        if step == LAST + 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
 class RotatingTrainer(MultiObjectiveTrainer):
     """A trainer that changes its method with every step."""
 
@@ -144,7 +162,9 @@ class RotatingJob(TrainJob):
         for name in sorted(METHODS):
             OmegaConf.update(config, "ctwa.method", {"type": name, **NEEDED.get(name, {})}, merge=False)
             methods[name] = read_settings(config).build_scalarizer()
-        return RotatingTrainer(self.config, self.settings, Rotation(methods), sampler, recorder)
+        trainer = RotatingTrainer(self.config, self.settings, Rotation(methods), sampler, recorder)
+        trainer.policy = DeadlyPolicy(trainer.policy)
+        return trainer
 
 
 if __name__ == "__main__":

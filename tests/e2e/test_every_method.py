@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 from collections.abc import Callable
@@ -56,21 +55,12 @@ def read_until_step(running: Popen[str], step: int) -> str:
     raise AssertionError(f"the run ended before step {step}: {''.join(said)}")
 
 
-def wait_until(running: Popen[str], condition: Callable[[], bool]) -> None:
-    """Look often: what is waited for lasts a tenth of a second."""
-    while not condition():
-        assert running.poll() is None, "the run ended before it came to the point"
-        os.sched_yield()
-
-
 @pytest.fixture(scope="module")
 def rotating(command: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Two turns of every method, a step each; the run is killed while it saves the step after them."""
     folder = tmp_path_factory.mktemp("rotating") / "run"
     with process(command(folder, SETTINGS, PROGRAM)) as running:
         output = read_until_step(running, LAST)
-        wait_until(running, (folder / HALF_WRITTEN / "ctwa_state.json").exists)
-        running.send_signal(signal.SIGKILL)
         return Run(folder, running.wait(), output)
 
 
