@@ -8,7 +8,8 @@ One run is disturbed again and again, at moments that the seed draws: a process 
 run is told to end, its disk fills up, its files change. What ended is resumed; what was taken without ending is
 followed by the next fault at once. Every fault is a line of OUT/faults.jsonl, and is not tried again: the script may
 be ended and started at will. --minutes begins no fault after so long. --compare makes an undisturbed run, says which
-steps are the same, and prints the table (docs/reliability.md); --table only prints it.
+steps are the same, and prints two tables (docs/reliability.md): of each fault, and of each kind. --table only prints
+these.
 
 The run is on a small file system, which this user must be allowed to mount. Afterwards: umount OUT/disk.
 (What reward functions may do to a run is in tests/e2e/test_faults.py.)
@@ -26,14 +27,14 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from fault_kinds import FAULTS, PATIENCE, Disturbed, end_all, ended, processes, processes_of, system, wait_until
+from fault_records import Outcome, Trial, by_kind, each_fault, line, read_outcomes, row
 
-from ctwa.report.markdown import table
 from ctwa.run.folder import RunFolder
 from ctwa.run.jsonl import read_jsonl
 
@@ -54,23 +55,6 @@ SETTINGS = (
 SUBREAPER = 36  # of Linux' prctl
 
 
-@dataclass(frozen=True)
-class Trial:
-    """A fault at a moment.
-
-    Attributes:
-        fault: a key of `FAULTS`.
-        moment: "step", "save", or "start": while the ranks load the model.
-        restarts: how often the command may still resume the run by itself: --max-restarts.
-        seed: of the moment.
-    """
-
-    fault: str
-    moment: str = "step"
-    restarts: int = 0
-    seed: int = 0
-
-
 AGAIN = ("driver", "rank", "rollout server", "raylet", "GCS", "queue's controller", "queue's storage")
 SCHEDULE = [
     *(Trial(name) for name in ("SIGSTOP, 5 s: rank", "SIGKILL: rank", "SIGKILL: raylet", "SIGTERM: process group")),
@@ -85,38 +69,6 @@ SCHEDULE = [
 ]
 # Each once, at its first place. What completions a reward worker had stay unscored, so that later steps are others.
 SCHEDULE = sorted(dict.fromkeys(SCHEDULE), key=lambda trial: "reward worker" in trial.fault)
-
-
-@dataclass
-class Outcome:
-    """What became of a fault.
-
-    Attributes:
-        trial: which, and when.
-        step: the last one made before it.
-        phase: of the step in which it came, by the times that the step before took.
-        status: of the command; None where it went on.
-        seconds_to_end: from the fault; None likewise.
-        said: what the user reads of it: the first such event of the run, or the command's last error.
-        survived: whether three further steps were made: at once, or after the run was resumed by itself or by hand.
-        pause: the longest time in seconds between the ends of two steps, from the last before the fault on; with the
-            engine's start, where the run was resumed.
-        steps_lost: made again.
-        orphans: processes that were left 20 s after the command's end.
-        same: whether the steps from this fault to the next are the undisturbed run's to the bit; None: not compared.
-    """
-
-    trial: Trial
-    step: int
-    phase: str = ""
-    status: int | None = None
-    seconds_to_end: float | None = None
-    said: str = ""
-    survived: bool = False
-    pause: float | None = None
-    steps_lost: int = 0
-    orphans: int = 0
-    same: bool | None = None
 
 
 def main() -> None:
@@ -149,18 +101,7 @@ def main() -> None:
         finally:
             end_all()
     if arguments.table or arguments.compare:
-        print(table(HEADER, map(row, outcomes)))
-
-
-def read_outcomes(path: Path) -> list[Outcome]:
-    """Those of the faults that were tried."""
-    records = [json.loads(each) for each in path.read_text().splitlines()] if path.exists() else []
-    return [Outcome(**(record | {"trial": Trial(**record["trial"])})) for record in records]
-
-
-def line(outcome: Outcome) -> str:
-    """An outcome in the file of records."""
-    return json.dumps(asdict(outcome)) + "\n"
+        print(f"{each_fault(outcomes)}\n\n{by_kind(outcomes)}")
 
 
 def make_testbed(out: Path) -> Path:
@@ -373,22 +314,6 @@ def latest(path: Path, size: int = 1 << 18) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     return [json.loads(each) for each in lines]
-
-
-# -- text -------------------------------------------------------------------------------------------------------------
-
-
-HEADER = ("fault", "at", "exit status", "s to the end", "longest pause, s", "made again", "same", "left")
-
-
-def row(each: Outcome) -> list[object]:
-    """A line of the table."""
-    moment = f"{each.trial.moment} {each.step + 1}: {each.phase}" if each.phase else each.trial.moment
-    fault = f"{each.trial.fault}, `--max-restarts`" if each.trial.restarts else each.trial.fault
-    status = "goes on" if each.status is None else each.status
-    seconds = ["-" if value is None else f"{value:.0f}" for value in (each.seconds_to_end, each.pause)]
-    same = {None: "-", True: "yes", False: "**no**"}[each.same] if each.survived else "**lost**"
-    return [fault, moment, status, *seconds, each.steps_lost, same, each.orphans]
 
 
 if __name__ == "__main__":
