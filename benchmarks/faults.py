@@ -64,6 +64,7 @@ SCHEDULE = [
     *(Trial(name) for name in FAULTS),
     *(Trial(f"SIGKILL: {kind}", "save") for kind in AGAIN),
     Trial("SIGTERM: process group", "save"),
+    *(Trial(name, "save") for name in FAULTS if name.startswith("SIGSTOP")),
     *(Trial(f"SIGKILL: {kind}", "start") for kind in ("driver", "rank", "raylet", "GCS")),
     Trial("SIGTERM: process group", "start"),
 ]
