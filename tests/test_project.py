@@ -138,12 +138,15 @@ def test_packaged_configuration_is_yaml_and_not_ignored_by_git() -> None:
     assert run(["git", "check-ignore", *files]).stdout == ""
 
 
-def test_the_citation_is_of_this_version_and_names_every_paper_with_its_part() -> None:
+def test_the_citation_is_of_this_version_and_names_the_paper_of_every_method() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
 
     assert {"cff-version", "message", "title", "authors"} <= citation.keys()
     assert (citation["version"], citation["license"]) == (PROJECT["version"], PROJECT["license"])
     assert all({"title", "authors", "notes"} <= paper.keys() for paper in citation["references"])
+    modules = [path for part in ("scalarizers", "aggregators") for path in (ROOT / "ctwa" / part).glob("*.py")]
+    named = {number for path in modules for number in re.findall(r"arXiv (\d{4}\.\d{5})", path.read_text())}
+    assert sorted(named - {paper.get("url", "").rpartition("/")[2] for paper in citation["references"]}) == []
 
 
 SECTIONS_OF_A_METHOD = [
