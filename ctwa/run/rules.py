@@ -97,6 +97,7 @@ class Watched:
     tracked: Collection[str | None] = ()  # what was wrong by the rule that looks: else it need not say what is not
     validated: bool = False
     best: dict[str, float] = field(default_factory=dict)
+    fewest: dict[str, float] = field(default_factory=dict)
     recent: dict[str, deque[float]] = field(default_factory=dict)
     first: dict[str, list[float]] = field(default_factory=dict)
     start: dict[str, float] = field(default_factory=dict)  # the means of `first`

@@ -92,7 +92,7 @@ def _left_processes(watched: Watched, record: Record) -> Iterator[Finding]:
     left = metrics.get(key_of.LEFT_PROCESSES)
     if left is None:
         return
-    fewest = watched.start[key_of.LEFT_PROCESSES] = min(watched.start.get(key_of.LEFT_PROCESSES, left), left)
+    fewest = watched.fewest[key_of.LEFT_PROCESSES] = min(watched.fewest.get(key_of.LEFT_PROCESSES, left), left)
     wrong = left - fewest > watched.limits.left_processes
     if wrong or None in watched.tracked:
         of_all = key_of.left_processes("")
