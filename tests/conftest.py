@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.chat.endpoint import Server
+
+# The same examples in every run, and as long for each as a busy machine takes.
+hypothesis.settings.register_profile("ctwa", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("ctwa")
 
 ROOT = Path(__file__).parent.parent
 TESTS = Path(__file__).parent

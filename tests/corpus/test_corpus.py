@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from typer.main import get_command
 
@@ -123,7 +123,6 @@ def test_whatever_a_file_of_ours_holds_it_is_read_or_refused_in_a_sentence(
 ) -> None:
     path = tmp_path / "file.jsonl"
 
-    @settings(max_examples=100, deadline=None, derandomize=True, database=None)
     @given(st.binary(max_size=40) | JSON.map(lambda value: json.dumps(value).encode() + b"\n"))
     def holds(data: bytes) -> None:
         path.write_bytes(data)

@@ -50,7 +50,7 @@ def random_update(seed: int, spread: float):
     return (new_NT, old_NT, advantages_NT, mask_NT), (rewards_NM, scored_NM, torch.arange(24) % 5)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**31), spread=st.floats(0, 2))
 def test_clipped_covariance_never_falls_below_the_bound(seed, spread):
     update, (rewards_NM, scored_NM, group_N) = random_update(seed, spread)

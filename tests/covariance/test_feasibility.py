@@ -93,7 +93,7 @@ def test_golden_infeasible(goldens):
     torch.testing.assert_close(at_equal_M, tensor(golden["c_at_equal_lam"]), rtol=0, atol=1e-9)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**31), num_objectives=st.integers(1, 12))
 def test_optimality_conditions(seed, num_objectives):
     covariance_MM, targets_M = random_problem(seed, num_objectives)
@@ -106,7 +106,7 @@ def test_optimality_conditions(seed, num_objectives):
     assert float((scale * result.weights_M) @ slack_M) == pytest.approx(0, abs=1e-9)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**31), num_objectives=st.integers(1, 4))
 def test_value_is_the_least_over_all_active_sets(seed, num_objectives):
     covariance_MM, targets_M = random_problem(seed, num_objectives)
@@ -119,7 +119,7 @@ def test_value_is_the_least_over_all_active_sets(seed, num_objectives):
     assert target_feasibility(covariance_MM, targets_M, ridge=0).value == pytest.approx(min(values), abs=1e-9)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**31), num_objectives=st.integers(2, 6))
 def test_feasible_targets_are_met_by_the_weights_and_infeasible_ones_by_none(seed, num_objectives):
     covariance_MM, targets_M = random_problem(seed, num_objectives)

@@ -124,7 +124,7 @@ def test_it_sees_an_objective_fall_whose_covariance_is_above_zero():
 
 
 @PROBES
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**31), unscored=st.sampled_from([0.0, 0.3, 0.8]), clip=st.sampled_from([0.5, 3.0]))
 def test_equals_the_loop_over_prompts_and_objectives(probe, seed, unscored, clip):
     batch = random_batch(seed, unscored=unscored)

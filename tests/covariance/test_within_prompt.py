@@ -72,7 +72,7 @@ def test_golden_of_groups_split_over_ranks(goldens):
     assert golden["factor_full"] == 15 / 16
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**31), ddof=st.sampled_from([0, 1]), correlation=st.booleans(), groups=st.integers(1, 30))
 def test_equals_the_loop_over_groups(seed, ddof, correlation, groups):
     rewards_NM, weights_N1, valid_NM, group_N = random_batch(seed, num_groups=groups)

@@ -84,7 +84,7 @@ def test_a_large_alpha_leaves_the_furthest_behind_alone():
 MEANS = st.lists(st.lists(st.floats(0, 0.9), min_size=3, max_size=3), min_size=2, max_size=5)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(MEANS, st.floats(0.01, 10))
 def test_properties(series, alpha):
     """The sum stays, more lacking is never less weight, and an objective's name is all that its weight goes by."""
@@ -105,7 +105,7 @@ def test_properties(series, alpha):
     assert {name: other.weights[renamed[name]] for name in "abc"} == pytest.approx(method.weights, abs=1e-12)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(MEANS, st.floats(-100, 100), st.floats(1, 1000))
 def test_scale_and_shift_of_a_reward_with_its_largest_value_move_no_weight(series, shift, scale):
     means = {name: [0.9 * batch[m] for batch in series] for m, name in enumerate("abc")}

@@ -297,7 +297,7 @@ def test_any_number_of_objectives(make_batch, num_objectives):
     assert all(weight >= 1.0 for weight in scalarizer.weights.values())
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(covariances=st.lists(st.lists(st.floats(-1, 1), min_size=3, max_size=3), min_size=1, max_size=20))
 def test_weights_never_fall(covariances):
     controller = ctwa()._controller
