@@ -87,7 +87,9 @@ def test_a_pattern_of_runs_finds_no_testbed_that_the_page_makes(page: Path) -> N
     """`ctwa compare` and the like refuse a folder without a run, also beside others that hold one."""
     lines = list(command_lines(page))
     made = {words[words.index("--out") + 1] for words in lines if words[0] == "testbed" and "--out" in words}
-    patterns = {word for words in lines if words[0] in ("compare", "report", "summary") for word in words if "*" in word}
+    patterns = {
+        word for words in lines if words[0] in ("compare", "report", "summary") for word in words if "*" in word
+    }
 
     assert [(pattern, folder) for pattern in patterns for folder in made if fnmatch(folder, pattern)] == []
 
