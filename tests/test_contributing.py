@@ -71,7 +71,16 @@ def test_the_method_scores_by_the_distances_to_the_best(defined: dict[str, Any])
     rewards = RewardMatrix.from_columns({"a": [1, 0], "b": [2, 4]})
     rollout = Rollout(rewards, torch.tensor([0, 0]), torch.ones(2, 1))
 
-    assert method.advantages(rollout, lambda scores_N: scores_N[:, None]).tolist() == [[-2.0], [-1.0]]
+    assert method.advantages(rollout, lambda scores_N: scores_N[:, None]).tolist() == [[-0.5], [-1.0]]
+
+
+@pytest.mark.parametrize("rewards", [[1e300, -1e300], [1e-300, 0.0], [0.5, 0.5]])
+def test_the_method_is_finite_of_rewards_of_any_size(defined: dict[str, Any], rewards: list[float]) -> None:
+    """As tests/scalarizers/test_every_method.py asks of every method that is registered."""
+    method = defined["Shortfall"](defined["ShortfallConfig"](), {"a": 1.0})
+    rollout = Rollout(RewardMatrix.from_columns({"a": rewards}), torch.tensor([0, 0]), torch.ones(2, 1))
+
+    assert method.advantages(rollout, lambda scores_N: scores_N[:, None]).isfinite().all()
 
 
 def test_the_aggregator_makes_gradients_equally_long(defined: dict[str, Any]) -> None:

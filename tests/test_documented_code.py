@@ -6,6 +6,7 @@ import ast
 import re
 import shlex
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 
@@ -79,6 +80,18 @@ def test_command_lines_can_be_parsed_and_their_settings_exist(page: Path) -> Non
                 parents = [f"{key[: dot.start()]}." for dot in re.finditer(r"\.", key)]
                 is_known = key in groups_of(composed) or key in keys or any(each in keys for each in parents)
                 assert is_known, f"{key} of: ctwa {name} {shlex.join(rest)}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_pattern_of_runs_finds_no_testbed_that_the_page_makes(page: Path) -> None:
+    """`ctwa compare` and the like refuse a folder without a run, also beside others that hold one."""
+    lines = list(command_lines(page))
+    made = {words[words.index("--out") + 1] for words in lines if words[0] == "testbed" and "--out" in words}
+    patterns = {
+        word for words in lines if words[0] in ("compare", "report", "summary") for word in words if "*" in word
+    }
+
+    assert [(pattern, folder) for pattern in patterns for folder in made if fnmatch(folder, pattern)] == []
 
 
 RUNS = {"README.md", "docs/grader.md", "docs/report.md", "docs/rewards.md", "docs/trace.md", "docs/turns.md"}

@@ -139,7 +139,9 @@ def _export(
     if step is None:
         step = best_step(folder.checkpoints)
     checkpoint = newest_complete(folder.checkpoints) if step is None else step_folder(folder.checkpoints, step)
-    if checkpoint is None or not checkpoint.is_dir():
+    if checkpoint is None:
+        raise CtwaError(f"{folder.path} has no complete checkpoint yet: let its run go on to one")
+    if not checkpoint.is_dir():
         raise CtwaError(f"{folder.path} has no such checkpoint: `ctwa checkpoints {folder.path}` lists them")
     run = read_runs([folder.path])[0]
     told = conditioning_of(folder.path)

@@ -27,6 +27,7 @@ AnswerOption = Annotated[
     str | None,
     typer.Option(help="How the ground truth is taken out of its column: as_is, hashes (####), boxed or last_number."),
 ]
+BadRowsOption = Annotated[str, typer.Option(help="stop, or skip: rows that cannot be used.")]
 
 
 @app.command()
@@ -54,7 +55,7 @@ def data_(
     answer: AnswerOption = None,
     system_prompt: Annotated[str | None, typer.Option(help="A system message before every prompt.")] = None,
     prompt_template: Annotated[str | None, typer.Option(help="What the user says, e.g. 'Solve: {prompt}'.")] = None,
-    bad_rows: Annotated[str, typer.Option(help="stop, or skip: rows that cannot be used.")] = "stop",
+    bad_rows: BadRowsOption = "stop",
     validation_share: Annotated[
         float | None, typer.Option(help="Hold this share of the prompts out, to validate on.")
     ] = None,
@@ -183,6 +184,7 @@ def check_reward(
     ] = False,
     columns: ColumnsOption = None,
     answer: AnswerOption = None,
+    bad_rows: BadRowsOption = "stop",
 ) -> None:
     """Run reward functions on a data set's rows, before any training: values, failures and time; with several responses
     to a row also what they would teach: spread within prompts, conflicts between the rewards, covariance targets.
@@ -220,7 +222,7 @@ def check_reward(
         main(
             reward_fns,
             data,
-            settings=_row_settings(columns=columns, answer=answer),
+            settings=_row_settings(columns=columns, answer=answer, bad_rows=bad_rows),
             responses=responses,
             texts=text or [],
             sample=sample,

@@ -34,4 +34,5 @@ def from_verl(
         print(made.text(), end="")
         return
     write(made, to_file(out) or out)
-    print("\n".join([*made.notes, "", f"made {out}. Look at it, then: ctwa train {out} --dry-run"]))
+    run = "" if "ctwa.run" in made.settings else " ctwa.run=runs/first"
+    print("\n".join([*made.notes, "", f"made {out}. Look at it, then: ctwa train {out}{run} --dry-run"]))

@@ -146,19 +146,23 @@ def first_rows(
     """
     file = open_rows(source)
     form = find_form(file, settings, spelled)
-    found = list(islice(_usable(file, form if chat else replace(form, chat=False)), limit))
+    found = list(islice(_usable(file, form if chat else replace(form, chat=False), spelled), limit))
     if not found:
-        raise CtwaError(f"{source} has no row; give another file")
+        usable = " that can be used" if settings.bad_rows == "skip" else ""
+        raise CtwaError(f"{source} has no row{usable}; give another file")
     return found
 
 
-def _usable(file: RowFile, form: Form) -> Iterator[dict[str, Any]]:
+def _usable(file: RowFile, form: Form, spelled: Spelled) -> Iterator[dict[str, Any]]:
     for row in file.rows():
         try:
             yield form.read(row)
         except BadRow as error:
             if form.settings.bad_rows == "stop":
-                raise CtwaError(f"{file.source}, row {row.index} (from 0): {error}") from error
+                raise CtwaError(
+                    f"{file.source}, row {row.index} (from 0): {error}. Mend it, or leave such rows out with "
+                    f"{spelled('bad_rows')}=skip"
+                ) from error
 
 
 def refuse_bad(bad: Sequence[Bad], num_rows: int, spelled: Spelled) -> None:
@@ -171,14 +175,12 @@ def refuse_bad(bad: Sequence[Bad], num_rows: int, spelled: Spelled) -> None:
         return
     first = bad[0]
     text = f"{first.source}, row {first.index} (from 0): {first.why}"
+    those = f"It is the only one of {num_rows} rows that cannot be used: mend it, or leave it out"
     if len(bad) > 1:
         named = ", ".join(f"row {each.index}" for each in bad[1 : NUM_NAMED + 1])
         more = ", ..." if len(bad) > NUM_NAMED + 1 else ""
-        text += (
-            f". {len(bad) - 1} more of {num_rows} rows cannot be used ({named}{more}): mend them, or leave them out "
-            f"with {spelled('bad_rows')}=skip"
-        )
-    raise CtwaError(text)
+        those = f"{len(bad) - 1} more of {num_rows} rows cannot be used ({named}{more}): mend them, or leave them out"
+    raise CtwaError(f"{text}. {those} with {spelled('bad_rows')}=skip")
 
 
 def hold_out(rows: Rows, share: float, seed: int) -> tuple[Rows, Rows]:

@@ -18,9 +18,10 @@ from ctwa.engine.caid_settings import check_caid_settings
 from ctwa.engine.checks.config import check_train_settings
 from ctwa.engine.checks.model import check_model, model_source
 from ctwa.engine.checks.pairs import check_pair_settings, check_prompts
-from ctwa.engine.compose import compose_config
+from ctwa.engine.compose import compose_written
 from ctwa.engine.plan import GB, line, reference_line
 from ctwa.engine.workload import of_pairs, of_rewards, of_samples
+from ctwa.engine.written import Written
 from ctwa.errors import CtwaError, neighbour
 from ctwa.gradients.settings import GradientSettings
 from ctwa.models.look import model_config
@@ -56,7 +57,7 @@ def make_plan(
     """The plan of a run, and whether it fits.
 
     Args:
-        arguments: of the command; without an engine among them `engine=gpu`.
+        arguments: of the command; without an engine among them `engine=gpu`, also where a file has that of a CPU.
         gpus: as :func:`read_cluster` reads them.
         command: ``train``, ``prefer`` or ``caid``.
         mean_tokens: of a response, as expected; of `ctwa prefer` of a response with its prompt. By default as many as
@@ -67,16 +68,27 @@ def make_plan(
         CtwaError: a mistake in the arguments, or a model without a config.json here.
     """
     cluster = read_cluster(gpus)
-    engine = () if any(each.startswith("engine=") for each in arguments) else ("engine=gpu",)
-    ranks = (f"trainer.nnodes={cluster.num_nodes}", f"trainer.n_gpus_per_node={cluster.gpus_per_node}")
-    needed = ANY_RUN if command == "prefer" else (*ANY_RUN, *ANY_DATA)
-    config = compose_config([*engine, *needed, *arguments, *ranks], command=command)
-    samples = command != "prefer"
-    if config.trainer.device != "cuda" or (samples and config.actor_rollout_ref.rollout.name != "vllm"):
-        served = " whose server is vLLM" if samples else ""
-        raise CtwaError(f"a plan is of a run on GPUs{served}: write engine=gpu, or no engine, which is gpu")
+    config = _compose(arguments, cluster, command)
     planned = _PLANS[command](config, cluster, mean_tokens)
     return "\n".join(plan_lines(command, config, planned, rates)), not faults(planned.workload)
+
+
+def _compose(arguments: Sequence[str], cluster: Cluster, command: str) -> DictConfig:
+    """The configuration of a run on these GPUs; a whole one keeps the engine that is in it."""
+    ranks = (f"trainer.nnodes={cluster.num_nodes}", f"trainer.n_gpus_per_node={cluster.gpus_per_node}")
+    written = Written.read([*arguments, *ranks], command)
+    chosen = any(each.startswith("engine=") for each in arguments) or written.whole
+    if not chosen and written.choices(command).get("engine", "cpu") == "cpu":
+        written = replace(written, overrides=("engine=gpu", *written.overrides))
+    config = compose_written(written.over(ANY_RUN if command == "prefer" else (*ANY_RUN, *ANY_DATA)), command=command)
+    samples = command != "prefer"
+    if config.trainer.device == "cuda" and (not samples or config.actor_rollout_ref.rollout.name == "vllm"):
+        return config
+    served = " whose server is vLLM" if samples else ""
+    instead = "write engine=gpu, or no engine, which is gpu"
+    if written.whole:
+        instead = f"{written.whole.path} is the whole configuration of another; give the settings it was made of"
+    raise CtwaError(f"a plan is of a run on GPUs{served}: {instead}")
 
 
 def _training(config: DictConfig, cluster: Cluster, mean_response: float | None) -> Planned:

@@ -198,6 +198,13 @@ class Written:
         named = {each.partition("=")[0] for each in self.overrides}
         return {group: name for group, name in choices.items() if group not in named}
 
+    def over(self, defaults: Sequence[str]) -> Self:
+        """The same over settings that count less than any file or override: those of keys that no file gives."""
+        given = [key for file in self.files for key in file.settings()]
+        keys = {each: each.partition("=")[0] for each in defaults}
+        left = [each for each, key in keys.items() if not any(f"{one}.".startswith(f"{key}.") for one in given)]
+        return replace(self, overrides=(*left, *self.overrides))
+
     @contextmanager
     def naming(self) -> Iterator[None]:
         """A sentence about a key that a file has given begins with the file."""

@@ -22,6 +22,7 @@ from ctwa.objectives.conventions import (
     ROLLOUT_ITEMS,
     RUN_ARGUMENTS,
     TRAINERS_OWN,
+    TRUTHS,
     Convention,
     batch_arguments,
     find_convention,
@@ -157,6 +158,8 @@ def read_contract(function: Callable[..., Any], spec: str, kwargs: Mapping[str, 
     columns = tuple(missing) if convention == "batch" else ()
     if missing and not columns:
         near = did_you_mean(missing[0], [*offered, *(name for name in kwargs if name not in named)])
+        if missing[0] in TRUTHS:  # TRL's word for it, in a function that is not TRL's
+            near = "; did you mean 'ground_truth'? A column of the data is in row"
         raise CtwaError(
             f"reward function '{spec}' requires {_quoted(missing)}, which is not offered; give it a default, or a "
             "value in the objective's kwargs (--kwargs of `ctwa check-reward`)"

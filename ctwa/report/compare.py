@@ -14,7 +14,7 @@ from ctwa import metrics as key_of
 from ctwa.errors import CtwaError
 from ctwa.report.curves import EMPTY, Curve, resampled
 from ctwa.report.groups import Group, objectives_of
-from ctwa.report.trace import RunTrace
+from ctwa.report.trace import RunTrace, check_results
 from ctwa.report.verdict import COLUMNS, SIGMAS, ObjectiveSummary, cells
 from ctwa.run.jsonl import SCHEMA
 from ctwa.run.text import clean, duration, number, sparkline, table
@@ -87,10 +87,12 @@ def compare_groups(
         at_seconds: compare the newest results within this much training instead, in s, the sum of `time/step`.
 
     Raises:
-        CtwaError: a run has no result by then, both limits are given, or the results of some runs are over held-out
-            problems and of others over training ones.
+        CtwaError: a run has no result, or none by then, both limits are given, or the results of some runs are over
+            held-out problems and of others over training ones.
     """
     runs = [run for group in groups for run in group.runs]
+    for run in runs:
+        check_results(run)
     sources = {run.source for run in runs}
     if len(sources) > 1:
         trained = next(run.label for run in runs if run.source == "training")
@@ -140,8 +142,8 @@ def _ends(runs: Sequence[RunTrace], at_steps: int | None, at_seconds: float | No
         raise CtwaError("--at-steps and --at-seconds are both given: give one of them")
     if at_seconds is not None:
         return f"{number(at_seconds)} s of training", {run.label: _step_within(run, at_seconds) for run in runs}
-    measured = {run.label: steps for run in runs if (steps := _measured_steps(run, at_steps)) is not None}
-    common = set.intersection(*measured.values()) if measured else set()
+    measured = {run.label: _measured_steps(run, at_steps) for run in runs}
+    common = set.intersection(*measured.values())
     if not common:
         limit = "" if at_steps is None else f" up to step {at_steps}"
         raise CtwaError(
@@ -313,11 +315,9 @@ def results_at(run: RunTrace, step: int) -> dict[str, float]:
     return found
 
 
-def _measured_steps(run: RunTrace, at_steps: int | None) -> set[int] | None:
-    """The steps with a result of each of its objectives that has any, up to a limit; None for a run without results."""
+def _measured_steps(run: RunTrace, at_steps: int | None) -> set[int]:
+    """The steps with a result of each of its objectives that has any, up to a limit."""
     curves = [{step for step, _ in points} for name in run.objectives if (points := run.results(name))]
-    if not curves:
-        return None
     return {step for step in set.intersection(*curves) if at_steps is None or step <= at_steps}
 
 
@@ -334,7 +334,7 @@ def _what_blocks(measured: dict[str, set[int]]) -> str:
     rest = [steps for label, steps in measured.items() if label not in (blamed or measured)]
     if rest and (shared := set.intersection(*rest)):
         shown.append(f"the other{'s have' if len(rest) > 1 else ' has'} {_steps_text(shared)}")
-    return ", ".join(shown) or "none has any"
+    return ", ".join(shown)
 
 
 def _steps_text(steps: set[int]) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from ctwa import metrics as key_of
 from ctwa.report.compare import Comparison, MethodResult
 from ctwa.report.groups import Group, objectives_of
+from ctwa.report.targets import FEWEST_STEPS
 from ctwa.report.verdict import Verdict, verdicts
 from ctwa.run.alarms import Episode
 from ctwa.run.text import clean, listed, number, table
@@ -298,9 +299,9 @@ def _common(paths: Sequence[str]) -> str:
 
 
 def _wants_targets(method: _Method) -> bool:
-    """Whether an objective fell short, and the covariances that targets can be taken from are there."""
+    """Whether an objective fell short, and as many covariances are there as `ctwa suggest-targets` takes."""
     runs = method.group.runs
     short = any(verdict.word in ("lost", "kept") for verdict in method.verdicts.values())
     names = method.group.objectives
-    measured = all(len(run.curve(key_of.covariance(name))) for run in runs for name in names)
-    return short and measured and not any(run.target(name) is not None for run in runs for name in names)
+    enough = all(sum(len(run.curve(key_of.covariance(name))) for run in runs) >= FEWEST_STEPS for name in names)
+    return short and enough and not any(run.target(name) is not None for run in runs for name in names)

@@ -16,13 +16,12 @@ from ctwa.report.compare import Comparison, compare_groups
 from ctwa.report.curves import steps_between
 from ctwa.report.groups import Group, group_runs
 from ctwa.report.story import Story, story_text, tell
-from ctwa.report.trace import RunTrace, read_runs
+from ctwa.report.trace import RunTrace, check_results, read_runs, why_ended
 from ctwa.report.verdict import COLUMNS, ObjectiveSummary, cells
 from ctwa.run.alarms import Episode
 from ctwa.run.folder import RunFolder
-from ctwa.run.jsonl import SCHEMA, read_jsonl, write_atomically
+from ctwa.run.jsonl import SCHEMA, write_atomically
 from ctwa.run.text import clean, counted, duration, number, table
-from ctwa.run.trace import ENDS, Event
 
 
 @dataclass(frozen=True)
@@ -78,13 +77,6 @@ def read_and_tell(paths: Sequence[Path | str]) -> Told:
     return Told(groups, comparison, tell(groups, comparison))
 
 
-def _stopped(folder: RunFolder, last_step: int) -> str | None:
-    events = read_jsonl(folder.events, Event) if folder.events.exists() else []
-    # A run that was stopped, resumed and went on was not stopped where it is now.
-    ends = [each["text"] for each in events if each["kind"] in ENDS and each["step"] == last_step]
-    return ends[-1] if ends else None
-
-
 def write_summary(run: RunFolder | Path | str) -> RunSummary:
     """Sums up a run and writes that to its summary.json."""
     folder = run if isinstance(run, RunFolder) else RunFolder.open(run)
@@ -136,14 +128,9 @@ def _pace(summary: RunSummary) -> str:
 
 def summarize_trace(run: RunTrace) -> RunSummary:
     """Sums up a run that has been read."""
+    check_results(run)
     curves = {name: run.results(name) for name in run.objectives}
     measured = {name: ObjectiveSummary.of(points) for name, points in curves.items() if points}
-    if not measured:
-        why = _stopped(run.folder, max(run.last_step, 0))
-        raise CtwaError(
-            f"{run.folder.path} has no result of any objective"
-            + (f": it {why}; engine.log may say more" if why else " yet: wait for its first step to end")
-        )
     timed = run.series(key_of.STEP_SECONDS)
     seconds = [value for _, value in timed]
     each = [value / num for value, num in zip(seconds, steps_between([step for step, _ in timed]), strict=True)]
@@ -166,5 +153,5 @@ def summarize_trace(run: RunTrace) -> RunSummary:
             for source in run.sources
         },
         unmeasured=tuple(name for name in run.objectives if name not in measured),
-        stopped=_stopped(run.folder, run.last_step),
+        stopped=why_ended(run.folder, run.last_step),
     )

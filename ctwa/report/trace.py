@@ -13,7 +13,8 @@ from ctwa import metrics as key_of
 from ctwa.errors import CtwaError
 from ctwa.report.curves import EMPTY, Curve
 from ctwa.run.folder import RunFolder, RunInfo, alarm_monitor
-from ctwa.run.trace import Record, iterate_trace
+from ctwa.run.jsonl import read_jsonl
+from ctwa.run.trace import ENDS, Event, Record, iterate_trace
 
 _TARGETS_ARE_COVARIANCES = 2  # from this schema on; a run.json of an older one has other targets beside them
 
@@ -154,7 +155,35 @@ def read_runs(paths: Sequence[Path | str]) -> list[RunTrace]:
     return runs
 
 
+def check_results(run: RunTrace) -> None:
+    """Refuse a run that has measured no objective yet, or ended before it did.
+
+    Raises:
+        CtwaError: it is one, and why, as far as its events tell.
+    """
+    if any(run.results(name) for name in run.objectives):
+        return
+    why = why_ended(run.folder, max(run.last_step, 0))
+    raise CtwaError(
+        f"{run.folder.path} has no result of any objective"
+        + (f": it {why}; engine.log may say more" if why else " yet: wait for its first step to end")
+    )
+
+
+def why_ended(folder: RunFolder, last_step: int) -> str | None:
+    """Why a run ended at this step, if it was stopped or failed there."""
+    events = read_jsonl(folder.events, Event) if folder.events.exists() else []
+    # A run that was stopped, resumed and went on was not stopped where it is now.
+    ends = [each["text"] for each in events if each["kind"] in ENDS and each["step"] == last_step]
+    return ends[-1] if ends else None
+
+
 def _runs_in(path: Path) -> list[Path]:
+    if (path / "results.json").is_file() and not RunFolder(path).metrics.exists():
+        # A pattern of the shell finds it beside the runs.
+        raise CtwaError(
+            f"{path} is an evaluation of `ctwa eval` and no run: leave it out, or give {path.parent} for the runs in it"
+        )
     if RunFolder(path).holds_run() or not path.is_dir():
         return [path]
     runs = [inner for inner in sorted(path.iterdir()) if _has_records(RunFolder(inner).metrics)]

@@ -21,7 +21,7 @@ class AlarmLimits(StrictModel):
     """When each alarm is raised.
 
     Attributes:
-        drop: of an objective below the best average so far.
+        drop: by how much an objective is below its best so far, as a share of that best.
         drop_steps: how long it has been that far below.
         negative_covariance_steps: how long an objective's covariance with the update has been negative.
         infeasible_steps: how long the covariance targets could not be reached together.

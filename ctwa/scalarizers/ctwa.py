@@ -200,7 +200,8 @@ def _check_targets(targets: Mapping[str, float], weights: Mapping[str, float]) -
         raise CtwaError(
             f"ctwa wants a covariance target of every objective, and {', '.join(without)} "
             f"{'has' if len(without) == 1 else 'have'} none: write ctwa.objectives.{without[0]}.target in a "
-            f"configuration, and in Python targets={{'{without[0]}': 0.1, ...}}"
+            f"configuration, and in Python targets={{'{without[0]}': 0.1, ...}}. `ctwa suggest-targets` has "
+            "them from a run with method=linear, which needs none"
         )
     for name, target in targets.items():
         if not is_finite(target):

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A verl script of one's own, with three changes: what it starts, which parts are objectives, and a method.
 #
-#   MODEL=FOLDER TRAIN=train.parquet VAL=val.parquet examples/verl_script/train.sh method=linear --dry-run
+#   MODEL=FOLDER TRAIN=train.parquet VAL=val.parquet examples/verl_script/train.sh method=linear ctwa.run=runs/first --dry-run
 #
 #   DEVICE   cuda (default) or cpu
 #   OUT      where the translated settings go  (default: ctwa.yaml; one that is there is used as it is)

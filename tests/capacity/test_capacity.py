@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
+from typer.testing import CliRunner
 
 from ctwa.capacity import memory, seconds, traffic
 from ctwa.capacity.hardware import GPUS, Cluster, read_cluster
@@ -20,6 +22,7 @@ from ctwa.capacity.seconds import Rates
 from ctwa.capacity.shape import ModelShape, read_shape, shape_of
 from ctwa.capacity.workload import Passes, Sampling, Workload
 from ctwa.cli import app
+from ctwa.engine.compose import compose_config
 from ctwa.errors import CtwaError
 from ctwa.gradients.store import GradientStore
 from ctwa.preference.losses import PairLogProbs, SimpoLoss, objective_losses
@@ -374,8 +377,6 @@ class TestCommand:
         return tmp_path
 
     def plan(self, folder: Path, *arguments: str, task: str = "math500") -> Any:
-        from typer.testing import CliRunner
-
         model = f"actor_rollout_ref.model.path={folder}"
         return CliRunner().invoke(app, ["plan", f"task={task}", model, *arguments])
 
@@ -393,6 +394,36 @@ class TestCommand:
         assert fails.exit_code == 1
         assert "it does not fit: while the policy is updated" in fails.output
         assert "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=" in fails.output.split("write", 1)[1]
+
+    @pytest.fixture
+    def task(self, folder: Path) -> Path:
+        (folder / "task").mkdir()
+        (folder / "task" / "model").symlink_to(folder)
+        return folder / "task"
+
+    @pytest.mark.parametrize(
+        ("engine", "arguments", "said"),
+        [
+            ("cpu", [], "verdict      it fits"),
+            ("one_gpu", [], "a plan is of a run on GPUs whose server is vLLM: write engine=gpu"),
+            ("one_gpu", ["engine=gpu"], "verdict      it fits"),
+        ],
+    )
+    def test_it_goes_by_the_folders_of_a_file(self, task: Path, engine: str, arguments: list[str], said: str) -> None:
+        file = task / "mine.yaml"
+        file.write_text(f"task: testbed\nengine: {engine}\nctwa: {{run: {task / 'run'}, task_dir: {task}}}\n")
+        result = CliRunner().invoke(app, ["plan", "--gpus", "1xL4", str(file), *arguments])
+        assert said in f"{result.output}{result.exception}"
+
+    @pytest.mark.parametrize(
+        ("engine", "said"),
+        [("gpu", "verdict      it fits"), ("cpu", "config.yaml is the whole configuration of another; give the sett")],
+    )
+    def test_a_whole_configuration_keeps_its_engine(self, task: Path, engine: str, said: str) -> None:
+        config = compose_config([f"engine={engine}", f"ctwa.task_dir={task}", f"ctwa.run={task / 'run'}"])
+        OmegaConf.save(config, task / "config.yaml")
+        result = CliRunner().invoke(app, ["plan", "--gpus", "1xL4", str(task / "config.yaml")])
+        assert said in f"{result.output}{result.exception}"
 
     def test_it_tells_of_a_training_on_pairs(self, folder: Path) -> None:
         own = ["--of", "prefer", "ctwa.max_length=1024", "--gpus", "1xL4"]

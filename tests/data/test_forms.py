@@ -202,9 +202,17 @@ class TestAnswers:
             f"{source}, row 3 (from 0): its answer has no #### with something behind it: the text 'none'. 2 more of 20 "
             "rows cannot be used (row 7, row 8): mend them, or leave them out with data.bad_rows=skip"
         )
+        with pytest.raises(CtwaError, match=r"the text 'none'. Mend it, or leave such rows out with data.bad_rows=sk"):
+            first_rows(source, RowSettings(), spelled, 4)
+        first = first_rows(source, RowSettings(bad_rows="skip"), spelled, 4)
+        assert [row["question"] for row in first] == ["0?", "1?", "2?", "4?"]
         kept = read_rows([open_rows(source)], RowSettings(bad_rows="skip"), spelled)
         assert [index for _, index in kept.places] == [index for index in range(20) if index not in (3, 7, 8)]
         assert [each.index for each in kept.bad] == [3, 7, 8]
+
+        rows[7]["answer"] = rows[8]["answer"] = "#### 7"
+        with pytest.raises(CtwaError, match=r"It is the only one of 20 rows that cannot be used: mend it, or leave it"):
+            read(write(rows))
 
     @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
     def test_one_that_is_asked_for_has_to_be_there(self, write: Callable[..., str], kind: str) -> None:

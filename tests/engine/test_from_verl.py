@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +11,13 @@ import pytest
 import torch
 import yaml
 from omegaconf import OmegaConf
+from typer.testing import CliRunner
 from verl.trainer.ppo.core_algos import compute_gdpo_outcome_advantage
 from verl.utils.torch_functional import masked_whiten
 
 from ctwa.batch import RewardMatrix, Rollout
+from ctwa.cli import app
+from ctwa.engine.checks.config import check_train_settings
 from ctwa.engine.checks.keys import verl_files
 from ctwa.engine.compose import compose_config
 from ctwa.engine.from_verl import translate, write
@@ -84,6 +89,24 @@ def test_the_gdpo_example_of_verl_is_a_run_of_ctwa_with_its_keys_as_objectives(t
     assert made.notes[-1].endswith("ctwa has others: trainer.test_freq, actor_rollout_ref.actor.use_dynamic_bsz")
     with pytest.raises(CtwaError, match="is there already"):
         write(made, out)
+
+
+def test_the_commands_of_the_page_lead_to_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but the model, the rows and the GPUs, which are not here."""
+    page = (Path(__file__).parents[2] / "docs" / "verl.md").read_text().replace("\\\n", " ")
+    from_verl, train = (shlex.split(line)[1:] for line in re.findall(r"^ctwa .*", page, re.MULTILINE))
+    monkeypatch.chdir(tmp_path)
+    said = CliRunner().invoke(app, from_verl, catch_exceptions=False).output
+    assert said.endswith("then: ctwa train ctwa.yaml ctwa.run=runs/first --dry-run\n")
+
+    *settings, dry_run = train[1:]
+    assert dry_run == "--dry-run"
+    config = compose_config(settings)
+    Path("score.py").write_text("def compute_score(solution_str): ...")
+    check_train_settings(config)
+    Path("ctwa.yaml").unlink()
+    said = CliRunner().invoke(app, [*from_verl, "trainer.default_local_dir=out"], catch_exceptions=False).output
+    assert said.endswith("then: ctwa train ctwa.yaml --dry-run\n")
 
 
 def test_its_advantages_are_those_of_verl_before_what_is_counted_at_the_end() -> None:

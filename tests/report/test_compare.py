@@ -259,3 +259,14 @@ def test_a_run_whose_objectives_have_no_step_in_common_is_named(make_run):
     ]
     with pytest.raises(CtwaError, match=r"the run torn has none, the other has 1; leave out"):
         compare_methods(paths)
+
+
+@pytest.mark.parametrize("beside", [{}, {0: {"val/accuracy": 0.5}}])
+def test_a_run_that_has_measured_nothing_is_named_with_what_it_ended_by(make_run, beside):
+    """Beside another it was told to be compared with runs like it, and alone that none had any."""
+    failed = make_run("failed", {}, info(seed=0))
+    record = {"schema": 2, "time": 1.0, "step": 0, "kind": "error", "text": "failed before its first step: why"}
+    failed.events.write_text(json.dumps(record) + "\n")
+    others = [make_run("good", beside, info(seed=1)).path] if beside else []
+    with pytest.raises(CtwaError, match="failed has no result of any objective: it failed before its first step: why"):
+        compare_methods([*others, failed.path])

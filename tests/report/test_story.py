@@ -5,6 +5,7 @@ import pytest
 from ctwa.report.compare import compare_groups
 from ctwa.report.groups import group_runs
 from ctwa.report.story import story_text, tell
+from ctwa.report.targets import FEWEST_STEPS
 from ctwa.report.trace import read_runs
 from ctwa.run import ObjectiveInfo
 from ctwa.run.alarms import AlarmLimits
@@ -108,7 +109,8 @@ def test_what_the_method_did_has_its_gates(make):
 
 
 def test_the_three_commands_fit_the_runs(make):
-    linear, ctwa = make("linear", (0.5, 0.3), (0.5, 0.7)), make("ctwa", (0.5, 0.4), (0.5, 0.7), target=0.1)
+    fell = (0.5, *[0.3] * FEWEST_STEPS)
+    linear, ctwa = make("linear", fell, fell[::-1]), make("ctwa", (0.5, 0.4), (0.5, 0.7), target=0.1)
     commands = [command for command, _ in told(linear, ctwa).commands]
     assert commands[:2] == [
         f"ctwa report {linear.path} {ctwa.path} --out {linear.path.parent}/report.html",
@@ -116,6 +118,8 @@ def test_the_three_commands_fit_the_runs(make):
     ]
     assert len(commands) == 3
     assert not any(command.startswith("ctwa eval") for command in commands)  # nothing was saved
+    short = make("short", fell[:-1], fell[:-1])  # a step less than targets take
+    assert [command.split()[1] for command, _ in told(short).commands] == ["report", "methods", "compare"]
     (ctwa.checkpoints / "global_step_10").mkdir()
     assert [command for command, _ in told(ctwa).commands] == [
         f"ctwa report {ctwa.path}",

@@ -310,7 +310,7 @@ def test_weights_never_fall(covariances):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"targets": {"accuracy": 0.1}}, "wants a covariance target of every objective, and .* have none: write ctwa"),
+        ({"targets": {"accuracy": 0.1}}, "wants a covariance target of every objective, and .* have none: .*suggest-t"),
         ({"targets": TARGETS | {"style": 0.1}}, r"targets names \['style'\], which are not objectives; write some of"),
         ({"gate_targets": {"style": 0.9}}, r"\['style'\], which are not objectives"),
         ({"preset": "published-code"}, "add gate_targets"),
