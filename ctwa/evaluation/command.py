@@ -53,7 +53,7 @@ def run(
         config = config_of(
             targets, task_dir=task_dir, limit=limit, num_samples=num_samples, seed=seed, trust=trust, choice=choice
         )
-    out = out or Path("runs") / f"eval-{first.absolute().stem if first.suffix else first.absolute().name}"
+    out = out or default_folder(first)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True) as bars:
@@ -71,3 +71,13 @@ def run(
     say(results_text(results))
     files = ["results.json", *(name for name in ("samples.jsonl", "judgements.jsonl") if (out / name).is_file())]
     say(f"\n{', '.join(files)}: in {out}")
+
+
+def default_folder(first: Path) -> Path:
+    """Where the results of an evaluation go, by the first that it is of: every run has a step 50."""
+    place = first.absolute()
+    if place.parent.name == "checkpoints":
+        name = f"{place.parent.parent.name}-{place.name}"
+    else:
+        name = place.stem if place.suffix else place.name
+    return Path("runs") / f"eval-{name}"

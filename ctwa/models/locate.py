@@ -66,7 +66,8 @@ def _within(path: Path) -> Path:
         checkpoint = best.resolve() if best.is_dir() else newest_complete(path / "checkpoints")
         if checkpoint is None:
             raise CtwaError(
-                f"the run {path} has no complete checkpoint; train with trainer.save_freq above 0, or give another run"
+                f"the run {path} has no complete checkpoint: it ended before its first one, or trainer.save_freq is "
+                "not above 0; let it go on to one, or give another run"
             )
         path = checkpoint
     if (model_folder(path) / "config.json").is_file():

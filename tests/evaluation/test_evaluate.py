@@ -16,6 +16,7 @@ import yaml
 from ctwa import cli
 from ctwa.errors import CtwaError
 from ctwa.evaluation import models as models_module
+from ctwa.evaluation.command import default_folder
 from ctwa.evaluation.config import EvalConfig, parse_config
 from ctwa.evaluation.evaluate import evaluate
 from ctwa.evaluation.models import Model
@@ -224,7 +225,7 @@ class TestModels:
         ("make", "said"),
         [
             (lambda places, _: places.run / "checkpoints" / "global_step_4", "is not complete"),
-            (lambda _, root: (root / "checkpoints").mkdir() or root, "has no complete checkpoint; train with"),
+            (lambda _, root: (root / "checkpoints").mkdir() or root, "has no complete checkpoint: it ended before"),
             (lambda _, root: root, "holds no model"),
             (lambda _, root: (root / "config.json").write_text("{}") and root, "has no weights"),
         ],
@@ -423,3 +424,15 @@ class TestAPreferenceRun:
         shutil.copytree(run / "checkpoints/global_step_2", run / "checkpoints/global_step_1", dirs_exist_ok=True)
         (run / "checkpoints/best").symlink_to("global_step_1")
         assert locate(str(run)) == run.resolve() / "checkpoints/global_step_1/actor/huggingface"
+
+
+@pytest.mark.parametrize(
+    ("first", "folder"),
+    [
+        ("runs/ctwa-s0", "runs/eval-ctwa-s0"),
+        ("runs/ctwa-s0/checkpoints/global_step_50", "runs/eval-ctwa-s0-global_step_50"),
+        ("mine.yaml", "runs/eval-mine"),
+    ],
+)
+def test_the_folder_of_the_results_is_named_after_the_first_run_a_checkpoint_too(first: str, folder: str) -> None:
+    assert default_folder(Path(first)) == Path(folder)
