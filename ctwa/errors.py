@@ -1,5 +1,6 @@
 """The one exception for mistakes a user can mend, and what its sentences are made of."""
 
+import signal
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -45,6 +46,14 @@ def shown(value: object) -> str:
         return "null"
     written = str(value).lower() if isinstance(value, bool) else str(value) or "''"
     return written if len(written) <= 80 else written[:77] + "..."
+
+
+def signal_name(number: int) -> str:
+    """What a signal is called; a real-time one, which has no name, by its number."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def neighbour(path: Path) -> str:
