@@ -66,7 +66,7 @@ def best_step(checkpoints: Path) -> int | None:
     """The step that early stopping kept; None without any."""
     best = checkpoints / BEST
     name = Path(os.readlink(best)).name.removeprefix("global_step_") if best.is_symlink() else ""
-    return int(name) if name.isdigit() else None
+    return int(name) if name.isdecimal() else None
 
 
 def prune(
