@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from ctwa.errors import CtwaError
+from ctwa.errors import CtwaError, without_secrets
 from ctwa.run.disk import DiskFull, why_full
 from ctwa.run.lock import hold
 from ctwa.run.text import clean
@@ -75,8 +75,9 @@ def quiet(log: Path, *, how_to_go_on: Callable[[], str] | None = None) -> Iterat
                 cause = DiskFull(full)
             _flush()
             telling = [] if isinstance(cause, CtwaError) else _telling_lines(log, begin)
+            where = without_secrets("".join(traceback.format_exception(error)))
             with contextlib.suppress(OSError):  # the log may be on the very disk that is full
-                os.write(log_descriptor, "".join(traceback.format_exception(error)).encode(errors="replace"))
+                os.write(log_descriptor, where.encode(errors="replace"))
             message = [*_message(cause, telling, log), *([] if how_to_go_on is None else [(how_to_go_on(), "")])]
             for line, style in message:
                 console.print(Text(line, style), soft_wrap=True, highlight=False)
@@ -133,7 +134,7 @@ def _telling_lines(log: Path, begin: int) -> list[str]:
 
 
 def _message(error: BaseException, telling: list[str], log: Path) -> Iterator[tuple[str, str]]:
-    first, *more = str(error).strip().splitlines() or [""]
+    first, *more = without_secrets(str(error)).strip().splitlines() or [""]
     if isinstance(error, CtwaError):
         yield f"error: {clean(first)}", "bold red"
     else:
