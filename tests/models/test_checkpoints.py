@@ -148,6 +148,20 @@ def test_an_exported_model_is_the_saved_one_with_a_card(run: RunFolder, tmp_path
     assert str(tmp_path) not in card
 
 
+def test_what_was_put_beside_a_saved_model_is_not_exported(run: RunFolder, tmp_path: Path) -> None:
+    """Who pushes a run that was downloaded would publish what a link in it leads to."""
+    private = tmp_path / "private.json"
+    private.write_text("{}")
+    model = step_folder(run.checkpoints, 4) / "actor" / "huggingface"
+    (model / "settings.json").symlink_to(private)
+    (model / "modeling.py").write_text("")
+
+    checkpoints(run, "--export", str(tmp_path / "out"), "--step", "4")
+
+    assert not {"settings.json", "modeling.py"} & {path.name for path in (tmp_path / "out").iterdir()}
+    assert (tmp_path / "out" / "config.json").is_file()
+
+
 def test_an_adapter_is_exported_alone_and_names_its_model(run: RunFolder, tmp_path: Path) -> None:
     with pytest.raises(CtwaError, match="has no adapter of its own: its run trained all weights"):
         checkpoints(run, "--export", str(tmp_path / "out"), "--adapter", "--step", "6")
