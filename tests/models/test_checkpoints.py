@@ -95,6 +95,17 @@ def test_pruning_keeps_the_newest_and_the_best(run: RunFolder) -> None:
     assert checkpoints(run, "--keep", "1").output.splitlines()[0] == "removed: nothing"
 
 
+def test_what_cannot_be_removed_is_not_said_to_be(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another user's, say, or on a disk that is read-only."""
+
+    def cannot(path: str, *_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr("os.unlink", cannot)
+    assert checkpoints(run, "--keep", "1").output.startswith("removed: nothing\n")
+    assert steps(run.checkpoints) == [2, 4, 6, 8]
+
+
 def test_only_whole_checkpoints_count_among_those_that_stay_and_what_is_exported_is_there(
     run: RunFolder, tmp_path: Path
 ) -> None:
