@@ -1,8 +1,15 @@
 """The one exception for mistakes a user can mend, and what its sentences are made of."""
 
+import os
+import re
+import signal
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+
+_PASSWORD = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^/?#@\s]+@", re.IGNORECASE)
+_SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
+_SHORTEST_SECRET = 8  # characters: a shorter value stands in many a text by chance
 
 
 class CtwaError(ValueError):
@@ -45,6 +52,27 @@ def shown(value: object) -> str:
         return "null"
     written = str(value).lower() if isinstance(value, bool) else str(value) or "''"
     return written if len(written) <= 80 else written[:77] + "..."
+
+
+def signal_name(number: int) -> str:
+    """What a signal is called; a real-time one, which has no name, by its number."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def without_secrets(text: str) -> str:
+    """What an exception says, for others to read: clients name the header, or the address, that they were given.
+
+    Left out are the password in an address, and what variables of the environment hold whose names say that it is a
+    secret.
+    """
+    text = _PASSWORD.sub(r"\1***@", text)
+    for name, value in os.environ.items():
+        if _SECRET.search(name) and len(secret := value.strip()) >= _SHORTEST_SECRET:
+            text = text.replace(secret, "***")
+    return text
 
 
 def neighbour(path: Path) -> str:

@@ -51,17 +51,22 @@ class ModelShape:
 
         Args:
             rank: of the adapter.
-            targets: the ends of the matrices' names; or ``all-linear``.
+            targets: the ends of the matrices' names; or a pattern of all of a name; or ``all-linear``.
         """
-        ends = None if isinstance(targets, str) else tuple(targets)
-        return sum(rank * (into + out) for name, into, out in self.linear_widths if ends is None or name.endswith(ends))
+        if targets == "all-linear":
+            pattern = ".*"
+        elif isinstance(targets, str):
+            pattern = targets
+        else:
+            pattern = rf"(.*\.)?({'|'.join(map(re.escape, targets))})"
+        return sum(rank * (into + out) for name, into, out in self.linear_widths if re.fullmatch(pattern, name))
 
 
 def read_shape(folder: Path, *, trust_remote_code: bool = False) -> ModelShape:
     """The shape of the model whose config.json is in a folder: it is built without memory for its weights.
 
     Raises:
-        CtwaError: transformers cannot build a causal language model of it.
+        CtwaError: transformers cannot build a causal language model of it, or it has no blocks with attention.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -85,9 +90,18 @@ def shape_of(model: Any, config: Any) -> ModelShape:
     Args:
         model: of transformers.
         config: its config; of one that sees images that of its text.
+
+    Raises:
+        CtwaError: its blocks have no attention.
     """
     from torch import nn
+    from transformers.pytorch_utils import Conv1D
 
+    if not (heads := getattr(config, "num_attention_heads", None)):
+        raise CtwaError(
+            f"nothing is known of what a {type(model).__name__} takes: a plan counts blocks with attention, and its "
+            "config.json has no num_attention_heads; give a transformer"
+        )
     sizes = {name: weight.numel() for name, weight in model.named_parameters()}
     of_block: dict[int, int] = {}
     for name, size in sizes.items():
@@ -97,15 +111,20 @@ def shape_of(model: Any, config: Any) -> ModelShape:
     embeddings = model.get_input_embeddings().weight
     is_tied = model.get_output_embeddings() is not None and model.get_output_embeddings().weight is embeddings
     experts, chosen = _experts(config)
-    in_experts = sum(size for name, size in sizes.items() if ".experts." in name)
+    in_experts = sum(
+        weight.numel()
+        for name, weight in model.named_parameters()
+        if ".experts." in name or (experts and weight.ndim == 3 and len(weight) == experts)
+    )
     linear = [
-        (name, each.in_features, each.out_features)
+        (name, *(each.weight.shape if isinstance(each, Conv1D) else each.weight.shape[::-1]))
         for name, each in model.named_modules()
-        if isinstance(each, nn.Linear) and each is not model.get_output_embeddings()
+        if isinstance(each, nn.Linear | Conv1D) and each is not model.get_output_embeddings()
     ]
-    heads = config.num_attention_heads
     width = getattr(config, "moe_intermediate_size", None) if experts else None
     intermediate = width * chosen if width else getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    if isinstance(intermediate, list):  # block by block
+        intermediate = max(intermediate)
     return ModelShape(
         num_parameters=num,
         num_block_parameters=max(of_block.values(), default=0),

@@ -78,10 +78,11 @@ def checkpoints(
 
 def _list(folder: RunFolder, verify: bool) -> None:
     from ctwa.models.checkpoints import list_checkpoints
+    from ctwa.run.text import clean
 
     found = list_checkpoints(folder.checkpoints, verify=verify)
     for each in found:
-        print(_line(each))
+        print(clean(_line(each)))  # a downloaded seal names what it likes
     if not found:
         print("no checkpoint yet")
     if verify and any(each.state == "damaged" for each in found):

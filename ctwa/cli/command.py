@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -15,6 +16,7 @@ from rich.text import Text
 from ctwa.errors import CtwaError
 from ctwa.run.disk import check_place
 from ctwa.run.log import RunFailed
+from ctwa.run.text import clean_lines
 
 if TYPE_CHECKING:
     from ctwa.engine.recorder import Stop
@@ -115,14 +117,27 @@ REPORT_PACKAGES = {"plotly", "jinja2", "markupsafe"}
 """Those of the extra ``report``."""
 
 
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
+"""What a disk says that no longer takes or gives what it should; often without a name."""
+
+
+def _say_wrong(what: str) -> NoReturn:
+    """Say what is wrong, without what could move the cursor: it may be of a file that was downloaded."""
+    Console(stderr=True).print(Text(f"error: {clean_lines(what)}", "bold red"), soft_wrap=True)
+    sys.exit(2)
+
+
 def main() -> None:
     """Run the command; a user's mistake ends in one sentence."""
     try:
         app(obj=COMMAND_LINE)
     except CtwaError as error:
-        told = f"error: {error}".encode(errors="replace").decode()  # a path need not be UTF-8
-        Console(stderr=True).print(Text(told, "bold red"), soft_wrap=True)
-        sys.exit(2)
+        _say_wrong(str(error))
+    except OSError as error:
+        if error.filename is None and error.errno not in DISK:
+            raise
+        where = error.filename or "a file or folder that this was to write"
+        _say_wrong(f"{where} cannot be used ({error.strerror}): give another path, or mend that")
     except RunFailed:
         sys.exit(1)
     except ModuleNotFoundError as error:
@@ -130,8 +145,6 @@ def main() -> None:
         if package not in ENGINE_PACKAGES | REPORT_PACKAGES:
             raise
         install = "'ctwa[report]'" if package in REPORT_PACKAGES else "'ctwa[cpu]', or 'ctwa[gpu]'"
-        told = f"error: this needs {error.name}, which is not installed: pip install {install}"
-        Console(stderr=True).print(Text(f"{told} (docs/install.md)", "bold red"), soft_wrap=True)
-        sys.exit(2)
+        _say_wrong(f"this needs {error.name}, which is not installed: pip install {install} (docs/install.md)")
     finally:
         gc.freeze()  # all of it goes with the process: Python need not look through it for garbage

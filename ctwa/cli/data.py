@@ -66,6 +66,7 @@ def data_(
     prompts as the model reads them, and the command that trains on it (docs/data.md).
     """
     from ctwa.data.show import show
+    from ctwa.run.text import clean_lines
 
     settings = _row_settings(
         columns=columns,
@@ -91,7 +92,7 @@ def data_(
     for line in show(
         source, settings, validation=val_files, model=model, tokenizer=tokenizer, max_prompt_length=max_prompt_length
     ):
-        print(line)
+        print(clean_lines(line))  # rows that were downloaded hold what they like
 
 
 def _row_settings(*, columns: str | None, **given: Any) -> DataSettings:

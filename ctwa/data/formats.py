@@ -104,6 +104,7 @@ class ParquetFile(RowFile):
 
         self.source = str(path)
         self._errors = (pa.ArrowException, OSError)
+        self._no_value = (pa.ArrowException, ValueError, OverflowError)  # bytes, times and zones that Python has not
         try:
             self._file = parquet.ParquetFile(path)
         except self._errors as error:
@@ -116,7 +117,7 @@ class ParquetFile(RowFile):
         for first, batch in self._batches(range(self._file.num_row_groups)):
             try:
                 values = batch.to_pylist()
-            except UnicodeDecodeError:
+            except self._no_value:
                 yield from (self._row(first + place, batch, place) for place in range(batch.num_rows))
             else:
                 yield from (Row(first + place, each) for place, each in enumerate(values))
@@ -142,7 +143,7 @@ class ParquetFile(RowFile):
         for first, batch in self._batches(range(self._file.num_row_groups), there):
             try:
                 yield from batch.to_pylist()
-            except UnicodeDecodeError:
+            except self._no_value:
                 yield from (self._row(first + place, batch, place).values for place in range(batch.num_rows))
 
     def _batches(self, groups: Sequence[int], columns: Sequence[str] | None = None) -> Iterator[tuple[int, Any]]:
@@ -168,6 +169,9 @@ class ParquetFile(RowFile):
                 values[column] = array_[0].as_py()
             except UnicodeDecodeError as error:
                 return Row(index, {}, f"its {column} is not UTF-8 ({error.reason}); write it as UTF-8")
+            except self._no_value as error:
+                kind = batch.schema.field(column).type
+                return Row(index, {}, f"its {column} is no value of Python's ({kind}: {one_line(error)}); write text")
         return Row(index, values)
 
 

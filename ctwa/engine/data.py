@@ -318,8 +318,13 @@ def _note_sources(run: RunFolder, parts: Sequence[Part]) -> list[str]:
         }
         for part in parts
     }
-    before = json.loads(run.data_sources.read_bytes()) if run.data_sources.is_file() else {}
-    began_with = {each["source"]: each["sha256"] for part in before.values() for each in part["sources"]}
+    try:
+        before = json.loads(run.data_sources.read_bytes()) if run.data_sources.is_file() else {}
+        began_with = {each["source"]: each["sha256"] for part in before.values() for each in part["sources"]}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CtwaError(
+            f"{run.data_sources} is not as the run wrote it ({error!r}): restore it, or take it away"
+        ) from error
     sources = [each for part in found.values() for each in part["sources"]]
     changed = [each["source"] for each in sources if began_with.get(each["source"], each["sha256"]) != each["sha256"]]
     run.data.mkdir(exist_ok=True)

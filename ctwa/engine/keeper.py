@@ -21,7 +21,7 @@ from typing import NamedTuple, Self
 
 from ctwa.engine.process_tree import descendants
 from ctwa.engine.restarts import FIRST_PAUSE, how_to_go_on, last_step, restarted
-from ctwa.errors import CtwaError
+from ctwa.errors import CtwaError, signal_name
 from ctwa.run.folder import RunFolder
 
 GRACE = 10.0
@@ -215,7 +215,7 @@ def obituary(ended: Ended, folder: RunFolder | None) -> str:
     """What is known of a run that ended without a word."""
     why = ended.told.get("fault")
     if ended.status < 0:
-        name = signal.Signals(-ended.status).name
+        name = signal_name(-ended.status)
         how = f"was killed ({name}): by somebody, or because the machine's memory was full"
         if name != "SIGKILL":
             how = f"crashed, or was ended from outside ({name})"

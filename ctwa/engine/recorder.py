@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 
 from ctwa.engine.checkpoint import clear_the_way, find_resumption
-from ctwa.engine.restarts import how_to_go_on
+from ctwa.engine.restarts import how_to_go_on, last_step
 from ctwa.engine.signals import Interruption, end_request
 from ctwa.engine.watchdog import Watchdog, WatchdogSettings
 from ctwa.errors import CtwaError
@@ -19,6 +19,7 @@ from ctwa.objectives.completion import Completion
 from ctwa.objectives.evaluator import Evaluation
 from ctwa.run.alarms import Alarm
 from ctwa.run.folder import RunFolder
+from ctwa.run.jsonl import dropped
 from ctwa.run.recorder import RunRecorder
 from ctwa.run.trace import make_record
 
@@ -65,6 +66,7 @@ class Recorder(RunRecorder):
             found = find_resumption(run.checkpoints)
             self.resume_from, left_out = found.folder, clear_the_way(found)
             resume_after = -1 if self.resume_from is None else int(self.resume_from.name.rsplit("_", 1)[1])
+        made = last_step(run) if resume and self.resume_from is None else 0
         super().__init__(run, resume_after=resume_after, num_samples=num_samples, seed=seed)
         #: the alarm or signal that ended the run, if one did
         self.stopped_by: Stop | None = None
@@ -72,8 +74,9 @@ class Recorder(RunRecorder):
         if self.resume_from is not None:
             text = f"continuing from {self.resume_from.name}" + self._still_holding() + left_out
             self.event("resume", text, step=resume_after)
-        elif left_out:
-            self.event("resume", "no checkpoint is complete: starting over" + left_out)
+        elif left_out or made:
+            kept = f"; the records up to step {made} are in {dropped(run.metrics).name}" * (made > 0)
+            self.event("resume", f"no checkpoint is complete: starting over{left_out}{kept}")
 
     def __enter__(self) -> Self:
         return self

@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -100,6 +100,7 @@ class Watchdog:
     _longest: dict[str, float] = field(default_factory=dict)
     _waiting: list[_Waiting] = field(default_factory=list)
     _processes: Callable[[], Collection[Process]] = no_processes
+    _seen: Collection[Process] = ()
     _counted: Callable[[], Mapping[str, float]] = dict
     _looking: threading.Lock = field(default_factory=threading.Lock)
     _memory: dict[str, float] = field(default_factory=dict)
@@ -130,7 +131,7 @@ class Watchdog:
                 try:
                     self.woke(time.monotonic() - began - self.settings.every, time.process_time() - computed)
                     with self._looking:
-                        fault = self.look(self._processes(), time.monotonic())
+                        fault = self.look(self._see(), time.monotonic())
                 except (OSError, CtwaError) as error:  # what is to be told cannot be written
                     fault = str(error)
                 if fault is not None:
@@ -160,7 +161,13 @@ class Watchdog:
             yield
         finally:
             with self._looking:
-                self._processes, self._counted = no_processes, dict
+                self._processes, self._seen, self._counted = no_processes, (), dict
+
+    def _see(self) -> Collection[Process]:
+        """The processes, as they were seen last where nobody answers: a phase has its limit then, too."""
+        with suppress(Exception):  # whatever Ray's client raises where its servers are slow, or gone
+            self._seen = self._processes()
+        return self._seen
 
     def metrics(self) -> dict[str, float]:
         """What the run's processes are.

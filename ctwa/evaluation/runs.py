@@ -26,6 +26,8 @@ from ctwa.weights import shares
 
 BASELINE = "base"
 OBJECTIVES_AT = ("ctwa", "objectives")
+REWARDS = {f"ctwa.{module}" for module in ("testbed.rewards", "instructions.rewards", "objectives.log_probs")}
+"""The modules of reward functions that come with ctwa. Other functions in it run what their arguments name."""
 ADVICE = "restore it, or write an evaluation's YAML file (docs/eval.md)"
 """What to do about a config.yaml that is not as a run left it."""
 
@@ -195,7 +197,7 @@ def _of_task(folder: Path) -> tuple[str | None, str, dict[str, Any]]:
 
 def _refuse_foreign_code(run: RunFolder, config: Document) -> None:
     named = {config.get((*OBJECTIVES_AT, name, "reward_fn"), str) for name in config.get("ctwa.objectives")}
-    code = sorted(each for each in named if not each.startswith("ctwa."))
+    code = sorted(each for each in named if each.rpartition(":")[0] not in REWARDS)
     if code and not run.is_ours():
         raise CtwaError(
             f"{run.path} was not made by you, or not on this machine, and to evaluate it is to run the code of "

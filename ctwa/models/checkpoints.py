@@ -66,7 +66,7 @@ def best_step(checkpoints: Path) -> int | None:
     """The step that early stopping kept; None without any."""
     best = checkpoints / BEST
     name = Path(os.readlink(best)).name.removeprefix("global_step_") if best.is_symlink() else ""
-    return int(name) if name.isdigit() else None
+    return int(name) if name.isdecimal() else None
 
 
 def prune(
@@ -81,10 +81,11 @@ def prune(
         counts: whether a folder is one of those that stay.
 
     Returns:
-        The names of the folders that were removed.
+        The names of the folders that were removed; one that cannot be is not among them.
     """
     complete = [step for step in steps(checkpoints) if counts(step_folder(checkpoints, step))]
     old = [step for step in steps(checkpoints) if step < min(complete[-keep:], default=0) and step != spare]
-    for step in old:
-        shutil.rmtree(step_folder(checkpoints, step), ignore_errors=True)
-    return [step_folder(checkpoints, step).name for step in old]
+    folders = [step_folder(checkpoints, step) for step in old]
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+    return [folder.name for folder in folders if not folder.exists()]

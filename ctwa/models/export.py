@@ -15,7 +15,7 @@ from ctwa.errors import CtwaError
 from ctwa.models.adapter import ADAPTER
 from ctwa.models.conditioned import CONDITIONED, Conditioned
 from ctwa.models.dtypes import Dtype
-from ctwa.models.seal import damaged_files
+from ctwa.models.seal import damaged_files, read_seal
 from ctwa.run.disk import let_others_read
 
 _INDEX = "model.safetensors.index.json"
@@ -68,11 +68,7 @@ class Export:
 
     def files(self) -> dict[str, int]:
         """What the folder will have, with the bytes of what is there already: of another dtype there are others."""
-        found = {
-            str(path.relative_to(self._model)): path.stat().st_size
-            for path in sorted(self._model.rglob("*"))
-            if path.is_file()
-        }
+        found = {name: (self._model / name).stat().st_size for name in self._saved()}
         return found | {name: len(text.encode()) for name, text in self._beside().items()}
 
     def write(self) -> None:
@@ -86,7 +82,9 @@ class Export:
         self.out.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=f".{self.out.name}-", dir=self.out.parent) as scratch:
             made = Path(scratch) / self.out.name
-            shutil.copytree(self._model, made)
+            for name in self._saved():
+                (made / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(self._model / name, made / name)
             if self.dtype is not None:
                 _convert(made, self.dtype)
             if self.adapter_of is not None:
@@ -95,6 +93,11 @@ class Export:
                 (made / name).write_text(text)
             let_others_read(made)
             made.rename(self.out)
+
+    def _saved(self) -> list[str]:
+        """The model's files that were saved with it. Others, or links to any file here, are not for others to have."""
+        inside = f"{self._model.relative_to(self.checkpoint)}/"
+        return [name.removeprefix(inside) for name in read_seal(self.checkpoint) or {} if name.startswith(inside)]
 
     def _beside(self) -> dict[str, str]:
         """The files that are ours."""

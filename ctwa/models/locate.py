@@ -26,7 +26,7 @@ def steps(checkpoints: Path) -> list[int]:
     """The steps that have a folder, complete or not, in their order."""
     folders = [folder for folder in checkpoints.glob("global_step_*") if folder.is_dir() and not folder.is_symlink()]
     numbers = [folder.name.removeprefix("global_step_") for folder in folders]
-    return sorted(int(number) for number in numbers if number.isdigit() and number == str(int(number)))
+    return sorted(int(number) for number in numbers if number.isdecimal() and number == str(int(number)))
 
 
 def newest_complete(checkpoints: Path) -> Path | None:

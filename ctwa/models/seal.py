@@ -90,11 +90,14 @@ def damaged_files(folder: Path, *, within: str = "") -> tuple[str, ...]:
 
 
 def _other_sizes(folder: Path, sealed: dict[str, Sealed]) -> tuple[str, ...]:
-    return tuple(
-        name
-        for name, said in sealed.items()
-        if not (folder / name).is_file() or (folder / name).stat().st_size != said.size
-    )
+    return tuple(name for name, said in sealed.items() if _size(folder / name) != said.size)
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size if path.is_file() else None
+    except OSError:  # a name that no file can have, or a place that cannot be looked into
+        return None
 
 
 def _of_each(paths: Sequence[Path], compute: Callable[[Path], str]) -> list[str]:

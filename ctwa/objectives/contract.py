@@ -257,7 +257,8 @@ def to_group_outcomes(
 
 
 def shortened(text: str, limit: int = MAX_TEXT) -> str:
-    """``text``, cut at ``limit`` characters."""
+    """``text`` in characters that are seen, for it may be a model's or an exception's; cut at ``limit`` of them."""
+    text = "".join(each if each.isprintable() else " " for each in text[: limit + 1])
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 

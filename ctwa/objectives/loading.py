@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ctwa.errors import CtwaError, did_you_mean, neighbour, shown
+from ctwa.errors import CtwaError, did_you_mean, neighbour, shown, without_secrets
 from ctwa.shipped import shipped_folder
 
 SHIPPED = shipped_folder()
@@ -150,7 +150,7 @@ def _can_do_with(function: Callable[..., Any], kwargs: Mapping[str, Any]) -> boo
 def describe_error(error: BaseException) -> str:
     """Type and message of an exception, and where in the reward function's own file it arose."""
     try:
-        text = " ".join(str(error).split())
+        text = " ".join(without_secrets(str(error)).split())
     except Exception:  # noqa: BLE001 - an exception of the user's may have any __str__
         text = ""
     message = f"{type(error).__name__}: {text}" if text else type(error).__name__

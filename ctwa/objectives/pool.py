@@ -23,7 +23,7 @@ from time import monotonic
 from typing import Any, Literal, Protocol
 
 from ctwa.chat.scorer import USERS_DEVICES
-from ctwa.errors import CtwaError
+from ctwa.errors import CtwaError, signal_name
 from ctwa.objectives.calls import CallQueue, Chunk, Ended
 from ctwa.objectives.contract import Contract, Outcome
 from ctwa.objectives.messages import Decoder, Done, Function, Ready, Stepping, Work, encode
@@ -378,4 +378,4 @@ def _environment(path: Sequence[str]) -> dict[str, str]:
 
 
 def _status_text(status: int) -> str:
-    return f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+    return f"killed by {signal_name(-status)}" if status < 0 else f"exit status {status}"

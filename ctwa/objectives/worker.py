@@ -39,6 +39,7 @@ class _Worker:
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
         self._reader = channel.makefile("rb")
+        self._process = os.getpid()
         self._loop = asyncio.Runner()  # one event loop for the worker's life: clients that a module keeps stay usable
 
     def run(self) -> None:
@@ -97,6 +98,8 @@ class _Worker:
         await asyncio.gather(*(run(call, *payload) for call, payload in enumerate(work.calls)))
 
     def _send(self, message: object) -> None:
+        if os.getpid() != self._process:  # a function forked, and its child came back from it: the value is said once
+            os._exit(0)
         self._channel.sendall(encode(message))
 
     def _receive(self) -> Any:

@@ -11,6 +11,7 @@ import yaml
 
 from ctwa.report.curves import Curve, averaged, over_seeds
 from ctwa.report.trace import RunTrace
+from ctwa.run.documents import check_size
 from ctwa.run.dotted import dotted
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -111,8 +112,10 @@ def _experiment(run: RunTrace) -> _Experiment | None:
     described = run.info.model_dump_json(include={"method", "objectives", "model"})  # config.yaml has the engine
     config = run.folder.config.read_bytes() if run.folder.config.is_file() else b"{}"
     try:
-        return _Experiment(described, dotted(yaml.load(config, _Loader), without=_is_of_the_run))
-    except yaml.YAMLError:  # what cannot be read is like nothing else
+        settings = yaml.load(config, _Loader)
+        check_size(settings)
+        return _Experiment(described, dotted(settings, without=_is_of_the_run))
+    except (yaml.YAMLError, ValueError, RecursionError):  # what cannot be read is like nothing else
         return None
 
 

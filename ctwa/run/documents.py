@@ -11,6 +11,7 @@ import yaml
 
 from ctwa.errors import CtwaError, shown
 
+_MOST_VALUES = 1_000_000
 _MISSING = object()
 _WORDS = {dict: "a section", list: "a list", str: "text", int: "a whole number", (int, float): "a number"}
 
@@ -34,12 +35,13 @@ def read_document(path: Path, advice: str) -> dict[str, Any]:
         advice: what to do where that cannot be read, as the end of a sentence.
 
     Raises:
-        CtwaError: it is missing, in no text that can be read, has a key twice, or holds no keys.
+        CtwaError: it is missing, in no text that can be read, has a key twice, holds no keys, or has no end.
     """
     kind = "JSON" if path.suffix == ".json" else "YAML"
     try:
         text = path.read_bytes().decode("utf-8-sig")
         content = json.loads(text, object_pairs_hook=_unique) if kind == "JSON" else yaml.load(text, _Once)
+        check_size(content)
     except OSError as error:
         raise CtwaError(f"{path} cannot be read ({error.strerror}): {advice}") from error
     except (ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
@@ -47,6 +49,26 @@ def read_document(path: Path, advice: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CtwaError(f"{path} holds no keys: {advice}")
     return content
+
+
+def check_size(tree: object) -> None:
+    """See that a tree has an end: YAML can say of a few lines that they are there a billion times, or for ever.
+
+    Raises:
+        ValueError: it has none, or not soon.
+    """
+    sizes: dict[int, int] = {}
+
+    def size(node: object) -> int:
+        if not isinstance(node, dict | list):
+            return 1
+        if id(node) not in sizes:
+            sizes[id(node)] = _MOST_VALUES + 1  # should it contain itself
+            sizes[id(node)] = 1 + sum(map(size, node.values() if isinstance(node, dict) else node))
+        return sizes[id(node)]
+
+    if size(tree) > _MOST_VALUES:
+        raise ValueError(f"its references make more than {_MOST_VALUES:,} values of it")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

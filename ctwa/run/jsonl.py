@@ -187,6 +187,11 @@ class JsonLinesWriter:
         self.close()
 
 
+def dropped(path: Path) -> Path:
+    """Where the records are that a resumed run makes again, of a file."""
+    return path.with_suffix(".dropped.jsonl")
+
+
 def _rewind(path: Path, keep: Callable[[dict[str, Any]], bool], form: Any) -> list[dict[str, Any]]:
     kept_lines, dropped_lines, kept = [], [], []
     for line, record in _read_lines(path, form):
@@ -197,10 +202,10 @@ def _rewind(path: Path, keep: Callable[[dict[str, Any]], bool], form: Any) -> li
             dropped_lines.append(line.rstrip(b"\n") + b"\n")
     if dropped_lines:
         # Before the file itself is replaced: a crash between the two repeats dropped records, and loses none.
-        with path.with_suffix(".dropped.jsonl").open("ab") as dropped:
-            dropped.writelines(dropped_lines)
-            dropped.flush()
-            os.fsync(dropped.fileno())
+        with dropped(path).open("ab") as file:
+            file.writelines(dropped_lines)
+            file.flush()
+            os.fsync(file.fileno())
     content = b"".join(kept_lines)
     if content != path.read_bytes():
         write_atomically(path, content)

@@ -14,6 +14,17 @@ def hold(file: IO[bytes]) -> None:
         fcntl.flock(file, fcntl.LOCK_SH)
 
 
+def hold_alone(file: IO[bytes]) -> bool:
+    """The same where no other process holds it; whether that is so. Of two that begin at one moment one is told no."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # no locks
+        return True
+    return True
+
+
 def is_held(path: Path) -> bool:
     """Whether a process is seen to `hold` the file; on some network file systems only those of this machine are."""
     try:

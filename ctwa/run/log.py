@@ -13,9 +13,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from ctwa.errors import CtwaError
+from ctwa.errors import CtwaError, without_secrets
 from ctwa.run.disk import DiskFull, why_full
-from ctwa.run.lock import hold
+from ctwa.run.lock import hold_alone
 from ctwa.run.text import clean
 
 _STDOUT, _STDERR = 1, 2
@@ -50,20 +50,29 @@ def quiet(log: Path, *, how_to_go_on: Callable[[], str] | None = None) -> Iterat
 
     Raises:
         RunFailed: the body raised an error; it has been reported.
-        CtwaError: the log cannot be opened.
+        CtwaError: the log cannot be opened, or another run writes it.
     """
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
-        log_descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        held = log.open("ab")
     except OSError as error:
         raise CtwaError(f"{log} cannot be written ({error.strerror}): give another folder, or mend that") from error
+    # A descriptor of its own holds it: what is started inside inherits the others, and may outlive the run.
+    with held:
+        if not hold_alone(held):
+            raise CtwaError(
+                f"another run began in {log.parent} at the same moment: wait for its end, or give another folder"
+            )
+        yield from _logged(log, how_to_go_on)
+
+
+def _logged(log: Path, how_to_go_on: Callable[[], str] | None) -> Iterator[Console]:
+    log_descriptor = os.open(log, os.O_WRONLY | os.O_APPEND)
     _flush()
     terminal = os.dup(_STDOUT)
     error_terminal = os.dup(_STDERR)
     begin = os.fstat(log_descriptor).st_size
-    # Held by a descriptor of its own: what is started inside inherits the others, and may outlive the run.
-    with log.open("ab") as held, os.fdopen(os.dup(terminal), "w", encoding="utf-8", errors="replace") as screen:
-        hold(held)
+    with os.fdopen(os.dup(terminal), "w", encoding="utf-8", errors="replace") as screen:
         console = Console(file=screen, width=_terminal_width(terminal))
         os.dup2(log_descriptor, _STDOUT)
         os.dup2(log_descriptor, _STDERR)
@@ -75,8 +84,9 @@ def quiet(log: Path, *, how_to_go_on: Callable[[], str] | None = None) -> Iterat
                 cause = DiskFull(full)
             _flush()
             telling = [] if isinstance(cause, CtwaError) else _telling_lines(log, begin)
+            where = without_secrets("".join(traceback.format_exception(error)))
             with contextlib.suppress(OSError):  # the log may be on the very disk that is full
-                os.write(log_descriptor, "".join(traceback.format_exception(error)).encode(errors="replace"))
+                os.write(log_descriptor, where.encode(errors="replace"))
             message = [*_message(cause, telling, log), *([] if how_to_go_on is None else [(how_to_go_on(), "")])]
             for line, style in message:
                 console.print(Text(line, style), soft_wrap=True, highlight=False)
@@ -133,7 +143,7 @@ def _telling_lines(log: Path, begin: int) -> list[str]:
 
 
 def _message(error: BaseException, telling: list[str], log: Path) -> Iterator[tuple[str, str]]:
-    first, *more = str(error).strip().splitlines() or [""]
+    first, *more = without_secrets(str(error)).strip().splitlines() or [""]
     if isinstance(error, CtwaError):
         yield f"error: {clean(first)}", "bold red"
     else:

@@ -8,7 +8,7 @@ from itertools import takewhile
 from typing import Any
 
 from ctwa.batch import Reward
-from ctwa.errors import CtwaError
+from ctwa.errors import CtwaError, without_secrets
 from ctwa.run.alarms import alarm_event
 from ctwa.run.folder import RunFolder, alarm_monitor
 from ctwa.run.log import remote_cause
@@ -100,7 +100,7 @@ class RunRecorder:
             how_to_go_on: what the user can do.
         """
         cause, last = remote_cause(error), max(self.last_step, 0)
-        first, *more = str(cause).strip().splitlines() or [""]
+        first, *more = without_secrets(str(cause)).strip().splitlines() or [""]
         details = [each.strip() for each in takewhile(lambda each: each.startswith("\t"), more)]
         if details:  # Ray's, of an actor that has died: its class and process
             first += f" ({', '.join(details)})"

@@ -17,6 +17,11 @@ def clean(name: str) -> str:
     return "".join(character if character.isprintable() else " " if character.isspace() else "�" for character in name)
 
 
+def clean_lines(text: str) -> str:
+    """The same of every line of a text."""
+    return "\n".join(map(clean, text.split("\n")))
+
+
 def fit(name: str, width: int) -> str:
     """A name in exactly `width` terminal cells: padded, or cut with an ellipsis."""
     name = clean(name)

@@ -9,13 +9,23 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
-from typing import Any, Literal, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
+
+import msgspec
 
 import ctwa
 from ctwa.arguments import check_count
 from ctwa.errors import CtwaError
 from ctwa.run.jsonl import SCHEMA, AnyRecord, Count, JsonLinesWriter, iterate_jsonl, read_jsonl
 
+LARGEST = 1e150
+"""Of a metric: what is larger counts as infinite, for its square is, and no mean could be taken of it."""
+_LONG = 2**63
+Metric = (
+    Annotated[int, msgspec.Meta(ge=-_LONG, le=_LONG - 1)]
+    | Annotated[float, msgspec.Meta(ge=-LARGEST, le=LARGEST)]
+    | None
+)
 ENDS = ("stop", "error")
 """The kinds of events that say why a run ended before its last step."""
 
@@ -25,8 +35,8 @@ class Record(AnyRecord):
 
     step: Count  # 0 is before the first update
     time: float  # s since 1970, when the record was written
-    metrics: dict[str, int | float | None]
-    non_finite: NotRequired[list[str]]  # the metrics that were NaN or infinite, and are null above
+    metrics: dict[str, Metric]
+    non_finite: NotRequired[list[str]]  # the metrics that were NaN, infinite or too large, and are null above
 
 
 class Event(AnyRecord):
@@ -46,7 +56,7 @@ class SampleRecord(AnyRecord):
     row: NotRequired[Count]
     prompt: str
     response: str
-    rewards: dict[str, int | float | None]
+    rewards: dict[str, Metric]
     weights: NotRequired[dict[str, int | float] | None]
 
 
@@ -85,12 +95,12 @@ def make_record(step: int, metrics: Mapping[str, Any], *, clock: Callable[[], fl
         CtwaError: a metric is not a number.
     """
     numbers = {key: _number(key, value) for key, value in metrics.items()}
-    non_finite = [key for key, value in numbers.items() if not math.isfinite(value)]
+    non_finite = [key for key, value in numbers.items() if not abs(value) <= LARGEST]
     record: Record = {
         "schema": SCHEMA,
         "step": step,
         "time": clock(),
-        "metrics": {key: value if math.isfinite(value) else None for key, value in numbers.items()},
+        "metrics": {key: value if abs(value) <= LARGEST else None for key, value in numbers.items()},
     }
     if non_finite:
         record["non_finite"] = non_finite
@@ -233,10 +243,12 @@ def _up_to(step: int | None) -> Callable[[dict[str, Any]], bool] | None:
 
 
 def _number(key: str, value: Any) -> float:
-    if isinstance(value, Integral):
+    if isinstance(value, Integral) and -_LONG <= int(value) < _LONG:
         return int(value)
     try:
         return float(value)
+    except OverflowError:  # a whole number beyond every float
+        return math.inf
     except (TypeError, ValueError) as error:
         raise CtwaError(f"metric {key!r} is {value!r}; pass a number") from error
 
@@ -245,7 +257,7 @@ def _reward(name: str, value: float | None) -> float | None:
     if value is None:
         return None
     number = _number(f"objective/{name}", value)
-    return number if math.isfinite(number) else None
+    return number if abs(number) <= LARGEST else None
 
 
 def _shorten(text: str, max_characters: int) -> str:

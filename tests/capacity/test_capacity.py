@@ -243,6 +243,39 @@ class TestMeasured:
         assert shape.num_active_parameters == shape.num_parameters - 512 * 64
         assert shape.num_block_parameters * 3 + 2 * 512 * 64 + 64 == shape.num_parameters
 
+    @pytest.mark.parametrize("targets", ["all-linear", ["c_attn"], ["attn"], r".*\.1\.mlp\.c_.*"])
+    def test_an_adapter_is_counted_where_peft_puts_one(self, targets: str | list[str]) -> None:
+        """GPT-2's matrices are of a class of their own, and the end of a name is a whole part of it."""
+        from peft import LoraConfig, get_peft_model
+        from transformers import GPT2Config, GPT2LMHeadModel
+
+        model = GPT2LMHeadModel(GPT2Config(n_layer=2, n_embd=32, n_head=2, vocab_size=64))
+        shape = shape_of(model, model.config)
+        trained = 0
+        if targets != ["attn"]:
+            adapted = get_peft_model(model, LoraConfig(r=4, target_modules=targets, fan_in_fan_out=True))
+            trained = sum(each.numel() for each in adapted.parameters() if each.requires_grad)
+
+        assert shape.adapter_parameters(4, targets) == trained
+
+    def test_experts_are_found_by_their_shape_too(self) -> None:
+        from transformers import GraniteMoeConfig, GraniteMoeForCausalLM
+
+        sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "vocab_size": 64}
+        config = GraniteMoeConfig(num_attention_heads=2, num_local_experts=8, num_experts_per_tok=2, **sizes)
+        shape = shape_of(GraniteMoeForCausalLM(config), config)
+
+        in_experts = 2 * 8 * (16 * 2 * 32 + 32 * 16)
+        unused = shape.num_parameters - shape.num_active_parameters
+        assert unused == in_experts * 6 // 8 + (0 if config.tie_word_embeddings else 64 * 16)
+
+    def test_a_model_without_attention_is_refused(self, tmp_path: Path) -> None:
+        from transformers import MambaConfig
+
+        MambaConfig(num_hidden_layers=1, hidden_size=16, vocab_size=64).save_pretrained(tmp_path)
+        with pytest.raises(CtwaError, match="nothing is known of what a MambaForCausalLM takes: a plan counts blocks"):
+            read_shape(tmp_path)
+
     def test_a_checkpoint_is_what_runs_have_saved(self) -> None:
         """Bytes of two checkpoints of SmolLM2-135M, all weights and an adapter of rank 8; and of a testbed's model."""
         smol = replace(SHAPE, num_parameters=134_515_008)

@@ -71,6 +71,7 @@ def test_a_command_says_what_is_wrong(
     told = (found.out + found.err).replace(f"{tmp_path}/", "").replace(f"{ROOT}/", "")
     assert found.traceback == ""
     assert "Traceback" not in told
+    assert "\x1b" not in told  # what a file holds moves no cursor
     assert case.says in told
     assert found.code == case.code
     if case.code == 2:

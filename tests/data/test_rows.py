@@ -185,6 +185,18 @@ class TestReading:
             assert open_rows(path).num_rows == 0
             assert open_rows(path).sample(9) == open_rows(path).head(9) == []
 
+    @pytest.mark.parametrize(
+        "kind", [pa.timestamp("us", "Europe/Nowhere"), pa.timestamp("us"), pa.date64(), pa.duration("s")], ids=str
+    )
+    def test_a_value_that_python_has_not_is_told_by_its_row(self, kind: pa.DataType, tmp_path: Path) -> None:
+        longest = pa.array([0, 2**59, 0], pa.int64()).cast(kind)
+        pq.write_table(pa.table({"when": longest}), tmp_path / "a.parquet")
+        file = open_rows(tmp_path / "a.parquet")
+
+        for rows in (file.head(3), file.sample(9)):
+            assert "its when is no value of Python's" in (row_fault(rows[1]) or "")
+            assert [row.index for row in rows] == [0, 1, 2]
+
     def test_text_that_is_not_utf_8_is_told_by_its_row(self, tmp_path: Path, write: Write) -> None:
         texts = pa.array([b"a", b"\xff\xfe", b"c"]).cast(pa.binary()).view(pa.string())
         pq.write_table(pa.table({"number": [0, 1, 2], "text": texts}), tmp_path / "a.parquet")

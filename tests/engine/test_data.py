@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,8 @@ def handed_over(config: DictConfig) -> tuple[RunData, DictConfig, list[dict[str,
     info = RunInfo(method="linear", objectives={}, num_steps=1)
     run = RunFolder.create(config.ctwa.run, {}, info, resume=True)
     before = run.events.read_text() if run.events.exists() else ""
-    recorder = Recorder(run, resume=bool(before), num_samples=0, seed=0, stop_on=[])
-    for_verl = data.hand_over(config, recorder)
-    recorder.close()
+    with closing(Recorder(run, resume=bool(before), num_samples=0, seed=0, stop_on=[])) as recorder:
+        for_verl = data.hand_over(config, recorder)
     return data, for_verl, [json.loads(each) for each in run.events.read_text()[len(before) :].splitlines()]
 
 
@@ -128,6 +128,18 @@ def test_a_run_that_goes_on_has_the_same_rows_and_says_where_a_file_changed(
     assert [(each["kind"], each["text"].split(":")[0]) for each in events] == [
         ("data-changed", f"{tmp_path}/sums.jsonl")
     ]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"train_files": {}}'])
+def test_what_a_run_began_with_may_be_damaged(
+    content: str, changed: Changed, lines: Callable[..., str], tmp_path: Path
+) -> None:
+    config = changed(SETTINGS | {"data.train_files": [lines()], "ctwa.run": f"{tmp_path}/run"})
+    handed_over(config)
+    (tmp_path / "run" / "data" / "sources.json").write_text(content)
+
+    with pytest.raises(CtwaError, match=r"sources\.json is not as the run wrote it .*: restore it, or take it away$"):
+        handed_over(config)
 
 
 def test_rows_that_are_left_out_are_counted(changed: Changed, lines: Callable[..., str], tmp_path: Path) -> None:

@@ -150,6 +150,9 @@ def test_what_is_said_of_a_run_that_ended_before_it_had_a_folder() -> None:
     assert obituary(Ended(-11, {}), None) == (
         "the run's process crashed, or was ended from outside (SIGSEGV), before the run began"
     )
+    assert obituary(Ended(-40, {}), None) == (  # a real-time signal, for which Python has no name
+        "the run's process crashed, or was ended from outside (signal 40), before the run began"
+    )
     assert obituary(Ended(1, {"fault": "Ray's GCS has died"}), None) == (
         "Ray's GCS has died; with it the run's process was ended from within (exit status 1), before the run began"
     )

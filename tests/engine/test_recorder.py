@@ -228,6 +228,8 @@ class TestResume:
         assert steps(run) == [0]
         dropped = run.metrics.with_suffix(".dropped.jsonl").read_text().splitlines()
         assert [json.loads(line)["step"] for line in dropped] == [0, 1]
+        said = "no checkpoint is complete: starting over; the records up to step 1 are in metrics.dropped.jsonl"
+        assert [event["text"] for event in read_jsonl(run.events)] == [said]
 
     def test_the_checkpoints_own_step_is_not_recorded_twice(self, run: RunFolder, recorder: Recorder) -> None:
         recorder.step(2, {"x": 2})

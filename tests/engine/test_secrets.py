@@ -1,11 +1,17 @@
-"""What a reward takes from the environment is in no file of the run."""
+"""What a reward takes from the environment is in no file of the run, and not in what its exceptions say."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
+from ctwa.engine.recorder import Recorder
 from ctwa.engine.secrets import written_config
+from ctwa.objectives.loading import describe_error
+from ctwa.run.folder import RunFolder, RunInfo
+from ctwa.run.log import RunFailed, quiet
 
 
 def test_the_values_that_rewards_take_from_the_environment_stay_expressions(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,6 +32,31 @@ def test_the_values_that_rewards_take_from_the_environment_stay_expressions(monk
     }
     assert "hush" not in str(written)
     assert config.ctwa.objectives.judge.kwargs["key"] == "hush"
+
+
+SAID = "Illegal header value b'Bearer hush-hush-hush\\n', asking https://me:mypassword@host/v1?q=a@b"
+TOLD = "Illegal header value b'Bearer ***\\n', asking https://***@host/v1?q=a@b"
+
+
+def test_what_a_reward_raises_names_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUDGE_KEY", "hush-hush-hush\n")  # from a file, as such an exception comes about
+    monkeypatch.setenv("SHORT_KEY", "I")
+
+    assert describe_error(RuntimeError(SAID)) == f"RuntimeError: {TOLD}"
+
+
+def test_what_ends_a_run_names_no_secret_in_its_files_and_on_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("JUDGE_KEY", "hush-hush-hush")
+    run = RunFolder.create(tmp_path / "run", {}, RunInfo(method="linear", objectives={}, num_steps=4))
+    with pytest.raises(RunFailed), quiet(run.engine_log), Recorder(run, resume=False, num_samples=1, seed=0):
+        raise RuntimeError(SAID)
+
+    for told in (run.events.read_text(), run.engine_log.read_text(), capfd.readouterr().out):
+        assert "***@host" in told
+        assert "hush" not in told
+        assert "mypassword" not in told
 
 
 def test_a_run_without_objectives_of_rewards_is_written_as_it_is() -> None:

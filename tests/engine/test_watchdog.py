@@ -232,6 +232,22 @@ def test_one_that_cannot_tell_what_it_saw_ends_the_run(said: list[str]) -> None:
     assert said == ["the folder was moved"]
 
 
+def test_where_nobody_tells_of_the_processes_a_phase_still_has_its_limit(said: list[str]) -> None:
+    over = threading.Event()
+
+    def end(fault: str) -> None:
+        said.append(fault)
+        over.set()
+
+    def unanswered() -> list[Process]:
+        raise RuntimeError("the GCS does not answer")
+
+    watchdog = Watchdog(WatchdogSettings(every=0.1, floor=0.1, ceiling=0.2), end=end, say=said.append)
+    with watchdog.watching(), watchdog.sees(unanswered), watchdog.phase("gen"):
+        assert over.wait(60)
+    assert said[0].startswith("the phase gen lasts for 0:00:00 (ctwa.watchdog allows 0:00:00); no process is here")
+
+
 def test_after_its_end_nothing_is_looked_at(make: Callable[..., Watchdog], said: list[str]) -> None:
     watchdog = make(every=0.1)
     with watchdog.watching(), watchdog.sees(lambda: [QUEUE]):

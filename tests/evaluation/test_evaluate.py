@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -295,6 +296,22 @@ class TestWithoutAFile:
         assert trusted.objectives["mine"].kwargs == {"key": "hush"}
         RunFolder(run).origin.write_text(str(mark(text.encode())))
         assert config_of([str(run)]).generation == trusted
+
+    @pytest.mark.parametrize(
+        "reward_fn", ["ctwa.objectives.check:check_reward", "ctwa.own/rewards.py:f", "ctwa.testbed.rewards.py:f"]
+    )
+    def test_what_only_begins_like_a_reward_of_ctwa_is_code_too(
+        self, reward_fn: str, places: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Some functions of ctwa run the code that their arguments name, and a file may have any name."""
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+        run = shutil.copytree(places.run, tmp_path / "run")
+        written = yaml.safe_load((run / "config.yaml").read_text())
+        written["ctwa"]["objectives"]["mine"] = {"reward_fn": reward_fn, "kwargs": {"spec": "run/mine.py:f"}}
+        (run / "config.yaml").write_text(yaml.safe_dump(written))
+
+        with pytest.raises(CtwaError, match=rf"run was not made by you, .* the code of {re.escape(reward_fn)}, .*"):
+            config_of([str(run)])
 
     def test_models_on_a_testbed(self, places: SimpleNamespace) -> None:
         checkpoint = str(places.run / "checkpoints" / "global_step_2")

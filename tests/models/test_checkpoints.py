@@ -95,6 +95,17 @@ def test_pruning_keeps_the_newest_and_the_best(run: RunFolder) -> None:
     assert checkpoints(run, "--keep", "1").output.splitlines()[0] == "removed: nothing"
 
 
+def test_what_cannot_be_removed_is_not_said_to_be(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another user's, say, or on a disk that is read-only."""
+
+    def cannot(path: str, *_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr("os.unlink", cannot)
+    assert checkpoints(run, "--keep", "1").output.startswith("removed: nothing\n")
+    assert steps(run.checkpoints) == [2, 4, 6, 8]
+
+
 def test_only_whole_checkpoints_count_among_those_that_stay_and_what_is_exported_is_there(
     run: RunFolder, tmp_path: Path
 ) -> None:
@@ -146,6 +157,20 @@ def test_an_exported_model_is_the_saved_one_with_a_card(run: RunFolder, tmp_path
     assert "| accuracy | 0.500 to 0.750 | 0.250 | 0.625 |" in card
     assert "| brevity | 0.500 | 0.500 | 0.500 |" in card
     assert str(tmp_path) not in card
+
+
+def test_what_was_put_beside_a_saved_model_is_not_exported(run: RunFolder, tmp_path: Path) -> None:
+    """Who pushes a run that was downloaded would publish what a link in it leads to."""
+    private = tmp_path / "private.json"
+    private.write_text("{}")
+    model = step_folder(run.checkpoints, 4) / "actor" / "huggingface"
+    (model / "settings.json").symlink_to(private)
+    (model / "modeling.py").write_text("")
+
+    checkpoints(run, "--export", str(tmp_path / "out"), "--step", "4")
+
+    assert not {"settings.json", "modeling.py"} & {path.name for path in (tmp_path / "out").iterdir()}
+    assert (tmp_path / "out" / "config.json").is_file()
 
 
 def test_an_adapter_is_exported_alone_and_names_its_model(run: RunFolder, tmp_path: Path) -> None:

@@ -57,6 +57,13 @@ def test_what_is_no_seal_is_none(content: bytes, tmp_path: Path) -> None:
     assert damaged_files(tmp_path) == (SEAL_FILE,)
 
 
+def test_a_name_that_no_file_can_have_is_that_of_a_file_that_is_gone(tmp_path: Path) -> None:
+    name = "n" * 300
+    (save(tmp_path) / SEAL_FILE).write_text(json.dumps({"files": {name: {"size": 1, "sha256": ""}}}))
+
+    assert damaged_files(tmp_path) == (name,)
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_that_is_gone_cut_short_or_changed_breaks_it(name: str, tmp_path: Path) -> None:
     path = save(tmp_path) / name

@@ -138,11 +138,12 @@ def test_every_way_to_fail_is_masked_for_its_row_alone_and_counted(
             if case == 9:
                 while True: pass
             if case == 11: return Unshowable()
+            if case == 12: os.kill(os.getpid(), 40)  # a signal that has no name
             return 0.5
         class Unshowable:
             def __repr__(self): raise ValueError("nothing to show")
     """)
-    evaluation = score({"o": ObjectiveConfig(reward_fn=f"{path}:f", timeout=SHORT)}, completions(13))
+    evaluation = score({"o": ObjectiveConfig(reward_fn=f"{path}:f", timeout=SHORT)}, completions(14))
     assert [(f.row, f.reason, f.text) for f in evaluation.failures] == [
         (1, "exception", "KeyError: 'answer' (rewards.py, line 5)"),
         (2, "timeout", "no value within 0.5 s"),
@@ -153,20 +154,21 @@ def test_every_way_to_fail_is_masked_for_its_row_alone_and_counted(
         (7, "none", "the function returned None"),
         (8, "exception", "SystemExit: 1 (rewards.py, line 12)"),
         (9, "timeout", "no value within 0.5 s"),
-        (11, "exception", "ValueError: nothing to show (rewards.py, line 18)"),
+        (11, "exception", "ValueError: nothing to show (rewards.py, line 19)"),
+        (12, "crashed", "the call ended its process (killed by signal 40)"),
     ]
     rewards_N, scored_N = evaluation.matrix.column("o")
-    assert rewards_N.tolist() == [0.5, *[0.0] * 9, 0.5, 0.0, 0.5]
-    assert scored_N.tolist() == [True, *[False] * 9, True, False, True]
+    assert rewards_N.tolist() == [0.5, *[0.0] * 9, 0.5, 0.0, 0.0, 0.5]
+    assert scored_N.tolist() == [True, *[False] * 9, True, False, False, True]
     metrics = evaluation.metrics()
     assert metrics.pop("objective/o/seconds") >= 2 * SHORT
     assert metrics == {
         "objective/o/mean": 0.5,
         "objective/o/std": 0.0,
         "objective/o/applicable_frac": 1.0,
-        "objective/o/scored_frac": 3 / 13,
-        "objective/o/timeout_frac": 2 / 13,
-        "objective/o/error_frac": 7 / 13,
+        "objective/o/scored_frac": 3 / 14,
+        "objective/o/timeout_frac": 2 / 14,
+        "objective/o/error_frac": 8 / 14,
     }
 
 
@@ -232,6 +234,20 @@ def test_an_objective_is_scored_when_it_is_due(reward_file: RewardFile, completi
         assert all(step.keys() == {"always", "rare"} and step["always"] for step in steps)
         assert scored_at(Moment("val", 2)) == dict.fromkeys(objectives, True)
         assert scored_at(Moment()) == dict.fromkeys(objectives, True)  # outside of a run
+
+
+def test_a_value_is_said_once_where_a_function_forks_and_both_come_back(
+    reward_file: RewardFile, completions: Completions
+) -> None:
+    path = reward_file("""
+        import os
+        def f(response):
+            os.fork()
+            return float(response.split()[1])
+    """)
+    evaluation = score({"o": ObjectiveConfig(reward_fn=f"{path}:f", timeout=30)}, completions(6))
+    assert values(evaluation) == [0, 1, 2, 3, 4, 5]
+    assert evaluation.matrix.column("o")[1].all()
 
 
 def test_a_call_that_holds_the_interpreter_lock_is_killed_too(

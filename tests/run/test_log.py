@@ -219,6 +219,19 @@ def test_a_log_that_cannot_be_opened_is_said_in_one_sentence(tmp_path):
         quiet(tmp_path / "engine.log").__enter__()
 
 
+def test_of_two_runs_that_begin_at_one_moment_one_has_the_folder(tmp_path, capfd):
+    """Both have seen that nobody holds it."""
+    log = tmp_path / "engine.log"
+    with quiet(log):
+        with pytest.raises(CtwaError, match=r"^another run began in .* at the same moment: wait for its end, or give"):
+            quiet(log).__enter__()
+        os.write(1, b"the first goes on\n")
+    with quiet(log):
+        pass
+    assert log.read_text() == "the first goes on\n"
+    assert capfd.readouterr().out == ""
+
+
 def test_a_huge_log_is_read_from_its_end_only(tmp_path):
     log = tmp_path / "log"
     log.write_text("x" * 200_000 + "\nfatal: the end\n")

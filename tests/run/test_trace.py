@@ -71,10 +71,11 @@ def test_what_is_no_number_is_refused_by_its_name(path):
 
 def test_non_finite_numbers_are_null_and_listed(path):
     with TraceWriter(path) as writer:
-        writer.write(1, {"a": math.nan, "b": 1.0, "c": -math.inf})
+        writer.write(1, {"a": math.nan, "b": 1.0, "c": -math.inf, "d": 1e200, "e": 10**400, "f": 2**70})
     strict = json.loads(path.read_text(), parse_constant=lambda text: pytest.fail(f"{text} is not JSON"))
-    assert strict["metrics"] == {"a": None, "b": 1.0, "c": None}
-    assert strict["non_finite"] == ["a", "c"]
+    assert strict["metrics"] == {"a": None, "b": 1.0, "c": None, "d": None, "e": None, "f": 2.0**70}
+    assert strict["non_finite"] == ["a", "c", "d", "e"]
+    assert read_trace(path) == [strict]
 
 
 def test_a_step_is_not_written_twice(path):

@@ -207,6 +207,9 @@ BOUNDS: dict[str, Bound] = {
     #
     f"{ROLLOUT}.name": choice("transformers", "vllm", "sglang", "trtllm"),
     f"{ROLLOUT}.mode": choice("async"),
+    f"{ROLLOUT}.agent.agent_loop_config_path": text("a YAML file") | NOTHING,
+    f"{ROLLOUT}.multi_turn.tool_config_path": text("a YAML file") | NOTHING,
+    f"{ROLLOUT}.multi_turn.function_tool_path": text("a Python file") | NOTHING,
     f"{ROLLOUT}.load_format": LOAD_FORMAT,
     f"{ROLLOUT}.n": whole(1, 100_000),
     f"{ROLLOUT}.temperature": number(0, 100, above=True),

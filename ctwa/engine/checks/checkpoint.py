@@ -81,6 +81,12 @@ def _refuse_foreign_code(checkpoint: Path) -> None:
     """Verl unpickles what it saved, which runs whatever a file names: so each may name only what verl's own do."""
     from torch.serialization import get_unsafe_globals_in_checkpoint
 
+    for folder in sorted(checkpoint.rglob("*")):
+        if folder.is_symlink() and folder.is_dir():
+            raise CtwaError(
+                f"{folder} leads to another folder, and what is there is not looked into: put the folder itself in its "
+                f"place, or write {TRUST} if you know who made it"
+            )
     for file in sorted(checkpoint.rglob("*.pt")):
         try:
             foreign = sorted(set(get_unsafe_globals_in_checkpoint(str(file))) - KNOWN)

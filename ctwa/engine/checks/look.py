@@ -7,6 +7,7 @@ cheap comes first; together it takes a second or two.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -104,16 +105,29 @@ def look_at_trained_model(config: DictConfig) -> Any:
 
 
 def _check_target_modules(config: DictConfig) -> None:
-    """See that a LoRA adapter has modules to sit in: peft matches a list's names with the ends of theirs."""
+    """See that a LoRA adapter has modules to sit in: peft matches a list's names with the ends of theirs, and a text,
+    which is a pattern, with all of a name.
+    """
     model = config.actor_rollout_ref.model
     targets = model.get("target_modules")
-    if not model.get("lora_rank") or not targets or isinstance(targets, str):
-        return  # a text is all-linear, or a pattern of peft's
+    if not model.get("lora_rank") or not targets or targets == "all-linear":
+        return
     shapes = weight_shapes(model_source(config))
     if shapes is None:
         return
     modules = {name.removesuffix(".weight") for name, shape in shapes.items() if len(shape) == 2}
     ends = sorted({name.rsplit(".", 1)[-1] for name in modules})
+    if isinstance(targets, str):
+        try:
+            matches = any(re.fullmatch(targets, name) for name in modules)
+        except re.error:
+            matches = False
+        if not matches:
+            raise CtwaError(
+                f"actor_rollout_ref.model.target_modules={targets}: a text is a pattern of whole names, such as "
+                f"{min(modules)}, and this is of none: write a list, e.g. [{ends[0]}], or all-linear"
+            )
+        return
     for target in targets:
         if not any(f".{name}".endswith(f".{target}") for name in modules):
             raise CtwaError(

@@ -81,6 +81,19 @@ def test_code_that_is_hidden_among_the_files_of_an_archive_is_found(tmp_path: Pa
         check_checkpoint(config(), tmp_path)
 
 
+def test_a_folder_that_lies_elsewhere_is_not_gone_on_from_unlooked_at(tmp_path: Path) -> None:
+    """No glob follows a link to a folder, and torch does."""
+    folder = save(tmp_path, 2, sealed=False)
+    torch.save(Planted(), folder / "actor" / "optim_world_size_1_rank_0.pt")
+    seal(folder)
+    (folder / "actor").rename(tmp_path / "elsewhere")
+    (folder / "actor").symlink_to(tmp_path / "elsewhere")
+
+    with pytest.raises(CtwaError, match=r"actor leads to another folder, .*: put .*, or write ctwa.trust_checkpoint="):
+        check_checkpoint(config(), tmp_path)
+    check_checkpoint(config(trust=True), tmp_path)
+
+
 def test_a_run_whose_checkpoints_were_all_damaged_does_not_start_over_unasked(tmp_path: Path) -> None:
     for step in (2, 4):
         (save(tmp_path, step, data={}) / "data.pt").write_bytes(b"")

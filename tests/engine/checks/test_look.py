@@ -263,6 +263,8 @@ class TestModels:
         [
             ({"override_config.attn_implementation": "sdpaa"}, r"=sdpaa is no attention of .*; did you mean 'sdpa'\?"),
             ({"lora_rank": 4, "target_modules": ["q_proj", "qproj"]}, r"has no qproj: .*; did you mean 'q_proj'\?"),
+            ({"lora_rank": 4, "target_modules": "q_proj"}, r"=q_proj: a text is a pattern of whole names, such as .*"),
+            ({"lora_rank": 4, "target_modules": "*_proj"}, r"=\*_proj: .* of none: write a list, e.g. \[\w+\], or all"),
         ],
     )
     def test_names_of_parts_that_it_has_not(self, changed: Changed, values: dict[str, object], sentence: str) -> None:
@@ -278,7 +280,7 @@ class TestModels:
         with pytest.raises(CtwaError, match="=ctwa_packed is no attention of transformers"):
             check_attention(changed(packed | {"trainer.device": "cuda"}))
 
-    @pytest.mark.parametrize("targets", [["q_proj", "self_attn.v_proj"], "all-linear"])
+    @pytest.mark.parametrize("targets", [["q_proj", "self_attn.v_proj"], "all-linear", r".*\.q_proj"])
     def test_an_adapter_in_parts_that_it_has(self, changed: Changed, targets: object) -> None:
         check_config(
             changed({"actor_rollout_ref.model.lora_rank": 4, "actor_rollout_ref.model.target_modules": targets})
