@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -26,7 +25,7 @@ from torch import Tensor
 
 from ctwa.errors import CtwaError
 from ctwa.method_info import MethodInfo, Options
-from ctwa.run.disk import let_others_read
+from ctwa.run.disk import let_others_read, sync
 from ctwa.run.documents import read_document
 from ctwa.weights import shares
 
@@ -117,9 +116,9 @@ def merge_folders(folders: Mapping[str, Path], weights: Mapping[str, float], tar
             save_file(merged, made / file, metadata={"format": "pt"})
         let_others_read(made)
         for path in made.iterdir():
-            _sync(path)
+            sync(path)
         made.rename(target)
-    _sync(target.parent)
+    sync(target.parent)
 
 
 class _Folder(Mapping[str, Tensor]):
@@ -330,12 +329,3 @@ def _merged_config(configs: Mapping[str, Mapping[str, Any]]) -> str:
     rank = sum(config["r"] for config in configs.values())
     merged = {**next(iter(configs.values())), "r": rank, "lora_alpha": rank, "use_rslora": False}
     return json.dumps(merged, indent=2) + "\n"
-
-
-def _sync(path: Path) -> None:
-    """Bring a file, or what a folder lists, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

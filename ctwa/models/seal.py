@@ -15,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+from ctwa.run.disk import sync
 from ctwa.run.jsonl import write_atomically
 
 SEAL_FILE = "complete.json"
@@ -40,7 +41,11 @@ def seal(folder: Path) -> None:
         str(path.relative_to(folder)): {"size": path.stat().st_size, "sha256": sha256}
         for path, sha256 in zip(paths, _of_each(paths, _synced_sha256), strict=True)
     }
+    for each in (folder, *filter(Path.is_dir, folder.rglob("*"))):
+        sync(each)
     write_atomically(folder / SEAL_FILE, json.dumps({"files": files}, indent=1).encode())
+    for each in (folder, folder.parent):  # for what makes room now counts on it
+        sync(each)
 
 
 def read_seal(folder: Path) -> dict[str, Sealed] | None:

@@ -47,6 +47,18 @@ def check_place(path: Path) -> None:
         raise CtwaError(f"{path} cannot be written, for {above} is not yours to: give another place")
 
 
+def sync(path: Path) -> None:
+    """Bring a file, or what a folder lists, to the disk. Some file systems know no such thing of folders."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL or not path.is_dir():
+            raise
+    finally:
+        os.close(descriptor)
+
+
 def why_full(error: BaseException, folder: Path, *, sure: bool = True) -> str | None:
     """The beginning of a sentence that says which disk is full, if that is why the error was raised; else None.
 

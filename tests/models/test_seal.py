@@ -115,16 +115,19 @@ def test_sealing_twice_is_sealing_once(tmp_path: Path) -> None:
     assert set(first or ()) == set(FILES)
 
 
-def test_every_file_is_on_the_disk_before_the_seal_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    synced = []
+def test_every_file_and_its_folder_is_on_the_disk_before_the_seal_is_and_the_seal_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, after = set(), set()
     sync = os.fsync
 
     def note(descriptor: int) -> None:
-        assert not (tmp_path / SEAL_FILE).exists()
-        synced.append(os.fstat(descriptor).st_ino)
+        (after if (tmp_path / SEAL_FILE).exists() else before).add(os.fstat(descriptor).st_ino)
         sync(descriptor)
 
     monkeypatch.setattr(os, "fsync", note)
     save(tmp_path)
 
-    assert {(tmp_path / name).stat().st_ino for name in FILES} <= set(synced)
+    listed = {place for name in FILES for place in (tmp_path / name, (tmp_path / name).parent)}
+    assert {place.stat().st_ino for place in listed} <= before
+    assert {place.stat().st_ino for place in (tmp_path, tmp_path.parent)} <= after
