@@ -126,7 +126,7 @@ def _summary(tried: Sequence[Outcome]) -> list[object]:
         _counted([each.ending for each in tried]),
         _spread([each.seconds_to_end for each in tried if each.seconds_to_end is not None]),
         _spread([each.pause for each in tried if each.pause is not None]),
-        max(each.steps_lost for each in tried),
+        max((each.steps_lost for each in tried), default=0),
         f"{sum(compared)} of {len(compared)}" if compared else "-",
         sum(not each.survived for each in tried),
         sum(each.orphans for each in tried),

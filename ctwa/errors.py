@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-_PASSWORD = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^/?#@\s]+@", re.IGNORECASE)
+_PASSWORD = re.compile(r"(\b[a-z][a-z0-9+.-]{0,20}://)[^/?#@\s]+@", re.IGNORECASE)
 _SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
 _SHORTEST_SECRET = 8  # characters: a shorter value stands in many a text by chance
 
@@ -54,6 +54,11 @@ def shown(value: object) -> str:
     return written if len(written) <= 80 else written[:77] + "..."
 
 
+def is_seen(character: str) -> bool:
+    """Whether a character can be printed; those that join others, or keep them apart, are of many scripts."""
+    return character.isprintable() or character in "\u200c\u200d"
+
+
 def signal_name(number: int) -> str:
     """What a signal is called; a real-time one, which has no name, by its number."""
     try:
@@ -69,8 +74,9 @@ def without_secrets(text: str) -> str:
     secret.
     """
     text = _PASSWORD.sub(r"\1***@", text)
-    for name, value in os.environ.items():
-        if _SECRET.search(name) and len(secret := value.strip()) >= _SHORTEST_SECRET:
+    secrets = {value.strip() for name, value in os.environ.items() if _SECRET.search(name)}
+    for secret in sorted(secrets, key=len, reverse=True):  # one may begin with another
+        if len(secret) >= _SHORTEST_SECRET:
             text = text.replace(secret, "***")
     return text
 

@@ -117,14 +117,14 @@ REPORT_PACKAGES = {"plotly", "jinja2", "markupsafe"}
 """Those of the extra ``report``."""
 
 
-DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
-"""What a disk says that no longer takes or gives what it should; often without a name."""
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE, errno.ETIMEDOUT}
+"""What a disk says that no longer takes or gives what it should; often without a name. It may again, at a restart."""
 
 
-def _say_wrong(what: str) -> NoReturn:
+def _say_wrong(what: str, status: int = 2) -> NoReturn:
     """Say what is wrong, without what could move the cursor: it may be of a file that was downloaded."""
     Console(stderr=True).print(Text(f"error: {clean_lines(what)}", "bold red"), soft_wrap=True)
-    sys.exit(2)
+    sys.exit(status)
 
 
 def main() -> None:
@@ -136,8 +136,9 @@ def main() -> None:
     except OSError as error:
         if error.filename is None and error.errno not in DISK:
             raise
-        where = error.filename or "a file or folder that this was to write"
-        _say_wrong(f"{where} cannot be used ({error.strerror}): give another path, or mend that")
+        where = error.filename or "a file or folder"
+        what = f"{where} cannot be used ({error.strerror}): give another path, or mend that"
+        _say_wrong(what, status=1 if error.errno in DISK else 2)
     except RunFailed:
         sys.exit(1)
     except ModuleNotFoundError as error:

@@ -175,7 +175,7 @@ def refuse_bad(bad: Sequence[Bad], num_rows: int, spelled: Spelled) -> None:
         return
     first = bad[0]
     text = f"{first.source}, row {first.index} (from 0): {first.why}"
-    those = f"It is the only one of {num_rows} rows that cannot be used: mend it, or leave it out"
+    those = f"It alone of {num_rows} rows cannot be used: mend it, or leave it out" if num_rows > 1 else "Mend it"
     if len(bad) > 1:
         named = ", ".join(f"row {each.index}" for each in bad[1 : NUM_NAMED + 1])
         more = ", ..." if len(bad) > NUM_NAMED + 1 else ""

@@ -87,7 +87,7 @@ def _compose(arguments: Sequence[str], cluster: Cluster, command: str) -> DictCo
     served = " whose server is vLLM" if samples else ""
     instead = "write engine=gpu, or no engine, which is gpu"
     if written.whole:
-        instead = f"{written.whole.path} is the whole configuration of another; give the settings it was made of"
+        instead = f"{written.whole.path} is all of a run on another engine; give the settings that it was made of"
     raise CtwaError(f"a plan is of a run on GPUs{served}: {instead}")
 
 

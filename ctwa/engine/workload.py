@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from omegaconf import DictConfig
@@ -15,6 +16,7 @@ from ctwa.engine.passes import UpdatePasses, pair_passes, update_passes
 from ctwa.engine.prefer_settings import PreferenceSettings
 from ctwa.engine.settings import Settings
 from ctwa.engine.verl.logits import WORKING_BYTES
+from ctwa.errors import CtwaError
 from ctwa.scalarizers.base import Scalarizer
 
 _NUMBER_BYTES = {"fp32": 4, "float32": 4, "bf16": 2, "bfloat16": 2, "fp16": 2, "float16": 2}
@@ -119,11 +121,7 @@ def _step(
     return Workload(
         shape=shape,
         cluster=cluster,
-        num_trained=(
-            shape.adapter_parameters(model.lora_rank, model.get("target_modules") or "all-linear")
-            if model.get("lora_rank")
-            else shape.num_parameters
-        ),
+        num_trained=_adapter_parameters(shape, model) if model.get("lora_rank") else shape.num_parameters,
         counts_tokens=bool(config.actor_rollout_ref.actor.use_dynamic_bsz),
         num_gradients=update.num_gradients,
         checkpoints_activations=bool(model.enable_gradient_checkpointing),
@@ -135,6 +133,20 @@ def _step(
         compute_bytes=_NUMBER_BYTES.get(str(mixed.get("param_dtype", "bf16")), 2),
         **own,
     )
+
+
+def _adapter_parameters(shape: ModelShape, model: DictConfig) -> int:
+    targets = model.get("target_modules") or "all-linear"
+    try:
+        num = shape.adapter_parameters(model.lora_rank, targets)
+    except re.error:
+        num = 0
+    if not num:
+        raise CtwaError(
+            f"actor_rollout_ref.model.target_modules={targets} is of no matrix of the model: write a list of the ends "
+            "of their names, e.g. [q_proj], a pattern of whole names, or all-linear"
+        )
+    return num
 
 
 def _logits_copies(config: DictConfig, update: UpdatePasses, *, scales: bool, has_kernel: bool) -> int:

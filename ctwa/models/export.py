@@ -97,7 +97,15 @@ class Export:
     def _saved(self) -> list[str]:
         """The model's files that were saved with it. Others, or links to any file here, are not for others to have."""
         inside = f"{self._model.relative_to(self.checkpoint)}/"
-        return [name.removeprefix(inside) for name in read_seal(self.checkpoint) or {} if name.startswith(inside)]
+        saved = [name for name in read_seal(self.checkpoint) or {} if name.startswith(inside)]
+        place = self.checkpoint.resolve()
+        for name in saved:
+            if not (self.checkpoint / name).resolve().is_relative_to(place):
+                raise CtwaError(
+                    f"{self.checkpoint / name} leads to another folder, and what is there may not be for others to "
+                    "have: put the file itself in its place"
+                )
+        return [name.removeprefix(inside) for name in saved]
 
     def _beside(self) -> dict[str, str]:
         """The files that are ours."""

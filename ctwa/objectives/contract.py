@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import ctwa
-from ctwa.errors import CtwaError, did_you_mean
+from ctwa.errors import CtwaError, did_you_mean, is_seen
 from ctwa.objectives.completion import Completion
 from ctwa.objectives.conventions import (
     ALIASES,
@@ -258,7 +258,7 @@ def to_group_outcomes(
 
 def shortened(text: str, limit: int = MAX_TEXT) -> str:
     """``text`` in characters that are seen, for it may be a model's or an exception's; cut at ``limit`` of them."""
-    text = "".join(each if each.isprintable() else " " for each in text[: limit + 1])
+    text = "".join(each if is_seen(each) else " " for each in text[: limit + 1])
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 

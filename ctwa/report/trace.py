@@ -179,12 +179,13 @@ def why_ended(folder: RunFolder, last_step: int) -> str | None:
 
 
 def _runs_in(path: Path) -> list[Path]:
-    if (path / "results.json").is_file() and not RunFolder(path).metrics.exists():
+    folder = RunFolder(path)
+    if folder.holds_run() and not folder.metrics.exists() and (path / "results.json").is_file():
         # A pattern of the shell finds it beside the runs.
         raise CtwaError(
             f"{path} is an evaluation of `ctwa eval` and no run: leave it out, or give {path.parent} for the runs in it"
         )
-    if RunFolder(path).holds_run() or not path.is_dir():
+    if folder.holds_run() or not path.is_dir():
         return [path]
     runs = [inner for inner in sorted(path.iterdir()) if _has_records(RunFolder(inner).metrics)]
     if not runs:

@@ -60,7 +60,7 @@ def check_size(tree: object) -> None:
     sizes: dict[int, int] = {}
 
     def size(node: object) -> int:
-        if not isinstance(node, dict | list):
+        if not isinstance(node, dict | list | tuple):
             return 1
         if id(node) not in sizes:
             sizes[id(node)] = _MOST_VALUES + 1  # should it contain itself
@@ -68,7 +68,7 @@ def check_size(tree: object) -> None:
         return sizes[id(node)]
 
     if size(tree) > _MOST_VALUES:
-        raise ValueError(f"its references make more than {_MOST_VALUES:,} values of it")
+        raise ValueError(f"it makes more than {_MOST_VALUES:,} values")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

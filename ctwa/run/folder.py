@@ -15,7 +15,7 @@ from ctwa.run.alarms import AlarmLimits, AlarmMonitor
 from ctwa.run.disk import check_place
 from ctwa.run.documents import read_document
 from ctwa.run.jsonl import SCHEMA, write_atomically
-from ctwa.run.lock import is_held
+from ctwa.run.lock import alone_in, is_held
 from ctwa.strict import validated
 
 
@@ -104,13 +104,16 @@ class RunFolder:
         run = cls(path)
         try:
             run.refuse_if_taken(resume=resume, how_to_resume=how_to_resume)
-            held = run.holds_run()
-            try:
-                run._begin(config, info, folders)
-            except (OSError, CtwaError):
-                if not held:  # it is no run yet, and must not be taken for one
-                    run.info.unlink(missing_ok=True)
-                raise
+            run.path.mkdir(parents=True, exist_ok=True)
+            with alone_in(run.path):  # of two that begin at one moment the second sees what the first has made
+                run.refuse_if_taken(resume=resume, how_to_resume=how_to_resume)
+                held = run.holds_run()
+                try:
+                    run._begin(config, info, folders)
+                except (OSError, CtwaError):
+                    if not held:  # it is no run yet, and must not be taken for one
+                        run.info.unlink(missing_ok=True)
+                    raise
         except OSError as error:
             raise CtwaError(
                 f"the run folder {run.path} cannot be written ({error.strerror}): give another one, or mend that"

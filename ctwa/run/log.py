@@ -15,7 +15,7 @@ from rich.text import Text
 
 from ctwa.errors import CtwaError, without_secrets
 from ctwa.run.disk import DiskFull, why_full
-from ctwa.run.lock import hold_alone
+from ctwa.run.lock import hold
 from ctwa.run.text import clean
 
 _STDOUT, _STDERR = 1, 2
@@ -59,10 +59,8 @@ def quiet(log: Path, *, how_to_go_on: Callable[[], str] | None = None) -> Iterat
         raise CtwaError(f"{log} cannot be written ({error.strerror}): give another folder, or mend that") from error
     # A descriptor of its own holds it: what is started inside inherits the others, and may outlive the run.
     with held:
-        if not hold_alone(held):
-            raise CtwaError(
-                f"another run began in {log.parent} at the same moment: wait for its end, or give another folder"
-            )
+        if not hold(held):
+            raise CtwaError(f"another process writes {log}: wait for its end, or give another folder")
         yield from _logged(log, how_to_go_on)
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from rich.cells import cell_len, set_cell_size
 
+from ctwa.errors import is_seen
+
 Points = Sequence[tuple[int, float]]  # (step, value), in the order of the steps
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -14,7 +16,7 @@ _BLOCKS = " ▁▂▃▄▅▆▇█"
 
 def clean(name: str) -> str:
     """A name as one line of visible characters, so that no name can move the cursor or colour the terminal."""
-    return "".join(character if character.isprintable() else " " if character.isspace() else "�" for character in name)
+    return "".join(character if is_seen(character) else " " if character.isspace() else "�" for character in name)
 
 
 def clean_lines(text: str) -> str:

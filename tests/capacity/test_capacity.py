@@ -448,9 +448,20 @@ class TestCommand:
         result = CliRunner().invoke(app, ["plan", "--gpus", "1xL4", str(file), *arguments])
         assert said in f"{result.output}{result.exception}"
 
+    @pytest.mark.parametrize("targets", ["*_proj", "[none]", ".*none"])
+    def test_an_adapter_of_no_matrix_is_refused(self, task: Path, targets: str) -> None:
+        model = "actor_rollout_ref.model"
+        adapter = [f"{model}.lora_rank=4", f"{model}.lora_alpha=8", f"{model}.target_modules='{targets}'"]
+        place = [f"ctwa.task_dir={task}", f"{model}.path={task / 'model'}"]
+        result = CliRunner().invoke(app, ["plan", "--gpus", "1xL4", "task=testbed", *place, *adapter])
+        assert "is of no matrix of the model: write a list of the ends" in f"{result.output}{result.exception}"
+
     @pytest.mark.parametrize(
         ("engine", "said"),
-        [("gpu", "verdict      it fits"), ("cpu", "config.yaml is the whole configuration of another; give the sett")],
+        [
+            ("gpu", "verdict      it fits"),
+            ("cpu", "config.yaml is all of a run on another engine; give the settings"),
+        ],
     )
     def test_a_whole_configuration_keeps_its_engine(self, task: Path, engine: str, said: str) -> None:
         config = compose_config([f"engine={engine}", f"ctwa.task_dir={task}", f"ctwa.run={task / 'run'}"])

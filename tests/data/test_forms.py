@@ -211,7 +211,7 @@ class TestAnswers:
         assert [each.index for each in kept.bad] == [3, 7, 8]
 
         rows[7]["answer"] = rows[8]["answer"] = "#### 7"
-        with pytest.raises(CtwaError, match=r"It is the only one of 20 rows that cannot be used: mend it, or leave it"):
+        with pytest.raises(CtwaError, match=r"It alone of 20 rows cannot be used: mend it, or leave it"):
             read(write(rows))
 
     @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])

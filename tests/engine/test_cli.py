@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -322,3 +324,25 @@ def test_a_folder_without_a_run_cannot_be_summed_up(command: Command, tmp_path: 
 
     assert code == 2
     assert "holds no run" in err
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (OSError(errno.EIO, os.strerror(errno.EIO)), 1, "error: a file or folder cannot be used (Input/output error)"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "n"), 2, "error: n cannot be used (File name too long)"),
+    ],
+)
+def test_a_disk_that_fails_may_be_tried_again_and_a_path_may_not(
+    error: OSError, status: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What --max-restarts goes by: 2 is a mistake that would repeat itself."""
+
+    def fails(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("ctwa.cli.command.app", fails)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == status
+    assert capsys.readouterr().err.startswith(said)

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from ctwa.engine.recorder import Recorder
 from ctwa.engine.secrets import written_config
+from ctwa.errors import without_secrets
 from ctwa.objectives.loading import describe_error
 from ctwa.run.folder import RunFolder, RunInfo
 from ctwa.run.log import RunFailed, quiet
@@ -43,6 +44,13 @@ def test_what_a_reward_raises_names_no_secret(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("SHORT_KEY", "I")
 
     assert describe_error(RuntimeError(SAID)) == f"RuntimeError: {TOLD}"
+
+
+def test_a_secret_that_begins_with_another_is_left_out_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A_KEY", "abcdefgh")
+    monkeypatch.setenv("B_KEY", "abcdefghijkl")
+
+    assert without_secrets("abcdefgh, abcdefghijkl") == "***, ***"
 
 
 def test_what_ends_a_run_names_no_secret_in_its_files_and_on_the_terminal(

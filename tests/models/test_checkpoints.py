@@ -173,6 +173,19 @@ def test_what_was_put_beside_a_saved_model_is_not_exported(run: RunFolder, tmp_p
     assert (tmp_path / "out" / "config.json").is_file()
 
 
+def test_a_link_that_a_seal_lists_is_not_exported_either(run: RunFolder, tmp_path: Path) -> None:
+    """An old seal has sizes alone, and that of a downloaded run says what its maker likes."""
+    private = tmp_path / "private.txt"
+    private.write_text("secret")
+    checkpoint = step_folder(run.checkpoints, 4)
+    (checkpoint / "actor" / "huggingface" / "notes.txt").symlink_to(private)
+    seal(checkpoint)
+
+    with pytest.raises(CtwaError, match=r"notes.txt leads to another folder, .*: put the file itself in its place"):
+        checkpoints(run, "--export", str(tmp_path / "out"), "--step", "4")
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_adapter_is_exported_alone_and_names_its_model(run: RunFolder, tmp_path: Path) -> None:
     with pytest.raises(CtwaError, match="has no adapter of its own: its run trained all weights"):
         checkpoints(run, "--export", str(tmp_path / "out"), "--adapter", "--step", "6")

@@ -106,7 +106,7 @@ def look_at_trained_model(config: DictConfig) -> Any:
 
 def _check_target_modules(config: DictConfig) -> None:
     """See that a LoRA adapter has modules to sit in: peft matches a list's names with the ends of theirs, and a text,
-    which is a pattern, with all of a name.
+    which is a pattern, with all of a name. Patterns are left to it: in a file a name may be another than in the model.
     """
     model = config.actor_rollout_ref.model
     targets = model.get("target_modules")
@@ -118,11 +118,7 @@ def _check_target_modules(config: DictConfig) -> None:
     modules = {name.removesuffix(".weight") for name, shape in shapes.items() if len(shape) == 2}
     ends = sorted({name.rsplit(".", 1)[-1] for name in modules})
     if isinstance(targets, str):
-        try:
-            matches = any(re.fullmatch(targets, name) for name in modules)
-        except re.error:
-            matches = False
-        if not matches:
+        if not is_pattern(targets) or (targets.isidentifier() and targets not in modules):
             raise CtwaError(
                 f"actor_rollout_ref.model.target_modules={targets}: a text is a pattern of whole names, such as "
                 f"{min(modules)}, and this is of none: write a list, e.g. [{ends[0]}], or all-linear"
@@ -134,6 +130,15 @@ def _check_target_modules(config: DictConfig) -> None:
                 f"actor_rollout_ref.model.target_modules: the model has no {target}: write some of {', '.join(ends)}"
                 f"{did_you_mean(target, ends)}"
             )
+
+
+def is_pattern(text: str) -> bool:
+    """Whether a text is a regular expression."""
+    try:
+        re.compile(text)
+    except re.error:
+        return False
+    return True
 
 
 def load_tokenizer(config: DictConfig, model: Any) -> Any:
