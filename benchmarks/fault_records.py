@@ -13,18 +13,7 @@ from statistics import median
 from ctwa.report.markdown import table
 
 EACH = ("fault", "at", "exit status", "s to the end", "longest pause, s", "made again", "same", "left")
-BY_KIND = (
-    "fault",
-    "tried",
-    "at",
-    "exit status",
-    "s to the end",
-    "longest pause, s",
-    "made again",
-    "same",
-    "lost",
-    "left",
-)
+BY_KIND = ("fault", "tried", *EACH[1:-1], "lost", "left")
 
 
 @dataclass(frozen=True)

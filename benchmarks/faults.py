@@ -53,8 +53,6 @@ SETTINGS = (
     "ctwa.resume=true",
 )
 SUBREAPER = 36  # of Linux' prctl
-
-
 AGAIN = ("driver", "rank", "rollout server", "raylet", "GCS", "queue's controller", "queue's storage")
 SCHEDULE = [
     *(Trial(name) for name in ("SIGSTOP, 5 s: rank", "SIGKILL: rank", "SIGKILL: raylet", "SIGTERM: process group")),

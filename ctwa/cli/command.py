@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import gc
 import sys
 from collections.abc import Callable, Sequence
@@ -14,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ctwa.errors import CtwaError
-from ctwa.run.disk import check_place
+from ctwa.run.disk import FAILS, check_place
 from ctwa.run.log import RunFailed
 from ctwa.run.text import clean_lines
 
@@ -117,10 +116,6 @@ REPORT_PACKAGES = {"plotly", "jinja2", "markupsafe"}
 """Those of the extra ``report``."""
 
 
-DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE, errno.ETIMEDOUT}
-"""What a disk says that no longer takes or gives what it should; often without a name. It may again, at a restart."""
-
-
 def _say_wrong(what: str, status: int = 2) -> NoReturn:
     """Say what is wrong, without what could move the cursor: it may be of a file that was downloaded."""
     Console(stderr=True).print(Text(f"error: {clean_lines(what)}", "bold red"), soft_wrap=True)
@@ -134,11 +129,11 @@ def main() -> None:
     except CtwaError as error:
         _say_wrong(str(error))
     except OSError as error:
-        if error.filename is None and error.errno not in DISK:
+        if error.filename is None and error.errno not in FAILS:
             raise
         where = error.filename or "a file or folder"
         what = f"{where} cannot be used ({error.strerror}): give another path, or mend that"
-        _say_wrong(what, status=1 if error.errno in DISK else 2)
+        _say_wrong(what, status=1 if error.errno in FAILS else 2)
     except RunFailed:
         sys.exit(1)
     except ModuleNotFoundError as error:

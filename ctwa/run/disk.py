@@ -14,6 +14,8 @@ from pathlib import Path
 from ctwa.errors import CtwaError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+FAILS = (*_FULL, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE, errno.ETIMEDOUT)
+"""What a disk says that no longer takes or gives what it should, often without a name. It may again, at a restart."""
 # Rust's way (safetensors), and that of errors which come from another process as text.
 _SAYS_SO = re.compile(r"No space left on device|Disk quota exceeded|os error (28|122)\b")
 # torch.save tells only that less was written than it wanted.

@@ -118,7 +118,7 @@ def _check_target_modules(config: DictConfig) -> None:
     modules = {name.removesuffix(".weight") for name, shape in shapes.items() if len(shape) == 2}
     ends = sorted({name.rsplit(".", 1)[-1] for name in modules})
     if isinstance(targets, str):
-        if not is_pattern(targets) or (targets.isidentifier() and targets not in modules):
+        if not _is_pattern(targets) or (targets.isidentifier() and targets not in modules):
             raise CtwaError(
                 f"actor_rollout_ref.model.target_modules={targets}: a text is a pattern of whole names, such as "
                 f"{min(modules)}, and this is of none: write a list, e.g. [{ends[0]}], or all-linear"
@@ -132,7 +132,7 @@ def _check_target_modules(config: DictConfig) -> None:
             )
 
 
-def is_pattern(text: str) -> bool:
+def _is_pattern(text: str) -> bool:
     """Whether a text is a regular expression."""
     try:
         re.compile(text)
