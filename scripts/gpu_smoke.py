@@ -39,6 +39,17 @@ SMALL = (
     "trainer.save_freq=-1",
     "trainer.logger=[]",
 )
+ADAPTER = (
+    "actor_rollout_ref.model.lora_rank=8",
+    "actor_rollout_ref.model.target_modules=all-linear",
+    "actor_rollout_ref.actor.optim.lr=1.0e-3",
+)
+SHARED_CARD = (
+    "trainer.n_gpus_per_node=1",
+    "actor_rollout_ref.rollout.gpu_memory_utilization=0.2",
+    # Else vLLM measures what is free, and gives up where another process of the card gives some back meanwhile.
+    "+actor_rollout_ref.rollout.engine_kwargs.vllm.kv_cache_memory_bytes=1000000000",
+)
 
 
 class Skipped(Exception):
@@ -204,8 +215,7 @@ def log_probs(smoke: Smoke) -> str:
 
 def lora(smoke: Smoke) -> str:
     """An adapter with a gradient method, whose weights the rollout gets merged."""
-    adapter = ("actor_rollout_ref.model.lora_rank=8", "actor_rollout_ref.model.target_modules=all-linear")
-    return smoke.train("lora", "method=mgda", *adapter, "actor_rollout_ref.actor.optim.lr=1.0e-3")
+    return smoke.train("lora", "method=mgda", *ADAPTER)
 
 
 def resume(smoke: Smoke) -> str:
@@ -246,14 +256,26 @@ def evaluation(smoke: Smoke) -> str:
 
 
 def vllm(smoke: Smoke) -> str:
-    """vLLM, FSDP2 and flash-attention on the same GPU: engine=gpu as it is meant."""
+    """vLLM, FSDP2 and flash-attention on the same GPU, engine=gpu as it is meant: to its end, and on from there."""
+    _wants_vllm(smoke)
+    saves = ("method=ctwa", "trainer.save_freq=1", "trainer.max_actor_ckpt_to_keep=1", *SHARED_CARD)
+    first = smoke.train("vllm", *saves, engine="gpu")
+    again = (*saves, "ctwa.resume=true", f"trainer.total_training_steps={STEPS + 2}")
+    return f"{first}; resumed: {smoke.train('vllm', *again, engine='gpu')}"
+
+
+def vllm_adapter(smoke: Smoke) -> str:
+    """The same with a gradient method and an adapter."""
+    _wants_vllm(smoke)
+    return smoke.train("vllm-lora", "method=mgda", *ADAPTER, *SHARED_CARD, engine="gpu")
+
+
+def _wants_vllm(smoke: Smoke) -> None:
     if smoke.cpu:
         raise Skipped("engine=gpu wants a GPU; tests/e2e/test_vllm.py has vLLM on a CPU")
     missing = [name for name in ("vllm", "flash_attn") if find_spec(name) is None]
     if missing:
         raise Skipped(f"{' and '.join(missing)} not installed")
-    share = "actor_rollout_ref.rollout.gpu_memory_utilization=0.4"
-    return smoke.train("vllm", "method=ctwa", "trainer.n_gpus_per_node=1", share, engine="gpu")
 
 
 def smollm2(smoke: Smoke) -> str:
@@ -281,6 +303,7 @@ CHECKS: dict[str, Check] = {
     "ctwa prefer": preference,
     "ctwa eval": evaluation,
     "vLLM": vllm,
+    "vLLM, gradients of an adapter": vllm_adapter,
     "SmolLM2": smollm2,
     "log-probabilities of rollout and trainer": log_probs,
 }
