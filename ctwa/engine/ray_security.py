@@ -43,7 +43,7 @@ def close_to_others(ray_init: dict[str, Any], *, trust_network: bool) -> None:
     _listen_on_loopback()
     try:
         _keep_token_private()
-        ray_init.setdefault("_temp_dir", str(_private_folder() / "ray"))
+        ray_init.setdefault("_temp_dir", str(private_folder() / "ray"))
     except OSError as error:
         raise CtwaError(
             f"the files of Ray cannot be kept from other users of this machine ({error}): name others of your own, the "
@@ -127,7 +127,7 @@ def _keep_token_private() -> None:
         path.chmod(0o600)
 
 
-def _private_folder() -> Path:
+def private_folder() -> Path:
     """A folder that only this user may enter, where Ray's would be.
 
     Raises:

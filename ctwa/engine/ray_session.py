@@ -17,6 +17,7 @@ from ctwa.engine.ray_security import close_to_others
 from ctwa.engine.ray_servers import servers_seen
 from ctwa.engine.ray_start import less_of_ray
 from ctwa.engine.signals import end_request
+from ctwa.engine.sockets import name_of_run
 from ctwa.errors import CtwaError
 
 PATIENCE = 30
@@ -52,6 +53,7 @@ def ray_session(
     if transfer_queue:
         config.transfer_queue.enable = True
         ray_init["runtime_env"]["env_vars"]["TRANSFER_QUEUE_ENABLE"] = "1"
+    ray_init["runtime_env"]["env_vars"] |= name_of_run()
     close_to_others(ray_init, trust_network=config.ctwa.trust_network)
     with less_of_ray(ray_init):
         ray.init(**ray_init, job_config=WorkerPath())

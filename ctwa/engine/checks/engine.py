@@ -7,6 +7,7 @@ import io
 from importlib.util import find_spec
 
 from hydra.errors import HydraException
+from hydra.utils import get_class
 from omegaconf import DictConfig
 
 from ctwa.engine.checks.batches import check_token_budgets
@@ -81,18 +82,38 @@ def check_engine(config: DictConfig) -> None:
     check_token_budgets(config, longest, "data.max_prompt_length + data.max_response_length")
 
 
+RECEIVER = "ctwa.engine.verl.rollout.vllm_weights.Receiver"
+LIVE_WEIGHTS = "ctwa.engine.verl.rollout.vllm_cpu.LiveWeights"
+
+
 def _check_vllm(config: DictConfig) -> None:
     on_cpu = config.trainer.device == "cpu"
     worker = (config.actor_rollout_ref.rollout.engine_kwargs.get("vllm") or {}).get("worker_extension_cls")
-    if on_cpu and worker is None:
+    if on_cpu and worker in (None, RECEIVER):
         raise CtwaError("generation=vllm would lose the updates of the weights on a CPU: write generation=vllm_cpu")
-    if not on_cpu and worker == "ctwa.engine.verl.rollout.vllm_cpu.LiveWeights":
+    if not on_cpu and worker == LIVE_WEIGHTS:
         raise CtwaError("generation=vllm_cpu is for the CPU: write generation=vllm")
+    if not on_cpu and worker is None:
+        raise CtwaError("actor_rollout_ref.rollout.name=vllm alone leaves out what vLLM needs: write generation=vllm")
     if on_cpu and find_spec("vllm") is None:
         raise CtwaError(
             "generation=vllm_cpu needs vLLM, which is not installed: run scripts/install_vllm_cpu.sh, or write "
             "generation=transformers"
         )
+    if worker is not None and worker not in (RECEIVER, LIVE_WEIGHTS):
+        _check_worker(worker, LIVE_WEIGHTS if on_cpu else RECEIVER)
+
+
+def _check_worker(worker: str, needed: str) -> None:
+    """Refuse a class for vLLM's workers that would not find the socket by which they are given the weights."""
+    key = "actor_rollout_ref.rollout.engine_kwargs.vllm.worker_extension_cls"
+    try:
+        is_ours = issubclass(get_class(worker), get_class(needed))
+    except (ImportError, ValueError) as error:
+        why = str(error).strip().splitlines()[-1]
+        raise CtwaError(f"{key}={worker} cannot be loaded ({why}): write the dotted name of a class") from error
+    if not is_ours:
+        raise CtwaError(f"{key}={worker} would not get the trainer's weights: derive it from {needed}")
 
 
 def check_queue(config: DictConfig) -> None:

@@ -33,10 +33,11 @@ def register_engines() -> None:
 
 
 def _register_rollouts() -> None:
-    """Offer the rollout on transformers beside verl's vLLM, SGLang and TensorRT-LLM."""
+    """Offer the rollout on transformers beside verl's, and send vLLM's weights by a socket of the run's."""
     from verl.workers.rollout.base import _ROLLOUT_REGISTRY
     from verl.workers.rollout.replica import RolloutReplicaRegistry
 
+    _ROLLOUT_REGISTRY["vllm", "async"] = "ctwa.engine.verl.rollout.vllm_weights.Sender"
     _ROLLOUT_REGISTRY[TRANSFORMERS_ROLLOUT, "async"] = "ctwa.engine.verl.rollout.transformers_rollout.WeightSender"
     RolloutReplicaRegistry.register(TRANSFORMERS_ROLLOUT, _load_transformers_replica)
 

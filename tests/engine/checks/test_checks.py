@@ -31,7 +31,8 @@ Changed = Callable[[dict[str, Any]], DictConfig]
 
 ACTOR, ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
 PACKED = {"actor_rollout_ref.model.use_remove_padding": True}  # which sequence parallelism splits
-LIVE_WEIGHTS = {"worker_extension_cls": "ctwa.engine.verl.rollout.vllm_cpu.LiveWeights"}
+WORKER = "worker_extension_cls"
+LIVE_WEIGHTS = {WORKER: "ctwa.engine.verl.rollout.vllm_cpu.LiveWeights"}
 
 
 def test_the_testbed_as_it_stands_passes(testbed_config: DictConfig) -> None:
@@ -148,6 +149,14 @@ def test_all_mistakes_of_our_part_are_told_at_once(changed: Changed) -> None:
         (
             {f"{ROLLOUT}.name": "vllm", "trainer.device": "cuda", f"{ROLLOUT}.engine_kwargs.vllm": LIVE_WEIGHTS},
             r"generation=vllm_cpu is for the CPU: write generation=vllm",
+        ),
+        (
+            {f"{ROLLOUT}.name": "vllm", "trainer.device": "cuda"},
+            r"rollout\.name=vllm alone leaves out what vLLM needs: write generation=vllm$",
+        ),
+        (
+            {f"{ROLLOUT}.name": "vllm", "trainer.device": "cuda", f"{ROLLOUT}.engine_kwargs.vllm": {WORKER: "own.It"}},
+            r"vllm\.worker_extension_cls=own\.Worker: .*'own'.*; write the dotted name of a class$",
         ),
         (
             {f"{ROLLOUT}.prompt_length": 3},

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 import vllm.model_executor.layers.utils as vllm_layers
 from torch.nn.functional import linear
-from verl.workers.rollout.vllm_rollout.utils import vLLMColocateWorkerExtension
 from vllm.model_executor.layers.linear import UnquantizedLinearMethod
 from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
 
+from ctwa.engine.verl.rollout.vllm_weights import Receiver
 from ctwa.errors import CtwaError
 
 _repack = vllm_layers.dispatch_cpu_unquantized_gemm
@@ -47,8 +47,8 @@ def stale_layers(model: torch.nn.Module) -> Iterator[str]:
             yield name
 
 
-class LiveWeights(vLLMColocateWorkerExtension):
-    """verl's part of the vLLM worker, which makes sure that an update reaches what generates."""
+class LiveWeights(Receiver):
+    """Our part of the vLLM worker, which makes sure that an update reaches what generates."""
 
     def __new__(cls, **kwargs: Any) -> LiveWeights:
         """Comes before the worker loads its model."""

