@@ -120,10 +120,14 @@ def logits(workload: Workload) -> float:
 
 
 def cache_token(workload: Workload) -> float:
-    """Bytes of a token's keys and values, on each GPU of a server; heads that are fewer than GPUs are copied."""
+    """Bytes of a token's keys and values, on each GPU of a server.
+
+    Heads that are fewer than GPUs are copied; so is a latent, which is all heads'. Windows count as if they had no end.
+    """
     shape, served = workload.shape, workload.served
     heads = max(shape.key_heads / served.tensor_parallel, 1)
-    return 2 * shape.num_layers * heads * shape.head_width * served.number_bytes
+    width = shape.latent or 2 * heads * shape.head_width
+    return (shape.num_layers - shape.num_state_layers) * width * served.number_bytes
 
 
 def cache(workload: Workload) -> float:

@@ -30,6 +30,10 @@ class ModelShape:
         head_width: of one head.
         vocabulary: number of tokens.
         normalizes_heads: whether queries and keys are normalized, as Qwen3's are.
+        latent: width of what a block keeps of a token for all heads in common, where it keeps no keys and values
+            (multi-head latent attention); 0 of others.
+        num_state_layers: blocks that keep a state of one size in place of every token's keys and values (linear
+            attention, state spaces).
         linear_widths: input and output width of every matrix that an adapter is put beside by default, with its name.
     """
 
@@ -44,6 +48,8 @@ class ModelShape:
     head_width: int
     vocabulary: int
     normalizes_heads: bool = False
+    latent: int = 0
+    num_state_layers: int = 0
     linear_widths: tuple[tuple[str, int, int], ...] = ()
 
     def adapter_parameters(self, rank: int, targets: str | Iterable[str] = "all-linear") -> int:
@@ -125,6 +131,7 @@ def shape_of(model: Any, config: Any) -> ModelShape:
     intermediate = width * chosen if width else getattr(config, "intermediate_size", None) or 4 * config.hidden_size
     if isinstance(intermediate, list):  # block by block
         intermediate = max(intermediate)
+    latent, key_heads, head_width = _heads(config)
     return ModelShape(
         num_parameters=num,
         num_block_parameters=max(of_block.values(), default=0),
@@ -135,12 +142,33 @@ def shape_of(model: Any, config: Any) -> ModelShape:
         hidden=config.hidden_size,
         intermediate=intermediate,
         heads=heads,
-        key_heads=getattr(config, "num_key_value_heads", None) or heads,
-        head_width=getattr(config, "head_dim", None) or config.hidden_size // heads,
+        key_heads=key_heads,
+        head_width=head_width,
         vocabulary=config.vocab_size,
         normalizes_heads=any(name.endswith("q_norm.weight") for name in sizes),
+        latent=latent,
+        num_state_layers=_num_state_layers(config),
         linear_widths=tuple(linear),
     )
+
+
+def _heads(config: Any) -> tuple[int, int, int]:
+    """The width of the latent that is kept of a token, or 0; the number of heads of keys; a head's width.
+
+    In multi-head latent attention (DeepSeek-V2, arXiv 2405.04434) the passes of training make every head's keys of the
+    latent, while a server keeps the latent and the one part of the keys that has the position.
+    """
+    heads = config.num_attention_heads
+    if rank := getattr(config, "kv_lora_rank", None):
+        return rank + config.qk_rope_head_dim, heads, config.qk_nope_head_dim + config.qk_rope_head_dim
+    key_heads = getattr(config, "num_key_value_heads", None) or heads
+    return 0, key_heads, getattr(config, "head_dim", None) or config.hidden_size // heads
+
+
+def _num_state_layers(config: Any) -> int:
+    kinds = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None) or []
+    keeps_keys = [kind == "hybrid" or ("attention" in kind and not kind.startswith("linear")) for kind in kinds]
+    return keeps_keys.count(False)
 
 
 def _experts(config: Any) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import OmegaConf
-from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
+from transformers import AutoModelForCausalLM, DeepseekV3Config, LlamaConfig, Qwen3Config, Qwen3NextConfig
 from typer.testing import CliRunner
 
 from ctwa.capacity import memory, seconds, traffic
@@ -311,6 +311,16 @@ def _saved(shape: ModelShape, trained: int) -> float:
     return memory.checkpoint(replace(STEP, shape=shape, num_trained=trained))
 
 
+def test_blocks_of_linear_attention_keep_nothing_of_a_token() -> None:
+    """Of the four blocks three have a state of one size, whatever the length."""
+    sizes = {"num_hidden_layers": 4, "head_dim": 16, "num_experts": 2, "moe_intermediate_size": 16}
+    with torch.device("meta"):
+        shape = shape_of(model := model_of(Qwen3NextConfig, **sizes), model.config)
+
+    assert (shape.num_layers, shape.num_state_layers) == (4, 3)
+    assert memory.cache_token(replace(STEP, shape=shape)) == 2 * 1 * 2 * 16 * 2
+
+
 class TestPublished:
     def test_states_of_training_are_those_of_zero(self) -> None:
         """1.9 GB of 120 GB on each of 64 GPUs for 7.5 B parameters (ZeRO, arXiv 1910.02054, figure 1)."""
@@ -322,6 +332,29 @@ class TestPublished:
         """800 KB a token of OPT-13B (PagedAttention, arXiv 2309.06180, section 3)."""
         shape = replace(SHAPE, num_layers=40, heads=40, key_heads=40, head_width=128)
         assert memory.cache_token(replace(STEP, shape=shape)) / 1024 == 800
+
+    @pytest.mark.parametrize(
+        ("kind", "sizes", "size"),
+        [
+            (DeepseekV3Config, {"num_hidden_layers": 61, "num_key_value_heads": 4}, 70_272),
+            (Qwen3Config, {"num_hidden_layers": 80, "num_key_value_heads": 8, "head_dim": 128}, 327_680),
+            (LlamaConfig, {"num_hidden_layers": 126, "num_key_value_heads": 8, "head_dim": 128}, 516_096),
+        ],
+        ids=["DeepSeek-V3", "Qwen2.5-72B", "Llama 3.1 405B"],
+    )
+    def test_what_a_server_keeps_of_a_token_is_what_deepseek_has_published(
+        self, kind: type, sizes: dict[str, int], size: int
+    ) -> None:
+        """70.272, 327.68 and 516.096 KB (arXiv 2505.09343, table 1); a latent is copied to each GPU of a server."""
+        few_experts = {"n_routed_experts": 2, "moe_intermediate_size": 16, "n_group": 1, "topk_group": 1}
+        with torch.device("meta"):
+            shape = shape_of(model := model_of(kind, **sizes, **few_experts), model.config)
+        on_one, on_four = (
+            memory.cache_token(served(replace(STEP, shape=shape), tensor_parallel=num)) for num in (1, 4)
+        )
+
+        assert on_one == size
+        assert on_four == (size if shape.latent else size / 4)
 
     @pytest.mark.parametrize(("billions", "num_gpus"), [(7.6, 2), (14.8, 4), (72.7, 32)])
     def test_the_fewest_gpus_of_a_model_are_those_that_verl_has_published(self, billions: float, num_gpus: int) -> None:
