@@ -160,7 +160,7 @@ class Settings(RunSettings):
         max_unknown_tokens: the share of the prompts' tokens that the model's tokenizer may not know.
         diagnostics: what is measured beyond what the method needs.
         num_samples: completions kept a step in samples.jsonl.
-        poll_interval: seconds between two looks for finished completions.
+        poll_interval: seconds between two looks for finished completions, at the most.
     """
 
     objectives: Objectives = Field(default_factory=dict, validate_default=True)

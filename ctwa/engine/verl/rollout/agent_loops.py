@@ -14,6 +14,11 @@ from ctwa.engine.verl.rollout.prompts import PromptTokens
 from ctwa.engine.verl.rows import prompt_name
 from ctwa.errors import CtwaError
 
+SHARE = 0.1
+"""Of the transfer queue's time, what looks for completions may take; the loops put theirs by the same one thread."""
+SHORTEST = 0.02
+"""Seconds between two looks."""
+
 
 class AgentLoops:
     """verl's agent loops, watched.
@@ -21,7 +26,7 @@ class AgentLoops:
     Args:
         manager: verl's manager of the loops.
         tokens: of a prompt, as the loops have them.
-        poll_interval: seconds between two looks for completions.
+        poll_interval: seconds between two looks for completions, at the most.
     """
 
     columns = ("responses", "response_mask", "extra_fields")
@@ -46,9 +51,12 @@ class AgentLoops:
         prompts = dict(zip(batch["uid"], zip(batch["raw_prompt"], infos, strict=True), strict=True))
         unfinished, too_long = set(prompts), None
         self._manager.generate_sequences(batch)
+        looked = 0.0
         while unfinished:
-            time.sleep(self._poll_interval)
+            time.sleep(self._pause(looked))
+            began = time.monotonic()
             tags = tq.kv_list(partition)[partition]
+            looked = time.monotonic() - began
             ended = {name for name in unfinished if tags[name]["status"] in ("finished", "failure")}
             unfinished -= ended
             keys = [key for key, tag in tags.items() if not tag.get("is_prompt") and prompt_name(key) in ended]
@@ -62,3 +70,7 @@ class AgentLoops:
                     too_long = too_long or error
         if too_long is not None:
             raise too_long
+
+    def _pause(self, looked: float) -> float:
+        """Seconds until the next look, where the last one took ``looked``: what it took then lacked the loops."""
+        return min(self._poll_interval, max(SHORTEST, looked / SHARE))
