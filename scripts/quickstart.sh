@@ -18,10 +18,8 @@ export PATH="$CTWA_VENV/bin:$PATH"
 say "Writing problems and the base model that comes with ctwa to $testbed (kept if they are there)."
 ctwa testbed make --preset D --out "$testbed"
 
-for method in linear ctwa guard; do
-    say "Fine-tuning with method=$method: $runs/$method"
-    bash recipes/testbed.sh "$method" ctwa.task_dir="$testbed" ctwa.run="$runs/$method" "$@"
-done
+say "Fine-tuning with one method after the other, on one engine: $runs"
+ctwa train task=testbed engine=cpu method=linear,ctwa,guard ctwa.task_dir="$testbed" ctwa.run="$runs" "$@"
 
 say "The three runs side by side:"
 ctwa summary "$runs/linear" "$runs/ctwa" "$runs/guard" --figure "$runs/curves.png"

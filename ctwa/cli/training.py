@@ -98,7 +98,10 @@ def _execute(
     def work(settings: Sequence[str]) -> None:
         def start() -> Stop | None:
             from ctwa.engine.job import execute
+            from ctwa.engine.several import methods_of, train_each
 
+            if command == Command.train and (methods := methods_of(settings)):
+                return train_each(methods, settings, stop_on=stop_on or [], dry_run=dry_run)
             return execute(resolve_name(JOBS[command]), settings, stop_on=stop_on or [], dry_run=dry_run)
 
         run(start)
@@ -120,7 +123,10 @@ def train(
     stop_on: StopOn = None,
     max_restarts: MaxRestarts = 0,
 ) -> None:
-    """Fine-tune a model on several objectives; `ctwa methods` says what the methods are."""
+    """Fine-tune a model on several objectives; `ctwa methods` says what the methods are.
+
+    Several methods (method=linear,guard) make a run each in the folder ctwa.run, one after another on one engine.
+    """
     _execute(context, settings, dry_run, stop_on, max_restarts)
 
 

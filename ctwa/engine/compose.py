@@ -300,8 +300,8 @@ def _refuse_groups(parsed: Sequence[Override], groups: Mapping[str, Sequence[str
         group, value = override.key_or_group, override.value() if not override.is_delete() else ""
         if override.is_sweep_override():
             raise CtwaError(
-                f"{override.input_line} gives several values, and one command is one run: write one, or a list in "
-                "brackets"
+                f"{override.input_line} gives several values, and one command is one run (of `ctwa train`, one for "
+                "each of several methods): write one, or a list in brackets"
             )
         if group in groups and not isinstance(value, str):
             raise CtwaError(f"{group}={shown(value)} is no choice: write one of {', '.join(groups[group])}")
@@ -370,10 +370,15 @@ def _absolute(files: Any) -> list[str]:
     return [str(Path(path).expanduser().absolute()) if is_local(path) else path for path in paths]
 
 
+def put_run(config: DictConfig, folder: Path) -> None:
+    """Give a run its folder, an absolute path."""
+    config.ctwa.run = str(folder)
+    config.trainer.default_local_dir = str(folder / "checkpoints")
+
+
 def _make_absolute(config: DictConfig) -> None:
     """Worker processes may have another working directory."""
-    config.ctwa.run = str(Path(config.ctwa.run).expanduser().absolute())
-    config.trainer.default_local_dir = str(Path(config.ctwa.run) / "checkpoints")
+    put_run(config, Path(config.ctwa.run).expanduser().absolute())
     for key in ("train_files", "val_files"):
         given = config.data[key]
         if isinstance(given, DictConfig):  # validation files by name

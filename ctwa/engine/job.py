@@ -238,14 +238,19 @@ def execute(
     with written.naming():
         job = kind(config)
     if dry_run:
-        # Else the `:train:` of `folder:train: prompt from ...` becomes a picture of a train.
-        say = partial((console or Console()).print, markup=False, emoji=False, highlight=False, soft_wrap=True)
-        say(OmegaConf.to_yaml(config))
-        say("\n".join([*written.lines(), job.plan()]))
+        print_plan(written, job, console)
         return None
     run = job.make_folder()
     tell(folder=str(run.path))
     return start(job, run)
+
+
+def print_plan(written: Written, job: Job, console: Console | None = None) -> None:
+    """Print a job's resolved config, what of it was written where, and its plan."""
+    # Else the `:train:` of `folder:train: prompt from ...` becomes a picture of a train.
+    say = partial((console or Console()).print, markup=False, emoji=False, highlight=False, soft_wrap=True)
+    say(OmegaConf.to_yaml(job.config))
+    say("\n".join([*written.lines(), job.plan()]))
 
 
 def start(job: Job, run: RunFolder) -> Stop | None:
@@ -258,15 +263,20 @@ def start(job: Job, run: RunFolder) -> Stop | None:
         RunFailed: the run ended by an error, which the user has been told of.
     """
     with quiet(run.engine_log, how_to_go_on=partial(how_to_go_on, run)) as terminal:
-        end_request.within = job.settings.stop_within
-        # Not by way of the console: a signal may come while the console prints.
-        end_request.say = partial(_write, terminal.file.fileno())
-        reporter = ConsoleReporter(run.read_info(), terminal, folder=run.path, every=job.settings.print_every)
-        with following(run, reporter):
-            reporter.header()
-            stopped_by = train(job, run)
-        if run.metrics.stat().st_size:  # else a signal came before there was anything to sum up
-            terminal.print(Text(summary_text(write_summary(run))), soft_wrap=True, highlight=False)
+        return report(job, run, terminal)
+
+
+def report(job: Job, run: RunFolder, terminal: Console) -> Stop | None:
+    """Train, and tell on a terminal how it goes and what came of it; returns what ended the run early."""
+    end_request.within = job.settings.stop_within
+    # Not by way of the console: a signal may come while the console prints.
+    end_request.say = partial(_write, terminal.file.fileno())
+    reporter = ConsoleReporter(run.read_info(), terminal, folder=run.path, every=job.settings.print_every)
+    with following(run, reporter):
+        reporter.header()
+        stopped_by = train(job, run)
+    if run.metrics.stat().st_size:  # else a signal came before there was anything to sum up
+        terminal.print(Text(summary_text(write_summary(run))), soft_wrap=True, highlight=False)
     return stopped_by
 
 

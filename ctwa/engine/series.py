@@ -7,7 +7,7 @@ that the driver holds of a run (method, data order, rows, trace) is made anew. A
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -104,7 +104,7 @@ class Series:
         from ctwa.engine.sampling import Sampler, handed_over
 
         assert self._sampler is not None
-        self._check(job.config)
+        _check_alike(self._asked, _asked_of_engine(job.config))
         settings, session = job.settings, self._sampler.session
         config = handed_over(job.config, settings, job.data, recorder)
         session.begin_again(config, settings.curriculum, self._origin, poll_interval=settings.poll_interval)
@@ -116,14 +116,16 @@ class Series:
             has_several_sources=has_several_sources(job.data),
         )
 
-    def _check(self, config: DictConfig) -> None:
-        first, wanted = self._asked, _asked_of_engine(config)
-        key = next((key for key in sorted(first | wanted) if first.get(key) != wanted.get(key)), None)
-        if key is not None:
-            raise CtwaError(
-                f"{key} is {wanted.get(key)!r} here and was {first.get(key)!r} in the run that started the engine: "
-                "start another engine for this run"
-            )
+    @staticmethod
+    def refuse_unlike(configs: Sequence[DictConfig]) -> None:
+        """Refuse configs that ask not the same of an engine as the first of them.
+
+        Raises:
+            CtwaError: the key, and both values.
+        """
+        first = _asked_of_engine(configs[0])
+        for config in configs[1:]:
+            _check_alike(first, _asked_of_engine(config))
 
 
 class SeriesJob(TrainJob):
@@ -149,6 +151,15 @@ class SeriesJob(TrainJob):
         """Train on the engine, which stays up."""
         with self.series.sampler(self, recorder) as sampler:
             self.trainer(sampler, recorder).fit()
+
+
+def _check_alike(first: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    key = next((key for key in sorted({**first, **wanted}) if first.get(key) != wanted.get(key)), None)
+    if key is not None:
+        raise CtwaError(
+            f"{key} is {wanted.get(key)!r} here and was {first.get(key)!r} in the run that started the engine: "
+            "start another engine for this run"
+        )
 
 
 def _asked_of_engine(config: DictConfig) -> dict[str, Any]:
