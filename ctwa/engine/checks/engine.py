@@ -110,7 +110,7 @@ def _check_worker(worker: str, needed: str) -> None:
     try:
         is_ours = issubclass(get_class(worker), get_class(needed))
     except (ImportError, ValueError) as error:
-        why = str(error).strip().splitlines()[-1]
+        why = str(error.__cause__ or error).strip().splitlines()[-1]
         raise CtwaError(f"{key}={worker} cannot be loaded ({why}): write the dotted name of a class") from error
     if not is_ours:
         raise CtwaError(f"{key}={worker} would not get the trainer's weights: derive it from {needed}")
