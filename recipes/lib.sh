@@ -20,6 +20,10 @@ choose_method() { # step at which a schedule ends, then the recipe's arguments
         ctwa methods >&2
         exit 2
     fi
+    if [[ "$method" == *,* ]]; then
+        echo "error: a recipe is of one method; several by one command: ctwa train task=... method=$method" >&2
+        exit 2
+    fi
     if [[ "$estimator" == reinforce ]]; then
         clipping=off # as in the paper
     fi

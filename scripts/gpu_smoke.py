@@ -220,13 +220,19 @@ def lora(smoke: Smoke) -> str:
 
 def resume(smoke: Smoke) -> str:
     """A run goes on from its checkpoint."""
-    saves = ("method=ctwa", "trainer.save_freq=1", "trainer.max_actor_ckpt_to_keep=1")
-    smoke.train("resume", *saves)
-    told = smoke.train("resume", *saves, "ctwa.resume=true", f"trainer.total_training_steps={STEPS + 2}")
-    events = (smoke.out / "runs/resume/events.jsonl").read_text()
+    return _and_on(smoke, "resume", smoke.engine)
+
+
+def _and_on(smoke: Smoke, name: str, engine: str, *settings: str) -> str:
+    """Some steps, and more of them from the checkpoint."""
+    saves = ("method=ctwa", "trainer.save_freq=1", "trainer.max_actor_ckpt_to_keep=1", *settings)
+    first = smoke.train(name, *saves, engine=engine)
+    more = ("ctwa.resume=true", f"trainer.total_training_steps={STEPS + 2}")
+    told = smoke.train(name, *saves, *more, engine=engine)
+    events = (smoke.out / "runs" / name / "events.jsonl").read_text()
     assert f"continuing from global_step_{STEPS}" in events, "the run did not go on from its checkpoint"
-    assert len(smoke.traces["resume"]) == STEPS + 2, "steps are missing"
-    return f"{told}, from the checkpoint of step {STEPS}"
+    assert len(smoke.traces[name]) == STEPS + 2, "steps are missing"
+    return f"{first}; {told}, from the checkpoint of step {STEPS}"
 
 
 def preference(smoke: Smoke) -> str:
@@ -258,10 +264,7 @@ def evaluation(smoke: Smoke) -> str:
 def vllm(smoke: Smoke) -> str:
     """vLLM, FSDP2 and flash-attention on the same GPU, engine=gpu as it is meant: to its end, and on from there."""
     _wants_vllm(smoke)
-    saves = ("method=ctwa", "trainer.save_freq=1", "trainer.max_actor_ckpt_to_keep=1", *SHARED_CARD)
-    first = smoke.train("vllm", *saves, engine="gpu")
-    again = (*saves, "ctwa.resume=true", f"trainer.total_training_steps={STEPS + 2}")
-    return f"{first}; resumed: {smoke.train('vllm', *again, engine='gpu')}"
+    return _and_on(smoke, "vllm", "gpu", *SHARED_CARD)
 
 
 def vllm_adapter(smoke: Smoke) -> str:

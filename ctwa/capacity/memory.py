@@ -127,7 +127,7 @@ def cache_token(workload: Workload) -> float:
     shape, served = workload.shape, workload.served
     heads = max(shape.key_heads / served.tensor_parallel, 1)
     width = shape.latent or 2 * heads * shape.head_width
-    return (shape.num_layers - shape.num_state_layers) * width * served.number_bytes
+    return (shape.num_layers - shape.num_state_layers - shape.num_sharing_layers) * width * served.number_bytes
 
 
 def cache(workload: Workload) -> float:
@@ -139,7 +139,15 @@ def cache(workload: Workload) -> float:
 
 def cached_rows(workload: Workload) -> int:
     """How many completions of full length a server has room for at once."""
-    return max(0, int(cache(workload) / (cache_token(workload) * workload.served.longest)))
+    return int(rows_in_cache(workload, workload.served.longest))
+
+
+def rows_in_cache(workload: Workload, tokens: float) -> float:
+    """How many rows of so many tokens a server has room for; where nothing is kept of a token, as many as it may."""
+    room, row = max(cache(workload), 0.0), cache_token(workload) * tokens
+    if row == 0:
+        return float(workload.served.max_rows) if room else 0.0
+    return room / row
 
 
 def checkpoint(workload: Workload) -> float:

@@ -60,7 +60,9 @@ def operations(workload: Workload, forwards: float, backwards: float) -> float:
     of the tokens of a row, twice.
     """
     shape, tokens = workload.shape, workload.num_rows * workload.row_tokens
-    attention = 4 * shape.num_layers * shape.heads * shape.head_width * workload.row_tokens / 2
+    attention = (
+        4 * (shape.num_layers - shape.num_state_layers) * shape.heads * shape.head_width * workload.row_tokens / 2
+    )
     forward = tokens * (2 * shape.num_active_parameters + attention)
     return forward * (forwards + backwards * (3 if workload.checkpoints_activations else 2))
 
@@ -70,7 +72,7 @@ def sampling(workload: Workload, rates: Rates) -> float:
     shape, cluster, served = workload.shape, workload.cluster, workload.served
     num_servers = cluster.num_gpus / served.tensor_parallel
     rows, mean = served.num_rows / num_servers, served.mean_response_tokens
-    room = memory.cache(workload) / (memory.cache_token(workload) * (served.prompt_tokens + mean))
+    room = memory.rows_in_cache(workload, served.prompt_tokens + mean)
     at_once = max(1.0, min(rows, room, served.max_rows))
     weights = shape.num_parameters * served.number_bytes / served.tensor_parallel
     keys = at_once * memory.cache_token(workload) * (served.prompt_tokens + mean / 2)

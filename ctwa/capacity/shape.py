@@ -24,7 +24,7 @@ class ModelShape:
             that are chosen.
         num_layers: its blocks.
         hidden: width of the residual stream.
-        intermediate: width of the feed-forward part of a block; of all experts that a token sees.
+        intermediate: width of the feed-forward part of a block; of all experts that a token sees, shared ones too.
         heads: of queries.
         key_heads: of keys and values.
         head_width: of one head.
@@ -34,6 +34,7 @@ class ModelShape:
             (multi-head latent attention); 0 of others.
         num_state_layers: blocks that keep a state of one size in place of every token's keys and values (linear
             attention, state spaces).
+        num_sharing_layers: blocks that take another block's keys and values.
         linear_widths: input and output width of every matrix that an adapter is put beside by default, with its name.
     """
 
@@ -50,6 +51,7 @@ class ModelShape:
     normalizes_heads: bool = False
     latent: int = 0
     num_state_layers: int = 0
+    num_sharing_layers: int = 0
     linear_widths: tuple[tuple[str, int, int], ...] = ()
 
     def adapter_parameters(self, rank: int, targets: str | Iterable[str] = "all-linear") -> int:
@@ -127,10 +129,6 @@ def shape_of(model: Any, config: Any) -> ModelShape:
         for name, each in model.named_modules()
         if isinstance(each, nn.Linear | Conv1D) and each is not model.get_output_embeddings()
     ]
-    width = getattr(config, "moe_intermediate_size", None) if experts else None
-    intermediate = width * chosen if width else getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    if isinstance(intermediate, list):  # block by block
-        intermediate = max(intermediate)
     latent, key_heads, head_width = _heads(config)
     return ModelShape(
         num_parameters=num,
@@ -140,7 +138,7 @@ def shape_of(model: Any, config: Any) -> ModelShape:
         - (in_experts - in_experts * chosen // experts if experts else 0),
         num_layers=config.num_hidden_layers,
         hidden=config.hidden_size,
-        intermediate=intermediate,
+        intermediate=_intermediate(config, chosen if in_experts else 0),
         heads=heads,
         key_heads=key_heads,
         head_width=head_width,
@@ -148,6 +146,7 @@ def shape_of(model: Any, config: Any) -> ModelShape:
         normalizes_heads=any(name.endswith("q_norm.weight") for name in sizes),
         latent=latent,
         num_state_layers=_num_state_layers(config),
+        num_sharing_layers=getattr(config, "num_kv_shared_layers", None) or 0,
         linear_widths=tuple(linear),
     )
 
@@ -162,7 +161,25 @@ def _heads(config: Any) -> tuple[int, int, int]:
     if rank := getattr(config, "kv_lora_rank", None):
         return rank + config.qk_rope_head_dim, heads, config.qk_nope_head_dim + config.qk_rope_head_dim
     key_heads = getattr(config, "num_key_value_heads", None) or heads
+    if config.model_type == "falcon":  # whose configuration has names of its own
+        key_heads = config.num_kv_heads if config.new_decoder_architecture else 1 if config.multi_query else heads
     return 0, key_heads, getattr(config, "head_dim", None) or config.hidden_size // heads
+
+
+def _intermediate(config: Any, chosen: int) -> int:
+    """Of a block, whose tokens see so many experts; 0 where there are none."""
+    plain = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    if isinstance(plain, list):  # block by block
+        plain = max(plain)
+    if not chosen:
+        return int(plain)
+    width = getattr(config, "moe_intermediate_size", None) or plain
+    if isinstance(width, list):
+        width = max(width)
+    shared = getattr(config, "shared_expert_intermediate_size", None)
+    if shared is None:
+        shared = (getattr(config, "n_shared_experts", None) or 0) * width
+    return int(width * chosen + shared)
 
 
 def _num_state_layers(config: Any) -> int:

@@ -63,8 +63,10 @@ def compose_config(arguments: Sequence[str], *, stop_on: Sequence[str] = (), com
     return compose_written(Written.read(arguments, command), stop_on=stop_on, command=command)
 
 
-def compose_written(written: Written, *, stop_on: Sequence[str] = (), command: str = "train") -> DictConfig:
-    """As :func:`compose_config`, of what was read before."""
+def compose_written(
+    written: Written, *, stop_on: Sequence[str] = (), command: str = "train", run: Path | None = None
+) -> DictConfig:
+    """As :func:`compose_config`, of what was read before; with another folder of the run, if one is given."""
     parsed = _last_of_each_option(_parse(written.overrides))
     known = known_keys(command)
     _refuse_groups(parsed, groups_of(command), known)
@@ -77,6 +79,8 @@ def compose_written(written: Written, *, stop_on: Sequence[str] = (), command: s
             command,
             written,
         )
+        if run is not None:
+            config.ctwa.run = str(run)
         _refuse_unknown_objectives(config, fields)
         _refuse_deletions(config, parsed, known, command)
         in_files = [key for file in written.files if not file.is_whole for key in file.settings()]
@@ -370,15 +374,10 @@ def _absolute(files: Any) -> list[str]:
     return [str(Path(path).expanduser().absolute()) if is_local(path) else path for path in paths]
 
 
-def put_run(config: DictConfig, folder: Path) -> None:
-    """Give a run its folder, an absolute path."""
-    config.ctwa.run = str(folder)
-    config.trainer.default_local_dir = str(folder / "checkpoints")
-
-
 def _make_absolute(config: DictConfig) -> None:
     """Worker processes may have another working directory."""
-    put_run(config, Path(config.ctwa.run).expanduser().absolute())
+    config.ctwa.run = str(Path(config.ctwa.run).expanduser().absolute())
+    config.trainer.default_local_dir = str(Path(config.ctwa.run) / "checkpoints")
     for key in ("train_files", "val_files"):
         given = config.data[key]
         if isinstance(given, DictConfig):  # validation files by name

@@ -136,8 +136,9 @@ class Keeper:
 def tell(**words: str) -> None:
     """Tell the keeper of this run, if it has one, what it is to know should the run end without a word.
 
-    It asks for the ``folder``, for a ``fault`` that may end the run at any moment, and for the ``end``, where the run
-    tells the user itself what became of it.
+    It asks for the ``folder``, for what ``ctwa.run`` is to be where the command is resumed (else the folder; as
+    ``resume``), for a ``fault`` that may end the run at any moment, and for the ``end``, where the run tells the user
+    itself what became of it.
     """
     if _channel is not None:
         with contextlib.suppress(BrokenPipeError):  # the keeper is gone
@@ -180,12 +181,14 @@ def keep(
         The exit status: of the last attempt; 1 where that was killed.
     """
     folder: RunFolder | None = None
+    goes_on: str | None = None
 
     def attempt(keeper: Keeper, is_first: bool) -> int:
-        nonlocal folder
-        ended = keeper.run(lambda: work(settings if is_first or folder is None else resuming(settings, folder)))
+        nonlocal folder, goes_on
+        ended = keeper.run(lambda: work(settings if is_first or goes_on is None else resuming(settings, goes_on)))
         if "folder" in ended.told:
             folder = RunFolder(ended.told["folder"])
+            goes_on = ended.told.get("resume", ended.told["folder"])
         if "end" in ended.told and ended.status >= 0:
             return ended.status
         text = obituary(ended, folder)
@@ -197,7 +200,7 @@ def keep(
     with Keeper() as keeper:
         return restarted(
             lambda is_first: attempt(keeper, is_first),
-            lambda: last_step(folder),
+            lambda: (folder and folder.path, last_step(folder)),
             keeper.asked_to_end,
             max_restarts=max_restarts,
             say=say,
@@ -205,10 +208,10 @@ def keep(
         )
 
 
-def resuming(settings: Sequence[str], folder: RunFolder) -> list[str]:
+def resuming(settings: Sequence[str], folder: str) -> list[str]:
     """The settings of a run that is to go on in its folder, whose name may have been made of the time."""
     others = [each for each in settings if not each.startswith(("ctwa.run=", "ctwa.resume="))]
-    return [*others, f"ctwa.run={folder.path}", "ctwa.resume=true"]
+    return [*others, f"ctwa.run={folder}", "ctwa.resume=true"]
 
 
 def obituary(ended: Ended, folder: RunFolder | None) -> str:

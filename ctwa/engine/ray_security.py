@@ -40,10 +40,12 @@ def close_to_others(ray_init: dict[str, Any], *, trust_network: bool) -> None:
         _check_open(address)
     if address != "local":
         return
+    from ray._common.utils import get_default_system_temp_dir
+
     _listen_on_loopback()
     try:
         _keep_token_private()
-        ray_init.setdefault("_temp_dir", str(private_folder() / "ray"))
+        ray_init.setdefault("_temp_dir", str(private_folder(Path(get_default_system_temp_dir())) / "ray"))
     except OSError as error:
         raise CtwaError(
             f"the files of Ray cannot be kept from other users of this machine ({error}): name others of your own, the "
@@ -127,15 +129,16 @@ def _keep_token_private() -> None:
         path.chmod(0o600)
 
 
-def private_folder() -> Path:
-    """A folder that only this user may enter, where Ray's would be.
+def private_folder(place: Path) -> Path:
+    """A folder that only this user may enter.
+
+    Args:
+        place: where it is to be.
 
     Raises:
         PermissionError: somebody else made it.
     """
-    from ray._common.utils import get_default_system_temp_dir
-
-    folder = Path(get_default_system_temp_dir()) / f"ray-{os.getuid()}"
+    folder = place / f"ray-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     status = folder.lstat()
     if status.st_uid != os.getuid() or folder.is_symlink():

@@ -17,7 +17,7 @@ FAILED = 1
 
 def restarted(
     attempt: Callable[[bool], int],
-    step: Callable[[], int],
+    place: Callable[[], tuple[object, int]],
     asked_to_end: threading.Event,
     *,
     max_restarts: int,
@@ -28,7 +28,7 @@ def restarted(
 
     Args:
         attempt: runs it, and is told whether that is for the first time; its exit status.
-        step: the last step that was made.
+        place: which run it is that failed, and the last step that was made there.
         asked_to_end: whether a signal has come, after which nothing is run again.
         max_restarts: how often.
         say: tells the user what is waited for.
@@ -41,13 +41,15 @@ def restarted(
     for number in range(1, max_restarts + 1):
         if status != FAILED or asked_to_end.is_set():
             break
-        if (made := step()) == before:
+        there = place()
+        _, made = there
+        if there == before:
             say(f"the run failed twice after step {made}, so it is not restarted a third time")
             break
         say(f"the run failed after step {made}: restart {number} of {max_restarts} in {pause:g} s")
         if asked_to_end.wait(pause):
             break
-        status, before, pause = attempt(False), made, min(2 * pause, LONGEST_PAUSE)
+        status, before, pause = attempt(False), there, min(2 * pause, LONGEST_PAUSE)
     return status
 
 

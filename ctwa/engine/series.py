@@ -38,6 +38,9 @@ _OF_A_RUN = (
     "ctwa.stop_on",
     "ctwa.stop_within",
     "ctwa.watchdog",
+    # By default named after the run's folder. The loops' own traces, where there are some, keep the first run's name.
+    "trainer.experiment_name",
+    "actor_rollout_ref.rollout.trace.experiment_name",
     # What verl writes into a config that it has been started with.
     "actor_rollout_ref.actor.optim.total_training_steps",
     "critic.optim.total_training_steps",

@@ -88,6 +88,10 @@ class EndRequest:
             raise KeyboardInterrupt  # the one that was raised was lost: in a destructor, say
         self._waits = True
 
+    def run_begins(self) -> None:
+        """Another run of this process begins, which has nothing to save yet: a signal ends it at once."""
+        self._waits = False
+
     def all_is_saved(self) -> None:
         """From now on a signal ends the run at once, and so does one that has come since the trainer last asked."""
         self._waits = False

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import secrets
+from pathlib import Path
 
 from ctwa.engine.ray_security import private_folder
 
 VARIABLE = "CTWA_SOCKETS"
 """Of the environment of a run's processes: what its sockets' names begin with."""
+
+
+PLACE = Path("/tmp")
+"""Every machine has it, and its name is short: that of a socket has at most 107 bytes."""
 
 
 def name_of_run() -> dict[str, str]:
@@ -23,4 +28,4 @@ def address(name: str) -> str:
         KeyError: this is not a process of a run.
         PermissionError: the folder is somebody else's.
     """
-    return f"ipc://{private_folder() / f'{os.environ[VARIABLE]}-{name}'}"
+    return f"ipc://{private_folder(PLACE) / f'{os.environ[VARIABLE]}-{name}'}"

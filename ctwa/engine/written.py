@@ -140,6 +140,8 @@ def _choice(path: str, group: str, given: object) -> str:
     name = {True: "on", False: "off"}.get(given, given) if isinstance(given, bool) else given  # YAML's own words
     if not isinstance(name, str):
         raise CtwaError(f"{path}: {group}={shown(given)} is no choice; write the name of one")
+    if "," in name:
+        raise CtwaError(f"{path}: {group}={name} names several, which only method can, and on the command line")
     return name
 
 

@@ -14,7 +14,6 @@ import psutil
 import pytest
 
 from ctwa.engine.keeper import Ended, obituary, resuming
-from ctwa.run.folder import RunFolder
 
 KEPT = """
 import os, signal, subprocess, sys, time
@@ -173,7 +172,7 @@ def test_one_that_waits_where_nothing_reaches_it_is_ended_for_what_is_wrong_with
 
 def test_a_run_goes_on_in_the_folder_that_it_began_in(tmp_path: Path) -> None:
     settings = ["method=linear", "ctwa.run=runs/${now:%H}", "ctwa.resume=false", "mine.yaml"]
-    assert resuming(settings, RunFolder(tmp_path)) == [
+    assert resuming(settings, str(tmp_path)) == [
         "method=linear",
         "mine.yaml",
         f"ctwa.run={tmp_path}",

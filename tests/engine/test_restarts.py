@@ -30,7 +30,12 @@ class Attempts:
     def play(self, *steps: int, max_restarts: int = 5) -> int:
         each = iter(steps)
         return restarted(
-            self, lambda: next(each), self.asked_to_end, max_restarts=max_restarts, say=self.said.append, pause=0.01
+            self,
+            lambda: ("run", next(each)),
+            self.asked_to_end,
+            max_restarts=max_restarts,
+            say=self.said.append,
+            pause=0.01,
         )
 
 
@@ -51,6 +56,18 @@ def test_every_other_end_is_the_end(status: int) -> None:
 
     assert attempts.play() == status
     assert attempts.firsts == [True]
+
+
+def test_two_runs_that_fail_at_the_same_step_are_two_faults() -> None:
+    """Of several methods by one command the second run may fail where the first one did."""
+    attempts, places = Attempts(1, 1, 0), iter([("linear", 5), ("guard", 5)])
+
+    assert (
+        restarted(
+            attempts, lambda: next(places), attempts.asked_to_end, max_restarts=2, say=attempts.said.append, pause=0.01
+        )
+        == 0
+    )
 
 
 def test_a_fault_that_repeats_at_its_step_is_not_tried_a_third_time() -> None:

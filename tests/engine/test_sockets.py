@@ -30,16 +30,16 @@ from ctwa.engine.checks.engine import LIVE_WEIGHTS, RECEIVER, _check_worker
 from ctwa.errors import CtwaError
 
 try:
-    _check_worker("verl.workers.rollout.vllm_rollout.utils.vLLMColocateWorkerExtension", RECEIVER)
+    _check_worker("key", "verl.workers.rollout.vllm_rollout.utils.vLLMColocateWorkerExtension", RECEIVER)
 except CtwaError as error:
     print(error)
-_check_worker(LIVE_WEIGHTS, RECEIVER)
+_check_worker("key", LIVE_WEIGHTS, RECEIVER)
 print("LiveWeights will do")
 """
 
 
 def said_by(code: str, run: dict[str, str], folder: Path) -> str:
-    environment = {"PATH": "/usr/bin", "HOME": str(folder), "RAY_TMPDIR": str(folder), **run}
+    environment = {"PATH": "/usr/bin", "HOME": str(folder), **run}
     return subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     ).stdout
@@ -51,7 +51,8 @@ def test_processes_of_a_run_have_one_address_and_those_of_another_run_another(tm
 
     assert addresses[0] == addresses[1] != addresses[2]
     path = Path(addresses[0].strip().removeprefix("ipc://"))
-    assert path.parent.parent == tmp_path
+    assert path.parent.parent == sockets.PLACE
+    assert len(str(path)) < 70
     assert path.parent.stat().st_mode & 0o777 == 0o700
 
 
@@ -59,8 +60,8 @@ def test_a_folder_of_somebody_else_is_not_entered(tmp_path: Path, monkeypatch: p
     """Whoever makes the socket's folder could hand this user's processes a pickle."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    folder = sockets.private_folder()
+    monkeypatch.setattr(sockets, "PLACE", tmp_path)
+    folder = sockets.private_folder(tmp_path)
     folder.rmdir()
     folder.symlink_to(elsewhere)
     monkeypatch.setenv(sockets.VARIABLE, "run")

@@ -91,6 +91,11 @@ def test_the_options_of_a_file_s_method_are_not_another_s(mine: Callable[..., Di
         ("data.max_prompt_length: ${nix}", "", "mine.yaml: data.max_prompt_length=${nix} has no value: "),
         ("engine: gpux", "", "mine.yaml: engine=gpux is no choice: write one of cpu, gpu"),
         ("engine: 7", "", "mine.yaml: engine=7 is no choice; write the name of one"),
+        (
+            "engine: cpu,gpu",
+            "",
+            "mine.yaml: engine=cpu,gpu names several, which only method can, and on the command line",
+        ),
         ("ctwa.method.type: mgda", "", "mine.yaml: method=linear, but ctwa.method.type=mgda: write one of the two"),
         ("method: ctwa", "", "mine.yaml, line 16, column 1: this is not YAML (found duplicate key method); mend it"),
         ("\t- x", "", "mine.yaml, line 16, column 1: this is not YAML (found character '\\t' that cannot start "),

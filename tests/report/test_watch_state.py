@@ -12,7 +12,7 @@ from ctwa.report.html import write_report
 from ctwa.report.summary import summarize
 from ctwa.report.trace import read_runs
 from ctwa.report.watch.screen import draw
-from ctwa.report.watch.state import WatchedRun
+from ctwa.report.watch.state import WatchedRun, wait_for_run
 from ctwa.run import ObjectiveInfo, RunFolder, TraceWriter, quiet, read_trace
 from ctwa.run.alarms import AlarmLimits, AlarmMonitor
 from ctwa.run.lock import is_held
@@ -263,3 +263,12 @@ def test_a_target_of_an_old_run_is_one_of_covariances_only_where_its_trace_says_
         folder = make_run(method, {1: step_metrics(accuracy=0.5) | extra}, info(("accuracy",), schema=1))
         assert watched(folder).trace.target("accuracy") == (0.1 if extra else None)
         assert read_runs([folder.path])[0].target("accuracy") == (0.1 if extra else None)
+
+
+def test_a_folder_of_several_runs_is_none_of_them_and_nothing_to_wait_for(tmp_path):
+    for name in ("linear", "guard"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").touch()
+
+    with pytest.raises(CtwaError, match=r" holds several runs: give the folder of one, .*/guard or .*/linear$"):
+        wait_for_run(tmp_path, print)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 from importlib.util import find_spec
 
 from hydra.errors import HydraException
 from hydra.utils import get_class
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from ctwa.engine.checks.batches import check_token_budgets
 from ctwa.engine.checks.turns import check_parser
@@ -88,31 +89,32 @@ LIVE_WEIGHTS = "ctwa.engine.verl.rollout.vllm_cpu.LiveWeights"
 
 def _check_vllm(config: DictConfig) -> None:
     on_cpu = config.trainer.device == "cpu"
-    worker = (config.actor_rollout_ref.rollout.engine_kwargs.get("vllm") or {}).get("worker_extension_cls")
+    key = "actor_rollout_ref.rollout.engine_kwargs.vllm.worker_extension_cls"
+    worker = OmegaConf.select(config, key)
     if on_cpu and worker in (None, RECEIVER):
         raise CtwaError("generation=vllm would lose the updates of the weights on a CPU: write generation=vllm_cpu")
     if not on_cpu and worker == LIVE_WEIGHTS:
         raise CtwaError("generation=vllm_cpu is for the CPU: write generation=vllm")
-    if not on_cpu and worker is None:
-        raise CtwaError("actor_rollout_ref.rollout.name=vllm alone leaves out what vLLM needs: write generation=vllm")
     if on_cpu and find_spec("vllm") is None:
         raise CtwaError(
             "generation=vllm_cpu needs vLLM, which is not installed: run scripts/install_vllm_cpu.sh, or write "
             "generation=transformers"
         )
-    if worker is not None and worker not in (RECEIVER, LIVE_WEIGHTS):
-        _check_worker(worker, LIVE_WEIGHTS if on_cpu else RECEIVER)
+    if worker is None:  # the configuration of an older run
+        OmegaConf.update(config, key, RECEIVER, force_add=True)
+    elif worker not in (RECEIVER, LIVE_WEIGHTS) and find_spec("vllm") is not None:
+        _check_worker(key, worker, LIVE_WEIGHTS if on_cpu else RECEIVER)
 
 
-def _check_worker(worker: str, needed: str) -> None:
+def _check_worker(key: str, worker: object, needed: str) -> None:
     """Refuse a class for vLLM's workers that would not find the socket by which they are given the weights."""
-    key = "actor_rollout_ref.rollout.engine_kwargs.vllm.worker_extension_cls"
+    logging.getLogger("hydra.utils").disabled = True  # which would tell the same, less well
     try:
-        is_ours = issubclass(get_class(worker), get_class(needed))
-    except (ImportError, ValueError) as error:
-        why = str(error.__cause__ or error).strip().splitlines()[-1]
+        theirs = get_class(str(worker))
+    except Exception as error:  # a module of the user's may raise anything
+        why = (str(error.__cause__ or error).strip().splitlines() or [type(error).__name__])[-1]
         raise CtwaError(f"{key}={worker} cannot be loaded ({why}): write the dotted name of a class") from error
-    if not is_ours:
+    if not issubclass(theirs, get_class(needed)):
         raise CtwaError(f"{key}={worker} would not get the trainer's weights: derive it from {needed}")
 
 

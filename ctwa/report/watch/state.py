@@ -39,13 +39,25 @@ class Status:
     text: str
 
 
+def runs_within(path: Path) -> list[Path]:
+    """The runs that a folder holds, as several methods by one command leave them; none where it is a run itself."""
+    if not path.is_dir() or RunFolder(path).holds_run():
+        return []
+    return sorted(each for each in path.iterdir() if RunFolder(each).info.is_file())
+
+
 def wait_for_run(path: Path, say: Callable[[str], None]) -> None:
     """Returns when a run has begun in a folder; at once if one has, or if none ever can.
 
     Args:
         path: the folder.
         say: is told what is waited for.
+
+    Raises:
+        CtwaError: the folder holds the folders of several runs.
     """
+    if not RunFolder(path).holds_run() and (within := runs_within(path)):
+        raise CtwaError(f"{path} holds several runs: give the folder of one, {' or '.join(map(str, within))}")
     if not RunFolder(path).holds_run() and (path.is_dir() or not path.exists()):
         say(f"no run has begun in {clean(str(path))} yet: waiting for one{neighbour(path)} (Ctrl-C ends this)")
         while not RunFolder(path).holds_run():
