@@ -152,14 +152,16 @@ def read_state(folder: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = json.loads(path.read_bytes())
         version = state.pop("version")
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        if "metrics" in state:
+            state["metrics"] = {key_of.renamed(name): value for name, value in state["metrics"].items()}
+        if not isinstance(state.get("step", 0), int):
+            raise TypeError("its step is no whole number")
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise CtwaError(
             f"{path} is no state of ctwa ({error!r}): restore it, or take {folder} away to go on from an earlier one"
         ) from error
     if version != STATE_VERSION:
         raise CtwaError(f"{path} is of another version of ctwa: resume with that version, or start a new run")
-    if "metrics" in state:
-        state["metrics"] = {key_of.renamed(name): value for name, value in state["metrics"].items()}
     return state
 
 

@@ -25,7 +25,7 @@ from ctwa.engine.keeper import tell
 from ctwa.engine.plan import line
 from ctwa.engine.recorder import Recorder, Stop
 from ctwa.engine.restarts import how_to_go_on
-from ctwa.engine.resumed import changes, refuse_another, refuse_unlike, told
+from ctwa.engine.resumed import BOUND, changes, refuse_another, refuse_unlike, told
 from ctwa.engine.secrets import written_config
 from ctwa.engine.signals import end_request
 from ctwa.engine.written import Written
@@ -34,6 +34,7 @@ from ctwa.run.console import ConsoleReporter
 from ctwa.run.folder import RunFolder, RunInfo
 from ctwa.run.follow import following
 from ctwa.run.log import quiet
+from ctwa.run.text import clean_lines
 
 
 def plugins(named: str) -> str:
@@ -133,7 +134,7 @@ class Job(ABC):
     @property
     def bound(self) -> Sequence[str]:
         """The keys of the settings that a resumed run needs as they were."""
-        return ()
+        return BOUND
 
     @abstractmethod
     def about(self) -> dict[str, Any]:
@@ -250,7 +251,7 @@ def print_plan(written: Written, job: Job, console: Console | None = None) -> No
     # Else the `:train:` of `folder:train: prompt from ...` becomes a picture of a train.
     say = partial((console or Console()).print, markup=False, emoji=False, highlight=False, soft_wrap=True)
     say(OmegaConf.to_yaml(job.config))
-    say("\n".join([*written.lines(), job.plan()]))
+    say(clean_lines("\n".join([*written.lines(), job.plan()])))
 
 
 def start(job: Job, run: RunFolder) -> Stop | None:

@@ -220,6 +220,11 @@ class Trainer(ABC):
                 f"{folder} holds nothing of the {error} that this run has: resume it with the command, and the "
                 "version of ctwa, that saved it"
             ) from error
+        except (TypeError, ValueError, AttributeError) as error:
+            raise CtwaError(
+                f"{folder} holds no state that can be taken up ({error}): restore it, or take the folder away to go on "
+                "from an earlier one"
+            ) from error
         self.policy.load(folder)
         self.steps_made = state["step"]
         metrics: dict[str, Any] = state["metrics"]

@@ -14,7 +14,17 @@ from ctwa.run.folder import RunFolder, RunInfo
 _OF_THE_START = {"ctwa.resume", "ctwa.run", "ray_kwargs.ray_init"}
 """What may be as it likes: which start it is, where the folder is now, and what the environment gives."""
 _NAMED_AFTER_THE_FOLDER = {"router_config_path", "agent_loop_config_path", "experiment_name", "default_local_dir"}
+_ABSENT = object()
+"""In the place of a key that another version of ctwa has not."""
 _MOST = 8  # changes that are told
+
+
+BOUND = (
+    "actor_rollout_ref.actor.optim.optimizer",
+    "actor_rollout_ref.model.lora_rank",
+    "actor_rollout_ref.model.target_modules",
+)
+"""The settings of which a checkpoint's tensors are, whatever is trained on."""
 
 
 def refuse_another(run: RunFolder, info: RunInfo) -> None:
@@ -45,11 +55,19 @@ def refuse_unlike(run: RunFolder, config: Mapping[str, Any], keys: Iterable[str]
         return
     then, now = _begun_with(run), dotted(dict(config))
     for key in keys:
-        if key in then and then[key] != now.get(key):
+        before, after = _under(then, key), _under(now, key)
+        if before is not _ABSENT and before != after:
             raise CtwaError(
-                f"{run.path} was begun with {key}={_text(then[key])}, and its checkpoint cannot be read with "
-                f"{_text(now.get(key))}: write {key}={_text(then[key])}"
+                f"{run.path} was begun with {key}={_text(before)}, and its checkpoint cannot be read with "
+                f"{'nothing' if after is _ABSENT else _text(after)}: write {key}="
+                f"{'null' if before is None else _text(before)}"
             )
+
+
+def _under(settings: Mapping[str, Any], key: str) -> Any:
+    """A setting; of a section the names in it, in alphabetical order."""
+    names = {each[len(key) + 1 :].partition(".")[0] for each in settings if each.startswith(f"{key}.")}
+    return sorted(names) if names else settings.get(key, _ABSENT)
 
 
 def changes(run: RunFolder, config: Mapping[str, Any]) -> list[str]:

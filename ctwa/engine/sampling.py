@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -33,10 +35,12 @@ from ctwa.engine.verl.turns import Turns, read_turns
 from ctwa.models.seeds import completion_seed
 from ctwa.objectives.completion import Completion, Moment
 from ctwa.objectives.conditioning import weights_of
-from ctwa.objectives.evaluator import Evaluation, RewardEvaluator, Scoring
+from ctwa.objectives.evaluator import Evaluation, Failure, RewardEvaluator, Scoring
 from ctwa.objectives.shaping import Shaped
 from ctwa.run.cores import reward_workers
 from ctwa.statistics import clustered_error
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -227,6 +231,8 @@ class Sampler:
         """Wait for the rewards of the rows, whose prompts were the last to be completed."""
         assert self._scoring is not None
         evaluation = self._scoring.finish()
+        for line in told_of(evaluation.failures):
+            _log.warning(line)  # into engine.log, where the alarm of unscored completions sends people
         completions = [completion for _, completion in sorted(self._completions.items())]
         prompts_N = torch.tensor([place_of(key)[0] for key in rows.completions])
         group_N = prompts_N.unique(return_inverse=True)[1]
@@ -338,3 +344,15 @@ def sampling_engine(
         yield Sampler(
             session, settings, evaluator, max_missing=max_missing, has_several_sources=has_several_sources(data)
         )
+
+
+def told_of(failures: Sequence[Failure]) -> list[str]:
+    """Of each objective the first completion of a batch that it could not score, and how many there are."""
+    first: dict[str, Failure] = {}
+    for each in failures:
+        first.setdefault(each.objective, each)
+    num = Counter(each.objective for each in failures)
+    return [
+        f"objective '{name}' could not score {num[name]} completions; first row {each.row}: {each.reason}: {each.text}"
+        for name, each in first.items()
+    ]

@@ -5,6 +5,7 @@ A judge's key is given as ``${oc.env:NAME}``. The run's folder, its loggers and 
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -18,11 +19,30 @@ def written_config(config: DictConfig) -> dict[str, Any]:
     raw = OmegaConf.to_container(config, resolve=False)
     assert isinstance(resolved, dict)
     assert isinstance(raw, dict)
-    for name, objective in ((raw.get("ctwa") or {}).get("objectives") or {}).items():
-        if "kwargs" in objective:
-            written = resolved["ctwa"]["objectives"][name]
-            written["kwargs"] = _written(objective["kwargs"], written["kwargs"])
+    for name, kwargs in _arguments(raw):
+        written = resolved["ctwa"]["objectives"][name]
+        written["kwargs"] = _written(kwargs, written["kwargs"])
     return resolved
+
+
+def keep_expressions(config: DictConfig, raw: Mapping[str, Any]) -> None:
+    """Put back into a configuration, whose interpolations were resolved, those of rewards' secrets.
+
+    Args:
+        config: changed in place.
+        raw: what it was before.
+    """
+    for name, kwargs in _arguments(raw):
+        objective = config.ctwa.objectives[name]
+        kept = _written(kwargs, OmegaConf.to_container(objective.kwargs))
+        OmegaConf.update(objective, "kwargs", kept, merge=False, force_add=True)
+
+
+def _arguments(raw: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Of each objective that has some, with its name."""
+    for name, objective in ((raw.get("ctwa") or {}).get("objectives") or {}).items():
+        if isinstance(objective, Mapping) and objective.get("kwargs"):
+            yield name, objective["kwargs"]
 
 
 def _written(raw: Any, resolved: Any) -> Any:

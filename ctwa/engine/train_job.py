@@ -17,6 +17,7 @@ from ctwa.engine.checks.turns import has_turns, turns_line
 from ctwa.engine.job import Job
 from ctwa.engine.passes import passes_text, update_passes
 from ctwa.engine.plan import decoding, line, loss_line, optimizer_line, size_lines
+from ctwa.engine.resumed import BOUND
 from ctwa.method_info import with_options
 from ctwa.run.folder import ObjectiveInfo
 
@@ -51,8 +52,21 @@ class TrainJob(Job):
 
     @property
     def bound(self) -> Sequence[str]:
-        """A data loader finds its place again with as many processes alone; a curriculum has a place of its own."""
-        return () if self.settings.curriculum.is_on else ("data.dataloader_num_workers",)
+        """What a checkpoint's tensors and states are of.
+
+        A data loader finds its place again with as many processes alone; a curriculum has a place of its own. Running
+        moments, the estimate of cross-fitted gradients and an adaptive penalty go on where they were kept.
+        """
+        keys = [*BOUND, "ctwa.curriculum.sources", "ctwa.curriculum.difficulty"]
+        if not self.settings.curriculum.is_on:
+            keys.append("data.dataloader_num_workers")
+        if self.settings.rewards.standardise == "running":
+            keys.append("ctwa.rewards.standardise")
+        if self.config.ctwa.gradients.gram == "cross_fitted":
+            keys.append("ctwa.gradients.gram")
+        if self.config.algorithm.use_kl_in_reward and self.config.algorithm.kl_ctrl.type == "adaptive":
+            keys += ["algorithm.use_kl_in_reward", "algorithm.kl_ctrl.type"]
+        return keys
 
     def about(self) -> dict[str, Any]:
         """With the targets of covariances, where the method has any."""

@@ -63,6 +63,31 @@ def test_a_place_in_the_data_is_read_by_as_many_processes_as_kept_it(tmp_path: P
         refuse_unlike(run, now, [key])
 
 
+@pytest.mark.parametrize(
+    ("then", "now", "sentence"),
+    [
+        (
+            {"sources": None},
+            {"sources": {"easy": 1.0}},
+            r"begun with ctwa.it.sources=nothing, .* with easy: write .*=null$",
+        ),
+        ({"sources": {"easy": 1.0}}, {"sources": None}, r"begun with ctwa.it.sources=easy, .* with nothing: write"),
+        ({"sources": {"easy": 1.0}}, {"sources": {"easy": 2.0}}, None),
+        ({}, {"sources": {"easy": 1.0}}, None),
+    ],
+)
+def test_of_a_section_its_names_are_to_be_as_they_were(
+    tmp_path: Path, then: dict[str, object], now: dict[str, object], sentence: str | None
+) -> None:
+    run = RunFolder.create(tmp_path / "run", {"ctwa": {"it": then}}, info())
+    save(run)
+    if sentence is None:
+        refuse_unlike(run, {"ctwa": {"it": now}}, ["ctwa.it.sources"])
+        return
+    with pytest.raises(CtwaError, match=sentence):
+        refuse_unlike(run, {"ctwa": {"it": now}}, ["ctwa.it.sources"])
+
+
 def test_settings_that_are_not_as_they_were_are_told(run: RunFolder) -> None:
     now = {
         "ctwa": {

@@ -9,9 +9,10 @@ from typing import Any, cast
 import numpy as np
 from omegaconf import DictConfig
 
-from ctwa.engine.sampling import Sampler
+from ctwa.engine.sampling import Sampler, told_of
 from ctwa.engine.settings import read_settings
 from ctwa.objectives.completion import Moment
+from ctwa.objectives.evaluator import Failure
 
 ON = {"ctwa.conditioning.concentration": 1.0, "ctwa.method": {"type": "linear"}}
 
@@ -53,3 +54,17 @@ def test_a_resumed_run_draws_the_weights_that_the_undisturbed_one_draws(
     parts = [str(part) for step in steps for part in step]  # of each step its first prompts, and further ones
     assert len(set(parts)) == len(parts) == 8
     assert told(sampler(seed=1), 1) != steps[0]
+
+
+def test_of_each_objective_the_first_failure_of_a_batch_and_their_number() -> None:
+    failures = [
+        Failure("judge", 3, "exception", "RuntimeError: 401 ***"),
+        Failure("judge", 5, "timeout", "it took more than 10 s"),
+        Failure("short", 4, "not_finite", "nan"),
+    ]
+
+    assert told_of(failures) == [
+        "objective 'judge' could not score 2 completions; first row 3: exception: RuntimeError: 401 ***",
+        "objective 'short' could not score 1 completions; first row 4: not_finite: nan",
+    ]
+    assert told_of([]) == []

@@ -7,8 +7,12 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from ctwa.engine.compose import compose_config
+from ctwa.engine.job import execute
 from ctwa.engine.recorder import Recorder
 from ctwa.engine.secrets import written_config
+from ctwa.engine.settings import read_settings
+from ctwa.engine.train_job import TrainJob
 from ctwa.errors import without_secrets
 from ctwa.objectives.loading import describe_error
 from ctwa.run.folder import RunFolder, RunInfo
@@ -33,6 +37,27 @@ def test_the_values_that_rewards_take_from_the_environment_stay_expressions(monk
     }
     assert "hush" not in str(written)
     assert config.ctwa.objectives.judge.kwargs["key"] == "hush"
+
+
+def test_a_run_of_the_command_line_keeps_the_expressions(
+    run_overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Composing resolves every interpolation, and what is written is what was composed."""
+    monkeypatch.setenv("JUDGE_KEY", "hush-hush-hush")
+    judge = tmp_path / "judge.py"
+    judge.write_text("def judge(response, key, headers=()):\n    assert key == 'hush-hush-hush'\n    return 0.5\n")
+    own = [
+        f"+ctwa.objectives.judge.reward_fn={judge}:judge",
+        "+ctwa.objectives.judge.kwargs.key=${oc.env:JUDGE_KEY}",
+        "+ctwa.objectives.judge.kwargs.headers=[{Authorization:'Bearer ${oc.env:JUDGE_KEY}'},'${ctwa.seed}']",
+    ]
+    config = compose_config([*run_overrides, "method=linear", *own])
+    execute(TrainJob, [*run_overrides, "method=linear", *own], dry_run=True)
+
+    kwargs = {"key": "${oc.env:JUDGE_KEY}", "headers": [{"Authorization": "Bearer ${oc.env:JUDGE_KEY}"}, 0]}
+    assert written_config(config)["ctwa"]["objectives"]["judge"]["kwargs"] == kwargs
+    assert read_settings(config).objectives["judge"].kwargs["key"] == "hush-hush-hush"
+    assert "hush-hush-hush" not in str(written_config(config)) + "".join(capsys.readouterr())
 
 
 SAID = "Illegal header value b'Bearer hush-hush-hush\\n', asking https://me:mypassword@host/v1?q=a@b"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -40,6 +41,9 @@ def check_checkpoint(config: DictConfig, checkpoints: Path) -> None:
         CtwaError: none of the checkpoints is whole; the newest whole one lacks what some rank saved, or is FSDP1's and
             of another number of ranks; or loading it could run code.
     """
+    for path in sorted(checkpoints.glob("global_step_*")) if checkpoints.is_dir() else ():
+        if re.fullmatch(r"global_step_\d+", path.name, re.ASCII) and not path.is_dir():
+            raise CtwaError(f"{path} is no folder, and the checkpoint of that step is to be one: take it away")
     found = find_resumption(checkpoints)
     if found.folder is None:
         if found.damaged or len(found.unfinished) > 1:  # a run that dies while it saves for the first time leaves one

@@ -114,13 +114,29 @@ def test_a_run_whose_seals_are_gone_does_not_start_over_unasked(tmp_path: Path) 
         check_checkpoint(config(), tmp_path)
 
 
-@pytest.mark.parametrize("content", ["[]", "{}", "{", '{"version": 99}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("[]", "{}", "{", '{"version": 99}', "[" * 100_000),
+        *('{"version": 1, "metrics": []}', '{"version": 1, "metrics": "x"}', '{"version": 1, "step": "x"}'),
+    ],
+)
 def test_a_state_that_is_none_is_told_before_the_start(content: str, tmp_path: Path) -> None:
     folder = save(tmp_path, 2, sealed=False)
     (folder / STATE_FILE).write_text(content)
     seal(folder)
 
     with pytest.raises(CtwaError, match=r"ctwa_state\.json is (no state of ctwa|of another version)"):
+        check_checkpoint(config(), tmp_path)
+
+
+def test_a_file_in_the_place_of_a_steps_folder_is_told_before_that_step_is_made(tmp_path: Path) -> None:
+    save(tmp_path, 2)
+    (tmp_path / "global_step_latest").touch()  # is no step's
+    check_checkpoint(config(), tmp_path)
+    (tmp_path / "global_step_9").symlink_to(tmp_path / "nowhere")
+
+    with pytest.raises(CtwaError, match=r"global_step_9 is no folder, and the checkpoint of that step is to be one"):
         check_checkpoint(config(), tmp_path)
 
 
