@@ -4,9 +4,10 @@
 
 The model has the shape's config.json and random weights, so that nothing is fetched. It hardly ever writes the end of a
 sequence, so that nearly every completion has all its tokens. `engine=one_gpu` trains: torch's attention, rows with
-padding (and flash-attention's cross entropy where it is installed), and a server of its own process, whose bytes are not the rank's. Measured is what torch's allocator of the rank
-has held at the most over some steps; CUDA's context and what lies between tensors come on top of it. Several runs at a
-time share the card; seconds are measured of a run that is alone (--jobs 1).
+padding, flash-attention's cross entropy where it is installed, and a server of its own process, whose bytes are not the
+rank's. Measured is what torch's allocator of the rank has held at the most over some steps; CUDA's context and what
+lies between tensors come on top of it. Several runs at a time share the card; seconds are measured of a run that is
+alone (--jobs 1).
 """
 
 from __future__ import annotations

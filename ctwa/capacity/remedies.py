@@ -137,7 +137,7 @@ def _adapter(workload: Workload) -> Iterator[Remedy]:
 
 
 def _more_gpus(workload: Workload) -> Iterator[Remedy]:
-    """The fewest that are enough: first those of one node, then nodes."""
+    """The fewest that are enough: first those of one node, then nodes; with servers of several where needed."""
     gpu, had = workload.cluster.gpu, workload.cluster.num_gpus
     per_node = max(workload.cluster.gpus_per_node, NODE)
     sizes = [Cluster(gpu, 1, num) for num in (2, 4, 8) if had < num <= per_node]
@@ -149,6 +149,19 @@ def _more_gpus(workload: Workload) -> Iterator[Remedy]:
         if cluster.num_gpus <= had:
             continue
         larger = replace(workload, cluster=cluster, shards=cluster.num_gpus)
-        if not faults(larger):
-            yield Remedy(f"--gpus {cluster}", larger)
-            return
+        for remedy in (Remedy(f"--gpus {cluster}", larger), *_spread(larger)):
+            if not faults(remedy.workload):
+                yield remedy
+                return
+
+
+def _spread(workload: Workload) -> Iterator[Remedy]:
+    """Its GPUs with servers of several of them."""
+    served, cluster = workload.sampling, workload.cluster
+    if served is None:
+        return
+    parallel = 2 * served.tensor_parallel
+    while parallel <= cluster.gpus_per_node:
+        setting = f"--gpus {cluster} {_ROLLOUT}.tensor_model_parallel_size={parallel}"
+        yield Remedy(setting, replace(workload, sampling=replace(served, tensor_parallel=parallel)))
+        parallel *= 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import re
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -458,6 +459,14 @@ class TestRemedies:
         huge = replace(SHAPE, num_parameters=70_000_000_000, num_block_parameters=850_000_000, num_layers=80)
         step = replace(STEP, shape=huge, num_trained=huge.num_parameters, num_gradients=3)
         assert any(way[-1].setting.startswith("--gpus ") for way in remedies(served(step, tensor_parallel=8)))
+
+    def test_more_gpus_may_need_servers_of_several(self) -> None:
+        """The weights of 7 B parameters do not fit into half of 24 GB: more of such GPUs alone are never enough."""
+        step = replace(STEP, cluster=Cluster(GPUS["A10"], 1, 1), shards=1)
+        [way] = remedies(step)
+
+        assert re.fullmatch(r"--gpus \d+x8xA10 actor\S+\.tensor_model_parallel_size=2", way[-1].setting)
+        assert not faults(way[-1].workload)
 
 
 class TestClusters:
