@@ -56,7 +56,7 @@ def checkpoints(
 
     The exit status of --verify is 1 where one is damaged.
     """
-    from ctwa.run.folder import RunFolder
+    from ctwa.run.folder import RunFolder, refuse_several
 
     if export is None and (step is not None or dtype is not None or adapter or push is not None or dry_run):
         raise CtwaError("--step, --adapter, --dtype, --push and --dry-run are of --export: write also --export FOLDER")
@@ -66,6 +66,7 @@ def checkpoints(
         raise CtwaError("--public is of --push: write also --push OWNER/NAME")
     folder = RunFolder(run)
     if not folder.checkpoints.is_dir():
+        refuse_several(run)
         raise CtwaError(f"{run} holds no run (no checkpoints in it): give the folder of a run that has begun")
     if export is not None:
         destination = None if push is None else _destination(push, public=public)

@@ -33,9 +33,11 @@ def methods_of(arguments: Sequence[str]) -> list[str]:
     """The methods, where the last ``method=`` of a command names several: ``method=linear,guard``; else none.
 
     Raises:
-        CtwaError: one is named twice.
+        CtwaError: one is named twice, or there is a comma too many.
     """
     chosen = [each for each in arguments if each.startswith("method=")]
+    if chosen and re.fullmatch(r"method=(,[\w,]*|[\w,]*,|\w[\w,]*,,[\w,]*)", chosen[-1]):
+        raise CtwaError(f"{chosen[-1]} has a comma too many: write method=NAME,NAME")
     found = _SEVERAL.fullmatch(chosen[-1]) if chosen else None
     names = found[1].split(",") if found else []
     if twice := [name for name in names if names.count(name) > 1]:

@@ -210,3 +210,15 @@ class RunFolder:
 
 def _one_line(error: Exception) -> str:
     return shown(" ".join(str(error).split()))
+
+
+def refuse_several(path: Path) -> None:
+    """See that a folder is not that of several runs, as several methods by one command leave it.
+
+    Raises:
+        CtwaError: it is; their folders.
+    """
+    if not path.is_dir() or RunFolder(path).holds_run():
+        return
+    if within := sorted(str(each) for each in path.iterdir() if RunFolder(each).info.is_file()):
+        raise CtwaError(f"{path} holds several runs: give the folder of one, {' or '.join(within)}")

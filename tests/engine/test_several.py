@@ -24,7 +24,6 @@ from ctwa.run.trace import TraceWriter
         (["method=linear,guard", "method=ctwa"], []),
         (["method=linear"], []),
         (["ctwa.seed=0,1"], []),
-        (["method=linear,"], []),
         ([], []),
     ],
 )
@@ -35,6 +34,12 @@ def test_the_last_method_of_a_command_counts(arguments: list[str], methods: list
 def test_a_method_is_named_once() -> None:
     with pytest.raises(CtwaError, match=r"^method=linear,guard,linear names linear twice: write each method once$"):
         methods_of(["method=linear,guard,linear"])
+
+
+@pytest.mark.parametrize("given", ["linear,", ",linear", "linear,,guard", ","])
+def test_a_comma_too_many_is_told(given: str) -> None:
+    with pytest.raises(CtwaError, match=r" has a comma too many: write method=NAME,NAME$"):
+        methods_of([f"method={given}"])
 
 
 def test_each_run_has_a_folder_of_its_methods_name(

@@ -7,6 +7,7 @@ import sys
 import pytest
 from rich.cells import cell_len
 
+from ctwa.cli.checkpoints import checkpoints
 from ctwa.errors import CtwaError
 from ctwa.report.html import write_report
 from ctwa.report.summary import summarize
@@ -270,5 +271,8 @@ def test_a_folder_of_several_runs_is_none_of_them_and_nothing_to_wait_for(tmp_pa
         (tmp_path / name).mkdir()
         (tmp_path / name / "run.json").touch()
 
-    with pytest.raises(CtwaError, match=r" holds several runs: give the folder of one, .*/guard or .*/linear$"):
+    told = r" holds several runs: give the folder of one, .*/guard or .*/linear$"
+    with pytest.raises(CtwaError, match=told):
         wait_for_run(tmp_path, print)
+    with pytest.raises(CtwaError, match=told):
+        checkpoints(tmp_path)

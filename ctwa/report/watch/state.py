@@ -14,7 +14,7 @@ from typing import Literal
 from ctwa import metrics as key_of
 from ctwa.errors import CtwaError, neighbour
 from ctwa.report.trace import RunTrace
-from ctwa.run.folder import RunFolder, RunInfo
+from ctwa.run.folder import RunFolder, RunInfo, refuse_several
 from ctwa.run.jsonl import JsonLinesTail
 from ctwa.run.lock import is_held
 from ctwa.run.text import clean, duration
@@ -39,13 +39,6 @@ class Status:
     text: str
 
 
-def runs_within(path: Path) -> list[Path]:
-    """The runs that a folder holds, as several methods by one command leave them; none where it is a run itself."""
-    if not path.is_dir() or RunFolder(path).holds_run():
-        return []
-    return sorted(each for each in path.iterdir() if RunFolder(each).info.is_file())
-
-
 def wait_for_run(path: Path, say: Callable[[str], None]) -> None:
     """Returns when a run has begun in a folder; at once if one has, or if none ever can.
 
@@ -56,8 +49,7 @@ def wait_for_run(path: Path, say: Callable[[str], None]) -> None:
     Raises:
         CtwaError: the folder holds the folders of several runs.
     """
-    if not RunFolder(path).holds_run() and (within := runs_within(path)):
-        raise CtwaError(f"{path} holds several runs: give the folder of one, {' or '.join(map(str, within))}")
+    refuse_several(path)
     if not RunFolder(path).holds_run() and (path.is_dir() or not path.exists()):
         say(f"no run has begun in {clean(str(path))} yet: waiting for one{neighbour(path)} (Ctrl-C ends this)")
         while not RunFolder(path).holds_run():
