@@ -21,6 +21,8 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 
@@ -48,6 +50,8 @@ COMMON = (
     "trainer.save_freq=-1",
     "trainer.logger=[]",
 )
+ATTENTION = "actor_rollout_ref.model.override_config.attn_implementation"
+"""What says to the plan whether log-probabilities are flash-attention's, which verl takes wherever it is installed."""
 KEPT = "actor_rollout_ref.model.enable_gradient_checkpointing=false"
 SETTINGS: Mapping[str, Sequence[str]] = {
     "linear": ("method=linear",),
@@ -85,9 +89,12 @@ def make_model(shape: Path, tokenizer: Path, folder: Path) -> None:
 
 
 def counted(arguments: Sequence[str], shape: Path) -> Workload:
-    """The step as `ctwa plan` counts it."""
-    config = compose_config(arguments, command="train")
-    return of_rewards(config, read_settings(config), read_shape(shape), ANY_CARD, None)
+    """The step as `ctwa plan` counts it, with the kernel that is here, and micro-batches of one size, as verl's are."""
+    kernel = () if find_spec("flash_attn") is None else (f"{ATTENTION}=flash_attention_2",)
+    config = compose_config([*arguments, *kernel], command="train")
+    workload = of_rewards(config, read_settings(config), read_shape(shape), ANY_CARD, None)
+    num = math.ceil(workload.num_rows * workload.row_tokens / workload.micro_tokens)
+    return replace(workload, micro_tokens=math.ceil(workload.num_rows / num * workload.row_tokens))
 
 
 def of_rank(workload: Workload) -> float:

@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from ctwa.engine.compose import compose_written
+from ctwa.engine.compose import compose_config, compose_written
 from ctwa.engine.job import print_plan, report, set_environment
 from ctwa.engine.keeper import tell
 from ctwa.engine.recorder import Stop
@@ -72,17 +72,18 @@ def train_each(
         CtwaError: a mistake that was found before anything started.
         RunFailed: a run ended by an error, which the user has been told of.
     """
-    series = Series()
-    folder, jobs = None, list[tuple[Written, SeriesJob]]()
+    series, jobs = Series(), list[tuple[Written, SeriesJob]]()
+    others = _others(arguments)
+    with _of_method(methods[0]):
+        # Once: it may be named after the time.
+        folder = Path(compose_config([*others, f"method={methods[0]}"]).ctwa.run)
     for name in methods:
-        written = Written.read([*_others(arguments), f"method={name}"], "train")
+        written = Written.read([*others, f"method={name}"], "train")
         with _of_method(name):
-            folder = folder or Path(compose_written(written, command="train").ctwa.run)
             config = compose_written(written, stop_on=stop_on, command="train", run=folder / name)
             set_environment(config)
             with written.naming():
                 jobs.append((written, SeriesJob(config, series)))
-    assert folder is not None
     if RunFolder(folder).holds_run():
         raise CtwaError(f"{folder} holds a run, and is to hold a folder for each method: give another ctwa.run")
     for _, job in jobs:

@@ -10,8 +10,6 @@ from ctwa.engine.ray_security import private_folder
 
 VARIABLE = "CTWA_SOCKETS"
 """Of the environment of a run's processes: what its sockets' names begin with."""
-
-
 PLACE = Path("/tmp")
 """Every machine has it, and its name is short: that of a socket has at most 107 bytes."""
 
