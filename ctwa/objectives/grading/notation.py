@@ -35,6 +35,7 @@ _INVISIBLE = re.compile("[\u200b-\u200f\u2060-\u2064\ufeff\u00ad\ufe00-\ufe0f]")
 _THIN_SPACES = re.compile("[\u2009\u202f\u2008\u200a]")
 _RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ]+")
 _LOWERED = re.compile("[₀₁₂₃₄₅₆₇₈₉₊₋₍₎]+")
+_RAISED_OVER_LOWERED = re.compile("([⁰¹²³⁴⁵⁶⁷⁸⁹]+)\\s*[⁄/∕]\\s*([₀₁₂₃₄₅₆₇₈₉]+)")  # ⁵⁄₉
 _VULGAR = re.compile("[¼-¾⅐-⅞↉]")
 
 # Order matters: a later pattern sees what the earlier ones left.
@@ -43,14 +44,19 @@ _REWRITES = [
     for pattern, replacement in [
         (r"\\[()\[\]]", " "),  # \( and \[ around formulas
         (r"(?<!\\)\$", ""),
-        (r"\{,\}|\\[,!;:]|\\thinspace\b", THIN),
+        (r"\{,\}|\\[,!;:]|\\(?:neg)?(?:thin|med|thick)space(?![A-Za-z])", THIN),
+        (r"(?<![\d'.])\d{1,3}(?:'\d{3})+(?![\d'])", lambda digits: digits[0].replace("'", THIN)),  # 12'500
+        (r"(?<=\d)\s*\\(?:mathrm|text|rm)\s*\{\s*[eE]\s*\}\s*\{?([-+]?)\}?\s*\{?([-+]?\d+)\}?", r"\\times 10^{\1\2}"),
         (r"\{:\}", ":"),
-        (r"\\(?:quad|qquad|enspace|enskip|space|hfill|null)(?![A-Za-z])|\\[ \n>]|~", " "),
+        (r"\\(?:quad|qquad|enspace|enskip|space|nobreakspace|hfill|null|relax|par|newline|nobreak|allowbreak|notag"
+         r"|nonumber)(?![A-Za-z])|\\[ \n>]|~", " "),
+        (r"\\(?:[hv]skip|m?kern|mskip)\s*-?\d*\.?\d*\s*(?:em|ex|pt|mu|cm|mm|in|pc|bp)", " "),
         (r"\\[hv]space\*?\s*\{[^{}]*\}|\\(?:hphantom|vphantom|phantom|label|tag)\s*\{[^{}]*\}", " "),
         (r"\\(?:left|right|middle)\s*\.(?!\d)", ""),
         (r"\\(?:left|right|middle|[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle|scriptscriptstyle|limits|nolimits"
-         r"|mathstrut|strut|rm|bf|it|sf|tt|cal|normalsize|small|large|Large|LARGE|huge|Huge|boxed|fbox|framebox"
-         r"|underline|centering|noindent|ensuremath|mathopen|mathclose|mathord|mathrel|mathbin)(?![A-Za-z])", " "),
+         r"|displaylimits|mathstrut|strut|smash|boldmath|rm|bf|it|sf|tt|cal|em|sl|sc|normalsize|small|large|Large|LARGE"
+         r"|huge|Huge|boxed|fbox|framebox|underline|centering|noindent|ensuremath|mathopen|mathclose|mathord|mathrel"
+         r"|mathbin)(?![A-Za-z])", " "),
         (r"\\(?:color|textcolor|colorbox)\s*\{[^{}]*\}", " "),
         (r"\\(?:[dtcs]|nice)frac(?![A-Za-z])", r"\\frac"),
         (r"(?<=\d)\s*\^\s*(?:\{\s*)?(?:\\(?:text|mathrm)\s*\{\s*o\s*\}|o(?![A-Za-z]))(?:\s*\})?", r"^\\circ "),
@@ -60,7 +66,7 @@ _REWRITES = [
         (r"(?<=[)\]}])\s*-\s*(?=\\\{)", r"\\setminus "),  # \mathbb{R} - \{2\}
         (r"\\operatorname\*", r"\\operatorname"),
         (r"\\dot\s*\{?(\d)\}?(\d*)\\dot\s*\{?(\d)\}?", r"\\overline{\1\2\3}"),  # 0.\dot{1}4285\dot{7}
-        (r"(?<!\d)\.(?=\\(?:overline|bar|dot)\b)", "0."),
+        (r"(?<!\d)\.(?=\\(?:overline|bar|dot)(?![A-Za-z]))", "0."),
         (r"\.\.\.+", r"\\ldots "),
         (r"(?<=\d)\s*[xX]\s*(?=10\s*\^)", r"\\times "),
         (rf"{ROW}\s*\[[\d.]{{1,5}}\s*[a-z]{{2}}\]", ROW),
@@ -80,6 +86,9 @@ def to_plain_latex(text: str) -> str:
     """
     text = _INVISIBLE.sub("", text)
     text = _THIN_SPACES.sub(THIN, text)
+    text = _RAISED_OVER_LOWERED.sub(
+        lambda ratio: unicodedata.normalize("NFKC", rf"\frac{{{ratio[1]}}}{{{ratio[2]}}}"), text
+    )
     text = _RAISED.sub(lambda run: "^{" + unicodedata.normalize("NFKC", run[0]) + "}", text)
     text = _LOWERED.sub(lambda run: "_{" + unicodedata.normalize("NFKC", run[0]) + "}", text)
     text = _VULGAR.sub(_to_fraction, text)
