@@ -28,8 +28,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
+import yaml
 from study_methods import CONTROLS, OTHERS, settings_of
-from study_records import Place, RunRecord, as_digits, read_records
+from study_records import DIRTY, Place, RunRecord, as_digits, read_records
 from study_tables import report
 
 from ctwa import metrics as key_of
@@ -145,6 +146,10 @@ def missing(arguments: argparse.Namespace, testbed: str, base: int, seed: int) -
 def run_group(arguments: argparse.Namespace, testbed: str, base: int, seed: int) -> Stop | None:
     """Make the runs of one testbed, base and seed, one after another on one engine; returns what ended one early."""
     began = time.monotonic()
+    if arguments.records.resolve().is_relative_to(ROOT) and made_with()["commit"].endswith(DIRTY):
+        raise SystemExit(
+            f"the code is not committed, which records in {arguments.records} are to name: commit it first"
+        )
     task_dir = make_testbed(arguments.out, testbed, base)
     steps = arguments.steps or STEPS[testbed]
     log = arguments.out / f"{testbed}-b{base}-s{seed}.log"
@@ -273,6 +278,7 @@ def record(place: Place, folder: Path, task_dir: Path, settings: Sequence[str]) 
         last=kept["outcomes"][str(trace.last_step)],
         seconds={clock: round(value, 1) for clock, value in kept["seconds"].items()},
         made_with=made_with(),
+        options=yaml.safe_load((folder / "config.yaml").read_text())["ctwa"]["method"],
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from ctwa.run.jsonl import write_atomically
 
 Floats = NDArray[np.float64]
 SCHEMA = 1
+DIRTY = "-dirty"
+"""What `git describe` puts behind a commit that is not all of the code."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class RunRecord:
         seconds: ``cpu`` of all processes while the run trained and was measured, ``wall`` likewise; neither has the
             start of the engine.
         made_with: versions, commit, processor.
+        options: every option of the method, as the run had it; of records from before they were kept, none.
     """
 
     place: Place
@@ -73,6 +76,7 @@ class RunRecord:
     last: Mapping[str, str]
     seconds: Mapping[str, float]
     made_with: Mapping[str, str]
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
         """Write it into the records' folder, a line for each of its parts."""
@@ -90,6 +94,11 @@ class RunRecord:
             raise SystemExit(f"{path} is of another version of this benchmark")
         place = Place(**{key: parts.pop(key) for key in ("testbed", "base", "method", "seed")})
         return cls(place=place, **parts)
+
+    @property
+    def is_of_a_commit(self) -> bool:
+        """Whether the code that made it was committed."""
+        return not self.made_with["commit"].endswith(DIRTY)
 
     @property
     def objectives(self) -> list[str]:

@@ -1,8 +1,9 @@
 """The tables of a study, from its records.
 
-Every difference is paired: of two methods on the same base model, seed and held-out problems, and its standard error
-holds for new seeds (with one seed a base, for new base models) and new problems: ctwa.statistics.paired_difference.
-"Better" is said of pairs of methods whose difference remains after Holm's correction for all pairs of the table.
+Every difference is paired: of two methods on the same base model, seed and held-out problems. Its standard error is the
+larger of that over seeds and problems on these bases (ctwa.statistics.paired_difference) and that over bases.
+"Better" is said, for these bases, of pairs of methods whose difference remains after Holm's correction for all pairs of
+the table that have runs enough.
 
     python benchmarks/study_tables.py [--records docs/results/data/study] [--testbeds A D] [--pairs]
 """
@@ -21,9 +22,12 @@ from study_records import Floats, RunRecord, read_records
 
 from ctwa.report.markdown import table
 from ctwa.report.verdict import ObjectiveSummary
-from ctwa.statistics import Difference, holm, paired_difference
+from ctwa.statistics import Difference, clustered_error, holm, paired_difference
 
 LEVEL = 0.05
+LEAST_DEGREES = 3
+"""Of freedom between the runs of a pair of which it may be said who is better: two runs are too often alike to the last
+completion, and what is left is the error over problems."""
 BASELINE = "linear"
 RECORDS = Path(__file__).parents[1] / "docs/results/data/study"
 Runs = dict[tuple[int, int], RunRecord]
@@ -106,8 +110,19 @@ def difference(one: Runs, other: Runs, measure: Measure) -> Difference | None:
     shared = sorted(one.keys() & other.keys())
     if not shared:
         return None
-    differences_RP = np.array([measure(one[key]) - measure(other[key]) for key in shared])
-    return paired_difference(differences_RP, [base for base, _ in shared])
+    return over_bases(np.array([measure(one[key]) - measure(other[key]) for key in shared]), [at for at, _ in shared])
+
+
+def over_bases(differences_RP: Floats, bases_R: Sequence[int]) -> Difference:
+    """A paired difference, whose error is no smaller than what the bases vary by.
+
+    The p-value is of these bases as they are. Of bases with one run each and one with several the error within them is
+    that of the one.
+    """
+    found = paired_difference(differences_RP, bases_R)
+    error = clustered_error(differences_RP.mean(1), np.array(bases_R))
+    known = [each for each in (found.standard_error, error) if each is not None and not math.isnan(each)]
+    return found._replace(standard_error=max(known, default=None))
 
 
 def better(methods: dict[str, Runs], measure: Measure) -> dict[str, list[str]]:
@@ -115,7 +130,7 @@ def better(methods: dict[str, Runs], measure: Measure) -> dict[str, list[str]]:
     pairs, found = [], []
     for one, other in combinations(methods, 2):
         each = difference(methods[one], methods[other], measure)
-        if each is not None and each.p_value is not None:
+        if each is not None and each.p_value is not None and each.degrees >= LEAST_DEGREES:
             pairs.append((one, other) if each.mean > 0 else (other, one))
             found.append(each.p_value)
     wins: dict[str, list[str]] = {method: [] for method in methods}
@@ -150,9 +165,11 @@ def held_by(methods: dict[str, Runs]) -> str:
     seeds = ", ".join(map(str, sorted({run.place.seed for run in runs})))
     steps = " or ".join(map(str, sorted({run.steps for run in runs})))
     processors = "; ".join(sorted({run.made_with["processor"] for run in runs}))
+    loose = sum(not run.is_of_a_commit for run in runs)
+    commits = f" {loose} of the {len(runs)} runs are of code that was not committed." if loose else ""
     return (
         f"{steps} steps; {runs[0].last_MP.shape[1]} held-out problems, {runs[0].completions} completions each; seeds "
-        f"{seeds} on {'; '.join(starts)}. Processor: {processors}."
+        f"{seeds} on {'; '.join(starts)}. Processor: {processors}.{commits}"
     )
 
 
@@ -217,25 +234,25 @@ def pairs(methods: dict[str, Runs], measure: Measure) -> str:
 
 
 def equal_time(methods: dict[str, Runs]) -> str:
-    """The same at equal time: that of the whole run of the method whose runs take least.
+    """The same at equal time: that of the baseline's whole run.
 
-    A method's time is the processor's, in its runs over the baseline's on the same bases and seeds: the clock on the
-    wall would measure what else the machine did. What a method had at that time is between two measurements.
+    A method's time is the processor's, in its runs over the baseline's on the same bases, seeds and kind of processor:
+    the clock on the wall would measure what else the machine did. What a method had at that time is between two
+    measurements; one that takes less than the baseline has made all of its steps.
     """
     if BASELINE not in methods:
         return ""
     costs = {method: cost(runs, methods[BASELINE]) for method, runs in methods.items()}
     known = {method: each for method, each in costs.items() if each is not None}
-    least = min(known.values())
     names = next(iter(methods[BASELINE].values())).objectives
     rows = []
     for method, own in known.items():
-        share = least / own
+        share = min(1.0, 1 / own)
         at = {key: run.held_out_at(share * run.steps) for key, run in methods[method].items()}
         means_RM = np.array([*at.values()])
-        base = {key: run.held_out_at(least / known[BASELINE] * run.steps) for key, run in methods[BASELINE].items()}
+        base = {key: run.held_out_at(run.steps) for key, run in methods[BASELINE].items()}
         shared = sorted(at.keys() & base.keys())
-        gained = paired_difference(
+        gained = over_bases(
             np.array([[np.prod(at[key]) - np.prod(base[key])] for key in shared]), [each for each, _ in shared]
         )
         volume = f"{np.mean([np.prod(each) for each in means_RM]):.3f}"
@@ -247,8 +264,12 @@ def equal_time(methods: dict[str, Runs]) -> str:
 
 
 def cost(runs: Runs, baseline: Runs) -> float | None:
-    """The processor's time of a method's runs over the baseline's; None without a run in common."""
-    shared = sorted(runs.keys() & baseline.keys())
+    """The processor's time of a method's runs over the baseline's; None without a run on the same kind in common."""
+    shared = [
+        key
+        for key in sorted(runs.keys() & baseline.keys())
+        if runs[key].made_with["processor"] == baseline[key].made_with["processor"]
+    ]
     if not shared:
         return None
     return float(np.mean([runs[key].seconds["cpu"] / baseline[key].seconds["cpu"] for key in shared]))

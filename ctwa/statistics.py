@@ -1,13 +1,12 @@
 """What comparing runs takes: intervals, paired differences, Pareto fronts, hypervolumes.
 
-Objectives are better when higher. Letters: R runs, P problems, S values, D resamples or differences, M objectives.
+Objectives are better when higher. Letters: R runs, P problems, S values, M objectives.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
-from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -19,8 +18,6 @@ from ctwa.solvers.volumes import dominated_volume, not_dominated
 Floats = NDArray[np.float64]
 
 CONFIDENCE = 0.95
-_EXACT_UP_TO = 5  # values: 5^5 resamples are enumerated, more values are drawn from
-_NUM_DRAWS = 10_000
 # A hypervolume's cost grows with the number of points to the power of the number of objectives: for more points than
 # this an even choice of them is taken.
 _MOST_POINTS = {1: 10_000, 2: 10_000, 3: 2_000, 4: 400, 5: 60, 6: 40}
@@ -28,7 +25,7 @@ _MOST_POINTS_BEYOND = 24
 
 
 class Interval(NamedTuple):
-    """A mean and where it is by the bootstrap; without an interval where there are fewer than two values."""
+    """A mean and where it is; without an interval where there are fewer than two values."""
 
     mean: float
     low: float | None
@@ -36,25 +33,18 @@ class Interval(NamedTuple):
     num: int
 
 
-def bootstrap(values: Sequence[float]) -> Interval:
-    """The mean of at least one value and its 95 % percentile bootstrap interval.
+def t_interval(values: Sequence[float]) -> Interval:
+    """The mean of at least one value and Student's 95 % interval of it.
 
-    The values are resampled with replacement: all resamples where there are at most five values, so that the interval
-    of a few seeds is exact and the same everywhere; else 10,000 drawn from a fixed seed. The interval of three seeds
-    spans at most their range and is narrower than a t interval: `num` says how many there were.
+    It is wide for few values, as it has to be: of two it is nine of their standard deviations to each side. Resamples
+    of two to five values would tell one of four to one of seven differences that are none from 0.
     """
     values_S = np.asarray(values, dtype=np.float64)
-    num = len(values_S)
+    mean, num = float(values_S.mean()), len(values_S)
     if num < 2:
-        return Interval(float(values_S.mean()), None, None, num)
-    if num <= _EXACT_UP_TO:
-        rows_DS = np.array(list(product(range(num), repeat=num)))
-    else:
-        rows_DS = np.random.default_rng(0).integers(num, size=(_NUM_DRAWS, num))
-    means_D = values_S[rows_DS].mean(axis=1)
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(means_D, (tail, 1 - tail), method="inverted_cdf")
-    return Interval(float(values_S.mean()), float(low), float(high), num)
+        return Interval(mean, None, None, num)
+    margin = float(scipy.special.stdtrit(num - 1, (1 + CONFIDENCE) / 2) * values_S.std(ddof=1)) / math.sqrt(num)
+    return Interval(mean, mean - margin, mean + margin, num)
 
 
 def clustered_error(values_N: Floats, group_N: NDArray[np.int64]) -> float:
@@ -76,13 +66,14 @@ def clustered_error(values_N: Floats, group_N: NDArray[np.int64]) -> float:
 class Difference(NamedTuple):
     """A mean difference, its standard error, and how often one as far from 0 comes by chance where there is none.
 
-    The last two are None where a single run leaves the error over runs unknown.
+    Both are None where a single run leaves the error over runs unknown: where it has no degrees of freedom.
     """
 
     mean: float
     standard_error: float | None
     p_value: float | None
     num_runs: int
+    degrees: int
 
 
 def paired_difference(differences_RP: Floats, strata_R: Sequence[Hashable] | None = None) -> Difference:
@@ -112,7 +103,7 @@ def paired_difference(differences_RP: Floats, strata_R: Sequence[Hashable] | Non
         strata = [0] * num_runs
     between = num_runs - len(set(strata))  # degrees of freedom between the runs
     if between < 1:
-        return Difference(mean, None, None, num_runs)
+        return Difference(mean, None, None, num_runs, 0)
     same_RR = np.array([[one == other for other in strata] for one in strata], dtype=np.float64)
     of_stratum_RP = same_RR @ d_RP / same_RR.sum(1, keepdims=True)
     runs_R, stratum_R, problems_P = d_RP.mean(1), of_stratum_RP.mean(1), d_RP.mean(0)
@@ -124,7 +115,7 @@ def paired_difference(differences_RP: Floats, strata_R: Sequence[Hashable] | Non
         rest = between * (num_problems - 1)
         estimates += [[of_problems], [of_runs, of_problems, (-np.sum(left_RP**2) / rest, rest)]]
     errors, p_values = zip(*(_error_of_mean(mean, each, d_RP.size) for each in estimates), strict=True)
-    return Difference(mean, max(errors), max(p_values), num_runs)
+    return Difference(mean, max(errors), max(p_values), num_runs, between)
 
 
 def _error_of_mean(mean: float, squares: Sequence[tuple[float, int]], size: int) -> tuple[float, float]:

@@ -6,42 +6,33 @@ import pytest
 from scipy import stats
 
 from ctwa.statistics import (
-    bootstrap,
     clustered_error,
     holm,
     hypervolume,
     on_front,
     paired_difference,
     reference_value,
+    t_interval,
 )
 
 
-def test_two_values_resample_to_three_means():
-    # The resamples of {0, 1}: 00, 01, 10, 11 with means 0, 1/2, 1/2, 1: a tail of 2.5 % is within the first and last.
-    assert bootstrap([0.0, 1.0]) == (0.5, 0.0, 1.0, 2)
-
-
-def test_the_interval_of_three_values_by_hand():
-    # 27 resamples of {0, 0, 3}: the mean is 0 in 8, 1 in 12, 2 in 6, 3 in 1 of them (3.7 % > 2.5 %).
-    assert bootstrap([0.0, 0.0, 3.0]) == (1.0, 0.0, 3.0, 3)
-
-
-def test_four_values_leave_the_rarest_means_out():
-    # 256 resamples of {0, 0, 0, 4}: the mean 4 in 1, 3 in 12, 2 in 54: 1 is 0.4 % < 2.5 % and 13 are 5 %.
-    assert bootstrap([0.0, 0.0, 0.0, 4.0]) == (1.0, 0.0, 3.0, 4)
-
-
 def test_one_value_has_no_interval():
-    assert bootstrap([0.25]) == (0.25, None, None, 1)
+    assert t_interval([0.25]) == (0.25, None, None, 1)
 
 
-def test_many_values_agree_with_scipy():
-    values = np.random.default_rng(7).normal(size=40)
-    found = bootstrap(values)
-    expected = stats.bootstrap((values,), np.mean, method="percentile", rng=np.random.default_rng(1))
-    assert found.low == pytest.approx(expected.confidence_interval.low, abs=0.02)
-    assert found.high == pytest.approx(expected.confidence_interval.high, abs=0.02)
-    assert bootstrap(values) == found
+@pytest.mark.parametrize("num", [2, 3, 8])
+def test_intervals_of_differences_that_are_none_leave_it_out_as_often_as_they_say(num):
+    rng = np.random.default_rng(0)
+    intervals = [t_interval(rng.normal(size=num)) for _ in range(4000)]
+    out = np.mean([not each.low <= 0 <= each.high for each in intervals])
+    assert out == pytest.approx(0.05, abs=3 * (0.05 * 0.95 / 4000) ** 0.5)
+
+
+def test_the_interval_is_that_of_a_t_test():
+    values = [0.1, 0.3, 0.2, 0.6]
+    low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert t_interval(values) == pytest.approx((0.3, low, high, 4))
+    assert t_interval([0.5, 0.5]) == (0.5, 0.5, 0.5, 2)
 
 
 def test_the_front_is_what_no_other_point_dominates():
@@ -164,6 +155,7 @@ class TestPairedDifference:
         assert on_these.standard_error is not None
         assert on_any.standard_error is not None
         assert on_these.standard_error < 0.2 * on_any.standard_error
+        assert (on_these.degrees, on_any.degrees) == (6, 8)
 
     def test_runs_that_are_one_number_each_have_the_error_of_a_t_test(self) -> None:
         values_R = np.array([0.1, 0.3, 0.2, 0.6])
@@ -172,7 +164,7 @@ class TestPairedDifference:
         assert difference.p_value == pytest.approx(stats.ttest_1samp(values_R, 0).pvalue)
 
     def test_one_run_has_no_error(self) -> None:
-        assert paired_difference(np.ones((1, 5))) == (1.0, None, None, 1)
+        assert paired_difference(np.ones((1, 5))) == (1.0, None, None, 1, 0)
 
 
 class TestHolm:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,8 @@ def a_run(method: str, base: int, seed: int, ends: Sequence[float], *, cpu: floa
         first=digits([0.5] * 3),
         last=digits(ends),
         seconds={"cpu": cpu, "wall": 12.0},
-        made_with={"processor": "x86_64"},
+        made_with={"processor": "x86_64", "commit": "abc"},
+        options={"type": method},
     )
 
 
@@ -54,6 +56,9 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert study_records.read_records(tmp_path, ["D"]) == [run]
     assert study_records.read_records(tmp_path, ["A"]) == []
     assert (tmp_path / "D-b0-linear-s1.json").stat().st_size < 4000
+    assert "not committed" not in study_tables.report([run])
+    loose = replace(run, made_with={"processor": "x86_64", "commit": "abc-dirty"})
+    assert "1 of the 1 runs are of code that was not committed" in study_tables.report([loose])
 
 
 def test_a_digit_counts_the_completions_of_a_problem_that_had_the_reward() -> None:
@@ -90,6 +95,39 @@ def test_only_what_is_beyond_chance_is_called_better() -> None:
     }
     one_run = {method: {(0, 0): runs[0, 0]} for method, runs in methods.items()}
     assert not any(study_tables.better(one_run, study_tables.hypervolume).values())
+
+
+def test_two_runs_that_are_alike_make_nothing_better() -> None:
+    """With nothing between the runs the error is that over problems, which is small."""
+    methods = {
+        method: {(0, seed): replace(a_run(method, 0, 0, of), place=Place("D", 0, method, seed)) for seed in (0, 1)}
+        for method, of in {"linear": (0.3, 0.6, 0.9), "guard": (0.6, 0.7, 0.9)}.items()
+    }
+    found = study_tables.difference(methods["guard"], methods["linear"], study_tables.hypervolume)
+    assert found is not None
+    assert (found.p_value or 0) < 0.001
+    assert not any(study_tables.better(methods, study_tables.hypervolume).values())
+
+
+def test_the_error_is_no_smaller_than_what_bases_vary_by() -> None:
+    """Of three bases one has two runs, which are alike: they alone would give the error."""
+    differences_RP = np.array([[0.26, 0.26], [0.26, 0.26], [0.24, 0.24], [0.05, 0.05]])
+    found = study_tables.over_bases(differences_RP, [0, 0, 3, 4])
+    means_B = np.array([0.26, 0.24, 0.05])
+    assert found.mean == pytest.approx(0.2025)
+    assert found.standard_error is not None
+    assert found.standard_error > 0.85 * means_B.std(ddof=1) / 3**0.5
+    assert study_tables.over_bases(differences_RP[:1], [0]).standard_error is None
+
+
+def test_time_is_compared_on_one_kind_of_processor() -> None:
+    mine, theirs = (a_run(method, 0, 0, (0.5, 0.5, 0.5), cpu=cpu) for method, cpu in (("linear", 10.0), ("mgda", 20.0)))
+    assert study_tables.cost({(0, 0): theirs}, {(0, 0): mine}) == 2.0
+    elsewhere = replace(theirs, made_with={"processor": "another", "commit": "abc"})
+    assert study_tables.cost({(0, 0): elsewhere}, {(0, 0): mine}) is None
+    quick = replace(theirs, seconds={"cpu": 9.0, "wall": 9.0})
+    table = study_tables.equal_time({"linear": {(0, 0): mine}, "mgda": {(0, 0): quick}})
+    assert "| mgda | 0.90 | 100% |" in table
 
 
 def test_at_equal_time_a_method_of_twice_the_cost_has_made_half_of_its_steps() -> None:

@@ -18,7 +18,7 @@ from ctwa.report.trace import RunTrace, check_results
 from ctwa.report.verdict import COLUMNS, SIGMAS, ObjectiveSummary, cells
 from ctwa.run.jsonl import SCHEMA
 from ctwa.run.text import clean, duration, number, sparkline, table
-from ctwa.statistics import CONFIDENCE, Interval, bootstrap, hypervolume, on_front, reference_value
+from ctwa.statistics import CONFIDENCE, Interval, hypervolume, on_front, reference_value, t_interval
 
 _CURVE = 12  # characters
 _UPDATE_COLUMNS = ("objective", "run", "mean covariance", "target", "below it", "first weight", "last")
@@ -122,7 +122,7 @@ def compare_groups(
                 results=intervals,
                 gains=gains,
                 noise=noise,
-                hypervolume=bootstrap(volumes) if volumes else None,
+                hypervolume=t_interval(volumes) if volumes else None,
                 on_front=None,
             )
         )
@@ -189,8 +189,7 @@ def comparison_text(comparison: Comparison) -> str:
             "",
             *table(("method", "runs", "seeds", "step", "trained", "hypervolume", "on the front"), overview),
             "",
-            "Intervals are bootstrapped over seeds (a gain's over pairs of the same seed), and too narrow for few of"
-            " them.",
+            "Intervals are Student's over seeds (a gain's over pairs of the same seed), and wide for few of them.",
             "Of one seed they are 1.96 standard errors over the held-out problems, where those are known.",
         ]
     )
@@ -251,7 +250,7 @@ def _result(
     runs: Sequence[RunTrace], name: str, results: dict[str, dict[str, float]], ends: dict[str, int]
 ) -> Interval:
     """An objective's result, with its interval over seeds; of one run over its held-out problems."""
-    found = bootstrap([results[run.label][name] for run in runs])
+    found = t_interval([results[run.label][name] for run in runs])
     return found if len(runs) > 1 else _around(found, _error_at(runs[0], name, ends[runs[0].label]))
 
 
@@ -283,7 +282,7 @@ def _gains(
         own = [pair for pair in pairs if all(name in results[run.label] for run in pair)]
         if not own:
             continue
-        gains[name] = bootstrap([results[run.label][name] - results[other.label][name] for run, other in own])
+        gains[name] = t_interval([results[run.label][name] - results[other.label][name] for run, other in own])
         errors = [_error_at(run, name, ends[run.label]) for pair in own for run in pair]
         known = [error for error in errors if error is not None]
         if len(known) == len(errors):

@@ -45,7 +45,6 @@ _REWRITES = [
         (r"\\[()\[\]]", " "),  # \( and \[ around formulas
         (r"(?<!\\)\$", ""),
         (r"\{,\}|\\[,!;:]|\\(?:neg)?(?:thin|med|thick)space(?![A-Za-z])", THIN),
-        (r"(?<![\d'.])\d{1,3}(?:'\d{3})+(?![\d'])", lambda digits: digits[0].replace("'", THIN)),  # 12'500
         (r"(?<=\d)\s*\\(?:mathrm|text|rm)\s*\{\s*[eE]\s*\}\s*\{?([-+]?)\}?\s*\{?([-+]?\d+)\}?", r"\\times 10^{\1\2}"),
         (r"\{:\}", ":"),
         (r"\\(?:quad|qquad|enspace|enskip|space|nobreakspace|hfill|null|relax|par|newline|nobreak|allowbreak|notag"
@@ -73,6 +72,7 @@ _REWRITES = [
         (r"\\(?:checkmark|square|blacksquare|qed)(?![A-Za-z])", " "),
     ]
 ]  # fmt: skip
+_GROUPED_BY_APOSTROPHES = re.compile(r"(?<![\d'.])\d{1,3}(?:'\d{3})+(?![\d'])")  # 12'500
 _GROUPED_DECIMALS = re.compile(rf"\.(?:(?:\d{{3}}{THIN})+\d{{1,3}}|(?:\d{{5}}{THIN})+\d{{1,5}})(?!\d)")
 _GROUPED_DIGITS = re.compile(rf"(?<=\d)(?:\s*,?\s*{THIN}\s*,?\s*)+(?=\d{{3}}(?!\d))")
 _TRAILING = " \t\n.,;:\\" + THIN + ROW
@@ -99,6 +99,7 @@ def to_plain_latex(text: str) -> str:
     if r"\begin" not in text:
         text = re.sub(r"\\\\+(?=[A-Za-z])", lambda _: "\\", text)  # escaped once too often
     text = text.replace("\\\\", ROW)
+    text = _GROUPED_BY_APOSTROPHES.sub(lambda digits: digits[0].replace("'", THIN), text)
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
     text = _GROUPED_DECIMALS.sub(lambda digits: digits[0].replace(THIN, ""), text)

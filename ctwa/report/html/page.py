@@ -181,8 +181,8 @@ def _comparison(comparison: Comparison) -> dict[str, Any]:
         )
     reference = ", ".join(f"{name} {number(value)}" for name, value in comparison.reference.items())
     note = (
-        f"At {comparison.at}: {comparison.result}, with {CONFIDENCE:.0%} intervals: over seeds, bootstrapped, too"
-        " narrow for few of them; of one seed over its held-out problems, where errors are known. Below it the gain"
+        f"At {comparison.at}: {comparison.result}, with {CONFIDENCE:.0%} intervals: Student's over seeds, wide for few"
+        " of them; of one seed over its held-out problems, where errors are known. Below it the gain"
         f" over {comparison.baseline}, paired by seed. The hypervolume is measured from {reference}. On the front: no"
         " other method is at least as good in every objective and better in one."
     )
