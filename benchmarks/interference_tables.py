@@ -41,12 +41,26 @@ def main() -> None:
     parser.add_argument("--figures", type=Path, help="draw the figures into this folder, as PNG")
     arguments = parser.parse_args()
     runs = read_records(arguments.records)
-    stepwise = [run for run in runs if "gain" in run.steps]
-    print(f"### Windows between validations\n\n{windows(runs)}\n\n### Methods\n\n{by_method(runs)}")
+    validated, stepwise = longest(runs), [run for run in runs if "gain" in run.steps]
+    print(f"### Windows between validations\n\n{windows(validated)}\n\n### Methods\n\n{by_method(validated)}")
     if stepwise:
-        print("\n\n".join(["\n### Steps", steps(stepwise), *by_run(stepwise)]))
+        by_estimator = [
+            f"#### {estimator}\n\n{steps([run for run in stepwise if run.estimator == estimator])}"
+            for estimator in sorted({run.estimator for run in stepwise})
+        ]
+        print("\n\n".join(["\n### Steps", *by_estimator, *by_run(stepwise)]))
     if arguments.figures is not None:
         draw(runs, arguments.figures)
+
+
+def longest(runs: Sequence[LawRecord]) -> list[LawRecord]:
+    """The validated runs; of several of one method, base and seed the longest: they are alike as far as they go."""
+    found: dict[tuple[object, ...], LawRecord] = {}
+    for run in runs:
+        place = (run.testbed, run.base, run.estimator, run.method, run.seed)
+        if run.held_out and (place not in found or found[place].held_out["step"][-1] < run.held_out["step"][-1]):
+            found[place] = run
+    return list(found.values())
 
 
 # -- predictions ------------------------------------------------------------------------------------------------------
@@ -90,13 +104,13 @@ def over_runs(pairs: Pairs, measure: Measure) -> str:
 def windows(runs: Sequence[LawRecord]) -> str:
     """The change of held-out rewards between two validations, by the mean covariance of the steps between them."""
     rows = []
-    validated = [run for run in runs if run.held_out]
-    for testbed in sorted({run.testbed for run in validated}):
-        chosen = [run for run in validated if run.testbed == testbed]
+    for estimator, testbed in sorted({(run.estimator, run.testbed) for run in runs}):
+        chosen = [run for run in runs if (run.estimator, run.testbed) == (estimator, testbed)]
         for name in chosen[0].names:
             pairs = [window_pairs(run, name) for run in chosen]
-            rows.append([testbed, name, *line(pairs)])
+            rows.append([estimator, testbed, name, *line(pairs)])
     header = [
+        "estimator",
         "testbed",
         "objective",
         "windows",
@@ -132,11 +146,10 @@ def by_method(runs: Sequence[LawRecord]) -> str:
     """Accuracy of each run: what it did on held-out problems, and c."""
     rows = []
     for run in runs:
-        if run.held_out:
-            accuracy = run.held_out["accuracy"]
-            c, _ = window_pairs(run, "accuracy")
-            place = f"{run.testbed}, base {run.base}"
-            rows.append([place, run.method, *(f"{each:.2f}" for each in accuracy), *(f"{each:+.2f}" for each in c)])
+        accuracy = run.held_out["accuracy"]
+        c, _ = window_pairs(run, "accuracy")
+        place = f"{run.testbed}, base {run.base}, {run.estimator}"
+        rows.append([place, run.method, *(f"{each:.2f}" for each in accuracy), *(f"{each:+.2f}" for each in c)])
     num = max(len(row) for row in rows)
     rows = [row for row in rows if len(row) == num]
     count = (num - 2) // 2
@@ -206,7 +219,7 @@ def draw(runs: Sequence[LawRecord], folder: Path) -> None:
     """The paper's figures, of base 0 and seed 0."""
     runs = [run for run in runs if (run.base, run.seed) == (0, 0)]
     for estimator, number in (("reinforce", 1), ("grpo", 5)):
-        chosen = [run for run in runs if run.estimator == estimator and run.held_out]
+        chosen = [run for run in longest(runs) if run.estimator == estimator]
         if chosen:
             save(rewards(chosen), folder / f"interference-{number}.png")
     ctwa = [run for run in runs if run.method == "ctwa"]
