@@ -9,7 +9,8 @@ from omegaconf import DictConfig
 
 Changed = Callable[[dict[str, Any]], DictConfig]
 
-ACTOR, ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
+ACTOR, ROLLOUT, MODEL = (f"actor_rollout_ref.{part}" for part in ("actor", "rollout", "model"))
+OPTIM = f"{ACTOR}.optim"
 PACKED = {"actor_rollout_ref.model.use_remove_padding": True}  # which sequence parallelism splits
 WORKER = "worker_extension_cls"
 LIVE_WEIGHTS = {WORKER: "ctwa.engine.verl.rollout.vllm_cpu.LiveWeights"}
