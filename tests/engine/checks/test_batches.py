@@ -8,7 +8,7 @@ import pytest
 
 from ctwa.engine.checks.config import check_config
 from ctwa.errors import CtwaError
-from tests.engine.names import ACTOR, PACKED, ROLLOUT, Changed
+from tests.engine.names import ACTOR, MODEL, PACKED, ROLLOUT, Changed
 
 
 @pytest.mark.parametrize(
@@ -56,3 +56,20 @@ def test_a_budget_of_tokens_is_the_longest_row_of_all_ranks_that_share_it(change
             | {f"{ACTOR}.ppo_max_token_len_per_gpu": 48, f"{ACTOR}.fsdp_config.ulysses_sequence_parallel_size": 2}
         )
     )
+
+
+@pytest.mark.parametrize(
+    "key", [f"{ACTOR}.ulysses_sequence_parallel_size", f"{ACTOR}.fsdp_config.ulysses_sequence_parallel_size"]
+)
+def test_ranks_of_a_sequence_parallel_group_share_their_rows(changed: Changed, key: str) -> None:
+    batch = {"data.train_batch_size": 16, f"{ACTOR}.ppo_mini_batch_size": 1, "actor_rollout_ref.rollout.n": 4}
+    ranks = {"trainer.n_gpus_per_node": 8, f"{MODEL}.use_remove_padding": True}
+    with pytest.raises(CtwaError, match="1 prompts x 4 completions does not divide over 8 ranks"):
+        check_config(changed(batch | ranks))
+    check_config(changed(batch | ranks | {key: 8}))
+    with pytest.raises(CtwaError, match=r"does not divide the 8 ranks .* write a divisor"):
+        check_config(changed(batch | ranks | {key: 3}))
+    with pytest.raises(CtwaError, match=r"write actor_rollout_ref\.model\.use_remove_padding=true"):
+        check_config(changed(batch | ranks | {key: 8, f"{MODEL}.use_remove_padding": False}))
+    with pytest.raises(CtwaError, match=r"'eager' .*attn_implementation=sdpa"):
+        check_config(changed(batch | ranks | {key: 8, f"{MODEL}.override_config.attn_implementation": "eager"}))

