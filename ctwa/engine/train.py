@@ -303,11 +303,7 @@ class MultiObjectiveTrainer(Trainer):
         progress = self.probe.forward(update)
         if progress is not None:
             step.metrics |= self._measured(progress)
-        step.metrics |= self._weights()
-
-    def _weights(self) -> dict[str, float]:
-        """The weights of the next step, as the method left them."""
-        return {key_of.weight(name): weight for name, weight in self.scalarizer.weights.items()}
+        step.metrics |= key_of.of_weights(self.scalarizer.weights)  # of the next step
 
     @property
     def _source(self) -> str:
@@ -340,7 +336,7 @@ class MultiObjectiveTrainer(Trainer):
     def start(self) -> dict[str, Any]:
         """The validation of the model as it came, and the weights that the first step begins with."""
         metrics = super().start()
-        return metrics and metrics | self._weights()
+        return metrics and metrics | key_of.of_weights(self.scalarizer.weights)
 
     def validate(self) -> dict[str, Any]:
         """Complete and evaluate the held-out prompts: ``val/<objective>`` and its standard error; by source, too."""

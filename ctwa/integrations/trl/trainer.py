@@ -278,7 +278,7 @@ class MultiObjectiveGRPOTrainer(GRPOTrainer):
         update = Update(window.rollout, window.advantages_NT, old_NT, new_NT, self._policy_loss)
         learnt |= diagnostics(update) if self._source != "none" else {}
         learnt |= self.scalarizer.observe_update(update)
-        learnt |= self._weights()
+        learnt |= key_of.of_weights(self.scalarizer.weights)
         self._step_metrics |= window.metrics(old_NT) | learnt
         for key, value in learnt.items():
             self._metrics["train"][key].append(value)
@@ -294,9 +294,6 @@ class MultiObjectiveGRPOTrainer(GRPOTrainer):
         if any(record.skipped for record in plan.records):  # the update is not the one that the advantages tell of
             window.log_probs_new_nT.fill_(torch.nan)
         return gradient_metrics(plan)
-
-    def _weights(self) -> dict[str, float]:
-        return {key_of.weight(name): weight for name, weight in self.scalarizer.weights.items()}
 
     def _gathered(self, values_nT: Tensor) -> Tensor:
         """The rows of all processes, on the CPU; tokens that one of them has not are 0."""
@@ -316,7 +313,7 @@ class MultiObjectiveGRPOTrainer(GRPOTrainer):
         try:
             found = super().evaluate(*arguments, **options)
             if self.is_in_train:
-                self._step_metrics |= self._validation.metrics() | self._weights()
+                self._step_metrics |= self._validation.metrics() | key_of.of_weights(self.scalarizer.weights)
                 self.scalarizer.observe_validation(self.state.global_step, self._validation.means())
         finally:
             self._validation = None
