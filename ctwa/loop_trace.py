@@ -111,7 +111,7 @@ class LoopTrace:
         self._refuse_if_closed()
         check_kind("update", update, (Update, type(None)), "an Update, or None before the first one")
         check_kind("metrics", metrics, Mapping, "numbers by name, such as what observe_update returned")
-        known: dict[str, Any] = {key_of.weight(name): weight for name, weight in self.method.weights.items()}
+        known: dict[str, Any] = key_of.of_weights(self.method.weights)
         if update is not None:
             if missing := [name for name in self.method.names if name not in update.rollout.rewards.names]:
                 raise CtwaError(

@@ -6,7 +6,7 @@ families of `TRAINING` say the same whatever the method is; every other one is a
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from typing import NamedTuple
 
 from ctwa.errors import CtwaError, shown
@@ -60,6 +60,11 @@ def correlation(name: str) -> str:
 def weight(name: str) -> str:
     """An objective's weight in the next step."""
     return f"weight/{name}"
+
+
+def of_weights(weights: Mapping[str, float]) -> dict[str, float]:
+    """The metrics that weights by objective are."""
+    return {weight(name): value for name, value in weights.items()}
 
 
 def gate(name: str) -> str:

@@ -229,8 +229,7 @@ class CaidTrainer(Trainer):
 
     def _weights(self) -> dict[str, float]:
         assert self.caid.multipliers is not None
-        weights = {**self.settings.reward_weights, **self.caid.multipliers}
-        return {key_of.weight(name): weight for name, weight in weights.items()}
+        return key_of.of_weights({**self.settings.reward_weights, **self.caid.multipliers})
 
     # -- checkpoints: one an iteration, before it is measured, and one where a signal ended it ------------------------
 

@@ -5,7 +5,6 @@ Hydra composes; what it says of a mistake is said again in one sentence, with th
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
@@ -15,9 +14,8 @@ from typing import Any, get_args
 import yaml
 from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -46,7 +44,6 @@ OmegaConf.register_new_resolver(
 
 WHOLE = "whole_configuration"
 """What Hydra has a whole configuration of the user's by."""
-HOW = "settings are written KEY=VALUE, e.g. trainer.total_training_steps=60 (docs/training.md)"
 
 
 def compose_config(arguments: Sequence[str], *, stop_on: Sequence[str] = (), command: str = "train") -> DictConfig:
@@ -68,7 +65,7 @@ def compose_written(
     written: Written, *, stop_on: Sequence[str] = (), command: str = "train", run: Path | None = None
 ) -> DictConfig:
     """As :func:`compose_config`, of what was read before; with another folder of the run, if one is given."""
-    parsed = _last_of_each_option(_parse(written.overrides))
+    parsed = _last_of_each_option(written.parsed())
     known = known_keys(command)
     _refuse_groups(parsed, groups_of(command), known)
     _refuse_types(parsed, groups_of(command))
@@ -175,34 +172,6 @@ def _search_path(parsed: Sequence[Override], command: str) -> list[str]:
         places = [*own, *(["pkg://ctwa.config"] if MODULES[command] != "ctwa.config" else []), f"file://{verl_files()}"]
         lines.append(f"hydra.searchpath=[{','.join(map(repr, places))}]")
     return lines
-
-
-def _parse(overrides: Sequence[str]) -> list[Override]:
-    parser = OverridesParser.create()
-    parsed = []
-    for each in overrides:
-        name, equals, _ = each.partition("=")
-        if name.startswith("-"):
-            key = near_key(name.strip("-"), dotted(known_keys("train")))
-            raise CtwaError(f"there is no option {name}: {HOW}{key}")
-        if not equals and not name.startswith("~"):
-            raise CtwaError(f"{each!r} is no setting: {HOW}")
-        if not name.lstrip("+~").strip():
-            raise CtwaError(f"{each!r} names no key: {HOW}")
-        if name.lstrip("+~").startswith("hydra.") and name != "hydra.searchpath":
-            raise CtwaError(f"{name} does nothing here: leave it out (of Hydra's keys only hydra.searchpath counts)")
-        try:
-            parsed += parser.parse_overrides([each])
-        except OverrideParseException:
-            if odd := re.search(r"[^\w.@:/$+~-]", name):
-                raise CtwaError(f"{each!r}: a key is names with dots between, and '{odd[0]}' is in none") from None
-            if "/" in name and "." in name:
-                raise CtwaError(f"{name.lstrip('+')} is no key of the configuration: a name has no '/'") from None
-            raise CtwaError(
-                f"the setting {each!r} cannot be read: put a value with spaces, quotes, brackets, commas or ~ in "
-                f"quotes of its own, e.g. \"{name.lstrip('+')}='a value'\""
-            ) from None
-    return parsed
 
 
 def _last_of_each_option(parsed: Sequence[Override]) -> list[Override]:

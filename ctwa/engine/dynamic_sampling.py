@@ -10,7 +10,7 @@ from torch import Tensor
 from verl.utils.transferqueue_utils import KVBatchMeta
 
 from ctwa.batch import RewardMatrix, Rollout
-from ctwa.engine.settings import DynamicSampling
+from ctwa.engine.settings import DynamicSampling, Settings
 from ctwa.engine.verl.transfer import QueuedRows
 from ctwa.objectives.signal import Signal
 
@@ -28,6 +28,12 @@ class Round:
     batch: KVBatchMeta
     rows: QueuedRows
     rollout: Rollout
+
+
+def known_weights(settings: Settings) -> dict[str, float]:
+    """The objectives' weights, by which a prompt counts: 0 of those that are not known when prompts are chosen."""
+    late = settings.from_log_probs
+    return {name: 0.0 if name in late else each.weight for name, each in settings.objectives.items()}
 
 
 def refill(

@@ -119,8 +119,7 @@ class PreferenceTrainer(Trainer):
         return metrics
 
     def _weights(self) -> dict[str, float]:
-        weights = self.aggregator.named(self.aggregator.last_weights_M)
-        return {key_of.weight(name): weight for name, weight in weights.items()}
+        return key_of.of_weights(self.aggregator.named(self.aggregator.last_weights_M))
 
     def _draw(self, number: int) -> PairBatch:
         drawn = self.sampler.step(number)

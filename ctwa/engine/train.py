@@ -23,7 +23,7 @@ from ctwa.batch import Rollout, Update
 from ctwa.covariance.diagnostics import diagnostics, sampled_entropy
 from ctwa.covariance.probe import Progress
 from ctwa.engine.by_source import training_by_source, validation_by_source
-from ctwa.engine.dynamic_sampling import Round, left_out, refill
+from ctwa.engine.dynamic_sampling import Round, known_weights, left_out, refill
 from ctwa.engine.loop import Trainer
 from ctwa.engine.probe import build_probe
 from ctwa.engine.recorder import Recorder
@@ -192,16 +192,10 @@ class MultiObjectiveTrainer(Trainer):
             Round(step.batch, step.rows, step.rollout),
             complete,
             self.settings.dynamic_sampling,
-            self._objective_weights,
+            known_weights(self.settings),
             num_prompts=self.config.data.train_batch_size,
         )
         step.batch, step.rows, step.rollout = chosen.batch, chosen.rows, chosen.rollout
-
-    @property
-    def _objective_weights(self) -> dict[str, float]:
-        """Of the objectives that say whether a prompt counts: those that are known when prompts are chosen."""
-        late = self.settings.from_log_probs
-        return {name: 0.0 if name in late else each.weight for name, each in self.settings.objectives.items()}
 
     def fill_in(self, step: Step) -> None:
         """Give the objectives that are read off log-probabilities their values, which are known now."""
@@ -228,7 +222,7 @@ class MultiObjectiveTrainer(Trainer):
         algorithm = self.config.algorithm
         step.rollout, corrected, metrics = correct(algorithm.get("rollout_correction"), step.rows, step.rollout)
         step.metrics |= metrics
-        left_out_N = left_out(step.rollout, self.settings.dynamic_sampling, self._objective_weights)
+        left_out_N = left_out(step.rollout, self.settings.dynamic_sampling, known_weights(self.settings))
         if left_out_N is not None:
             step.rollout, masked = leave_out(left_out_N, step.rows, step.rollout)
             corrected |= masked
@@ -303,11 +297,7 @@ class MultiObjectiveTrainer(Trainer):
         progress = self.probe.forward(update)
         if progress is not None:
             step.metrics |= self._measured(progress)
-        step.metrics |= self._weights()
-
-    def _weights(self) -> dict[str, float]:
-        """The weights of the next step, as the method left them."""
-        return {key_of.weight(name): weight for name, weight in self.scalarizer.weights.items()}
+        step.metrics |= key_of.of_weights(self.scalarizer.weights)  # of the next step
 
     @property
     def _source(self) -> str:
@@ -340,7 +330,7 @@ class MultiObjectiveTrainer(Trainer):
     def start(self) -> dict[str, Any]:
         """The validation of the model as it came, and the weights that the first step begins with."""
         metrics = super().start()
-        return metrics and metrics | self._weights()
+        return metrics and metrics | key_of.of_weights(self.scalarizer.weights)
 
     def validate(self) -> dict[str, Any]:
         """Complete and evaluate the held-out prompts: ``val/<objective>`` and its standard error; by source, too."""

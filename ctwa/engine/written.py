@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import Any, Self
 
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ctwa.engine.checks.bounds import leaves
-from ctwa.engine.checks.keys import known_keys
+from ctwa.engine.checks.keys import dotted, known_keys, near_key
 from ctwa.engine.choices import OURS
 from ctwa.engine.groups import groups_of, node_of
 from ctwa.errors import CtwaError, neighbour, shown
@@ -26,6 +29,7 @@ from ctwa.errors import CtwaError, neighbour, shown
 Content = dict[str, Any]
 
 COMMAND_LINE = "command line"
+HOW = "settings are written KEY=VALUE, e.g. trainer.total_training_steps=60 (docs/training.md)"
 
 
 @dataclass(frozen=True)
@@ -200,6 +204,15 @@ class Written:
         named = {each.partition("=")[0] for each in self.overrides}
         return {group: name for group, name in choices.items() if group not in named}
 
+    def parsed(self) -> list[Override]:
+        """The overrides as Hydra reads them.
+
+        Raises:
+            CtwaError: one that is no setting, or that cannot be read.
+        """
+        parser = OverridesParser.create()
+        return [override for each in self.overrides for override in _parsed(each, parser)]
+
     def over(self, defaults: Sequence[str]) -> Self:
         """The same over settings that count less than any file or override: those of keys that no file gives."""
         given = [key for file in self.files for key in file.settings()]
@@ -247,6 +260,31 @@ class Written:
             before = f"  ({', '.join(f'{value} in {source}' for source, value in by[:-1])})" if by[:-1] else ""
             lines.append(f"  {source:<{width}}  {key}={value}{before}")
         return ["settings:", *lines, *(f"  left out: {each}" for each in self.left_out)]
+
+
+def _parsed(override: str, parser: OverridesParser) -> list[Override]:
+    name, equals, _ = override.partition("=")
+    if name.startswith("-"):
+        key = near_key(name.strip("-"), dotted(known_keys("train")))
+        raise CtwaError(f"there is no option {name}: {HOW}{key}")
+    if not equals and not name.startswith("~"):
+        raise CtwaError(f"{override!r} is no setting: {HOW}")
+    if not name.lstrip("+~").strip():
+        raise CtwaError(f"{override!r} names no key: {HOW}")
+    if name.lstrip("+~").startswith("hydra.") and name != "hydra.searchpath":
+        raise CtwaError(f"{name} does nothing here: leave it out (of Hydra's keys only hydra.searchpath counts)")
+    try:
+        parsed: list[Override] = parser.parse_overrides([override])
+    except OverrideParseException:
+        if odd := re.search(r"[^\w.@:/$+~-]", name):
+            raise CtwaError(f"{override!r}: a key is names with dots between, and '{odd[0]}' is in none") from None
+        if "/" in name and "." in name:
+            raise CtwaError(f"{name.lstrip('+')} is no key of the configuration: a name has no '/'") from None
+        raise CtwaError(
+            f"the setting {override!r} cannot be read: put a value with spaces, quotes, brackets, commas or ~ in "
+            f"quotes of its own, e.g. \"{name.lstrip('+')}='a value'\""
+        ) from None
+    return parsed
 
 
 def _is_file(argument: str) -> bool:

@@ -2,118 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from ctwa.data import reading
-from ctwa.data.answers import Rule, extract, rule_for
 from ctwa.data.files import open_rows
 from ctwa.data.forms import find_form, source_name
-from ctwa.data.reading import first_rows, hold_out, read_rows, refuse_bad
+from ctwa.data.reading import first_rows
 from ctwa.data.settings import Columns, RowSettings
 from ctwa.errors import CtwaError
-
-Rows = list[dict[str, Any]]
-
-
-def user(text: str) -> dict[str, str]:
-    return {"role": "user", "content": text}
-
-
-def assistant(text: str) -> dict[str, str]:
-    return {"role": "assistant", "content": text}
-
-
-FORMS: dict[str, tuple[Rows, list[tuple[list[dict[str, str]], Any]]]] = {
-    "verl": (
-        [{"prompt": [user(f"{n}?")], "reward_model": {"ground_truth": f"{n}"}} for n in range(3)],
-        [([user(f"{n}?")], f"{n}") for n in range(3)],
-    ),
-    "gsm8k": (
-        [{"question": f"{n}?", "answer": f"It is {n},\nor so.\n#### {n},000"} for n in range(1, 4)],
-        [([user(f"{n}?")], f"{n}000") for n in range(1, 4)],
-    ),
-    "math": (
-        [{"problem": f"{n}?", "solution": rf"So $\boxed{{\frac{{{n}}}{{2}}}}$.", "level": n} for n in range(3)],
-        [([user(f"{n}?")], rf"\frac{{{n}}}{{2}}") for n in range(3)],
-    ),
-    "math-500": (
-        [{"problem": f"{n}?", "solution": rf"So \boxed{{{n}}}.", "answer": f"{n}", "unique_id": "a"} for n in range(3)],
-        [([user(f"{n}?")], f"{n}") for n in range(3)],
-    ),
-    "trl text": (
-        [{"prompt": f"{n}?", "ground_truth": f"{n}"} for n in range(3)],
-        [([user(f"{n}?")], f"{n}") for n in range(3)],
-    ),
-    "trl messages": (
-        [{"prompt": [{"role": "system", "content": "S"}, user(f"{n}?")], "solution": f"{n}"} for n in range(3)],
-        [([{"role": "system", "content": "S"}, user(f"{n}?")], f"{n}") for n in range(3)],
-    ),
-    "openai": (
-        [{"messages": [user("Hi"), assistant("Hello"), user(f"{n}?"), assistant(f"{n}!")]} for n in range(3)],
-        [([user("Hi"), assistant("Hello"), user(f"{n}?")], f"{n}!") for n in range(3)],
-    ),
-    "sharegpt": (
-        [
-            {"conversations": [{"from": "human", "value": f"{n}?"}, {"from": "gpt", "value": f"{n}!"}], "system": "S"}
-            for n in range(3)
-        ],
-        [([{"role": "system", "content": "S"}, user(f"{n}?")], f"{n}!") for n in range(3)],
-    ),
-    "alpaca": (
-        [{"instruction": f"{n}?", "input": "as a word" * (n % 2), "output": f"{n}!"} for n in range(3)],
-        [([user(f"{n}?" + "\n\nas a word" * (n % 2))], f"{n}!") for n in range(3)],
-    ),
-    "dolly": (
-        [{"instruction": f"{n}?", "context": "Think.", "response": f"{n}!", "category": "qa"} for n in range(3)],
-        [([user(f"{n}?\n\nThink.")], f"{n}!") for n in range(3)],
-    ),
-    "no answer": ([{"prompt": f"{n}?"} for n in range(3)], [([user(f"{n}?")], None) for n in range(3)]),
-}
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Callable[..., str]:
-    def file(rows: Rows, kind: str = "jsonl") -> str:
-        path = tmp_path / f"sums.{kind}"
-        if kind == "parquet":
-            pq.write_table(pa.Table.from_pylist(rows), path)
-        elif kind == "json":
-            path.write_text(json.dumps(rows, indent=1))
-        elif kind == "folder":
-            datasets.Dataset.from_list(rows).save_to_disk(path)
-        elif kind in ("csv", "tsv"):
-            with path.open("w", newline="") as out:
-                writer = csv.DictWriter(out, rows[0], delimiter="," if kind == "csv" else "\t")
-                writer.writeheader()
-                writer.writerows(
-                    {key: json.dumps(each) if isinstance(each, list) else each for key, each in row.items()}
-                    for row in rows
-                )
-        else:
-            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return str(path)
-
-    return file
-
-
-def spelled(name: str) -> str:
-    return f"data.{name}"
-
-
-def read(source: str, **settings: Any) -> reading.Rows:
-    rows = read_rows([open_rows(source)], RowSettings(**settings), spelled)
-    refuse_bad(rows.bad, len(rows) + len(rows.bad), spelled)
-    return rows
+from tests.data.rows import FORMS, assistant, read, spelled, user
 
 
 def plain(messages: list[dict[str, Any]]) -> list[dict[str, str]]:
@@ -138,96 +40,6 @@ def test_every_form_in_every_kind_of_file(write: Callable[..., str], form: str, 
     assert [row["extra_info"]["index"] for row in made] == [0, 1, 2]
     assert set(rows[0]) <= set(made[0])  # what a reward function finds in `row`
     assert first_rows(write(rows, "jsonl"), RowSettings(), spelled, 2)[1]["prompt"] == expected[1][0]
-
-
-class TestAnswers:
-    @pytest.mark.parametrize(
-        ("rule", "text", "found"),
-        [
-            ("as_is", "a #### 7 ", "a #### 7 "),
-            ("hashes", "1\n#### 7", "7"),
-            ("hashes", "#### 1\n####-1,234.5 \nthe end", "-1234.5"),
-            ("hashes", "#### 1,2", "1,2"),
-            ("boxed", r"\boxed{1} or \boxed{\text{a}}", r"\text{a}"),
-            ("last_number", "It costs $1,234.50.", "1234.50"),
-            ("last_number", "10-3 = 7 apples, in 2 bags", "2"),
-            ("last_number", "from 5 to -3", "-3"),
-            ("last_number", "10-3", "3"),
-            ("last_number", "x=.5", ".5"),
-            ("last_number", "12,34", "34"),
-        ],
-    )
-    def test_what_a_rule_takes(self, rule: Rule, text: str, found: str) -> None:
-        assert extract(text, rule) == (found, None)
-
-    @pytest.mark.parametrize(
-        ("rule", "answer", "fault"),
-        [
-            ("hashes", "seven", "has no #### with something behind it: the text 'seven'"),
-            ("hashes", "seven ####\n ", "has no #### with something behind it"),
-            ("boxed", r"\boxed{1", r"has no \boxed{...} that is closed"),
-            ("last_number", "seven", "has no number"),
-            ("last_number", 7, "is the number 7, and the rule 'last_number' reads text"),
-            ("boxed", None, "is null, and the rule 'boxed' reads text"),
-        ],
-    )
-    def test_where_there_is_nothing(self, rule: Rule, answer: Any, fault: str) -> None:
-        found, said = extract(answer, rule)
-        assert found is None
-        assert fault in (said or "")
-
-    def test_the_rule_that_an_answer_suggests(self) -> None:
-        answers = ["#### 7", "1\n#### 7\n", "#### A heading\nand more", r"so \boxed{7}", r"\boxed{7", "7", 7, None]
-        assert [rule_for(answer) for answer in answers] == [
-            *("hashes", "hashes", "as_is", "boxed", "as_is", "as_is", "as_is", "as_is")
-        ]
-
-    def test_most_answers_decide(self, write: Callable[..., str]) -> None:
-        """A first row that is unlike the others would have all of them taken, or refused, by its own rule."""
-        answers = ["no idea", *(f"#### {n}" for n in range(5)), r"so \boxed{7}"]
-        rows = [{"question": f"{n}?", "answer": answer} for n, answer in enumerate(answers)]
-
-        assert find_form(open_rows(write(rows)), RowSettings(), spelled).rule == "hashes"
-        assert find_form(open_rows(write(rows[:2])), RowSettings(), spelled).rule == "as_is"  # as many: the first
-
-    def test_rows_without_one_are_named(self, write: Callable[..., str]) -> None:
-        rows = [{"question": f"{n}?", "answer": f"#### {n}"} for n in range(20)]
-        for bad in (3, 7, 8):
-            rows[bad]["answer"] = "none"
-        source = write(rows)
-
-        with pytest.raises(CtwaError) as error:
-            read(source)
-        assert str(error.value) == (
-            f"{source}, row 3 (from 0): its answer has no #### with something behind it: the text 'none'. 2 more of 20 "
-            "rows cannot be used (row 7, row 8): mend them, or leave them out with data.bad_rows=skip"
-        )
-        with pytest.raises(CtwaError, match=r"the text 'none'. Mend it, or leave such rows out with data.bad_rows=sk"):
-            first_rows(source, RowSettings(), spelled, 4)
-        first = first_rows(source, RowSettings(bad_rows="skip"), spelled, 4)
-        assert [row["question"] for row in first] == ["0?", "1?", "2?", "4?"]
-        kept = read_rows([open_rows(source)], RowSettings(bad_rows="skip"), spelled)
-        assert [index for _, index in kept.places] == [index for index in range(20) if index not in (3, 7, 8)]
-        assert [each.index for each in kept.bad] == [3, 7, 8]
-
-        rows[7]["answer"] = rows[8]["answer"] = "#### 7"
-        with pytest.raises(CtwaError, match=r"It alone of 20 rows cannot be used: mend it, or leave it"):
-            read(write(rows))
-
-    @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
-    def test_one_that_is_asked_for_has_to_be_there(self, write: Callable[..., str], kind: str) -> None:
-        rows = [{"question": f"{n}?", "answer": None if n % 2 else f"{n}"} for n in range(4)]
-        source = write(rows, kind)
-
-        assert read(source).without_truth == [1, 3]
-        kept = read_rows([open_rows(source)], RowSettings(answer="as_is", bad_rows="skip"), spelled)
-        assert ([each.index for each in kept.bad], kept.without_truth) == ([1, 3], [])
-        with pytest.raises(CtwaError, match="its answer is null; write one, or leave the row out"):
-            read(source, answer="as_is")
-
-    def test_what_is_not_a_number_is_none(self, write: Callable[..., str]) -> None:
-        source = write([{"question": f"{n}?", "answer": answer} for n, answer in enumerate([1.5, float("nan")])])
-        assert read(source).without_truth == [1]
 
 
 class TestColumns:
@@ -356,115 +168,6 @@ class TestPrompts:
         frame.to_parquet(tmp_path / "a.parquet")
         made = read(str(tmp_path / "a.parquet")).table.to_pylist()
         assert [row["reward_model"]["ground_truth"] for row in made] == ["1!", "1!"]
-
-
-class TestTables:
-    @pytest.mark.parametrize(
-        ("second", "said"),
-        [
-            ({"question": "2?", "answer": 2}, "row 1 (from 0): its answer is a number, and that of row 0 is text"),
-            ({"question": "2?", "answer": "2", "tags": "a"}, "row 1 (from 0): its tags is text, and that of row 0 is"),
-        ],
-    )
-    def test_a_column_of_two_kinds(self, write: Callable[..., str], second: dict[str, Any], said: str) -> None:
-        with pytest.raises(CtwaError) as error:
-            read(write([{"question": "1?", "answer": "1", "tags": ["a"]}, second]))
-        assert said in str(error.value)
-
-    def test_whole_ground_truths_stay_whole(self, write: Callable[..., str]) -> None:
-        rows = [{"question": "1?", "answer": 1}, {"question": "2?", "answer": 2.5}]
-        with pytest.raises(CtwaError, match=r"its reward_model\.ground_truth is a fraction, and that of row 0"):
-            read(write(rows))
-
-    def test_columns_that_come_late_and_dicts_without_a_key(
-        self, write: Callable[..., str], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(reading, "_CHUNK", 2)
-        rows: Rows = [{"question": f"{n}?", "meta": {}} for n in range(3)]
-        rows += [{"question": "3?", "answer": "3", "messages": None}, {"question": "4?", "meta": {"level": 1}}]
-        found = read(write(rows))
-        made = found.table.to_pylist()
-
-        assert [row["meta"] for row in made] == [None, None, None, None, {"level": 1}]
-        assert [row["reward_model"]["ground_truth"] for row in made] == [None, None, None, "3", None]
-        assert found.without_truth == [0, 1, 2, 4]
-
-    def test_several_files_of_several_forms(self, write: Callable[..., str], tmp_path: Path) -> None:
-        (tmp_path / "gsm8k").mkdir()
-        path = tmp_path / "gsm8k" / "train.jsonl"
-        path.write_text("".join(json.dumps(row) + "\n" for row in FORMS["gsm8k"][0]))
-        rows = read_rows([open_rows(write(FORMS["math"][0])), open_rows(path)], RowSettings(), spelled)
-
-        assert [row["data_source"] for row in rows.table.to_pylist()] == ["sums"] * 3 + ["gsm8k"] * 3
-        assert rows.places == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
-
-
-class TestSplit:
-    def rows(self, write: Callable[..., str], numbers: list[int]) -> reading.Rows:
-        return read(write([{"question": f" {n // 2}?", "answer": f"{n}"} for n in numbers]))
-
-    def test_no_prompt_is_in_both_and_none_is_lost(self, write: Callable[..., str]) -> None:
-        rows = self.rows(write, list(range(200)))
-        train, held_out = hold_out(rows, 0.1, 0)
-
-        assert (len(train), len(held_out)) == (180, 20)
-        assert not set(train.prompts) & set(held_out.prompts)
-        assert sorted(train.places + held_out.places) == rows.places
-        assert train.table.num_rows == 180
-
-    def test_it_depends_on_the_seed_and_hardly_on_other_rows(self, write: Callable[..., str]) -> None:
-        _, held_out = hold_out(self.rows(write, list(range(200))), 0.1, 0)
-        _, again = hold_out(self.rows(write, list(reversed(range(200)))), 0.1, 0)
-        _, other = hold_out(self.rows(write, list(range(200))), 0.1, 1)
-        _, more = hold_out(self.rows(write, list(range(220))), 0.1, 0)
-
-        assert set(again.prompts) == set(held_out.prompts) != set(other.prompts)
-        assert len(set(more.prompts) & set(held_out.prompts)) >= 8
-
-    def test_too_few_prompts(self, write: Callable[..., str]) -> None:
-        train, held_out = hold_out(self.rows(write, [0, 2]), 0.01, 0)
-        assert (len(train), len(held_out)) == (1, 1)
-        with pytest.raises(CtwaError, match=r"has 1 prompts, too few to hold any out; give a file to validate on"):
-            hold_out(self.rows(write, [0, 1]), 0.5, 0)
-
-
-class TestCsv:
-    @pytest.mark.parametrize("separator", [",", ";", "\t"])
-    def test_texts_with_separators_lines_and_quotes(self, tmp_path: Path, separator: str) -> None:
-        text = f'a{separator} "b"\nc'
-        content = separator.join(["question", "answer"]) + "\r\n"
-        content += separator.join(['"' + text.replace('"', '""') + '"', "007"]) + "\r\n\r\n"
-        (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbf" + content.encode())
-        (row,) = read(str(tmp_path / "a.csv")).table.to_pylist()
-
-        assert (row["prompt"], row["reward_model"]) == ([user(text)], {"ground_truth": "007"})
-
-    @pytest.mark.parametrize(
-        ("line", "fault"),
-        [
-            (b"b,1,2", "it has 3 values where the header has 2; put a text that has ',' or a quote in it in quotes"),
-            (b"b", "it has 1 values where the header has 2"),
-            (b"caf\xe9,1", "its question is not UTF-8; save the file as UTF-8"),
-            (b",1", "its question is null"),
-        ],
-    )
-    def test_lines_that_are_no_rows(self, tmp_path: Path, line: bytes, fault: str) -> None:
-        (tmp_path / "a.csv").write_bytes(b"question,answer\na,0\n" + line + b"\n")
-        with pytest.raises(CtwaError, match=r"a\.csv, row 1 \(from 0\): ") as error:
-            read(str(tmp_path / "a.csv"))
-        assert fault in str(error.value)
-
-    def test_spaces_behind_separators_and_empty_records_below(self, tmp_path: Path) -> None:
-        (tmp_path / "a.csv").write_text('question, answer\n"a, b", "1, 2"\nc, 3\n,\n\n, \n')
-        found = read(str(tmp_path / "a.csv")).table.to_pylist()
-
-        assert [row["prompt"] for row in found] == [[user("a, b")], [user("c")]]
-        assert [row["reward_model"]["ground_truth"] for row in found] == ["1, 2", "3"]
-        assert open_rows(tmp_path / "a.csv").num_rows == 2
-
-    def test_a_text_of_a_megabyte(self, tmp_path: Path) -> None:
-        (tmp_path / "a.csv").write_text(f"question,answer\n{'a' * 1_000_000},1\n")
-        assert len(read(str(tmp_path / "a.csv"))) == 1
 
 
 def test_the_documented_examples_can_be_read(tmp_path: Path) -> None:

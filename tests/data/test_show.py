@@ -20,7 +20,7 @@ from ctwa.engine.compose import compose_config
 from ctwa.engine.data import data_settings
 from ctwa.errors import CtwaError
 from ctwa.testbed.tokenizer import build_tokenizer
-from tests.data.test_forms import FORMS, write  # noqa: F401 - a fixture
+from tests.data.rows import FORMS
 
 Write = Callable[..., str]
 
@@ -105,7 +105,7 @@ def test_a_model_without_a_chat_template(sums: Callable[..., str], tmp_path: Pat
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form(write: Write, form: str) -> None:  # noqa: F811
+def test_every_form(write: Write, form: str) -> None:
     text = shown(write(FORMS[form][0]))
     assert "3 rows can be used; none cannot" in text or "3 of them without a ground truth; none cannot" in text
     assert "ctwa train task=custom" in text
@@ -175,7 +175,7 @@ def test_it_needs_no_torch(sums: Callable[..., str]) -> None:
 
 
 @pytest.mark.parametrize("form", ["gsm8k", "math", "trl messages", "openai", "sharegpt", "verl"])
-def test_check_reward_takes_every_form(write: Write, tmp_path: Path, form: str) -> None:  # noqa: F811
+def test_check_reward_takes_every_form(write: Write, tmp_path: Path, form: str) -> None:
     rows, expected = FORMS[form]
     (tmp_path / "right.py").write_text("def right(response, ground_truth): return float(ground_truth in response)\n")
     arguments = ["check-reward", f"{tmp_path}/right.py:right", "--data", write(rows), "--text", expected[1][1]]

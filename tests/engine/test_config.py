@@ -1,13 +1,10 @@
-"""What the configuration groups and the recipes compose to."""
+"""What the configuration groups compose to."""
 
 from __future__ import annotations
 
-import os
 import re
-import shlex
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,21 +12,17 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from ctwa.engine.checks.bounds import ACTOR
-from ctwa.engine.checks.config import check_config, check_settings, num_steps
+from ctwa.engine.checks.config import check_config, num_steps
 from ctwa.engine.checks.engine import check_with_verl
 from ctwa.engine.compose import compose_config
 from ctwa.engine.data import read_run_data
-from ctwa.engine.job import plugins, set_environment
+from ctwa.engine.job import set_environment
 from ctwa.engine.settings import read_settings
 from ctwa.engine.train_job import TrainJob
 from ctwa.errors import CtwaError
 from ctwa.policy_loss import Cispo, DppoKl, DppoTv, Dro, GeoMean, Gpg, Gspo, PolicyLoss, Sapo, Vanilla
-from ctwa.scalarizers.linear import Linear
-from ctwa.scalarizers.registry import METHODS
-
-ROOT = Path(__file__).parents[2]
-
-Compose = Callable[..., DictConfig]
+from tests.conftest import ROOT
+from tests.engine.conftest import Compose
 
 CUSTOM = (
     "+ctwa.objectives.accuracy.reward_fn=ctwa.testbed.rewards:accuracy",
@@ -147,31 +140,6 @@ def test_verl_accepts_every_task_on_every_engine(compose: Compose, task: str, en
     assert omega_conf_to_dataclass(ref_as_its_worker_reads_it(config.actor_rollout_ref.ref)).engine.forward_only
     # The model's own part reads the model from disk, as the trainer will.
     assert omega_conf_to_dataclass(config.actor_rollout_ref.model).tokenizer.eos_token == "<eos>"
-
-
-def test_workers_on_a_cpu_keep_the_memory_that_they_free(compose: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "4096")
-    monkeypatch.delenv("MALLOC_MMAP_MAX_", raising=False)
-    for engine, found in (("cpu", ("0", "4096")), ("gpu", (None, None))):
-        config = compose("task=testbed", f"engine={engine}")
-        set_environment(config)
-        of_workers = config.ray_kwargs.ray_init.runtime_env.env_vars
-
-        assert (of_workers.get("MALLOC_MMAP_MAX_"), of_workers.get("MALLOC_TRIM_THRESHOLD_")) == found
-    assert "MALLOC_MMAP_MAX_" not in os.environ  # the driver gives back what it frees
-
-
-@pytest.mark.parametrize(
-    ("named", "used"),
-    [
-        ("", "ctwa.engine.verl.plugin"),
-        ("my.plugin", "my.plugin,ctwa.engine.verl.plugin"),
-        ("my.plugin,other", "my.plugin,other,ctwa.engine.verl.plugin"),
-        ("ctwa.engine.verl.plugin", "ctwa.engine.verl.plugin"),
-    ],
-)
-def test_the_users_own_plugins_of_verl_stay(named: str, used: str) -> None:
-    assert plugins(named) == used
 
 
 def test_engine_gpu_brings_vllm_and_fits_its_context_to_the_task(compose: Compose) -> None:
@@ -347,132 +315,6 @@ def test_every_default_of_a_class_is_a_key_to_override(command: str, overrides: 
 
     for key, value in (override.split("=", 1) for override in overrides if "{" not in override and "." in override):
         assert OmegaConf.select(config, key) == OmegaConf.create([yaml.safe_load(value)])[0]
-
-
-class TestRecipes:
-    @pytest.fixture
-    def arguments_of(self, tmp_path: Path) -> Callable[..., list[str]]:
-        """What a recipe hands to `ctwa`, by a `ctwa` that writes its arguments down."""
-        stub = tmp_path / "ctwa"
-        stub.write_text('#!/usr/bin/env bash\nprintf "%s\\0" "$@"\n')
-        stub.chmod(0o755)
-
-        def arguments(task: str, *words: str, **environment: str) -> list[str]:
-            path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
-            result = subprocess.run(
-                ["bash", ROOT / "recipes" / f"{task}.sh", *words],
-                capture_output=True,
-                text=True,
-                check=True,
-                env={"PATH": path, **environment},
-            )
-            command, *rest = result.stdout.removesuffix("\0").split("\0")
-            assert command == "train"
-            return rest
-
-        return arguments
-
-    @pytest.mark.parametrize("method", METHODS)
-    def test_every_method_runs_on_the_testbed(
-        self, method: str, arguments_of: Callable[..., list[str]], run_overrides: list[str]
-    ) -> None:
-        config = compose_config(arguments_of("testbed", method, *run_overrides))
-        settings = read_settings(config)
-        check_settings(config, settings)  # the disk is the same for all
-
-        assert settings.method.type == method
-        assert config.trainer.device == "cpu"
-
-    def test_the_static_baseline_raises_accuracy(
-        self, arguments_of: Callable[..., list[str]], run_overrides: list[str]
-    ) -> None:
-        scalarizer = read_settings(compose_config(arguments_of("testbed", "static", *run_overrides))).build_scalarizer()
-
-        assert type(scalarizer) is Linear
-        assert scalarizer.weights == {"accuracy": 0.375, "conciseness": 0.3125, "clarity": 0.3125}
-
-    def test_a_schedule_ends_when_its_task_does(self, arguments_of: Callable[..., list[str]]) -> None:
-        for task, step in (("testbed", 50), ("math500", 100)):
-            (points,) = (each for each in arguments_of(task, "schedule") if each.startswith("ctwa.method.points="))
-            assert f"step:{step}," in points
-
-    def test_the_run_folder_is_named_by_task_method_and_seed(self, arguments_of: Callable[..., list[str]]) -> None:
-        assert {"ctwa.run=runs/testbed-static-s0", "ctwa.resume=false"} <= set(arguments_of("testbed", "static"))
-        resumed = arguments_of("math500", "ctwa", SEED="3", RESUME="1")
-        assert {"ctwa.run=runs/math500-ctwa-s3", "ctwa.seed=3", "ctwa.resume=true"} <= set(resumed)
-
-    def test_the_users_settings_come_last(self, arguments_of: Callable[..., list[str]]) -> None:
-        overrides = arguments_of("testbed", "linear", "ctwa.run=elsewhere", "a.b=c d", "--dry-run")
-
-        assert overrides[-3:] == ["ctwa.run=elsewhere", "a.b=c d", "--dry-run"]
-
-    def test_an_option_of_the_recipe_gives_way_to_the_user_s(
-        self, arguments_of: Callable[..., list[str]], compose: Compose
-    ) -> None:
-        own = ("ctwa.method.objective=clarity", "ctwa.method.targets={accuracy: 0.5, conciseness: 0.6}")
-        method = compose(*arguments_of("testbed", "lagrangian", *own)).ctwa.method
-        assert (method.objective, method.targets) == ("clarity", {"accuracy": 0.5, "conciseness": 0.6})
-
-    def test_reinforce_runs_without_clipping_on_the_testbed_too(self, arguments_of: Callable[..., list[str]]) -> None:
-        assert {"estimator=reinforce", "clipping=off"} <= set(arguments_of("testbed", "mgda", ESTIMATOR="reinforce"))
-        assert {"estimator=grpo", "clipping=on"} <= set(arguments_of("testbed", "mgda"))
-
-    def test_reinforce_runs_without_clipping(self, arguments_of: Callable[..., list[str]], task_dir: Path) -> None:
-        overrides = arguments_of(
-            "math500", "ctwa", ESTIMATOR="reinforce", DATA=str(task_dir), MODEL="Qwen/Qwen3-1.7B-Base"
-        )
-        config = compose_config(overrides)
-
-        assert config.algorithm.adv_estimator == "reinforce_plus_plus"
-        assert read_settings(config).policy_loss == Vanilla()
-        assert config.actor_rollout_ref.model.path == "Qwen/Qwen3-1.7B-Base"
-        assert num_steps(config, read_run_data(config)) == 810
-        assert config.trainer.device == "cuda"
-
-    def test_the_documented_two_steps_on_a_cpu_pass_the_checks(
-        self, arguments_of: Callable[..., list[str]], task_dir: Path
-    ) -> None:
-        """The command of docs/training.md, with this test's data and model in place of the reader's."""
-        lines = (ROOT / "docs/training.md").read_text().replace("\\\n", " ").splitlines()
-        words = shlex.split(next(line for line in lines if line.startswith("ENGINE=cpu")))
-        place = words.index("recipes/math500.sh")
-        environment = dict(word.split("=", 1) for word in words[:place])
-        environment |= {"DATA": str(task_dir), "MODEL": str(task_dir / "model")}
-
-        config = compose_config(arguments_of("math500", *words[place + 1 :], **environment))
-        check_config(config)
-
-        assert num_steps(config, read_run_data(config)) == 2
-        assert config.trainer.device == "cpu"
-
-    @pytest.mark.parametrize("words", [[], ["--dry-run"]], ids=["nothing", "an option"])
-    def test_without_a_method_it_says_which_there_are(self, words: list[str]) -> None:
-        result = subprocess.run(
-            ["bash", ROOT / "recipes/testbed.sh", *words],
-            capture_output=True,
-            text=True,
-            check=False,
-            env={"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)},
-        )
-
-        assert result.returncode == 2
-        assert result.stdout == ""
-        assert "testbed.sh METHOD [KEY=VALUE]" in result.stderr
-        assert all(method in result.stderr for method in METHODS)
-
-    def test_without_the_command_it_says_what_to_do(self) -> None:
-        result = subprocess.run(
-            ["bash", ROOT / "recipes/testbed.sh", "ctwa"],
-            capture_output=True,
-            text=True,
-            check=False,
-            env={"PATH": "/usr/bin:/bin"},
-        )
-
-        assert result.returncode == 127
-        assert result.stderr == (
-            "error: the command ctwa is not found: activate its environment first (source .venv/bin/activate).\n"
-        )
 
 
 def test_the_resolved_configuration_is_plain_data(testbed_config: DictConfig) -> None:

@@ -14,6 +14,7 @@ from verl.trainer.ppo.core_algos import get_kl_controller
 from verl.trainer.ppo.utils import need_reference_policy
 
 from ctwa.batch import RewardMatrix, Rollout
+from ctwa.engine.dynamic_sampling import known_weights
 from ctwa.engine.sampling import with_reference
 from ctwa.engine.train import MultiObjectiveTrainer, Step
 from ctwa.objectives.config import ObjectiveConfig
@@ -74,4 +75,4 @@ def test_a_step_fills_in_what_is_read_off_log_probabilities() -> None:
     assert step.metrics["objective/near/mean"] == -0.0625
     assert step.metrics["objective/near/shaped_mean"] == -0.125
     assert step.metrics["objective/near/applicable_frac"] == step.metrics["objective/near/scored_frac"] == 1
-    assert training._objective_weights == {"near": 0.0, "right": 0.5}
+    assert known_weights(training.settings) == {"near": 0.0, "right": 0.5}

@@ -5,9 +5,6 @@ from playwright.sync_api import sync_playwright
 
 from ctwa.report.html import write_report
 from tests.report.browsers import CHROMIUM, needs_chromium
-from tests.report.test_report import make_full_run, paths
-
-__all__ = ["make_full_run", "paths"]
 
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 pytestmark = [pytest.mark.browser, needs_chromium]

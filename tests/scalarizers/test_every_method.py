@@ -1,170 +1,31 @@
-"""What every registered method has to do, whichever it is: a method added to the registry is tested here at once.
-
-``CASES`` says what is special: options without a default, what a method cannot do.
-"""
+"""What every registered method has to do, whichever it is: a method added to the registry is tested here at once."""
 
 import json
 import math
-from collections import defaultdict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 import torch
-from pydantic import TypeAdapter
-from torch import Tensor
 
-from ctwa.aggregators.registry import GRADIENT_METHODS
-from ctwa.batch import RewardMatrix, Rollout
-from ctwa.covariance.probe import Progress
 from ctwa.errors import CtwaError
 from ctwa.objectives.contract import MAX_VALUE
-from ctwa.scalarizers import METHODS, MethodConfig, Scalarizer, build_scalarizer
-from ctwa.scalarizers.registry import SCALARIZERS, takes_targets
-
-CONFIG: TypeAdapter = TypeAdapter(MethodConfig)
-EIGHT = [f"objective-{i}" for i in range(8)]
-
-
-def unequal(names: list[str]) -> dict[str, float]:
-    """Different numbers, each belonging to its name and not to its place."""
-    return {name: 1 / (3 + index) for index, name in enumerate(sorted(names))}
-
-
-@dataclass(frozen=True)
-class Case:
-    """What the tests have to know of one method.
-
-    Attributes:
-        config: its config for objectives of these names, but for ``type``.
-        estimators: the kinds of advantage estimator it works with: scale invariant or not.
-        scaling: what all weights times a factor do to the first advantages where the estimator is not scale invariant:
-            they are ``proportional`` to the factor, or ``invariant``.
-        least_objectives: with fewer it is a CtwaError.
-    """
-
-    config: Callable[[list[str]], dict] = lambda _: {}
-    estimators: tuple[bool, ...] = (True, False)
-    scaling: str = "proportional"
-    least_objectives: int = 1
-
-
-def lagrangian(names: list[str]) -> dict:
-    main, *others = sorted(names)
-    # Targets out of reach, so that multipliers move.
-    return {"objective": main, "targets": {name: 2 + value for name, value in unequal(others).items()}, "eta": 0.1}
-
-
-def schedule(names: list[str]) -> dict:
-    end = {name: 1 - value for name, value in unequal(names).items()}
-    return {"points": [{"step": 0, "weights": unequal(names)}, {"step": 5, "weights": end}]}
-
-
-CASES = defaultdict(
-    Case,
-    ctwa=Case(lambda _: {"eta": 0.5}),
-    schedule=Case(schedule, scaling="invariant"),
-    lagrangian=Case(lagrangian, scaling="invariant", least_objectives=2),
-    cgpo=Case(lambda names: {"constraints": {min(names): 0.3}}),
-    pama=Case(scaling="invariant"),
-    product=Case(scaling="invariant"),
-    guard=Case(lambda _: {"warmup": 2}, scaling="invariant"),
-    compromise=Case(lambda _: {"warmup": 2}),
-    gdpo=Case(estimators=(True,)),
-    gd2po=Case(estimators=(True,)),
-    rvpo=Case(lambda _: {"anneal_steps": 5}, estimators=(True,)),
-    dvao=Case(estimators=(True,)),
-    **{name: Case(scaling="invariant") for name in GRADIENT_METHODS if name != "torchjd"},
-    torchjd=Case(lambda _: {"weighting": "MGDA"}, scaling="invariant"),
+from ctwa.scalarizers import METHODS
+from ctwa.scalarizers.registry import SCALARIZERS
+from tests.scalarizers.every_method import (
+    CASES,
+    CONFIG,
+    EIGHT,
+    assert_sound,
+    build,
+    columns_of,
+    drive,
+    drive_steps,
+    every_method,
+    every_method_and_estimator,
+    same,
+    unequal,
+    with_rewards,
 )
-
-every_method = pytest.mark.parametrize("method", sorted(METHODS))
-every_method_and_estimator = pytest.mark.parametrize(
-    ("method", "scale_invariant"),
-    [(method, kind) for method in sorted(METHODS) for kind in CASES[method].estimators],
-)
-
-
-def build(
-    method: str, names: list[str], *, scale_invariant: bool | None = None, weights: Mapping[str, float] | None = None
-) -> Scalarizer:
-    case = CASES[method]
-    config = CONFIG.validate_python({"type": method, **case.config(names)})
-    kind = case.estimators[0] if scale_invariant is None else scale_invariant
-    weights = {name: (weights or unequal(names))[name] for name in names}
-    targets = unequal(names) if takes_targets(config) else None
-    return build_scalarizer(config, weights, targets=targets, scale_invariant=kind)
-
-
-@dataclass(frozen=True)
-class Driven:
-    """What came of one step of a method."""
-
-    advantages_NT: Tensor
-    metrics: dict[str, float]
-    weights: dict[str, float]
-
-
-def drive(scalarizer: Scalarizer, batch, *, scale_invariant: bool | None = None, step: int = 1) -> Driven:
-    """One whole step as the trainer makes it: advantages, what the update did, a measurement, a validation."""
-    method = scalarizer.method if scalarizer.aggregator is None else scalarizer.aggregator.method
-    kind = CASES[method].estimators[0] if scale_invariant is None else scale_invariant
-    estimate = batch.estimate(scale_invariant=kind)
-    advantages_NT = scalarizer.advantages(batch.rollout, estimate)
-    metrics: dict[str, float] = {}
-    if scalarizer.aggregator is not None:
-        advantages_NT = combine(scalarizer, batch, scalarizer.objective_advantages(batch.rollout, estimate), metrics)
-    metrics |= scalarizer.observe_update(batch.update(advantages_NT))
-    means = {name: float(column.mean()) for name, column in columns_of(batch).items()}
-    applies = {name: bool(batch.rollout.rewards.applicable(name).any()) for name in means}
-    gains = [mean - 0.5 if applies[name] else math.nan for name, mean in means.items()]
-    gains_M = torch.tensor(gains, dtype=torch.float64)
-    metrics |= scalarizer.observe_probe(Progress(tuple(means), gains_M, torch.full_like(gains_M, 0.01), 8))
-    scalarizer.observe_validation(step, {name: mean for name, mean in means.items() if applies[name]})
-    return Driven(advantages_NT, metrics, scalarizer.weights)
-
-
-def combine(scalarizer: Scalarizer, batch, advantages_MNT: Tensor, metrics: dict[str, float]) -> Tensor:
-    """What the engine does for a gradient method, for a policy whose log-probabilities are linear in 20 parameters."""
-    assert scalarizer.aggregator is not None
-    # A token's features belong to its completion, wherever that stands in the batch.
-    features_NTD = (batch.log_ratio_NT[..., None] * (1 + torch.arange(20.0, dtype=torch.float64))).sin()
-    gradients_MD = torch.einsum("mnt,ntd->md", advantages_MNT.double(), features_NTD)
-    solution = scalarizer.aggregator.solve(
-        gradients_MD @ gradients_MD.T, losses_M=scalarizer.losses(batch.rollout), learning_rate=1e-6
-    )
-    metrics |= solution.metrics
-    return torch.einsum("m,mnt->nt", solution.weights_M, advantages_MNT)
-
-
-def drive_steps(scalarizer: Scalarizer, batches: list, *, first: int = 1, **options) -> list[Driven]:
-    return [drive(scalarizer, batch, step=first + index, **options) for index, batch in enumerate(batches)]
-
-
-def columns_of(batch) -> dict[str, Tensor]:
-    rewards = batch.rollout.rewards
-    return {name: rewards.column(name)[0] for name in rewards.names}
-
-
-def with_rewards(batch, columns: Mapping[str, Tensor], scored_NM: Tensor | None = None):
-    """The same batch with other rewards."""
-    rewards_NM = torch.stack(list(columns.values()), dim=1)
-    scored_NM = torch.ones_like(rewards_NM, dtype=torch.bool) if scored_NM is None else scored_NM
-    matrix = RewardMatrix(tuple(columns), rewards_NM, scored_NM)
-    return type(batch)(Rollout(matrix, batch.rollout.group_N, batch.rollout.mask_NT), batch.log_ratio_NT)
-
-
-def assert_sound(driven: Driven) -> None:
-    assert driven.advantages_NT.isfinite().all()
-    assert all(math.isfinite(value) for value in driven.metrics.values()), driven.metrics
-    assert all(math.isfinite(weight) and weight >= 0 for weight in driven.weights.values())
-
-
-def same(one: list[Driven], other: list[Driven]) -> bool:
-    return len(one) == len(other) and all(
-        torch.equal(a.advantages_NT, b.advantages_NT) and a.metrics == b.metrics and a.weights == b.weights
-        for a, b in zip(one, other, strict=True)
-    )
 
 
 @every_method_and_estimator
@@ -432,34 +293,6 @@ def test_an_unknown_option_is_refused(method):
         CONFIG.validate_python({"type": method, **CASES[method].config(EIGHT[:3]), "bananas": 1})
 
 
-# -- objectives that apply to some completions -------------------------------------------------------------------------
-
-TASKS_N = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1]).repeat_interleave(4)
-"""Eight prompts of three tasks."""
-DISJOINT_NM = TASKS_N[:, None] == torch.arange(3)
-LIKE_ALONE = (
-    "compromise",
-    "ctwa",
-    "guard",
-    "hypervolume",
-    "linear",
-    "pama",
-    "probe",
-    "product",
-    "schedule",
-    "smooth_tchebycheff",
-    "tchebycheff",
-)
-"""At the first step, where each completion has one objective, a batch is to them what its tasks are alone."""
-
-
-def applied(batch, applicable_NM: Tensor):
-    """The same batch, with objectives that apply to some completions alone."""
-    rewards = batch.rollout.rewards
-    matrix = RewardMatrix(rewards.names, rewards.rewards_NM, rewards.scored_NM & applicable_NM, applicable_NM)
-    return type(batch)(Rollout(matrix, batch.rollout.group_N, batch.rollout.mask_NT), batch.log_ratio_NT)
-
-
 def test_methods_that_combine_rewards_estimate_the_advantages_of_one_score(make_batch):
     """So what is paid beside the score, as a KL penalty, counts once."""
     batch = make_batch(EIGHT[:3])
@@ -473,83 +306,3 @@ def test_methods_that_combine_rewards_estimate_the_advantages_of_one_score(make_
         estimate.scale_invariant = True
         build(name, EIGHT[:3]).advantages(batch.rollout, estimate)
         assert (len(calls) == 1) == (method.info.level == "reward"), name
-
-
-@every_method_and_estimator
-def test_three_tasks_with_objectives_of_their_own(make_batch, method, scale_invariant):
-    names = EIGHT[:3]
-    kind = {"scale_invariant": scale_invariant}
-    batch = applied(make_batch(names), DISJOINT_NM)
-    scalarizer = build(method, names, **kind)
-
-    each_MNT = scalarizer.objective_advantages(batch.rollout, batch.estimate(**kind))
-    first_NT = scalarizer.advantages(batch.rollout, batch.estimate(**kind))
-
-    for m, name in enumerate(names):
-        alone = batch.with_rows(DISJOINT_NM[:, m].nonzero()[:, 0])
-        rewards_N = columns_of(alone)[name]
-        own_NT = alone.estimate(**kind)(rewards_N)
-        torch.testing.assert_close(each_MNT[m][DISJOINT_NM[:, m]], own_NT, rtol=0, atol=1e-12)
-        assert not each_MNT[m][~DISJOINT_NM[:, m]].any()
-        if method in LIKE_ALONE:
-            scores_N = rewards_N if method in {"guard", "pama", "product"} else scalarizer.weights[name] * rewards_N
-            own_NT = alone.estimate(**kind)(scores_N)
-            own_NT = own_NT.clamp(min=0) if method == "pama" else own_NT
-            torch.testing.assert_close(first_NT[DISJOINT_NM[:, m]], own_NT, rtol=0, atol=1e-4)
-
-    for driven in drive_steps(scalarizer, [applied(make_batch(names, seed=s), DISJOINT_NM) for s in range(4)], **kind):
-        assert_sound(driven)
-        assert driven.advantages_NT.any()
-
-
-@every_method_and_estimator
-def test_a_batch_without_an_objective_leaves_what_is_known_of_it(make_batch, method, scale_invariant):
-    """But for counts of such batches, and for weights that are shares of one sum."""
-    names, kind = EIGHT[:3], {"scale_invariant": scale_invariant}
-    scalarizer = build(method, names, **kind)
-    drive_steps(scalarizer, [make_batch(names, seed=seed) for seed in range(3)], **kind)
-    before = scalarizer.state_dict()
-    without_NM = torch.tensor([True, False, True]).expand(32, 3)
-
-    driven = drive(scalarizer, applied(make_batch(names, seed=3), without_NM), step=4, **kind)
-
-    def kept(state: dict) -> dict:
-        own = {}
-        for key, value in state.items():
-            if isinstance(value, dict) and "objectives" in value:  # a state within the state
-                own |= kept(value)
-            elif isinstance(value, dict) and names[1] in value and not key.startswith("num_held"):
-                own[key] = value[names[1]]
-        return {} if state.get("method") == "dynamic" else own
-
-    assert_sound(driven)
-    assert driven.advantages_NT.any()
-    assert kept(scalarizer.state_dict()) == kept(before)
-    assert_sound(drive(scalarizer, make_batch(names, seed=4), step=5, **kind))
-
-
-@every_method_and_estimator
-def test_nothing_applies_at_all(make_batch, method, scale_invariant):
-    names, kind = EIGHT[:3], {"scale_invariant": scale_invariant}
-    scalarizer = build(method, names, **kind)
-    nothing = applied(make_batch(names), torch.zeros(32, 3, dtype=torch.bool))
-    empty, driven = drive_steps(scalarizer, [nothing, make_batch(names)], **kind)
-
-    assert_sound(empty)
-    assert_sound(driven)
-    assert not empty.advantages_NT.any()
-    assert driven.advantages_NT.any()
-
-
-@every_method_and_estimator
-def test_what_applies_to_no_completion_changes_nothing_for_the_others(make_batch, method, scale_invariant):
-    """Completions that no objective applies to get no advantage, and give the others none."""
-    names, kind = EIGHT[:3], {"scale_invariant": scale_invariant}
-    applicable_NM = DISJOINT_NM & (TASKS_N != 2)[:, None]
-    batch = applied(make_batch(names), applicable_NM)
-    with_them = drive(build(method, names, **kind), batch, **kind).advantages_NT
-    rows_N = (TASKS_N != 2).nonzero()[:, 0]
-    without = drive(build(method, names, **kind), batch.with_rows(rows_N), **kind).advantages_NT
-
-    assert not with_them[TASKS_N == 2].any()
-    torch.testing.assert_close(with_them[rows_N], without, rtol=0, atol=1e-9)

@@ -23,7 +23,7 @@ from ctwa import metrics as key_of
 from ctwa.batch import Rollout, Update
 from ctwa.covariance.diagnostics import diagnostics
 from ctwa.errors import CtwaError
-from ctwa.gradients.plan import combined_advantages, gradient_metrics, make_cross_fitted, make_plan
+from ctwa.gradients.plan import GradientPlan, gradient_metrics, make_cross_fitted, make_plan
 from ctwa.integrations.trl import checks
 from ctwa.integrations.trl.between import Between
 from ctwa.integrations.trl.contract import check_contract
@@ -273,30 +273,23 @@ class MultiObjectiveGRPOTrainer(GRPOTrainer):
     def _observe(self, window: Window) -> None:
         if self._source == "post_update":
             window.log_probs_new_nT = self._log_probs_now()
-        learnt = {} if window.descent is None else self._learn_from(window, window.descent)
+        window.descended()
+        learnt = {} if window.descent is None else self._learn_from(window.descent.plan)
         old_NT, new_NT = self._gathered(window.log_probs_old_nT), self._gathered(window.log_probs_new_nT)
         update = Update(window.rollout, window.advantages_NT, old_NT, new_NT, self._policy_loss)
         learnt |= diagnostics(update) if self._source != "none" else {}
         learnt |= self.scalarizer.observe_update(update)
-        learnt |= self._weights()
+        learnt |= key_of.of_weights(self.scalarizer.weights)
         self._step_metrics |= window.metrics(old_NT) | learnt
         for key, value in learnt.items():
             self._metrics["train"][key].append(value)
         self._window = None
 
-    def _learn_from(self, window: Window, descent: Descent) -> dict[str, float]:
-        """Take over what an update by the objectives' gradients made of the method, and of the batch's advantages."""
-        plan = descent.plan
+    def _learn_from(self, plan: GradientPlan) -> dict[str, float]:
+        """Take over what an update by the objectives' gradients made of the method."""
         self.scalarizer.aggregator = plan.aggregator
         self._cross_fitted = plan.cross_fitted or self._cross_fitted
-        combined_NT = combined_advantages(plan, descent.advantages_MNT)
-        window.advantages_NT = window.advantages_NT if combined_NT is None else combined_NT
-        if any(record.skipped for record in plan.records):  # the update is not the one that the advantages tell of
-            window.log_probs_new_nT.fill_(torch.nan)
         return gradient_metrics(plan)
-
-    def _weights(self) -> dict[str, float]:
-        return {key_of.weight(name): weight for name, weight in self.scalarizer.weights.items()}
 
     def _gathered(self, values_nT: Tensor) -> Tensor:
         """The rows of all processes, on the CPU; tokens that one of them has not are 0."""
@@ -316,7 +309,7 @@ class MultiObjectiveGRPOTrainer(GRPOTrainer):
         try:
             found = super().evaluate(*arguments, **options)
             if self.is_in_train:
-                self._step_metrics |= self._validation.metrics() | self._weights()
+                self._step_metrics |= self._validation.metrics() | key_of.of_weights(self.scalarizer.weights)
                 self.scalarizer.observe_validation(self.state.global_step, self._validation.means())
         finally:
             self._validation = None

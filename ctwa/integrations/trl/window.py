@@ -15,6 +15,7 @@ from torch import Tensor
 from ctwa import metrics as key_of
 from ctwa.batch import RewardMatrix, Rollout
 from ctwa.covariance.diagnostics import sampled_entropy
+from ctwa.gradients.plan import combined_advantages
 from ctwa.integrations.trl.descent import Descent
 from ctwa.objectives.signal import Signal
 from ctwa.statistics import clustered_error
@@ -70,6 +71,16 @@ class Window:
             old_ST = torch.where(known_S[:, None], self.log_probs_old_nT[rows_S], log_probs_ST)
         self.log_probs_old_nT[rows_S] = old_ST
         self.log_probs_new_nT[rows_S] = log_probs_ST
+
+    def descended(self) -> None:
+        """Take over what the update made of the objectives' gradients: the advantages are those that they add up to."""
+        if self.descent is None:
+            return
+        plan = self.descent.plan
+        combined_NT = combined_advantages(plan, self.descent.advantages_MNT)
+        self.advantages_NT = self.advantages_NT if combined_NT is None else combined_NT
+        if any(record.skipped for record in plan.records):  # the update is not the one that the advantages tell of
+            self.log_probs_new_nT.fill_(torch.nan)
 
     def metrics(self, log_probs_old_NT: Tensor) -> dict[str, float]:
         """What the batch was like, by the names of the trace.

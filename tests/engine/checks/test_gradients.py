@@ -1,20 +1,16 @@
-"""What of verl's engine does not stand the objectives' gradients, a probe or a correction; and what passes cost."""
+"""What of verl's engine does not stand the objectives' gradients or a probe, and what passes cost."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-from omegaconf import DictConfig
 
 from ctwa.engine.checks.config import check_config
 from ctwa.engine.train_job import TrainJob
 from ctwa.errors import CtwaError
+from tests.engine.names import ACTOR, MODEL, Changed
 
-Changed = Callable[[dict[str, Any]], DictConfig]
-
-ACTOR, MODEL, CORRECTION = "actor_rollout_ref.actor", "actor_rollout_ref.model", "algorithm.rollout_correction"
 GRADIENTS = [{"ctwa.method": {"type": "mgda"}}, {"ctwa.diagnostics.gradients_every": 5}]
 LIGER_OUTPUT = {f"{MODEL}.use_fused_kernels": True, f"{MODEL}.fused_kernel_options.impl_backend": "liger"}
 
@@ -75,45 +71,6 @@ def test_the_probe_that_exchanges_weights_wants_shards_of_each_parameter(
 ) -> None:
     with pytest.raises(CtwaError, match=r"the probe 'backward' .* write fsdp2"):
         check_config(changed({f"{ACTOR}.strategy": "fsdp", **wants}))
-
-
-@pytest.mark.parametrize(
-    ("values", "sentence"),
-    [
-        ({"rollout_is": "token"}, r"rollout_is=token compares .* write bypass_mode=false or rollout_is=null"),
-        ({"rollout_rs": "token_k1", "rollout_rs_threshold": 2}, r"rollout_rs=token_k1 compares .* or rollout_rs=null"),
-        ({"loss_type": "reinforce"}, r"loss_type=reinforce would be ignored.* write ppo_clip"),
-        ({"bypass_mode": False, "loss_type": "reinforce"}, r"loss_type=reinforce would be ignored"),
-        ({"bypass_mode": False, "rollout_rs": "seq_mean_k1"}, r"rollout_rs_threshold, which is null: write a number"),
-    ],
-)
-def test_corrections_without_effect(changed: Changed, values: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(CtwaError, match=sentence):
-        check_config(changed({f"{CORRECTION}.{key}": value for key, value in values.items()}))
-
-
-def test_a_correction_needs_the_rollout_s_log_probs(changed: Changed) -> None:
-    values = {f"{CORRECTION}.bypass_mode": False, f"{CORRECTION}.rollout_is": "token"}
-    check_config(changed(values))
-    with pytest.raises(CtwaError, match=r"write actor_rollout_ref\.rollout.calculate_log_probs=true"):
-        check_config(changed(values | {"actor_rollout_ref.rollout.calculate_log_probs": False}))
-
-
-@pytest.mark.parametrize(
-    "key", [f"{ACTOR}.ulysses_sequence_parallel_size", f"{ACTOR}.fsdp_config.ulysses_sequence_parallel_size"]
-)
-def test_ranks_of_a_sequence_parallel_group_share_their_rows(changed: Changed, key: str) -> None:
-    batch = {"data.train_batch_size": 16, f"{ACTOR}.ppo_mini_batch_size": 1, "actor_rollout_ref.rollout.n": 4}
-    ranks = {"trainer.n_gpus_per_node": 8, f"{MODEL}.use_remove_padding": True}
-    with pytest.raises(CtwaError, match="1 prompts x 4 completions does not divide over 8 ranks"):
-        check_config(changed(batch | ranks))
-    check_config(changed(batch | ranks | {key: 8}))
-    with pytest.raises(CtwaError, match=r"does not divide the 8 ranks .* write a divisor"):
-        check_config(changed(batch | ranks | {key: 3}))
-    with pytest.raises(CtwaError, match=r"write actor_rollout_ref\.model\.use_remove_padding=true"):
-        check_config(changed(batch | ranks | {key: 8, f"{MODEL}.use_remove_padding": False}))
-    with pytest.raises(CtwaError, match=r"'eager' .*attn_implementation=sdpa"):
-        check_config(changed(batch | ranks | {key: 8, f"{MODEL}.override_config.attn_implementation": "eager"}))
 
 
 @pytest.mark.parametrize(
