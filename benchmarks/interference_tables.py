@@ -227,10 +227,9 @@ def draw(runs: Sequence[LawRecord], folder: Path) -> None:
         save(
             side_by_side(ctwa, {"log-weight": log_weights, "covariance": covariances}), folder / "interference-2-3.png"
         )
-    measured = [run for run in runs if "plain cosine" in run.steps]
+    measured = [run for run in runs if run.source == "engine" and run.method == "linear"]
     if measured:
-        there = [kind for kind in ("plain cosine", "cross-fitted cosine") if any(kind in run.steps for run in measured)]
-        kinds = {kind: partial(cosines, kind) for kind in there}
+        kinds = {kind: partial(cosines, kind) for kind in ("plain cosine", "cross-fitted cosine")}
         save(side_by_side(measured, kinds), folder / "interference-4.png")
 
 
