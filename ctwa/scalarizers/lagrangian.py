@@ -52,10 +52,10 @@ class LagrangianConfig(Options):
     normalize: bool = False
 
     def idle(self) -> Mapping[str, str]:
-        """Multipliers that stay at 0 have no bound and no part; of what is satisfied or not, nothing is too much."""
-        if self.eta == 0:
-            return dict.fromkeys(("one_sided", "cap", "normalize"), "eta=0")
-        return {} if self.targets.keys() - (self.at_least or {}).keys() else {"one_sided": "at_least for every target"}
+        """Multipliers that do not grow need no bound; of what is satisfied or not, nothing is too much."""
+        idle = {"cap": "eta=0"} if self.eta == 0 else {}
+        every_rate = not self.targets.keys() - (self.at_least or {}).keys()
+        return idle | ({"one_sided": "at_least for every target"} if every_rate else {})
 
 
 class Lagrangian(Scalarizer):

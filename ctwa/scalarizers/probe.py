@@ -40,7 +40,7 @@ class ProbeConfig(RelativeOptions):
 
     def idle(self) -> Mapping[str, str]:
         """The slope of the rewards has no source, and what has no gate needs no average for it."""
-        idle = {**super().idle(), **({"source": "signal=slope"} if self.signal == "slope" else {})}
+        idle = {"source": "signal=slope"} if self.signal == "slope" else {}
         return idle | ({"gate_tau": "no gate"} if self.gate in (None, {}) else {})
 
 

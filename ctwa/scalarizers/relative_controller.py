@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Annotated, ClassVar
 
 import torch
@@ -33,10 +33,6 @@ class RelativeOptions(Options):
     clip: Annotated[float, Field(gt=0)] = 1.2
     gate_tau: Annotated[float, Field(gt=0, le=1)] = 0.2
     warmup: Annotated[int, Field(ge=0)] = 3
-
-    def idle(self) -> Mapping[str, str]:
-        """What does not grow need not be held down."""
-        return dict.fromkeys(("kappa", "clip"), "eta=0") if self.eta == 0 else {}
 
     def unreached(self, num_steps: int) -> Iterator[str]:
         """A warm-up that does not end; the first measurement comes with the second step."""

@@ -220,10 +220,6 @@ def test_all_mistakes_of_our_part_are_told_at_once(changed: Changed) -> None:
             r"ctwa\.reference_length takes its length from the validation .* trainer\.val_before_train=true",
         ),
         (
-            {"ctwa.method": {"type": "product"}, "ctwa.rewards.standardise": "batch"},
-            r"standardise=batch leaves no reward its zero, which the method product goes by: write none",
-        ),
-        (
             {
                 "ctwa.method": {"type": "product"},
                 "ctwa.objectives.near": {"reward_fn": "ctwa.objectives.log_probs:kl", "weight": 0.1},
