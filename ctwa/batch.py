@@ -186,7 +186,8 @@ class Rollout:
             are told nothing, and the method's own weights hold.
 
     Raises:
-        CtwaError: shapes or dtypes disagree, or a tensor is not on the CPU.
+        CtwaError: there is no completion or no token, shapes or dtypes disagree, or a tensor is not on the CPU; or a
+            weight is negative or not finite, or all those of a completion are 0.
     """
 
     rewards: RewardMatrix
@@ -199,6 +200,8 @@ class Rollout:
     def __post_init__(self) -> None:
         check_kind("rewards", self.rewards, RewardMatrix, "a RewardMatrix (RewardMatrix.from_columns makes one)")
         num_N = len(self.rewards.rewards_NM)
+        if not num_N:
+            raise CtwaError("the rollout has no completion, of which nothing can be learned; leave the step out")
         check_tensor("group_N", self.group_N, N=num_N)
         if self.group_N.is_floating_point():
             raise CtwaError(f"group_N is {self.group_N.dtype}; pass the prompt's number as int64")
@@ -206,12 +209,17 @@ class Rollout:
         if self.mask_NT.dtype != torch.bool and not bool(((self.mask_NT == 0) | (self.mask_NT == 1)).all()):
             raise CtwaError("mask_NT has other values than 0 and 1; pass 1 on the tokens that the policy wrote")
         num_T = self.mask_NT.shape[1]
+        if not num_T:
+            raise CtwaError(
+                f"mask_NT has the shape ({num_N}, 0), and no token; pad completions to one token or more, 0 where the "
+                "policy wrote none"
+            )
         if self.rejected_NT is not None:
             check_tensor("rejected_NT", self.rejected_NT, dtype=torch.bool, N=num_N, T=num_T)
         if self.importance_NT is not None:
             check_tensor("importance_NT", self.importance_NT, N=num_N, T=num_T)
-        for name, weights_N in (self.weights or {}).items():
-            check_tensor(f"weights[{name!r}]_N", weights_N, N=num_N)
+        if self.weights:
+            _check_told(self.weights, num_N)
 
     @property
     def loss_mask_NT(self) -> Tensor:
@@ -251,6 +259,23 @@ class Update:
             # What the loss was differentiated by would live as long as the update does.
             object.__setattr__(self, name, getattr(self, name).detach())
         check_kind("loss", self.loss, (PolicyLoss, type(None)), "a PolicyLoss such as Vanilla(), or None")
+
+
+def _check_told(weights: Mapping[str, Tensor], num_N: int) -> None:
+    """Refuse weights of prompts that make no score."""
+    told_N = torch.zeros(num_N, dtype=torch.bool)
+    for name, weights_N in weights.items():
+        check_tensor(f"weights[{name!r}]_N", weights_N, N=num_N)
+        bad_N = ~weights_N.isfinite() | (weights_N < 0)
+        if bad_N.any():
+            row = int(bad_N.nonzero()[0])
+            raise CtwaError(
+                f"weights[{name!r}]_N has {float(weights_N[row])} in row {row}; pass finite weights of 0 or more"
+            )
+        told_N |= weights_N > 0
+    if not told_N.all():
+        row = int((~told_N).nonzero()[0])
+        raise CtwaError(f"the weights of row {row} are all 0; give at least one of its objectives a positive weight")
 
 
 def _numbers(name: str, column: Sequence[Reward]) -> list[float]:

@@ -156,6 +156,23 @@ MISTAKES: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: rollout(weights={"a": torch.ones(3)}),
         "weights['a']_N has the shape (3,); pass (N,)",
     ),
+    "no completions": (
+        lambda: Rollout(RewardMatrix.from_columns({"a": []}), GROUP_N[:0], MASK_NT[:0]),
+        "the rollout has no completion, of which nothing can be learned",
+    ),
+    "no tokens": (lambda: rollout(mask_NT=MASK_NT[:, :0]), "mask_NT has the shape (4, 0), and no token; pad"),
+    "weights of prompts below 0": (
+        lambda: rollout(weights={"a": torch.tensor([1.0, 1.0, -1.0, 1.0])}),
+        "weights['a']_N has -1.0 in row 2; pass finite weights of 0 or more",
+    ),
+    "weights of prompts that are NaN": (
+        lambda: rollout(weights={"a": torch.full((4,), torch.nan)}),
+        "weights['a']_N has nan in row 0;",
+    ),
+    "weights of prompts that say nothing": (
+        lambda: rollout(weights={"a": torch.zeros(4), "b": torch.tensor([1.0, 0.0, 1.0, 1.0])}),
+        "the weights of row 1 are all 0; give at least one of its objectives a positive weight",
+    ),
     # advantages
     "no estimator": (lambda: built().advantages(ROLLOUT, None), "the estimate is of type NoneType; pass a callable"),
     "an estimator that says too little": (

@@ -23,7 +23,7 @@ class GradNormConfig(Options):
     """The options of GradNorm. The defaults are those of the CTWA paper's baseline.
 
     Attributes:
-        alpha: how strongly the objectives that train slowly are favoured; 0 asks for equal gradient norms.
+        alpha: how strongly the objectives that train slowly are favoured; 0 asks for equal gradient norms, and no loss.
         eta: the step size of the weights.
         raw: step by the gradient norms as they are, as published. Otherwise each is divided by their mean, so that eta
             means the same whatever the scale of the gradients.
@@ -33,6 +33,10 @@ class GradNormConfig(Options):
     alpha: Annotated[float, Field(ge=0)] = 1.5
     eta: Annotated[float, Field(ge=0)] = 0.025
     raw: bool = False
+
+    def idle(self) -> Mapping[str, str]:
+        """Weights that do not step go by no rates and no norms."""
+        return dict.fromkeys(("alpha", "raw"), "eta=0") if self.eta == 0 else {}
 
 
 class GradNorm(Aggregator):
@@ -53,7 +57,6 @@ class GradNorm(Aggregator):
     """
 
     info = gradient_level(GradNormConfig, "gradient norms follow training rates", "Chen et al. 2018, arXiv 1711.02257")
-    needs_losses = True
     needs_semi_definite = False  # it looks at norms alone
     STATE = ("first_losses_M",)
 
@@ -65,6 +68,11 @@ class GradNorm(Aggregator):
                 "write a positive weight, or leave the objective out"
             )
         self.first_losses_M = torch.full_like(self.preference_M, math.nan)
+
+    @property
+    def needs_losses(self) -> bool:  # type: ignore[override]
+        """Whether the training rates play a part."""
+        return self.config.alpha > 0
 
     def weights(self, gradients: Gradients) -> tuple[Tensor, dict[str, float]]:
         """The new weights, summing to 1."""
@@ -80,9 +88,10 @@ class GradNorm(Aggregator):
         weighted_S = weights_S * norms_S
         target_S = weighted_S.mean() * rate_S**self.config.alpha
         moved_S = (weights_S - self.config.eta * (weighted_S - target_S).sign() * norms_S).clamp(min=WEIGHT_FLOOR)
+        columns = {"norm": weighted_S, "target": target_S} | ({"rate": rate_S} if self.needs_losses else {})
         metrics = {
             f"gradnorm/{key}/{self.names[m]}": value
-            for key, values_S in {"norm": weighted_S, "target": target_S, "rate": rate_S}.items()
+            for key, values_S in columns.items()
             for m, value in zip(index_S.tolist(), values_S.tolist(), strict=True)
         }
         weights_M = self.last_weights_M.clone()

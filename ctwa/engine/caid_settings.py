@@ -140,6 +140,13 @@ def check_caid_settings(config: DictConfig) -> CaidSettings:
         raise CtwaError("ctwa.curriculum: ctwa caid samples every prompt in every round; leave it out")
     if unknown := sorted(settings.caid.thresholds.keys() - set(settings.names)):
         raise CtwaError(f"ctwa.caid.thresholds names {unknown}, which score nothing; write some of {settings.names}")
+    for name in sorted(settings.caid.thresholds.keys() & settings.objectives.keys() - settings.policies.keys()):
+        objective = settings.objectives[name]
+        if objective.transform == "rank" and objective.gate is None:
+            raise CtwaError(
+                f"ctwa.objectives.{name}.transform=rank: ctwa.caid.thresholds hold the mean of '{name}' above the "
+                "reference's, and of ranks within a prompt both are .5: write sigmoid, or no transform"
+            )
     if not any(settings.reward_weights.values()):
         raise CtwaError(
             f"ctwa.caid.thresholds names all of {settings.names} (or the others have no weight): leave one out, which "

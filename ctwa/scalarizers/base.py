@@ -114,6 +114,19 @@ class Scalarizer(Stateful, ABC):
         """The mean rewards that the method waits for, by name: what an objective cannot reach is waited for forever."""
         return {}
 
+    @property
+    def in_units(self) -> dict[str, str]:
+        """What of it is in the units of the rewards and held against those of other batches, with how to do without.
+
+        ``{"gate": "gate=null"}``: the gate, and the option to write. The text is empty where there is no such option.
+        """
+        return {}
+
+    @property
+    def followed_means(self) -> tuple[str, ...]:
+        """The objectives by whose mean reward over a batch it goes: where that never moves, the method stands still."""
+        return ()
+
     @abstractmethod
     def advantages(self, rollout: Rollout, estimate: Estimate) -> Tensor:
         """The advantages (N, T) of this rollout."""

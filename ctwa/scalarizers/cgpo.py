@@ -52,6 +52,11 @@ class Cgpo(Scalarizer):
         self._rules = tuple(sorted(config.constraints))
         self._masked = float("nan")
 
+    @property
+    def in_units(self) -> dict[str, str]:
+        """The rules."""
+        return {"constraints": ""}
+
     def advantages(self, rollout: Rollout, estimate: Estimate) -> Tensor:
         """The advantages (N, T) of the weighted sum, masked."""
         advantages_NT = weighted_advantages(rollout, estimate, self.initial_weights)

@@ -13,7 +13,7 @@ from ctwa.batch import RewardMatrix, Rollout, Update
 from ctwa.errors import CtwaError
 from ctwa.method_info import MethodInfo, Options
 from ctwa.scalarizers.base import Estimate, Scalarizer, weighted_advantages
-from ctwa.scalarizers.per_objective import REWARD_CEILING, batch_means, check_names, trained_objectives
+from ctwa.scalarizers.per_objective import REWARD_CEILING, batch_means, check_trained, trained_objectives
 from ctwa.scalarizers.since_start import MeansSinceStart
 
 _LEAST_GAP = 0.05  # what an objective is taken to have lacked at the least when it began, in the reward's unit
@@ -55,7 +55,7 @@ class Compromise(Scalarizer):
     the global criterion ``sum_m weight_m shortfall_m^(1 + alpha)`` by the shortfalls.
 
     Raises:
-        CtwaError: ``largest`` names what is no objective.
+        CtwaError: ``largest`` names what is no objective or has the weight 0.
     """
 
     info = MethodInfo(
@@ -71,10 +71,20 @@ class Compromise(Scalarizer):
         super().__init__(config, weights)
         self.names = trained_objectives(weights)
         largest = config.largest or {}
-        check_names("the method's largest", largest, weights)
+        check_trained("the method's largest", largest, weights)
         self._largest_M = self.by_name({name: largest.get(name, REWARD_CEILING) for name in self.names})
         self._weights_M = self.by_name(weights)
         self._means = MeansSinceStart(len(self.names), warmup=config.warmup, half_life=config.half_life)
+
+    @property
+    def in_units(self) -> dict[str, str]:
+        """The largest rewards."""
+        return {"largest": ""}
+
+    @property
+    def followed_means(self) -> tuple[str, ...]:
+        """Those that have a shortfall, where it changes a weight."""
+        return self.names if self.config.alpha else ()
 
     @property
     def shortfall_M(self) -> Tensor:

@@ -129,6 +129,16 @@ class CTWA(Scalarizer):
         """The gates."""
         return dict(self.config.gate_targets or {})
 
+    @property
+    def in_units(self) -> dict[str, str]:
+        """The gates. (The covariance targets are, too, and covariances are of one batch.)"""
+        return {"gate_targets": ""} if self.config.gate_targets else {}
+
+    @property
+    def followed_means(self) -> tuple[str, ...]:
+        """Those that have a gate."""
+        return tuple(self.config.gate_targets or ())
+
     def advantages(self, rollout: Rollout, estimate: Estimate) -> Tensor:
         """The advantages (N, T) of the weighted sum, with the weights of the last ``observe_update``."""
         controller = self._controller

@@ -48,6 +48,16 @@ class GradientMethod(Scalarizer):
         """The weights of the last combination; at the start the objectives' own, to the sum of 1."""
         return self._in_order(self.aggregator.last_weights_M)
 
+    @property
+    def in_units(self) -> dict[str, str]:
+        """The losses, where the aggregator compares them with those of other batches."""
+        return {"losses": ""} if self.aggregator.needs_losses else {}
+
+    @property
+    def followed_means(self) -> tuple[str, ...]:
+        """All, where losses are compared: each is what the mean reward lacks of the ceiling."""
+        return self.names if self.aggregator.needs_losses else ()
+
     def advantages(self, rollout: Rollout, estimate: Estimate) -> Tensor:
         """The advantages (N, T) as the last weights combine them: what the covariance trace is told of.
 

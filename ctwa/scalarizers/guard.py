@@ -18,7 +18,7 @@ from ctwa.batch import Rollout, Update
 from ctwa.errors import CtwaError
 from ctwa.method_info import MethodInfo, Options
 from ctwa.scalarizers.base import Estimate, Scalarizer, score_advantages
-from ctwa.scalarizers.per_objective import batch_means, check_names, trained_objectives, weights_in_score
+from ctwa.scalarizers.per_objective import batch_means, check_trained, trained_objectives, weights_in_score
 from ctwa.scalarizers.since_start import MeansSinceStart
 
 _LEAST_MARGIN = 0.05  # of an objective that begins at its bound, or nearer to it than that
@@ -58,7 +58,7 @@ class Guard(Scalarizer):
     the completion; what does not apply has no gate either.
 
     Raises:
-        CtwaError: bounds of what is no objective, or whose first is not below the second.
+        CtwaError: bounds of what is no objective or has the weight 0, or whose first is not below the second.
     """
 
     info = MethodInfo(
@@ -73,13 +73,23 @@ class Guard(Scalarizer):
         super().__init__(config, weights)
         self.names = trained_objectives(weights)
         bounds = config.bounds or {}
-        check_names("the method's bounds", bounds, weights)
+        check_trained("the method's bounds", bounds, weights)
         if wrong := {name: pair for name, pair in bounds.items() if not pair[0] < pair[1]}:
             raise CtwaError(f"the method has the bounds {wrong}; write the lowest reward and then the highest")
         self._lowest_M = self.by_name({name: bounds.get(name, (0.0, 1.0))[0] for name in self.names})
         self._highest_M = self.by_name({name: bounds.get(name, (0.0, 1.0))[1] for name in self.names})
         self._weights_M = self.by_name(weights)
         self._means = MeansSinceStart(len(self.names), warmup=config.warmup, half_life=config.half_life)
+
+    @property
+    def in_units(self) -> dict[str, str]:
+        """What rewards are between."""
+        return {"bounds": ""}
+
+    @property
+    def followed_means(self) -> tuple[str, ...]:
+        """Those that have a gate."""
+        return self.names
 
     @property
     def gates_M(self) -> Tensor:

@@ -23,7 +23,7 @@ from ctwa.scalarizers.base import (
     weighted_advantages,
     weighted_scores,
 )
-from ctwa.scalarizers.per_objective import batch_means, check_names, trained_objectives
+from ctwa.scalarizers.per_objective import batch_means, check_trained, trained_objectives
 from ctwa.solvers.fallbacks import count_fallbacks
 from ctwa.solvers.volumes import dominated_volume, not_dominated
 
@@ -95,7 +95,7 @@ class Hypervolume(Scalarizer):
     The first scores are the reference point. An objective of weight 0 is no dimension of the volume.
 
     Raises:
-        CtwaError: ``scales`` names what is no objective.
+        CtwaError: ``scales`` names what is no objective or has the weight 0.
     """
 
     info = MethodInfo(
@@ -113,7 +113,7 @@ class Hypervolume(Scalarizer):
     def __init__(self, config: HypervolumeConfig, weights: Mapping[str, float]) -> None:
         super().__init__(config, weights)
         scales = config.scales or {}
-        check_names("the method's scales", scales, weights)
+        check_trained("the method's scales", scales, weights)
         self.names = trained_objectives(weights)
         self._scales = {name: scales.get(name, 1.0) for name in self.names}
         self._source: str | None = None if config.scores == "auto" else config.scores
@@ -125,6 +125,16 @@ class Hypervolume(Scalarizer):
         self._multiplier = 1.0
         self._num_held = 0
         self._num_fallback = 0
+
+    @property
+    def in_units(self) -> dict[str, str]:
+        """The front, where it may be of training batches; held-out rewards are of one unit."""
+        return {} if self.config.scores == "validation" else {"front": "scores=validation"}
+
+    @property
+    def followed_means(self) -> tuple[str, ...]:
+        """The dimensions of the volume."""
+        return self.names
 
     def advantages(self, rollout: Rollout, estimate: Estimate) -> Tensor:
         """The advantages (N, T) of the weighted sum, with the multiplier where it applies."""

@@ -32,9 +32,10 @@ class LagrangianConfig(Options):
             where it is satisfied and as 0 elsewhere, so that its target is a rate (1 less the violation rate), as in
             Constrained GRPO (Girgis et al. 2026).
         one_sided: a reward above its target counts as the target in the advantages, so that more than enough earns
-            nothing. The multipliers move by the rewards as they are. LACONIC (Liu et al. 2026) and Leash (Li et al.
-            2025) charge for tokens beyond a budget so.
-        eta: the step size of the multipliers.
+            nothing. The multipliers move by the rewards as they are. An objective in ``at_least`` stays as it is, for
+            its target is no reward. LACONIC (Liu et al. 2026) and Leash (Li et al. 2025) charge for tokens beyond a
+            budget so.
+        eta: the step size of the multipliers, which begin at 0.
         cap: the most a multiplier may become; null for no cap, and then one whose target cannot be reached grows
             without end.
         normalize: divide the advantages by ``1 + the sum of the multipliers``, as PPO-Lagrangian of Safe RLHF
@@ -49,6 +50,12 @@ class LagrangianConfig(Options):
     eta: Annotated[float, Field(ge=0)] = 0.01
     cap: Annotated[float, Field(gt=0)] | None = None
     normalize: bool = False
+
+    def idle(self) -> Mapping[str, str]:
+        """Multipliers that do not grow need no bound; of what is satisfied or not, nothing is too much."""
+        idle = {"cap": "eta=0"} if self.eta == 0 else {}
+        every_rate = not self.targets.keys() - (self.at_least or {}).keys()
+        return idle | ({"one_sided": "at_least for every target"} if every_rate else {})
 
 
 class Lagrangian(Scalarizer):
@@ -107,13 +114,24 @@ class Lagrangian(Scalarizer):
         """The targets that are no rates."""
         return {name: target for name, target in self.config.targets.items() if name not in self._at_least}
 
+    @property
+    def in_units(self) -> dict[str, str]:
+        """The targets; of a rate, the reward that a completion has to reach."""
+        return {"targets": ""}
+
+    @property
+    def followed_means(self) -> tuple[str, ...]:
+        """Those that have a target."""
+        return self.names
+
     def advantages(self, rollout: Rollout, estimate: Estimate) -> Tensor:
         """Move the multipliers by the mean rewards of this rollout, then combine the objectives' advantages (N, T)."""
         rewards = self._satisfied(rollout.rewards)
         self._dual_step(batch_means(rewards, self.names))
         if self.config.one_sided:
+            # Of a rate the target is a share of completions, which no completion's 1 is held against.
             rewards = _changed(
-                rewards, {name: partial(torch.clamp, max=self.config.targets[name]) for name in self.names}
+                rewards, {name: partial(torch.clamp, max=target) for name, target in self.mean_targets.items()}
             )
         rollout = replace(rollout, rewards=rewards)
         main_NT, *others_NT = objective_advantages(rollout, estimate, [self.config.objective, *self.names])

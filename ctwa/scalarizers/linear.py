@@ -9,6 +9,7 @@ from torch import Tensor
 from ctwa.batch import Rollout
 from ctwa.method_info import MethodInfo, Options
 from ctwa.scalarizers.base import Estimate, Scalarizer, weighted_advantages
+from ctwa.scalarizers.per_objective import told_weights
 
 
 class LinearConfig(Options):
@@ -24,5 +25,10 @@ class Linear(Scalarizer):
     takes_prompt_weights = True
 
     def advantages(self, rollout: Rollout, estimate: Estimate) -> Tensor:
-        """The advantages (N, T) of the weighted sum."""
-        return weighted_advantages(rollout, estimate, rollout.weights or self.initial_weights)
+        """The advantages (N, T) of the weighted sum.
+
+        Raises:
+            CtwaError: prompts were told the weights of some objectives only.
+        """
+        weights = told_weights(rollout, self.names) or self.initial_weights
+        return weighted_advantages(rollout, estimate, weights)

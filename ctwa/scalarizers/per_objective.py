@@ -42,6 +42,20 @@ def check_names(option: str, named: Iterable[str], objectives: Mapping[str, floa
         raise CtwaError(f"{option} names {unknown}, which are not objectives; write some of {sorted(objectives)}")
 
 
+def check_trained(option: str, named: Iterable[str], objectives: Mapping[str, float]) -> None:
+    """Raise CtwaError where an option names what is not an objective, or one of weight 0, for which it does nothing.
+
+    Args:
+        option: the option as the user wrote it, for the message.
+        named: the names it has.
+        objectives: the objectives' weights, by name.
+    """
+    named = list(named)
+    check_names(option, named, objectives)
+    if without := sorted(name for name in named if objectives[name] == 0):
+        raise CtwaError(f"{option} names {without}, which have the weight 0 and train nothing: leave them out")
+
+
 def batch_means(rewards: RewardMatrix, names: Sequence[str]) -> dict[str, float]:
     """The mean reward of each objective over the completions it scored; an objective that scored none is left out."""
     means = {}
@@ -52,6 +66,22 @@ def batch_means(rewards: RewardMatrix, names: Sequence[str]) -> dict[str, float]
     return means
 
 
+def told_weights(rollout: Rollout, names: Sequence[str]) -> dict[str, Tensor] | None:
+    """What the prompts were told to weigh some objectives with, (N,) each; None where they were told nothing.
+
+    Raises:
+        CtwaError: they were told nothing of one of the objectives.
+    """
+    if not rollout.weights:
+        return None
+    if missing := [name for name in names if name not in rollout.weights]:
+        raise CtwaError(
+            f"the rollout's weights are of {sorted(rollout.weights)} and leave out {missing}; give one of each "
+            "objective, 0 where it does not count"
+        )
+    return {name: rollout.weights[name] for name in names}
+
+
 def weights_in_score(rollout: Rollout, names: Sequence[str], weights_M: Tensor) -> Tensor:
     """What each objective weighs in the score of each completion, float64 (N, M); 0 where it takes no part in it.
 
@@ -59,11 +89,13 @@ def weights_in_score(rollout: Rollout, names: Sequence[str], weights_M: Tensor) 
         rollout: with its prompts' weights, where they were told any.
         names: the objectives, in the order of ``weights_M``. One without a scored entry in the batch takes no part.
         weights_M: the objectives' own.
+
+    Raises:
+        CtwaError: as ``told_weights``.
     """
     rewards = rollout.rewards.select(names)
-    weights_NM = weights_M
-    if rollout.weights is not None:
-        weights_NM = torch.stack([rollout.weights[name] for name in names], dim=1)
+    told = told_weights(rollout, names)
+    weights_NM = weights_M if told is None else torch.stack(list(told.values()), dim=1)
     return (rewards.applicable_NM & rewards.scored_NM.any(0)) * weights_NM
 
 

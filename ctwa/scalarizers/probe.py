@@ -73,6 +73,7 @@ class Probe(Scalarizer):
             )
         gates = config.gate if isinstance(config.gate, dict) else dict.fromkeys(self.names, config.gate)
         check_names("the method's gate", gates, weights)
+        self._gated = tuple(name for name in self.names if gates.get(name) is not None)
         self.requirements = Requirements(probe=self.probe_source or "none")
         self._previous_M: list[Tensor] = []  # the last batch's mean rewards and their errors, where there was one
         solved_at = {name: math.inf if (gate := gates.get(name)) is None else gate for name in self.names}
@@ -87,6 +88,16 @@ class Probe(Scalarizer):
     def weights(self) -> dict[str, float]:
         """The weights, with the sum of the initial ones."""
         return self._in_order(self._controller.weights_M)
+
+    @property
+    def in_units(self) -> dict[str, str]:
+        """The gate."""
+        return {"gate": "gate=null" if self.probe_source else ""} if self._gated else {}
+
+    @property
+    def followed_means(self) -> tuple[str, ...]:
+        """Those that have a gate; all, where the slope of their mean is the signal."""
+        return self._gated if self.probe_source else self.names
 
     def advantages(self, rollout: Rollout, estimate: Estimate) -> Tensor:
         """The advantages (N, T) of the weighted sum."""

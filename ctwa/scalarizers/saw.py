@@ -16,7 +16,7 @@ from ctwa.errors import CtwaError
 from ctwa.method_info import MethodInfo, Options
 from ctwa.scalarizers.base import Estimate, Scalarizer, weighted_advantages
 from ctwa.scalarizers.decoupled import batch_normalized, check_standardises, decoupled_sum
-from ctwa.scalarizers.per_objective import check_names, trained_objectives, unit_of
+from ctwa.scalarizers.per_objective import check_trained, trained_objectives, unit_of
 
 
 class SawConfig(Options):
@@ -50,7 +50,7 @@ class Saw(Scalarizer):
     completions.
 
     Raises:
-        CtwaError: ``lowest`` names what is no objective.
+        CtwaError: ``lowest`` names what is no objective or has the weight 0.
     """
 
     info = MethodInfo(SawConfig, "weights by the coefficient of variation", "He et al. 2026, arXiv 2606.07705")
@@ -60,7 +60,7 @@ class Saw(Scalarizer):
     def __init__(self, config: SawConfig, weights: Mapping[str, float]) -> None:
         super().__init__(config, weights)
         self._lowest = config.lowest or {}
-        check_names("the method's lowest", self._lowest, weights)
+        check_trained("the method's lowest", self._lowest, weights)
         self.names = trained_objectives(weights)
 
     def advantages(self, rollout: Rollout, estimate: Estimate) -> Tensor:

@@ -17,7 +17,7 @@ from ctwa.covariance.diagnostics import finite
 from ctwa.errors import CtwaError
 from ctwa.method_info import MethodInfo, Options
 from ctwa.scalarizers.base import Estimate, Scalarizer, score_advantages
-from ctwa.scalarizers.per_objective import check_names, trained_objectives
+from ctwa.scalarizers.per_objective import check_trained, trained_objectives
 
 
 class TchebycheffOptions(Options):
@@ -55,7 +55,7 @@ class Tchebycheff(Scalarizer):
     part in it, and one of weight 0 never does.
 
     Raises:
-        CtwaError: ``reference_point`` names what is no objective, or is fixed and leaves one out.
+        CtwaError: ``reference_point`` names what is no objective or has the weight 0, or is fixed and leaves one out.
     """
 
     info = MethodInfo(
@@ -69,10 +69,15 @@ class Tchebycheff(Scalarizer):
         self.names = trained_objectives(weights)
         self._weights_M = self.by_name(weights)
         point = config.reference_point or {}
-        check_names("the method's reference_point", point, weights)
+        check_trained("the method's reference_point", point, weights)
         if config.reference == "fixed" and (missing := [name for name in self.names if name not in point]):
             raise CtwaError(f"the method's reference_point leaves out {missing}; write one number for each objective")
         self._reference_point = {name: point[name] for name in self.names if name in point}
+
+    @property
+    def in_units(self) -> dict[str, str]:
+        """The reference point, but for one that every batch makes anew."""
+        return {} if self.config.reference == "batch" else {"reference point": "reference=batch"}
 
     def advantages(self, rollout: Rollout, estimate: Estimate) -> Tensor:
         """The advantages (N, T) of the Tchebycheff score; a running reference point takes in this batch first."""

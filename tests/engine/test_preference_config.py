@@ -198,6 +198,10 @@ def test_without_a_validation_file_a_share_of_the_prompts_is_kept_back(prefer: C
         ),
         (["ctwa.caid.thresholds={accuracy:0.1}", "ctwa.caid.eta=1", "ctwa.caid.damping=1"], "damping=1.0 does .* eta"),
         (["ctwa.caid.thresholds={accuracy:0.1}", "ctwa.implicit_scale=published-code"], "no ctwa.policies"),
+        (
+            ["ctwa.caid.thresholds={accuracy:0.1}", "ctwa.objectives.accuracy.transform=rank"],
+            r"accuracy\.transform=rank: ctwa\.caid\.thresholds hold the mean of 'accuracy' .* both are \.5: write sig",
+        ),
         ([], "caid.thresholds"),
         (
             ["ctwa.caid.thresholds={accuracy:0.1}", "actor_rollout_ref.rollout.multi_turn.enable=true"],

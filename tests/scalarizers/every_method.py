@@ -83,10 +83,15 @@ every_method_and_estimator = pytest.mark.parametrize(
 
 
 def build(
-    method: str, names: list[str], *, scale_invariant: bool | None = None, weights: Mapping[str, float] | None = None
+    method: str,
+    names: list[str],
+    *,
+    scale_invariant: bool | None = None,
+    weights: Mapping[str, float] | None = None,
+    **options: object,
 ) -> Scalarizer:
     case = CASES[method]
-    config = CONFIG.validate_python({"type": method, **case.config(names)})
+    config = CONFIG.validate_python({"type": method, **case.config(names), **options})
     kind = case.estimators[0] if scale_invariant is None else scale_invariant
     weights = {name: (weights or unequal(names))[name] for name in names}
     targets = unequal(names) if takes_targets(config) else None

@@ -91,6 +91,15 @@ def test_weights_of_prompts_are_those_of_each_prompts_own_run(make_batch, method
         torch.testing.assert_close(found_NT[kind_N == kind], alone_NT[kind_N == kind])
 
 
+@pytest.mark.parametrize("method", [name for name in sorted(SCALARIZERS) if SCALARIZERS[name].takes_prompt_weights])
+def test_prompts_that_are_told_of_some_objectives_only_are_refused(make_batch, method):
+    batch = make_batch(["alpha", "beta"])
+    told = replace(batch.rollout, weights={"alpha": torch.ones(32, dtype=torch.float64)})
+
+    with pytest.raises(CtwaError, match=r"weights are of \['alpha'\] and leave out \['beta'\]; give one of each"):
+        build(method, ["alpha", "beta"]).advantages(told, batch.estimate())
+
+
 @every_method
 def test_metrics_are_named_by_what_they_are_and_the_objective(make_batch, method):
     """verl takes the greatest or the least over ranks of a metric whose key has such a word in it."""

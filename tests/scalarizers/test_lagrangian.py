@@ -217,6 +217,20 @@ def test_a_token_budget():
     assert multipliers(scalarizer) == {"length": 0.0}
 
 
+def test_a_budget_clamps_no_rate():
+    """A completion that satisfies an objective is worth 1 beside a target of .6 of them, not .6."""
+    weights = {"right": 1.0, "length": 1.0, "safe": 1.0}
+    options = {"targets": {"length": -1.0, "safe": 0.6}, "at_least": {"safe": 0.5}, "eta": 10.0}
+    rollout = rollout_of({"right": [0.0] * 4, "length": [-1.5] * 4, "safe": [0.9, 0.5, 0.4, 0.0]})
+    both = [
+        lagrangian(weights=weights, objective="right", one_sided=one_sided, **options).advantages(rollout, Scores())
+        for one_sided in (False, True)
+    ]
+
+    assert torch.equal(*both)
+    assert (both[0][0] - both[0][3]).tolist() == pytest.approx([1.0, 1.0])  # eta (0.6 - 0.5) times 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -27,6 +27,7 @@ from ctwa.engine.checks.log_probs import check_log_probs
 from ctwa.engine.checks.look import look
 from ctwa.engine.checks.loss import check_kl_in_reward, check_loss
 from ctwa.engine.checks.turns import check_loop, check_turns
+from ctwa.engine.checks.units import check_units
 from ctwa.engine.data import RunData, read_run_data
 from ctwa.engine.settings import Settings, read_settings
 from ctwa.errors import CtwaError
@@ -61,12 +62,7 @@ def check_settings(config: DictConfig, settings: Settings) -> None:
     """Check all that can be known from the config alone, as `ctwa plan` does: neither files nor machine are there."""
     check_kl_in_reward(config, settings)  # of which an estimator that does not standardise is but a consequence
     scalarizer = settings.build_scalarizer()  # names in weights and targets, estimator against method
-    if scalarizer.has_zero and settings.rewards.standardise != "none":
-        raise CtwaError(
-            f"ctwa.rewards.standardise={settings.rewards.standardise} leaves no reward its zero, which the method "
-            f"{settings.method.type} goes by: write none, and for rewards of unlike scale "
-            "ctwa.objectives.NAME.transform=rank; or another method"
-        )
+    check_units(settings, scalarizer)
     if scalarizer.has_zero and settings.from_log_probs:
         raise CtwaError(
             f"the method {settings.method.type} goes by a reward's zero, and {', '.join(settings.from_log_probs)} "

@@ -127,10 +127,6 @@ CORRECTION = "algorithm.rollout_correction"
             r"ctwa\.reference_length takes its length from the validation .* trainer\.val_before_train=true",
         ),
         (
-            {"ctwa.method": {"type": "product"}, "ctwa.rewards.standardise": "batch"},
-            r"standardise=batch leaves no reward its zero, which the method product goes by: write none",
-        ),
-        (
             {
                 "ctwa.method": {"type": "product"},
                 "ctwa.objectives.near": {"reward_fn": "ctwa.objectives.log_probs:kl", "weight": 0.1},

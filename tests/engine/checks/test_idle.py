@@ -19,6 +19,7 @@ Changed = Callable[[dict[str, Any]], DictConfig]
 CROSS = {"ctwa.gradients.gram": "cross_fitted"}
 GATES = {"accuracy": 1.0, "clarity": 1.0, "conciseness": 1.0}
 KL = {"kl": {"reward_fn": "ctwa.objectives.log_probs:kl", "weight": 1.0}}
+HELD = {"type": "lagrangian", "objective": "accuracy", "targets": {"clarity": 0.5, "conciseness": 0.5}}
 ENTROPY = {"kl": {"reward_fn": "ctwa.objectives.log_probs:entropy", "weight": 1.0}}
 
 
@@ -44,6 +45,22 @@ def lagrangian(objectives: dict[str, Any], target: float) -> dict[str, Any]:
         (method(type="rvpo", beta_start=2, anneal_steps=4), "anneal_steps=4 does nothing with beta_start=beta"),
         (method(type="probe", signal="slope", source="held_out"), "source=held_out does nothing with signal=slope"),
         (method(type="probe", gate=None, gate_tau=0.5), "gate_tau=0.5 does nothing with no gate"),
+        (method(type="gradnorm", eta=0, alpha=3), "alpha=3.0 does nothing with eta=0"),
+        (method(type="gradnorm", eta=0, raw=True), "raw=true does nothing with eta=0"),
+        (method(**HELD, eta=0, cap=3), "cap=3.0 does nothing with eta=0"),
+        (
+            method(**HELD, at_least={"clarity": 0.5, "conciseness": 0.5}, one_sided=True),
+            "one_sided=true does nothing with at_least for every target",
+        ),
+        *(({"ctwa.objectives.clarity.weight": 0} | method(type=name, **{key: {"clarity": value}}),
+           rf"the method's {key} names \['clarity'\], which have the weight 0 and train nothing: leave them out")
+          for name, key, value in (
+              ("guard", "bounds", [0, 2]),
+              ("saw", "lowest", -3),
+              ("compromise", "largest", 2),
+              ("hypervolume", "scales", 2),
+              ("tchebycheff", "reference_point", 1),
+          )),
         (method(type="ctwa", measure="correlation", ddof=1), "ddof=1 does nothing with measure=correlation"),
         (method(type="ctwa", tau=1, ema_init="zero"), "ema_init=zero does nothing with tau=1"),
         (
@@ -90,6 +107,7 @@ def test_what_does_something_is_not(changed: Changed) -> None:
         method(type="common_descent", errors=2) | CROSS,
         {"ctwa.diagnostics.held_out_prompts": 8, "ctwa.diagnostics.probe": "held_out"},
         lagrangian(KL, -0.05),
+        method(**HELD, at_least={"clarity": 0.5}, one_sided=True),
     ):
         check_config(changed(values))
 
