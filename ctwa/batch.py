@@ -147,11 +147,12 @@ class RewardMatrix:
         return self._column_of(self.applicable_NM, name)
 
     def filled_NM(self, group_N: Tensor) -> Tensor:
-        """The rewards with a neutral value where nothing was scored, so that the scalar score neither gains nor loses.
+        """The rewards with their mean where nothing was scored, so that a sum of them neither gains nor loses.
 
-        Neutral is the objective's mean over the scored completions of the same prompt; where a prompt has none,
-        its mean over the batch; where the batch has none, 0. That holds for what could not be scored as for what the
-        objective does not apply to.
+        It is the objective's mean over the scored completions of the same prompt; where a prompt has none, its mean
+        over the batch; where the batch has none, 0. That holds for what could not be scored as for what the objective
+        does not apply to. In a sum alone it is neutral: the product of two means, or the less of them, is above what
+        completions have that are good in one thing or the other.
 
         Args:
             group_N: int64, the prompt each row belongs to.

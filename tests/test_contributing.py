@@ -15,7 +15,9 @@ from ctwa.aggregators.gram import has_gradient, norms, unit_scale
 from ctwa.batch import RewardMatrix, Rollout
 from ctwa.method_info import MethodInfo, Options
 from ctwa.preference.losses import WithReference
-from ctwa.scalarizers.base import Estimate, Scalarizer
+from ctwa.scalarizers.base import Estimate, Scalarizer, score_advantages
+from ctwa.scalarizers.group_relative import GroupRelative
+from ctwa.scalarizers.per_objective import judged_rows, taking_part
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
@@ -59,8 +61,8 @@ def defined() -> dict[str, Any]:
         each.__name__: each
         for each in (Aggregator, Estimate, Gradients, MethodInfo, Options, Rollout, Scalarizer, Tensor, WithReference)
     }
-    names |= {each.__name__: each for each in (has_gradient, norms, unit_scale)}
-    names |= {"Literal": Literal, "gradient_level": gradient_level, "torch": torch}
+    names |= {each.__name__: each for each in (has_gradient, judged_rows, norms, score_advantages, taking_part)}
+    names |= {"Literal": Literal, "gradient_level": gradient_level, "torch": torch, "unit_scale": unit_scale}
     for block in blocks("python"):
         exec(compile(block, "CONTRIBUTING.md", "exec", dont_inherit=True), names)
     return names
@@ -68,10 +70,12 @@ def defined() -> dict[str, Any]:
 
 def test_the_method_scores_by_the_distances_to_the_best(defined: dict[str, Any]) -> None:
     method = defined["Shortfall"](defined["ShortfallConfig"](), {"a": 1.0, "b": 0.5})
-    rewards = RewardMatrix.from_columns({"a": [1, 0], "b": [2, 4]})
-    rollout = Rollout(rewards, torch.tensor([0, 0]), torch.ones(2, 1))
+    rewards = RewardMatrix.from_columns({"a": [1, 0, None], "b": [2, 4, 4]})
+    rollout = Rollout(rewards, torch.tensor([0, 0, 0]), torch.ones(3, 1))
 
-    assert method.advantages(rollout, lambda scores_N: scores_N[:, None]).tolist() == [[-0.5], [-1.0]]
+    # The scores are -.5 and -1; the third completion has none.
+    advantages_NT = method.advantages(rollout, GroupRelative(rollout, standardise=False))
+    assert advantages_NT.tolist() == [[0.25], [-0.25], [0.0]]
 
 
 @pytest.mark.parametrize("rewards", [[1e300, -1e300], [1e-300, 0.0], [0.5, 0.5]])
@@ -80,7 +84,7 @@ def test_the_method_is_finite_of_rewards_of_any_size(defined: dict[str, Any], re
     method = defined["Shortfall"](defined["ShortfallConfig"](), {"a": 1.0})
     rollout = Rollout(RewardMatrix.from_columns({"a": rewards}), torch.tensor([0, 0]), torch.ones(2, 1))
 
-    assert method.advantages(rollout, lambda scores_N: scores_N[:, None]).isfinite().all()
+    assert method.advantages(rollout, GroupRelative(rollout)).isfinite().all()
 
 
 def test_the_aggregator_makes_gradients_equally_long(defined: dict[str, Any]) -> None:

@@ -168,7 +168,7 @@ def objective_advantages(rollout: Rollout, estimate: Estimate, names: Sequence[s
     """The advantages (N, T) of each objective alone, in the order of ``names``.
 
     Each is estimated over the completions that it applies to, and 0 on the others. Among the former, entries that were
-    not scored are neutral (``RewardMatrix.filled_NM``).
+    not scored have the prompt's mean (``RewardMatrix.filled_NM``), and no part in a sum of advantages.
     """
     rewards = rollout.rewards.select(names)
     filled_NM = rewards.filled_NM(rollout.group_N)
@@ -207,9 +207,9 @@ def _over_rows(rollout: Rollout, estimate: Estimate, scores_N: Tensor, rows_N: T
 def weighted_scores(rollout: Rollout, weights: Mapping[str, float | Tensor]) -> Tensor:
     """The weighted sum of the rewards, float64 (N,).
 
-    Entries that were not scored, or that the objective does not apply to, are neutral (``RewardMatrix.filled_NM``): a
-    completion is judged by the objectives that apply to it. The sum runs in alphabetical order of the
-    names, so that the order of the objectives in the config does not change the last bit.
+    Entries that were not scored, or that the objective does not apply to, have their prompt's mean
+    (``RewardMatrix.filled_NM``): a completion is judged by the objectives that apply to it. The sum runs in
+    alphabetical order of the names, so that the order of the objectives in the config does not change the last bit.
 
     Args:
         rollout: the completions and their rewards.

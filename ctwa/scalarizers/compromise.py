@@ -13,11 +13,10 @@ from ctwa.batch import RewardMatrix, Rollout, Update
 from ctwa.errors import CtwaError
 from ctwa.method_info import MethodInfo, Options
 from ctwa.scalarizers.base import Estimate, Scalarizer, weighted_advantages
-from ctwa.scalarizers.per_objective import REWARD_CEILING, batch_means, check_trained, trained_objectives
+from ctwa.scalarizers.per_objective import REWARD_CEILING, batch_means, check_trained, slack, trained_objectives
 from ctwa.scalarizers.since_start import MeansSinceStart
 
 _LEAST_GAP = 0.05  # what an objective is taken to have lacked at the least when it began, in the reward's unit
-_ROUNDING = 1e-9  # of a reward at its largest, relative
 
 
 class CompromiseConfig(Options):
@@ -123,7 +122,7 @@ class Compromise(Scalarizer):
         return {f"compromise/shortfall/{name}": each for name, each in self.named(self.shortfall_M).items()}
 
     def _check(self, rewards: RewardMatrix) -> None:
-        beyond_M = self._largest_M + _ROUNDING * self._largest_M.abs().clamp(min=1)
+        beyond_M = torch.tensor([each + slack(each) for each in self._largest_M.tolist()], dtype=torch.float64)
         above_NM = rewards.scored_NM & (rewards.rewards_NM > beyond_M)
         if bool(above_NM.any()):
             row, column = (int(i) for i in above_NM.nonzero()[0])

@@ -43,6 +43,20 @@ def check_standardises(method: str, *, scale_invariant: bool) -> None:
         )
 
 
+def to_largest(weights: Mapping[str, float]) -> dict[str, float]:
+    """The weights over the largest of them, so that their unit has no say; what weighs 1 in the papers keeps it."""
+    largest = max(weights.values())
+    return {name: weight / largest for name, weight in weights.items()}
+
+
+def has_signal(each_MNT: Tensor, group_N: Tensor) -> Tensor:
+    """Bool (N,), the completions of prompts in which some objective has an advantage other than 0, up to rounding."""
+    size_N = each_MNT.abs().amax((0, 2))
+    _, index_N = group_N.unique(return_inverse=True)
+    size_G = size_N.new_zeros(int(index_N.max()) + 1).scatter_reduce(0, index_N, size_N, "amax")
+    return (size_G > ROUNDING * size_G.max())[index_N]
+
+
 def decoupled_sum(rollout: Rollout, estimate: Estimate, weights: Mapping[str, float]) -> tuple[Tensor, float]:
     """The weighted sum (N, T) of the objectives' own advantages, and the size of its largest term.
 

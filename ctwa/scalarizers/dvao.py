@@ -75,7 +75,12 @@ class Dvao(Scalarizer):
         _, index_N = rollout.group_N.unique(return_inverse=True)
         zeros_GM = values_NM.new_zeros(int(index_N.max()) + 1, len(self.names))
         num_GM = zeros_GM.index_add(0, index_N, applicable_NM.double())
-        mean_GM = zeros_GM.index_add(0, index_N, applicable_NM * values_NM) / num_GM.clamp(min=1)
+        # Without what they have in common, equal rewards have a spread of exactly 0, and no share by their rounding.
+        least_GM = torch.full_like(zeros_GM, torch.inf).scatter_reduce(
+            0, index_N[:, None].expand(values_NM.shape), torch.where(applicable_NM, values_NM, torch.inf), "amin"
+        )
+        values_NM = torch.where(applicable_NM, values_NM - least_GM[index_N], 0.0)
+        mean_GM = zeros_GM.index_add(0, index_N, values_NM) / num_GM.clamp(min=1)
         squares_NM = applicable_NM * (values_NM - mean_GM[index_N]).square()
         spread_GM = (zeros_GM.index_add(0, index_N, squares_NM) / (num_GM - 1).clamp(min=1)).sqrt()
         weighted_NM = applicable_NM * self._weights_M * spread_GM[index_N]

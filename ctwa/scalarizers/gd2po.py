@@ -16,8 +16,8 @@ from ctwa.batch import Rollout, Update
 from ctwa.covariance.diagnostics import finite
 from ctwa.method_info import MethodInfo
 from ctwa.scalarizers.base import Estimate, Scalarizer, objective_advantages
-from ctwa.scalarizers.decoupled import ROUNDING, DecoupledConfig, batch_normalized
-from ctwa.scalarizers.per_objective import trained_objectives
+from ctwa.scalarizers.decoupled import ROUNDING, DecoupledConfig, batch_normalized, has_signal, to_largest
+from ctwa.scalarizers.per_objective import judged_rows, taking_part, trained_objectives
 
 
 class Gd2poConfig(DecoupledConfig):
@@ -33,7 +33,10 @@ class Gd2poConfig(DecoupledConfig):
 
 
 class Gd2po(Scalarizer):
-    """GDPO over the completions whose objectives agree; each prompt counts by the share of its completions that do."""
+    """GDPO over the completions whose objectives agree; each prompt counts by the share of its completions that do.
+
+    A completion that lacks the reward of an objective that applies to it is left out: it would be in fewer conflicts.
+    """
 
     info = MethodInfo(
         Gd2poConfig, "GDPO without conflicting completions", "Liu et al. 2026, arXiv 2606.16771", level="advantage"
@@ -43,14 +46,15 @@ class Gd2po(Scalarizer):
     def __init__(self, config: Gd2poConfig, weights: Mapping[str, float]) -> None:
         super().__init__(config, weights)
         self.names = trained_objectives(weights)
-        self._weights_M = self.by_name(weights, torch.float32)
+        self._weights_M = self.by_name(to_largest(weights) if config.batch_normalize else weights, torch.float32)
         self._metrics: dict[str, float] = {}
 
     def advantages(self, rollout: Rollout, estimate: Estimate) -> Tensor:
         """The advantages (N, T): the weighted sum over the objectives, by the prompt's kept share, 0 where masked."""
         weighted_MNT = self._weights_M[:, None, None] * torch.stack(objective_advantages(rollout, estimate, self.names))
         in_loss_N = rollout.loss_mask_NT.bool().any(1)
-        judged_N = in_loss_N & rollout.rewards.select(self.names).applicable_NM.any(1)
+        rewards = rollout.rewards.select(self.names)
+        judged_N = in_loss_N & judged_rows(rewards, taking_part(rewards))
         conflict_N, masked_N = self._conflicts(weighted_MNT, rollout.loss_mask_NT)
         kept_N = judged_N & ~masked_N
         self._metrics = {
@@ -61,14 +65,16 @@ class Gd2po(Scalarizer):
         total_NT = weighted_MNT.sum(0) * share_N[:, None]
         if not self.config.batch_normalize:
             return torch.where(kept_N[:, None], total_NT, 0.0)
-        return batch_normalized(total_NT, rollout.loss_mask_NT, kept_N, float(weighted_MNT.abs().max()))
+        # What is kept has a mean, so that completions that nothing tells apart would have an advantage.
+        rows_N = kept_N & has_signal(weighted_MNT, rollout.group_N)
+        return batch_normalized(total_NT, rollout.loss_mask_NT, rows_N, float(weighted_MNT.abs().max()))
 
     def observe_update(self, update: Update) -> dict[str, float]:
         """Nothing to learn.
 
         Returns:
-            ``gd2po/conflict_frac``: of the last rollout's completions that any objective applies to and the loss sees,
-            the share whose advantages have both signs. ``gd2po/masked_frac``: the share that is masked.
+            ``gd2po/conflict_frac``: of the last rollout's completions that are judged and that the loss sees, the share
+            whose advantages have both signs. ``gd2po/masked_frac``: the share that is masked.
         """
         del update
         return finite(self._metrics)

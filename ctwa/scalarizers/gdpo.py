@@ -10,7 +10,7 @@ from torch import Tensor
 from ctwa.batch import Rollout
 from ctwa.method_info import MethodInfo
 from ctwa.scalarizers.base import Estimate, Scalarizer
-from ctwa.scalarizers.decoupled import DecoupledConfig, batch_normalized, decoupled_sum
+from ctwa.scalarizers.decoupled import DecoupledConfig, batch_normalized, decoupled_sum, to_largest
 from ctwa.scalarizers.per_objective import trained_objectives
 
 
@@ -35,8 +35,8 @@ class Gdpo(Scalarizer):
     def advantages(self, rollout: Rollout, estimate: Estimate) -> Tensor:
         """The advantages (N, T): each objective's own times its weight, summed, and standardised over the batch."""
         weights = {name: self.initial_weights[name] for name in self.names}
-        total_NT, size = decoupled_sum(rollout, estimate, weights)
         if not self.config.batch_normalize:
-            return total_NT
+            return decoupled_sum(rollout, estimate, weights)[0]
+        total_NT, size = decoupled_sum(rollout, estimate, to_largest(weights))
         rows_N = rollout.rewards.select(self.names).applicable_NM.any(1)
         return batch_normalized(total_NT, rollout.loss_mask_NT, rows_N, size)

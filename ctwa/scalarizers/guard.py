@@ -18,11 +18,17 @@ from ctwa.batch import Rollout, Update
 from ctwa.errors import CtwaError
 from ctwa.method_info import MethodInfo, Options
 from ctwa.scalarizers.base import Estimate, Scalarizer, score_advantages
-from ctwa.scalarizers.per_objective import batch_means, check_trained, trained_objectives, weights_in_score
+from ctwa.scalarizers.per_objective import (
+    ROUNDING,
+    batch_means,
+    check_trained,
+    judged_rows,
+    trained_objectives,
+    weights_in_score,
+)
 from ctwa.scalarizers.since_start import MeansSinceStart
 
 _LEAST_MARGIN = 0.05  # of an objective that begins at its bound, or nearer to it than that
-_ROUNDING = 1e-9  # of a reward at its bound, in the units of the bounds
 
 
 class GuardConfig(Options):
@@ -30,7 +36,7 @@ class GuardConfig(Options):
 
     Attributes:
         margin: by how much an objective's mean reward rises above where it began until its gate is open. Of one that
-            begins nearer to its bound it is all that it lacks, .05 at the least.
+            begins nearer to its bound it is all that it lacks, .05 at the least and ``margin`` at the most.
         warmup: the number of batches that an objective's beginning is the mean of. Its gate is closed in them.
         half_life: the number of batches after which one counts half in the mean that is held against the beginning.
         bounds: between what an objective's rewards are, by name, where that is not 0 and 1. They are moved and scaled
@@ -55,7 +61,8 @@ class Guard(Scalarizer):
     With all gates closed (1) that is the product of the rewards, with all of them open (0) their weighted sum. A gate
     is closed until its objective has gained, opens in proportion to the gain, and closes as the gain is lost. The
     weights w are the objectives' own, or those that the prompt was told, scaled to a sum of 1 over those that apply to
-    the completion; what does not apply has no gate either.
+    the completion; what does not apply has no gate either. A completion that lacks the reward of an objective that
+    applies to it is left out.
 
     Raises:
         CtwaError: bounds of what is no objective or has the weight 0, or whose first is not below the second.
@@ -123,10 +130,10 @@ class Guard(Scalarizer):
         }
 
     def _scores(self, rollout: Rollout) -> Tensor:
-        """One score a completion, float64 (N,); NaN where no objective takes part."""
+        """One score a completion, float64 (N,); NaN where no objective takes part, or one that does scored nothing."""
         rewards = rollout.rewards.select(self.names)
-        values_NM = self._in_bounds(rewards.filled_NM(rollout.group_N))
-        outside_NM = rewards.scored_NM & ((values_NM < -_ROUNDING) | (values_NM > 1 + _ROUNDING))
+        values_NM = self._in_bounds(rewards.rewards_NM)
+        outside_NM = rewards.scored_NM & ((values_NM < -ROUNDING) | (values_NM > 1 + ROUNDING))
         if bool(outside_NM.any()):
             row, column = (int(i) for i in outside_NM.nonzero()[0])
             name = self.names[column]
@@ -137,7 +144,9 @@ class Guard(Scalarizer):
                 f"method's option bounds={{{name}: [LOWEST, HIGHEST]}} (in a configuration "
                 f"+ctwa.method.bounds.{name}=[LOWEST,HIGHEST], or ctwa.objectives.{name}.transform=sigmoid)"
             )
-        return guarded_sum(values_NM, weights_in_score(rollout, self.names, self._weights_M), self.gates_M)
+        weights_NM = weights_in_score(rollout, self.names, self._weights_M)
+        scores_N = guarded_sum(values_NM.clamp(0, 1), weights_NM, self.gates_M)
+        return torch.where(judged_rows(rewards, weights_NM > 0), scores_N, float("nan"))
 
     def _in_bounds(self, rewards_M: Tensor) -> Tensor:
         """Rewards (..., M) on the scale on which their bounds are 0 and 1."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from ctwa.batch import Rollout, Update
 from ctwa.method_info import MethodInfo, Options
 from ctwa.scalarizers.base import Estimate, Scalarizer, objective_advantages
-from ctwa.scalarizers.per_objective import token_mean, trained_objectives
+from ctwa.scalarizers.per_objective import judged_rows, taking_part, token_mean, trained_objectives
 
 
 class PamaConfig(Options):
@@ -49,8 +49,8 @@ def nearest_to_zero(values: Tensor, takes_part: Tensor | None = None) -> Tensor:
 class Pama(Scalarizer):
     """Trains on the combination of the objectives' positive advantages that has the least magnitude.
 
-    A completion's advantage is of the objectives that scored it, for an advantage of 0 in place of one that is not
-    known would be no neutral value in a minimum; a batch is judged by those that scored some of it.
+    A completion's advantage is of the objectives that apply to it, and 0 where one of them could not score it: the
+    least of the others would be a gain. A batch is judged by the objectives that scored some of it.
     The objectives' own weights play no part, except that one of weight 0 takes no part itself.
     """
 
@@ -68,7 +68,8 @@ class Pama(Scalarizer):
     def advantages(self, rollout: Rollout, estimate: Estimate) -> Tensor:
         """The advantages (N, T), none of them below 0."""
         # Noon, "no negative": the paper's name for an advantage's positive part.
-        scored_MN1 = rollout.rewards.select(self.names).scored_NM.T[..., None]
+        rewards = rollout.rewards.select(self.names)
+        scored_MN1, judged_N = rewards.scored_NM.T[..., None], judged_rows(rewards, taking_part(rewards))
         noon_MNT = torch.stack([each.clamp(min=0) for each in objective_advantages(rollout, estimate, self.names)])
         noon_MNT = torch.where(scored_MN1, noon_MNT, 0.0)
         self._means = {
@@ -76,12 +77,7 @@ class Pama(Scalarizer):
             for name, noon_NT, scored_N1 in zip(self.names, noon_MNT, scored_MN1, strict=True)
             if scored_N1.any()
         }
-        if self.config.variant == "completion" or not self._means:
-            return nearest_to_zero(noon_MNT, scored_MN1.expand(noon_MNT.shape))
-        if self.config.variant == "objective":
-            return noon_MNT[self.names.index(min(self._means, key=lambda name: self._means[name]))]
-        scalar = float(nearest_to_zero(torch.tensor(list(self._means.values()), dtype=torch.float64)))
-        return torch.where(scored_MN1.any(0), torch.full_like(noon_MNT[0], scalar), 0.0)
+        return torch.where(judged_N[:, None], self._combined(noon_MNT, scored_MN1), 0.0)
 
     def observe_update(self, update: Update) -> dict[str, float]:
         """Nothing to learn.
@@ -94,3 +90,12 @@ class Pama(Scalarizer):
         zero_N = ((update.advantages_NT == 0) | ~mask_NT).all(1)
         metrics = {f"pama/noon/{name}": mean for name, mean in self._means.items()}
         return metrics | {"pama/zero_rows": float(zero_N.double().mean())}
+
+    def _combined(self, noon_MNT: Tensor, scored_MN1: Tensor) -> Tensor:
+        """One (N, T) of the objectives' positive advantages, of completions that are judged."""
+        if self.config.variant == "completion" or not self._means:
+            return nearest_to_zero(noon_MNT, scored_MN1.expand(noon_MNT.shape))
+        if self.config.variant == "objective":
+            return noon_MNT[self.names.index(min(self._means, key=lambda name: self._means[name]))]
+        scalar = float(nearest_to_zero(torch.tensor(list(self._means.values()), dtype=torch.float64)))
+        return torch.full_like(noon_MNT[0], scalar)

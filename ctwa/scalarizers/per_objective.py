@@ -11,6 +11,9 @@ from torch import Tensor
 from ctwa.batch import RewardMatrix, Rollout
 from ctwa.errors import CtwaError
 
+ROUNDING = 1e-9
+"""By how much a reward may be beyond its bound, relative to the bound or to 1: 1 - .9 - .1 is below 0."""
+
 REWARD_CEILING = 1.0
 """The reward that losses and shortfalls are counted from: the most that a 0/1 reward can be."""
 
@@ -82,6 +85,25 @@ def told_weights(rollout: Rollout, names: Sequence[str]) -> dict[str, Tensor] | 
     return {name: rollout.weights[name] for name in names}
 
 
+def slack(bound: float) -> float:
+    """How far beyond its bound a reward still counts as at it."""
+    return ROUNDING * max(1.0, abs(bound))
+
+
+def taking_part(rewards: RewardMatrix) -> Tensor:
+    """Bool (N, M), where an objective has a say: it applies to the completion, and has a score in the batch."""
+    return rewards.applicable_NM & rewards.scored_NM.any(0)
+
+
+def judged_rows(rewards: RewardMatrix, takes_part_NM: Tensor) -> Tensor:
+    """Bool (N,), the completions that were scored by all the objectives that take part, of which there are some.
+
+    What is no sum leaves the others out, for nothing is neutral there in the place of a reward that is missing
+    (``RewardMatrix.filled_NM``): to fail the scorer would pay.
+    """
+    return takes_part_NM.any(1) & (rewards.scored_NM | ~takes_part_NM).all(1)
+
+
 def weights_in_score(rollout: Rollout, names: Sequence[str], weights_M: Tensor) -> Tensor:
     """What each objective weighs in the score of each completion, float64 (N, M); 0 where it takes no part in it.
 
@@ -96,7 +118,7 @@ def weights_in_score(rollout: Rollout, names: Sequence[str], weights_M: Tensor) 
     rewards = rollout.rewards.select(names)
     told = told_weights(rollout, names)
     weights_NM = weights_M if told is None else torch.stack(list(told.values()), dim=1)
-    return (rewards.applicable_NM & rewards.scored_NM.any(0)) * weights_NM
+    return taking_part(rewards) * weights_NM
 
 
 def token_mean(values_NT: Tensor, mask_NT: Tensor) -> float:

@@ -17,7 +17,7 @@ from ctwa.covariance.diagnostics import finite
 from ctwa.errors import CtwaError
 from ctwa.method_info import MethodInfo, Options
 from ctwa.scalarizers.base import Estimate, Scalarizer, score_advantages
-from ctwa.scalarizers.per_objective import trained_objectives, weights_in_score
+from ctwa.scalarizers.per_objective import judged_rows, slack, trained_objectives, weights_in_score
 
 _ROUNDING = 1e-12  # of a score in float64, relative
 _LARGEST = 1e15  # as of a reward
@@ -45,7 +45,8 @@ class Product(Scalarizer):
 
     The weights w are the objectives' own, or those that the prompt was told, scaled to a sum of 1 over those that apply
     to the completion. At power 0 the score is the limit, ``prod_m (reward_m + offset)^(w_m exponent)``. An objective
-    without a scored entry in the batch takes no part in it, and one of weight 0 never does.
+    without a scored entry in the batch takes no part in it, and one of weight 0 never does. A completion that lacks the
+    reward of one that does is left out.
     """
 
     info = MethodInfo(
@@ -91,10 +92,10 @@ class Product(Scalarizer):
         )
 
     def _scores(self, rollout: Rollout) -> Tensor:
-        """One score a completion, float64 (N,); NaN where no objective takes part."""
+        """One score a completion, float64 (N,); NaN where no objective takes part, or one that does scored nothing."""
         rewards = rollout.rewards.select(self.names)
-        values_NM = rewards.filled_NM(rollout.group_N) + self.config.offset
-        if bool((bad_NM := rewards.scored_NM & (values_NM < 0)).any()):
+        values_NM = rewards.rewards_NM + self.config.offset
+        if bool((bad_NM := rewards.scored_NM & (values_NM < -slack(self.config.offset))).any()):
             row, column = (int(i) for i in bad_NM.nonzero()[0])
             name = self.names[column]
             raise CtwaError(
@@ -103,7 +104,8 @@ class Product(Scalarizer):
                 f"(in a configuration ctwa.objectives.{name}.transform=rank or clip=[0,null])"
             )
         weights_NM = weights_in_score(rollout, self.names, self._weights_M)
-        scores_N = power_mean(values_NM, weights_NM, self.config.power) ** self.config.exponent
+        scores_N = power_mean(values_NM.clamp(min=0), weights_NM, self.config.power) ** self.config.exponent
+        scores_N = torch.where(judged_rows(rewards, weights_NM > 0), scores_N, float("nan"))
         if float(scores_N.nan_to_num(nan=0.0).max()) > _LARGEST:
             raise CtwaError(
                 f"the method product makes scores beyond {_LARGEST:g} of these rewards, with which no statistics can "

@@ -16,7 +16,7 @@ from torch import Tensor
 from ctwa.batch import RewardMatrix, Rollout, Update
 from ctwa.method_info import MethodInfo, Options
 from ctwa.scalarizers.base import Estimate, Scalarizer, score_advantages
-from ctwa.scalarizers.per_objective import trained_objectives
+from ctwa.scalarizers.per_objective import taking_part, trained_objectives
 
 _ROUNDING = 1e-6  # of rewards that were computed in float32, relative to the largest: they differ in nothing
 _SINGULAR = 1e-9  # of an eigenvalue, relative to the largest: the direction is one that no completion differs in
@@ -61,13 +61,13 @@ class Rdpo(Scalarizer):
         rewards = update.rollout.rewards.select(self.names)
         weights_NM = torch.full_like(rewards.rewards_NM, float("nan"))
         for rows_N, weights_M in self._weights_on_quantiles(rewards, quantiles(rewards, update.rollout.group_N)):
-            weights_NM[rows_N] = torch.where(_active(rewards)[rows_N], weights_M, float("nan"))
+            weights_NM[rows_N] = torch.where(taking_part(rewards)[rows_N], weights_M, float("nan"))
         means = self.named(weights_NM.nanmean(0))
         return {f"rdpo/weight/{name}": mean for name, mean in means.items() if mean == mean}
 
     def _weights_on_quantiles(self, rewards: RewardMatrix, quantiles_NM: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Each kind's completions, bool (N,), and the weights (M,) of their quantiles in the sum of the whitened."""
-        active_NM = _active(rewards)
+        active_NM = taking_part(rewards)
         for active_M in active_NM.unique(dim=0):
             if active_M.any():
                 rows_N = (active_NM == active_M).all(1)
@@ -108,8 +108,3 @@ def whitening(covariance_MM: Tensor) -> Tensor:
     known_M = values_M > _SINGULAR * values_M.max()
     scale_M = torch.where(known_M, values_M.clamp(min=torch.finfo(values_M.dtype).tiny).rsqrt(), 0.0)
     return (vectors_MM * scale_M) @ vectors_MM.T
-
-
-def _active(rewards: RewardMatrix) -> Tensor:
-    """Bool (N, M), where an objective takes part: it applies, and has a score in the batch."""
-    return rewards.applicable_NM & rewards.scored_NM.any(0)

@@ -16,8 +16,8 @@ from ctwa.batch import Rollout, Update
 from ctwa.covariance.diagnostics import finite
 from ctwa.method_info import MethodInfo
 from ctwa.scalarizers.base import Estimate, Scalarizer, objective_advantages
-from ctwa.scalarizers.decoupled import DecoupledConfig, batch_normalized
-from ctwa.scalarizers.per_objective import token_mean, trained_objectives
+from ctwa.scalarizers.decoupled import DecoupledConfig, batch_normalized, has_signal
+from ctwa.scalarizers.per_objective import judged_rows, taking_part, token_mean, trained_objectives
 
 
 class RvpoConfig(DecoupledConfig):
@@ -50,7 +50,8 @@ class RvpoConfig(DecoupledConfig):
 class Rvpo(Scalarizer):
     """A soft minimum of the objectives' own standardised advantages, ``-log(sum_m w_m exp(-beta A_m)) / beta``.
 
-    The weights w are the objectives' own, scaled to a sum of 1 over those that scored the completion.
+    The weights w are the objectives' own, scaled to a sum of 1 over those that apply to the completion. One that lacks
+    the reward of such an objective is left out.
     """
 
     info = MethodInfo(
@@ -73,30 +74,35 @@ class Rvpo(Scalarizer):
         return left * self.config.beta_start + (1 - left) * self.config.beta
 
     def advantages(self, rollout: Rollout, estimate: Estimate) -> Tensor:
-        """The advantages (N, T) of the soft minimum, standardised over the batch."""
+        """The advantages (N, T) of the soft minimum, standardised over the prompts with a signal."""
         each_MNT = torch.stack(objective_advantages(rollout, estimate, self.names))
         rewards = rollout.rewards.select(self.names)
-        # An advantage of 0 in place of one that is not known would be no neutral value in a minimum.
-        weights_NM = rewards.scored_NM * self._weights_M
-        shares_MN1 = (weights_NM / weights_NM.sum(1, keepdim=True).clamp(min=torch.finfo().tiny)).T[..., None]
+        # In place of an advantage that is not known, neither 0 nor the others' minimum would be neutral.
+        takes_part_NM = taking_part(rewards)
+        judged_N = judged_rows(rewards, takes_part_NM)
+        takes_part_NM &= judged_N[:, None]
+        weights_NM = takes_part_NM * self._weights_M
+        shares_NM = torch.where(takes_part_NM, weights_NM / weights_NM.sum(1, keepdim=True), 0.0)
+        shares_MN1 = shares_NM.T[..., None]
         total_NT, binding_MNT = soft_minimum(each_MNT.double(), shares_MN1, self.beta)
         self._metrics = {"rvpo/beta": self.beta} | {
-            f"rvpo/binding/{name}": token_mean(binding_NT, rollout.loss_mask_NT * scored_N[:, None])
-            for name, binding_NT, scored_N in zip(self.names, binding_MNT, rewards.scored_NM.T, strict=True)
-            if scored_N.any()
+            f"rvpo/binding/{name}": token_mean(binding_NT, rollout.loss_mask_NT * rows_N[:, None])
+            for name, binding_NT, rows_N in zip(self.names, binding_MNT, takes_part_NM.T, strict=True)
+            if rows_N.any()
         }
         total_NT = total_NT.to(each_MNT.dtype)
         if not self.config.batch_normalize:
             return total_NT
-        size = float(each_MNT.abs().max())
-        return batch_normalized(total_NT, rollout.loss_mask_NT, rewards.applicable_NM.any(1), size)
+        # Its mean is below 0, so that completions that nothing tells apart would have an advantage above it.
+        rows_N = judged_N & has_signal(each_MNT, rollout.group_N)
+        return batch_normalized(total_NT, rollout.loss_mask_NT, rows_N, float(each_MNT.abs().max()))
 
     def observe_update(self, update: Update) -> dict[str, float]:
         """One update is done; beta of the next is the next step's.
 
         Returns:
             ``rvpo/beta``: beta of this update. ``rvpo/binding/<name>``: the objective's share of the slope of the soft
-            minimum, the mean over the tokens of the completions that it scored.
+            minimum, the mean over the tokens of the completions that it is part of the advantage of.
         """
         del update
         self._step += 1

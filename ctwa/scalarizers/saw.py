@@ -15,8 +15,8 @@ from ctwa.batch import RewardMatrix, Rollout, Update
 from ctwa.errors import CtwaError
 from ctwa.method_info import MethodInfo, Options
 from ctwa.scalarizers.base import Estimate, Scalarizer, weighted_advantages
-from ctwa.scalarizers.decoupled import batch_normalized, check_standardises, decoupled_sum
-from ctwa.scalarizers.per_objective import check_trained, trained_objectives, unit_of
+from ctwa.scalarizers.decoupled import batch_normalized, check_standardises, decoupled_sum, to_largest
+from ctwa.scalarizers.per_objective import check_trained, slack, trained_objectives, unit_of
 
 
 class SawConfig(Options):
@@ -70,10 +70,12 @@ class Saw(Scalarizer):
             CtwaError: a reward is below the least that there can be.
         """
         shares = self._shares(self._variation(rollout.rewards))
-        weights = {name: shares.get(name, 0.0) * self.initial_weights[name] for name in self.names}
         if self.config.apply_to == "rewards":
+            weights = {name: shares.get(name, 0.0) * self.initial_weights[name] for name in self.names}
             return weighted_advantages(rollout, estimate, dict.fromkeys(self.initial_weights, 0.0) | weights)
-        total_NT, size = decoupled_sum(rollout, estimate, {name: len(shares) * w for name, w in weights.items()})
+        own = to_largest({name: self.initial_weights[name] for name in self.names})
+        weights = {name: len(shares) * shares.get(name, 0.0) * own[name] for name in self.names}
+        total_NT, size = decoupled_sum(rollout, estimate, weights)
         rows_N = rollout.rewards.select(self.names).applicable_NM.any(1)
         return batch_normalized(total_NT, rollout.loss_mask_NT, rows_N, size)
 
@@ -96,13 +98,13 @@ class Saw(Scalarizer):
             values, lowest = values_N[scored_N], self._lowest.get(name, 0.0)
             if not len(values):
                 continue
-            if float(values.min()) < lowest:
+            if float(values.min()) < lowest - slack(lowest):
                 raise CtwaError(
                     f"objective '{name}' has the reward {float(values.min())}, and the method saw takes {lowest} for "
                     "the least that there can be; write the least reward as the method's option "
                     f"lowest={{{name}: NUMBER}}, or bound the reward (in a configuration ctwa.objectives.{name}.clip)"
                 )
-            shifted = values - lowest + self.config.delta
+            shifted = (values - lowest).clamp(min=0) + self.config.delta
             unit = unit_of(shifted)  # of both parts of the ratio
             spread = float((shifted / unit).std()) if len(shifted) > 1 else 0.0
             variation[name] = spread / (float((shifted / unit).mean()) + self.config.delta / unit)

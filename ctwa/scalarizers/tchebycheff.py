@@ -17,7 +17,7 @@ from ctwa.covariance.diagnostics import finite
 from ctwa.errors import CtwaError
 from ctwa.method_info import MethodInfo, Options
 from ctwa.scalarizers.base import Estimate, Scalarizer, score_advantages
-from ctwa.scalarizers.per_objective import check_trained, trained_objectives
+from ctwa.scalarizers.per_objective import check_trained, judged_rows, taking_part, trained_objectives
 
 
 class TchebycheffOptions(Options):
@@ -52,7 +52,7 @@ class Tchebycheff(Scalarizer):
     """Scores a completion by its worst weighted distance to a reference point, ``-max_m weight_m (z_m - reward_m)``.
 
     The maximum is over the objectives that apply to the completion. One without a scored entry in the batch takes no
-    part in it, and one of weight 0 never does.
+    part in it, and one of weight 0 never does. A completion that lacks the reward of one that does is left out.
 
     Raises:
         CtwaError: ``reference_point`` names what is no objective or has the weight 0, or is fixed and leaves one out.
@@ -86,20 +86,23 @@ class Tchebycheff(Scalarizer):
             self._reference_point = {
                 name: value for name, value in self.named(reference_M).items() if value > float("-inf")
             }
-        return score_advantages(rollout, estimate, self.names, -self.distance(self._gaps(rollout, reference_M)))
+        scores_N = -self.distance(self._gaps(rollout, reference_M))
+        return score_advantages(
+            rollout, estimate, self.names, torch.where(self._judged(rollout), scores_N, float("nan"))
+        )
 
     def observe_update(self, update: Update) -> dict[str, float]:
         """Nothing to learn from the update.
 
         Returns:
             ``tchebycheff/reference/<name>``: the reference point. ``tchebycheff/binding/<name>``: the mean of
-            ``binding``, the share of the completions whose score this objective decides, of those that it applies to.
-            Of a method that this one is the base of, in its own name.
+            ``binding``, the share of the completions whose score this objective decides, of those that have one and
+            that it applies to. Of a method that this one is the base of, in its own name.
         """
         reference_M = self._reference_of(update.rollout)
-        gap_NM, applicable_NM = self._gaps(update.rollout, reference_M), self._applicable(update.rollout)
-        binding_NM = torch.where(applicable_NM, self.binding(gap_NM), 0.0)
-        binding = self.named(binding_NM.sum(0) / applicable_NM.sum(0))
+        rows_NM = self._judged(update.rollout)[:, None] & update.rollout.rewards.select(self.names).applicable_NM
+        binding_NM = torch.where(rows_NM, self.binding(self._gaps(update.rollout, reference_M)), 0.0)
+        binding = self.named(binding_NM.sum(0) / rows_NM.sum(0))
         metrics: dict[str, float] = {}
         for name, value in self.named(reference_M).items():
             if value > float("-inf"):
@@ -131,8 +134,9 @@ class Tchebycheff(Scalarizer):
         -inf for an objective that scored nothing in this batch, or does not apply to the completion.
         """
         rewards = rollout.rewards.select(self.names)
-        gap_NM = self._weights_M * (reference_M - rewards.filled_NM(rollout.group_N))
-        return torch.where(rewards.scored_NM.any(0) & rewards.applicable_NM, gap_NM, float("-inf"))
+        gap_NM = self._weights_M * (reference_M - rewards.rewards_NM)
+        return torch.where(taking_part(rewards), gap_NM, float("-inf"))
 
-    def _applicable(self, rollout: Rollout) -> Tensor:
-        return rollout.rewards.select(self.names).applicable_NM
+    def _judged(self, rollout: Rollout) -> Tensor:
+        rewards = rollout.rewards.select(self.names)
+        return judged_rows(rewards, taking_part(rewards))

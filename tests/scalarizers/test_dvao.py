@@ -48,6 +48,14 @@ def test_an_objective_that_does_not_vary_in_a_prompt_has_no_weight_there():
     assert method.observe_update(update_of(rollout, advantages_NT))["dvao/weight/a"] == pytest.approx(0, abs=1e-12)
 
 
+def test_where_no_objective_varies_none_has_a_weight():
+    """.1 and .7 are not exact in binary: rounding has no spread."""
+    rollout = rollout_of({"a": [0.1] * 3, "b": [0.7] * 3})
+    method = dvao()
+    advantages_NT = method.advantages(rollout, Scores(transform=standardised))
+    assert method.observe_update(update_of(rollout, advantages_NT)) == {"dvao/weight/a": 0, "dvao/weight/b": 0}
+
+
 def test_each_completion_is_weighed_over_the_objectives_that_apply_to_it():
     away = ctwa.NOT_APPLICABLE
     columns = {"a": [1.0, 3.0, away, away, away], "b": [away, 0.0, 1.0, 0.5, away]}

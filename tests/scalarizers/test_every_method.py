@@ -49,6 +49,22 @@ REFUSING = ("compromise", "guard", "gradnorm", "product", "saw")
 """Methods that refuse rewards beyond the bounds that they are told, or scores beyond what can be added up."""
 
 
+@every_method
+@pytest.mark.parametrize("beyond", [1 - 0.9 - 0.1, 1.1 * 1.1 - 0.21])
+def test_rounding_is_not_beyond_a_bound(make_batch, method, beyond):
+    assert not 0 <= beyond <= 1
+    batch = make_batch(EIGHT[:3])
+    columns = columns_of(batch)
+    one, other = (
+        drive(build(method, EIGHT[:3]), with_rewards(batch, {name: column.clone() for name, column in columns.items()}))
+        for columns in (
+            dict.fromkeys(columns, torch.where(torch.arange(32) < 16, value, columns[EIGHT[0]]))
+            for value in (beyond, round(beyond))
+        )
+    )
+    torch.testing.assert_close(one.advantages_NT, other.advantages_NT, rtol=0, atol=1e-6)
+
+
 @every_method_and_estimator
 @pytest.mark.parametrize(("size", "num_large"), [(MAX_VALUE, 1), (MAX_VALUE, 3), (1e154, 1), (1e300, 1), (-1e300, 1)])
 def test_numbers_are_finite_of_rewards_of_any_size(make_batch, method, scale_invariant, size, num_large):

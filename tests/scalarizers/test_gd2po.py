@@ -74,7 +74,7 @@ def test_the_weights_say_which_sign_wins():
 
 def test_at_threshold_0_it_is_gdpo(make_batch):
     names = ["a", "b", "c"]
-    batch, weights = make_batch(names, unscored=0.1), {"a": 0.5, "b": 0.3, "c": 1.0}
+    batch, weights = make_batch(names), {"a": 0.5, "b": 0.3, "c": 1.0}
     one = gd2po(weights, threshold=0.0).advantages(batch.rollout, batch.estimate())
     gdpo = build_scalarizer(GdpoConfig(), weights, scale_invariant=True)
     torch.testing.assert_close(one, gdpo.advantages(batch.rollout, batch.estimate()), rtol=0, atol=1e-6)
@@ -121,6 +121,17 @@ def test_a_completion_is_judged_by_the_objectives_that_apply_to_it():
     advantages_NT = method.advantages(rollout, Scores())
     # Two of the three that are judged are kept.
     assert advantages_NT[:, 0].tolist() == pytest.approx([2 / 3, 0, -2 / 3, 0])
+    assert method.observe_update(update_of(rollout, advantages_NT))["gd2po/masked_frac"] == pytest.approx(1 / 3)
+
+
+def test_a_completion_that_lacks_a_reward_counts_for_nobody():
+    columns = {"a": [1.0, -1.0, 1.0, None, -1.0], "b": [1.0, -1.0, -1.0, 1.0, None], "c": [None] * 5}
+    rewards = RewardMatrix.from_columns(columns)
+    rollout = Rollout(rewards, torch.zeros(5, dtype=torch.int64), torch.ones(5, 2))
+    method = gd2po(dict.fromkeys("abc", 1.0), batch_normalize=False)
+    advantages_NT = method.advantages(rollout, Scores())
+    # Two of the three that are judged are kept; c takes no part.
+    assert advantages_NT[:, 0].tolist() == pytest.approx([4 / 3, -4 / 3, 0, 0, 0])
     assert method.observe_update(update_of(rollout, advantages_NT))["gd2po/masked_frac"] == pytest.approx(1 / 3)
 
 

@@ -99,6 +99,22 @@ def test_what_does_not_apply_to_a_completion_has_neither_weight_nor_gate():
     assert scores_N.tolist() == pytest.approx([0.25, 0.25, 0.5, 0])  # c was never scored: the last has no score
 
 
+def test_a_completion_that_lacks_a_reward_has_no_score_and_its_others_move_the_gates():
+    method = guard("ab", warmup=1, half_life=1e-9, margin=0.5)
+    see(method, a=0.25, b=0.5)
+    rollout = rollout_of({"a": [0.5, None, 0.25], "b": [0.5, 1.0, None]})
+    assert (method.advantages(rollout, Scores())[1:] == 0).all()
+    assert method.observe_update(update_of(rollout, torch.zeros(3, 2)))["guard/gain/b"] == pytest.approx(0.25)
+
+
+def test_the_margin_is_what_an_objective_lacks_between_a_least_one_and_the_option():
+    for margin, start, expected in ((0.4, 0.8, 0.2), (0.4, 0.99, 0.05), (0.02, 0.5, 0.02), (0.02, 0.99, 0.02)):
+        method = guard("a", warmup=1, half_life=1e-9, margin=margin)
+        see(method, a=start)
+        gained = min(expected / 2, 1 - start)
+        assert see(method, a=start + gained)["guard/gate/a"] == pytest.approx(1 - gained / expected)
+
+
 def test_a_run_that_ends_in_the_warmup_is_said_to_open_no_gate():
     assert list(GuardConfig(warmup=5).unreached(5)) == ["warmup=5: no gate opens in 5 steps"]
     assert list(GuardConfig(warmup=4).unreached(5)) == []

@@ -91,12 +91,19 @@ def test_an_objective_of_weight_zero_takes_no_part():
     assert pama(weights={"a": 1.0, "b": 0.0}).advantages(rollout_of(columns), Scores())[:, 0].tolist() == [1, 2]
 
 
-@pytest.mark.parametrize("away", [ctwa.NOT_APPLICABLE, None], ids=["not applicable", "not scored"])
 @pytest.mark.parametrize(
-    ("variant", "expected"),
-    [("completion", [2, 3, 0, 0]), ("objective", [0, 3, 1, 0]), ("published-code", [2, 2, 2, 0])],
+    ("variant", "away", "expected"),
+    [
+        ("completion", ctwa.NOT_APPLICABLE, [2, 3, 0, 0]),
+        ("objective", ctwa.NOT_APPLICABLE, [0, 3, 1, 0]),
+        ("published-code", ctwa.NOT_APPLICABLE, [2, 2, 2, 0]),
+        # What lacks a reward is left out.
+        ("completion", None, [0, 3, 0, 0]),
+        ("objective", None, [0, 3, 1, 0]),
+        ("published-code", None, [0, 2, 2, 0]),
+    ],
 )
-def test_a_completion_is_judged_by_the_objectives_that_scored_it(variant, expected, away):
+def test_a_completion_is_judged_by_the_objectives_that_apply_to_it(variant, away, expected):
     columns = {"a": [2.0, 5.0, -1.0, away], "b": [away, 3.0, 1.0, away], "c": [away] * 4}
     scalarizer = pama(variant, dict.fromkeys("abc", 1.0))
     rollout = rollout_of(columns)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import ctwa
+from ctwa.batch import RewardMatrix, Rollout
 from ctwa.errors import CtwaError
 from ctwa.scalarizers.linear import Linear, LinearConfig
 from ctwa.scalarizers.product import Product, ProductConfig, power_mean
@@ -135,9 +136,25 @@ def test_a_completion_is_judged_by_the_objectives_that_apply_to_it():
     assert metrics["product/zero_frac"] == 0.0
 
 
-def test_an_entry_that_was_not_scored_is_the_mean_of_the_others():
+def test_a_completion_that_lacks_a_reward_has_no_score():
     got = scores_of_columns({"a": [0.2, 0.6, None], "b": [1.0, 1.0, 1.0]})
-    assert got == pytest.approx([0.2**0.5, 0.6**0.5, 0.4**0.5])
+    assert got == pytest.approx([0.2**0.5, 0.6**0.5, 0])
+    method, rollout = product({"a": 1.0, "b": 1.0}), rollout_of({"a": [1.0, None], "b": [1.0, 0.0]})
+    metrics = method.observe_update(update_of(rollout, method.advantages(rollout, Scores())))
+    assert (metrics["product/score"], metrics["product/zero_frac"]) == (1, 0)
+
+
+def test_a_prompt_that_does_not_weigh_an_objective_does_not_need_its_reward():
+    rewards = RewardMatrix.from_columns({"a": [None, None, 1.0], "b": [0.25] * 3, "c": [1.0] * 3})
+    weights = {"a": [0.0, 0.5, 0.5], "b": [0.5] * 3, "c": [0.5] * 3}
+    rollout = Rollout(
+        rewards,
+        torch.arange(3),
+        torch.ones(3, 2),
+        weights={name: torch.tensor(each).double() for name, each in weights.items()},
+    )
+    got = product().advantages(rollout, Scores())[:, 0].tolist()
+    assert got == pytest.approx([0.25**0.5, 0, 0.25 ** (1 / 3)])
 
 
 def scores_of_columns(columns: dict) -> list[float]:

@@ -120,11 +120,15 @@ def test_a_completion_is_judged_by_the_objectives_that_apply_to_it():
     assert metrics["rvpo/binding/b"] == pytest.approx((1 / 3 + 1) / 2)
 
 
-def test_an_entry_that_was_not_scored_takes_no_part():
-    """As an advantage of 0 it would be the least of a good completion, and a floor under a bad one."""
-    columns = {"a": [2.0, -2.0, 1.0], "b": [None, None, 1.0], "c": [None] * 3}
-    got = rvpo(dict.fromkeys("abc", 1.0), batch_normalize=False).advantages(rollout_of(columns), Scores())
-    assert got[:, 0].tolist() == pytest.approx([2.0, -2.0, 1.0])
+def test_a_completion_that_lacks_a_reward_takes_no_part():
+    """The soft minimum of the others is above that of all."""
+    columns = {"a": [2.0, -2.0, 1.0, None], "b": [None, None, 1.0, 3.0], "c": [None] * 4}
+    method, rollout = rvpo(dict.fromkeys("abc", 1.0), batch_normalize=False), rollout_of(columns)
+    advantages_NT = method.advantages(rollout, Scores())
+    assert advantages_NT[:, 0].tolist() == pytest.approx([0, 0, 1.0, 0])
+    metrics = method.observe_update(update_of(rollout, advantages_NT))
+    assert metrics["rvpo/binding/a"] + metrics["rvpo/binding/b"] == pytest.approx(1)
+    assert "rvpo/binding/c" not in metrics
 
 
 def test_equal_advantages_are_what_they_were():

@@ -80,14 +80,15 @@ class TestReference:
 
 
 class TestUnscored:
-    def test_an_unscored_entry_is_neutral_and_does_not_move_the_reference(self):
-        """The neutral value is the prompt's mean, or the batch's: neither is above what was scored."""
+    def test_what_lacks_a_reward_has_no_score_and_an_unscored_entry_does_not_move_the_reference(self):
         scalarizer = tchebycheff({"a": 1.0, "b": 1.0})
+        rollout = rollout_of({"a": [None, -1.0, -3.0], "b": [-4.0, -3.0, 0.0]})
+        advantages_NT = scalarizer.advantages(rollout, Scores())
 
-        got = scores(scalarizer, {"a": [None, -1.0, -3.0], "b": [0.0, 0.0, 0.0]})
-
-        assert got == [-1.0, 0.0, -2.0]
+        assert advantages_NT[:, 0].tolist() == [0.0, -3.0, -2.0]
         assert scalarizer.state_dict()["reference_point"] == {"a": -1.0, "b": 0.0}
+        metrics = scalarizer.observe_update(update_of(rollout, advantages_NT))
+        assert (metrics["tchebycheff/binding/a"], metrics["tchebycheff/binding/b"]) == (0.5, 0.5)
 
     def test_an_objective_without_a_score_in_the_batch_takes_no_part_in_it(self):
         scalarizer = tchebycheff({"a": 1.0, "b": 1.0})
