@@ -72,7 +72,8 @@ class Aggregator(Stateful, ABC):
     Attributes:
         names: the objectives, in alphabetical order.
         preference_M: the preference, summing to 1.
-        last_weights_M: the weights of the last solution in which each objective had a gradient; before, the preference.
+        last_weights_M: the weights of steps without a solution: at first the preference, then the last solution's, in
+            which what it left out has its preference's share of the sum, and the others have the rest.
         num_skipped: how many Gram matrices were not finite.
         num_held: how many were of gradients that were all zero, and left the weights as they were.
         num_fallback: how many answers of outside solvers missed the conditions for a minimum, so that the problem was
@@ -96,6 +97,8 @@ class Aggregator(Stateful, ABC):
     needs_learning_rate: ClassVar[bool] = False
     needs_semi_definite: ClassVar[bool] = True
     """Whether a Gram matrix that was estimated, and may have negative eigenvalues, is to be mended first."""
+    leaves_out: ClassVar[bool] = False
+    """Whether a solution gives an objective without a gradient the weight 0, and not one of the method's own."""
     STATE: ClassVar[tuple[str, ...]] = ("last_weights_M", "num_skipped", "num_held", "num_fallback")
 
     def __init__(self, config: Any, preference: Mapping[str, float]) -> None:
@@ -158,14 +161,19 @@ class Aggregator(Stateful, ABC):
             (gram_MM + gram_MM.T) / 2,  # summed over ranks in another order, the two halves may differ in a bit
             torch.full_like(self.preference_M, math.nan) if losses_M is None else losses_M.to("cpu", torch.float64),
             rate,
-            torch.zeros_like(gram_MM) if errors_MM is None else errors_MM,
+            torch.zeros_like(gram_MM) if errors_MM is None else errors_MM.to("cpu", torch.float64),
         )
         with count_fallbacks() as fallbacks:
             weights_M, metrics = self.weights(gradients)
         self.num_fallback += fallbacks.num
-        # To this step the weight of a zero gradient is nothing; for the steps that go by the last weights it is kept.
-        self.last_weights_M = torch.where(has_gradient(gradients.gram_MM), weights_M, self.last_weights_M)
+        left_out_M = ~has_gradient(gradients.gram_MM) & (weights_M == 0) & self.leaves_out
+        self.last_weights_M = self._to_keep(weights_M, left_out_M)
         return Solution(weights_M.clone(), metrics=metrics)
+
+    def _to_keep(self, weights_M: Tensor, left_out_M: Tensor) -> Tensor:
+        """A solution for the steps that go by it, in which an objective that was left out may have a gradient again."""
+        rest = float(self.preference_M[~left_out_M].sum())
+        return torch.where(left_out_M, weights_M.sum() * self.preference_M, rest * weights_M)
 
     @property
     def has_fixed_weights(self) -> bool:

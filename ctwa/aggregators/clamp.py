@@ -70,6 +70,11 @@ class Clamp(Aggregator):
                 "leave some out"
             )
 
+    @property
+    def leaves_out(self) -> bool:  # type: ignore[override]
+        """Not as printed."""
+        return not self.config.literal
+
     def weights(self, gradients: Gradients) -> tuple[Tensor, dict[str, float]]:
         """The preference times the multipliers; the last weights where no objective can have a part."""
         gram_MM, losses_M = gradients.gram_MM, gradients.losses_M

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ctwa.aggregators.base import Aggregator, Gradients, gradient_level
-from ctwa.aggregators.gram import has_gradient, norms, unit_scale
+from ctwa.aggregators.gram import ZERO_NORM, has_gradient, unit_scale
 from ctwa.method_info import Options
 from ctwa.solvers.simplex import MET, least_violation, nearest_on_simplex
 
@@ -38,8 +38,9 @@ class CommonDescent(Aggregator):
     estimate of one may have none. Then the conditions are missed by as little as can be (least squares, in units of the
     gradients' norms), and the metrics say which objectives cannot be had together.
 
-    An objective without a gradient asks for nothing. One of weight 0 gets weight only where that protects another, and
-    is protected itself.
+    An objective without a gradient asks for nothing. One whose squared norm is estimated as 0 or less has a gradient
+    where its inner products are not 0, and asks as the others do. An objective of weight 0 gets weight only where that
+    protects another, and is protected itself.
     """
 
     info = gradient_level(
@@ -50,16 +51,15 @@ class CommonDescent(Aggregator):
 
     def weights(self, gradients: Gradients) -> tuple[Tensor, dict[str, float]]:
         """The weights, summing to 1; reports for whose sake they are not the preference, and who loses all the same."""
-        bounds_MM = gradients.gram_MM + self.config.errors * gradients.errors_MM
+        gram_MM, errors_MM = unit_scale(torch.cat([gradients.gram_MM, gradients.errors_MM])).chunk(2)
+        bounds_MM = gram_MM + self.config.errors * errors_MM
         weights_M, missed_M = self.preference_M.clone(), torch.zeros_like(self.preference_M)
         binds_M = torch.zeros_like(self.preference_M)
-        if bool(bounds_MM.isfinite().all() and (bounds_MM.diagonal() > 0).any()):  # else nothing is certain
-            index_S = has_gradient(bounds_MM).nonzero()[:, 0]
-            bounds_SS = unit_scale(bounds_MM[index_S][:, index_S])
-            lengths_S = norms(bounds_SS)
-            rows_SS = bounds_SS / lengths_S[:, None] / lengths_S.max()  # entries are near 1
-            share = weights_M[index_S].sum()
-            if share > 0 and bool((rows_SS @ weights_M[index_S] < 0).any()):
+        index_S = _has_a_row(bounds_MM).nonzero()[:, 0]
+        share = weights_M[index_S].sum()
+        if bool(bounds_MM.isfinite().all() and share > 0):  # else nothing is certain, or nothing to weigh
+            rows_SS = _rows(bounds_MM[index_S][:, index_S], errors_MM.diagonal()[index_S])
+            if bool((rows_SS @ weights_M[index_S] < 0).any()):
                 found_S, missed_M[index_S] = _nearest(weights_M[index_S] / share, rows_SS)
                 weights_M[index_S] = share * found_S
                 binds_M[index_S] = (rows_SS @ found_S <= BINDING).double()
@@ -67,6 +67,27 @@ class CommonDescent(Aggregator):
         return weights_M, metrics | {
             f"common_descent/missed/{name}": each for name, each in self.named(missed_M).items()
         }
+
+
+def _has_a_row(bounds_MM: Tensor) -> Tensor:
+    """Bool (M,): the objectives with a gradient. An estimate of its squared norm may be 0 or less."""
+    largest_M = bounds_MM.abs().amax(1)
+    return has_gradient(bounds_MM) | (largest_M > ZERO_NORM * largest_M.max())
+
+
+def _rows(bounds_SS: Tensor, errors_S: Tensor) -> Tensor:
+    """The conditions (S, S) in units of the gradients' norms: entries are near 1.
+
+    A squared norm that is below its standard error is taken for that, and one of nothing for the row's largest entry:
+    divided by next to nothing, one condition would outweigh all the others.
+
+    Args:
+        bounds_SS: the conditions, none of them 0.
+        errors_S: the standard errors of the squared norms.
+    """
+    squared_S = torch.maximum(bounds_SS.diagonal(), errors_S)
+    lengths_S = torch.where(squared_S > 0, squared_S, bounds_SS.abs().amax(1)).sqrt()
+    return bounds_SS / lengths_S[:, None] / lengths_S.max()
 
 
 def _nearest(preference_S: Tensor, rows_SS: Tensor) -> tuple[Tensor, Tensor]:

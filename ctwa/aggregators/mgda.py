@@ -32,6 +32,7 @@ class MGDA(Aggregator):
     )
 
     goes_by_weights = False
+    leaves_out = True
 
     def weights(self, gradients: Gradients) -> tuple[Tensor, dict[str, float]]:
         """The weights of the shortest convex combination; the last ones where no trained objective has a gradient."""

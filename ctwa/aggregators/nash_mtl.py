@@ -30,9 +30,9 @@ class NashMTL(Aggregator):
     it gets is in proportion to its preference p (its bargaining power) over what it pays. The scale of a gradient does
     not matter: the step is the same for ``2 g_m``.
 
-    The weights sum to the preference of the objectives that take part, which are those with a gradient and a weight
-    above 0. Where no step improves them all there is nothing to agree on: the step is MGDA's on the unit gradients,
-    which is 0 there.
+    An objective without a gradient has its preference for weight, and the others share the rest; one of weight 0 has no
+    part. Where no step improves all that take part there is nothing to agree on: the step is MGDA's on the unit
+    gradients, which is 0 there.
     """
 
     info = gradient_level(
@@ -40,7 +40,7 @@ class NashMTL(Aggregator):
     )
 
     def weights(self, gradients: Gradients) -> tuple[Tensor, dict[str, float]]:
-        """The bargaining solution; reports whether there was an agreement."""
+        """The bargaining solution, summing to 1; reports whether there was an agreement."""
         index_S = (has_gradient(gradients.gram_MM) & (self.preference_M > 0)).nonzero()[:, 0]
         if not len(index_S):
             return self.last_weights_M, {}
@@ -50,7 +50,7 @@ class NashMTL(Aggregator):
         shares_S = bargain(cosine_SS, preference_S / preference_S.sum())
         agreement = shares_S is not None
         scaled_S = (min_norm_point(cosine_SS) if shares_S is None else shares_S) / lengths_S
-        weights_M = torch.zeros_like(self.preference_M)
+        weights_M = self.preference_M.clone()
         weights_M[index_S] = scaled_S / scaled_S.sum() * preference_S.sum()
         return weights_M, {"nash_mtl/agreement": float(agreement)}
 

@@ -34,6 +34,8 @@ OURS = ("pref_vector", "projector")
 """Arguments that are not the user's to give: the preference is, and an object cannot be written."""
 COUNTS = ("Krum",)
 """Those that count the gradients, and count one that is zero."""
+SCALED = ("FairGrad",)
+"""Those whose weights depend on the common scale of the gradients; of the others only thresholds do."""
 
 
 class TorchJdConfig(Options):
@@ -96,11 +98,16 @@ class TorchJd(Aggregator):
         """Where the weighting takes a preference vector."""
         return "pref_vector" in inspect.signature(self._class).parameters
 
+    @property
+    def leaves_out(self) -> bool:  # type: ignore[override]
+        """Where gradients are not counted."""
+        return self.config.weighting not in COUNTS
+
     def weights(self, gradients: Gradients) -> tuple[Tensor, dict[str, float]]:
         """TorchJD's weights of the objectives that take part; the last ones where none does."""
         gram_MM = gradients.gram_MM
         takes_part_M = torch.ones_like(self.preference_M, dtype=torch.bool)
-        if self.config.weighting not in COUNTS:
+        if self.leaves_out:
             takes_part_M = has_gradient(gram_MM)
             if not self.goes_by_weights:
                 takes_part_M &= self.preference_M > 0
@@ -108,7 +115,10 @@ class TorchJd(Aggregator):
         if not len(index_S):
             return self.last_weights_M, {}
         weights_M = torch.zeros_like(self.preference_M)
-        weights_M[index_S] = self._weigh(unit_scale(gram_MM[index_S][:, index_S]), self.preference_M[index_S])
+        gram_SS = gram_MM[index_S][:, index_S]
+        if self.config.weighting not in SCALED:
+            gram_SS = unit_scale(gram_SS)
+        weights_M[index_S] = self._weigh(gram_SS, self.preference_M[index_S])
         return weights_M, {}
 
     def _weigh(self, gram_SS: Tensor, preference_S: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ def run(
     Raises:
         CtwaError: as :func:`ctwa.evaluation.evaluate.evaluate`, and for a YAML file together with other targets.
     """
-    targets = [*targets, *([] if targets else list(choice.experts.values())[:1])]
+    targets = targets or choice.targets
     if not targets:
         raise CtwaError("there is nothing to evaluate; give a run, a model or the YAML file of an evaluation")
     first = Path(targets[0])

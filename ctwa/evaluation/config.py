@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from ctwa.chat.client import Count, EndpointConfig
 from ctwa.data.settings import RowSettings
-from ctwa.errors import CtwaError
+from ctwa.errors import CtwaError, did_you_mean
 from ctwa.objectives.conditioning import Template
 from ctwa.objectives.config import Objectives
 from ctwa.objectives.reference import FixedReferenceConfig, GroupReferenceConfig
@@ -260,7 +260,21 @@ class EvalConfig(StrictModel):
             raise ValueError("experts are combined by plain transformers; write generation.backend: transformers")
         if taken := {*self.conditioned} & {*self.models, *(self.combine if self.experts else ())}:
             raise ValueError(f"{min(taken)!r} is the name of two models; give one another name")
+        scored = self.generation.objectives
+        for where, name in self._named_objectives():
+            if name not in scored:
+                raise ValueError(
+                    f"{where} names {name!r}, which generation.objectives does not score; write one of "
+                    f"{', '.join(scored)}, or have it scored" + did_you_mean(name, scored)
+                )
         return self
+
+    def _named_objectives(self) -> Iterator[tuple[str, str]]:
+        """The objectives that are named beside those that are scored, each with the key it is under."""
+        for model, conditioned in self.conditioned.items():
+            yield from ((f"conditioned.{model}.objectives", name) for name in conditioned.objectives)
+        yield from (("experts", name) for name in self.experts)
+        yield from ((f"weights.{place}", name) for place, weights in enumerate(self.weights) for name in weights)
 
 
 def read_config(path: Path) -> EvalConfig:

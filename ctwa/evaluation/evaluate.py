@@ -22,7 +22,7 @@ from ctwa.evaluation.front import Fronts
 from ctwa.evaluation.intervals import Measured, Ratio, measure
 from ctwa.evaluation.models import Model
 from ctwa.evaluation.results import Results, Section
-from ctwa.evaluation.steered import Steered, steered_models
+from ctwa.evaluation.steered import Steered, steered_models, told_nothing
 from ctwa.objectives.evaluator import RewardEvaluator
 from ctwa.objectives.reference import build_reference
 from ctwa.preference.reference import ReferenceLogProbs
@@ -125,9 +125,9 @@ class _Evaluation:
                         samples[model.name] = generation.generate(
                             model, prompts[model.name], config.generation, self.cache, report(total)
                         )
-                needed = () if following is None else following.parts
-                for part in {model, *model.parts} - {*needed}:
-                    part.release()
+                needed = () if following is None else following.loads
+                for loaded in {*model.loads} - {*needed}:
+                    loaded.release()
 
             if config.preferences and pairs:
                 sections.append(self._preferences(config.preferences, pairs, log_probs))
@@ -286,6 +286,11 @@ class _Evaluation:
             f"{name} could not be scored: {', '.join(f'{what} {count}' for what, count in counts.items())}."
             for name, counts in failures.items()
             if counts
+        ]
+        notes += [
+            f"{name} was trained with ctwa.conditioning, and its prompts are told no weights here: under conditioned "
+            "they are (docs/weights.md)."
+            for name in told_nothing(self.models)
         ]
         fronts = Fronts.of(self.models, metrics, found) if self.steered else None
         title = f"generation: {len(rows)} prompts of {config.data}, {each} each, {how}"

@@ -46,8 +46,6 @@ class Model:
         self.dtype = "float32" if dtype == "auto" and self.device == "cpu" else dtype
         self.trust_remote_code = trust_remote_code
         self._weights: Any = None
-        #: the models whose weights are loaded where this one's are
-        self.parts: tuple[Model, ...] = (self,)
 
     @cached_property
     def config(self) -> Any:
@@ -88,6 +86,11 @@ class Model:
             if self.device == "cpu" and prefers_onednn() and not is_small(str(self.location)):
                 pack_weights(self._weights)  # of float32 alone
         return self._weights
+
+    @property
+    def loads(self) -> tuple[Model, ...]:
+        """The models whose weights are in memory where this one's are used."""
+        return (self,)
 
     def read(self, prompt: Any) -> Any:
         """A prompt as this model is given it: messages, or a text."""

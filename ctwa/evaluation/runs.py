@@ -59,6 +59,11 @@ class Choice:
             raise CtwaError(f"--combine {wrong[0]}: write {' or '.join(get_args(Combination))}")
         return cls([_weights(each) for each in weights], experts, combine)
 
+    @property
+    def targets(self) -> list[str]:
+        """What to evaluate beside the choices where nothing is named: the first expert, by its objective's name."""
+        return [self.experts[name] for name in sorted(self.experts)[:1]]
+
 
 def _weights(text: str) -> dict[str, float]:
     found: dict[str, float] = {}

@@ -6,14 +6,16 @@ Each choice of weights is a model of the evaluation by itself, and those of a ki
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ctwa.errors import CtwaError
+from ctwa.errors import CtwaError, did_you_mean
 from ctwa.evaluation.config import EvalConfig
 from ctwa.evaluation.models import Model
+from ctwa.evaluation.runs import conditioning_of
 from ctwa.models.merging import merge_folders
 from ctwa.models.mixing import Mixture
 from ctwa.objectives.conditioning import Conditioning
@@ -27,7 +29,7 @@ class Steered(Model):
     Args:
         front: what it is called with whatever weights; they stand behind that in its name.
         told: the weights, as shares, by objective.
-        parts: the models that it is made of, which lend it tokenizer and config.
+        parts: the models that it is made of; the first lends it tokenizer and config.
         options: of a model.
     """
 
@@ -76,6 +78,11 @@ class Conditioned(Steered):
         """The model itself."""
         return self.parts[0].weights
 
+    @property
+    def loads(self) -> tuple[Model, ...]:
+        """The model itself."""
+        return self.parts
+
     def read(self, prompt: Any) -> Any:
         """The prompt, which is told the weights."""
         return self._conditioning.write(prompt, self.told)
@@ -85,21 +92,22 @@ class Combined(Steered):
     """Experts, one an objective, as one model. Those without a weight have no part in it.
 
     Args:
-        experts: by objective.
+        experts: by objective; their order says nothing.
         front, told, options: as of every ``Steered``.
     """
 
     def __init__(
         self, experts: Mapping[str, Model], front: str, told: Mapping[str, float], options: Mapping[str, Any]
     ) -> None:
-        chosen = [name for name in experts if told[name] > 0]
+        chosen = [name for name in sorted(experts) if told[name] > 0]
         super().__init__(front, told, [experts[name] for name in chosen], options)
         self._experts, self._options = {name: experts[name] for name in chosen}, options
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of how they are combined, the weights and the experts."""
-        return digest([type(self).__name__, self.told, [expert.fingerprint for expert in self.parts]])
+        """Of how they are combined, and of each objective's weight and expert."""
+        chosen = {name: [self.told[name], expert.fingerprint] for name, expert in self._experts.items()}
+        return digest([type(self).__name__, chosen])
 
 
 class Mod(Combined):
@@ -125,9 +133,14 @@ class Mod(Combined):
         """The experts as one; they keep their own memory."""
         return Mixture([expert.weights for expert in self.parts], [self.told[name] for name in self._experts])
 
+    @property
+    def loads(self) -> tuple[Model, ...]:
+        """The experts."""
+        return self.parts
+
 
 class Soup(Combined):
-    """Experts whose weights are merged: Rewarded Soups."""
+    """Experts whose weights are merged, from their files: Rewarded Soups. None of them is loaded itself."""
 
     def look(self) -> None:
         """See that the experts are folders.
@@ -160,7 +173,8 @@ def steered_models(config: EvalConfig, options: Mapping[str, Any]) -> list[Steer
         options: of its models.
 
     Raises:
-        CtwaError: weights that one of them knows nothing of, or a model that is not there.
+        CtwaError: weights that one of them knows nothing of, a model that is not there, or an expert that reads weights
+            in its prompts.
     """
     found: list[Steered] = []
     for name, chosen in config.conditioned.items():
@@ -169,6 +183,13 @@ def steered_models(config: EvalConfig, options: Mapping[str, Any]) -> list[Steer
         told = map(conditioning.rounded, config.weights)
         found += [Conditioned(conditioning, name, each, [model], options) for each in told]
     experts = {name: Model(name, source, **options) for name, source in config.experts.items()}
+    for name, source in config.experts.items():
+        if conditioning_of(Path(source)) is not None:
+            raise CtwaError(
+                f"the expert of '{name}', {source}, was trained with ctwa.conditioning: it reads weights in prompts, "
+                "and an expert is told none; give a run with fixed weights, or evaluate this one beside the experts, "
+                "told the same weights (docs/weights.md)"
+            )
     kinds = {"mod": Mod, "soup": Soup}
     for how in config.combine if experts else ():
         found += [kinds[how](experts, how, _shares_of(weights, experts), options) for weights in config.weights]
@@ -178,12 +199,23 @@ def steered_models(config: EvalConfig, options: Mapping[str, Any]) -> list[Steer
     return list(by_name.values())
 
 
+def told_nothing(models: Sequence[Model]) -> list[str]:
+    """The names of those that were trained to read weights in their prompts, and are told none."""
+    found = []
+    for model in models:
+        with suppress(CtwaError):  # a model needs no file that says how it was trained
+            if not isinstance(model, Steered) and conditioning_of(Path(model.source)) is not None:
+                found.append(model.name)
+    return found
+
+
 def _shares_of(weights: Mapping[str, float], experts: Mapping[str, Model]) -> dict[str, float]:
     """The weights of all experts, as shares."""
     for name, weight in weights.items():
         if name not in experts and weight:
             raise CtwaError(
-                f"the weights name '{name}', for which there is no expert; give one, or weights of {', '.join(experts)}"
+                f"the weights name '{name}', for which there is no expert; give one, or weights of "
+                f"{', '.join(sorted(experts))}" + did_you_mean(name, experts)
             )
     found = shares(weights)
     return {name: found.get(name, 0.0) for name in sorted(experts)}

@@ -13,6 +13,7 @@ FROM_THE_PREFERENCE = ["cagrad", "cagrad_clip", "common_descent", "linear", "pcg
 NON_CONFLICTING = ["common_descent", "mgda", "upgrad"]
 # Also where their norms are eight decades apart, or two are all but opposite.
 NON_CONFLICTING_IN_TROUBLE = ["mgda", "upgrad"]
+TO_THE_SUM_OF_1 = ["common_descent", "dynamic", "gradnorm", "linear", "mgda", "nash_mtl", "torchjd"]
 NON_CONFLICTING_IN_PAIRS = [*NON_CONFLICTING, "pcgrad"]
 
 every_method = pytest.mark.parametrize("method", METHODS)

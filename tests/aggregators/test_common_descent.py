@@ -57,6 +57,46 @@ def test_objectives_that_cannot_be_had_together_lose_as_little_as_can_be_and_are
     assert not any(whole.metrics[f"common_descent/missed/{name}"] for name in "abc")
 
 
+def test_an_objective_whose_squared_norm_is_estimated_below_0_has_its_condition_and_its_part_in_the_others():
+    """a and c lose together whatever their weights are: (H w)_a = w_a - 2 w_c and (H w)_c = -2 w_a - w_c / 100."""
+    gram_MM = matrix([1.0, 0.0, -2.0], [0.0, 1.0, 0.0], [-2.0, 0.0, -0.01])
+    solution = solve(gram_MM, [1.0, 1.0, 1.0], 0.3 * torch.ones(3, 3), errors=0.0)
+    assert solution.weights_M.tolist() == pytest.approx([0, 1, 0], abs=1e-6)
+    assert [solution.metrics[f"common_descent/binds/{name}"] for name in "abc"] == [1, 0, 1]
+    assert float((gram_MM @ solution.weights_M).min()) >= -1e-6
+
+
+@pytest.mark.parametrize(("squared", "error"), [(-0.01, 0), (-0.01, 0.04), (0, 0.04), (1e-12, 0.04), (0.01, 0.04)])
+def test_it_does_not_matter_whether_what_is_next_to_nothing_is_above_0(squared, error):
+    """a and b exclude each other, and neither is left out. In units of a norm of 1e-6 b's condition would be all."""
+    solution = solve(matrix([1.0, -0.3], [-0.3, squared]), [0.5, 0.5], torch.full((2, 2), error), errors=0.0)
+    assert 0.05 < float(solution.weights_M[0]) < 0.95
+    assert all(solution.metrics[f"common_descent/missed/{name}"] > 0.01 for name in "ab")
+
+
+@pytest.mark.parametrize("num", [2, 3, 5])
+def test_every_condition_is_met_or_said_to_be_missed(num):
+    """Estimates of which any entry may have either sign: no objective loses without a word."""
+    generator = torch.Generator().manual_seed(num)
+    num_below = num_missed = 0
+    for _ in range(60):
+        gradients_MD = torch.randn(num, 3, dtype=torch.float64, generator=generator)
+        noise_MM = torch.randn(num, num, dtype=torch.float64, generator=generator)
+        gram_MM = gradients_MD @ gradients_MD.T + 2 * (noise_MM + noise_MM.T)
+        errors_MM = torch.rand(num, num, dtype=torch.float64, generator=generator)
+        errors_MM = errors_MM + errors_MM.T
+        solution = solve(gram_MM, [1.0] * num, errors_MM)
+        bounds_MM = gram_MM + errors_MM
+        loses_M = bounds_MM @ solution.weights_M < -1e-6 * bounds_MM.abs().max()
+        assert float(solution.weights_M.sum()) == pytest.approx(1)
+        missed_M = torch.tensor([solution.metrics[f"common_descent/missed/{name}"] for name in "abcdefgh"[:num]])
+        assert not bool((loses_M & (missed_M == 0)).any())
+        num_below += bool((bounds_MM.diagonal() <= 0).any())
+        num_missed += bool((missed_M > 0).any())
+    assert num_below
+    assert num_missed
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_it_is_the_nearest_of_a_fine_grid_of_the_simplex(seed, random_gradients):
     gradients_MD = random_gradients(seed, 3, dim=3)

@@ -13,6 +13,7 @@ from tests.aggregators.every_aggregator import (
     NON_CONFLICTING,
     NON_CONFLICTING_IN_PAIRS,
     SCALE_FREE,
+    TO_THE_SUM_OF_1,
     every_method,
     gram,
 )
@@ -180,17 +181,56 @@ def test_zero_gradients_keep_the_weights(make, solve, random_gradients, method):
     assert (aggregator.num_held, aggregator.num_skipped) == (2, 0)
 
 
-@every_method
-def test_the_last_weight_of_a_gradient_stays_where_it_is_zero(make, solve, random_gradients, method):
-    """It is what holds until the next solution, in which the objective may have a gradient again."""
-    aggregator = make(method, WEIGHTS)
-    before = solve(aggregator, gram(random_gradients(0, 3))).weights_M
+def solve_without_the_second(aggregator, solve, random_gradients):
+    """The solution where the second of three objectives has no gradient, after one in which all had."""
+    solve(aggregator, gram(random_gradients(0, 3)))
     gradients_MD = random_gradients(1, 3)
     gradients_MD[1] = 0
-    solution = solve(aggregator, gram(gradients_MD))
+    return solve(aggregator, gram(gradients_MD)).weights_M
 
-    assert aggregator.last_weights_M[1] == before[1]
-    assert torch.equal(aggregator.last_weights_M[[0, 2]], solution.weights_M[[0, 2]])
+
+@every_method
+def test_weights_that_hold_until_the_next_solution_are_of_one_solution(make, solve, random_gradients, method):
+    """An objective without a gradient may have one again before: it has a weight, and the others are as solved."""
+    aggregator = make(method, WEIGHTS)
+    weights_M = solve_without_the_second(aggregator, solve, random_gradients)
+    last_M = aggregator.last_weights_M
+    assert last_M[1] > 0
+    assert float(last_M.sum()) == pytest.approx(float(weights_M.sum()), rel=1e-12)
+    torch.testing.assert_close(last_M[[0, 2]] * weights_M[0], weights_M[[0, 2]] * last_M[0], rtol=1e-12, atol=0)
+    assert (weights_M[1] == 0) == aggregator.leaves_out
+    if aggregator.leaves_out:  # the preference is what there is to go by
+        assert float(last_M[1] / last_M.sum()) == pytest.approx(WEIGHTS["brevity"])
+    else:
+        assert torch.equal(last_M, weights_M)
+
+
+@pytest.mark.parametrize("method", TO_THE_SUM_OF_1)
+def test_where_weights_sum_to_1_those_that_are_kept_do(make, solve, random_gradients, method):
+    aggregator = make(method, WEIGHTS)
+    weights_M = solve_without_the_second(aggregator, solve, random_gradients)
+    assert [float(each.sum()) for each in (weights_M, aggregator.last_weights_M)] == pytest.approx([1, 1])
+
+
+@every_method
+def test_an_objective_that_had_all_the_weight_and_loses_its_gradient_does_not_keep_it(make, solve, method):
+    """MGDA gives all weight to the shortest of parallel gradients, as that of an objective that is all but learned."""
+    aggregator = make(method, 2)
+    solve(aggregator, torch.tensor([[4.0, 2e-3], [2e-3, 1e-6]], dtype=torch.float64))
+    solve(aggregator, torch.diag(torch.tensor([4.0, 0.0], dtype=torch.float64)))
+    assert aggregator.last_weights_M[0] > 0.4 * aggregator.last_weights_M.sum()
+
+
+@every_method
+def test_a_method_is_shown_float64_on_the_cpu(make, method, monkeypatch):
+    """Whatever precision the caller has: a run that reads its numbers from float32 has no other solver."""
+    aggregator, seen = make(method, 2), []
+    weigh = aggregator.weights
+    monkeypatch.setattr(aggregator, "weights", lambda gradients: (seen.append(gradients), weigh(gradients))[1])
+    aggregator.solve(torch.eye(2), losses_M=torch.ones(2), learning_rate=1e-6, errors_MM=0.1 * torch.ones(2, 2))
+    [gradients] = seen
+    for values in (gradients.gram_MM, gradients.losses_M, gradients.errors_MM):
+        assert (values.dtype, values.device.type) == (torch.float64, "cpu")
 
 
 @every_method

@@ -56,6 +56,30 @@ def test_it_agrees_with_ours_where_the_definitions_do(make, random_gradients, nu
         torch.testing.assert_close(theirs_M / theirs_M.sum(), ours.weights_M, rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"weighting": "AlignedMTL"},
+        {"weighting": "AlignedMTL", "options": {"scale_mode": "rmse"}},
+        {"weighting": "FairGrad", "options": {"alpha": 1.0}},
+        {"weighting": "FairGrad", "options": {"alpha": 2.0}},
+        {"weighting": "IMTLG"},
+        {"weighting": "Krum", "options": {"n_byzantine": 0}},
+        {"weighting": "MGDA"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("scale", [1e-4, 0.99, 1.01, 1e4])
+def test_the_numbers_are_the_librarys_at_every_scale(make, random_gradients, options, scale):
+    """0.99 and 1.01 are on two sides of a power of two, of which weights that depend on the scale must not depend."""
+    gradients_MD = random_gradients(2, 4)
+    gram_MM = scale * gradients_MD @ gradients_MD.T / (gradients_MD @ gradients_MD.T).diagonal().max()
+    gram_MM = (gram_MM + gram_MM.T) / 2
+    weigh = getattr(library, f"{options['weighting']}Weighting")(**options.get("options", {}))
+    weights_M = make("torchjd", 4, **options).solve(gram_MM).weights_M
+    torch.testing.assert_close(weights_M, weigh(gram_MM), rtol=1e-9, atol=1e-12)
+
+
 def test_the_preference_goes_in_where_it_is_asked_for(make, random_gradients):
     gradients_MD = random_gradients(0, 3)
     gram_MM, preference = gradients_MD @ gradients_MD.T, [3.0, 2.0, 5.0]
