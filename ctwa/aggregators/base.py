@@ -172,7 +172,7 @@ class Aggregator(Stateful, ABC):
 
     def _to_keep(self, weights_M: Tensor, left_out_M: Tensor) -> Tensor:
         """A solution for the steps that go by it, in which an objective that was left out may have a gradient again."""
-        rest = float(self.preference_M[~left_out_M].sum())
+        rest = 1 - float(self.preference_M[left_out_M].sum())  # 1 to the bit where nothing is left out
         return torch.where(left_out_M, weights_M.sum() * self.preference_M, rest * weights_M)
 
     @property
