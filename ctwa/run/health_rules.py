@@ -153,7 +153,7 @@ HEALTH_RULES = (
         "The updates have followed {name} alone for {steps}: the completions' weights correlate with it by {0}, and"
         " with no other objective that has a weight by more than {1}.",
         "Compare the spreads of the rewards (objective/<name>/std): scale {name} down, or bring all to one spread with"
-        " ctwa.rewards.standardise=running.",
+        " ctwa.rewards.standardise=running, where the method takes such rewards (docs/rewards.md).",
     ),
     Rule(
         "saturation",
