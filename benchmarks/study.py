@@ -106,7 +106,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--testbeds", nargs="+", default=["A", "D"], choices=sorted(STEPS), metavar="LETTER")
     parser.add_argument(
-        "--bases", type=int, nargs="+", default=[0], help="their numbers; 0, 3 of A and D and 4 of D come with ctwa"
+        "--bases",
+        type=int,
+        nargs="+",
+        default=[0],
+        help="their numbers; 0, 1 and 2 of C, F and G, 3 of A and D and 4 of D come with ctwa",
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the runs")
     parser.add_argument(

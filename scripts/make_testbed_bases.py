@@ -21,7 +21,7 @@ from ctwa.testbed.prepare import prepare, sft_config, training_settings
 from ctwa.testbed.presets import get_preset
 
 # F is trained as C is. Those with a seed are for studies (benchmarks/study.py).
-SHIPPED = ("A", "C", "D", "G", "A-30", "D-31", "D-41")
+SHIPPED = ("A", "C", "D", "G", "A-30", "C-11", "C-21", "D-31", "D-41", "G-11", "G-21")
 NUM_THREADS = 1
 
 
