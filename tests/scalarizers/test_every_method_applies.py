@@ -69,7 +69,7 @@ def test_three_tasks_with_objectives_of_their_own(make_batch, method, scale_inva
 
 @every_method_and_estimator
 def test_a_batch_without_an_objective_leaves_what_is_known_of_it(make_batch, method, scale_invariant):
-    """But for counts of such batches, and for weights that are shares of one sum."""
+    """But for counts of such batches, and for weights that are shares of one sum, as those of solutions are."""
     names, kind = EIGHT[:3], {"scale_invariant": scale_invariant}
     scalarizer = build(method, names, **kind)
     drive_steps(scalarizer, [make_batch(names, seed=seed) for seed in range(3)], **kind)
@@ -83,7 +83,7 @@ def test_a_batch_without_an_objective_leaves_what_is_known_of_it(make_batch, met
         for key, value in state.items():
             if isinstance(value, dict) and "objectives" in value:  # a state within the state
                 own |= kept(value)
-            elif isinstance(value, dict) and names[1] in value and not key.startswith("num_held"):
+            elif isinstance(value, dict) and names[1] in value and not key.startswith(("num_held", "last_weights")):
                 own[key] = value[names[1]]
         return {} if state.get("method") == "dynamic" else own
 
