@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import yaml
 from study_methods import CONTROLS, OTHERS, settings_of
-from study_records import DIRTY, Place, RunRecord, as_digits, read_records
+from study_records import Place, RunRecord, as_digits, check_committed, read_records
 from study_tables import report
 
 from ctwa import metrics as key_of
@@ -60,6 +60,8 @@ EVERYTHING = [*METHODS, *CONTROLS, *OTHERS]
 
 def main() -> None:
     arguments = _parser().parse_args()
+    if not arguments.only_tables:
+        check_committed(made_with()["commit"], arguments.records)
     if arguments.group is not None:
         testbed, base, seed = arguments.group
         try:
@@ -150,10 +152,6 @@ def missing(arguments: argparse.Namespace, testbed: str, base: int, seed: int) -
 def run_group(arguments: argparse.Namespace, testbed: str, base: int, seed: int) -> Stop | None:
     """Make the runs of one testbed, base and seed, one after another on one engine; returns what ended one early."""
     began = time.monotonic()
-    if arguments.records.resolve().is_relative_to(ROOT) and made_with()["commit"].endswith(DIRTY):
-        raise SystemExit(
-            f"the code is not committed, which records in {arguments.records} are to name: commit it first"
-        )
     task_dir = make_testbed(arguments.out, testbed, base)
     steps = arguments.steps or STEPS[testbed]
     log = arguments.out / f"{testbed}-b{base}-s{seed}.log"

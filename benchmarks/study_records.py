@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ctwa.run.jsonl import write_atomically
 
 Floats = NDArray[np.float64]
+ROOT = Path(__file__).resolve().parents[1]
 SCHEMA = 1
 DIRTY = "-dirty"
 """What `git describe` puts behind a commit that is not all of the code."""
@@ -121,6 +122,20 @@ class RunRecord:
     def held_out_at(self, step: float) -> Floats:
         """(M,) mean rewards on held-out problems at a step, between two measurements on the line between them."""
         return np.array([np.interp(step, self.held_out["step"], self.held_out[name]) for name in self.objectives])
+
+
+def check_committed(commit: str, records: Path) -> None:
+    """End where code that is not all committed would leave records among those of the repository, which name it.
+
+    Args:
+        commit: as `git describe` tells it.
+        records: the folder that they are written into.
+    """
+    if commit.endswith(DIRTY) and records.resolve().is_relative_to(ROOT):
+        raise SystemExit(
+            f"the code is not committed, and records in {records} name its commit: commit it, or give another folder "
+            "as --records"
+        )
 
 
 def as_digits(rewards_N: Floats, group_N: NDArray[np.int64], completions: int) -> str:

@@ -61,6 +61,13 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert "1 of the 1 runs are of code that was not committed" in study_tables.report([loose])
 
 
+def test_records_of_the_repository_name_a_commit_that_is_all_of_the_code(tmp_path: Path) -> None:
+    study_records.check_committed("abc", study_tables.RECORDS)
+    study_records.check_committed("abc-dirty", tmp_path)
+    with pytest.raises(SystemExit, match=r"the code is not committed, and records in .* name its commit"):
+        study_records.check_committed("abc-dirty", study_tables.RECORDS)
+
+
 def test_a_digit_counts_the_completions_of_a_problem_that_had_the_reward() -> None:
     group_N = np.array([0, 0, 1, 1, 2, 2])
     assert study_records.as_digits(np.array([1.0, 0, 0, 0, 1, 1]), group_N, 2) == "102"

@@ -71,7 +71,9 @@ class Compromise(Scalarizer):
         self.names = trained_objectives(weights)
         largest = config.largest or {}
         check_trained("the method's largest", largest, weights)
-        self._largest_M = self.by_name({name: largest.get(name, REWARD_CEILING) for name in self.names})
+        each = {name: largest.get(name, REWARD_CEILING) for name in self.names}
+        self._largest_M = self.by_name(each)
+        self._most_M = self.by_name({name: most + slack(most) for name, most in each.items()})
         self._weights_M = self.by_name(weights)
         self._means = MeansSinceStart(len(self.names), warmup=config.warmup, half_life=config.half_life)
 
@@ -122,8 +124,7 @@ class Compromise(Scalarizer):
         return {f"compromise/shortfall/{name}": each for name, each in self.named(self.shortfall_M).items()}
 
     def _check(self, rewards: RewardMatrix) -> None:
-        beyond_M = torch.tensor([each + slack(each) for each in self._largest_M.tolist()], dtype=torch.float64)
-        above_NM = rewards.scored_NM & (rewards.rewards_NM > beyond_M)
+        above_NM = rewards.scored_NM & (rewards.rewards_NM > self._most_M)
         if bool(above_NM.any()):
             row, column = (int(i) for i in above_NM.nonzero()[0])
             name = self.names[column]
