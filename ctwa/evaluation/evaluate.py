@@ -146,13 +146,13 @@ class _Evaluation:
         first = [self.reference] if self.reference and self.reference not in self.models else []
         order = [*first, *self.models]
         for model, following in zip(order, [*order[1:], None], strict=True):
-            self._ask(model, inputs, outputs)
+            self._compute_with(model, inputs, outputs)
             needed = () if following is None else following.loads
             for loaded in {*model.loads} - {*needed}:
                 loaded.release()
         return outputs
 
-    def _ask(self, model: Model, inputs: _Inputs, outputs: _Outputs) -> None:
+    def _compute_with(self, model: Model, inputs: _Inputs, outputs: _Outputs) -> None:
         config, name = self.config, model.name
         if config.preferences and inputs.pairs:
             outputs.log_probs[name] = self._log_probs(model, inputs.pairs, config.preferences)
