@@ -330,11 +330,10 @@ def judge(name: str, check: Check, smoke: Smoke) -> Verdict:
         verdict, text = "ok", check(smoke)
     except Skipped as reason:
         verdict, text = "skipped", str(reason)
+    except AssertionError as error:
+        verdict, text = "FAILED", str(error)
     except Exception as error:  # noqa: BLE001 - told in the report
-        verdict, text = (
-            "FAILED",
-            str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}",
-        )
+        verdict, text = "FAILED", f"{type(error).__name__}: {error}"
     return Verdict(name, verdict, text, time.monotonic() - began)
 
 

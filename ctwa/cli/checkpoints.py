@@ -69,7 +69,9 @@ def checkpoints(
         refuse_several(run)
         raise CtwaError(f"{run} holds no run (no checkpoints in it): give the folder of a run that has begun")
     if export is not None:
-        destination = None if push is None else _destination(push, public=public)
+        from ctwa.models.hub import Destination
+
+        destination = None if push is None else Destination.check(push, private=not public)
         _export(folder, export, step, dtype, adapter=adapter, destination=destination, dry_run=dry_run)
     if keep is not None:
         _prune(folder, keep)
@@ -114,12 +116,6 @@ def _prune(folder: RunFolder, keep: int) -> None:
     print(f"removed: {', '.join(removed)}" if removed else "removed: nothing")
 
 
-def _destination(repo: str, *, public: bool) -> Destination:
-    from ctwa.models.hub import Destination
-
-    return Destination.check(repo, private=not public)
-
-
 def _export(
     folder: RunFolder,
     out: Path,
@@ -131,20 +127,12 @@ def _export(
     dry_run: bool,
 ) -> None:
     from ctwa.evaluation.runs import conditioning_of
-    from ctwa.models.checkpoints import best_step
     from ctwa.models.export import Export
-    from ctwa.models.locate import newest_complete, step_folder
     from ctwa.report.card import model_card
     from ctwa.report.markdown import base_name
     from ctwa.report.trace import read_runs
 
-    if step is None:
-        step = best_step(folder.checkpoints)
-    checkpoint = newest_complete(folder.checkpoints) if step is None else step_folder(folder.checkpoints, step)
-    if checkpoint is None:
-        raise CtwaError(f"{folder.path} has no complete checkpoint yet: let its run go on to one")
-    if not checkpoint.is_dir():
-        raise CtwaError(f"{folder.path} has no such checkpoint: `ctwa checkpoints {folder.path}` lists them")
+    checkpoint = _chosen(folder, step)
     run = read_runs([folder.path])[0]
     told = conditioning_of(folder.path)
     card = model_card(
@@ -158,14 +146,26 @@ def _export(
     if dry_run:
         for name, size in export.files().items():
             print(f"would write: {name}, {size / 1e6:,.1f} MB")
-    else:
-        export.write()
-        print(f"exported: {checkpoint.name} to {out}")
-    if destination is None:
+        if destination is not None:
+            kind = "private" if destination.private else "public"
+            print(f"would push: these files to {destination.address}, {kind} if new")
         return
-    if dry_run:
-        print(
-            f"would push: these files to {destination.address}, {'private' if destination.private else 'public'} if new"
-        )
-    else:
+    export.write()
+    print(f"exported: {checkpoint.name} to {out}")
+    if destination is not None:
         print(f"pushed: {destination.push(out)}")
+
+
+def _chosen(folder: RunFolder, step: int | None) -> Path:
+    """The checkpoint of a step; of none the one that early stopping kept, else the newest complete one."""
+    from ctwa.models.checkpoints import best_step
+    from ctwa.models.locate import newest_complete, step_folder
+
+    if step is None:
+        step = best_step(folder.checkpoints)
+    checkpoint = newest_complete(folder.checkpoints) if step is None else step_folder(folder.checkpoints, step)
+    if checkpoint is None:
+        raise CtwaError(f"{folder.path} has no complete checkpoint yet: let its run go on to one")
+    if not checkpoint.is_dir():
+        raise CtwaError(f"{folder.path} has no such checkpoint: `ctwa checkpoints {folder.path}` lists them")
+    return checkpoint

@@ -190,7 +190,7 @@ def check_reward(
     """Run reward functions on a data set's rows, before any training: values, failures and time; with several responses
     to a row also what they would teach: spread within prompts, conflicts between the rewards, covariance targets.
     """
-    from ctwa.objectives.check import main
+    from ctwa.objectives.check_command import main
     from ctwa.objectives.completion import Moment
 
     try:

@@ -206,35 +206,21 @@ def find_form(file: RowFile, settings: RowSettings, spelled: Spelled) -> Form:
     looked_at = [row for row in file.head(_LOOKED_AT) if row.unreadable is None]
     columns = tuple(dict.fromkeys(name for row in looked_at for name in row.values))
     own = settings.columns
-    for key, named in (("prompt", own.prompt), (TRUTH, own.ground_truth), ("data_source", own.data_source)):
-        if named is not None and looked_at and not any(_has(row.values, named) for row in looked_at):
-            near = get_close_matches(named, columns, n=1)
-            meant = f"; did you mean '{near[0]}'?" if near else f": write one of {', '.join(columns)}"
-            raise CtwaError(f"{spelled(f'columns.{key}')}={named}, and {file.source} has no such column{meant}")
+    if looked_at:
+        _check_named(file, settings, looked_at, columns, spelled)
     prompt = own.prompt or _fullest(PROMPTS, looked_at)
     is_instruction = prompt is None and INSTRUCTION in columns
     if is_instruction:
         prompt = INSTRUCTION
-    if prompt is None:
-        if not looked_at:  # each row says why it cannot be read
-            prompt = "prompt"
-        else:
-            raise CtwaError(f"{file.source} {_unknown(columns, spelled)}")
-    is_verl = prompt == "prompt" and (VERL in columns or not any(name in columns for name in TRUTHS))
+    elif prompt is None and looked_at:
+        raise CtwaError(f"{file.source} {_unknown(columns, spelled)}")
+    elif prompt is None:
+        prompt = "prompt"  # each row says why it cannot be read
     truth = own.ground_truth or (f"{VERL}.{TRUTH}" if VERL in columns else _fullest(TRUTHS, looked_at))
     if truth is None and is_instruction:
         truth = _fullest(RESPONSES, looked_at)
-    prompts = [lookup(row.values, prompt) for row in looked_at]
-    first = next((each for each in prompts if each is not None), None)
-    is_text = isinstance(_as_messages(first), str)
-    if is_verl and isinstance(first, list) and not _is_sharegpt(first) and own.prompt in (None, "prompt"):
-        name = "verl"
-    elif prompt != "prompt" and not is_text:
-        name = "messages"
-    else:
-        name = "columns"
     form = Form(
-        name=name,
+        name=_form_name(prompt, own.prompt, looked_at, columns),
         prompt=prompt,
         ground_truth=truth,
         rule="as_is",
@@ -245,6 +231,28 @@ def find_form(file: RowFile, settings: RowSettings, spelled: Spelled) -> Form:
         below=next((each for each in BELOW if each in columns), None) if is_instruction else None,
     )
     return _with_rule(form, looked_at)
+
+
+def _check_named(
+    file: RowFile, settings: RowSettings, looked_at: Sequence[Row], columns: Sequence[str], spelled: Spelled
+) -> None:
+    """Refuse a column that was named and that no row has."""
+    own = settings.columns
+    for key, named in (("prompt", own.prompt), (TRUTH, own.ground_truth), ("data_source", own.data_source)):
+        if named is not None and not any(_has(row.values, named) for row in looked_at):
+            near = get_close_matches(named, columns, n=1)
+            meant = f"; did you mean '{near[0]}'?" if near else f": write one of {', '.join(columns)}"
+            raise CtwaError(f"{spelled(f'columns.{key}')}={named}, and {file.source} has no such column{meant}")
+
+
+def _form_name(prompt: str, named: str | None, looked_at: Sequence[Row], columns: Sequence[str]) -> str:
+    """Which form it is, by the column of prompts, named or found, and the first prompt in it."""
+    is_verl = prompt == "prompt" and (VERL in columns or not any(name in columns for name in TRUTHS))
+    prompts = (lookup(row.values, prompt) for row in looked_at)
+    first = next((each for each in prompts if each is not None), None)
+    if is_verl and isinstance(first, list) and not _is_sharegpt(first) and named in (None, "prompt"):
+        return "verl"
+    return "messages" if prompt != "prompt" and not isinstance(_as_messages(first), str) else "columns"
 
 
 def _fullest(names: Sequence[str], rows: Sequence[Row]) -> str | None:

@@ -104,6 +104,15 @@ def check_caid_settings(config: DictConfig) -> CaidSettings:
     settings = read_settings(config, CaidSettings)
     if REWARD in settings.names:
         raise CtwaError(f"{REWARD!r} is the weighted sum in the trace of ctwa caid: give that objective another name")
+    _refuse_what_train_alone_does(config, settings)
+    _check_thresholds(settings)
+    _check_pairs(config, settings)
+    check_settings(config, settings)
+    fit_micro_batches(config, config.data.train_batch_size, 1)
+    return settings
+
+
+def _refuse_what_train_alone_does(config: DictConfig, settings: CaidSettings) -> None:
     if settings.rewards.standardise != "none":
         raise CtwaError(
             f"ctwa.rewards.standardise={settings.rewards.standardise}: thresholds are in the units of the rewards, "
@@ -138,6 +147,10 @@ def check_caid_settings(config: DictConfig) -> CaidSettings:
         )
     if settings.curriculum.is_on:
         raise CtwaError("ctwa.curriculum: ctwa caid samples every prompt in every round; leave it out")
+
+
+def _check_thresholds(settings: CaidSettings) -> None:
+    """Refuse thresholds of nothing or of everything, and means that are not of all prompts."""
     if unknown := sorted(settings.caid.thresholds.keys() - set(settings.names)):
         raise CtwaError(f"ctwa.caid.thresholds names {unknown}, which score nothing; write some of {settings.names}")
     for name in sorted(settings.caid.thresholds.keys() & settings.objectives.keys() - settings.policies.keys()):
@@ -158,6 +171,10 @@ def check_caid_settings(config: DictConfig) -> CaidSettings:
                 f"ctwa.objectives.{name}.{own[0]}: ctwa caid asks every objective about every prompt, for its "
                 "thresholds are on the mean of all: leave it out, and give prompts that all objectives apply to"
             )
+
+
+def _check_pairs(config: DictConfig, settings: CaidSettings) -> None:
+    """Refuse more pairs than samples make, and pairs that the trainer cannot take."""
     num_samples = config.actor_rollout_ref.rollout.val_kwargs.n
     possible = num_samples * (num_samples - 1) // 2
     if settings.pairs_per_prompt > possible:
@@ -172,6 +189,3 @@ def check_caid_settings(config: DictConfig) -> CaidSettings:
         )
     longest = config.data.max_prompt_length + config.data.max_response_length  # two of which are a pair
     check_token_budgets(config, 2 * longest, "2 x (data.max_prompt_length + data.max_response_length)")
-    check_settings(config, settings)
-    fit_micro_batches(config, config.data.train_batch_size, 1)
-    return settings

@@ -46,25 +46,31 @@ WHOLE = "whole_configuration"
 """What Hydra has a whole configuration of the user's by."""
 
 
-def compose_config(arguments: Sequence[str], *, stop_on: Sequence[str] = (), command: str = "train") -> DictConfig:
+def compose_config(arguments: Sequence[str], *, command: str = "train") -> DictConfig:
     """The resolved configuration of a command with these arguments, all of it within bounds.
 
     Args:
         arguments: Hydra overrides, and files of settings.
-        stop_on: alarms that end the run, beside those of the key ``ctwa.stop_on``.
         command: ``train``, ``prefer`` or ``caid``.
 
     Raises:
         CtwaError: an argument that cannot be read, a key that does not exist or does nothing, a value that is missing
             or out of bounds.
     """
-    return compose_written(Written.read(arguments, command), stop_on=stop_on, command=command)
+    return compose_written(Written.read(arguments, command), command=command)
 
 
 def compose_written(
-    written: Written, *, stop_on: Sequence[str] = (), command: str = "train", run: Path | None = None
+    written: Written, *, stop_on: Sequence[str] = (), command: str, run: Path | None = None
 ) -> DictConfig:
-    """As :func:`compose_config`, of what was read before; with another folder of the run, if one is given."""
+    """As :func:`compose_config`, of what was read before.
+
+    Args:
+        written: the arguments, read.
+        stop_on: alarms that end the run, beside those of the key ``ctwa.stop_on``.
+        command: ``train``, ``prefer`` or ``caid``.
+        run: another folder of the run, in place of the one that was written.
+    """
     parsed = _last_of_each_option(written.parsed())
     known = known_keys(command)
     _refuse_groups(parsed, groups_of(command), known)

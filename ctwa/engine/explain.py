@@ -114,6 +114,11 @@ def explain(word: str, command: str) -> str:
         near = near_keys(word, dict.fromkeys([*(each.key for each in entries), *groups_of(command)]))
         end = f"; near are {', '.join(near)}" if near else "; ctwa config lists the sections there are"
         raise CtwaError(f"{word} is no key of ctwa {command}{end}")
+    return _explained(found, named, entries, command)
+
+
+def _explained(found: Sequence[Entry], named: Sequence[Entry], entries: Sequence[Entry], command: str) -> str:
+    """Keys, what is in them, and, where they say little, the keys that are named after the same word."""
     texts = [_described(each, command) for each in found]
     inside = [each for each in entries if any(each.key.startswith(f"{section.key}.") for section in found)]
     depth = min((each.key.count(".") for each in inside), default=0)  # below a name of the user's it is two more

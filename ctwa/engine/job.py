@@ -215,7 +215,6 @@ def execute(
     *,
     stop_on: Sequence[str] = (),
     dry_run: bool = False,
-    console: Console | None = None,
 ) -> Stop | None:
     """Run a command's job.
 
@@ -224,7 +223,6 @@ def execute(
         arguments: Hydra overrides, and files of settings.
         stop_on: alarms that end the run, beside those of the key ``ctwa.stop_on``.
         dry_run: print the resolved config and the plan, and start nothing.
-        console: where to print them.
 
     Returns:
         The alarm or signal that ended the run, if one did.
@@ -239,7 +237,7 @@ def execute(
     with written.naming():
         job = kind(config)
     if dry_run:
-        print_plan(written, job, console)
+        print_plan(written, job)
         return None
     run = job.make_folder()
     tell(folder=str(run.path))

@@ -30,15 +30,7 @@ from ctwa.engine.recorder import Recorder
 from ctwa.engine.sampling import Sampler, Scored, validation_metrics
 from ctwa.engine.settings import Settings
 from ctwa.engine.verl.estimate import VerlEstimate
-from ctwa.engine.verl.transfer import (
-    QueuedRows,
-    advantage_columns,
-    correct,
-    hand_over,
-    kl_rewards,
-    leave_out,
-    recorded,
-)
+from ctwa.engine.verl.transfer import QueuedRows, advantage_columns, correct, hand_over, kl_rewards, leave_out, recorded
 from ctwa.engine.verl.workers import UPDATES_LEFT_OUT
 from ctwa.engine.watchdog import Watchdog
 from ctwa.gradients.plan import GradientPlan, combined_advantages, gradient_metrics, make_cross_fitted, make_plan
@@ -219,15 +211,8 @@ class MultiObjectiveTrainer(Trainer):
 
     def estimate_advantages(self, step: Step) -> None:
         """Let the scalarizer turn the rewards into advantages, and hand them to the workers."""
-        algorithm = self.config.algorithm
-        step.rollout, corrected, metrics = correct(algorithm.get("rollout_correction"), step.rows, step.rollout)
-        step.metrics |= metrics
-        left_out_N = left_out(step.rollout, self.settings.dynamic_sampling, known_weights(self.settings))
-        if left_out_N is not None:
-            step.rollout, masked = leave_out(left_out_N, step.rows, step.rollout)
-            corrected |= masked
-            step.metrics[key_of.LEFT_OUT] = float(left_out_N.double().mean())
-        rollout = step.rollout
+        columns = self._correct(step)
+        rollout, algorithm = step.rollout, self.config.algorithm
         estimate = VerlEstimate(algorithm, rollout.mask_NT, rollout.group_N, rollout.loss_mask_NT)
         of_score, kl_rewards_NT = estimate, None
         if algorithm.use_kl_in_reward:
@@ -237,31 +222,39 @@ class MultiObjectiveTrainer(Trainer):
         # Prompts that the probe holds out get no gradient.
         untrained_NT = ~rollout.loss_mask_NT.bool() | self.probe.held_out(rollout)[:, None]
         step.advantages_NT = self.scalarizer.advantages(rollout, of_score).float().masked_fill(untrained_NT, 0.0)
-        every = self.settings.diagnostics.gradients_every
+        self._plan_gradients(step, estimate, untrained_NT)
+        weights, objective_MNT = self.scalarizer.weights, step.objective_advantages_MNT
+        columns |= advantage_columns(rollout, step.advantages_NT, objective_MNT, weights, step.rows, kl_rewards_NT)
+        step.batch.fields = hand_over(columns, step.rows, step.batch)
+
+    def _correct(self, step: Step) -> dict[str, Tensor]:
+        """Mask the tokens and completions that do not train; returns the columns of the workers' rows that change."""
+        correction = self.config.algorithm.get("rollout_correction")
+        step.rollout, columns, metrics = correct(correction, step.rows, step.rollout)
+        step.metrics |= metrics
+        left_out_N = left_out(step.rollout, self.settings.dynamic_sampling, known_weights(self.settings))
+        if left_out_N is not None:
+            step.rollout, masked = leave_out(left_out_N, step.rows, step.rollout)
+            columns |= masked
+            step.metrics[key_of.LEFT_OUT] = float(left_out_N.double().mean())
+        return columns
+
+    def _plan_gradients(self, step: Step, estimate: VerlEstimate, untrained_NT: Tensor) -> None:
         step.plan = make_plan(
             self.settings.gradients,
             self.scalarizer,
-            rollout,
+            step.rollout,
             step=step.number,
-            every=every,
+            every=self.settings.diagnostics.gradients_every,
             cross_fitted=self.cross_fitted,
             trained_N=~untrained_NT.all(dim=1),
         )
-        if step.plan is not None and step.plan.half_N is not None:
+        if step.plan is None:
+            return
+        if step.plan.half_N is not None:
             step.plan.half_N = step.rows.of_rows(step.plan.half_N)
-        if step.plan is not None:
-            objective_MNT = self.scalarizer.objective_advantages(rollout, estimate)
-            step.objective_advantages_MNT = objective_MNT.float().masked_fill(untrained_NT, 0.0)
-        columns = corrected | advantage_columns(
-            rollout,
-            step.advantages_NT,
-            step.objective_advantages_MNT,
-            self.scalarizer.weights,
-            step.rows,
-            step.rows.response_mask,
-            kl_rewards_NT,
-        )
-        step.batch.fields = hand_over(columns, step.rows, step.batch)
+        objective_MNT = self.scalarizer.objective_advantages(step.rollout, estimate)
+        step.objective_advantages_MNT = objective_MNT.float().masked_fill(untrained_NT, 0.0)
 
     def update(self, step: Step) -> None:
         """Update the policy, with what is to be recorded of it."""

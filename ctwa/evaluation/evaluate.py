@@ -6,7 +6,8 @@ import json
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,26 @@ def evaluate(config: EvalConfig, out: Path, progress: Progress = lambda *_: None
     return _Evaluation(config, out, progress).run()
 
 
+@dataclass
+class _Inputs:
+    """What is read before a model is loaded; windows of the texts and tokens of the prompts (rows) by model."""
+
+    pairs: preferences.Pairs | None = None
+    texts: list[str] = field(default_factory=list)
+    windows: dict[str, list[list[perplexity.Window]]] = field(default_factory=dict)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    prompts: dict[str, list[list[int]]] = field(default_factory=dict)
+
+
+@dataclass
+class _Outputs:
+    """What models make of it, by model: log-probs of each data set of pairs, perplexities by metric, completions."""
+
+    log_probs: dict[str, list[ReferenceLogProbs]] = field(default_factory=dict)
+    perplexities: dict[str, dict[str, Ratio]] = field(default_factory=dict)
+    samples: dict[str, list[generation.Sample]] = field(default_factory=dict)
+
+
 class _Evaluation:
     def __init__(self, config: EvalConfig, out: Path, progress: Progress) -> None:
         self.config, self.out, self.cache, self._progress = config, out, out / "cache", progress
@@ -71,72 +92,22 @@ class _Evaluation:
     def run(self) -> Results:
         """Check everything, compute, write."""
         config, sections = self.config, []
-        with ExitStack() as stack:
-            if config.judge:
-                api_key(config.judge)
-            pairs = (
-                preferences.read_pairs(config.preferences, self.models, self.reference) if config.preferences else None
-            )
-            texts = perplexity.read_texts(config.perplexity) if config.perplexity else []
-            windows = {
-                model.name: perplexity.tokenize_texts(model, texts, config.perplexity)
-                for model in self.models
-                if config.perplexity
-            }
-            rows = generation.read_prompts(config.generation) if config.generation else []
-            prompts = {
-                model.name: generation.tokenize_prompts(model, rows, config.generation)
-                for model in self.models
-                if config.generation
-            }
-            evaluator = None
-            if config.generation and config.generation.objectives:
-                evaluator = stack.enter_context(
-                    RewardEvaluator(
-                        config.generation.objectives,
-                        num_workers=reward_workers(config.generation.num_workers),
-                        max_unscored=config.generation.max_unscored,
-                    )
-                )
-                generation.check_ground_truths(config.generation, rows, evaluator)
-            self._prepare_folder()
-
-            log_probs: dict[str, list[ReferenceLogProbs]] = {}
-            perplexities: dict[str, dict[str, Ratio]] = {}
-            samples: dict[str, list[generation.Sample]] = {}
-            first = [self.reference] if self.reference and self.reference not in self.models else []
-            order = [*first, *self.models]
-            for model, following in zip(order, [*order[1:], None], strict=True):
-                if config.preferences and pairs:
-                    log_probs[model.name] = self._log_probs(model, pairs, config.preferences)
-                if model.name in windows and config.perplexity:
-                    with self._timed("perplexity", model.name) as report:
-                        perplexities[model.name] = perplexity.perplexity(
-                            model,
-                            texts,
-                            windows[model.name],
-                            config.perplexity,
-                            self.cache,
-                            report(sum(map(len, windows[model.name]))),
-                        )
-                if model.name in prompts and config.generation:
-                    with self._timed("generation", model.name) as report:
-                        total = len(rows) * config.generation.num_samples
-                        samples[model.name] = generation.generate(
-                            model, prompts[model.name], config.generation, self.cache, report(total)
-                        )
-                needed = () if following is None else following.loads
-                for loaded in {*model.loads} - {*needed}:
-                    loaded.release()
-
-            if config.preferences and pairs:
-                sections.append(self._preferences(config.preferences, pairs, log_probs))
-            if config.perplexity:
-                sections.append(self._perplexity(config.perplexity, windows, perplexities))
-            if config.generation:
-                sections.append(self._generation(config.generation, rows, samples, evaluator))
         if config.judge:
-            sections.append(self._judge(config.judge, rows, samples))
+            api_key(config.judge)
+        inputs = self._read()
+        with self._evaluator() as evaluator:
+            if config.generation and evaluator is not None:
+                generation.check_ground_truths(config.generation, inputs.rows, evaluator)
+            self._prepare_folder()
+            outputs = self._compute(inputs)
+            if config.preferences and inputs.pairs:
+                sections.append(self._preferences(config.preferences, inputs.pairs, outputs.log_probs))
+            if config.perplexity:
+                sections.append(self._perplexity(config.perplexity, inputs.windows, outputs.perplexities))
+            if config.generation:
+                sections.append(self._generation(config.generation, inputs.rows, outputs.samples, evaluator))
+        if config.judge:
+            sections.append(self._judge(config.judge, inputs.rows, outputs.samples))
         results = Results(
             models={model.name: self._about(model) for model in self.models},
             sections=sections,
@@ -146,6 +117,57 @@ class _Evaluation:
         )
         results.write(self.out / "results.json")
         return results
+
+    def _read(self) -> _Inputs:
+        config, models = self.config, self.models
+        inputs = _Inputs()
+        if config.preferences:
+            inputs.pairs = preferences.read_pairs(config.preferences, models, self.reference)
+        if config.perplexity:
+            inputs.texts = perplexity.read_texts(config.perplexity)
+            for model in models:
+                inputs.windows[model.name] = perplexity.tokenize_texts(model, inputs.texts, config.perplexity)
+        if config.generation:
+            inputs.rows = generation.read_prompts(config.generation)
+            for model in models:
+                inputs.prompts[model.name] = generation.tokenize_prompts(model, inputs.rows, config.generation)
+        return inputs
+
+    def _evaluator(self) -> AbstractContextManager[RewardEvaluator | None]:
+        config = self.config.generation
+        if config is None or not config.objectives:
+            return nullcontext()
+        workers = reward_workers(config.num_workers)
+        return RewardEvaluator(config.objectives, num_workers=workers, max_unscored=config.max_unscored)
+
+    def _compute(self, inputs: _Inputs) -> _Outputs:
+        """All that needs a model's weights, model by model, so that few are in memory at a time."""
+        outputs = _Outputs()
+        first = [self.reference] if self.reference and self.reference not in self.models else []
+        order = [*first, *self.models]
+        for model, following in zip(order, [*order[1:], None], strict=True):
+            self._compute_with(model, inputs, outputs)
+            needed = () if following is None else following.loads
+            for loaded in {*model.loads} - {*needed}:
+                loaded.release()
+        return outputs
+
+    def _compute_with(self, model: Model, inputs: _Inputs, outputs: _Outputs) -> None:
+        config, name = self.config, model.name
+        if config.preferences and inputs.pairs:
+            outputs.log_probs[name] = self._log_probs(model, inputs.pairs, config.preferences)
+        if config.perplexity and name in inputs.windows:
+            windows = inputs.windows[name]
+            with self._timed("perplexity", name) as report:
+                outputs.perplexities[name] = perplexity.perplexity(
+                    model, inputs.texts, windows, config.perplexity, self.cache, report(sum(map(len, windows)))
+                )
+        if config.generation and name in inputs.prompts:
+            total = len(inputs.rows) * config.generation.num_samples
+            with self._timed("generation", name) as report:
+                outputs.samples[name] = generation.generate(
+                    model, inputs.prompts[name], config.generation, self.cache, report(total)
+                )
 
     def _prepare_folder(self) -> None:
         if self.out.exists() and not self.out.is_dir():
@@ -200,9 +222,12 @@ class _Evaluation:
                 by_model[name] |= preferences.ratios(config.loss, token_set, policy, reference)
         metrics = self._measured(
             {
-                f"preference/{objective}/{metric}": [by_model[name][objective][metric] for name in self.names]
-                for objective in config.objectives
-                for metric in by_model[self.names[0]][objective]
+                name: {
+                    f"preference/{objective}/{metric}": ratio
+                    for objective in config.objectives
+                    for metric, ratio in by_model[name][objective].items()
+                }
+                for name in self.names
             }
         )
         about = {
@@ -236,9 +261,7 @@ class _Evaluation:
             name: sum(len(scored) for of_text in windows[name] for _, scored in of_text) for name in self.names
         }
         num_texts = len(windows[self.names[0]])
-        metrics = self._measured(
-            {metric: [found[name][metric] for name in self.names] for metric in found[self.names[0]]}
-        )
+        metrics = self._measured(found)
         about = {"data": str(config.data), "num_texts": num_texts, "num_tokens": num_tokens}
         notes = []
         if len(set(num_tokens.values())) > 1:
@@ -270,9 +293,7 @@ class _Evaluation:
             found[model.name] = generation.ratios(of_model, evaluation, rows)
             records += generation.sample_rows(model, of_model, rows, evaluation)
         self._write_lines("samples.jsonl", records)
-        metrics = self._measured(
-            {metric: [found[name][metric] for name in self.names] for metric in found[self.names[0]]}
-        )
+        metrics = self._measured(found)
         about = {
             "data": str(config.data),
             "num_prompts": len(rows),
@@ -331,7 +352,9 @@ class _Evaluation:
         title = f"judge: {config.model}, {num} prompts in both orders; win rate over {baseline}, a tie counts half"
         return Section("judge", title, about, {"judge/win_rate": measured}, notes)
 
-    def _measured(self, metrics: Mapping[str, Sequence[Ratio]]) -> dict[str, dict[str, Measured]]:
+    def _measured(self, found: Mapping[str, Mapping[str, Ratio]]) -> dict[str, dict[str, Measured]]:
+        """Numbers with intervals, by metric and model, of ratios by model and metric."""
+        metrics = {metric: [found[name][metric] for name in self.names] for metric in found[self.names[0]]}
         measured = measure(metrics)
         return {metric: dict(zip(self.names, measured[metric], strict=True)) for metric in metrics}
 

@@ -108,10 +108,10 @@ def _measure(ratios: Sequence[Ratio], sums_DC: Floats) -> list[Measured]:
     return measured
 
 
-def resampled_sums(values_PC: Floats, seed: int = 0) -> Floats:
+def resampled_sums(values_PC: Floats) -> Floats:
     """The columns' sums over 10,000 resamples of the P rows with replacement, (D, C)."""
     num = len(values_PC)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     sums = []
     per_chunk = max(1, _AT_ONCE // num)
     for start in range(0, NUM_DRAWS, per_chunk):

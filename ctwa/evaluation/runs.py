@@ -108,20 +108,39 @@ def config_of(
         CtwaError: the folder is none of a task, the first target no run, or its task is not described in full; or the
             run is somebody else's, and names code that does not come with ctwa.
     """
-    base, name, section = _of_task(task_dir) if task_dir is not None else _of_run(Path(targets[0]), trust=trust)
+    base, kind, section = _of_task(task_dir) if task_dir is not None else _of_run(Path(targets[0]), trust=trust)
     if limit is not None:
         section |= {"limit": limit, "limit_seed": None} if "limit_seed" in section else {"limit": limit}
-    sections: dict[str, Any] = {name: section}
-    if name == "generation":
+    sections: dict[str, Any] = {kind: section}
+    if kind == "generation":
         section["seed"] = seed
         if num_samples is not None:
             section["num_samples"] = num_samples
     else:
         sections["reference"] = base
+    models, conditioned, own = _models(targets, base)
+    weights = [*choice.weights] or own
+    if choice.weights and not (conditioned or choice.experts):
+        raise CtwaError(
+            f"--weights: none of {', '.join(targets)} is a run with ctwa.conditioning, which reads weights in its "
+            "prompts; give one, or an --expert OBJECTIVE=MODEL for each objective (docs/weights.md)"
+        )
+    if choice.experts and not weights:
+        raise CtwaError("experts are combined by weights; give some, e.g. --weights accuracy=.6,conciseness=.4")
+    chosen: dict[str, Any] = {"conditioned": conditioned, "experts": dict(choice.experts), "weights": weights}
+    if choice.combine:
+        chosen["combine"] = [*choice.combine]
+    return parse_config({"models": models, **sections, **chosen}, "the evaluation")
+
+
+def _models(
+    targets: Sequence[str], base: str | None
+) -> tuple[dict[str, str], dict[str, dict[str, Any]], list[Mapping[str, float]]]:
+    """The models by name, those whose prompts are told weights apart, and the own weights of the first of these."""
     models = {} if base is None else {BASELINE: base}
     locations = [locate(each) for each in models.values()]
     conditioned: dict[str, dict[str, Any]] = {}
-    weights = list(choice.weights)
+    weights: list[Mapping[str, float]] = []
     for target in targets:
         location = locate(target)
         if location in locations:  # the base model itself may be among them
@@ -134,17 +153,7 @@ def config_of(
         how = {"template": told.template, "resolution": told.resolution, "objectives": sorted(told.own)}
         conditioned[name] = {"model": target, **how}
         weights = weights or [told.own]
-    if choice.weights and not (conditioned or choice.experts):
-        raise CtwaError(
-            f"--weights: none of {', '.join(targets)} is a run with ctwa.conditioning, which reads weights in its "
-            "prompts; give one, or an --expert OBJECTIVE=MODEL for each objective (docs/weights.md)"
-        )
-    if choice.experts and not weights:
-        raise CtwaError("experts are combined by weights; give some, e.g. --weights accuracy=.6,conciseness=.4")
-    chosen: dict[str, Any] = {"conditioned": conditioned, "experts": dict(choice.experts), "weights": weights}
-    if choice.combine:
-        chosen["combine"] = [*choice.combine]
-    return parse_config({"models": models, **sections, **chosen}, "the evaluation")
+    return models, conditioned, weights
 
 
 def _home(path: Path) -> Path | None:
@@ -230,26 +239,28 @@ def _of_run(run: Path, *, trust: bool) -> tuple[str, str, dict[str, Any]]:
     model = config.get("actor_rollout_ref.model.path", str)
     if config.get("ctwa.loss", dict, None) is not None:  # of `ctwa prefer`
         return model, "preferences", _pairs(config) | {"template_kwargs": _template_kwargs(config)}
+    folder = RunFolder(home)
     if not trust:
-        _refuse_foreign_code(RunFolder(home), config)
-    kept = RunFolder(home).data / "val.parquet"  # where the run's rows were not in verl's format
+        _refuse_foreign_code(folder, config)
+    kept = folder.data / "val.parquet"  # where the run's rows were not in verl's format
     source = str(kept) if kept.is_file() else config.get("data.val_files", (str, list, dict))
     if isinstance(source, list) and len(source) == 1:
         source = source[0]
     if not isinstance(source, str):
         raise CtwaError(f"{path} validates on {source}; write an evaluation's YAML file, with one of these as data")
-    limit, own = config.get("data.val_max_samples", int, -1), "actor_rollout_ref.rollout.val_kwargs"
+    own = "actor_rollout_ref.rollout.val_kwargs"
     is_sampled = config.get(f"{own}.do_sample", bool)
+    most = config.get("data.val_max_samples", int, -1)
+    limit = most if most > 0 else None
+    is_drawn = limit is not None and config.get("data.shuffle", bool, False)
     section = {
         "data": source,
         "objectives": _objectives(config),
         "reference_length": _reference_length(config),
         "num_workers": config.get("ctwa.rewards.num_workers", (int, str)),
         "max_unscored": config.get("ctwa.rewards.max_unscored", (int, float)),
-        "limit": limit if limit > 0 else None,
-        "limit_seed": config.get("data.seed", int, None)
-        if limit > 0 and config.get("data.shuffle", bool, False)
-        else None,
+        "limit": limit,
+        "limit_seed": config.get("data.seed", int, None) if is_drawn else None,
         "num_samples": config.get(f"{own}.n", int),
         "temperature": config.get(f"{own}.temperature", (int, float)) if is_sampled else 0.0,
         "top_p": config.get(f"{own}.top_p", (int, float)),
@@ -294,11 +305,10 @@ def _pairs(config: Document) -> dict[str, Any]:
     for name, objective in named.items():
         source = {key: value for key, value in objective.items() if key not in ("weight", "validation")}
         objectives[name] = {**source, "data": files[name] or config.get((*OBJECTIVES_AT, name, "data"), str)}
-    max_length = config.get("ctwa.max_length", int)
     return {
         "objectives": objectives,
         "loss": config.get("ctwa.loss"),
-        "max_length": max_length,
+        "max_length": config.get("ctwa.max_length", int),
         "validation_share": share,
     }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -74,11 +73,6 @@ def to_rows(prompts: list[Prompt], split: str) -> list[dict[str, Any]]:
         }
         for index, prompt in enumerate(prompts)
     ]
-
-
-def count_kinds(prompts: list[Prompt]) -> Counter[str]:
-    """How many prompts ask for a kind."""
-    return Counter(each.kind for prompt in prompts for each in prompt.constraints)
 
 
 def _draw_kind(rng: random.Random, weights: Mapping[str, float]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import math
 import numbers
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -116,55 +116,19 @@ def read_contract(function: Callable[..., Any], spec: str, kwargs: Mapping[str, 
 
     Columns of the data, which functions of a batch may ask for, are looked at with the data (``column_fault``).
     """
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError) as error:
-        raise CtwaError(
-            f"the arguments of reward function '{spec}' cannot be read ({error}); write it as a def"
-        ) from error
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        raise CtwaError(f"reward function '{spec}' yields; write return in place of yield")
-    if not parameters:
-        raise CtwaError(
-            f"reward function '{spec}' takes no arguments, and so sees no response; name what it looks at, e.g. "
-            "response: str"
-        )
+    parameters = _parameters(function, spec)
     open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
     named = {p.name: p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
     convention = find_convention(list(named))
     offered = OFFERED_BY[convention]
-
-    filled_in = [name for name in kwargs if name in offered]
-    if filled_in:
-        raise CtwaError(
-            f"kwargs of reward function '{spec}' give {_quoted(filled_in)}, which every call fills in from the "
-            "completion; remove it from kwargs"
-        )
-    unknown = [name for name in kwargs if name not in named and not open_ended]
-    if unknown:
-        raise CtwaError(
-            f"kwargs give {_quoted(unknown)}, which reward function '{spec}' does not take; it takes {_quoted(named)}"
-            + did_you_mean(unknown[0], named)
-        )
+    extra = [name for name in kwargs if name not in named]
+    _check_kwargs(spec, kwargs, named, offered, unknown=[] if open_ended else extra)
     positional = [name for name, parameter in named.items() if parameter.kind is parameter.POSITIONAL_ONLY]
     if positional:
         raise CtwaError(f"reward function '{spec}' takes {_quoted(positional)} by position only; remove the '/'")
     missing = [name for name, p in named.items() if p.default is p.empty and name not in offered and name not in kwargs]
-    if objects := [name for name in missing if name in TRAINERS_OWN]:
-        raise CtwaError(
-            f"reward function '{spec}' requires {_quoted(objects)}, an object of another trainer, which there is not "
-            "here; take step, progress and split for what it says of the run, or give the argument a default"
-        )
     columns = tuple(missing) if convention == "batch" else ()
-    if missing and not columns:
-        near = did_you_mean(missing[0], [*offered, *(name for name in kwargs if name not in named)])
-        if missing[0] in TRUTHS:  # TRL's word for it, in a function that is not TRL's
-            near = "; did you mean 'ground_truth'? A column of the data is in row"
-        raise CtwaError(
-            f"reward function '{spec}' requires {_quoted(missing)}, which is not offered; give it a default, or a "
-            "value in the objective's kwargs (--kwargs of `ctwa check-reward`)"
-            + (near or f". What is offered: {', '.join(offered)}")
-        )
+    _check_missing(spec, missing, offered, extra, are_columns=bool(columns))
 
     # Of a batch a column of the data may have any name.
     arguments = tuple(name for name in named if name in offered or (convention == "batch" and name not in kwargs))
@@ -187,6 +151,59 @@ def read_contract(function: Callable[..., Any], spec: str, kwargs: Mapping[str, 
     return Contract(
         arguments, is_async, is_group, required, convention, wants_texts(named), everything=everything, columns=columns
     )
+
+
+def _parameters(function: Callable[..., Any], spec: str) -> list[inspect.Parameter]:
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError) as error:
+        raise CtwaError(
+            f"the arguments of reward function '{spec}' cannot be read ({error}); write it as a def"
+        ) from error
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise CtwaError(f"reward function '{spec}' yields; write return in place of yield")
+    if not parameters:
+        raise CtwaError(
+            f"reward function '{spec}' takes no arguments, and so sees no response; name what it looks at, e.g. "
+            "response: str"
+        )
+    return parameters
+
+
+def _check_kwargs(
+    spec: str, kwargs: Mapping[str, Any], named: Iterable[str], offered: Sequence[str], *, unknown: Sequence[str]
+) -> None:
+    """Refuse an objective's kwargs that every call fills in, or that the function does not take."""
+    if filled_in := [name for name in kwargs if name in offered]:
+        raise CtwaError(
+            f"kwargs of reward function '{spec}' give {_quoted(filled_in)}, which every call fills in from the "
+            "completion; remove it from kwargs"
+        )
+    if unknown:
+        raise CtwaError(
+            f"kwargs give {_quoted(unknown)}, which reward function '{spec}' does not take; it takes {_quoted(named)}"
+            + did_you_mean(unknown[0], named)
+        )
+
+
+def _check_missing(
+    spec: str, missing: Sequence[str], offered: Sequence[str], extra: Sequence[str], *, are_columns: bool
+) -> None:
+    """Refuse required arguments that nothing gives a value; the data, which may, is looked at later."""
+    if objects := [name for name in missing if name in TRAINERS_OWN]:
+        raise CtwaError(
+            f"reward function '{spec}' requires {_quoted(objects)}, an object of another trainer, which there is not "
+            "here; take step, progress and split for what it says of the run, or give the argument a default"
+        )
+    if missing and not are_columns:
+        near = did_you_mean(missing[0], [*offered, *extra])
+        if missing[0] in TRUTHS:  # TRL's word for it, in a function that is not TRL's
+            near = "; did you mean 'ground_truth'? A column of the data is in row"
+        raise CtwaError(
+            f"reward function '{spec}' requires {_quoted(missing)}, which is not offered; give it a default, or a "
+            "value in the objective's kwargs (--kwargs of `ctwa check-reward`)"
+            + (near or f". What is offered: {', '.join(offered)}")
+        )
 
 
 def to_outcome(value: Any, seconds: float, keys: Sequence[str | None] = (None,)) -> Outcome:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from ctwa import metrics as key_of
 from ctwa.errors import CtwaError
-from ctwa.report.curves import EMPTY, Curve, resampled
+from ctwa.report.curves import EMPTY, Curve, Floats, resampled
 from ctwa.report.groups import Group, objectives_of
 from ctwa.report.trace import RunTrace, check_results
 from ctwa.report.verdict import COLUMNS, SIGMAS, ObjectiveSummary, cells
@@ -103,37 +103,42 @@ def compare_groups(
     at, ends = _ends(runs, at_steps, at_seconds)
     results = {run.label: results_at(run, ends[run.label]) for run in runs}
     reference_M = np.array([reference_value(_values_until(runs, ends, name)) for name in names])
-    methods, means = [], []
-    for group in groups:
-        own = [results[run.label] for run in group.runs]
-        shared = [name for name in names if all(name in each for each in own)]
-        complete = len(shared) == len(names)
-        volumes = [hypervolume(np.array([[each[name] for name in names]]), reference_M) for each in own if complete]
-        intervals = {name: _result(group.runs, name, results, ends) for name in shared}
-        means.append([intervals[name].mean if name in intervals else np.nan for name in names])
-        gains, noise = ({}, {}) if group is groups[0] else _gains(group, groups[0], results, ends, names)
-        methods.append(
-            MethodResult(
-                label=group.label,
-                runs=tuple(run.label for run in group.runs),
-                seeds=tuple(group.seeds),
-                steps=tuple(ends[run.label] for run in group.runs),
-                seconds=tuple(_seconds_until(run, ends[run.label]) for run in group.runs),
-                results=intervals,
-                gains=gains,
-                noise=noise,
-                hypervolume=t_interval(volumes) if volumes else None,
-                on_front=None,
-            )
-        )
-    front = on_front(np.array(means))
-    complete_M = np.isfinite(np.array(means)).all(axis=1)
-    methods = [
-        MethodResult(**{**vars(method), "on_front": front[index] if complete_M[index] else None})
-        for index, method in enumerate(methods)
+    methods = [_method_result(group, groups[0], results, ends, names, reference_M) for group in groups]
+    means = [[method.results[name].mean if name in method.results else np.nan for name in names] for method in methods]
+    methods = [  # without all results a method is neither on the front nor off it
+        replace(method, on_front=is_on_front if len(method.results) == len(names) else None)
+        for method, is_on_front in zip(methods, on_front(np.array(means)), strict=True)
     ]
     reference = dict(zip(names, reference_M.tolist(), strict=True))
     return Comparison(at, runs[0].source, runs[0].result, tuple(names), reference, tuple(methods))
+
+
+def _method_result(
+    group: Group,
+    baseline: Group,
+    results: dict[str, dict[str, float]],
+    ends: dict[str, int],
+    names: Sequence[str],
+    reference_M: Floats,
+) -> MethodResult:
+    """A method by itself and against the baseline; what the others have decides whether it is on the front."""
+    own = [results[run.label] for run in group.runs]
+    shared = [name for name in names if all(name in each for each in own)]
+    complete = len(shared) == len(names)
+    volumes = [hypervolume(np.array([[each[name] for name in names]]), reference_M) for each in own if complete]
+    gains, noise = ({}, {}) if group is baseline else _gains(group, baseline, results, ends, names)
+    return MethodResult(
+        label=group.label,
+        runs=tuple(run.label for run in group.runs),
+        seeds=tuple(group.seeds),
+        steps=tuple(ends[run.label] for run in group.runs),
+        seconds=tuple(_seconds_until(run, ends[run.label]) for run in group.runs),
+        results={name: _result(group.runs, name, results, ends) for name in shared},
+        gains=gains,
+        noise=noise,
+        hypervolume=t_interval(volumes) if volumes else None,
+        on_front=None,
+    )
 
 
 def _ends(runs: Sequence[RunTrace], at_steps: int | None, at_seconds: float | None) -> tuple[str, dict[str, int]]:

@@ -92,9 +92,8 @@ def test_a_loss_that_no_weight_takes_part_in_has_a_row_of_zeros() -> None:
 # -- the driver's side --------------------------------------------------------------------------------------------
 
 
-def plan_with(records: list[GradientRecord], *, aggregator: bool = True) -> GradientPlan:
-    solver = build_aggregator(CONFIGS["mgda"], PREFERENCE) if aggregator else None
-    return GradientPlan(NAMES, solver, GradientSettings(), records=records)
+def plan_with(records: list[GradientRecord]) -> GradientPlan:
+    return GradientPlan(NAMES, build_aggregator(CONFIGS["mgda"], PREFERENCE), GradientSettings(), records=records)
 
 
 def test_norms_and_cosines_are_means_over_the_mini_batches() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -10,7 +11,7 @@ import pytest
 from ctwa.errors import CtwaError
 from ctwa.instructions.constraints import KINDS, compatible, from_json
 from ctwa.instructions.prepare import Settings, prepare
-from ctwa.instructions.prompts import MIXTURE, Prompt, count_kinds, draw_prompts
+from ctwa.instructions.prompts import MIXTURE, Prompt, draw_prompts
 from ctwa.instructions.subjects import REQUESTS, TOPICS, topics
 
 
@@ -42,7 +43,8 @@ def test_no_prompt_comes_twice_and_no_topic_is_in_both_parts(train: list[Prompt]
 
 def test_every_kind_is_drawn_alone_and_in_company_and_no_excluded_pair(train: list[Prompt]) -> None:
     assert set(MIXTURE) == set(KINDS)
-    assert min(count_kinds(train).values()) > 30
+    drawn = Counter(each.kind for prompt in train for each in prompt.constraints)
+    assert min(drawn.values()) > 30
     assert {len(prompt.constraints) for prompt in train} == {1, 2}
     pairs = {tuple(each.kind for each in prompt.constraints) for prompt in train if len(prompt.constraints) == 2}
     assert all(compatible(*pair) for pair in pairs)

@@ -12,12 +12,12 @@ TRUTH = to_json([Keyword(word="water"), Sentences(num=2)])
 ANSWER = "The ocean is full of salty water. Whales and small fish live in it."
 
 
-def all_three(response: str, *, prompt: str = PROMPT, truth: str = TRUTH) -> tuple[float, float, float]:
+def all_three(response: str, *, truth: str = TRUTH) -> tuple[float, float, float]:
     tokens = len(response.split()) + 1
     return (
-        constraints(response, prompt, truth),
-        brevity(response, prompt, response_tokens=tokens, budget=100),
-        well_formed(response, prompt, finished=True),
+        constraints(response, PROMPT, truth),
+        brevity(response, PROMPT, response_tokens=tokens, budget=100),
+        well_formed(response, PROMPT, finished=True),
     )
 
 

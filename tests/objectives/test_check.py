@@ -12,7 +12,8 @@ import pytest
 from rich.console import Console
 
 from ctwa.errors import CtwaError
-from ctwa.objectives.check import check_reward, main, render
+from ctwa.objectives.check import check_reward, render
+from ctwa.objectives.check_command import main
 from ctwa.objectives.check_together import Conflict, together
 from ctwa.objectives.completion import Moment
 from ctwa.objectives.responses import Response

@@ -18,6 +18,15 @@ from ctwa.errors import CtwaError, did_you_mean
 
 def check_engine(config: DictConfig) -> None:
     """Refuse what verl can do, and a run with objectives cannot."""
+    _refuse_other_trainers(config)
+    _check_rollout(config)
+    if config.actor_rollout_ref.rollout.name == "vllm":
+        _check_vllm(config)
+    _check_lengths(config)
+
+
+def _refuse_other_trainers(config: DictConfig) -> None:
+    """Refuse what only another trainer, or a reward of verl's own, can do."""
     if config.trainer.v1.trainer_mode != "sync":
         raise CtwaError(
             f"trainer.v1.trainer_mode={config.trainer.v1.trainer_mode!r}: the multi-objective trainer is synchronous "
@@ -43,6 +52,10 @@ def check_engine(config: DictConfig) -> None:
             "trainer.v1.sampler.sync_refill_failed_groups=true would give new prompts the names of prompts in flight: "
             "write false"
         )
+
+
+def _check_rollout(config: DictConfig) -> None:
+    """Refuse a sampling of held-out prompts that contradicts itself, and what our own servers cannot do."""
     rollout = config.actor_rollout_ref.rollout
     if rollout.val_kwargs.n > 1 and is_greedy(rollout.val_kwargs):
         key = "temperature=0" if rollout.val_kwargs.do_sample else "do_sample=false"
@@ -66,8 +79,10 @@ def check_engine(config: DictConfig) -> None:
             "actor_rollout_ref.model.lora.merge=false: the servers of generation=transformers have no adapters, and "
             "get the weights with the adapter in them; write true, or generation=vllm"
         )
-    if rollout.name == "vllm":
-        _check_vllm(config)
+
+
+def _check_lengths(config: DictConfig) -> None:
+    rollout = config.actor_rollout_ref.rollout
     for part in ("prompt", "response"):
         if rollout[f"{part}_length"] != config.data[f"max_{part}_length"]:
             raise CtwaError(

@@ -89,10 +89,10 @@ class QueuedRows:
         """(N, T) of such a column as it is in the queue: nested, a line a row."""
         return self._of_completions(column).to_padded_tensor(0)
 
-    def parted(self, values_NT: Tensor, response_mask: Any) -> Any:
-        """A column as the queue has it, of (N, T); ``response_mask`` is that of the rows, nested."""
-        values = response_to_nested(values_NT, self._of_completions(response_mask)).values()
-        return _nested(values, response_mask.offsets())
+    def parted(self, values_NT: Tensor) -> Any:
+        """A column as the queue has it, of (N, T)."""
+        values = response_to_nested(values_NT, self._of_completions(self.response_mask)).values()
+        return _nested(values, self.response_mask.offsets())
 
     def _of_completions(self, column: Any) -> Any:
         """A nested column with a line a completion."""
@@ -124,7 +124,6 @@ def advantage_columns(
     objective_advantages_MNT: Tensor | None,
     weights: Mapping[str, float],
     rows: QueuedRows,
-    response_mask: Any,
     kl_rewards_NT: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """What the rows of a step get from the scalarizer.
@@ -135,26 +134,25 @@ def advantage_columns(
         objective_advantages_MNT: the objectives' own, where their gradients are wanted.
         weights: of the objectives, for ``rm_scores``: verl's metrics show the weighted sum of the rewards.
         rows: the step's.
-        response_mask: nested, as it is in the queue.
         kl_rewards_NT: what a KL penalty takes from each token's reward, for ``token_level_rewards``: verl's metrics
             show the rewards with it.
     """
     weights_M = torch.tensor([weights[name] for name in rollout.rewards.names], dtype=torch.float64)
     scores_N = (rollout.rewards.filled_NM(rollout.group_N) * weights_M).sum(dim=1)
     scores_NT = torch.zeros_like(advantages_NT)
-    lengths_N = response_mask.offsets()[rows.bounds].diff()
+    lengths_N = rows.response_mask.offsets()[rows.bounds].diff()
     scores_NT[torch.arange(len(scores_NT)), lengths_N - 1] = scores_N.float()
-    advantages = rows.parted(advantages_NT, response_mask)
+    advantages = rows.parted(advantages_NT)
     columns = {
         "advantages": advantages,
         "returns": advantages,
-        "rm_scores": rows.parted(scores_NT, response_mask),
+        "rm_scores": rows.parted(scores_NT),
         ROW_COLUMN: torch.arange(len(rows)),
     }
     if kl_rewards_NT is not None:
-        columns["token_level_rewards"] = rows.parted(scores_NT + kl_rewards_NT, response_mask)
+        columns["token_level_rewards"] = rows.parted(scores_NT + kl_rewards_NT)
     for place, objective_NT in enumerate(() if objective_advantages_MNT is None else objective_advantages_MNT):
-        columns[advantages_column(place)] = rows.parted(objective_NT, response_mask)
+        columns[advantages_column(place)] = rows.parted(objective_NT)
     return columns
 
 
@@ -209,7 +207,7 @@ def leave_out(left_out_N: Tensor, rows: QueuedRows, rollout: Rollout) -> tuple[R
     if rollout.rejected_NT is not None:
         rejected_NT = rejected_NT | rollout.rejected_NT
     rollout = replace(rollout, rejected_NT=rejected_NT)
-    return rollout, {"response_mask": rows.parted(rollout.loss_mask_NT, rows.response_mask)}
+    return rollout, {"response_mask": rows.parted(rollout.loss_mask_NT)}
 
 
 def kl_rewards(controller: Any, kind: str, rows: QueuedRows) -> tuple[Tensor, dict[str, float]]:
@@ -255,7 +253,6 @@ def correct(
     data = rows.read("response_mask", "rollout_log_probs")
     if "rollout_log_probs" not in data:
         return rollout, {}, {}
-    response_mask = data["response_mask"]
     data["old_log_probs"] = rows.old_log_probs
     corrected, metrics = compute_rollout_correction_and_add_to_batch(
         DataProto(batch=data.to_padded_tensor(0)), correction
@@ -263,15 +260,15 @@ def correct(
 
     def found(name: str) -> Tensor:
         """(N, T) of what verl found for the rows."""
-        return rows.joined(response_to_nested(corrected.batch[name], response_mask))
+        return rows.joined(response_to_nested(corrected.batch[name], data["response_mask"]))
 
     columns = {}
     if correction.get("rollout_rs"):
         rejected_NT = rollout.mask_NT.bool() & ~found("response_mask").bool()
         rollout = replace(rollout, rejected_NT=rejected_NT)
-        columns["response_mask"] = rows.parted(rollout.loss_mask_NT, response_mask)
+        columns["response_mask"] = rows.parted(rollout.loss_mask_NT)
     if correction.get("rollout_is"):
         importance_NT = found("rollout_is_weights")
         rollout = replace(rollout, importance_NT=importance_NT)
-        columns["rollout_is_weights"] = rows.parted(importance_NT, response_mask)
+        columns["rollout_is_weights"] = rows.parted(importance_NT)
     return rollout, columns, metrics

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import count
 from statistics import fmean
 from typing import Any
 
@@ -55,15 +56,18 @@ def page(report: Report, *, live: tuple[str, float] | None = None) -> str:
     """
     figures = [figure for section in report.sections for figure in section.figures]
     most_points = points_of_a_curve(figures)
-    index = 0
-    sections = []
-    for section in report.sections:
-        panels = []
-        for figure in section.figures:
-            panels.append({"index": index, "title": figure.title, "wide": isinstance(figure, Bars)})
-            index += 1
-        table = unscored_table(report.runs) if section.name == "update" else []
-        sections.append({**vars(section), "panels": panels, "table": table})
+    index = count()
+    sections = [
+        {
+            **vars(section),
+            "panels": [
+                {"index": next(index), "title": figure.title, "wide": isinstance(figure, Bars)}
+                for figure in section.figures
+            ],
+            "table": unscored_table(report.runs) if section.name == "update" else [],
+        }
+        for section in report.sections
+    ]
     charts = {"charts": [chart(figure, most_points) for figure in figures], "palette": palette()}
     labels = ", ".join(group.label for group in report.groups)
     steps = max(run.last_step for run in report.runs)

@@ -13,9 +13,6 @@ from ctwa.batch import RewardMatrix, Rollout
 from ctwa.engine.verl.columns import ROW_COLUMN, advantages_column
 from ctwa.engine.verl.transfer import QueuedRows, advantage_columns, kl_rewards, padding_columns
 
-ROWS = QueuedRows(["train000001-00000_0_0", "train000001-00000_1_0"], "train")
-MASK = torch.nested.as_nested_tensor([torch.ones(3), torch.ones(1)], layout=torch.jagged)
-
 
 def rollout() -> Rollout:
     rewards = RewardMatrix(
@@ -37,6 +34,15 @@ class Rows(QueuedRows):
         return self.data.select(*columns)
 
 
+def queued(keys: list[str], columns: dict[str, torch.Tensor]) -> Rows:
+    return Rows(keys, "train", TensorDict(columns, batch_size=len(keys)))
+
+
+KEYS = ["train000001-00000_0_0", "train000001-00000_1_0"]
+MASK = torch.nested.as_nested_tensor([torch.ones(3), torch.ones(1)], layout=torch.jagged)
+ROWS = queued(KEYS, {"response_mask": MASK})
+
+
 def rows(column):
     return [row.tolist() for row in column.unbind()]
 
@@ -45,14 +51,14 @@ def test_the_columns_have_each_row_s_own_length_and_the_score_at_its_end():
     advantages_NT = torch.tensor([[0.5, 0.25, -1.0], [2.0, 0.0, 0.0]])
     weights = {"accuracy": 0.75, "clarity": 0.5}
     objective_MNT = torch.stack([advantages_NT, -advantages_NT])
-    columns = advantage_columns(rollout(), advantages_NT, objective_MNT, weights, ROWS, MASK)
+    columns = advantage_columns(rollout(), advantages_NT, objective_MNT, weights, ROWS)
     assert rows(columns["advantages"]) == rows(columns["returns"]) == [[0.5, 0.25, -1.0], [2.0]]
     assert rows(columns["rm_scores"]) == [[0.0, 0.0, 1.0], [0.125]]
     assert columns[ROW_COLUMN].tolist() == [0, 1]
     assert rows(columns[advantages_column(1)]) == [[-0.5, -0.25, 1.0], [-2.0]]
     assert advantages_column(2) not in columns
     assert "token_level_rewards" not in columns
-    penalised = advantage_columns(rollout(), advantages_NT, None, weights, ROWS, MASK, torch.full((2, 3), -0.5))
+    penalised = advantage_columns(rollout(), advantages_NT, None, weights, ROWS, torch.full((2, 3), -0.5))
     assert rows(penalised["token_level_rewards"]) == [[-0.5, -0.5, 0.5], [-0.375]]
 
 
@@ -66,8 +72,7 @@ def test_a_kl_penalty_is_of_each_token_and_its_controller_follows_the_mean_of_th
         name: torch.nested.as_nested_tensor([torch.tensor(row) for row in values], layout=torch.jagged)
         for name, values in columns.items()
     }
-    data = TensorDict(nested, batch_size=2)
-    queue = Rows(ROWS.keys, ROWS.partition, data)
+    queue = queued(KEYS, nested)
     control = {"type": "adaptive", "kl_coef": 0.2, "target_kl": 0.1, "horizon": 100}
     controller = get_kl_controller(OmegaConf.create(control))
 
@@ -89,7 +94,7 @@ def test_a_kl_penalty_is_of_each_token_and_its_controller_follows_the_mean_of_th
 def test_added_rows_have_the_same_columns_and_weigh_nothing():
     advantages_NT = torch.ones(2, 3)
     weights = {"accuracy": 1, "clarity": 1}
-    columns = advantage_columns(rollout(), advantages_NT, advantages_NT[None], weights, ROWS, MASK)
+    columns = advantage_columns(rollout(), advantages_NT, advantages_NT[None], weights, ROWS)
     added = padding_columns(
         columns, torch.nested.as_nested_tensor([torch.ones(2, dtype=torch.int64)], layout=torch.jagged)
     )
@@ -100,15 +105,15 @@ def test_added_rows_have_the_same_columns_and_weigh_nothing():
 
 def test_a_completion_of_several_rows_is_one_with_their_tokens_behind_each_other():
     keys = ["train000001-00000_0_0", "train000001-00000_0_1", "train000001-00000_0_2", "train000001-00000_1_0"]
-    several = QueuedRows(keys, "train")
     tokens = [[1.0, 2.0], [3.0], [4.0, 5.0], [6.0]]
     mask = torch.nested.as_nested_tensor([torch.tensor(row) for row in tokens], layout=torch.jagged)
+    several = queued(keys, {"response_mask": mask})
 
     joined_NT = several.joined(mask)
     assert joined_NT.tolist() == [[1, 2, 3, 4, 5], [6, 0, 0, 0, 0]]
     assert several.completions == [keys[0], keys[3]]
-    assert rows(several.parted(joined_NT, mask)) == tokens
-    columns = advantage_columns(rollout(), joined_NT, None, {"accuracy": 1, "clarity": 0}, several, mask)
+    assert rows(several.parted(joined_NT)) == tokens
+    columns = advantage_columns(rollout(), joined_NT, None, {"accuracy": 1, "clarity": 0}, several)
     assert rows(columns["advantages"]) == tokens
     assert rows(columns["rm_scores"]) == [[0, 0], [0], [0, 1], [0]]
     assert columns[ROW_COLUMN].tolist() == [0, 1, 2, 3]
