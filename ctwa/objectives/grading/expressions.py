@@ -8,8 +8,8 @@ from fractions import Fraction
 from ctwa.objectives.grading.atoms import AtomParser
 from ctwa.objectives.grading.cursor import Operand, joined, literal, over, scalar, scaled, times
 from ctwa.objectives.grading.nodes import Based, Expression, Matrix, Number, Operation, Unreadable
+from ctwa.objectives.grading.numerals import NUMBERS
 from ctwa.objectives.grading.tokens import Token
-from ctwa.objectives.grading.words import NUMBERS
 
 _OPENERS = {"(", "[", "{", "\\{", "number", "letter", "function", "accent", "lfloor", "lceil", "langle", "dots", "norm"}
 _OPENING_COMMANDS = {"frac", "sqrt", "binom", "sum", "prod", "begin", "infinity", "emptyset", "mathbb", "angle"}
@@ -180,7 +180,7 @@ class ExpressionParser(AtomParser, ABC):
         exponent = scalar(self.atom())
         return Operation("negative", (exponent,)) if is_negative else exponent
 
-    def _based(self, value: Number) -> Based:
+    def _based(self, value: Number) -> Number | Based:
         self.expect("_")
         if value.places is not None or value.value.denominator != 1:
             raise Unreadable("a fraction in another base")
@@ -188,4 +188,4 @@ class ExpressionParser(AtomParser, ABC):
         base = NUMBERS.get(text.lower().strip("()"), text.strip("()"))
         if not str(base).isdecimal():
             raise Unreadable(f"the base {text}")
-        return Based(str(value.value), int(base))
+        return value if int(base) == 10 else Based(str(value.value), int(base))
