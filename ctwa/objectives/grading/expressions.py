@@ -7,7 +7,7 @@ from fractions import Fraction
 
 from ctwa.objectives.grading.atoms import AtomParser
 from ctwa.objectives.grading.cursor import Operand, joined, literal, over, scalar, scaled, times
-from ctwa.objectives.grading.nodes import Based, Expression, Matrix, Number, Operation, Unreadable
+from ctwa.objectives.grading.nodes import Based, Collection, Expression, Interval, Matrix, Number, Operation, Unreadable
 from ctwa.objectives.grading.numerals import NUMBERS
 from ctwa.objectives.grading.tokens import Token
 
@@ -141,6 +141,8 @@ class ExpressionParser(AtomParser, ABC):
                 raise Unreadable("too many powers of powers")
             if unit := self._postfix_unit():
                 value = Operation(unit, (scalar(value),))
+            elif token.kind == "^" and isinstance(value, Matrix | Collection | Interval):
+                value = self._transposed(value)
             elif token.kind == "^":
                 self.take()
                 value = Operation("power", (scalar(value), self.exponent()))
@@ -153,6 +155,20 @@ class ExpressionParser(AtomParser, ABC):
                 value = self._based(value)
             else:
                 return value
+
+    def _transposed(self, value: Matrix | Collection | Interval) -> Matrix:
+        """(1,2)^T is a column."""
+        self.expect("^")
+        if self.subscript() != "T":
+            raise Unreadable("a power of several values")
+        match value:
+            case Matrix(rows):
+                return Matrix(tuple(zip(*rows, strict=True)))
+            case Collection("tuple", items):
+                return Matrix(tuple((scalar(item),) for item in items))
+            case Interval(low, high, low_closed=True, high_closed=True):
+                return Matrix(((low,), (high,)))
+        raise Unreadable("the transpose of no vector")
 
     def _postfix_unit(self) -> str:
         """``percent`` or ``degree`` where its sign follows, which is then read; else nothing."""
