@@ -99,7 +99,7 @@ class _AnswerParser(ExpressionParser):
             return Collection("list", ())
         while True:
             found.append(self._item())
-            if self.peek().kind == "number" and isinstance(found[-1], Quantity) and found[-1].unit:
+            if self.peek().kind == "number" and _has_known_unit(found[-1]):
                 joints.append("and")  # 5 feet 6 inches
             elif self.accept(","):  # `, and` is one joint
                 joints.append(self.take().text if self.peek().kind == "joint" else ",")
@@ -166,7 +166,8 @@ class _AnswerParser(ExpressionParser):
             self.take()
             self.accept(":")
         token = self.peek()
-        if token.kind == "word" and token.text.lower() in words.SIGNS and self._value_follows():
+        is_sign = token.kind == "-" and self.peek(1).kind == "word"
+        if (is_sign or (token.kind == "word" and token.text.lower() in words.SIGNS)) and self._value_follows():
             self.take()
             return self._negated(self._region_or_value())
         currency = self._currency()
@@ -323,6 +324,13 @@ class _AnswerParser(ExpressionParser):
             return _unwrapped(condition)
         self.expect("\\}")
         return Collection("set", content.items)
+
+
+def _has_known_unit(answer: Answer) -> bool:
+    """Whether a number may follow without a joint: 5 feet 6 inches, and not 5 times 6."""
+    if not isinstance(answer, Quantity) or answer.unit is None:
+        return False
+    return all(name in words.UNITS for name, _ in answer.unit.powers)
 
 
 def _begins_with_variable(content: Collection) -> bool:

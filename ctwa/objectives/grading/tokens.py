@@ -9,7 +9,7 @@ from fractions import Fraction
 from ctwa.objectives.grading import words
 from ctwa.objectives.grading.nodes import Number, Unreadable
 from ctwa.objectives.grading.notation import ROW, THIN
-from ctwa.objectives.grading.numerals import NUMBERS, PARTS
+from ctwa.objectives.grading.numerals import NUMBERS, PARTS, SCALES
 from ctwa.objectives.grading.words import is_unit, names
 
 MAX_DEPTH = 40  # of \text in \text, and of brackets
@@ -97,7 +97,7 @@ _LETTERS = re.compile(r"[^\W\d_](?:(?:\s*,\s*(?:and\s+|or\s+)?|\s+(?:and|or)\s+)
 _REPEATED = re.compile(r"(\d+?)\1+$")
 _DOTS = re.compile(r"\s*\\[lc]?dots\s*$")
 _PERIOD_IN_BRACKETS = re.compile(r"\((\d+)\)")
-_NUMERALS = NUMBERS.keys() | PARTS.keys()
+_NUMERALS = NUMBERS.keys() | SCALES.keys() | PARTS.keys()
 _FIRST_DIGIT = re.compile(r"\s*\d")
 
 
@@ -297,8 +297,8 @@ def _with_period(text: str, match: re.Match[str], spaced: bool) -> tuple[Token, 
 def _text_word(word: str, spaced: bool) -> list[Token]:
     bare = word.rstrip(".")
     parts = bare.split("-")
-    if len(parts) > 1 and all(part.lower() in _NUMERALS for part in parts):
-        return [Token("word", part, spaced=spaced) for part in parts]
+    if len(parts) > 1 and all(part.lower() in _NUMERALS or part in ("and", "a") for part in parts):
+        return [_one_text_word(part, spaced) for part in parts]
     if bare in ("pi", "infinity"):
         return _letters(bare, spaced)
     return [_one_text_word(bare, spaced)]

@@ -20,7 +20,7 @@ SIGNS = {"negative", "minus"}
 # Behind a value they say what it is not, or change it.
 NO_UNITS = names(
     """not no never minus plus less least more most fewer under over below above wrong incorrect false factorial root
-    score"""
+    first score"""
 )
 _HAN_NUMERALS = frozenset("零一二两三四五六七八九十百千万萬亿億兆半之")
 
