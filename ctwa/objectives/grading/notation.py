@@ -78,7 +78,7 @@ _REWRITES = [
 ]  # fmt: skip
 _QUOTED = re.compile('(?<![\\d}])["“]([^"“”]*)["”]')
 _INCHES = re.compile('(?<=[\\d}])\\s*["”″]')
-_LONE_DOLLAR = re.compile(r"(\s*-?\s*)\$(\d[\d.,]*(?: [a-z]+)*\s*)")
+_LONE_DOLLAR = re.compile(r"(\s*-?)\$(\d[\d.,]*(?: [a-z]+)*\s*)")
 _GROUPED_BY_APOSTROPHES = re.compile(r"(?<![\d'.])\d{1,3}(?:'\d{3})+(?![\d'])")  # 12'500
 _GROUPED_DECIMALS = re.compile(rf"\.(?:(?:\d{{3}}{THIN})+\d{{1,3}}|(?:\d{{5}}{THIN})+\d{{1,5}})(?!\d)")
 _GROUPED_DIGITS = re.compile(rf"(?<=\d)(?:\s*,?\s*{THIN}\s*,?\s*)+(?=\d{{3}}(?!\d))")
