@@ -7,13 +7,23 @@ from dataclasses import dataclass
 
 # A box opens with its brace, or holds what follows it up to the next space. `\{` and `\}` are characters of the answer.
 _TOKEN = re.compile(r"(?<!\\)\\+(?:boxed|fbox|framebox)(?![A-Za-z])\s*(\{)?|\\.|[{}]", re.DOTALL)
-_UNBRACED = re.compile(r"(?:[^\s$\\{}]|\\[A-Za-z]+|\\[^\s()\[\]])(?:[^\s$\\{}]|\\[A-Za-z]+|\\[,!]|\{[^{}]*\})*")
-# What may stand between the boxes of one answer that is split over several: `\boxed{2}$ and $x = \boxed{3}`.
-_JOINT = re.compile(
-    r"[\s$]*(,|;|\\text\s*\{\s*(?:and|or)\s*\}|,?\s*\b(?:and|or)\b)(?:[\s$~]|\\q?quad|\\[ ,;:!]|[A-Za-z]\w? *=)*"
+_COMMAND = r"\\(?!(?:boxed|fbox|framebox)(?![A-Za-z]))[A-Za-z]+"
+_UNBRACED = re.compile(
+    rf"(?:[^\s$\\{{}}]|{_COMMAND}|\\[^\s()\[\]A-Za-z])(?:[^\s$\\{{}}]|{_COMMAND}|\\[,!]|\{{[^{{}}]*\}})*"
 )
+# What may stand between the boxes of one answer that is split over several: `\boxed{2}\) or \(x_1 = \boxed{3}`.
+_LOOKS = r"[\s$~*]|\\[()\[\] ,;:!\\]|\\q?quad(?![A-Za-z])"
+_WORD = r"\b(?:and|or)\b|[和或]|\\?&|\\(?:land|lor|wedge|vee)(?![A-Za-z])"
+_IN_TEXT = r"\\(?:text[a-z]*|[mh]box|mathrm)\s*\{[\s~]*(?:[,;]|[,;]?[\s~]*(?:and|or),?)[\s~]*\}"
+_NAME = r"\\?[A-Za-z]\w*(?:_\{[\w,]+\})?'*\s*&?="
+_JOINT = re.compile(
+    rf"(?:{_LOOKS})*(?:[,;，；、](?:{_LOOKS})*(?:{_WORD}|{_IN_TEXT})?|{_WORD}|{_IN_TEXT})(?:{_LOOKS})*"
+    rf"(?:{_NAME}(?:{_LOOKS})*)?",
+    re.IGNORECASE,
+)
+_NOTHING = re.compile(rf"(?:{_LOOKS}|[.,;:{{}}])*")
 _NOTHING_MORE = re.compile(r"[\s$]*\Z")
-_MAX_JOINT = 40  # characters
+_MAX_JOINT = 80  # characters
 
 
 @dataclass(frozen=True)
@@ -38,7 +48,8 @@ def final_answer(text: str) -> str | None:
     r"""The answer of a completion: what its last box holds, together with the boxes joined to it.
 
     Boxes with nothing but a comma, ``and`` or ``or`` between them are one answer in parts: ``\boxed{2}, \boxed{3}`` is
-    ``2, 3``. None where there is no box, or where the last one is not closed.
+    ``2, 3``. Empty where a part is: the others are not the whole. None where there is no box, or where the last one is
+    not closed.
     """
     boxes = _boxes(text)
     if not boxes or boxes[-1].end is None:
@@ -51,6 +62,8 @@ def final_answer(text: str) -> str | None:
             break
         parts.insert(0, text[box.start : box.end].strip())
         joined = box
+    if any(_NOTHING.fullmatch(part) for part in parts):
+        return ""
     return parts[0] if len(set(parts)) == 1 else ", ".join(parts)
 
 
@@ -72,7 +85,7 @@ def _boxes(text: str) -> list[_Box]:
         elif content.endswith(("boxed", "fbox", "framebox")) or content[-1].isspace():
             argument = _UNBRACED.match(text, token.end())
             if argument is not None and len(content) > 2:
-                end = argument.end()
+                end = argument.start() + len(argument.group().rstrip(",;."))  # they are the sentence's
                 found.append(_Box(argument.start(), end, token.start(), end))
             elif len(content) > 2 and _NOTHING_MORE.match(text, token.end()):
                 found.append(_Box(token.end(), opening=token.start()))  # cut off before what it was to hold

@@ -256,6 +256,7 @@ def test_no_answer_takes_long_and_none_of_these_is_right(bomb: str) -> None:
             "\\boxed{6}, " * 10_000,
             ("\\boxed" + " " * 300) * 300,
             "\\boxed 1" + "{1" * 30_000,
+            "\\boxed1" * 15_000,
         ),
         *("\\boxed{6} and" + " " * 100_000 + "\\boxed{7}x", "\\boxed{6}" + ("a" * 50 + "\\boxed{6}") * 2_000),
     ],

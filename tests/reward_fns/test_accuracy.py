@@ -47,6 +47,11 @@ def accuracy(reward_fn: Any) -> Callable[[str, Any], float | None]:
         ("\\boxed{7} and then \\boxed \n", 0.0),
         ("\\boxed{7} and then \\fbox", 0.0),
         ("\\boxed{7} no: \\boxed{}", 0.0),
+        ("\\boxed{7}, \\boxed{}", 0.0),
+        ("\\boxed{7} and \\boxed{ }", 0.0),
+        ("\\boxed{7}, \\boxed{\\,}", 0.0),
+        ("\\boxed{}, \\boxed{7}", 0.0),
+        ("\\boxed{\\quad}, \\boxed{7}, \\boxed{7}", 0.0),
         ("\\boxed", 0.0),
         ("\\boxedx{7}", 0.0),
         ("boxed{7}", 0.0),
@@ -68,6 +73,10 @@ def test_the_last_box_is_the_answer(accuracy: Any, response: str, expected: floa
         ("$\\boxed{2},\\ \\boxed{3}$", "2,3", 1.0),
         ("$\\boxed{2},\\qquad x = \\boxed{3}$", "2,3", 1.0),
         ("\\boxed{2}, \\boxed{4}", "2,3", 0.0),
+        ("\\boxed 2, \\boxed 3", "2,3", 1.0),
+        ("$x_{1} &= \\boxed{2}, \\\\ \\alpha_2 &= \\boxed{3}$", "2,3", 1.0),
+        ("\\boxed{2} &= \\boxed{3}", "3", 1.0),
+        ("\\boxed{2}\\text{ }\\boxed{3}", "3", 1.0),
         ("\\boxed{2}, so \\boxed{2,3}", "2,3", 1.0),
         ("\\boxed{\\{1, 2\\}}", "\\{2, 1\\}", 1.0),
         ("\\boxed{\\{1, 2\\}", "\\{2, 1\\}", 0.0),
@@ -75,6 +84,54 @@ def test_the_last_box_is_the_answer(accuracy: Any, response: str, expected: floa
 )
 def test_an_answer_in_several_boxes(accuracy: Any, response: str, gold: str, expected: float) -> None:
     assert accuracy(response, gold) == expected
+
+
+JOINTS = [
+    *(
+        ", ",
+        "; ",
+        " or ",
+        " and ",
+        " OR ",
+        ", and ",
+        " & ",
+        "，",
+        "、",
+        "或",
+        "\\text{, }",
+        "\\text{ or }",
+        "\\mbox{ and }",
+    ),
+    *(
+        "\\;\\text{or}\\;",
+        "\\quad\\text{or}\\quad ",
+        " \\textrm{or} ",
+        ", \\text{ and } ",
+        ",\\qquad ",
+        " \\lor ",
+        " \\wedge ",
+    ),
+    *(
+        "$ or $",
+        "\\) or \\(",
+        "\\]\nor\n\\[",
+        "** or **",
+        "$, $x = ",
+        "$ and $x_2=",
+        "\\) or \\(x_{12} = ",
+        ", \\theta' =",
+    ),
+]
+
+
+@pytest.mark.parametrize("joint", JOINTS)
+def test_boxes_that_are_joined_are_one_answer(accuracy: Any, joint: str) -> None:
+    """Two guesses are not the second of them, however they are joined."""
+    response = f"It is \\boxed{{3}}{joint}\\boxed{{7}}."
+
+    assert accuracy(response, "7") == 0.0
+    assert accuracy(response, "3,7") == 1.0
+    assert accuracy(response.replace("3", "7"), "7") == 1.0
 
 
 @pytest.mark.parametrize("gold", [None, float("nan"), "", {"value": 7}, ["7"]])

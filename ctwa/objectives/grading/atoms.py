@@ -214,6 +214,16 @@ class AtomParser(Cursor, ABC):
                 return Symbol("angle " + "".join(letters))
         raise Unreadable(f"'{name}' where a value belongs")
 
+    def _is_end(self) -> bool:
+        return self.peek().kind == "command" and self.peek().text == "end"
+
+    def _cell(self) -> Expression:
+        if self.peek().kind in ("&", "row") or self._is_end():
+            raise Unreadable("a matrix with an empty cell")
+        if self.peek() is END:
+            raise Unreadable("a matrix without its end")
+        return scalar(self.expression())
+
     def _argument(self) -> Operand:
         """An argument of a command: in braces, or the next atom, with its sign."""
         if self.peek().kind == "-":
@@ -246,15 +256,15 @@ class AtomParser(Cursor, ABC):
         if kind not in ("pmatrix", "bmatrix", "vmatrix", "matrix", "array", "Bmatrix", "smallmatrix"):
             raise Unreadable(f"\\begin{{{kind}}} is not known")
         rows: list[list[Expression]] = [[]]
-        while not (self.peek().kind == "command" and self.peek().text == "end"):
-            if self.accept("&"):
-                continue
+        while not self._is_end():
             if self.accept("row"):
                 rows.append([])
                 continue
-            if self.peek() is END:
-                raise Unreadable("a matrix without its end")
-            rows[-1].append(scalar(self.expression()))
+            rows[-1].append(self._cell())
+            while self.accept("&"):
+                rows[-1].append(self._cell())
+            if self.peek().kind != "row" and not self._is_end():
+                raise Unreadable(f"'{self.peek().text}' after a cell of a matrix")
         self.take()
         if self.subscript() != kind:
             raise Unreadable("a matrix that ends as another")

@@ -14,6 +14,7 @@ from ctwa.objectives.grading.nodes import (
     Operation,
     Quantity,
     Symbol,
+    Unit,
     Unreadable,
 )
 from ctwa.objectives.grading.tokens import MAX_DEPTH, Token
@@ -79,9 +80,12 @@ class Cursor:
 
 
 def scalar(value: Operand) -> Expression:
-    """The expression that a value is. Raises Unreadable where it is a set, a phrase, or has a unit."""
-    if isinstance(value, Quantity) and value.unit is None:
-        return value.value
+    """The expression that a value is, with its degree or percent. Raises Unreadable for sets, phrases, other units."""
+    match value:
+        case Quantity(bare, None):
+            return bare
+        case Quantity(bare, Unit((("degree" | "percent" as unit, 1),))):
+            return Operation(unit, (bare,))
     if isinstance(value, EXPRESSIONS):
         return value
     raise Unreadable(f"arithmetic with a {type(value).__name__.lower()}")

@@ -7,9 +7,9 @@ from fractions import Fraction
 
 from ctwa.objectives.grading.atoms import AtomParser
 from ctwa.objectives.grading.cursor import Operand, joined, literal, over, scalar, scaled, times
-from ctwa.objectives.grading.nodes import Based, Expression, Matrix, Number, Operation, Unreadable
+from ctwa.objectives.grading.nodes import Based, Collection, Expression, Interval, Matrix, Number, Operation, Unreadable
+from ctwa.objectives.grading.numerals import NUMBERS
 from ctwa.objectives.grading.tokens import Token
-from ctwa.objectives.grading.words import NUMBERS
 
 _OPENERS = {"(", "[", "{", "\\{", "number", "letter", "function", "accent", "lfloor", "lceil", "langle", "dots", "norm"}
 _OPENING_COMMANDS = {"frac", "sqrt", "binom", "sum", "prod", "begin", "infinity", "emptyset", "mathbb", "angle"}
@@ -141,6 +141,8 @@ class ExpressionParser(AtomParser, ABC):
                 raise Unreadable("too many powers of powers")
             if unit := self._postfix_unit():
                 value = Operation(unit, (scalar(value),))
+            elif token.kind == "^" and isinstance(value, Matrix | Collection | Interval):
+                value = self._transposed(value)
             elif token.kind == "^":
                 self.take()
                 value = Operation("power", (scalar(value), self.exponent()))
@@ -153,6 +155,20 @@ class ExpressionParser(AtomParser, ABC):
                 value = self._based(value)
             else:
                 return value
+
+    def _transposed(self, value: Matrix | Collection | Interval) -> Matrix:
+        """(1,2)^T is a column."""
+        self.expect("^")
+        if self.subscript() != "T":
+            raise Unreadable("a power of several values")
+        match value:
+            case Matrix(rows):
+                return Matrix(tuple(zip(*rows, strict=True)))
+            case Collection("tuple", items):
+                return Matrix(tuple((scalar(item),) for item in items))
+            case Interval(low, high, low_closed=True, high_closed=True):
+                return Matrix(((low,), (high,)))
+        raise Unreadable("the transpose of no vector")
 
     def _postfix_unit(self) -> str:
         """``percent`` or ``degree`` where its sign follows, which is then read; else nothing."""
@@ -180,7 +196,7 @@ class ExpressionParser(AtomParser, ABC):
         exponent = scalar(self.atom())
         return Operation("negative", (exponent,)) if is_negative else exponent
 
-    def _based(self, value: Number) -> Based:
+    def _based(self, value: Number) -> Number | Based:
         self.expect("_")
         if value.places is not None or value.value.denominator != 1:
             raise Unreadable("a fraction in another base")
@@ -188,4 +204,4 @@ class ExpressionParser(AtomParser, ABC):
         base = NUMBERS.get(text.lower().strip("()"), text.strip("()"))
         if not str(base).isdecimal():
             raise Unreadable(f"the base {text}")
-        return Based(str(value.value), int(base))
+        return value if int(base) == 10 else Based(str(value.value), int(base))

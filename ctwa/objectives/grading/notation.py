@@ -18,7 +18,7 @@ _SYMBOLS = {
     "∅": r"\emptyset ", "ø": r"\emptyset ", "Ø": r"\emptyset ", "°": r"^\circ ", "º": r"^\circ ", "˚": r"^\circ ",
     "′": "'", "’": "'", "‘": "'", "…": r"\ldots ", "⋯": r"\cdots ", "∑": r"\sum ", "∏": r"\prod ", "∫": r"\int ",
     "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "⟨": r"\langle ", "⟩": r"\rangle ",
-    "∠": r"\angle ", "△": r"\triangle ", "∣": "|", "│": "|", "“": "", "”": "", "\"": "",
+    "∠": r"\angle ", "△": r"\triangle ", "∣": "|", "│": "|",
     "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℚ": r"\mathbb{Q}", "ℕ": r"\mathbb{N}", "ℂ": r"\mathbb{C}",
     "€": r"\euro ", "£": r"\pounds ", "¥": r"\yen ", "₹": r"\rupee ",
     "。": ".", "、": ",",
@@ -37,6 +37,7 @@ _RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ]+")
 _LOWERED = re.compile("[₀₁₂₃₄₅₆₇₈₉₊₋₍₎]+")
 _RAISED_OVER_LOWERED = re.compile("([⁰¹²³⁴⁵⁶⁷⁸⁹]+)\\s*[⁄/∕]\\s*([₀₁₂₃₄₅₆₇₈₉]+)")  # ⁵⁄₉
 _VULGAR = re.compile("[¼-¾⅐-⅞↉]")
+_TEXT = r"\s*\\(?:text|textrm|mbox|mathrm)\s*\{[^{}]*\}\s*"
 
 # Order matters: a later pattern sees what the earlier ones left.
 _REWRITES = [
@@ -51,13 +52,16 @@ _REWRITES = [
          r"|nonumber)(?![A-Za-z])|\\[ \n>]|~", " "),
         (r"\\(?:[hv]skip|m?kern|mskip)\s*-?\d*\.?\d*\s*(?:em|ex|pt|mu|cm|mm|in|pc|bp)", " "),
         (r"\\[hv]space\*?\s*\{[^{}]*\}|\\(?:hphantom|vphantom|phantom|label|tag)\s*\{[^{}]*\}", " "),
-        (r"\\(?:left|right|middle)\s*\.(?!\d)", ""),
+        (r"\\(?:left|right|middle)\s*\.", ""),
         (r"\\(?:left|right|middle|[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle|scriptscriptstyle|limits|nolimits"
          r"|displaylimits|mathstrut|strut|smash|boldmath|rm|bf|it|sf|tt|cal|em|sl|sc|normalsize|small|large|Large|LARGE"
          r"|huge|Huge|boxed|fbox|framebox|underline|centering|noindent|ensuremath|mathopen|mathclose|mathord|mathrel"
          r"|mathbin)(?![A-Za-z])", " "),
         (r"\\(?:color|textcolor|colorbox)\s*\{[^{}]*\}", " "),
         (r"\\(?:[dtcs]|nice)frac(?![A-Za-z])", r"\\frac"),
+        (r"\\(?:boldsymbol|bm|pmb)(?![A-Za-z])", r"\\mathbf"),
+        (r"(\^\s*\{?\s*)\\(?:top|intercal)(?![A-Za-z])", r"\1T"),
+        (rf"(?<=[\w)}}])(\s*)\\frac\s*\{{({_TEXT})\}}\s*\{{({_TEXT})((?:\^\{{?\d\}}?)?)\s*\}}", r"\1\2/\3\4"),
         (r"(?<=\d)\s*\^\s*(?:\{\s*)?(?:\\(?:text|mathrm)\s*\{\s*o\s*\}|o(?![A-Za-z]))(?:\s*\})?", r"^\\circ "),
         (r"_\s*\{\s*\\text\s*\{\s*base\s*(\w*)\s*\}\s*(\w*)\s*\}", r"_{\1\2}"),
         (r"(?<=\w)\s*(?:\\text\s*\{[\s(]*(?:in )?base\s*(\w+)[\s)]*\}|\\text\s*\{\s*(?:in )?base\s*\}\s*(\w+)"
@@ -72,6 +76,9 @@ _REWRITES = [
         (r"\\(?:checkmark|square|blacksquare|qed)(?![A-Za-z])", " "),
     ]
 ]  # fmt: skip
+_QUOTED = re.compile('(?<![\\d}])["“]([^"“”]*)["”]')
+_INCHES = re.compile('(?<=[\\d}])\\s*["”″]')
+_LONE_DOLLAR = re.compile(r"(\s*-?)\$(\d[\d.,]*(?: [a-z]+)*\s*)")
 _GROUPED_BY_APOSTROPHES = re.compile(r"(?<![\d'.])\d{1,3}(?:'\d{3})+(?![\d'])")  # 12'500
 _GROUPED_DECIMALS = re.compile(rf"\.(?:(?:\d{{3}}{THIN})+\d{{1,3}}|(?:\d{{5}}{THIN})+\d{{1,5}})(?!\d)")
 _GROUPED_DIGITS = re.compile(rf"(?<=\d)(?:\s*,?\s*{THIN}\s*,?\s*)+(?=\d{{3}}(?!\d))")
@@ -92,6 +99,8 @@ def to_plain_latex(text: str) -> str:
     text = _RAISED.sub(lambda run: "^{" + unicodedata.normalize("NFKC", run[0]) + "}", text)
     text = _LOWERED.sub(lambda run: "_{" + unicodedata.normalize("NFKC", run[0]) + "}", text)
     text = _VULGAR.sub(_to_fraction, text)
+    text = _INCHES.sub(r"\\text{ inches}", _QUOTED.sub(r"\1", text))
+    text = re.sub('["“”]', "", text)
     text = text.translate(_TABLE)
     # NFKC would turn the thin spaces into plain ones.
     text = THIN.join(unicodedata.normalize("NFKC", part) for part in text.split(THIN)).translate(_TABLE)
@@ -99,6 +108,7 @@ def to_plain_latex(text: str) -> str:
     if r"\begin" not in text:
         text = re.sub(r"\\\\+(?=[A-Za-z])", lambda _: "\\", text)  # escaped once too often
     text = text.replace("\\\\", ROW)
+    text = _LONE_DOLLAR.sub(r"\1\\$\2", text) if _LONE_DOLLAR.fullmatch(text) else text
     text = _GROUPED_BY_APOSTROPHES.sub(lambda digits: digits[0].replace("'", THIN), text)
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)

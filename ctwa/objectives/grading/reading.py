@@ -27,9 +27,11 @@ from ctwa.objectives.grading.nodes import (
     Unit,
     Unreadable,
 )
+from ctwa.objectives.grading.numerals import NUMBERS, PARTS, SCALES, numeral, share
 from ctwa.objectives.grading.tokens import CURRENCIES, Token, tokenize
 
 _RELATIONS = {"=", "<", ">", "<=", ">=", "!=", "approx", "equiv", "in", "~"}
+_SUMS = {"add", "pm", "mp"}
 _MAX_UNIT_TOKENS = 20
 _CLOSERS = {"end", ")", "]", "}", "\\}", "rangle"}
 
@@ -97,7 +99,7 @@ class _AnswerParser(ExpressionParser):
             return Collection("list", ())
         while True:
             found.append(self._item())
-            if self.peek().kind == "number" and isinstance(found[-1], Quantity) and found[-1].unit:
+            if self.peek().kind == "number" and _has_known_unit(found[-1]):
                 joints.append("and")  # 5 feet 6 inches
             elif self.accept(","):  # `, and` is one joint
                 joints.append(self.take().text if self.peek().kind == "joint" else ",")
@@ -164,6 +166,10 @@ class _AnswerParser(ExpressionParser):
             self.take()
             self.accept(":")
         token = self.peek()
+        is_sign = token.kind == "-" and self.peek(1).kind == "word"
+        if (is_sign or (token.kind == "word" and token.text.lower() in words.SIGNS)) and self._value_follows():
+            self.take()
+            return self._negated(self._region_or_value())
         currency = self._currency()
         sign = currency is None and token.kind in ("-", "+") and self.peek(1).text in CURRENCIES
         if sign:
@@ -179,33 +185,64 @@ class _AnswerParser(ExpressionParser):
     def _more_follows(self) -> bool:
         return self.peek(1).kind not in (*_CLOSERS, ",", "joint", *_RELATIONS)
 
+    def _value_follows(self) -> bool:
+        token = self.peek(1)
+        if token.kind == "word":
+            return token.text.lower() in NUMBERS
+        return token.kind in ("number", "letter", "unit", "(", "{") or token.kind == "command"
+
+    @staticmethod
+    def _negated(value: Answer) -> Quantity:
+        if not isinstance(value, Quantity) or (isinstance(value.value, Operation) and value.value.name in _SUMS):
+            raise Unreadable("'negative' before something else than one term")
+        return Quantity(Operation("negative", (value.value,)), value.unit)
+
     def _currency(self) -> str | None:
         token = self.peek()
         return self.take().text if token.kind == "unit" and token.text in CURRENCIES else None
 
     def _words(self) -> Answer:
-        number = words.NUMBERS.get(self.peek().text.lower())
-        tens, _, ones = self.peek().text.lower().partition("-")
-        if ones in words.NUMBERS and tens in words.NUMBERS:
-            number = words.NUMBERS[tens] + words.NUMBERS[ones]
-        if number is not None:
-            self.take()
-            if number % 10 == 0 and number > 10 and self.peek().kind == "-" and self.peek(1).text in words.NUMBERS:
-                self.take()
-                number += words.NUMBERS[self.take().text]
-            return self._quantity(Number(Fraction(number)), None)
-        found = []
+        if (number := numeral(self._next_words())) is not None:
+            self.place += number[1]
+            return self._quantity(Number(number[0]), None)
+        found: list[str] = []
         while (token := self.peek()).kind in ("word", "letter", "number", "function", "'", ".", "?", "!"):
             self.take()
-            if token.kind not in "'.?!" and not (token.kind == "word" and token.text in words.ARTICLES):
+            if token.kind not in "'.?!" and not self._is_article(token, is_first=not found):
                 found.append(token.text.lower())
         if found in (["all", "real", "numbers"], ["all", "reals"]):
             return Region((Interval(NEGATIVE_INFINITY, INFINITY, low_closed=False, high_closed=False),))
         return Phrase(tuple(found))
 
+    def _is_article(self, token: Token, *, is_first: bool) -> bool:
+        """Whether the word just read is one: the A of a circle, and not of team A."""
+        if token.kind != "word" or token.text.lower() not in words.ARTICLES:
+            return False
+        return token.text.lower() == "the" or (self.peek().kind == "word" and (is_first or token.text.islower()))
+
+    def _next_words(self, ahead: int = 0) -> list[str]:
+        """The words from that many tokens ahead on, with each ``and`` among them."""
+        found = []
+        while (token := self.peek(ahead)).kind == "word" or (token.kind, token.text) == ("joint", "and"):
+            found.append(token.text.lower())
+            ahead += 1
+        return found
+
+    def _with_part(self, value: Expression) -> Expression:
+        """2 and a half, in one of words or digits."""
+        if not isinstance(value, Number) or value.value.denominator != 1 or self.peek().text != "and":
+            return value
+        following = self._next_words(ahead=1)
+        part = numeral(["one" if word in ("a", "an") else word for word in following[:1]] + following[1:])
+        if part is None or not 0 < part[0] < 1:
+            return value
+        self.place += 1 + part[1]
+        return Number(value.value + part[0])
+
     def _quantity(self, value: Operand, currency: str | None) -> Answer:
         if not isinstance(value, EXPRESSIONS):
             return value
+        value = self._with_part(value)
         value, written = _without_written_unit(value)
         powers = Counter({written: 1} if written else {})
         scale = Fraction(1)
@@ -217,15 +254,19 @@ class _AnswerParser(ExpressionParser):
             if self.place > start + _MAX_UNIT_TOKENS:
                 raise Unreadable("a sentence after the value")
             token = self.peek()
-            if token.kind == "word" and token.text.lower() in words.NUMBERS:
+            if token.kind == "word" and token.text.lower().removesuffix("s") in NUMBERS:
                 raise Unreadable("a number among the units")
             if self._is_to():
                 break
             if token.kind in ("word", "unit") or (token.kind == "letter" and token.text in "CF" and "degree" in powers):
                 self.take()
                 word = token.text.lower()
-                if word in words.SCALES:
-                    scale *= words.SCALES[word]
+                if word in SCALES:
+                    scale *= Fraction(SCALES[word]) ** sign
+                elif word in PARTS and "quarter" not in word:  # 12 quarters may be coins
+                    if powers or scale != 1 or not isinstance(value, Number):
+                        raise Unreadable(f"'{word}' behind the value")
+                    value = Number(share(value.value, word))
                 elif word in ("per", "an", "a", "of", "the") or (word == "in" and self.peek().kind == "word"):
                     sign = -1 if word == "per" else sign
                 elif word in ("square", "sq", "squared", "cubic", "cu", "cubed"):
@@ -243,10 +284,12 @@ class _AnswerParser(ExpressionParser):
                 is_open = False
         if scale != 1:
             value = Operation("multiply", (value, Number(scale)))
-        unit = Unit(tuple(sorted((name, power) for name, power in powers.items() if power)))
+        unit = Unit(tuple(sorted(_as_volume(name, power) for name, power in powers.items() if power)))
         return Quantity(value, unit if unit.powers else None)
 
     def _add_unit(self, powers: Counter[str], word: str, power: int) -> None:
+        if not words.may_be_unit(word):
+            raise Unreadable(f"'{word}' behind the value")
         name = words.unit_name(word)
         if name in ("degree c", "degree f", "c", "f") and "degree" in powers:
             del powers["degree"]
@@ -283,6 +326,13 @@ class _AnswerParser(ExpressionParser):
         return Collection("set", content.items)
 
 
+def _has_known_unit(answer: Answer) -> bool:
+    """Whether a number may follow without a joint: 5 feet 6 inches, and not 5 times 6."""
+    if not isinstance(answer, Quantity) or answer.unit is None:
+        return False
+    return all(name in words.UNITS for name, _ in answer.unit.powers)
+
+
 def _begins_with_variable(content: Collection) -> bool:
     match content.items:
         case (Quantity(Symbol(), None),):
@@ -290,6 +340,12 @@ def _begins_with_variable(content: Collection) -> bool:
         case (Relation((Quantity(Symbol(), None), _), ("in",)),):
             return True
     return False
+
+
+def _as_volume(name: str, power: int) -> tuple[str, int]:
+    """Cubic centimetres are millilitres."""
+    volume = f"{name}^3"
+    return (volume, power // 3) if abs(power) == 3 and volume in words.UNITS else (name, power)
 
 
 def _without_written_unit(value: Expression) -> tuple[Expression, str | None]:

@@ -9,6 +9,7 @@ from fractions import Fraction
 from ctwa.objectives.grading import words
 from ctwa.objectives.grading.nodes import Number, Unreadable
 from ctwa.objectives.grading.notation import ROW, THIN
+from ctwa.objectives.grading.numerals import NUMBERS, PARTS, SCALES
 from ctwa.objectives.grading.words import is_unit, names
 
 MAX_DEPTH = 40  # of \text in \text, and of brackets
@@ -96,6 +97,7 @@ _LETTERS = re.compile(r"[^\W\d_](?:(?:\s*,\s*(?:and\s+|or\s+)?|\s+(?:and|or)\s+)
 _REPEATED = re.compile(r"(\d+?)\1+$")
 _DOTS = re.compile(r"\s*\\[lc]?dots\s*$")
 _PERIOD_IN_BRACKETS = re.compile(r"\((\d+)\)")
+_NUMERALS = NUMBERS.keys() | SCALES.keys() | PARTS.keys()
 _FIRST_DIGIT = re.compile(r"\s*\d")
 
 
@@ -105,7 +107,8 @@ def tokenize(text: str, *, groups_thousands: bool = True) -> tuple[Token, ...]:
     Raises:
         Unreadable: braces that do not match, or nested too deep.
     """
-    return tuple(_with_short_units(_Tokenizer(groups_thousands).run(text, is_text=False, depth=0)))
+    tokens = _with_short_units(_Tokenizer(groups_thousands).run(text, is_text=False, depth=0))
+    return tuple(_without_hyphens(tokens))
 
 
 def _with_short_units(tokens: list[Token]) -> list[Token]:
@@ -116,6 +119,13 @@ def _with_short_units(tokens: list[Token]) -> list[Token]:
         if is_short and _is_value(tokens[place - 1]) and after.kind not in _SHORT_UNITS[token.text]:
             tokens[place] = Token("word", token.text, spaced=token.spaced)
     return tokens
+
+
+def _without_hyphens(tokens: list[Token]) -> list[Token]:
+    """Twenty-one and two-thirds as two words."""
+    is_numeral = [token.text.lower() in _NUMERALS for token in tokens]
+    neighbours = zip(tokens, [False, *is_numeral], [*is_numeral[1:], False], strict=False)
+    return [token for token, before, after in neighbours if token.kind != "-" or token.spaced or not (before and after)]
 
 
 def _is_value(token: Token) -> bool:
@@ -143,7 +153,7 @@ class _Tokenizer:
                 place, spaced = match.end(), False
                 continue
             if is_text and (match := _TEXT_WORD.match(text, place)):
-                tokens.append(_text_word(match[0], spaced))
+                tokens += _text_word(match[0], spaced)
                 place, spaced = match.end(), False
                 continue
             match = _TOKEN.match(text, place)
@@ -284,8 +294,17 @@ def _with_period(text: str, match: re.Match[str], spaced: bool) -> tuple[Token, 
     return Token("number", token.text + digits, Number(value), spaced), end
 
 
-def _text_word(word: str, spaced: bool) -> Token:
+def _text_word(word: str, spaced: bool) -> list[Token]:
     bare = word.rstrip(".")
+    parts = bare.split("-")
+    if len(parts) > 1 and all(part.lower() in _NUMERALS or part in ("and", "a") for part in parts):
+        return [_one_text_word(part, spaced) for part in parts]
+    if bare in ("pi", "infinity"):
+        return _letters(bare, spaced)
+    return [_one_text_word(bare, spaced)]
+
+
+def _one_text_word(bare: str, spaced: bool) -> Token:
     if bare.lower() in ("a.m", "p.m"):
         return Token("word", bare.replace(".", ""), spaced=spaced)
     if bare.lower() in words.JOINTS:

@@ -1,8 +1,11 @@
-"""The words of answers: numbers, scales, units, and which runs of letters are words at all."""
+"""The words of answers: units, and which runs of letters are words at all."""
 
 from __future__ import annotations
 
+import unicodedata
 from fractions import Fraction
+
+from ctwa.objectives.grading.numerals import NUMBERS, SCALES
 
 
 def names(text: str) -> frozenset[str]:
@@ -10,23 +13,16 @@ def names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-_UP_TO_TWENTY = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
-    seventeen eighteen nineteen twenty"""
-_TENS = "thirty forty fifty sixty seventy eighty ninety"
-NUMBERS = {word: number for number, word in enumerate(_UP_TO_TWENTY.split())} | {
-    word: 10 * tens for tens, word in enumerate(_TENS.split(), start=3)
-}
-SCALES = {
-    "dozen": 12,
-    "hundred": 10**2,
-    "thousand": 10**3,
-    "million": 10**6,
-    "billion": 10**9,
-    "trillion": 10**12,
-}
 JOINTS = {"and": "and", "or": "or"}
 FILLERS = {"about", "approximately", "exactly", "the", "answer", "final", "is"}
-ARTICLES = {"the", "The", "a", "an"}
+ARTICLES = {"the", "a", "an"}
+SIGNS = {"negative", "minus"}
+# Behind a value they say what it is not, or change it.
+NO_UNITS = names(
+    """not no never minus plus less least more most fewer under over below above wrong incorrect false factorial root
+    first score"""
+)
+_HAN_NUMERALS = frozenset("零一二两三四五六七八九十百千万萬亿億兆半之")
 
 # name -> (dimension, how many of the dimension's own unit, other spellings)
 _UNITS: dict[str, tuple[str, Fraction, str]] = {
@@ -68,7 +64,7 @@ _UNITS: dict[str, tuple[str, Fraction, str]] = {
     "unit": ("unit", Fraction(1), ""),
 }
 UNITS = {name: (dimension, factor) for name, (dimension, factor, _) in _UNITS.items()}
-_NAMES = {other: name for name, (_, _, others) in _UNITS.items() for other in [name, *others.split()]}
+_NAMES = {other: name for name, (_, _, others) in _UNITS.items() for other in [name, *others.split()]} | {"cc": "cm^3"}
 # Two of them are quotients.
 QUOTIENTS = {"mph": (("mile", 1), ("hour", -1)), "kph": (("km", 1), ("hour", -1))}
 
@@ -77,8 +73,12 @@ _KNOWN = names(
     infinite finite increasing decreasing am pm base percent degrees
     monday tuesday wednesday thursday friday saturday sunday"""
 )
+# A volume is also a length to the third power.
+UNITS |= {
+    f"{name}^3": ("volume", (10 * size) ** 3) for name, (dimension, size) in UNITS.items() if dimension == "length"
+}
 # Short unit names that may be a product of variables are words only inside \text.
-_MAY_BE_A_PRODUCT = names("mg in min h l L g m s ml mL deg rad sec hr mi pct")
+_MAY_BE_A_PRODUCT = names("mg cc in min h l L g m s ml mL deg rad sec hr mi pct")
 _VOWELS = set("aeiouyAEIOUY")
 
 
@@ -96,6 +96,11 @@ def is_unit(word: str) -> bool:
     return unit_name(word) in UNITS
 
 
+def may_be_unit(word: str) -> bool:
+    """Whether a word behind a value only says what there are so many of: 5 cats, and not 5 factorial."""
+    return word.lower() not in NO_UNITS and not _HAN_NUMERALS & set(word)
+
+
 def is_word(letters: str) -> bool:
     """Whether letters in a formula are meant as a word (``Evelyn``, ``4 cats``) and not as a product (``abc``)."""
     lowered = letters.lower()
@@ -103,13 +108,18 @@ def is_word(letters: str) -> bool:
         return False
     if lowered == "to" or lowered in NUMBERS or lowered in SCALES or lowered in JOINTS or lowered in _KNOWN:
         return True
-    if is_unit(letters):
+    if is_unit(letters) or not _is_of_formulas(letters):
         return True
     if len(letters) < 4 or not _VOWELS & set(letters):
         return False
     codes = {ord(letter) for letter in lowered}
     is_alphabet = len(codes) == len(letters) and max(codes) - min(codes) == len(letters) - 1
     return not is_alphabet
+
+
+def _is_of_formulas(letters: str) -> bool:
+    """Whether letters are Latin and Greek ones, as those of variables: Москва is no product."""
+    return letters.isascii() or all(unicodedata.name(letter, "").startswith(("LATIN", "GREEK")) for letter in letters)
 
 
 def _singular(word: str) -> str:
