@@ -4,12 +4,16 @@ import ast
 import json
 import re
 import textwrap
+import unicodedata
+from collections.abc import Iterator
+from itertools import groupby
 from time import monotonic
 from typing import Any
 
 from ctwa.objectives.sandbox import Limits, output_of, which_pass
 
-_BLOCK = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n]*\n(.*?)^[ \t]*```[ \t]*$", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(r"[ \t]*```[ \t]*(\w*)")
+_MAX_MARKS = 1000  # that combine with one letter: Python sorts them, which takes the square of their number
 _PYTHON = ("python", "py", "python3")
 _BLOCKS_OF_STATEMENTS = ast.If | ast.For | ast.While | ast.With | ast.Try
 
@@ -29,8 +33,8 @@ def code_tests(
         response: the response; without a code block it is the program itself.
         ground_truth: the tests.
         partial: the share of the tests that pass counts, not all or none.
-        seconds: of all asserts together, or of each input; the objective's `timeout` has to be longer. A program that
-            does not come to its end in time for one input has failed all that follow.
+        seconds: of all asserts together, or of each input; the objective's `timeout` has to be longer than all of
+            them. A program that does not come to its end in time for one input has failed all that follow.
         memory_mb: that a process may take.
     """
     tests = _tests_of(ground_truth)
@@ -63,15 +67,33 @@ def check_code_tests(partial: bool = False, seconds: float = 5.0, memory_mb: int
 
 def _program_of(response: str) -> str | None:
     """The last block of Python; None where there is none that can be read."""
-    response = response.replace("\r\n", "\n") + "\n"
-    blocks = [(language.lower(), textwrap.dedent(code)) for language, code in _BLOCK.findall(response)]
+    response = response.replace("\r\n", "\n")
+    blocks = list(_blocks_of(response))
     marked = [code for language, code in blocks if language in _PYTHON]
     unmarked = [code for language, code in blocks if not language]  # behind a program often what it prints
     program = (marked or unmarked or [response])[-1]
+    combines = map(bool, map(unicodedata.combining, program))
+    if any(is_mark and len(list(run)) > _MAX_MARKS for is_mark, run in groupby(combines)):
+        return None
     try:
         return program if ast.parse(program).body else None
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
+
+
+def _blocks_of(response: str) -> Iterator[tuple[str, str]]:
+    """The languages of the code blocks that are closed, in small letters, and what the blocks hold."""
+    language: str | None = None
+    code: list[str] = []
+    for line in response.split("\n"):
+        fence = _FENCE.match(line)
+        if fence and language is None:
+            language, code = fence[1].lower(), []
+        elif language is not None and fence and line.strip(" \t") == "```":
+            yield language, textwrap.dedent("\n".join(code))
+            language = None
+        else:
+            code.append(line)
 
 
 def _tests_of(ground_truth: Any) -> list[str] | tuple[tuple[str, str], ...] | None:

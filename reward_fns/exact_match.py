@@ -6,14 +6,18 @@ from collections.abc import Sequence
 from numbers import Number
 from typing import Any
 
+from ctwa.data.answers import without_thousands
 from ctwa.instructions.text import shown
 from ctwa.objectives.final import Place, final_text
 
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
+_HYPHEN_OR_MINUS = re.compile(r"[‐‑‒–]|−\s*")
 
 
 def exact_match(response: str, ground_truth: Any, place: Place = "whole", normalise: bool = True) -> float | None:
     """1 where the answer is the ground truth, or one of a list of them, else 0; None without a ground truth.
+
+    A number's sign and its point count; the commas of its thousands do not.
 
     Args:
         response: the response.
@@ -33,7 +37,9 @@ def exact_match(response: str, ground_truth: Any, place: Place = "whole", normal
     if answer is None:
         return 0.0
     if not normalise:
-        return float(answer in (text.strip() for text in texts))
+        # At these places a number of the response has lost its commas.
+        as_there = without_thousands if place in ("hashes", "last_number") else str
+        return float(answer in (as_there(text.strip()) for text in texts))
     plain = _plain(answer)
     return float(any(plain == _plain(text) for text in texts) and bool(plain))
 
@@ -53,16 +59,17 @@ def _texts_of(gold: Any) -> list[str]:
 
 
 def _plain(text: str) -> str:
-    text = shown(text).lower()
+    text = _HYPHEN_OR_MINUS.sub("-", shown(text).lower())
     kept = "".join(" " if _is_mark(text, at) else character for at, character in enumerate(text))
-    return " ".join(_ARTICLES.sub(" ", kept).split()) or " ".join(text.split())
+    return without_thousands(" ".join(_ARTICLES.sub(" ", kept).split())) or " ".join(text.split())
 
 
 def _is_mark(text: str, at: int) -> bool:
-    """Punctuation, but for what belongs to a number: a minus before it, a point or a comma within."""
+    """Punctuation, but for what belongs to a number: a minus before it, its point, a comma within."""
     if not unicodedata.category(text[at]).startswith("P"):
         return False
-    before, after = text[at - 1 : at], text[at + 1 : at + 2]
-    if text[at] in ".," and before.isdigit() and after.isdigit():
-        return False
-    return not (text[at] == "-" and after.isdigit() and not before.isalnum())
+    before, after, next_but_one = text[at - 1 : at], text[at + 1 : at + 2], text[at + 2 : at + 3]
+    if text[at] in ".," and after.isdigit():
+        return not before.isdigit() and (text[at] == "," or before.isalpha() or before == ".")
+    begins_number = after.isdigit() or (after == "." and next_but_one.isdigit())
+    return not (text[at] == "-" and begins_number and not before.isalnum())

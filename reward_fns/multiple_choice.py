@@ -3,28 +3,30 @@ r"""Multiple choice: is the letter that the response settles on the right one?""
 import re
 from typing import Any
 
+from ctwa.data.boxed import final_answer
 from ctwa.instructions.text import shown
 
-# What may stand around the letter where it is named: a mark, a box, bold type, the choice's text behind it.
-_LETTER = r"(?:\\(?:text|math)\w*\{|[$*_(\[\"“\s])*+([A-Za-z])"  # with what may open before it
-_BOXED = re.compile(rf"\\boxed\{{{_LETTER}(?:[)\]}}\s]*\}}|[)\]}}]*[).:][^{{}}]*\}})")
-_TAGGED = re.compile(rf"<answer>{_LETTER}[)\]}}$*_\"”]*\s*(?:[).:–—-][^<]*)?</answer>", re.IGNORECASE)
+# What may stand around the letter where it is named: marks, bold type, the brackets of a formula.
+_OPENS = r"(?:\\(?:text|math)\w*\{|\\[(\[]|[$*_({\[\"“\s])*+"
+_CLOSES = r"(?:\\[)\]]|[)\]}$*_.:、\"”])++"
+_LETTER = r"([^\W\d_])"
+# The letter and nothing else, or behind a mark the choice's text: "A dog" begins with a word.
+_CHOICE = re.compile(rf"{_OPENS}{_LETTER}(?:\s*\Z|\s+[–—-]\s|{_CLOSES}(?![A-Za-z]))")
 # "a" and "i" with a word behind them are words: "the answer is a matter of taste".
 _DECLARED = re.compile(
-    rf"\b(?:answer|choice|option)\b(?:\s++(?:is|would be|must be))?+\s*+:?+{_LETTER}(?![\w'’])"
-    r"(?!(?<=(?-i:[\s:][ai]))\s+\w)",
+    r"(?:\b(?:answer|choice|option)\b(?:\s++(?:is|would be|must be))?+|答案[是为选]?+)"
+    rf"\s*+:?+{_OPENS}{_LETTER}(?![\w'’])(?!(?<=(?-i:[\s:][ai]))\s+\w)",
     re.IGNORECASE,
 )
-_ALONE = re.compile(r"[*_(\[\"“]*([A-Za-z])[)\].:*_\"”]*(?:\s.*)?")
-_OTHERS = re.compile(r"\b(?:or|and|either|both|not)\b|[/,&]", re.IGNORECASE)
+_TAG, _END_TAG = re.compile("<answer>", re.IGNORECASE), re.compile("</answer>", re.IGNORECASE)
 _THOUGHT_ENDS = "</think>"
 
 
 def multiple_choice(response: str, ground_truth: Any, choices: str = "ABCDEFGHIJ") -> float | None:
     r"""1 where the response settles on the letter of the ground truth, else 0; None where that is no letter of these.
 
-    The letter is the last of the first of these that there is: `\boxed{B}`, `<answer>B</answer>`, "the answer is (B)",
-    a last line `B` or `B. its text`. A line that names several, or denies one, settles on none.
+    The letter is that of the first of these that there is: the last `\boxed{B}`, `<answer>B</answer>`, the last line
+    with "the answer is (B)", a last line `B` or `B. its text`. A place that names several settles on none.
 
     Args:
         response: the response.
@@ -52,31 +54,29 @@ def _letter_of(ground_truth: Any, choices: str) -> str | None:
 
 
 def _settled(response: str, choices: str) -> str | None:
-    for pattern in (_BOXED, _TAGGED):
-        if found := pattern.findall(response):
-            return str(found[-1]).upper() if len(set(map(str.upper, found))) == 1 else None
+    tagged = [_END_TAG.split(piece, maxsplit=1) for piece in _TAG.split(response)[1:]]
+    for places in ([final_answer(response) or ""], [inside for inside, *closed in tagged if closed]):
+        letters = {letter for place in places if (letter := _letter_in(place, choices))}
+        if len(letters) > 1 or any(_names_several(place, choices) for place in places):
+            return None
+        if letters:
+            return letters.pop()
     lines = [line.strip() for line in response.splitlines() if line.strip()]
     for line in reversed(lines):
-        named = {letter for letter in _DECLARED.findall(line) if letter.upper() in choices}
-        if named and (len(named) > 1 or _names_others(line, choices)):
-            return None
-        if named:
-            return named.pop().upper()
-    last = _ALONE.fullmatch(lines[-1]) if lines else None
-    if last is None or _names_others(lines[-1], choices):
-        return None
-    # "A dog is an animal" begins with a word, not with a letter of the choices.
-    is_marked = len(lines[-1]) == 1 or not lines[-1][last.end(1)].isspace()
-    return last[1].upper() if is_marked else None
+        letters = {letter.upper() for letter in _DECLARED.findall(line) if letter.upper() in choices}
+        if letters:
+            return None if len(letters) > 1 or _names_several(line, choices) else letters.pop()
+    return None if not lines or _names_several(lines[-1], choices) else _letter_in(lines[-1], choices)
 
 
-def _names_others(line: str, choices: str) -> bool:
-    letters = set(re.findall(rf"(?<![\w'’])[{re.escape(choices)}](?![\w'’])", line))
-    letters.discard("I")
-    return len(letters) > 1 or (bool(letters) and _OTHERS.search(_between(line, letters.pop())) is not None)
+def _letter_in(place: str, choices: str) -> str | None:
+    found = _CHOICE.match(place)
+    return found[1].upper() if found and found[1].upper() in choices else None
 
 
-def _between(line: str, letter: str) -> str:
-    """What stands right around the letter: words that add another or deny it."""
-    at = line.find(letter)
-    return line[max(0, at - 5) : at]
+def _names_several(place: str, choices: str) -> bool:
+    """Whether two letters stand together (A or B; A, B), or two as labels (A) ... B) ...): `(B) vitamin C` is one."""
+    letter = rf"(?<![\w'’])[{re.escape(choices)}](?![\w'’])"
+    joined = rf"{letter}[\W_]*+(?:\b(?:or|and)\b[\W_]*+)?+{letter}(?!(?<=[AI])\s+(?!or\b|and\b)[a-z])"  # "B. A dog"
+    labels = re.findall(rf"({letter})[).:]+\s+\S", place)
+    return len(set(labels)) > 1 or re.search(joined, place) is not None

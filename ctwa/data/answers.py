@@ -13,9 +13,11 @@ Rule = Literal["as_is", "hashes", "boxed", "last_number"]
 
 _MARK = "####"
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
+_MINUSES = "−–"  # as they are typeset
 # A minus behind a digit or a word is an operator or a hyphen.
 _NUMBER = re.compile(
-    r"(?:(?<![\w)\].])[+-])?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?:(?<![\w)\]])[+-])?(?<!\d)\.\d+"
+    rf"(?:(?<![\w)\].])[+{_MINUSES}-])?(?:\d{{1,3}}(?:,\d{{3}})+(?!\d)|\d+)(?:\.\d+)?"
+    rf"|(?:(?<![\w)\]])[+{_MINUSES}-])?(?<!\d)\.\d+"
 )
 
 
@@ -27,7 +29,7 @@ def _hashes(text: str) -> str | None:
 
 def _last_number(text: str) -> str | None:
     numbers = _NUMBER.findall(text)
-    return numbers[-1] if numbers else None
+    return re.sub(f"[{_MINUSES}]", "-", numbers[-1]) if numbers else None
 
 
 _FINDERS: dict[Rule, tuple[str, Callable[[str], str | None]]] = {
@@ -68,4 +70,9 @@ def extract(answer: Any, rule: Rule) -> tuple[Any, str | None]:
     found = find(answer)
     if not found:
         return None, f"has no {what}: {described(answer)}"
-    return (found.replace(",", "") if _THOUSANDS.fullmatch(found) else found), None
+    return without_thousands(found), None
+
+
+def without_thousands(text: str) -> str:
+    """A number without the commas of its thousands; any other text as it is."""
+    return text.replace(",", "") if _THOUSANDS.fullmatch(text) else text

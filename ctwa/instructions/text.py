@@ -8,6 +8,8 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
+# Bounded, for marks that combine are sorted, which takes the square of their number.
+_NORMALISED_TOGETHER = re.compile(r"\S{1,1000}|\s+")
 _WORD = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*")
 _BULLET = re.compile(r"^[ \t]*(?:[-–*•·+◦○●▪■‣]|(?:\*\*)?\(?\d{1,2}[.)](?:\*\*)?)[ \t]+(?=\S)")
 # A sentence ends with its mark and the quotes and brackets that close with it, before white space, the end, or the next
@@ -39,7 +41,8 @@ def shown(text: str) -> str:
     """
     if text.isascii():
         return text
-    return "".join(each for each in unicodedata.normalize("NFKC", text) if unicodedata.category(each) != "Cf")
+    normalised = "".join(unicodedata.normalize("NFKC", piece) for piece in _NORMALISED_TOGETHER.findall(text))
+    return "".join(each for each in normalised if unicodedata.category(each) != "Cf")
 
 
 def words(text: str) -> list[str]:

@@ -5,7 +5,6 @@ r"""The final answer of a response, for rewards that compare texts.
 
 from __future__ import annotations
 
-import re
 from typing import Literal, get_args
 
 from ctwa.data.answers import extract
@@ -13,6 +12,7 @@ from ctwa.data.boxed import last_boxed
 
 Place = Literal["whole", "tags", "boxed", "hashes", "last_line", "last_number"]
 _THOUGHT_ENDS = "</think>"
+_OPENS, _CLOSES = "<answer>", "</answer>"
 
 
 def final_text(response: str, place: Place) -> str | None:
@@ -21,7 +21,8 @@ def final_text(response: str, place: Place) -> str | None:
     Args:
         response: the response. What is thought, up to ``</think>``, is no part of it.
         place: ``whole``: all of it; ``tags``: within ``<answer>`` and ``</answer>``, which are there once; ``boxed``:
-            in the last ``\boxed{}``; ``hashes``: behind the last ``####``; ``last_line``; ``last_number``.
+            in the last ``\boxed{}``; ``hashes``: behind the last ``####``; ``last_line``; ``last_number``. A
+            number behind ``####``, or the last one, has no commas of thousands.
 
     Raises:
         ValueError: there is no such place.
@@ -36,7 +37,7 @@ def final_text(response: str, place: Place) -> str | None:
     if place == "boxed":
         return last_boxed(response)
     if place == "tags":
-        found = re.findall(r"<answer>([^<]*)</answer>", response) if response.count("<answer>") == 1 else []
-        return found[0].strip() or None if found else None
+        found, end, _ = response.partition(_OPENS)[2].partition(_CLOSES)
+        return found.strip() or None if end and response.count(_OPENS) == 1 else None
     text, fault = extract(response, place)
     return None if fault else str(text)

@@ -20,6 +20,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -33,6 +34,8 @@ from ctwa.objectives.sandboxed import LOADED
 _INSIDE = str(Path(__file__).with_name("sandboxed.py"))
 _MAX_OUTPUT = 1 << 20  # bytes that are read of what a program prints
 _NUM_FILES, _NUM_PROCESSES = 64, 64  # at once
+_REMOVE = 'rm -rf "$1" || { chmod -R u+rwx "$1"; rm -rf "$1"; }'
+_MAX_REMOVAL = 1.0  # s that are waited for the removal of a program's folder; it goes on by itself
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ class _Asked:
             return answer == ""
         try:
             return bool(ast.literal_eval(answer) == self.value)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
+        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
             return False
 
 
@@ -155,7 +158,7 @@ def _started(
     if isolated:  # else those of the user's other processes would count
         bounds["RLIMIT_NPROC"] = _NUM_PROCESSES
     settings = {"isolated": isolated, "limits": bounds, "channel": channel}
-    with tempfile.TemporaryDirectory(prefix="ctwa-code-", ignore_cleanup_errors=True) as folder:
+    with _folder() as folder:
         (Path(folder) / "program.py").write_bytes(program.encode(errors="replace"))
         process = subprocess.Popen(
             [sys.executable, "-I", _INSIDE, json.dumps(settings)],
@@ -173,6 +176,21 @@ def _started(
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[str]:
+    """A folder that is removed, with however much a program has written there, and however deep."""
+    folder = tempfile.mkdtemp(prefix="ctwa-code-")
+    try:
+        yield folder
+    finally:
+        # A program could put its score off until the deadline of the call by leaving a million files.
+        removal = subprocess.Popen(["sh", "-c", _REMOVE, "sh", folder], stderr=subprocess.DEVNULL)
+        try:
+            removal.wait(_MAX_REMOVAL)
+        except subprocess.TimeoutExpired:
+            threading.Thread(target=removal.wait, daemon=True).start()
 
 
 def _wait(process: subprocess.Popen[bytes], deadline: float) -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ctwa.instructions.constraints import KEYWORDS, Avoid, Bullets, Keyword, LowerCase, Sentences, to_json
 from ctwa.instructions.rewards import brevity, constraints, repeats, well_formed
+from ctwa.instructions.text import shown
 
 PROMPT = 'Tell me about the wide blue ocean. Use the word "water". Write exactly two sentences.'
 TRUTH = to_json([Keyword(word="water"), Sentences(num=2)])
@@ -19,6 +24,14 @@ def all_three(response: str, *, truth: str = TRUTH) -> tuple[float, float, float
         brevity(response, PROMPT, response_tokens=tokens, budget=100),
         well_formed(response, PROMPT, finished=True),
     )
+
+
+@given(
+    st.lists(st.sampled_from(["e", "\u0301", "\u0327", "ﬁ", "Ａ", "¨", " ", "\n", "\u3000", "\u200b", "가", "\u11a8"]))
+)
+def test_what_is_shown_is_normalised_as_a_whole(characters: list[str]) -> None:
+    text = "".join(characters)
+    assert shown(text) == unicodedata.normalize("NFKC", text).replace("\u200b", "")
 
 
 def test_a_good_answer_has_all_three() -> None:

@@ -21,7 +21,11 @@ class TestExactMatch:
             ("12", 12, 1),
             ("-12", "12", 0),
             ("1.5", "15", 0),
-            ("1,500", "1500", 0),
+            ("1,500", "1500", 1),
+            ("1,50", "150", 0),
+            *((sign + "5", "5", 0) for sign in ("-", "–", "−", "− ", ".", "-.")),
+            *((sign + "5", "-5", 1) for sign in ("–", "−", "− ", "‑")),
+            *((".5", ".5.", 1), ("-.5", "−.5", 1), ("-.5", "-5", 0), ("see p.5", "see p 5", 1), ("a–b", "a-b", 1)),
             ("Ｐａｒｉｓ", "Paris", 1),
             ("Paris or London", "Paris", 0),
             ("", "Paris", 0),
@@ -51,10 +55,30 @@ class TestExactMatch:
             ("last_line", "7\n8", 0),
             ("last_number", "it is 7 of course", 1),
             ("last_number", "7, no, 8", 0),
+            ("last_number", "x = −7", 0),
         ],
     )
     def test_at_a_place(self, reward_fn: Reward, place: str, response: str, value: float) -> None:
         assert reward_fn("exact_match")(response, "7", place=place) == value
+
+    @pytest.mark.parametrize("normalise", [True, False])
+    @pytest.mark.parametrize(
+        ("place", "around", "answers"),
+        [
+            ("whole", "{}", ("x<4", "1,000", "-.5", "the", "a <b>c</b>", "C++", "3:30")),
+            ("tags", "so <answer>{}</answer>", ("x<4", "1,000", "a <b>c</b>")),
+            ("boxed", r"so \boxed{{{}}}", ("x<4", "1,000")),
+            ("hashes", "so\n#### {}", ("x<4", "1,000", "-1,000.50", "a, b")),
+            ("last_line", "so\n{}", ("x<4", "1,000")),
+            ("last_number", "so {} of them", ("1,000", "-1,000.50", "-.5", "1000", "-3")),
+        ],
+    )
+    def test_what_is_written_as_the_ground_truth_is_right(
+        self, reward_fn: Reward, place: str, around: str, answers: tuple[str, ...], normalise: bool
+    ) -> None:
+        exact_match = reward_fn("exact_match")
+        for answer in answers:
+            assert exact_match(around.format(answer), answer, place=place, normalise=normalise) == 1, answer
 
     def test_letter_for_letter(self, reward_fn: Reward) -> None:
         exact_match = reward_fn("exact_match")
@@ -73,6 +97,10 @@ class TestMultipleChoice:
             "A has four legs, C has none.\n\nFinal answer: B",
             *(r"\boxed{B. a dog}", r"\boxed{(B) a dog}", r"\boxed{\mathbf{B}}", r"\boxed{\textbf{(B)}}", "Answer: $B$"),
             *("<answer>**B**</answer>", "<answer>B - a dog</answer>", "the answer is b because it barks"),
+            *(r"\boxed{(B) \frac{1}{2}}", r"\boxed{B. \frac{1}{2}}", r"\fbox{B}", r"\boxed{\textbf{(B)}\ 5}"),
+            *("<answer>B. x<3</answer>", r"The answer is \(B\).", "$B$", r"\(B\)", "B - a dog", "B. A dog barks."),
+            *("答案：B", "答案是B。", "the answer is B because A is wrong", r"\boxed{(B) vitamin C}", "B. Vitamin C"),
+            *(r"\boxed{A} no, \boxed{B}", r"\boxed{A} \boxed{B}", "The answer is B, not C."),
         ],
     )
     def test_the_letter_however_it_is_named(self, reward_fn: Reward, response: str) -> None:
@@ -81,7 +109,7 @@ class TestMultipleChoice:
     @pytest.mark.parametrize(
         "response",
         [
-            *("", "A", "A B C D", "A or B", "B or C", "A, B", r"\boxed{A} \boxed{B}", r"\boxed{AB}", "Beethoven"),
+            *("", "A", "A B C D", "A or B", "B or C", "A, B", r"\boxed{AB}", r"\boxed{B}, \boxed{C}", "Beethoven"),
             *(
                 "The answer is A or B.",
                 "The answer is B or C.",
@@ -95,6 +123,8 @@ class TestMultipleChoice:
                 "<answer>A</answer> <answer>B</answer>",
                 "B is a letter of ABC",
             ),
+            *("B. C. D.", "(B)(C)", r"\boxed{(B) or (C)}", "<answer>B or C</answer> The answer is B.", "B) x C) y"),
+            *("B.C. is early", "B-level", "<answer>B</answer> <answer>C</answer>", r"\boxed{B} \boxed{C", "B and A"),
         ],
     )
     def test_what_settles_on_another_or_on_none(self, reward_fn: Reward, response: str) -> None:
@@ -118,3 +148,9 @@ class TestMultipleChoice:
         multiple_choice = reward_fn("multiple_choice")
         assert [multiple_choice("B", gold) for gold in ("b", "(B)", 1, 0, "A.")] == [1, 1, 1, 0, 0]
         assert [multiple_choice("B", gold) for gold in (None, "a dog", "", 99, "Z")] == [None] * 5
+
+    @pytest.mark.parametrize("choices", ["ABCDEFGHIJ", "АБВГ", "wxyz"])
+    def test_every_choice_can_be_named(self, reward_fn: Reward, choices: str) -> None:
+        for letter in choices:
+            for form in ("{}", "({})", "{}. x", "The answer is {}.", r"\boxed{{{}}}", "<answer>{}</answer>"):
+                assert reward_fn("multiple_choice")(form.format(letter), letter, choices=choices) == 1, (form, letter)

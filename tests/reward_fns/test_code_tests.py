@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from ctwa.errors import CtwaError
+from ctwa.objectives import sandbox
 from ctwa.objectives.loading import check_kwargs
 from ctwa.objectives.sandbox import Limits, can_isolate, output_of, which_pass
 
@@ -226,6 +228,30 @@ def test_a_program_has_no_network_and_nothing_of_it_outlives_it(tmp_path: Path) 
     assert os.read(listener, 2) == b"up"
     assert os.read(listener, 1) == b""  # nobody holds the other end
     os.close(listener)
+
+
+LEAVES_DEEP_FOLDERS = "import os\nfor _ in range(3000):\n    os.mkdir('a'); os.chdir('a')"
+SPEAKS_FOR_THE_TEST = """
+    import os, sys
+    def double(n):
+        frame = sys._getframe(2)
+        os.write(frame.f_locals["channel"], f"{frame.f_locals['word']} {{[]: 1}}\\n".encode())
+        os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("program", [LEAVES_DEEP_FOLDERS, SPEAKS_FOR_THE_TEST], ids=["folders", "answer"])
+def test_nothing_that_a_program_leaves_or_says_is_an_error(reward_fn: Reward, program: str) -> None:
+    assert reward_fn("code_tests")(block(program), ASSERTS) == 0
+
+
+def test_a_folder_that_takes_long_to_remove_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(sandbox, "_MAX_REMOVAL", 0.0)
+    assert output_of("import os\nfor n in range(500): os.mkdir(str(n))\nprint(7)", "", Limits()) == "7\n"
+    began = monotonic()
+    while any(tmp_path.iterdir()):  # it goes on by itself
+        assert monotonic() - began < 60
 
 
 def test_each_test_is_told_from_the_others() -> None:

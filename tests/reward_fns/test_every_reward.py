@@ -53,7 +53,13 @@ HOSTILE = [
         "answer is ",
         "\u200b",
     ),
+    *("```x\n", "```python\n", "$$a", "`a\n", "answer A\n"),
     *("河", "é", "𝐚", "A B", "not ", "- x\n", "x;", "e.g. ", "\\frac", "\\text{"),
+]
+HOSTILE_TEXTS = [
+    *((piece * NUM_CHARACTERS)[:NUM_CHARACTERS] for piece in HOSTILE),
+    *(begins + ")" * NUM_CHARACTERS for begins in ("<answer>A", "\\boxed{A", "answer A", "A")),
+    "a" + "\u0315\u0300" * 10_000,  # marks that combine
 ]
 KWARGS: dict[str, dict[str, Any]] = {
     "length_budget": {"budget": 10},
@@ -72,14 +78,15 @@ TASKS_TRUTH = (
 
 
 def evaluated(objectives: dict[str, ObjectiveConfig], truth: str) -> dict[str, list[str]]:
-    texts = [(piece * NUM_CHARACTERS)[:NUM_CHARACTERS] for piece in HOSTILE]
-    completions = [Completion(text, "What is it?", truth, "", {}, len(text), 9.0, True, {}) for text in texts]
+    completions = [Completion(text, "What is it?", truth, "", {}, len(text), 9.0, True, {}) for text in HOSTILE_TEXTS]
     with RewardEvaluator(objectives, num_workers=1, max_unscored=1.0) as evaluator:
         evaluation = evaluator.evaluate(completions, [0] * len(completions))
     slow: dict[str, list[str]] = {}
     for failure in evaluation.failures:
         if failure.reason != "none":
-            slow.setdefault(failure.objective, []).append(f"{HOSTILE[failure.row]!r}: {failure.reason} {failure.text}")
+            slow.setdefault(failure.objective, []).append(
+                f"{HOSTILE_TEXTS[failure.row][:20]!r}: {failure.reason} {failure.text}"
+            )
     return slow
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import perf_counter
 from typing import Any
 
 import pytest
@@ -137,6 +138,38 @@ class TestJson:
         assert [json_valid(text, keys=["a"], other_keys=False) for text in ('{"a": 1}', '{"a": 1, "b": 2}')] == [1, 0]
         schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
         assert [json_valid(text, schema=schema) for text in ('{"n": 3}', '{"n": "3"}', "{}")] == [1, 0, 0]
+
+    @pytest.mark.parametrize(
+        ("text", "schema"),
+        [
+            ("[1e999]", {"items": {"multipleOf": 0.01}}),
+            ("[" + "1" * 400 + "]", {"items": {"multipleOf": 0.5}}),
+            ("[" * 300 + "]" * 300, {"items": {"$ref": "#"}}),
+            ('{"a": ' * 40 + "0" + "}" * 40, {"not": {"properties": {"a": {"anyOf": [{"$ref": "#"}, {"$ref": "#"}]}}}}),
+        ],
+        ids=["infinite", "large", "deep", "without end"],
+    )
+    def test_what_a_schema_cannot_be_compared_with_is_no_way_out(
+        self, reward_fn: Reward, text: str, schema: dict[str, Any]
+    ) -> None:
+        assert reward_fn("json_valid")(text, schema=schema) == 0
+
+    @pytest.mark.parametrize(
+        ("text", "value"),
+        [
+            *(('[1, true, "1", null, [], {}, 0, false]', 1), ("[1, 1.0]", 0), ("[[1], [true]]", 1)),
+            *(('[{"a": [1]}, {"a": [1.0]}]', 0), ('[{"a": 1, "b": 2}, {"b": 2, "a": 1}]', 0), ("[[0, 1], [1, 0]]", 1)),
+        ],
+    )
+    def test_items_that_are_different(self, reward_fn: Reward, text: str, value: float) -> None:
+        assert reward_fn("json_valid")(text, schema={"uniqueItems": True}) == value
+        assert reward_fn("json_valid")(text, schema={"uniqueItems": False}) == 1
+
+    def test_many_items_are_compared_in_time(self, reward_fn: Reward) -> None:
+        items = ", ".join(f'{{"a": {number}}}' for number in range(4000))
+        began = perf_counter()
+        assert reward_fn("json_valid")(f"[{items}]", schema={"uniqueItems": True}) == 1
+        assert perf_counter() - began < 5
 
     def test_references_within_a_schema_and_to_the_standards_are_fine(self) -> None:
         check_json_valid = load_function(f"{ROOT}/reward_fns/json_valid.py:check_json_valid")
