@@ -152,7 +152,13 @@ def test_what_a_ground_truth_without_a_value_says_is_unscored_with_a_reason(answ
         "NaT",
         "[]",
         np.float64("nan"),
+        np.float32("inf"),
         Decimal("nan"),
+        Decimal("sNaN"),
+        pytest.param(2**20_000, id="more digits than Python writes"),
+        pytest.param(Fraction(2**20_000, 3), id="a fraction of such a number"),
+        Decimal("1e1000000"),
+        "1e1000000",
         4j,
     ],
 )
@@ -186,12 +192,35 @@ def test_a_ground_truth_that_is_no_answer_is_never_scored(gold: Any) -> None:
         ("7", np.str_("7")),
         ("x=7", 7),
         ("2.5", np.array(2.5).item()),
+        ("x=0.3", 0.1 + 0.2),
+        ("30\\%", 0.1 + 0.2),
+        ("\\$0.30", 0.1 + 0.2),
+        ("0.3 \\text{ m}", 0.1 + 0.2),
+        ("x=\\sqrt2", 2**0.5),
+        ("\\frac13", np.float32(1 / 3)),
+        ("\\frac23", np.float32(2 / 3)),
+        ("0.33333334", np.float32(1 / 3)),
+        ("\\frac13", np.float16(1 / 3)),
+        pytest.param("2^{1024}", 2**1024, id="more than a float holds"),
+        pytest.param(str(2**1024), 2**1024, id="more than a float holds, in digits"),
+        ("65504", np.float16(65504)),
+        pytest.param(str(int(sys.float_info.max)), sys.float_info.max, id="all that a float holds"),
+        ("\\frac{1}{3}", Fraction(1, 3)),
+        ("10^{20}", Decimal("1e20")),
     ],
 )
 def test_numbers_as_ground_truths(answer: str, gold: Any) -> None:
     assert score(answer, gold) == 1.0
     assert score("8", gold) == 0.0
     assert score("0.0000201", gold) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold"),
+    [("0.3000001", 0.3), ("x=0.300000001", 0.3), ("0.33334", np.float32(1 / 3)), ("16777218", np.float32(2**24))],
+)
+def test_a_floating_point_ground_truth_is_no_other_number_than_it_was_rounded_from(answer: str, gold: Any) -> None:
+    assert score(answer, gold) == 0.0
 
 
 def test_a_ground_truth_that_cannot_be_read_is_told_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -12,20 +12,22 @@ from __future__ import annotations
 import logging
 import math
 import re
-from dataclasses import dataclass
-from decimal import Decimal
+from dataclasses import dataclass, replace
+from decimal import Decimal, InvalidOperation
 from fractions import Fraction
-from functools import lru_cache
-from numbers import Integral, Rational, Real
+from functools import cached_property, lru_cache
+from numbers import Rational, Real
 from typing import Any
 
+import numpy as np
+
 from ctwa.data.boxed import final_answer
+from ctwa.objectives.grading.budget import TooMuchWork, bounded
 from ctwa.objectives.grading.canonical import canonical, has_value
 from ctwa.objectives.grading.compare import same
 from ctwa.objectives.grading.nodes import Answer, Number, Quantity, Unreadable
 from ctwa.objectives.grading.notation import to_plain_latex
 from ctwa.objectives.grading.reading import read
-from ctwa.objectives.grading.values import real
 
 __all__ = ["Grade", "grade"]
 
@@ -33,9 +35,10 @@ __all__ = ["Grade", "grade"]
 MAX_ANSWER_CHARACTERS = 500
 MAX_GOLD_CHARACTERS = 2_000
 FLOAT_TOLERANCE = Fraction(1, 10**12)  # of a ground truth that is a binary floating-point number, relative
+MAX_EXPONENT = 10_000  # of ten, in a literal
 
 _PLAIN_NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)")
-_WITH_EXPONENT = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)[eE][+-]?\d{1,4}")
+_WITH_EXPONENT = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)[eE][+-]?\d+")
 _MISSING = {"", "nan", "none", "null", "n/a", "#n/a", "na", "<na>", "nat", "[]"}
 _CHOICE = re.compile(r"(?:[Oo]ption |[Cc]hoice |[Aa]nswer:? )?(?:\(([A-Za-z])\)|([A-Za-z])[).:]?)")
 _LABELLED = re.compile(r"\(([A-Z])\)(?=\s)|([A-Z])[).:](?=\s)")
@@ -65,11 +68,19 @@ class _Gold:
     latex: str
     readings: tuple[Answer, ...]
     problem: str = ""
-    tolerance: Fraction = Fraction(0)
+
+    @cached_property
+    def has_value(self) -> bool:
+        """Whether one of the answers that it may be can be worked out."""
+        try:
+            with bounded():
+                return any(has_value(reading) for reading in self.readings)
+        except TooMuchWork:
+            return False
 
 
 def grade(response: str, ground_truth: Any) -> Grade:
-    """Grade the final answer of a response. No call takes longer than about a second, whatever the response."""
+    """Grade the final answer of a response, in no more than ``budget.MAX_OPERATIONS``, whatever the response."""
     gold = _gold_of(ground_truth)
     if gold is None:
         return Grade(None, f"the ground truth is no answer: {type(ground_truth).__name__} {ground_truth!r:.80}")
@@ -84,22 +95,13 @@ def grade(response: str, ground_truth: Any) -> Grade:
         return Grade(0.0, "an empty answer" if not answer else "an answer too long to be one")
     if _PLAIN_NUMBER.fullmatch(answer) and len(gold.readings) == 1:
         match gold.readings[0]:
-            case Quantity(Number(value, places), None) if places is not None or value.denominator == 1:
-                return Grade(float(_near(Fraction(answer.rstrip(".")), value, gold.tolerance)))
-    return _grade_text(answer, gold)
-
-
-def _same(gold: Answer, answer: Answer, tolerance: Fraction) -> bool | None:
-    match gold, answer:
-        case Quantity(Number(value, _), None), Quantity(expression, None) if tolerance:
-            number = real(expression)
-            if number is not None and math.isclose(float(number), float(value), rel_tol=float(tolerance)):
-                return True
-    return same(gold, answer)
-
-
-def _near(answer: Fraction, gold: Fraction, tolerance: Fraction) -> bool:
-    return answer == gold or abs(answer - gold) <= tolerance * abs(gold)
+            case Quantity(Number(value, places, error), None) if places is not None or value.denominator == 1:
+                return Grade(float(abs(Fraction(answer.rstrip(".")) - value) <= error))
+    try:
+        with bounded():
+            return _grade_text(answer, gold)
+    except TooMuchWork:
+        return _undecided(gold, "the answer takes too long to work out")
 
 
 def _grade_text(answer: str, gold: _Gold) -> Grade:
@@ -120,20 +122,20 @@ def _grade_text(answer: str, gold: _Gold) -> Grade:
     for ours_read in gold.readings:
         for theirs_read in readings:
             try:
-                verdicts.append(_same(ours_read, theirs_read, gold.tolerance))
+                verdicts.append(same(ours_read, theirs_read))
             except Unreadable:
                 verdicts.append(None)
             if verdicts[-1]:
                 return Grade(1.0)
     if None not in verdicts:
         return Grade(0.0)
-    return _undecided(gold)
+    return _undecided(gold, "the answer has no value that can be worked out")
 
 
-def _undecided(gold: _Gold) -> Grade:
+def _undecided(gold: _Gold, reason: str) -> Grade:
     """Whose fault it is that two answers could not be compared: the ground truth's if it has no value of its own."""
-    if any(has_value(reading) for reading in gold.readings):
-        return Grade(0.0, "the answer has no value that can be worked out")
+    if gold.has_value:
+        return Grade(0.0, reason)
     return Grade(None, "the ground truth has no value that can be worked out, and the answer is written differently")
 
 
@@ -143,15 +145,27 @@ def _gold_of(ground_truth: Any) -> _Gold | None:
         return _read_gold(ground_truth)
     if isinstance(ground_truth, bool) or not isinstance(ground_truth, Real | Decimal):
         return None
-    if not math.isfinite(ground_truth):
-        return None
-    if isinstance(ground_truth, Integral):
-        return _read_gold(str(int(ground_truth)))
     if isinstance(ground_truth, Rational):
-        return _read_gold(f"{ground_truth.numerator}/{ground_truth.denominator}")
-    number = _decimal_literal(str(ground_truth))
-    tolerance = Fraction(0) if isinstance(ground_truth, Decimal) else FLOAT_TOLERANCE
-    return _Gold(str(ground_truth), str(ground_truth), (Quantity(number),), tolerance=tolerance)
+        return _rational_gold(int(ground_truth.numerator), int(ground_truth.denominator))
+    if isinstance(ground_truth, Decimal):
+        return _read_gold(str(ground_truth)) if ground_truth.is_finite() else None
+    return _float_gold(ground_truth) if math.isfinite(ground_truth) else None
+
+
+def _rational_gold(numerator: int, denominator: int) -> _Gold:
+    bits = numerator.bit_length() + denominator.bit_length()
+    if bits > 4 * MAX_GOLD_CHARACTERS:  # Python writes no number of more than 4300 digits
+        return _Gold(text := f"a number of {bits} bits", text, (), "it is too long")
+    return _read_gold(str(numerator) if denominator == 1 else f"{numerator}/{denominator}")
+
+
+def _float_gold(number: Any) -> _Gold:
+    """A binary floating-point number: it was rounded to its type, and perhaps worked out in it."""
+    value = Fraction(*number.as_integer_ratio())
+    step = abs(value - Fraction(*np.nextafter(number, type(number)(0)).as_integer_ratio()))
+    error = max(step / 2, abs(value) * FLOAT_TOLERANCE)
+    text = str(number)
+    return _Gold(text, text, (Quantity(replace(_decimal_literal(text), value=value, error=error)),))
 
 
 @lru_cache(maxsize=4096)  # a prompt's completions share it
@@ -160,7 +174,11 @@ def _read_gold(ground_truth: str) -> _Gold:
     if len(text) > MAX_GOLD_CHARACTERS:
         return _Gold(text, text, (), "it is too long")
     latex = to_plain_latex(text)
-    readings, problem = _readings(text, latex)
+    try:
+        with bounded():
+            readings, problem = _readings(text, latex)
+    except TooMuchWork:
+        readings, problem = [], "it takes too long to work out"
     if not readings and text.lower() not in _MISSING:
         _log.warning("ground truth %r cannot be read (%s): only the same text is right", text[:100], problem)
     return _Gold(text, latex, tuple(readings), problem if not readings else "")
@@ -169,7 +187,10 @@ def _read_gold(ground_truth: str) -> _Gold:
 def _readings(text: str, latex: str) -> tuple[list[Answer], str]:
     """What a text may mean, and else why it cannot be read: 12,345 is one number, or two."""
     if _WITH_EXPONENT.fullmatch(text):
-        return [Quantity(_decimal_literal(text))], ""
+        try:
+            return [Quantity(_decimal_literal(text))], ""
+        except Unreadable as error:
+            return [], str(error)
     readings: list[Answer] = []
     problem = ""
     is_ambiguous = _GROUPS.search(latex) is not None
@@ -182,9 +203,14 @@ def _readings(text: str, latex: str) -> tuple[list[Answer], str]:
 
 
 def _decimal_literal(text: str) -> Number:
-    decimal = Decimal(text)
+    try:
+        decimal = Decimal(text)
+    except InvalidOperation:  # an exponent of twenty digits
+        raise Unreadable("a number of too many digits") from None
     exponent = decimal.as_tuple().exponent
     assert isinstance(exponent, int)  # it is finite
+    if abs(exponent) > MAX_EXPONENT:
+        raise Unreadable("a number of too many digits")
     return Number(Fraction(decimal), max(0, -exponent))
 
 

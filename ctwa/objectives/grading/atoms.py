@@ -23,6 +23,7 @@ from ctwa.objectives.grading.nodes import (
 from ctwa.objectives.grading.tokens import Token
 
 _CALLED = {"f", "g", "F", "G"}  # f(x) is a value of f, h(a + b) a product
+_NO_FACTOR = {"=", "<", ">", "<=", ">=", "!=", "|", "cap", "cup"}  # in brackets that hold no number
 _MULTIPLE = {"gcd", "lcm", "max", "min"}
 
 
@@ -118,7 +119,21 @@ class AtomParser(Cursor, ABC):
         if name.removesuffix("^{-1}").rstrip("'") in _CALLED and self.peek().kind == "(":
             self.take()
             return Operation("call " + name, self._arguments(")"))
-        return Symbol(name)
+        return Symbol(name + self._which_value())
+
+    def _which_value(self) -> str:
+        """The brackets of h(2) = 5 and P(X = 2) = 5, which say what is 5 and are no factor; else nothing."""
+        if self.peek().kind != "(":
+            return ""
+        inside: list[Token] = []
+        while (token := self.peek(len(inside) + 1)).kind not in ("(", ")", "end"):
+            inside.append(token)
+        kinds = [token.kind for token in inside]
+        is_one = kinds in (["number"], ["-", "number"]) or not _NO_FACTOR.isdisjoint(kinds)
+        if not is_one or token.kind != ")" or self.peek(len(inside) + 2).kind != "=":
+            return ""
+        self.place += len(inside) + 2
+        return f"({''.join(token.text for token in inside)})"
 
     def _arguments(self, closing: str) -> tuple[Expression, ...]:
         bars, self.bars = self.bars, 0

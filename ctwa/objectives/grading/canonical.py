@@ -30,6 +30,8 @@ from ctwa.objectives.grading.values import equal, is_defined, names_of, real
 
 _FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
 _MAX_PIECES = 50
+_Pieces = tuple[Interval, ...]
+_End = tuple[Expression, bool]  # and whether it belongs to the interval
 SHORT_PHRASE = 3  # words; longer ones may say the same in other words
 
 
@@ -86,7 +88,10 @@ def _joined(regions: list[Region], joined_by: str) -> Answer:
     whole = regions[0]
     if joined_by == "and":
         for region in regions[1:]:
-            whole = Region(_intersection(whole.pieces, region.pieces), whole.variable)
+            pieces = _intersection(whole.pieces, region.pieces)
+            if pieces is None:
+                return Collection("list", tuple(regions), joined_by)
+            whole = Region(pieces, whole.variable)
         if whole.pieces:  # x < 2 and x > 5 is said where "or" is meant
             return whole
     return Region(tuple(piece for region in regions for piece in region.pieces), whole.variable)
@@ -115,8 +120,9 @@ def _relation(answer: Relation) -> Answer:
     match members, answer.operators:
         case (one, other), ("cup" | "cap" | "setminus" as operator,):
             left, right = as_region(one), as_region(other)
-            if left is not None and right is not None:
-                return Region(_combined(left.pieces, right.pieces, operator))
+            pieces = _combined(left.pieces, right.pieces, operator) if left is not None and right is not None else None
+            if pieces is not None:
+                return Region(pieces)
         case (Quantity(Symbol(name), None), values), ("in",):
             if isinstance(values, Collection) and values.kind == "set":
                 return Collection("set", values.items)
@@ -209,42 +215,63 @@ def ordered(pieces: tuple[Interval, ...]) -> tuple[Interval, ...] | None:
     return tuple(piece for _, piece in merged)
 
 
-def _combined(left: tuple[Interval, ...], right: tuple[Interval, ...], operator: str) -> tuple[Interval, ...]:
+def _combined(left: _Pieces, right: _Pieces, operator: str) -> _Pieces | None:
+    """A union, an intersection or a difference; None where it is not known which of the ends are less."""
     if operator == "cup":
         return left + right
-    return _intersection(left, right if operator == "cap" else _complement(right))
+    other = right if operator == "cap" else _complement(right)
+    return None if other is None else _intersection(left, other)
 
 
-def _complement(pieces: tuple[Interval, ...]) -> tuple[Interval, ...]:
+def _complement(pieces: _Pieces) -> _Pieces | None:
+    in_order = ordered(pieces)
+    if in_order is None:
+        if len(pieces) > 1:
+            return None
+        in_order = pieces
     gaps: list[Interval] = []
     low: Expression = NEGATIVE_INFINITY
     low_closed = False
-    for piece in ordered(pieces) or pieces:
+    for piece in in_order:
         gaps.append(Interval(low, piece.low, low_closed, not piece.low_closed))
         low, low_closed = piece.high, not piece.high_closed
-    return (*gaps, Interval(low, INFINITY, low_closed, high_closed=False))
+    gaps.append(Interval(low, INFINITY, low_closed, high_closed=False))
+    return tuple(gap for gap in gaps if not _is_empty(gap))
 
 
-def _intersection(left: tuple[Interval, ...], right: tuple[Interval, ...]) -> tuple[Interval, ...]:
-    return tuple(
-        overlap
-        for one in left[:_MAX_PIECES]
-        for other in right[:_MAX_PIECES]
-        if (overlap := _overlap(one, other)) is not None
-    )
+def _intersection(left: _Pieces, right: _Pieces) -> _Pieces | None:
+    if max(len(left), len(right)) > _MAX_PIECES:
+        return None
+    overlaps = [_overlap(one, other) for one in left for other in right]
+    if None in overlaps:
+        return None
+    return tuple(overlap for overlap in overlaps if overlap is not None and not _is_empty(overlap))
 
 
 def _overlap(one: Interval, other: Interval) -> Interval | None:
-    ends: list[Any] = [real(end) for end in (one.low, other.low, one.high, other.high)]
-    if any(end is None for end in ends):
+    """What two intervals share, perhaps nothing: from (2, 1) no number is; None where that is not known."""
+    low = _inner((one.low, one.low_closed), (other.low, other.low_closed), NEGATIVE_INFINITY)
+    high = _inner((one.high, one.high_closed), (other.high, other.high_closed), INFINITY)
+    return Interval(low[0], high[0], low[1], high[1]) if low is not None and high is not None else None
+
+
+def _inner(one: _End, other: _End, outermost: Expression) -> _End | None:
+    """The end that leaves less; None where it is not known which of them does."""
+    if outermost in (one[0], other[0]):
+        return one if other[0] == outermost else other
+    if equal(one[0], other[0]) is True:
+        return one[0], one[1] and other[1]
+    values = real(one[0]), real(other[0])
+    if values[0] is None or values[1] is None:
         return None
-    lows = [(ends[0], not one.low_closed, one.low), (ends[1], not other.low_closed, other.low)]
-    highs = [(ends[2], one.high_closed, one.high), (ends[3], other.high_closed, other.high)]
-    low = max(lows, key=lambda end: end[:2])
-    high = min(highs, key=lambda end: end[:2])
-    if low[0] > high[0] or (low[0] == high[0] and (low[1] or not high[1])):
-        return None
-    return Interval(low[2], high[2], not low[1], bool(high[1]))
+    return one if (values[0] > values[1]) == (outermost == NEGATIVE_INFINITY) else other
+
+
+def _is_empty(piece: Interval) -> bool:
+    low, high = real(piece.low), real(piece.high)
+    if low is None or high is None:
+        return False
+    return bool(low > high) or (not (piece.low_closed and piece.high_closed) and equal(piece.low, piece.high) is True)
 
 
 def _with_sign(answer: Answer, sign: int) -> Answer:

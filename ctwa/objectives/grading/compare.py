@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
+from functools import cache
+from itertools import chain
 from math import gcd
+from typing import TypeVar
 
 from ctwa.objectives.grading import words
+from ctwa.objectives.grading.budget import spend
 from ctwa.objectives.grading.canonical import SHORT_PHRASE, as_region, ordered
 from ctwa.objectives.grading.equations import as_relation, constant_ratio, difference, solves
+from ctwa.objectives.grading.labels import is_label, same_label
 from ctwa.objectives.grading.nodes import (
     Answer,
     Collection,
@@ -30,11 +35,18 @@ from ctwa.objectives.grading.values import equal, names_of
 
 Verdict = bool | None  # None: it cannot be told
 _MAX_ITEMS = 100
+_T = TypeVar("_T")
 _FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
 
 
 def same(gold: Answer, answer: Answer) -> Verdict:
     """Whether two canonical answers say the same."""
+    spend()
+    ours_named, theirs_named = _by_name(gold), _by_name(answer)
+    if ours_named and theirs_named:  # x = 1, y = 2
+        if ours_named.keys() != theirs_named.keys():
+            return False
+        return _all(same(ours_named[name], theirs_named[name]) for name in ours_named)
     match gold, answer:
         case Quantity(), Quantity():
             return _same_quantity(gold, answer)
@@ -86,6 +98,16 @@ def _all(verdicts: Iterable[Verdict]) -> Verdict:
     return result
 
 
+def _any(verdicts: Iterable[Verdict]) -> Verdict:
+    """True if one is, False if none is, None if it cannot be told."""
+    result: Verdict = False
+    for verdict in verdicts:
+        if verdict:
+            return True
+        result = result if verdict is False else None
+    return result
+
+
 def _same_in_order(ours: Sequence[Answer], theirs: Sequence[Answer]) -> Verdict:
     if len(ours) != len(theirs) or len(ours) > _MAX_ITEMS:
         return False
@@ -94,53 +116,65 @@ def _same_in_order(ours: Sequence[Answer], theirs: Sequence[Answer]) -> Verdict:
 
 def _same_collection(gold: Collection, answer: Collection) -> Verdict:
     kinds = {gold.kind, answer.kind}
-    if "set" in kinds and "tuple" in kinds:
+    order_counts = _order_counts(gold) or _order_counts(answer)
+    if "set" in kinds and order_counts:
         return False
     if max(len(gold.items), len(answer.items)) > _MAX_ITEMS:
         return False
-    named = [_by_name(collection) for collection in (gold, answer)]
-    if named[0] and named[1]:  # x = 1, y = 2
-        if named[0].keys() != named[1].keys():
-            return False
-        return _all(same(named[0][name], named[1][name]) for name in named[0])
-    if "tuple" in kinds or _has_dots(gold) or _has_dots(answer):
+    if order_counts or _has_dots(gold) or _has_dots(answer):
         return _same_in_order(gold.items, answer.items)
     if kinds == {"list"} and _have_units(gold) != _have_units(answer):
         return _same_in_order(gold.items, answer.items)  # without units, the order says which is which
-    return _same_in_any_order(gold, answer)
-
-
-def _same_in_any_order(gold: Collection, answer: Collection) -> Verdict:
-    if "set" not in (gold.kind, answer.kind) and len(gold.items) != len(answer.items):
+    if "set" in kinds:
+        return _each_has_one(gold.items, answer.items, same)
+    if len(gold.items) != len(answer.items):
         return False
-    left, found_unknown = list(answer.items), False
-    for item in gold.items:
-        verdicts = [same(item, other) for other in (left if gold.kind == answer.kind == "list" else answer.items)]
-        if True in verdicts:
-            if gold.kind == answer.kind == "list":
-                left.pop(verdicts.index(True))
-        elif None in verdicts:
-            found_unknown = True
-        else:
-            return False
-    if gold.kind == answer.kind == "list":
-        return None if found_unknown else True
-    extra = [[same(item, other) for item in gold.items] for other in answer.items]
-    if any(True not in verdicts and None not in verdicts for verdicts in extra):
-        return False
-    return None if found_unknown or any(True not in verdicts for verdicts in extra) else True
+    left = list(answer.items)
+    return _all(_taken(item, left) for item in gold.items)
 
 
-def _by_name(collection: Collection) -> dict[str, Answer]:
-    """The values of x = 1, y = 2 by name; empty where it is not a list of values of different variables."""
+def _each_has_one(ours: Sequence[_T], theirs: Sequence[_T], is_same: Callable[[_T, _T], Verdict]) -> Verdict:
+    """Whether each of ours is one of theirs, and each of theirs one of ours."""
+    verdict = cache(lambda our, their: is_same(ours[our], theirs[their]))
+    rows = (_any(verdict(our, their) for their in range(len(theirs))) for our in range(len(ours)))
+    columns = (_any(verdict(our, their) for our in range(len(ours))) for their in range(len(theirs)))
+    return _all(chain(rows, columns))
+
+
+def _taken(item: Answer, left: list[Answer]) -> Verdict:
+    """Whether an item is one of those that are left, which loses it then."""
+    result: Verdict = False
+    for place, other in enumerate(left):
+        verdict = same(item, other)
+        if verdict:
+            del left[place]
+            return True
+        result = result if verdict is False else None
+    return result
+
+
+def _by_name(answer: Answer) -> dict[str, Answer]:
+    """The values of x = 1, y = 2 or (x, y) = (1, 2) by name; empty where different variables have none."""
+    pairs: Iterable[tuple[Answer, Answer]] = ()
+    match answer:
+        case Collection(_, items) if all(isinstance(i, Relation) and i.operators == ("=",) for i in items):
+            pairs = [(item.members[0], item.members[1]) for item in items if isinstance(item, Relation)]
+        case Relation((Collection("tuple", names), Collection("tuple", values)), ("=",)) if len(names) == len(values):
+            pairs = zip(names, values, strict=True)
     found: dict[str, Answer] = {}
-    for item in collection.items:
-        match item:
-            case Relation((Quantity(Symbol(name), None), value), ("=",)) if name not in found:
+    for label, value in pairs:
+        match label:
+            case Quantity(Symbol(name), None) if name not in found:
                 found[name] = value
             case _:
                 return {}
     return found
+
+
+def _order_counts(collection: Collection) -> bool:
+    """That of a tuple, and of x = 1, y = 2; not that of x_1 = 1, x_2 = 2, which only numbers the values."""
+    letters = [name.partition("_")[0] for name in _by_name(collection)]
+    return collection.kind == "tuple" or len(set(letters)) > 1
 
 
 def _has_dots(collection: Collection) -> bool:
@@ -171,16 +205,21 @@ def _in_lowest_terms(parts: Sequence[Expression]) -> bool:
 
 
 def _is_time(ratio: Ratio) -> bool:
-    """A ratio is given in lowest terms, and without a 0; 3:30 and 1:00 are none."""
-    is_ratio = _in_lowest_terms(ratio.parts) and not any(exact(part) == 0 for part in ratio.parts)
-    return bool(ratio.half) or (ratio.has_clock_form and not is_ratio)
+    """A ratio is given in lowest terms, and without a 0; 3:30, 1:00 and 0:45 are none."""
+    is_ratio = _in_lowest_terms(ratio.parts) and exact(ratio.parts[0]) != 0
+    return _is_padded(ratio) or bool(ratio.half) or (ratio.has_clock_form and not is_ratio)
+
+
+def _is_padded(ratio: Ratio) -> bool:
+    """Whether a part has two digits of which the first is 0, as in 7:05, which can be a time alone."""
+    return ratio.has_clock_form and any(exact(part) in range(10) for part in ratio.parts[1:])
 
 
 def _same_ratio(gold: Ratio, answer: Ratio) -> Verdict:
     if len(gold.parts) != len(answer.parts):
         return False
     exactly = _all(equal(our, their) for our, their in zip(gold.parts, answer.parts, strict=True))
-    if gold.half and answer.half and gold.half != answer.half:
+    if (gold.half and answer.half and gold.half != answer.half) or _is_padded(gold) != _is_padded(answer):
         return False
     if exactly or _is_time(gold) or Symbol("...") in gold.parts + answer.parts:
         return exactly
@@ -198,10 +237,7 @@ def _same_region(gold: Region, answer: Region) -> Verdict:
         return len(ours) == len(theirs) and _all(map(_same_interval, ours, theirs))
     if len(gold.pieces) != len(answer.pieces):
         return False
-    verdicts = [[_same_interval(our, their) for their in answer.pieces] for our in gold.pieces]
-    if all(True in row for row in verdicts) and all(True in column for column in zip(*verdicts, strict=True)):
-        return True
-    return None if any(None in row for row in verdicts) else False
+    return _each_has_one(gold.pieces, answer.pieces, _same_interval)
 
 
 def _same_interval(one: Interval, other: Interval) -> Verdict:
@@ -257,8 +293,8 @@ def assigned(relation: Relation) -> Answer | None:
     values = list(relation.members[1:])
     match relation.members:
         case (Quantity() as number, Quantity(Symbol()) as label) if not names_of(number.value):
-            return number if _is_label(label, number) else None  # 5 = x
-    if not _is_label(relation.members[0], relation.members[1]):
+            return number if is_label(label, number) else None  # 5 = x
+    if not is_label(relation.members[0], relation.members[1]):
         values = list(relation.members)
     operators = relation.operators[len(relation.operators) - len(values) + 1 :] if len(values) > 1 else ()
     exactly = [values[0]]
@@ -273,31 +309,6 @@ def assigned(relation: Relation) -> Answer | None:
     return exactly[-1]
 
 
-def _is_label(member: Answer, value: Answer) -> bool:
-    """Whether the left side is a name for the right one: without a number of its own, and not part of it."""
-    if isinstance(member, Phrase):
-        return True
-    if isinstance(member, Collection):  # (x, y) = (1, 2)
-        return member.kind == "tuple" and all(_is_label(item, value) for item in member.items)
-    if not isinstance(member, Quantity) or member.unit is not None:
-        return False
-    names = names_of(member.value)
-    if isinstance(value, Quantity) and isinstance(member.value, Symbol) and names & names_of(value.value):
-        return False
-    return bool(names) and not _has_number(member.value)
-
-
-def _has_number(expression: Expression) -> bool:
-    match expression:
-        case Operation("root", (radicand, _)):
-            return _has_number(radicand)
-        case Operation(name, arguments):
-            return not name.startswith("call ") and any(_has_number(argument) for argument in arguments)
-        case Symbol():
-            return False
-    return True
-
-
 def _same_relation(gold: Relation, answer: Relation) -> Verdict:
     if "mod" in (*gold.operators[-1:], *answer.operators[-1:]):
         if gold.operators[-1] != answer.operators[-1]:
@@ -305,11 +316,11 @@ def _same_relation(gold: Relation, answer: Relation) -> Verdict:
         if len(gold.members) == len(answer.members):
             return _same_in_order(gold.members, answer.members)
         names = max(gold.members, answer.members, key=len)[:-2]  # the n of n = 2 (mod 5), where the other has none
-        is_named = len(names) == 1 and _is_label(names[0], gold.members[-2])
+        is_named = len(names) == 1 and is_label(names[0], gold.members[-2])
         return is_named and _same_in_order(gold.members[-2:], answer.members[-2:])
     ours, theirs = assigned(gold), assigned(answer)
     labels = gold.members[0], answer.members[0]
-    if ours is not None and theirs is not None and _same_label(*labels) and same(ours, theirs):
+    if ours is not None and theirs is not None and same_label(*labels) and same(ours, theirs):
         return True
     left_side, right_side = difference(gold), difference(answer)
     if left_side is None or right_side is None:
@@ -324,14 +335,3 @@ def _same_relation(gold: Relation, answer: Relation) -> Verdict:
     if ratio is None:
         return False
     return other_operator == (operator if ratio > 0 else _FLIPPED[operator])
-
-
-def _same_label(one: Answer, other: Answer) -> bool:
-    """Whether two names may be of the same thing: y and f(x), Area and A, but not x and y."""
-    match one, other:
-        case Quantity(Symbol() | Operation() as ours), Quantity(Symbol() | Operation() as theirs):
-            kinds = {name.name[:5] if isinstance(name, Operation) else "" for name in (ours, theirs)}
-            return kinds == {"call ", ""} or equal(ours, theirs) is True
-        case Quantity(), Quantity():
-            return False
-    return True

@@ -22,10 +22,12 @@ class Number:
     Attributes:
         value: what it says, exactly.
         places: digits after the point; None where it was written without one, or with a period.
+        error: how far what was meant may be from the value, of a number that was rounded when it was stored.
     """
 
     value: Fraction
     places: int | None = None
+    error: Fraction = Fraction(0)
 
 
 @dataclass(frozen=True)

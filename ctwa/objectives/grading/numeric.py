@@ -1,4 +1,4 @@
-"""The value of an expression at a point, within bounds on the steps and on every number on the way."""
+"""The value of an expression at a point, within bounds on the operations and on every number on the way."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from typing import Any
 
 import mpmath
 
+from ctwa.objectives.grading.budget import spend
 from ctwa.objectives.grading.nodes import Expression, Number, Operation, Symbol, Unreadable
 from ctwa.objectives.grading.rational import MAX_BITS, MAX_WHOLE
 
-MAX_STEPS = 20_000  # operations that one comparison may take
 MAX_TERMS = 1_000  # of a sum
 MAX_FACTORIAL = 100_000
+# Operations that a function counts as, to 50 digits.
+_ELEMENTARY, _GAMMA = 10, 80
 CONSTANTS: dict[str, Callable[[Any], Any]] = {
     "pi": lambda context: +context.pi,
     "e": lambda context: +context.e,
@@ -29,10 +31,12 @@ CONSTANTS: dict[str, Callable[[Any], Any]] = {
 _FUNCTIONS = {
     **{name: name for name in ["sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "coth", "exp", "ln"]},
     **{f"arc{name}": f"a{name}" for name in ["sin", "cos", "tan", "cot", "sec", "csc"]},
+    "cis": "expj",
 }
 
 
-_PERIODIC = {"sin", "cos", "tan", "cot", "sec", "csc", "exp", "sinh", "cosh", "tanh", "coth"}
+_ORDERED = {"modulo", "max", "min"}
+_PERIODIC = {"sin", "cos", "tan", "cot", "sec", "csc", "exp", "sinh", "cosh", "tanh", "coth", "cis"}
 
 
 class Undefined(Exception):
@@ -44,7 +48,8 @@ def evaluate(expression: Expression, point: dict[str, Fraction]) -> Any:
 
     Raises:
         Undefined: there is none at this point.
-        Unreadable: it is not known how to work it out, or it would take too long.
+        Unreadable: it is not known how to work it out, or its numbers are too large.
+        TooMuchWork: it takes more operations than there may be.
     """
     try:
         value = _Evaluation(point).value(expression)
@@ -56,16 +61,13 @@ def evaluate(expression: Expression, point: dict[str, Fraction]) -> Any:
 
 
 class _Evaluation:
-    """One expression at one point, within bounds on the steps and on every number on the way."""
+    """One expression at one point, within bounds on the operations and on every number on the way."""
 
     def __init__(self, point: dict[str, Fraction]) -> None:
         self.point = point
-        self.steps = 0
 
     def value(self, expression: Expression) -> Any:
-        self.steps += 1
-        if self.steps > MAX_STEPS:
-            raise Unreadable("an expression of too many steps")
+        spend()
         match expression:
             case Number(value):
                 result = _fraction(value)
@@ -82,6 +84,8 @@ class _Evaluation:
                 result = self._operation(name, values)
             case _:
                 raise Unreadable("a part without a value")
+        if isinstance(result, mpmath.mpc) and result.imag == 0:
+            result = result.real  # only real numbers have an order
         if mpmath.isfinite(result) and result and abs(mpmath.mag(result)) > MAX_BITS:
             raise Unreadable("a number of too many digits")
         return result
@@ -90,11 +94,14 @@ class _Evaluation:
         if name in _FUNCTIONS:
             if name in _PERIODIC and mpmath.isfinite(values[0]) and values[0] and mpmath.mag(values[0]) > 20:
                 raise Unreadable(f"{name} of a large number")
+            _spend_on(_ELEMENTARY)
             return getattr(mpmath, _FUNCTIONS[name])(values[0])
         if name.startswith("call "):
             return self._unknown(name, values)
         if name not in _NUMERIC:
             raise Unreadable(f"{name} is not worked out")
+        if name in _ORDERED and not all(isinstance(value, mpmath.mpf) for value in values):
+            raise Unreadable(f"{name} of numbers that are not real")
         return _NUMERIC[name](*values)
 
     @staticmethod
@@ -120,11 +127,17 @@ class _Evaluation:
         outer = self.point
         total = mpmath.mpf(0 if name == "sum" else 1)
         for term in range(first, last + 1):
+            spend()
             self.point = {**outer, index.name: Fraction(term)}
             value = self.value(body)
             total = total + value if name == "sum" else total * value
         self.point = outer
         return total
+
+
+def _spend_on(operations: int) -> None:
+    """Count a function as the operations that it is to 50 digits, and more of them to more digits."""
+    spend(operations * max(1, mpmath.mp.dps // 50) ** 2)
 
 
 def _fraction(value: Fraction) -> Any:
@@ -140,6 +153,8 @@ def _raise(base: Any, exponent: Any) -> Any:
         raise ZeroDivisionError
     if exponent and (mpmath.mag(exponent) > 40 or abs(exponent) * max(1, abs(mpmath.mag(base))) > MAX_BITS):
         raise Unreadable("a number of too many digits")
+    if not mpmath.isint(exponent):
+        _spend_on(_ELEMENTARY)
     return mpmath.power(base, exponent)
 
 
@@ -149,11 +164,18 @@ def _root(value: Any, index: Any) -> Any:
     return value if value == 0 else _raise(value, 1 / index)
 
 
+def _spend_on_whole(number: int) -> None:
+    """Count the factorial of a whole number, or a binomial coefficient of it."""
+    spend(number**2 // 60_000)
+
+
 def _gamma_factorial(value: Any) -> Any:
     if abs(value) > MAX_FACTORIAL:
         raise Unreadable("the factorial of a large number")
     if mpmath.isint(value) and 0 <= value <= MAX_WHOLE:  # much faster
+        _spend_on_whole(int(value))
         return mpmath.mpf(math.factorial(int(value)))
+    _spend_on(_GAMMA)
     return mpmath.factorial(value)
 
 
@@ -161,7 +183,9 @@ def _gamma_binomial(upper: Any, lower: Any) -> Any:
     if max(abs(upper), abs(lower)) > MAX_FACTORIAL:
         raise Unreadable("the binomial of a large number")
     if mpmath.isint(upper) and mpmath.isint(lower) and 0 <= lower <= upper <= MAX_WHOLE:
+        _spend_on_whole(int(upper))
         return mpmath.mpf(math.comb(int(upper), int(lower)))
+    _spend_on(2 * _GAMMA)
     return mpmath.binomial(upper, lower)
 
 
@@ -177,7 +201,13 @@ def _determinant(*entries: Any) -> Any:
     size = math.isqrt(len(entries))
     if size * size != len(entries) or size > 6:
         raise Unreadable("a determinant that is not square, or too large")
+    spend(size**3)
     return mpmath.det(mpmath.matrix([list(entries[row * size : (row + 1) * size]) for row in range(size)]))
+
+
+def _log(value: Any, base: Any) -> Any:
+    _spend_on(_ELEMENTARY)
+    return mpmath.log(value, base)
 
 
 def _modulo(left: Any, right: Any) -> Any:
@@ -202,10 +232,9 @@ _NUMERIC: dict[str, Callable[..., Any]] = {
     "floor": _rounded(mpmath.floor),
     "ceiling": _rounded(mpmath.ceil),
     "modulo": _modulo,
-    "max": max,
-    "min": min,
-    "log": lambda *values: mpmath.log(values[-1], 10 if len(values) == 1 else values[0]),
-    "lg": lambda value: mpmath.log(value, 10),
+    "max": lambda *values: max(values),
+    "min": lambda *values: min(values),
+    "log": lambda *values: _log(values[-1], 10 if len(values) == 1 else values[0]),
+    "lg": lambda value: _log(value, 10),
     "determinant": _determinant,
-    "cis": mpmath.expj,
 }

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from functools import reduce
 
+from ctwa.objectives.grading.budget import spend
 from ctwa.objectives.grading.nodes import Expression, Number, Operation, Unreadable
 
 MAX_BITS = 60_000  # of a number
@@ -18,7 +19,9 @@ def exact(expression: Expression) -> Fraction | None:
 
     Raises:
         Unreadable: it has too many digits, or no value.
+        TooMuchWork: it takes more operations than there may be.
     """
+    spend()
     match expression:
         case Number(value):
             return value
@@ -47,8 +50,10 @@ def _power(base: Fraction, exponent: Fraction) -> Fraction | None:
 
 
 def _bounded(value: Fraction) -> Fraction:
-    if value.numerator.bit_length() + value.denominator.bit_length() > MAX_BITS:
+    bits = value.numerator.bit_length() + value.denominator.bit_length()
+    if bits > MAX_BITS:
         raise Unreadable("a number of too many digits")
+    spend((bits // 2_000) ** 2)  # what the greatest common divisor of such numbers takes
     return value
 
 

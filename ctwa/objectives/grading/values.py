@@ -7,6 +7,7 @@ of a few dozen terms agree at such a point by chance less often than once in 10^
 from __future__ import annotations
 
 from fractions import Fraction
+from functools import lru_cache
 from random import Random
 from typing import Any
 
@@ -56,6 +57,8 @@ def equal(one: Expression, other: Expression) -> bool | None:
     if has(one, "...") or has(other, "..."):
         return _same_form(one, other)
     try:
+        if _is_within_error(one, other) or _is_within_error(other, one):
+            return True
         left, right = exact(one), exact(other)
         if left is not None and right is not None and left == right:
             return True
@@ -90,25 +93,42 @@ def _same_form(one: Expression, other: Expression) -> bool | None:
     return True if one == other else None
 
 
+def _is_within_error(stored: Expression, other: Expression) -> bool:
+    """Whether a number that was rounded when it was stored may have been the other."""
+    if not isinstance(stored, Number) or not stored.error:
+        return False
+    value = _worked_out(other)
+    return value is not None and abs(value - stored.value) <= stored.error
+
+
+def _worked_out(expression: Expression) -> Fraction | None:
+    """The value of a real number, exactly or to 50 digits; None where there is none, or it is very large or small."""
+    if names_of(expression):
+        return None
+    exactly = exact(expression)
+    if exactly is not None:
+        return exactly
+    try:
+        number = _evaluate_precisely(expression, {})
+    except Undefined:
+        return None
+    if not isinstance(number, mpmath.mpf) or not mpmath.isfinite(number) or abs(mpmath.mag(number)) > 1000:
+        return None
+    sign, mantissa, exponent, _ = number._mpf_
+    return Fraction(-mantissa if sign else mantissa) * Fraction(2) ** exponent
+
+
 def _approximates(decimal: Expression, other: Expression) -> bool:
-    """Whether a decimal is the other value, which is no decimal literal, rounded or cut to six digits or more."""
+    """Whether a decimal is the other value, no decimal literal and not whole, rounded or cut to six digits or more."""
     literal = _decimal(decimal)
-    is_whole = isinstance(other, Number) and other.value.denominator == 1
-    if literal is None or _decimal(other) is not None or is_whole:
+    if literal is None or _decimal(other) is not None:
         return False
     value, step = literal
-    if names_of(other) or abs(value) < step * 10 ** (APPROXIMATE_PLACES - 1):
+    if abs(value) < step * 10 ** (APPROXIMATE_PLACES - 1):
         return False
-    exactly = exact(other)
-    if exactly is None:
-        try:
-            number = _evaluate_precisely(other, {})
-        except Undefined:
-            return False
-        if not isinstance(number, mpmath.mpf) or not mpmath.isfinite(number) or abs(mpmath.mag(number)) > 1000:
-            return False
-        sign, mantissa, exponent, _ = number._mpf_
-        exactly = Fraction(-mantissa if sign else mantissa) * Fraction(2) ** exponent
+    exactly = _worked_out(other)
+    if exactly is None or exactly.denominator == 1:
+        return False
     error = abs(value - exactly)
     return error <= step / 2 or (error < step and abs(value) < abs(exactly))
 
@@ -200,6 +220,7 @@ def _is_defined_at(expression: Expression, number: int, names: list[str]) -> boo
     return True
 
 
+@lru_cache(maxsize=1024)
 def _coordinate(name: str, number: int, place: int) -> Fraction:
     """A variable's value at a point: positive, of any sign, or whole; small and large, and both odd and even."""
     random = Random(f"{name} {number}")
