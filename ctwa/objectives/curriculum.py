@@ -14,7 +14,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor
 
 from ctwa import metrics as key_of
-from ctwa.batch import RewardMatrix
+from ctwa.batch import RewardMatrix, slack
 from ctwa.errors import CtwaError
 from ctwa.strict import StrictModel
 
@@ -94,7 +94,8 @@ class Difficulty(StrictModel):
         asked_N = torch.zeros_like(solved_N)
         for name, weight in self.weights.items():
             rewards_N, scored_N = rewards.column(name)
-            solved_N += weight * (scored_N & (rewards_N >= self.bound(name)))
+            least = self.bound(name) - slack(self.bound(name))
+            solved_N += weight * (scored_N & (rewards_N >= least))
             asked_N += weight * scored_N
         return solved_N / asked_N
 

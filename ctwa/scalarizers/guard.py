@@ -14,12 +14,11 @@ from pydantic import Field
 from torch import Tensor
 
 from ctwa import metrics as key_of
-from ctwa.batch import Rollout, Update
+from ctwa.batch import Rollout, Update, slack
 from ctwa.errors import CtwaError
 from ctwa.method_info import MethodInfo, Options
 from ctwa.scalarizers.base import Estimate, Scalarizer, score_advantages
 from ctwa.scalarizers.per_objective import (
-    ROUNDING,
     batch_means,
     check_trained,
     judged_rows,
@@ -85,6 +84,7 @@ class Guard(Scalarizer):
             raise CtwaError(f"the method has the bounds {wrong}; write the lowest reward and then the highest")
         self._lowest_M = self.by_name({name: bounds.get(name, (0.0, 1.0))[0] for name in self.names})
         self._highest_M = self.by_name({name: bounds.get(name, (0.0, 1.0))[1] for name in self.names})
+        self._slack_M = self.by_name({name: slack(max(map(abs, bounds.get(name, (0.0, 1.0))))) for name in self.names})
         self._weights_M = self.by_name(weights)
         self._means = MeansSinceStart(len(self.names), warmup=config.warmup, half_life=config.half_life)
 
@@ -132,8 +132,8 @@ class Guard(Scalarizer):
     def _scores(self, rollout: Rollout) -> Tensor:
         """One score a completion, float64 (N,); NaN where no objective takes part, or one that does scored nothing."""
         rewards = rollout.rewards.select(self.names)
-        values_NM = self._in_bounds(rewards.rewards_NM)
-        outside_NM = rewards.scored_NM & ((values_NM < -ROUNDING) | (values_NM > 1 + ROUNDING))
+        beyond_NM = torch.maximum(self._lowest_M - rewards.rewards_NM, rewards.rewards_NM - self._highest_M)
+        outside_NM = rewards.scored_NM & (beyond_NM > self._slack_M)
         if bool(outside_NM.any()):
             row, column = (int(i) for i in outside_NM.nonzero()[0])
             name = self.names[column]
@@ -145,7 +145,7 @@ class Guard(Scalarizer):
                 f"+ctwa.method.bounds.{name}=[LOWEST,HIGHEST], or ctwa.objectives.{name}.transform=sigmoid)"
             )
         weights_NM = weights_in_score(rollout, self.names, self._weights_M)
-        scores_N = guarded_sum(values_NM.clamp(0, 1), weights_NM, self.gates_M)
+        scores_N = guarded_sum(self._in_bounds(rewards.rewards_NM).clamp(0, 1), weights_NM, self.gates_M)
         return torch.where(judged_rows(rewards, weights_NM > 0), scores_N, float("nan"))
 
     def _in_bounds(self, rewards_M: Tensor) -> Tensor:

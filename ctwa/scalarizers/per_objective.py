@@ -11,9 +11,6 @@ from torch import Tensor
 from ctwa.batch import RewardMatrix, Rollout
 from ctwa.errors import CtwaError
 
-ROUNDING = 1e-9
-"""By how much a reward may be beyond its bound, relative to the bound or to 1: 1 - .9 - .1 is below 0."""
-
 REWARD_CEILING = 1.0
 """The reward that losses and shortfalls are counted from: the most that a 0/1 reward can be."""
 
@@ -83,11 +80,6 @@ def told_weights(rollout: Rollout, names: Sequence[str]) -> dict[str, Tensor] | 
             "objective, 0 where it does not count"
         )
     return {name: rollout.weights[name] for name in names}
-
-
-def slack(bound: float) -> float:
-    """How far beyond its bound a reward still counts as at it."""
-    return ROUNDING * max(1.0, abs(bound))
 
 
 def taking_part(rewards: RewardMatrix) -> Tensor:

@@ -12,12 +12,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ctwa.batch import Rollout, Update
+from ctwa.batch import Rollout, Update, slack
 from ctwa.covariance.diagnostics import finite
 from ctwa.errors import CtwaError
 from ctwa.method_info import MethodInfo, Options
 from ctwa.scalarizers.base import Estimate, Scalarizer, score_advantages
-from ctwa.scalarizers.per_objective import judged_rows, slack, trained_objectives, weights_in_score
+from ctwa.scalarizers.per_objective import judged_rows, trained_objectives, weights_in_score
 
 _ROUNDING = 1e-12  # of a score in float64, relative
 _LARGEST = 1e15  # as of a reward
