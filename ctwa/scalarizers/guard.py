@@ -7,7 +7,7 @@ objective.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -101,7 +101,7 @@ class Guard(Scalarizer):
     @property
     def gates_M(self) -> Tensor:
         """Of each trained objective, from 1, closed, to 0, open."""
-        start_M, mean_M = self._means.start_M, self._means.mean_M
+        start_M, mean_M = self._in_bounds(self._means.start_M), self._in_bounds(self._means.mean_M)
         margin_M = (1 - start_M).clamp(_LEAST_MARGIN, self.config.margin)
         open_M = ((mean_M - start_M) / margin_M).clamp(0, 1)
         return torch.where(self._means.known_M, 1 - open_M, 1.0)
@@ -113,7 +113,7 @@ class Guard(Scalarizer):
             CtwaError: a reward is out of its objective's bounds.
         """
         means = batch_means(rollout.rewards, self.names)
-        self._means.observe(self._in_bounds(self.by_name({name: means.get(name) for name in self.names})))
+        self._means.observe(self.by_name({name: means.get(name) for name in self.names}))
         return score_advantages(rollout, estimate, self.names, self._scores(rollout))
 
     def observe_update(self, update: Update) -> dict[str, float]:
@@ -124,10 +124,15 @@ class Guard(Scalarizer):
             ``guard/gain/<name>``: how far its mean is above where it began, after the warm-up.
         """
         del update
-        gains, known = self.named(self._means.mean_M - self._means.start_M), self.named(self._means.known_M)
+        gain_M = self._in_bounds(self._means.mean_M) - self._in_bounds(self._means.start_M)
+        gains, known = self.named(gain_M), self.named(self._means.known_M)
         return {key_of.gate(name): gate for name, gate in self.named(self.gates_M).items()} | {
             f"guard/gain/{name}": gain for name, gain in gains.items() if known[name]
         }
+
+    def identity(self) -> dict[str, Any]:
+        """The version is that of means in the rewards' own units, so that a run may go on with other bounds."""
+        return super().identity() | {"version": 2}
 
     def _scores(self, rollout: Rollout) -> Tensor:
         """One score a completion, float64 (N,); NaN where no objective takes part, or one that does scored nothing."""

@@ -134,6 +134,20 @@ def test_bounds_are_moved_to_0_and_1():
     torch.testing.assert_close(bounded.gates_M, plain.gates_M)
 
 
+def test_a_run_goes_on_with_other_bounds():
+    """As it is told to where a reward is out of those that it began with."""
+    before, resumed = guard("ab", warmup=1), guard("ab", warmup=1, bounds={"a": (0.0, 2.0)})
+    for method in (before, resumed):
+        for mean in (0.4, 0.6):
+            see(method, a=mean, b=0.5)
+    other = guard("ab", warmup=1, bounds={"a": (0.0, 2.0)})
+    other.load_state_dict(before.state_dict())
+    assert see(other, a=1.4, b=0.5) == see(resumed, a=1.4, b=0.5)
+    assert other.gates_M.tolist() == resumed.gates_M.tolist()
+    with pytest.raises(CtwaError, match="version 1"):  # its means may be in the unit of its bounds
+        other.load_state_dict(before.state_dict() | {"version": 1})
+
+
 def test_a_reward_out_of_its_bounds_is_named():
     with pytest.raises(CtwaError, match=r"'b' has the reward 1\.5 in row 1, .* between 0 and 1; .*bounds\.b=\[LOWEST,"):
         guard("ab").advantages(rollout_of({"a": [1.0, 1.0], "b": [0.0, 1.5]}), Scores())
