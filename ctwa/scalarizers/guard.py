@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ctwa import metrics as key_of
 from ctwa.batch import Rollout, Update, slack
+from ctwa.covariance.diagnostics import finite
 from ctwa.errors import CtwaError
 from ctwa.method_info import MethodInfo, Options
 from ctwa.scalarizers.base import Estimate, Scalarizer, score_advantages
@@ -22,6 +23,8 @@ from ctwa.scalarizers.per_objective import (
     batch_means,
     check_trained,
     judged_rows,
+    magnified,
+    no_signal_frac,
     trained_objectives,
     weights_in_score,
 )
@@ -114,7 +117,7 @@ class Guard(Scalarizer):
         """
         means = batch_means(rollout.rewards, self.names)
         self._means.observe(self.by_name({name: means.get(name) for name in self.names}))
-        return score_advantages(rollout, estimate, self.names, self._scores(rollout))
+        return score_advantages(rollout, estimate, self.names, magnified(self._scores(rollout), estimate))
 
     def observe_update(self, update: Update) -> dict[str, float]:
         """Nothing to learn: the gates moved before this update.
@@ -122,13 +125,16 @@ class Guard(Scalarizer):
         Returns:
             ``guard/gate/<name>``: 1 where the others counted only with this objective, 0 where they counted without.
             ``guard/gain/<name>``: how far its mean is above where it began, after the warm-up.
+            ``guard/no_signal_frac``: the share of prompts in which all scores are equal, which train nothing.
         """
-        del update
+        without = no_signal_frac(self._scores(update.rollout), update.rollout.group_N)
         gain_M = self._in_bounds(self._means.mean_M) - self._in_bounds(self._means.start_M)
         gains, known = self.named(gain_M), self.named(self._means.known_M)
-        return {key_of.gate(name): gate for name, gate in self.named(self.gates_M).items()} | {
-            f"guard/gain/{name}": gain for name, gain in gains.items() if known[name]
-        }
+        return finite(
+            {key_of.gate(name): gate for name, gate in self.named(self.gates_M).items()}
+            | {f"guard/gain/{name}": gain for name, gain in gains.items() if known[name]}
+            | {"guard/no_signal_frac": without}
+        )
 
     def identity(self) -> dict[str, Any]:
         """The version is that of means in the rewards' own units, so that a run may go on with other bounds."""

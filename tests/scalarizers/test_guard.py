@@ -60,7 +60,7 @@ def test_a_gate_opens_with_the_gain_and_closes_as_it_is_lost():
     gates = [see(method, a=a, b=0.5)["guard/gate/a"] for a in (0.3, 0.5, 0.45, 0.55, 0.8, 0.5, 0.2)]
     assert gates == pytest.approx([1, 1, 0.75, 0.25, 0, 0.5, 1])  # it began at .4
     assert see(method, a=0.5, b=0.5) == pytest.approx(
-        {"guard/gate/a": 0.5, "guard/gain/a": 0.1, "guard/gate/b": 1, "guard/gain/b": 0}
+        {"guard/gate/a": 0.5, "guard/gain/a": 0.1, "guard/gate/b": 1, "guard/gain/b": 0, "guard/no_signal_frac": 1}
     )
 
 
