@@ -149,6 +149,7 @@ def test_a_restart_draws_what_would_have_been_drawn(tmp_path: Path, values: dict
             {"difficulty": {"by": {"a": 0}}},
             r"^ctwa\.curriculum\.difficulty\.by: 0 is not a weight above 0",
         ),
+        ({"difficulty": {"by": {"a": 1e308, "b": 1e308}}}, r"difficulty\.by.* add up to more than a number can hold"),
         (
             {"difficulty": {"by": "a", "at_least": "x"}},
             r"^ctwa.*at_least: 'x' is neither a number nor {NAME: a number",
