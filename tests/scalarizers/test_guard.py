@@ -81,7 +81,7 @@ def test_the_mean_that_is_held_against_the_beginning_forgets_by_the_half_life():
 def test_in_the_warmup_gates_are_closed_and_nothing_is_said_of_gains():
     method = guard("ab", warmup=3)
     for a in (0.1, 0.9, 0.5):
-        assert see(method, a=a, b=0.5) == {"guard/gate/a": 1, "guard/gate/b": 1}
+        assert see(method, a=a, b=0.5) == {"guard/gate/a": 1, "guard/gate/b": 1, "guard/no_signal_frac": 1}
 
 
 def test_a_batch_that_did_not_score_an_objective_leaves_its_gate():
