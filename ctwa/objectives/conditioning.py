@@ -94,8 +94,8 @@ class Conditioning:
         if rounded_off := [name for name, share in self.own.items() if share == 0]:
             raise CtwaError(
                 f"ctwa.conditioning.resolution={self._resolution} rounds the weight of {', '.join(rounded_off)} to 0, "
-                f"and validation would not ask for it: write {math.ceil(1 / min(own.values()))} or more, or a larger "
-                "weight"
+                f"and validation would not ask for it: write {math.ceil(1 / min(own.values()) - 1e-6)} or more, or a "
+                "larger weight"
             )
 
     def rounded(self, weights: Mapping[str, float]) -> dict[str, float]:
