@@ -21,6 +21,18 @@ from ctwa.policy_loss import PolicyLoss
 Reward = float | Literal["not_applicable"] | None
 """One entry of a `RewardMatrix`: None was not scored, `ctwa.NOT_APPLICABLE` did not have to be."""
 
+ROUNDING = 2.0**-21
+"""What a reward may be off by, relative to its size: some roundings of float32, in which TRL keeps rewards."""
+
+
+def slack(bound: float) -> float:
+    """How far beyond a bound, or below it, a reward still counts as at it.
+
+    1 - .9 - .1 is below 0, .7 + .1 below .8, and .7 in float32 below .7. A bound near 0 has its own scale, so that
+    ``at_least`` 1e-9 says "above 0".
+    """
+    return ROUNDING * (abs(bound) or 1.0)
+
 
 @dataclass(frozen=True)
 class RewardMatrix:

@@ -36,7 +36,7 @@ class CommonDescent(Aggregator):
 
     Where conflicts are within their errors the weights are the preference. A Gram matrix has such weights always; an
     estimate of one may have none. Then the conditions are missed by as little as can be (least squares, in units of the
-    gradients' norms), and the metrics say which objectives cannot be had together.
+    objective's norm times the weighted norms in the step), and the metrics say which objectives cannot be had together.
 
     An objective without a gradient asks for nothing. One whose squared norm is estimated as 0 or less has a gradient
     where its inner products are not 0, and asks as the others do. An objective of weight 0 gets weight only where that
@@ -92,11 +92,14 @@ def _rows(bounds_SS: Tensor, errors_S: Tensor) -> Tensor:
 
 def _nearest(preference_S: Tensor, rows_SS: Tensor) -> tuple[Tensor, Tensor]:
     """The weights nearest to the preference, and by how much each condition is missed."""
-    nothing_S = torch.zeros_like(preference_S)
-    found_S = nearest_on_simplex(preference_S, rows_SS, nothing_S)
+    found_S = nearest_on_simplex(preference_S, rows_SS)
     if found_S is not None:
-        return found_S, nothing_S
-    least_S, progress_S = least_violation(rows_SS)
-    found_S = nearest_on_simplex(preference_S, rows_SS, progress_S - MET)
-    # Rounding may leave no point that is nearer.
-    return least_S if found_S is None else found_S, torch.where(progress_S < -MET, -progress_S, 0.0)
+        return found_S, torch.zeros_like(preference_S)
+    # In shares of the step, for a gradient that is far longer than the others has next to no weight.
+    lengths_S = rows_SS.abs().amax(0)
+    terms_S, progress_S = least_violation(rows_SS / lengths_S)
+    least_S = terms_S / lengths_S / (terms_S / lengths_S).sum()
+    found_S = nearest_on_simplex(preference_S, rows_SS - (progress_S - MET)[:, None] * lengths_S)
+    if found_S is None:  # rounding may leave no point that is nearer
+        found_S = least_S
+    return found_S, torch.where(progress_S < -MET, -(rows_SS @ found_S).clamp(max=0), 0.0)

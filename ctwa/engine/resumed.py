@@ -73,12 +73,15 @@ def _under(settings: Mapping[str, Any], key: str) -> Any:
 def changes(run: RunFolder, config: Mapping[str, Any]) -> list[str]:
     """The settings that are not as in the folder's config.yaml, as ``key: before -> now``.
 
-    A key that only one of the two has is told where it is an objective's; elsewhere it is of another version of ctwa.
+    A key that only one of the two has is told where it is an objective's, in any section (``ctwa.method.bounds.NAME``);
+    elsewhere it is of another version of ctwa.
     """
     if not (before := _begun_with(run)):
         return []
     now = dotted(dict(config), without=_is_of_the_start)
-    keys = [key for key in {**before, **now} if (key in before and key in now) or key.startswith("ctwa.objectives.")]
+    every = {**before, **now}
+    names = {key.split(".")[2] for key in every if key.startswith("ctwa.objectives.")}
+    keys = [key for key in every if (key in before and key in now) or not names.isdisjoint(key.split("."))]
     return [
         f"{key}: {_text(before.get(key))} -> {_text(now.get(key))}" for key in keys if before.get(key) != now.get(key)
     ]

@@ -79,7 +79,8 @@ class Conditioning:
         own: the objectives' own weights, rounded.
 
     Raises:
-        CtwaError: the template leaves an objective out, or names what is none; or there is one objective alone.
+        CtwaError: the template leaves an objective out, or names what is none; there is one objective alone; or the
+            resolution rounds the weight of one to 0.
     """
 
     def __init__(self, template: Template, weights: Mapping[str, float]) -> None:
@@ -90,6 +91,12 @@ class Conditioning:
         self._without = [name for name in weights if name not in own]
         self._check()
         self.own = self.rounded(own)
+        if rounded_off := [name for name, share in self.own.items() if share == 0]:
+            raise CtwaError(
+                f"ctwa.conditioning.resolution={self._resolution} rounds the weight of {', '.join(rounded_off)} to 0, "
+                f"and validation would not ask for it: write {math.ceil(1 / min(own.values()) - 1e-6)} or more, or a "
+                "larger weight"
+            )
 
     def rounded(self, weights: Mapping[str, float]) -> dict[str, float]:
         """Weights as shares of whole parts, which add up to 1: those with the largest remainders are rounded up.

@@ -14,9 +14,10 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor
 
 from ctwa import metrics as key_of
-from ctwa.batch import RewardMatrix
+from ctwa.batch import RewardMatrix, slack
 from ctwa.errors import CtwaError
 from ctwa.strict import StrictModel
+from ctwa.weights import check_weights
 
 _ALL = ""
 """The name of the one source there is where the user names none."""
@@ -75,6 +76,8 @@ class Difficulty(StrictModel):
         for number in value.values() if isinstance(value, dict) else ():
             if not _is_number(number) or (names and number <= 0):
                 raise ValueError(f"{number!r} is not {each}; write {{NAME: {each}, ...}}")
+        if names and isinstance(value, dict) and value:
+            check_weights(value)
         if not (value if isinstance(value, dict) else isinstance(value, str) if names else _is_number(value)):
             raise ValueError(f"{value!r} is neither {one} nor {{NAME: {each}, ...}}; write one of them")
         return value
@@ -94,7 +97,8 @@ class Difficulty(StrictModel):
         asked_N = torch.zeros_like(solved_N)
         for name, weight in self.weights.items():
             rewards_N, scored_N = rewards.column(name)
-            solved_N += weight * (scored_N & (rewards_N >= self.bound(name)))
+            least = self.bound(name) - slack(self.bound(name))
+            solved_N += weight * (scored_N & (rewards_N >= least))
             asked_N += weight * scored_N
         return solved_N / asked_N
 

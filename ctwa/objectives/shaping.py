@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ctwa import metrics as key_of
-from ctwa.batch import RewardMatrix
+from ctwa.batch import RewardMatrix, slack
 from ctwa.errors import CtwaError
 from ctwa.objectives.config import Gate, ObjectiveConfig, Transform
 from ctwa.objectives.contract import MAX_VALUE
@@ -190,9 +190,9 @@ def _opened(gate: Gate, by: RewardMatrix) -> Tensor:
     """(N,) bool, where a gate is open; the rewards are those of its objective alone."""
     open_N, values_N = by.scored_NM[:, 0].clone(), by.rewards_NM[:, 0]
     if gate.at_least is not None:
-        open_N &= values_N >= gate.at_least
+        open_N &= values_N >= gate.at_least - slack(gate.at_least)
     if gate.at_most is not None:
-        open_N &= values_N <= gate.at_most
+        open_N &= values_N <= gate.at_most + slack(gate.at_most)
     return open_N
 
 

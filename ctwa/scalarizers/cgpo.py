@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ctwa.batch import RewardMatrix, Rollout, Update
+from ctwa.batch import RewardMatrix, Rollout, Update, slack
 from ctwa.covariance.diagnostics import finite
 from ctwa.method_info import MethodInfo, Options
 from ctwa.scalarizers.base import Estimate, Scalarizer, weighted_advantages
@@ -85,5 +85,6 @@ class Cgpo(Scalarizer):
     def _broken(self, rewards: RewardMatrix) -> tuple[Tensor, Tensor]:
         """Bool, a column a rule: where it is broken, and where it could not be seen whether it is."""
         rewards = rewards.select(self._rules)
-        least_M = torch.tensor([self.config.constraints[name] for name in self._rules], dtype=torch.float64)
+        bounds = [self.config.constraints[name] for name in self._rules]
+        least_M = torch.tensor([bound - slack(bound) for bound in bounds], dtype=torch.float64)
         return rewards.scored_NM & (rewards.rewards_NM < least_M), rewards.applicable_NM & ~rewards.scored_NM

@@ -9,11 +9,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ctwa.batch import RewardMatrix, Rollout, Update
+from ctwa.batch import RewardMatrix, Rollout, Update, slack
 from ctwa.errors import CtwaError
 from ctwa.method_info import MethodInfo, Options
 from ctwa.scalarizers.base import Estimate, Scalarizer, weighted_advantages
-from ctwa.scalarizers.per_objective import REWARD_CEILING, batch_means, check_trained, slack, trained_objectives
+from ctwa.scalarizers.per_objective import REWARD_CEILING, batch_means, check_trained, trained_objectives
 from ctwa.scalarizers.since_start import MeansSinceStart
 
 _LEAST_GAP = 0.05  # what an objective is taken to have lacked at the least when it began, in the reward's unit

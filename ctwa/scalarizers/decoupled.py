@@ -73,7 +73,8 @@ def decoupled_sum(rollout: Rollout, estimate: Estimate, weights: Mapping[str, fl
 def batch_normalized(advantages_NT: Tensor, mask_NT: Tensor, rows_N: Tensor, size: float) -> Tensor:
     """Mean 0 and (population) standard deviation 1 over some completions, each counting once whatever its length.
 
-    0 on the others; all 0 where the standard deviation is no more than rounding: where objectives cancel each other.
+    0 on the others, and on tokens that do not count; all 0 where the standard deviation is no more than rounding: where
+    objectives cancel each other.
 
     Args:
         advantages_NT: the advantages.
@@ -86,8 +87,8 @@ def batch_normalized(advantages_NT: Tensor, mask_NT: Tensor, rows_N: Tensor, siz
     mean_N = torch.where(mask_NT, advantages_NT, 0.0).double().sum(1) / num_tokens_N.clamp(min=1)
     mean_N = mean_N[num_tokens_N > 0]
     if not len(mean_N):
-        return torch.where(rows_N[:, None], advantages_NT, 0.0)
+        return torch.zeros_like(advantages_NT)
     centre, spread = float(mean_N.mean()), float(mean_N.std(correction=0))
     if spread <= ROUNDING * size:
         return torch.zeros_like(advantages_NT)
-    return torch.where(rows_N[:, None], (advantages_NT - centre) / (spread + EPSILON), 0.0)
+    return torch.where(mask_NT, (advantages_NT - centre) / (spread + EPSILON), 0.0)

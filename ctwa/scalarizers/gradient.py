@@ -9,10 +9,10 @@ from torch import Tensor
 
 from ctwa.aggregators.base import Aggregator
 from ctwa.aggregators.registry import AggregatorConfig, build_aggregator
-from ctwa.batch import Rollout
+from ctwa.batch import Rollout, slack
 from ctwa.errors import CtwaError
 from ctwa.scalarizers.base import Estimate, Scalarizer
-from ctwa.scalarizers.per_objective import REWARD_CEILING, ROUNDING
+from ctwa.scalarizers.per_objective import REWARD_CEILING
 
 
 class GradientMethod(Scalarizer):
@@ -77,8 +77,8 @@ class GradientMethod(Scalarizer):
         rewards = rollout.rewards.select(self.names)
         scored_sum_M = torch.where(rewards.scored_NM, rewards.rewards_NM, 0.0).sum(0)
         losses_M = REWARD_CEILING - scored_sum_M / rewards.scored_NM.sum(0)
-        if bool((losses_M < -ROUNDING).any()):
-            above = [name for name, loss in zip(self.names, losses_M.tolist(), strict=True) if loss < -ROUNDING]
+        least = -slack(REWARD_CEILING)
+        if above := [name for name, loss in self.named(losses_M).items() if loss < least]:
             raise CtwaError(
                 f"the mean reward of {above} is above {REWARD_CEILING:g}, but '{self.aggregator.method}' compares "
                 f"losses counted from there: scale the reward function to at most {REWARD_CEILING:g}"

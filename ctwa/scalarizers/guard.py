@@ -7,22 +7,24 @@ objective.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from ctwa import metrics as key_of
-from ctwa.batch import Rollout, Update
+from ctwa.batch import Rollout, Update, slack
+from ctwa.covariance.diagnostics import finite
 from ctwa.errors import CtwaError
 from ctwa.method_info import MethodInfo, Options
 from ctwa.scalarizers.base import Estimate, Scalarizer, score_advantages
 from ctwa.scalarizers.per_objective import (
-    ROUNDING,
     batch_means,
     check_trained,
     judged_rows,
+    magnified,
+    no_signal_frac,
     trained_objectives,
     weights_in_score,
 )
@@ -85,6 +87,7 @@ class Guard(Scalarizer):
             raise CtwaError(f"the method has the bounds {wrong}; write the lowest reward and then the highest")
         self._lowest_M = self.by_name({name: bounds.get(name, (0.0, 1.0))[0] for name in self.names})
         self._highest_M = self.by_name({name: bounds.get(name, (0.0, 1.0))[1] for name in self.names})
+        self._slack_M = self.by_name({name: slack(max(map(abs, bounds.get(name, (0.0, 1.0))))) for name in self.names})
         self._weights_M = self.by_name(weights)
         self._means = MeansSinceStart(len(self.names), warmup=config.warmup, half_life=config.half_life)
 
@@ -101,7 +104,7 @@ class Guard(Scalarizer):
     @property
     def gates_M(self) -> Tensor:
         """Of each trained objective, from 1, closed, to 0, open."""
-        start_M, mean_M = self._means.start_M, self._means.mean_M
+        start_M, mean_M = self._in_bounds(self._means.start_M), self._in_bounds(self._means.mean_M)
         margin_M = (1 - start_M).clamp(_LEAST_MARGIN, self.config.margin)
         open_M = ((mean_M - start_M) / margin_M).clamp(0, 1)
         return torch.where(self._means.known_M, 1 - open_M, 1.0)
@@ -113,8 +116,8 @@ class Guard(Scalarizer):
             CtwaError: a reward is out of its objective's bounds.
         """
         means = batch_means(rollout.rewards, self.names)
-        self._means.observe(self._in_bounds(self.by_name({name: means.get(name) for name in self.names})))
-        return score_advantages(rollout, estimate, self.names, self._scores(rollout))
+        self._means.observe(self.by_name({name: means.get(name) for name in self.names}))
+        return score_advantages(rollout, estimate, self.names, magnified(self._scores(rollout), estimate))
 
     def observe_update(self, update: Update) -> dict[str, float]:
         """Nothing to learn: the gates moved before this update.
@@ -122,18 +125,26 @@ class Guard(Scalarizer):
         Returns:
             ``guard/gate/<name>``: 1 where the others counted only with this objective, 0 where they counted without.
             ``guard/gain/<name>``: how far its mean is above where it began, after the warm-up.
+            ``guard/no_signal_frac``: the share of prompts in which all scores are equal, which train nothing.
         """
-        del update
-        gains, known = self.named(self._means.mean_M - self._means.start_M), self.named(self._means.known_M)
-        return {key_of.gate(name): gate for name, gate in self.named(self.gates_M).items()} | {
-            f"guard/gain/{name}": gain for name, gain in gains.items() if known[name]
-        }
+        without = no_signal_frac(self._scores(update.rollout), update.rollout.group_N)
+        gain_M = self._in_bounds(self._means.mean_M) - self._in_bounds(self._means.start_M)
+        gains, known = self.named(gain_M), self.named(self._means.known_M)
+        return finite(
+            {key_of.gate(name): gate for name, gate in self.named(self.gates_M).items()}
+            | {f"guard/gain/{name}": gain for name, gain in gains.items() if known[name]}
+            | {"guard/no_signal_frac": without}
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """The version is that of means in the rewards' own units, so that a run may go on with other bounds."""
+        return super().identity() | {"version": 2}
 
     def _scores(self, rollout: Rollout) -> Tensor:
         """One score a completion, float64 (N,); NaN where no objective takes part, or one that does scored nothing."""
         rewards = rollout.rewards.select(self.names)
-        values_NM = self._in_bounds(rewards.rewards_NM)
-        outside_NM = rewards.scored_NM & ((values_NM < -ROUNDING) | (values_NM > 1 + ROUNDING))
+        beyond_NM = torch.maximum(self._lowest_M - rewards.rewards_NM, rewards.rewards_NM - self._highest_M)
+        outside_NM = rewards.scored_NM & (beyond_NM > self._slack_M)
         if bool(outside_NM.any()):
             row, column = (int(i) for i in outside_NM.nonzero()[0])
             name = self.names[column]
@@ -145,7 +156,7 @@ class Guard(Scalarizer):
                 f"+ctwa.method.bounds.{name}=[LOWEST,HIGHEST], or ctwa.objectives.{name}.transform=sigmoid)"
             )
         weights_NM = weights_in_score(rollout, self.names, self._weights_M)
-        scores_N = guarded_sum(values_NM.clamp(0, 1), weights_NM, self.gates_M)
+        scores_N = guarded_sum(self._in_bounds(rewards.rewards_NM).clamp(0, 1), weights_NM, self.gates_M)
         return torch.where(judged_rows(rewards, weights_NM > 0), scores_N, float("nan"))
 
     def _in_bounds(self, rewards_M: Tensor) -> Tensor:

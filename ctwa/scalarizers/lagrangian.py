@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ctwa.batch import RewardMatrix, Rollout, Update
+from ctwa.batch import RewardMatrix, Rollout, Update, slack
 from ctwa.errors import CtwaError
 from ctwa.method_info import MethodInfo, Options
 from ctwa.scalarizers.base import Estimate, Scalarizer, objective_advantages
@@ -178,7 +178,9 @@ class Lagrangian(Scalarizer):
 
     def _satisfied(self, rewards: RewardMatrix) -> RewardMatrix:
         """The rewards, with 1 or 0 for whether a completion satisfies an objective of ``at_least``."""
-        return _changed(rewards, {name: partial(torch.ge, other=least) for name, least in self._at_least.items()})
+        return _changed(
+            rewards, {name: partial(torch.ge, other=least - slack(least)) for name, least in self._at_least.items()}
+        )
 
     def _dual_step(self, means: Mapping[str, float]) -> None:
         """``lam = clamp(lam + eta (target - mean), 0, cap)``; a multiplier whose objective was not scored is held."""

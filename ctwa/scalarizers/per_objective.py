@@ -10,12 +10,13 @@ from torch import Tensor
 
 from ctwa.batch import RewardMatrix, Rollout
 from ctwa.errors import CtwaError
-
-ROUNDING = 1e-9
-"""By how much a reward may be beyond its bound, relative to the bound or to 1: 1 - .9 - .1 is below 0."""
+from ctwa.scalarizers.base import Estimate
 
 REWARD_CEILING = 1.0
 """The reward that losses and shortfalls are counted from: the most that a 0/1 reward can be."""
+
+_SMALL = 2.0**-6  # as of the largest score of a batch
+_EQUAL = 1e-12  # scores in float64 that differ by this, relative to the largest of the prompt
 
 
 def trained_objectives(weights: Mapping[str, float]) -> tuple[str, ...]:
@@ -31,6 +32,37 @@ def unit_of(values: Tensor) -> float:
     """
     exponent = math.frexp(float(values.abs().max()))[1] if values.numel() else 0
     return 2.0 ** min(max(exponent, -1000), 1023)
+
+
+def magnified(scores_N: Tensor, estimate: Estimate) -> Tensor:
+    """Scores whose largest is below 2^-6, times the power of two that brings it to [1/2, 1); others to the bit.
+
+    The more objectives a product has, the smaller it is. An estimator that standardises divides by the standard
+    deviation plus a constant (1e-6 in verl, 1e-4 in TRL), beside which the scores' own would be nothing. For any other
+    estimator the size of the scores counts, and stays.
+
+    Args:
+        scores_N: 0 or more; NaN for a completion that has none.
+        estimate: what they are for.
+    """
+    largest_N = scores_N.nan_to_num(nan=0.0)
+    if not getattr(estimate, "scale_invariant", False) or float(largest_N.max()) >= _SMALL:
+        return scores_N
+    return scores_N / unit_of(largest_N)
+
+
+def no_signal_frac(scores_N: Tensor, group_N: Tensor) -> float:
+    """The share of prompts in which all scores are equal, which train nothing; NaN where there is no score.
+
+    Args:
+        scores_N: 0 or more; NaN for a completion that has none.
+        group_N: the prompt of each.
+    """
+    has_one_N = scores_N.isfinite()
+    scores, groups = scores_N[has_one_N], group_N[has_one_N]
+    prompts = [scores[groups == group] for group in groups.unique()]
+    without = [bool(of_prompt.max() - of_prompt.min() <= _EQUAL * of_prompt.max()) for of_prompt in prompts]
+    return sum(without) / len(without) if without else float("nan")
 
 
 def check_names(option: str, named: Iterable[str], objectives: Mapping[str, float]) -> None:
@@ -83,11 +115,6 @@ def told_weights(rollout: Rollout, names: Sequence[str]) -> dict[str, Tensor] | 
             "objective, 0 where it does not count"
         )
     return {name: rollout.weights[name] for name in names}
-
-
-def slack(bound: float) -> float:
-    """How far beyond its bound a reward still counts as at it."""
-    return ROUNDING * max(1.0, abs(bound))
 
 
 def taking_part(rewards: RewardMatrix) -> Tensor:

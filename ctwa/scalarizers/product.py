@@ -12,14 +12,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ctwa.batch import Rollout, Update
+from ctwa.batch import Rollout, Update, slack
 from ctwa.covariance.diagnostics import finite
 from ctwa.errors import CtwaError
 from ctwa.method_info import MethodInfo, Options
 from ctwa.scalarizers.base import Estimate, Scalarizer, score_advantages
-from ctwa.scalarizers.per_objective import judged_rows, slack, trained_objectives, weights_in_score
+from ctwa.scalarizers.per_objective import judged_rows, magnified, no_signal_frac, trained_objectives, weights_in_score
 
-_ROUNDING = 1e-12  # of a score in float64, relative
 _LARGEST = 1e15  # as of a reward
 
 
@@ -67,7 +66,7 @@ class Product(Scalarizer):
         Raises:
             CtwaError: a reward is below 0 by more than the offset: it has no power mean. Or a score is too large.
         """
-        return score_advantages(rollout, estimate, self.names, self._scores(rollout))
+        return score_advantages(rollout, estimate, self.names, magnified(self._scores(rollout), estimate))
 
     def observe_update(self, update: Update) -> dict[str, float]:
         """Nothing to learn from the update.
@@ -79,15 +78,12 @@ class Product(Scalarizer):
             nothing.
         """
         scores_N = self._scores(update.rollout)
-        has_one_N = scores_N.isfinite()
-        scores, groups = scores_N[has_one_N], update.rollout.group_N[has_one_N]
-        prompts = [scores[groups == group] for group in groups.unique()]
-        without = [bool(of_prompt.max() - of_prompt.min() <= _ROUNDING * of_prompt.max()) for of_prompt in prompts]
+        scores = scores_N[scores_N.isfinite()]
         return finite(
             {
                 "product/score": float(scores.mean()),
                 "product/zero_frac": float((scores == 0).double().mean()),
-                "product/no_signal_frac": sum(without) / len(without) if without else float("nan"),
+                "product/no_signal_frac": no_signal_frac(scores_N, update.rollout.group_N),
             }
         )
 

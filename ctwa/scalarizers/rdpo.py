@@ -18,7 +18,7 @@ from ctwa.method_info import MethodInfo, Options
 from ctwa.scalarizers.base import Estimate, Scalarizer, score_advantages
 from ctwa.scalarizers.per_objective import taking_part, trained_objectives
 
-_ROUNDING = 1e-6  # of rewards that were computed in float32, relative to the largest: they differ in nothing
+_ROUNDING = 2.0**-22  # of rewards that were computed in float32, relative to their prompt's: they differ in nothing
 _SINGULAR = 1e-9  # of an eigenvalue, relative to the largest: the direction is one that no completion differs in
 
 
@@ -82,21 +82,24 @@ def quantiles(rewards: RewardMatrix, group_N: Tensor) -> Tensor:
 
     It is the mean of ``clamp((reward - other) / spread, -1, 1)`` over the prompt's scored completions: 1 for each worse
     one and -1 for each better one as a quantile counts them, less where the two differ by less than the spread. The
-    spread is the standard deviation from the prompts' means, over the batch; where it is no more than rounding, all
-    rewards of a prompt are equal. A prompt's quantiles sum to 0.
+    spread is the standard deviation from the prompts' means, over the batch. Rewards of a prompt that differ by no more
+    than float32 rounds them by are equal. A prompt's quantiles sum to 0.
     """
     prompts = [group_N == group for group in group_N.unique()]
     result_NM = torch.zeros_like(rewards.rewards_NM)
     for column, scored_N in enumerate(rewards.scored_NM.T):
         rows = [own_N & scored_N for own_N in prompts]
         values = [rewards.rewards_NM[rows_N, column] for rows_N in rows]
-        centred = torch.cat([each - each.mean() for each in values if len(each)] or [result_NM[:0, 0]])
-        rounding = _ROUNDING * max((float(each.abs().max()) for each in values if len(each)), default=0.0)
+        centred = torch.cat([each - each.mean() if _differ(each) else torch.zeros_like(each) for each in values])
         spread = float(centred.square().mean().sqrt()) if len(centred) else 0.0
         for rows_N, each in zip(rows, values, strict=True):
-            if spread > rounding and len(each):
+            if _differ(each):
                 result_NM[rows_N, column] = ((each[:, None] - each) / spread).clamp(-1, 1).mean(1)
     return result_NM
+
+
+def _differ(values: Tensor) -> bool:
+    return len(values) > 1 and float(values.max() - values.min()) > _ROUNDING * float(values.abs().max())
 
 
 def whitening(covariance_MM: Tensor) -> Tensor:

@@ -11,12 +11,12 @@ from typing import Annotated, Literal, Self
 from pydantic import Field
 from torch import Tensor
 
-from ctwa.batch import RewardMatrix, Rollout, Update
+from ctwa.batch import RewardMatrix, Rollout, Update, slack
 from ctwa.errors import CtwaError
 from ctwa.method_info import MethodInfo, Options
 from ctwa.scalarizers.base import Estimate, Scalarizer, weighted_advantages
 from ctwa.scalarizers.decoupled import batch_normalized, check_standardises, decoupled_sum, to_largest
-from ctwa.scalarizers.per_objective import check_trained, slack, trained_objectives, unit_of
+from ctwa.scalarizers.per_objective import check_trained, trained_objectives, unit_of
 
 
 class SawConfig(Options):

@@ -72,7 +72,8 @@ class Tchebycheff(Scalarizer):
         check_trained("the method's reference_point", point, weights)
         if config.reference == "fixed" and (missing := [name for name in self.names if name not in point]):
             raise CtwaError(f"the method's reference_point leaves out {missing}; write one number for each objective")
-        self._reference_point = {name: point[name] for name in self.names if name in point}
+        self._written_M = self.by_name({name: point.get(name, float("-inf")) for name in self.names})
+        self._reference_point: dict[str, float] = {}
 
     @property
     def in_units(self) -> dict[str, str]:
@@ -119,14 +120,15 @@ class Tchebycheff(Scalarizer):
 
     def _reference_of(self, rollout: Rollout) -> Tensor:
         """The reference point for this batch, -inf where there is none."""
-        known_M = torch.tensor(
-            [self._reference_point.get(name, float("-inf")) for name in self.names], dtype=torch.float64
-        )
         if self.config.reference == "fixed":
-            return known_M
+            return self._written_M
         rewards = rollout.rewards.select(self.names)
         best_M = torch.where(rewards.scored_NM, rewards.rewards_NM, float("-inf")).amax(0)
-        return best_M if self.config.reference == "batch" else torch.maximum(known_M, best_M)
+        if self.config.reference == "batch":
+            return best_M
+        # What is written may be above what a checkpoint has.
+        known_M = self.by_name({name: self._reference_point.get(name, float("-inf")) for name in self.names})
+        return torch.maximum(torch.maximum(self._written_M, known_M), best_M)
 
     def _gaps(self, rollout: Rollout, reference_M: Tensor) -> Tensor:
         """The weighted distances to the reference point.

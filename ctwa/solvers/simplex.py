@@ -11,11 +11,11 @@ from torch import Tensor
 from ctwa.solvers.least_squares import nonnegative_least_squares
 
 LEAST = 0.3  # of 1 / (1 + ||w - point||^2), whose w and point are of the simplex: at least a third
-MET = 1e-9  # what a point may miss conditions by, whose terms are near 1
+MET = 1e-9  # what a point may miss conditions by, relative to their terms
 
 
-def nearest_on_simplex(point_M: Tensor, rows_CM: Tensor, bounds_C: Tensor) -> Tensor | None:
-    """The w of the simplex with ``rows w >= bounds`` and the least ``||w - point||``, float64; None if there is none.
+def nearest_on_simplex(point_M: Tensor, rows_CM: Tensor) -> Tensor | None:
+    """The w of the simplex with ``rows w >= 0`` and the least ``||w - point||``, float64; None if there is none.
 
     A least-distance problem, which Lawson and Hanson (1974, chapter 23) turn into one of non-negative least squares:
     with w = point + Z y, the columns of Z an orthonormal basis of the vectors that sum to 0, ``||y||`` is to be least
@@ -24,16 +24,15 @@ def nearest_on_simplex(point_M: Tensor, rows_CM: Tensor, bounds_C: Tensor) -> Te
 
     Args:
         point_M: of the simplex.
-        rows_CM: the conditions; their entries should be near 1.
-        bounds_C: their least values.
+        rows_CM: the conditions; the largest entry of each should be near 1.
     """
     num = len(point_M)
     if num == 1:
-        return point_M if bool((rows_CM @ point_M >= bounds_C - MET).all()) else None
+        return point_M if bool((rows_CM @ point_M >= -MET * rows_CM.abs() @ point_M).all()) else None
     # Each column is orthogonal to the ones before it, and to the vector of ones.
     basis_MV = torch.linalg.qr(torch.ones(num, 1, dtype=torch.float64), mode="complete")[0][:, 1:]
     conditions_CM = torch.cat([torch.eye(num, dtype=torch.float64), rows_CM])
-    least_C = torch.cat([torch.zeros(num, dtype=torch.float64), bounds_C]) - conditions_CM @ point_M
+    least_C = -conditions_CM @ point_M
     matrix_VC = torch.cat([(conditions_CM @ basis_MV).T, least_C[None]])
     target_V = torch.zeros(num, dtype=torch.float64)
     target_V[-1] = 1
@@ -43,7 +42,7 @@ def nearest_on_simplex(point_M: Tensor, rows_CM: Tensor, bounds_C: Tensor) -> Te
         return None
     found_M = (point_M + basis_MV @ (-residual_V[:-1] / residual_V[-1])).clamp(min=0)
     found_M = found_M / found_M.sum()
-    return found_M if bool((rows_CM @ found_M >= bounds_C - MET).all()) else None
+    return found_M if bool((rows_CM @ found_M >= -MET * rows_CM.abs() @ found_M).all()) else None
 
 
 def least_violation(rows_CM: Tensor) -> tuple[Tensor, Tensor]:

@@ -97,6 +97,19 @@ def test_every_condition_is_met_or_said_to_be_missed(num):
     assert num_missed
 
 
+@pytest.mark.parametrize("longest", [1.0, 1e3, 1e6, 1e8, 1e10])
+def test_no_objective_is_harmed_beside_a_gradient_that_is_far_longer(longest, random_gradients):
+    """Of four gradients in three dimensions there may be one way alone to add them up without harm: to 0."""
+    for seed in range(20):
+        gradients_MD = random_gradients(seed, 4, dim=3)
+        gradients_MD[0] *= longest
+        gram_MM = gradients_MD @ gradients_MD.T
+        weights_M = solve(gram_MM, [1.0] * 4).weights_M
+        norms_M = gram_MM.diagonal().sqrt()
+        worst = float((gram_MM @ weights_M / norms_M).min() / (weights_M * norms_M).sum())
+        assert worst >= -1e-7, seed
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_it_is_the_nearest_of_a_fine_grid_of_the_simplex(seed, random_gradients):
     gradients_MD = random_gradients(seed, 3, dim=3)
@@ -121,7 +134,7 @@ def test_conditions_are_met_as_far_as_any_weights_meet_them(num):
         half_MM = torch.randn(num, num, dtype=torch.float64, generator=generator)
         rows_MM = half_MM + half_MM.T + 0.3 * torch.eye(num, dtype=torch.float64)
         point_M = torch.full((num,), 1 / num, dtype=torch.float64)
-        found_M = nearest_on_simplex(point_M, rows_MM, torch.zeros(num, dtype=torch.float64))
+        found_M = nearest_on_simplex(point_M, rows_MM)
         _, progress_M = least_violation(rows_MM)
         assert (found_M is None) == bool((progress_M < -1e-9).any())
         if found_M is None:

@@ -112,6 +112,25 @@ def test_settings_that_are_not_as_they_were_are_told(run: RunFolder) -> None:
     assert changes(RunFolder(run.path / "nowhere"), now) == []
 
 
+@pytest.mark.parametrize(
+    ("then", "now", "told_of"),
+    [
+        (None, {"accuracy": [0, 5]}, "nothing -> 0, 5"),
+        ({"accuracy": [0, 5]}, None, "0, 5 -> nothing"),
+        ({"accuracy": [0, 5]}, {"accuracy": [0, 9]}, "0, 5 -> 0, 9"),
+        ({}, {"accuracy": [0, 5]}, "nothing -> 0, 5"),
+    ],
+)
+def test_an_option_of_one_objective_that_comes_or_goes_is_told(
+    tmp_path: Path, then: Any, now: Any, told_of: str
+) -> None:
+    before, after = (
+        {"ctwa": {"method": {"bounds": bounds}, "objectives": {"accuracy": {"weight": 0.5}}}} for bounds in (then, now)
+    )
+    run = RunFolder.create(tmp_path / "run", before, info())
+    assert changes(run, after) == [f"ctwa.method.bounds.accuracy: {told_of}"]
+
+
 def test_many_changes_are_told_in_part() -> None:
     assert told(["a: 1 -> 2"]) == "other settings than before: a: 1 -> 2"
     assert told([f"{number}: 1 -> 2" for number in range(10)]).endswith("7: 1 -> 2; and 2 more")

@@ -69,6 +69,14 @@ def test_a_template_that_does_not_fit_the_objectives_is_refused(
         Conditioning(Template(template=template), weights)
 
 
+@pytest.mark.parametrize(("resolution", "middle", "least"), [(2, 1.0, 3), (100, 1000.0, 1002)])
+def test_an_objective_with_a_weight_is_not_rounded_to_none(resolution: int, middle: float, least: int) -> None:
+    weights = {"a": 1.0, "b": middle, "c": 1.0}
+    with pytest.raises(CtwaError, match=rf"resolution={resolution} rounds the weight of .* to 0, .* write {least} or"):
+        Conditioning(Template(resolution=resolution), weights)
+    assert min(Conditioning(Template(resolution=least), weights).own.values()) > 0
+
+
 def test_weights_that_a_policy_knows_nothing_of_are_refused() -> None:
     with pytest.raises(CtwaError, match="name 'seen', which the policy is told nothing of; write some of brief, clear"):
         NINTHS.rounded({"seen": 1.0, "brief": 1.0})

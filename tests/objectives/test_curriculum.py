@@ -103,6 +103,12 @@ def test_a_completion_is_solved_to_the_weight_of_the_objectives_that_reach_their
     assert drawn_by.state_dict()["rates"].tolist() == [0.25 * 0.75]
 
 
+def test_what_rounding_took_a_sum_below_its_bound_is_solved() -> None:
+    difficulty = settings(difficulty={"by": "accuracy", "at_least": 0.8}).difficulty
+    rewards = RewardMatrix.from_columns({"accuracy": [0.7 + 0.1, float(torch.tensor(0.8)), 0.8, 0.799999]})
+    assert difficulty.solved_N(rewards).tolist() == [1, 1, 1, 0]
+
+
 @pytest.mark.parametrize(
     "values",
     [
@@ -143,6 +149,7 @@ def test_a_restart_draws_what_would_have_been_drawn(tmp_path: Path, values: dict
             {"difficulty": {"by": {"a": 0}}},
             r"^ctwa\.curriculum\.difficulty\.by: 0 is not a weight above 0",
         ),
+        ({"difficulty": {"by": {"a": 1e308, "b": 1e308}}}, r"difficulty\.by.* add up to more than a number can hold"),
         (
             {"difficulty": {"by": "a", "at_least": "x"}},
             r"^ctwa.*at_least: 'x' is neither a number nor {NAME: a number",

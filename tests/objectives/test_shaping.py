@@ -63,6 +63,14 @@ def test_a_gate_looks_at_what_the_function_returned() -> None:
     assert columns == {"right": [0, 0, 0.1, None, 0.1, None], "short": [-4, 0, 0, None, 9, None]}
 
 
+@pytest.mark.parametrize(("bound", "others"), [("at_least", (0.799999, 0.800001)), ("at_most", (0.800001, 0.799999))])
+def test_rounding_closes_no_gate(bound: str, others: tuple[float, float]) -> None:
+    values = [0.7 + 0.1, float(torch.tensor(0.8)), 0.8, 1 - 0.2, *others]
+    raw = RewardMatrix.from_columns({"right": values, "short": [1.0] * 6})
+    gated = shaping(gate={"by": "right", bound: 0.8}).shape(raw, torch.zeros(6, dtype=torch.int64), train=True)
+    assert gated.matrix.to_columns()["short"] == [1, 1, 1, 1, 0, 1]
+
+
 def test_a_gate_does_not_apply_where_its_objective_does_not() -> None:
     raw = RewardMatrix.from_columns({"right": [1, NOT_APPLICABLE, 0], "short": [2.0, 3.0, NOT_APPLICABLE]})
     gated = shaping(gate={"by": "right", "at_least": 1}).shape(raw, torch.zeros(3, dtype=torch.int64), train=True)

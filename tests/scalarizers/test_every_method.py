@@ -7,9 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from ctwa.aggregators.registry import GRADIENT_METHODS
 from ctwa.errors import CtwaError
 from ctwa.objectives.contract import MAX_VALUE
 from ctwa.scalarizers import METHODS
+from ctwa.scalarizers.group_relative import GroupRelative
 from ctwa.scalarizers.registry import SCALARIZERS
 from tests.scalarizers.every_method import (
     CASES,
@@ -310,6 +312,26 @@ def test_the_order_of_completions_does_not_matter(make_batch, method):
     one, other = (drive(build(method, names), each) for each in (batch, batch.with_rows(order_N)))
 
     torch.testing.assert_close(one.advantages_NT[order_N], other.advantages_NT, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        *((method, {}) for method in sorted(set(METHODS) - set(GRADIENT_METHODS))),
+        *((method, {"batch_normalize": on}) for method in ("dvao", "gd2po", "gdpo", "rvpo") for on in (True, False)),
+        ("saw", {"apply_to": "advantages"}),
+    ],
+)
+def test_tokens_that_the_loss_does_not_see_have_no_advantage(make_batch, method, options):
+    """Nor have others of a completion different ones: what is shown of it is its advantage."""
+    names = EIGHT[:3]
+    rollout = make_batch(names, unscored=0.1).rollout
+    lengths_N = 1 + torch.arange(32) % rollout.mask_NT.shape[1]
+    mask_NT = torch.arange(rollout.mask_NT.shape[1]) < lengths_N[:, None]
+    rollout = replace(rollout, mask_NT=mask_NT)
+    advantages_NT = build(method, names, **options).advantages(rollout, GroupRelative(rollout))
+    assert bool(advantages_NT.any())
+    assert torch.equal(advantages_NT, advantages_NT[:, :1] * mask_NT)
 
 
 @every_method

@@ -60,7 +60,7 @@ def test_a_gate_opens_with_the_gain_and_closes_as_it_is_lost():
     gates = [see(method, a=a, b=0.5)["guard/gate/a"] for a in (0.3, 0.5, 0.45, 0.55, 0.8, 0.5, 0.2)]
     assert gates == pytest.approx([1, 1, 0.75, 0.25, 0, 0.5, 1])  # it began at .4
     assert see(method, a=0.5, b=0.5) == pytest.approx(
-        {"guard/gate/a": 0.5, "guard/gain/a": 0.1, "guard/gate/b": 1, "guard/gain/b": 0}
+        {"guard/gate/a": 0.5, "guard/gain/a": 0.1, "guard/gate/b": 1, "guard/gain/b": 0, "guard/no_signal_frac": 1}
     )
 
 
@@ -81,7 +81,7 @@ def test_the_mean_that_is_held_against_the_beginning_forgets_by_the_half_life():
 def test_in_the_warmup_gates_are_closed_and_nothing_is_said_of_gains():
     method = guard("ab", warmup=3)
     for a in (0.1, 0.9, 0.5):
-        assert see(method, a=a, b=0.5) == {"guard/gate/a": 1, "guard/gate/b": 1}
+        assert see(method, a=a, b=0.5) == {"guard/gate/a": 1, "guard/gate/b": 1, "guard/no_signal_frac": 1}
 
 
 def test_a_batch_that_did_not_score_an_objective_leaves_its_gate():
@@ -132,6 +132,20 @@ def test_bounds_are_moved_to_0_and_1():
         )
         torch.testing.assert_close(bounded.advantages(other, Scores()), plain.advantages(one, Scores()))
     torch.testing.assert_close(bounded.gates_M, plain.gates_M)
+
+
+def test_a_run_goes_on_with_other_bounds():
+    """As it is told to where a reward is out of those that it began with."""
+    before, resumed = guard("ab", warmup=1), guard("ab", warmup=1, bounds={"a": (0.0, 2.0)})
+    for method in (before, resumed):
+        for mean in (0.4, 0.6):
+            see(method, a=mean, b=0.5)
+    other = guard("ab", warmup=1, bounds={"a": (0.0, 2.0)})
+    other.load_state_dict(before.state_dict())
+    assert see(other, a=1.4, b=0.5) == see(resumed, a=1.4, b=0.5)
+    assert other.gates_M.tolist() == resumed.gates_M.tolist()
+    with pytest.raises(CtwaError, match="version 1"):  # its means may be in the unit of its bounds
+        other.load_state_dict(before.state_dict() | {"version": 1})
 
 
 def test_a_reward_out_of_its_bounds_is_named():

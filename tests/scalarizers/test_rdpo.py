@@ -40,8 +40,15 @@ class TestQuantiles:
         values = torch.rand(12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
         groups = [0] * 5 + [1] * 7
         one, other = quantiles_of(values.tolist(), (1e4 * values - 3).tolist(), groups=groups)
+        (far,) = quantiles_of((values + 1e6).tolist(), groups=groups)
         assert one == pytest.approx(other)
+        assert far == pytest.approx(one, abs=1e-6)
         assert sum(one[:5]) == pytest.approx(0, abs=1e-12)
+
+    def test_a_prompt_without_differences_takes_them_from_no_other(self):
+        one, other = quantiles_of([0.0, 0.3, 0.5, 0.5], [0.0, 0.3, -1e6, -1e6], groups=[0, 0, 1, 1])
+        assert one == other
+        assert one[1] > 0
 
     def test_what_was_not_scored_is_neutral_and_counts_for_nobody(self):
         assert quantiles_of([1.0, None, 0.0, ctwa.NOT_APPLICABLE, 0.0]) == [

@@ -76,7 +76,18 @@ class TestReference:
         scalarizer = tchebycheff({"a": 1.0, "b": 1.0}, reference="fixed", reference_point={"a": 0.5, "b": 0.5})
 
         assert scores(scalarizer, {"a": [1.0, 0.0], "b": [0.75, 1.0]}) == [0.25, -0.5]
-        assert scalarizer.state_dict()["reference_point"] == {"a": 0.5, "b": 0.5}
+
+    def test_a_resumed_run_has_the_reference_that_is_written(self):
+        before = tchebycheff({"a": 1.0, "b": 1.0})
+        scores(before, {"a": [0.5, 0.25], "b": [0.0, 0.5]})
+        for options, expected in (
+            ({"reference": "fixed", "reference_point": {"a": 1.0, "b": 1.0}}, [-1.0, -0.75]),
+            ({"reference_point": {"a": 0.25, "b": 2.0}}, [-2.0, -1.5]),  # running: the best of both
+            ({"reference": "batch"}, [-0.5, 0.0]),
+        ):
+            resumed = tchebycheff({"a": 1.0, "b": 1.0}, **options)
+            resumed.load_state_dict(before.state_dict())
+            assert scores(resumed, {"a": [0.0, 0.25], "b": [0.0, 0.5]}) == expected
 
 
 class TestUnscored:
