@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from ctwa.chat.client import api_key
+from ctwa.chat.client import check_endpoint
 from ctwa.errors import CtwaError
 from ctwa.evaluation import generation, judge, perplexity, preferences
 from ctwa.evaluation.config import EvalConfig, GenerationConfig, JudgeConfig, PerplexityConfig, PreferencesConfig
@@ -73,7 +73,7 @@ class _Evaluation:
         config, sections = self.config, []
         with ExitStack() as stack:
             if config.judge:
-                api_key(config.judge)
+                check_endpoint(config.judge)
             pairs = (
                 preferences.read_pairs(config.preferences, self.models, self.reference) if config.preferences else None
             )
