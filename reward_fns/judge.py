@@ -8,9 +8,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ctwa.chat.client import Client, EndpointConfig, Unreachable, api_key, endpoint
+from ctwa.chat.client import Client, EndpointConfig, ExtraBody, Unreachable, check_endpoint, endpoint
 from ctwa.chat.grades import RUBRIC, TEMPLATE, grade_of, question
 from ctwa.chat.ledger import Ledger, ReplyFolder
+from ctwa.strict import validated
 
 PAUSE = 60.0  # s without a request, after a server did not answer
 
@@ -56,7 +57,7 @@ async def judge(
         api_key_env: the NAME of the environment variable that holds the key.
         reference: whether the judge sees the ground truth as a reference answer.
         max_tokens: of a reply.
-        extra_body: further fields of every request; null leaves one of ours out.
+        extra_body: further fields of every request, but messages and model; null leaves one of ours out.
         concurrency: requests under way at once, in each reward worker.
         request_timeout: seconds a request may take.
         max_attempts: how often a request is sent before it is given up.
@@ -91,6 +92,7 @@ def check_judge(
     scale: Sequence[float] = (1, 10),
     template: str = TEMPLATE,
     pattern: str | None = None,
+    extra_body: Mapping[str, Any] | None = None,
     concurrency: int = 8,
     request_timeout: float = 30.0,
     max_attempts: int = 3,
@@ -99,8 +101,9 @@ def check_judge(
     prices: Sequence[float] = (0, 0),
     **_: Any,
 ) -> None:
-    """Refuse an address, a key, a scale, a pattern, limits or prices that cannot be used."""
-    api_key(endpoint(base_url, api_key_env, concurrency, request_timeout, max_attempts))
+    """Refuse an address, a key, a scale, a pattern, further fields, limits or prices that cannot be used."""
+    check_endpoint(endpoint(base_url, api_key_env, concurrency, request_timeout, max_attempts))
+    validated(ExtraBody, extra_body or {}, under="extra_body")
     for name, limit in (("requests_per_minute", requests_per_minute), ("tokens_per_minute", tokens_per_minute)):
         if limit is not None and not limit > 0:
             raise ValueError(f"{name}={limit}: write a number above 0, or leave it out for no limit")

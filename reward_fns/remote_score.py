@@ -4,7 +4,7 @@ import math
 from functools import lru_cache
 from typing import Any
 
-from ctwa.chat.client import EndpointConfig, Poster, api_key, endpoint
+from ctwa.chat.client import EndpointConfig, Poster, check_endpoint, endpoint
 
 
 async def remote_score(
@@ -56,7 +56,7 @@ def check_remote_score(
     max_attempts: int = 3,
 ) -> None:
     """Refuse an address, a key or limits that cannot be used."""
-    api_key(endpoint(url, api_key_env, concurrency, request_timeout, max_attempts), "scorer")
+    check_endpoint(endpoint(url, api_key_env, concurrency, request_timeout, max_attempts), "scorer")
 
 
 def _score(answer: Any) -> float | None:

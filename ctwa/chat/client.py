@@ -11,11 +11,11 @@ from http import HTTPStatus
 from typing import Annotated, Any, Protocol, Self, TypeVar
 
 import httpx
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from ctwa.chat.replies import Reply, read_reply
-from ctwa.errors import CtwaError
+from ctwa.errors import CtwaError, without_secrets
 from ctwa.run.cache import digest
 from ctwa.strict import StrictModel, validated
 
@@ -25,6 +25,26 @@ _LONGEST_WAIT = 60.0  # s between two attempts
 _AGAIN = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS}
 # Answers that concern one request and not all of them: too long, or refused by a filter.
 _OF_ONE_REQUEST = {HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY}
+_LARGEST_PORT = 65535
+
+
+def _leaves_the_question(fields: dict[str, Any]) -> dict[str, Any]:
+    """Further fields of a request, where JSON can say them and none takes the place of what is asked of whom."""
+    for name in ("messages", "model"):
+        if name in fields:
+            raise ValueError(f"{name} is no further field, it is what is asked: leave it out")
+    try:
+        json.dumps(fields, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"JSON cannot say it ({error}): write texts (a date in quotes), finite numbers, true, false, null, lists "
+            "and sections of these"
+        ) from None
+    return fields
+
+
+ExtraBody = Annotated[dict[str, Any], AfterValidator(_leaves_the_question)]
+"""Further fields of every request to a language model; None leaves out one that it has by default."""
 
 
 class EndpointConfig(StrictModel):
@@ -52,6 +72,12 @@ class EndpointConfig(StrictModel):
                 "write http:// or https://, a host and a path, and no user, password or query in it, e.g. "
                 "https://api.openai.com/v1"
             )
+        try:
+            port = httpx.URL(url).port
+        except httpx.InvalidURL as error:
+            raise ValueError(f"it is no address ({error}); write one such as http://localhost:8000/v1") from None
+        if port is not None and not 0 < port <= _LARGEST_PORT:
+            raise ValueError(f"there is no port {port}; write one from 1 to {_LARGEST_PORT}")
         return url.rstrip("/")
 
     @field_validator("api_key_env")
@@ -117,9 +143,7 @@ class Poster:
         self._name = name
         self._keys = keys
         self._key = api_key(config, name)
-        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        headers["Content-Type"] = "application/json"
-        self._http = httpx.AsyncClient(headers=headers, timeout=config.timeout)
+        self._http = _http_client(config, self._key, name)
         self._slots = asyncio.Semaphore(config.concurrency)
 
     async def __aenter__(self) -> Self:
@@ -230,7 +254,7 @@ def api_key(config: EndpointConfig, name: str = "judge") -> str | None:
     """The key from the environment.
 
     Raises:
-        CtwaError: the variable is not set.
+        CtwaError: the variable is not set, or holds what no key is.
     """
     if config.api_key_env is None:
         return None
@@ -240,7 +264,34 @@ def api_key(config: EndpointConfig, name: str = "judge") -> str | None:
             f"{name}.api_key_env names {config.api_key_env}, which is not set; set it to the key, or leave api_key_env "
             "out"
         )
+    if not (key.isascii() and key.isprintable()):  # which no header can send; the message does not repeat it
+        raise CtwaError(
+            f"{name}.api_key_env names {config.api_key_env}, which holds a line break or a letter outside ASCII, as no "
+            "key has: set it to the key alone"
+        )
     return key
+
+
+def check_endpoint(config: EndpointConfig, name: str = "judge") -> None:
+    """See that an endpoint could be asked from here, without asking it.
+
+    Raises:
+        CtwaError: the key cannot be used, or what the environment says of proxies and certificates.
+    """
+    _http_client(config, api_key(config, name), name)
+
+
+def _http_client(config: EndpointConfig, key: str | None, name: str) -> httpx.AsyncClient:
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    headers["Content-Type"] = "application/json"
+    try:
+        return httpx.AsyncClient(headers=headers, timeout=config.timeout)
+    except (ImportError, ValueError, OSError, httpx.InvalidURL) as error:  # a proxy or certificates that are not there
+        text = without_secrets(" ".join(str(error).split()))
+        raise CtwaError(
+            f"the {name} cannot be asked with what the environment says of proxies and certificates ({text}): set "
+            "HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, SSL_CERT_FILE and SSL_CERT_DIR right, or unset them"
+        ) from None
 
 
 def _encoded(body: Mapping[str, Any]) -> bytes:

@@ -20,10 +20,17 @@ _NOT_WHOLE = {
     "function_call": "tool call",
     "refusal": "refusal",
 }
-_THINKING = r"think|thinking|thought|reasoning"
-_THOUGHT = re.compile(rf"<({_THINKING})>.*?</\1>", re.IGNORECASE | re.DOTALL)
-_THOUGHT_BEGINS = re.compile(rf"\s*<(?:{_THINKING})>", re.IGNORECASE)
-_THOUGHT_ENDS = re.compile(rf"^\s*</(?:{_THINKING})>", re.IGNORECASE | re.MULTILINE)
+# The marks around a thought: <think>, <seed:think>, [THINK], ◁think▷, <|begin_of_thought|>.
+_MARKS = (
+    *((rf"<(?:\w+:)?{name}>", rf"</(?:\w+:)?{name}>") for name in ("think", "thinking", "thought", "reasoning")),
+    (r"\[think\]", r"\[/think\]"),
+    ("◁think▷", "◁/think▷"),
+    (r"<\|begin_of_thought\|>", r"<\|end_of_thought\|>"),
+)
+_BEGINS, _ENDS = ("|".join(marks) for marks in zip(*_MARKS, strict=True))
+_THOUGHT = re.compile("|".join(f"{begin}.*?{end}" for begin, end in _MARKS), re.IGNORECASE | re.DOTALL)
+_THOUGHT_BEGINS = re.compile(rf"\s*(?:{_BEGINS})", re.IGNORECASE)
+_THOUGHT_ENDS = re.compile(rf"^\s*(?:{_ENDS})", re.IGNORECASE | re.MULTILINE)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from ctwa.data.files import open_rows
 from ctwa.data.forms import Form
 from ctwa.data.reading import Bad, Rows, hold_out, read_rows
 from ctwa.data.settings import DataSettings
+from ctwa.data.templates import left_out
 from ctwa.errors import CtwaError
 
 NUM_COUNTED = 20_000
@@ -224,6 +225,11 @@ def _rendered(messages: list[dict[str, Any]], tokenizer: Any, place: int) -> str
     except Exception as error:  # a template raises what it likes
         told = " ".join(str(error).split())[:200]
         raise CtwaError(f"row {place} (from 0): the model's chat template cannot render its prompt ({told})") from error
+    if (message := left_out(messages, text)) is not None:
+        raise CtwaError(
+            f"row {place} (from 0): the model's chat template leaves out its {message['role']} message "
+            f"{_shortened(message['content'])!r}, or changes it; give a model with a template that writes it"
+        )
     return text
 
 

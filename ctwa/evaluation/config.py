@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from ctwa.chat.client import Count, EndpointConfig
+from ctwa.chat.client import Count, EndpointConfig, ExtraBody
 from ctwa.data.settings import RowSettings
 from ctwa.errors import CtwaError, did_you_mean
 from ctwa.objectives.conditioning import Template
@@ -143,7 +143,7 @@ class JudgeConfig(EndpointConfig):
         template: the message, with `{prompt}`, `{first}` and `{second}`; it asks for [[A]], [[B]] or [[tie]].
         max_tokens: of an answer.
         seed: sent with every request, beside temperature 0.
-        extra_body: further fields of every request; null leaves one of ours out.
+        extra_body: further fields of every request, but messages and model; null leaves one of ours out.
         concurrency: requests under way at once.
         timeout: seconds a request may take.
         max_attempts: how often a request is sent before the evaluation stops.
@@ -155,7 +155,7 @@ class JudgeConfig(EndpointConfig):
     template: str = TEMPLATE
     max_tokens: Count = 1024
     seed: int = 0
-    extra_body: dict[str, Any] = Field(default_factory=dict)
+    extra_body: ExtraBody = Field(default_factory=dict)
 
     @field_validator("template")
     @classmethod

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from ctwa.chat.client import api_key
+from ctwa.chat.client import check_endpoint
 from ctwa.errors import CtwaError
 from ctwa.evaluation import generation, judge, perplexity, preferences
 from ctwa.evaluation.config import EvalConfig, GenerationConfig, JudgeConfig, PerplexityConfig, PreferencesConfig
@@ -93,7 +93,7 @@ class _Evaluation:
         """Check everything, compute, write."""
         config, sections = self.config, []
         if config.judge:
-            api_key(config.judge)
+            check_endpoint(config.judge)
         inputs = self._read()
         with self._evaluator() as evaluator:
             if config.generation and evaluator is not None:

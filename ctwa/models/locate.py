@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ctwa.errors import CtwaError
-from ctwa.models.seal import damaged_files, is_complete
+from ctwa.models.seal import added_files, damaged_files, is_complete
 
 BEST = "best"
 """Points to the step that early stopping kept, beside the steps' folders."""
@@ -43,7 +43,8 @@ def locate(name: str) -> Path | str:
             checkpoint of one, a testbed's (its base model), or `owner/name` on the hub.
 
     Raises:
-        CtwaError: there is no such model, or the run has no complete checkpoint.
+        CtwaError: there is no such model, or the run has no complete checkpoint, or not the one that was kept; or a
+            checkpoint's model is not what was saved.
     """
     path = Path(name).expanduser()
     if path.is_dir():
@@ -63,6 +64,11 @@ def _within(path: Path) -> Path:
         return path
     if (path / "checkpoints").is_dir():
         best = path / "checkpoints" / BEST
+        if best.is_symlink() and not best.is_dir():
+            raise CtwaError(
+                f"{best}, which early stopping kept, leads to {best.readlink()}, and there is no such folder: give a "
+                f"checkpoint beside it ({best.parent}/global_step_N), or remove the link for the newest one"
+            )
         checkpoint = best.resolve() if best.is_dir() else newest_complete(path / "checkpoints")
         if checkpoint is None:
             raise CtwaError(
@@ -75,6 +81,11 @@ def _within(path: Path) -> Path:
             raise CtwaError(f"the checkpoint {path} is not complete; give another one")
         if damaged := damaged_files(path, within="actor/huggingface/"):
             raise CtwaError(f"the checkpoint {path} is not what was saved ({', '.join(damaged)}); give another one")
+        if added := added_files(path, within="actor/huggingface"):
+            raise CtwaError(
+                f"the checkpoint {path} was saved without {', '.join(added)}, which would be loaded with it: remove "
+                f"what does not belong to it, or give {model_folder(path)}, which is taken as it stands"
+            )
         return model_folder(path)
     if (path / "model" / "config.json").is_file():
         return path / "model"

@@ -19,6 +19,8 @@ from ctwa.run.disk import sync
 from ctwa.run.jsonl import write_atomically
 
 SEAL_FILE = "complete.json"
+_LOADED = {".json", ".jinja", ".safetensors", ".bin", ".model", ".txt", ".tiktoken", ".py"}
+"""What files are called that transformers may load because they are there: adapters, templates, tokenizers, code."""
 
 
 class Sealed(NamedTuple):
@@ -92,6 +94,20 @@ def damaged_files(folder: Path, *, within: str = "") -> tuple[str, ...]:
     known = {name: said.sha256 for name, said in sealed.items() if said.sha256 is not None}
     found = _of_each([folder / name for name in known], lambda path: _sha256(path, path.stat().st_mtime_ns))
     return tuple(name for name, sha256 in zip(known, found, strict=True) if sha256 != known[name])
+
+
+def added_files(folder: Path, *, within: str) -> tuple[str, ...]:
+    """The files that were put beside a saved model and would be loaded with it; a README.md is none of them.
+
+    Args:
+        folder: the checkpoint's.
+        within: the model's folder in it.
+    """
+    sealed = read_seal(folder) or {}
+    place = folder / within
+    found = [*place.glob("*"), *place.glob("additional_chat_templates/*")]
+    names = [str(path.relative_to(folder)) for path in found if path.suffix in _LOADED and path.is_file()]
+    return tuple(sorted(name for name in names if name not in sealed))
 
 
 def _other_sizes(folder: Path, sealed: dict[str, Sealed]) -> tuple[str, ...]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ctwa.data.templates import left_out
 from ctwa.objectives.contract import shortened
 from ctwa.preference.schemas import BadRow
 
@@ -18,14 +20,15 @@ def render_prompt(tokenizer: Any, messages: Sequence[Mapping[str, Any]], templat
         template_kwargs: variables of the template.
 
     Raises:
-        BadRow: the template refuses the messages (no system role, roles that do not alternate, ...), or leaves the
-            system's out.
+        BadRow: the template refuses the messages (no system role, roles that do not alternate, ...), or leaves out or
+            changes the system's or a user's.
     """
     text = _render(tokenizer, messages, template_kwargs, add_generation_prompt=True)
-    for message in messages:
-        content = message.get("content")
-        if message.get("role") == "system" and isinstance(content, str) and content.strip() not in text:
-            raise BadRow("template", f"the chat template leaves out its system message {_short(content)}")
+    if text and (message := left_out(messages, text)) is not None:
+        raise BadRow(
+            "template",
+            f"the chat template leaves out its {message['role']} message {_short(message['content'])}, or changes it",
+        )
     return text
 
 
@@ -42,7 +45,7 @@ def render_answer(
         template_kwargs: variables of the template.
 
     Raises:
-        BadRow: the template does not write the answer behind the prompt, or not as it is, or the prompt not as it is.
+        BadRow: the template does not write the answer behind the prompt, or not as it is, or other words around it.
     """
     answered = [*messages, {"role": "assistant", "content": answer}]
     whole = _render(tokenizer, answered, template_kwargs, add_generation_prompt=False)
@@ -55,18 +58,26 @@ def render_answer(
             "write the prompt as rendered text (chat: false), or give the tokenizer another template",
         )
     written = whole[len(prompt) :]
-    if answer not in written:
-        hint = "take the white space off its ends" if answer.strip() in written else "give another template"
+    if not _stands_alone(answer, written, tokenizer.all_special_tokens):
+        trimmed = answer not in written and answer.strip() in written
+        hint = "take the white space off its ends" if trimmed else "give another template"
         raise BadRow(
             "template",
             f"the chat template changes its response: it writes {_short(written)} where the response is "
             f"{_short(answer)}; {hint}, or write the row as rendered text (chat: false)",
         )
-    for message in messages:  # of the model's own earlier turns a template may leave out what was thought
-        content = message.get("content")
-        if prompt and message.get("role") == "user" and isinstance(content, str) and content.strip() not in prompt:
-            raise BadRow("template", f"the chat template leaves out its user message {_short(content)}, or changes it")
     return written
+
+
+def _stands_alone(answer: str, written: str, special_tokens: Sequence[str]) -> bool:
+    """Whether an answer is all that a template writes as the model's words.
+
+    Between the prompt and the answer may stand what ends with a mark, as an empty ``<think></think>`` does, and the end
+    of the turn comes right behind the answer. A template without such marks may end a turn as it likes.
+    """
+    mark = "|".join([r"<[^<>\s]+>", *map(re.escape, special_tokens)])
+    alone = rf"(?:\A|{mark})\s*{re.escape(answer)}(?:\s*(?:{mark})|(?!.*(?:{mark})))"
+    return re.search(alone, written, re.DOTALL) is not None
 
 
 def _render(tokenizer: Any, messages: Any, template_kwargs: Mapping[str, Any], *, add_generation_prompt: bool) -> str:

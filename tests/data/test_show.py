@@ -104,6 +104,15 @@ def test_a_model_without_a_chat_template(sums: Callable[..., str], tmp_path: Pat
         shown(sums(), "--model", str(tmp_path / "model"))
 
 
+def test_a_chat_template_that_leaves_out_a_message(sums: Callable[..., str], tmp_path: Path) -> None:
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = "{{ bos_token }} {{ messages[-1]['content'] }}"
+    tokenizer.save_pretrained(tmp_path / "model")
+
+    with pytest.raises(CtwaError, match=r"row 0 \(from 0\): .*template leaves out its system message 'Be brief.'"):
+        shown(sums(), "--model", str(tmp_path / "model"), "--system-prompt", "Be brief.")
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form(write: Write, form: str) -> None:
     text = shown(write(FORMS[form][0]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import date
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,22 @@ def test_the_defaults_are_sound() -> None:
         ({"generation": GENERATION, "judge": JUDGE | {"template": "{prompt} {first} [[A]] [[B]]"}}, "lacks {second}"),
         ({"generation": GENERATION, "judge": JUDGE | {"base_url": "https://me:pw@host/v1"}}, "no user, password"),
         ({"generation": GENERATION, "judge": JUDGE | {"base_url": "localhost:8000"}}, "write http://"),
+        ({"generation": GENERATION, "judge": JUDGE | {"base_url": "http://a:b/v1"}}, "no address (Invalid port: 'b')"),
+        ({"generation": GENERATION, "judge": JUDGE | {"base_url": "http://[::1/v1"}}, "judge.base_url: it is no addr"),
+        ({"generation": GENERATION, "judge": JUDGE | {"base_url": "http://a:65536/v1"}}, "there is no port 65536"),
+        (
+            {"generation": GENERATION, "judge": JUDGE | {"extra_body": {"messages": []}}},
+            "judge.extra_body: messages is no further field",
+        ),
+        ({"generation": GENERATION, "judge": JUDGE | {"extra_body": {"model": None}}}, "model is no further field"),
+        (
+            {"generation": GENERATION, "judge": JUDGE | {"extra_body": {"x": [nan]}}},
+            "judge.extra_body: JSON cannot say",
+        ),
+        (
+            {"generation": GENERATION, "judge": JUDGE | {"extra_body": {"x": date(2026, 1, 1)}}},
+            "JSON cannot say it (Object of type date is not JSON serializable): write texts (a date in quotes)",
+        ),
     ],
 )
 def test_a_mistake_is_named_with_its_key_and_what_to_write(content: dict[str, Any], said: str) -> None:

@@ -182,3 +182,24 @@ class TestAPreferenceRun:
         shutil.copytree(run / "checkpoints/global_step_2", run / "checkpoints/global_step_1", dirs_exist_ok=True)
         (run / "checkpoints/best").symlink_to("global_step_1")
         assert locate(str(run)) == run.resolve() / "checkpoints/global_step_1/actor/huggingface"
+        shutil.rmtree(run / "checkpoints/global_step_1")
+        with pytest.raises(
+            CtwaError, match=r"checkpoints/best, which early stopping kept, leads to global_step_1, and"
+        ):
+            locate(str(run))
+        assert locate(str(run / "checkpoints/global_step_2")) == run / "checkpoints/global_step_2/actor/huggingface"
+        (run / "checkpoints/best").unlink()
+        assert locate(str(run)) == run / "checkpoints/global_step_2/actor/huggingface"
+
+    def test_what_was_put_beside_a_saved_model_is_not_loaded_with_it(
+        self, places: SimpleNamespace, write_run: Callable[[str | None], Path]
+    ) -> None:
+        model = locate(str(write_run("validation.parquet")))
+        assert isinstance(model, Path)
+        checkpoint = model.parent.parent
+        (model / "README.md").write_text("mine")
+        assert locate(str(checkpoint)) == model
+        (model / "adapter_config.json").write_text("{}")
+        with pytest.raises(CtwaError, match=r"was saved without actor/huggingface/adapter_config.json, which would"):
+            locate(str(checkpoint))
+        assert locate(str(model)) == model

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ctwa.models.seal import SEAL_FILE, damaged_files, is_complete, read_seal, seal
+from ctwa.models.seal import SEAL_FILE, added_files, damaged_files, is_complete, read_seal, seal
 
 FILES = {"state.json": b'{"step": 3}', "actor/model.pt": b"weights" * 3, "data.pt": b"position"}
 
@@ -80,6 +80,17 @@ def test_a_file_that_is_gone_cut_short_or_changed_breaks_it(name: str, tmp_path:
     path.unlink()
     assert not is_complete(tmp_path)
     assert damaged_files(tmp_path) == (name,)
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "chat_template.jinja", "additional_chat_templates/tool.jinja"])
+def test_a_file_that_would_be_loaded_with_a_saved_model_is_found(name: str, tmp_path: Path) -> None:
+    save(tmp_path)
+    for added in (name, "README.md", "model.gguf", ".cache/huggingface/x.json"):
+        (tmp_path / "actor" / added).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "actor" / added).write_text("{}")
+
+    assert added_files(tmp_path, within="actor") == (f"actor/{name}",)
+    assert damaged_files(tmp_path) == ()
 
 
 def test_a_seal_of_an_earlier_version_has_sizes_only(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import torch
 
 from ctwa.errors import CtwaError
 from ctwa.preference import Pair, PairSet, collate, tokenize_pairs
+from ctwa.preference.rendering import render_answer, render_prompt
 from ctwa.testbed.tokenizer import VOCABULARY
 
 ID = {word: index for index, word in enumerate(VOCABULARY)}
@@ -36,6 +37,15 @@ def closing(tokenizer):
     return tokenizer
 
 
+def writes_responses(written):
+    """A template that writes an assistant's content so, and a user's as it is."""
+    return (
+        "{% for m in messages %}{% set content = m['content'] %}{% if m['role'] == 'assistant' %}{{ "
+        + written
+        + " }}{% else %}{{ bos_token + ' ' + content + ' ' }}{% endif %}{% endfor %}"
+    )
+
+
 class TestTokenize:
     def test_chat_messages_are_written_by_the_template(self, tokenizer):
         (tokens,) = tokenize_pairs(pair_set(pair()), tokenizer, max_length=32).pairs
@@ -64,6 +74,46 @@ class TestTokenize:
 
         assert tokens.rejected == ids("7 <eos>")
 
+    @pytest.mark.parametrize("written", ["'9 ' + content", "content + ' ' + content", "content + ' 9'"])
+    def test_a_template_that_adds_words_to_a_response_is_refused(self, tokenizer, written: str):
+        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.chat_template = writes_responses(written + " + ' ' + eos_token")
+
+        with pytest.raises(
+            CtwaError, match=r"the chat template changes its response: it writes '.*' where .*another tem"
+        ):
+            tokenize_pairs(pair_set(pair()), tokenizer, max_length=32)
+
+    @pytest.mark.parametrize(
+        "written",
+        [
+            "content + eos_token",
+            "' ' + content + '\\n' + eos_token + '\\n'",
+            "'<think>\\n\\n</think>\\n\\n' + content + '<|im_end|>'",
+            "'<|channel|>final<|message|>' + content + '<|return|>'",
+            "eos_token + '\\n' + content",
+            "content + '\\n\\n### End'",  # an end in a template's own words
+        ],
+    )
+    @pytest.mark.parametrize("response", ["7", "e", "<", "t", ">"])
+    def test_marks_around_a_response_are_no_words(self, tokenizer, written: str, response: str):
+        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.chat_template = writes_responses(written)
+        prompt = list(pair().prompt)
+        before = render_prompt(tokenizer, prompt, {})
+
+        assert response in render_answer(tokenizer, prompt, before, response, {})
+
+    def test_a_template_that_leaves_out_a_turn_is_refused(self, tokenizer):
+        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.chat_template = "{{ bos_token }} {{ messages[-1]['content'] }}"
+        turns = [{"role": "user", "content": "3 + 4 ?"}, {"role": "assistant", "content": "7"}]
+
+        for first in ({"role": "system", "content": "mod 10"}, *turns[:1]):
+            prompt = (first, *turns[1:], {"role": "user", "content": "and 5 ?"})
+            with pytest.raises(CtwaError, match=f"leaves out its {first['role']} message '{first['content'][:3]}"):
+                tokenize_pairs(pair_set(pair(prompt=prompt)), tokenizer, max_length=32)
+
     def test_variables_of_the_template(self, tokenizer):
         tokenizer = copy.deepcopy(tokenizer)
         tokenizer.chat_template = tokenizer.chat_template.replace("bos_token", "opening")
@@ -73,7 +123,9 @@ class TestTokenize:
 
     def test_a_template_that_rewrites_the_prompt_is_no_way_to_a_pair(self, tokenizer):
         tokenizer = copy.deepcopy(tokenizer)
-        tokenizer.chat_template = "{% if add_generation_prompt %}a{% else %}b{{ messages[-1]['content'] }}{% endif %}"
+        tokenizer.chat_template = (
+            "{{ 'a ' if add_generation_prompt else 'b ' }}{{ messages | map(attribute='content') | join }}"
+        )
         with pytest.raises(CtwaError, match=r"pairs\.jsonl, row 0 .*does not write the answer behind its own prompt"):
             tokenize_pairs(pair_set(pair()), tokenizer, max_length=32)
 

@@ -105,6 +105,13 @@ def evaluated(objectives: dict[str, ObjectiveConfig], truth: str) -> dict[str, l
         ("json_valid", {"schema": {"type": "integr"}}, "schema is no JSON Schema: 'integr'"),
         ("exact_match", {"place": "boxes"}, "'boxes' is no place of an answer: write one of whole, tags"),
         ("judge", {"base_url": "http://a b", "model": "m"}, "endpoint.base_url: write http:// or https://"),
+        ("judge", {"base_url": "http://a:0", "model": "m"}, "endpoint.base_url: there is no port 0"),
+        (
+            "judge",
+            {"base_url": "http://a", "model": "m", "extra_body": {"model": "n"}},
+            "extra_body: model is no further",
+        ),
+        ("judge", {"base_url": "http://a", "model": "m", "extra_body": {"x": math.inf}}, "extra_body: JSON cannot say"),
         ("judge", {"base_url": "http://a", "model": "m", "scale": [3, 3]}, "write the worst and the best grade"),
         ("judge", {"base_url": "http://a", "model": "m", "pattern": "x"}, "pattern='x' has no group"),
         ("judge", {"base_url": "http://a", "model": "m", "api_key_env": "NO_KEY"}, "names NO_KEY, which is not set"),

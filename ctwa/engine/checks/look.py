@@ -17,6 +17,7 @@ from jinja2 import TemplateSyntaxError
 from omegaconf import DictConfig, OmegaConf
 
 from ctwa.data.rows import ground_truth_fault
+from ctwa.data.templates import left_out
 from ctwa.engine.checks.conditioning import check_told
 from ctwa.engine.checks.model import check_model, model_source
 from ctwa.engine.checks.turns import check_loops_of_rows, tool_schemas
@@ -227,7 +228,7 @@ def _without_truth(part: Part, needed_by: Sequence[str], number: int) -> str:
 def look_at_prompts(
     config: DictConfig, tokenizer: Any, rows: Sequence[DataRow], conditioning: Conditioning | None = None
 ) -> dict[str, Prompts]:
-    """Render some rows' prompts, and see that they fit.
+    """Render some rows' prompts, and see that they are whole and fit.
 
     Args:
         config: the resolved config.
@@ -247,6 +248,8 @@ def look_at_prompts(
             [_rendered(config, tokenizer, each, tools, messages) for messages in _as_told(each, conditioning)]
             for each in chosen
         ]
+        for each in chosen:
+            _check_whole(config, tokenizer, each, tools)
         lengths = tuple(max(map(len, of_row)) for of_row in tokens)
         _check_lengths(config, chosen, lengths)
         firsts = [of_row[0] for of_row in tokens]
@@ -289,13 +292,34 @@ def _as_told(each: DataRow, conditioning: Conditioning | None) -> list[Any]:
     return [conditioning.write(prompt, weights) for weights in (conditioning.own, *conditioning.corners())]
 
 
+def _check_whole(config: DictConfig, tokenizer: Any, each: DataRow, tools: list[dict[str, Any]] | None) -> None:
+    """See that the model reads all that the system and the users say in a row's prompt, which can be rendered."""
+    messages = each.row.values["prompt"]
+    text = tokenizer.apply_chat_template(
+        messages, tools=tools, add_generation_prompt=True, tokenize=False, **_template_kwargs(config)
+    )
+    if (message := left_out(messages, text)) is not None:
+        raise each.error(
+            f"the model's chat template leaves out its {message['role']} message {shortened(message['content'])!r}, or "
+            "changes it; write another actor_rollout_ref.model.custom_chat_template, or prompts without it"
+        )
+
+
+def _template_kwargs(config: DictConfig) -> Any:
+    return OmegaConf.to_container(OmegaConf.create(config.data.get("apply_chat_template_kwargs") or {}))
+
+
 def _rendered(
     config: DictConfig, tokenizer: Any, each: DataRow, tools: list[dict[str, Any]] | None, messages: Any
 ) -> list[int]:
-    kwargs = OmegaConf.to_container(OmegaConf.create(config.data.get("apply_chat_template_kwargs") or {}))
     try:
         tokens = tokenizer.apply_chat_template(
-            messages, tools=tools, add_generation_prompt=True, tokenize=True, return_dict=False, **kwargs
+            messages,
+            tools=tools,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=False,
+            **_template_kwargs(config),
         )
     except Exception as error:  # a template raises what it likes
         if isinstance(error, TemplateSyntaxError):

@@ -236,6 +236,7 @@ class TestModels:
             ("{{ raise_exception('System role not supported') }}", r"cannot render its prompt \(System role not supp"),
             ("{{ messages[0]['content'].no.such }}", r"cannot render its prompt \("),
             ("{# nothing #}", "makes nothing of its prompt"),
+            ("{{ bos_token }} {{ messages[-1]['content'][:9] }}", "leaves out its user message 'Compute mod 10"),
         ],
     )
     def test_a_template_that_does_not_take_the_prompt(
