@@ -186,6 +186,12 @@ class Form:
             answer = None
         if answer is None and self.settings.answer is None and self.rule == "as_is":
             return None  # which a reward function may do without
+        is_found = self.settings.answer is None and self.ground_truth is not None and not column.startswith(VERL)
+        if is_found and self.rule == "as_is" and (other := rule_for(answer)) != "as_is":
+            raise BadRow(
+                f"its {column} is for the rule {other!r}, and those of most rows are taken as they are; write the "
+                "result alone, or answer=as_is"
+            )
         found, fault = extract(answer, self.rule)
         if fault:
             raise BadRow(f"its {column} {fault}")

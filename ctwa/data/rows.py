@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
@@ -15,6 +16,7 @@ EXAMPLE = '{"prompt": [{"role": "user", "content": "What is 1 + 1?"}], "reward_m
 _TRUTH = "reward_model.ground_truth"
 _ROLES_ELSEWHERE = dict.fromkeys(("human", "instruction"), "user") | dict.fromkeys(("gpt", "bot", "model"), "assistant")
 _NO_TEXT = "which is no text; write the whole character"
+_PRINTED = re.compile(r"\s*\[\s*\{'(?:role|content|from|value)': ")
 _MESSAGE = '{"role": "user", "content": "..."}'
 
 
@@ -55,6 +57,8 @@ def messages_fault(prompt: Any, column: str, *, text: bool) -> str | None:
     if text and isinstance(prompt, str):
         if not prompt.strip():
             return f"its {column} is empty; write what the user says, or leave the row out"
+        if _PRINTED.match(prompt):  # by pandas into CSV
+            return f"its {column} is messages as Python prints them; write JSON (json.dumps)"
         prompt = [{"role": "user", "content": prompt}]
     advice = f"write a list of messages: [{_MESSAGE}]"
     if not isinstance(prompt, Sequence) or isinstance(prompt, str | bytes):

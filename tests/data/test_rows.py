@@ -251,6 +251,8 @@ class TestReading:
             ("a.csv", "prompt,prompt\n", "a.csv has the column 'prompt' twice"),
             ("a.csv", 'prompt\n"a\n', "a.csv cannot be read as CSV (unexpected end of data); close its quotes"),
             ("a.csv", "prompt\na\n".encode("utf-16"), "a.csv is written in UTF-16; save it as UTF-8"),
+            ("a.csv", "prompt\na\n".encode("utf-16-le"), "a.csv is written in UTF-16, or is no text; save it as UTF-8"),
+            ("a.jsonl", '{"prompt": "a"}'.encode("utf-16-be"), "a.jsonl is written in UTF-16, or is no text"),
             (
                 "a.json",
                 '{\n "version": 1,\n "data": []\n}',
