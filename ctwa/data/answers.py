@@ -83,4 +83,9 @@ def extract(answer: Any, rule: Rule) -> tuple[Any, str | None]:
         return None, str(error)
     if not found:
         return None, f"has no {what}: {described(answer)}"
-    return (found.replace(",", "") if _THOUSANDS.fullmatch(found) else found), None
+    return without_thousands(found), None
+
+
+def without_thousands(text: str) -> str:
+    """A number without the commas of its thousands; any other text as it is."""
+    return text.replace(",", "") if _THOUSANDS.fullmatch(text) else text

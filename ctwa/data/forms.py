@@ -34,6 +34,7 @@ INSTRUCTION = "instruction"
 RESPONSES = ("output", "response")
 VERL = "reward_model"
 TRUTH = "ground_truth"
+OWN_TRUTH = f"{VERL}.{TRUTH}"
 _LIKE_PROMPTS = ("query", "input", "text", "task", "request", "user")
 _LIKE_TRUTHS = ("final_answer", "expected_answer", "target", "label", "gold", "reference", "result", "output")
 _PAIRS = ("chosen", "rejected")
@@ -212,36 +213,22 @@ def find_form(file: RowFile, settings: RowSettings, spelled: Spelled) -> Form:
     looked_at = [row for row in file.head(_LOOKED_AT) if row.unreadable is None]
     columns = tuple(dict.fromkeys(name for row in looked_at for name in row.values))
     own = settings.columns
-    for key, named in (("prompt", own.prompt), (TRUTH, own.ground_truth), ("data_source", own.data_source)):
-        if named is not None and looked_at and not any(_has(row.values, named) for row in looked_at):
-            near = get_close_matches(named, columns, n=1)
-            meant = f"; did you mean '{near[0]}'?" if near else f": write one of {', '.join(columns)}"
-            raise CtwaError(f"{spelled(f'columns.{key}')}={named}, and {file.source} has no such column{meant}")
+    if looked_at:
+        _check_named(file, settings, looked_at, columns, spelled)
     prompt = own.prompt or _fullest(PROMPTS, looked_at)
     if prompt is None and INSTRUCTION in columns:
         prompt = INSTRUCTION
-    if prompt is None:
-        if not looked_at:  # each row says why it cannot be read
-            prompt = "prompt"
-        else:
-            raise CtwaError(f"{file.source} {_unknown(columns, spelled)}")
-    own_truth = f"{VERL}.{TRUTH}"
-    truth = own.ground_truth or _fullest((own_truth, *TRUTHS), looked_at)
+    elif prompt is None and looked_at:
+        raise CtwaError(f"{file.source} {_unknown(columns, spelled)}")
+    elif prompt is None:
+        prompt = "prompt"  # each row says why it cannot be read
+    truth = own.ground_truth or _fullest((OWN_TRUTH, *TRUTHS), looked_at)
     if truth is None and prompt == INSTRUCTION:
         truth = _fullest(RESPONSES, looked_at)
     if truth is None and VERL in columns:
-        truth = own_truth
-    prompts = [lookup(row.values, prompt) for row in looked_at]
-    first = next((each for each in prompts if each is not None), None)
-    is_verl = prompt == "prompt" and (truth == own_truth or not any(name in columns for name in (*TRUTHS, SYSTEM)))
-    if is_verl and isinstance(first, list) and not is_sharegpt(first):
-        name = "verl"
-    elif prompt != "prompt" and not isinstance(as_messages(first), str):
-        name = "messages"
-    else:
-        name = "columns"
+        truth = OWN_TRUTH
     form = Form(
-        name=name,
+        name=_form_name(prompt, truth, looked_at, columns),
         prompt=prompt,
         ground_truth=truth,
         rule="as_is",
@@ -252,6 +239,28 @@ def find_form(file: RowFile, settings: RowSettings, spelled: Spelled) -> Form:
         below=tuple(name for name in BELOW if name in columns) if prompt == INSTRUCTION else (),
     )
     return _with_rule(form, looked_at)
+
+
+def _check_named(
+    file: RowFile, settings: RowSettings, looked_at: Sequence[Row], columns: Sequence[str], spelled: Spelled
+) -> None:
+    """Refuse a column that was named and that no row has."""
+    own = settings.columns
+    for key, named in (("prompt", own.prompt), (TRUTH, own.ground_truth), ("data_source", own.data_source)):
+        if named is not None and not any(_has(row.values, named) for row in looked_at):
+            near = get_close_matches(named, columns, n=1)
+            meant = f"; did you mean '{near[0]}'?" if near else f": write one of {', '.join(columns)}"
+            raise CtwaError(f"{spelled(f'columns.{key}')}={named}, and {file.source} has no such column{meant}")
+
+
+def _form_name(prompt: str, truth: str | None, looked_at: Sequence[Row], columns: Sequence[str]) -> str:
+    """Which form it is, by the columns of prompts and of ground truths, and the first prompt."""
+    is_verl = prompt == "prompt" and (truth == OWN_TRUTH or not any(name in columns for name in (*TRUTHS, SYSTEM)))
+    prompts = (lookup(row.values, prompt) for row in looked_at)
+    first = next((each for each in prompts if each is not None), None)
+    if is_verl and isinstance(first, list) and not is_sharegpt(first):
+        return "verl"
+    return "messages" if prompt != "prompt" and not isinstance(as_messages(first), str) else "columns"
 
 
 def _fullest(names: Sequence[str], rows: Sequence[Row]) -> str | None:
