@@ -13,12 +13,16 @@ Rule = Literal["as_is", "hashes", "boxed", "last_number"]
 
 _MARK = "####"
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
-_MINUSES = "−–"  # as they are typeset
-# A minus behind a digit or a word is an operator or a hyphen.
-_NUMBER = re.compile(
-    rf"(?:(?<![\w)\].])[+{_MINUSES}-])?(?:\d{{1,3}}(?:,\d{{3}})+(?!\d)|\d+)(?:\.\d+)?"
-    rf"|(?:(?<![\w)\]])[+{_MINUSES}-])?(?<!\d)\.\d+"
+_MINUS = "\\-\N{MINUS SIGN}\N{EN DASH}"  # in a class of characters
+# A minus behind a digit or a word is an operator or a hyphen. All that stands against a number belongs to it: the last
+# digits of 12,34 or 10^5 are another number.
+_RUN = re.compile(
+    rf"(?:(?<![\w)\].])[+{_MINUS}])?[$€£]?(?:(?<![\d.])\.)?\d+"
+    rf"(?:(?:[,.:/^'’]|[eE][+{_MINUS}]?|[ \u00a0\u2009\u202f](?=\d{{3}}(?!\d)))\.?\d+)*"
 )
+_BEFORE = re.compile(r"(?:[/^]\{?|\}\{)$")
+_UNSIGNED = r"(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)"
+_NUMBER = re.compile(rf"[+-]?{_UNSIGNED}(?:[eE][+-]?\d+|/{_UNSIGNED})?")
 
 
 def _hashes(text: str) -> str | None:
@@ -28,8 +32,14 @@ def _hashes(text: str) -> str | None:
 
 
 def _last_number(text: str) -> str | None:
-    numbers = _NUMBER.findall(text)
-    return re.sub(f"[{_MINUSES}]", "-", numbers[-1]) if numbers else None
+    """The last number; raises a ValueError where it can be read in several ways."""
+    runs = list(_RUN.finditer(text))
+    if not runs:
+        return None
+    found = re.sub("[$€£]", "", re.sub(f"[{_MINUS}]", "-", runs[-1][0]))
+    if _BEFORE.search(text[: runs[-1].start()]) or not _NUMBER.fullmatch(found):
+        raise ValueError(f"ends with {runs[-1][0]!r}, which can be read in several ways; write a plain number there")
+    return found
 
 
 _FINDERS: dict[Rule, tuple[str, Callable[[str], str | None]]] = {
@@ -67,7 +77,10 @@ def extract(answer: Any, rule: Rule) -> tuple[Any, str | None]:
     if not isinstance(answer, str):
         return None, f"is {described(answer)}, and the rule {rule!r} reads text"
     what, find = _FINDERS[rule]
-    found = find(answer)
+    try:
+        found = find(answer)
+    except ValueError as error:
+        return None, str(error)
     if not found:
         return None, f"has no {what}: {described(answer)}"
     return without_thousands(found), None

@@ -72,6 +72,8 @@ def _open_file(path: Path) -> RowFile:
         )
     if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise CtwaError(f"{path} is written in UTF-16; save it as UTF-8")
+    if not is_parquet and start[:2].count(0) == 1:  # without a mark at its beginning
+        raise CtwaError(f"{path} is written in UTF-16, or is no text; save it as UTF-8")
     if path.suffix == ".parquet":
         return ParquetFile(path)
     return CsvFile(path) if path.suffix in (".csv", ".tsv") else JsonFile(path)

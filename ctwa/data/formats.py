@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import random
+import re
 import sys
 from abc import ABC, abstractmethod
 from array import array
@@ -22,6 +23,7 @@ MAX_BYTES = 1 << 26
 """How much of a parquet file a sample is taken from (in memory): all of most files."""
 BATCH = 1024
 """Rows that are in memory at once."""
+_SEPARATOR = re.compile(r"sep=(\S|\t)\s*", re.IGNORECASE)
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -255,19 +257,24 @@ class CsvFile(RowFile):
     """A header and a row a record, by commas, semicolons or tabs, with quotes where a text has one of these in it.
 
     Every value is text, and an empty one is none: nothing is taken for a number. Spaces behind a separator are none of
-    the value; a record without any value, as spreadsheets write below a table, is no row.
+    the value; a record without any value, as spreadsheets write below a table, is no row. A first line ``sep=;`` says
+    what is between them, as Excel has it.
     """
 
     def __init__(self, path: Path) -> None:
         self.source = str(path)
         with self._open() as file:
-            header = file.readline()
+            first = file.readline()
+            said = _SEPARATOR.fullmatch(first)
+            header = file.readline() if said else first
+        self._has_separator = said is not None
         if not header.strip():
             raise CtwaError(f"{path} is empty; give a file with a header and rows")
         separators = "\t" if path.suffix == ".tsv" else ",;\t"
         unquoted = "".join(header.split('"')[::2])
-        self._separator = max(separators, key=unquoted.count)
-        self.kind = {",": "CSV", ";": "CSV with semicolons", "\t": "CSV with tabs"}[self._separator]
+        self._separator = said[1] if said else max(separators, key=unquoted.count)
+        kinds = {",": "CSV", ";": "CSV with semicolons", "\t": "CSV with tabs"}
+        self.kind = kinds.get(self._separator, f"CSV with {self._separator!r}")
         csv.field_size_limit(sys.maxsize)  # a text may be long
         try:
             records = self._records()
@@ -295,6 +302,8 @@ class CsvFile(RowFile):
 
     def _records(self) -> Iterator[list[str]]:
         with self._open() as file:
+            if self._has_separator:
+                file.readline()
             yield from csv.reader(file, delimiter=self._separator, skipinitialspace=True, strict=True)
 
     def _open(self) -> io.TextIOWrapper:

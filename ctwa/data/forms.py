@@ -4,12 +4,12 @@ The schemas: verl's documentation of its data (``prompt``, ``reward_model``, ``d
 cards of openai/gsm8k (``question``, ``answer`` that ends with ``#### 72``), of MATH (``problem``, ``solution``) and
 HuggingFaceH4/MATH-500 (also ``answer``); TRL's documentation of prompt-only data (``prompt``, text or messages, and
 columns for its reward functions); ShareGPT's ``conversations`` (``from``, ``value``); OpenAI's ``messages``; Alpaca's
-``instruction``, ``input`` and ``output``, and Dolly's ``instruction``, ``context`` and ``response``.
+``instruction``, ``input`` and ``output``, and Dolly's ``instruction``, ``context`` and ``response``; LLaMA-Factory's
+``system`` and ``history`` beside them.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -21,7 +21,8 @@ from typing import Any
 from ctwa.data.answers import WORDS, Rule, extract, rule_for
 from ctwa.data.files import HUB, is_local
 from ctwa.data.formats import Row, RowFile, described
-from ctwa.data.rows import prompt_fault
+from ctwa.data.messages import BELOW, SYSTEM, as_messages, instruction_with, is_filled, is_sharegpt, with_system
+from ctwa.data.rows import messages_fault, roles_fault, value_fault
 from ctwa.data.settings import PLACE, RowSettings
 from ctwa.errors import CtwaError
 
@@ -30,15 +31,10 @@ TRUTHS = ("ground_truth", "answer", "solution")
 """The columns that are known; of several that are there the fullest, else the first."""
 INSTRUCTION = "instruction"
 """A prompt where no other is known: what stands in ``BELOW`` belongs to it, and ``RESPONSES`` are its truths too."""
-BELOW = ("input", "context")
 RESPONSES = ("output", "response")
 VERL = "reward_model"
 TRUTH = "ground_truth"
-SPEAKERS = {  # of ShareGPT's turns
-    **dict.fromkeys(("human", "user"), "user"),
-    **dict.fromkeys(("gpt", "assistant", "chatgpt", "model"), "assistant"),
-    "system": "system",
-}
+OWN_TRUTH = f"{VERL}.{TRUTH}"
 _LIKE_PROMPTS = ("query", "input", "text", "task", "request", "user")
 _LIKE_TRUTHS = ("final_answer", "expected_answer", "target", "label", "gold", "reference", "result", "output")
 _PAIRS = ("chosen", "rejected")
@@ -66,7 +62,7 @@ class Form:
         source_name: the data source of rows that have none of their own.
         settings: what the user said.
         columns: of the file.
-        below: the column whose text goes below the prompt's, where it has one.
+        below: the columns whose texts go below the prompt's, where they have one.
         chat: whether a prompt that is text becomes a user's message; else :meth:`read` leaves it text.
     """
 
@@ -78,15 +74,14 @@ class Form:
     source_name: str
     settings: RowSettings
     columns: tuple[str, ...]
-    below: str | None = None
+    below: tuple[str, ...] = ()
     chat: bool = True
 
     def __str__(self) -> str:
         truth = self.ground_truth or ("their last answer" if self.name == "messages" else None)
         if self.name == "verl":
             return "verl's format"
-        prompt = f"{self.prompt} and {self.below}" if self.below else self.prompt
-        return f"prompt from {prompt}, " + (
+        return f"prompt from {' and '.join((self.prompt, *self.below))}, " + (
             "no ground truth" if truth is None else f"ground truth from {truth}, {WORDS[self.rule]}"
         )
 
@@ -115,7 +110,7 @@ class Form:
         values = row.values
         made = dict(values)
         rendered = self._rendered(prompt)
-        is_text = not self.chat and len(rendered) == 1 and isinstance(_as_messages(lookup(values, self.prompt)), str)
+        is_text = not self.chat and len(rendered) == 1 and isinstance(as_messages(lookup(values, self.prompt)), str)
         made["prompt"] = rendered[0]["content"] if is_text else rendered
         if self.has_truth():
             made[VERL] = {**(values.get(VERL) or {}), TRUTH: self._truth(values, answer)}
@@ -125,6 +120,9 @@ class Form:
         if extra_info is not None and not isinstance(extra_info, Mapping):
             raise BadRow(f"its extra_info is {described(extra_info)}; write a dict, or leave the column out")
         made["extra_info"] = extra_info or {"index": row.index}
+        if fault := value_fault(values):
+            place, what = fault
+            raise BadRow(f"its {place[1:]} {what}" if place else f"it {what}")
         return made
 
     def split(self, row: Row) -> tuple[list[dict[str, Any]], str | None]:
@@ -142,28 +140,31 @@ class Form:
         found = lookup(values, self.prompt)
         if found is None and self.prompt not in values:
             raise BadRow(f"it has no column '{self.prompt}' (it has {', '.join(values) or 'none'}); write it")
-        messages = _as_messages(found)
-        if fault := prompt_fault(messages, self.prompt, text=True):
+        messages = self._messages(found, values)
+        answer = None
+        if self.name == "messages" and messages[-1]["role"] == "assistant":
+            *messages, last = messages
+            answer = last["content"]
+            if not messages:
+                raise BadRow(f"its {self.prompt} is an answer without a prompt; write what the user says before it")
+            if not isinstance(answer, str):
+                raise BadRow(f"its {self.prompt}' last answer is {described(answer)}; write a text")
+        if fault := roles_fault(messages, self.prompt):
             raise BadRow(fault)
-        if isinstance(messages, str):
-            messages = [{"role": "user", "content": self._with_what_is_below(messages, values)}]
-        if self.name != "messages":
-            return messages, None
-        if self.prompt == "conversations" and isinstance(system := values.get("system"), str) and system.strip():
-            messages = [{"role": "system", "content": system}, *messages]
-        if messages[-1]["role"] != "assistant":
-            return messages, None
-        if len(messages) == 1:
-            raise BadRow(f"its {self.prompt} is an answer without a prompt; write what the user says before it")
-        return messages[:-1], messages[-1]["content"]
+        return messages, answer
 
-    def _with_what_is_below(self, prompt: str, values: Mapping[str, Any]) -> str:
-        below = lookup(values, self.below) if self.below else None
-        if below is None or (isinstance(below, str) and not below.strip()):
-            return prompt
-        if not isinstance(below, str):
-            raise BadRow(f"its {self.below} is {described(below)}; write a text")
-        return f"{prompt}\n\n{below}"
+    def _messages(self, found: Any, values: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """What stands in the column of the prompt as messages, with what else of the row belongs to them."""
+        messages = as_messages(found)
+        if fault := messages_fault(messages, self.prompt, text=True):
+            raise BadRow(fault)
+        try:
+            if isinstance(messages, str):
+                text = instruction_with(messages, values) if self.prompt == INSTRUCTION else messages
+                messages = [{"role": "user", "content": text}]
+            return messages if self.name == "verl" else with_system(messages, values)
+        except ValueError as error:
+            raise BadRow(str(error)) from error
 
     def _rendered(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The messages with the system prompt and the template of the settings."""
@@ -186,6 +187,12 @@ class Form:
             answer = None
         if answer is None and self.settings.answer is None and self.rule == "as_is":
             return None  # which a reward function may do without
+        is_found = self.settings.answer is None and self.ground_truth is not None and not column.startswith(VERL)
+        if is_found and self.rule == "as_is" and (other := rule_for(answer)) != "as_is":
+            raise BadRow(
+                f"its {column} is for the rule {other!r}, and those of most rows are taken as they are; write the "
+                "result alone, or answer=as_is"
+            )
         found, fault = extract(answer, self.rule)
         if fault:
             raise BadRow(f"its {column} {fault}")
@@ -209,18 +216,19 @@ def find_form(file: RowFile, settings: RowSettings, spelled: Spelled) -> Form:
     if looked_at:
         _check_named(file, settings, looked_at, columns, spelled)
     prompt = own.prompt or _fullest(PROMPTS, looked_at)
-    is_instruction = prompt is None and INSTRUCTION in columns
-    if is_instruction:
+    if prompt is None and INSTRUCTION in columns:
         prompt = INSTRUCTION
     elif prompt is None and looked_at:
         raise CtwaError(f"{file.source} {_unknown(columns, spelled)}")
     elif prompt is None:
         prompt = "prompt"  # each row says why it cannot be read
-    truth = own.ground_truth or (f"{VERL}.{TRUTH}" if VERL in columns else _fullest(TRUTHS, looked_at))
-    if truth is None and is_instruction:
+    truth = own.ground_truth or _fullest((OWN_TRUTH, *TRUTHS), looked_at)
+    if truth is None and prompt == INSTRUCTION:
         truth = _fullest(RESPONSES, looked_at)
+    if truth is None and VERL in columns:
+        truth = OWN_TRUTH
     form = Form(
-        name=_form_name(prompt, own.prompt, looked_at, columns),
+        name=_form_name(prompt, truth, looked_at, columns),
         prompt=prompt,
         ground_truth=truth,
         rule="as_is",
@@ -228,7 +236,7 @@ def find_form(file: RowFile, settings: RowSettings, spelled: Spelled) -> Form:
         source_name=source_name(file.source),
         settings=settings,
         columns=columns,
-        below=next((each for each in BELOW if each in columns), None) if is_instruction else None,
+        below=tuple(name for name in BELOW if name in columns) if prompt == INSTRUCTION else (),
     )
     return _with_rule(form, looked_at)
 
@@ -245,20 +253,20 @@ def _check_named(
             raise CtwaError(f"{spelled(f'columns.{key}')}={named}, and {file.source} has no such column{meant}")
 
 
-def _form_name(prompt: str, named: str | None, looked_at: Sequence[Row], columns: Sequence[str]) -> str:
-    """Which form it is, by the column of prompts, named or found, and the first prompt in it."""
-    is_verl = prompt == "prompt" and (VERL in columns or not any(name in columns for name in TRUTHS))
+def _form_name(prompt: str, truth: str | None, looked_at: Sequence[Row], columns: Sequence[str]) -> str:
+    """Which form it is, by the columns of prompts and of ground truths, and the first prompt."""
+    is_verl = prompt == "prompt" and (truth == OWN_TRUTH or not any(name in columns for name in (*TRUTHS, SYSTEM)))
     prompts = (lookup(row.values, prompt) for row in looked_at)
     first = next((each for each in prompts if each is not None), None)
-    if is_verl and isinstance(first, list) and not _is_sharegpt(first) and named in (None, "prompt"):
+    if is_verl and isinstance(first, list) and not is_sharegpt(first):
         return "verl"
-    return "messages" if prompt != "prompt" and not isinstance(_as_messages(first), str) else "columns"
+    return "messages" if prompt != "prompt" and not isinstance(as_messages(first), str) else "columns"
 
 
 def _fullest(names: Sequence[str], rows: Sequence[Row]) -> str | None:
     """The column with a value in the most rows, of equal ones the first; None where none is there."""
-    there = [name for name in names if any(name in row.values for row in rows)]
-    return max(there, key=lambda name: sum(row.values.get(name) is not None for row in rows), default=None)
+    there = [name for name in names if any(_has(row.values, name) for row in rows)]
+    return max(there, key=lambda name: sum(is_filled(lookup(row.values, name)) for row in rows), default=None)
 
 
 def _with_rule(form: Form, looked_at: Sequence[Row]) -> Form:
@@ -305,37 +313,6 @@ def source_name(source: str) -> str:
 
 def _has(values: Mapping[str, Any], column: str) -> bool:
     return column in values or ("." in column and lookup(values, column) is not None)
-
-
-def _as_messages(prompt: Any) -> Any:
-    """ShareGPT's turns, and messages that are written as JSON in a text, as messages; all else as it is."""
-    if isinstance(prompt, str) and prompt.lstrip().startswith("[{"):
-        try:
-            content = json.loads(prompt)
-        except (ValueError, RecursionError):
-            return prompt
-        if not all(isinstance(each, dict) and ("role" in each or "from" in each) for each in content):
-            return prompt
-        prompt = content
-    if not isinstance(prompt, list):
-        return prompt
-    if _is_sharegpt(prompt):
-        return [
-            {"role": SPEAKERS.get(str(turn.get("from")), turn.get("from")), "content": turn.get("value")}
-            if isinstance(turn, Mapping)
-            else turn
-            for turn in prompt
-        ]
-    return [
-        {key: value for key, value in message.items() if value is not None or key in ("role", "content")}
-        if isinstance(message, Mapping)
-        else message
-        for message in prompt
-    ]
-
-
-def _is_sharegpt(messages: Sequence[Any]) -> bool:
-    return bool(messages) and isinstance(messages[0], Mapping) and "from" in messages[0] and "role" not in messages[0]
 
 
 def _unknown(columns: Sequence[str], spelled: Spelled) -> str:

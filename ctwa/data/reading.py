@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -104,7 +105,7 @@ def read_rows(files: Sequence[RowFile], settings: RowSettings, spelled: Spelled)
         CtwaError: a source cannot be read, or its columns are not known.
     """
     forms = tuple(find_form(file, settings, spelled) for file in files)
-    builder = _Table()
+    builder, kinds = _Table(), Kinds()
     rows = Rows(tuple(files), forms, None, [], [])
     try:
         for number, (file, form) in enumerate(zip(files, forms, strict=True)):
@@ -116,11 +117,16 @@ def read_rows(files: Sequence[RowFile], settings: RowSettings, spelled: Spelled)
                     rows.bad.append(Bad(file.source, row.index, str(error)))
                     continue
                 truth = made[VERL][TRUTH] if form.has_truth() else None
+                # A table makes fractions of whole numbers, and gives dicts each other's names.
+                if not isinstance(truth, str) and (
+                    fault := _kind_fault(kinds, files, file, Row(row.index, {VERL: {TRUTH: truth}}))
+                ):
+                    raise fault
                 if truth is None:
                     rows.without_truth.append(len(rows.places))
                 rows.places.append((number, row.index))
                 rows.prompts.append(prompt_digest(prompt))
-                builder.add(made, type(truth))
+                builder.add(made)
         rows.table = builder.table()
     except _OfTwoKinds as error:
         raise _of_two_kinds(files, forms) or CtwaError(
@@ -175,7 +181,9 @@ def refuse_bad(bad: Sequence[Bad], num_rows: int, spelled: Spelled) -> None:
         return
     first = bad[0]
     text = f"{first.source}, row {first.index} (from 0): {first.why}"
-    those = f"It alone of {num_rows} rows cannot be used: mend it, or leave it out" if num_rows > 1 else "Mend it"
+    if num_rows == 1:
+        raise CtwaError(text)
+    those = f"It alone of {num_rows} rows cannot be used: mend it, or leave it out"
     if len(bad) > 1:
         named = ", ".join(f"row {each.index}" for each in bad[1 : NUM_NAMED + 1])
         more = ", ..." if len(bad) > NUM_NAMED + 1 else ""
@@ -225,14 +233,16 @@ def _of_two_kinds(files: Sequence[RowFile], forms: Sequence[Form]) -> CtwaError 
     kinds = Kinds()
     for file, form in zip(files, forms, strict=True):
         for row in file.rows():
-            where = f"row {row.index}" if len(files) == 1 else f"row {row.index} of {file.source}"
-            try:
-                fault = kinds.fault(where, Row(row.index, form.read(row)))
-            except BadRow:
-                continue
-            if fault:
-                return CtwaError(f"{file.source}, row {row.index} (from 0): {fault}")
+            with suppress(BadRow):
+                if fault := _kind_fault(kinds, files, file, Row(row.index, form.read(row))):
+                    return fault
     return None
+
+
+def _kind_fault(kinds: Kinds, files: Sequence[RowFile], file: RowFile, row: Row) -> CtwaError | None:
+    where = f"row {row.index}" if len(files) == 1 else f"row {row.index} of {file.source}"
+    fault = kinds.fault(where, row)
+    return CtwaError(f"{file.source}, row {row.index} (from 0): {fault}") if fault else None
 
 
 class _OfTwoKinds(Exception):
@@ -248,10 +258,8 @@ class _Table:
         self._pa = pa
         self._rows: list[dict[str, Any]] = []
         self._chunks: list[Any] = []
-        self._truths: set[type] = set()
 
-    def add(self, row: dict[str, Any], truth: type) -> None:
-        self._truths.add(truth)
+    def add(self, row: dict[str, Any]) -> None:
         self._rows.append(row)
         if len(self._rows) == _CHUNK:
             self._flush()
@@ -260,13 +268,11 @@ class _Table:
         """All of them.
 
         Raises:
-            _OfTwoKinds: a column has no type, or a whole ground truth would become a fraction.
+            _OfTwoKinds: a column has no type.
         """
         pa = self._pa
         if self._rows or not self._chunks:
             self._flush()
-        if {int, float} <= self._truths:
-            raise _OfTwoKinds("whole numbers beside fractions")
         try:
             return pa.concat_tables(self._chunks, promote_options="permissive")
         except pa.ArrowException as error:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
 from ctwa.data.formats import Row, described
+from ctwa.data.messages import joined
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 EXAMPLE = '{"prompt": [{"role": "user", "content": "What is 1 + 1?"}], "reward_model": {"ground_truth": "2"}}'
+_TRUTH = "reward_model.ground_truth"
 _ROLES_ELSEWHERE = dict.fromkeys(("human", "instruction"), "user") | dict.fromkeys(("gpt", "bot", "model"), "assistant")
+_NO_TEXT = "which is no text; write the whole character"
+_PRINTED = re.compile(r"\s*\[\s*\{'(?:role|content|from|value)': ")
 _MESSAGE = '{"role": "user", "content": "..."}'
 
 
@@ -38,13 +43,22 @@ def prompt_fault(prompt: Any, column: str = "prompt", *, text: bool = False) -> 
 
     Args:
         prompt: what is to be a list of messages, each with a ``role`` and a ``content``: text, or a list of parts with
-            images and the like. Neither text nor a user's message may be without a word.
+            images and the like. Neither text nor a user's message may be without a word. A user has a message, and
+            the model has not answered the last one.
         column: its name, for the sentence.
         text: whether it may be a text, to be taken as it stands.
     """
+    fault = messages_fault(prompt, column, text=text)
+    return fault if fault or isinstance(prompt, str) else roles_fault(prompt, column)
+
+
+def messages_fault(prompt: Any, column: str, *, text: bool) -> str | None:
+    """What is wrong with the messages of a prompt, or of a conversation that ends with its answer, each by itself."""
     if text and isinstance(prompt, str):
         if not prompt.strip():
             return f"its {column} is empty; write what the user says, or leave the row out"
+        if _PRINTED.match(prompt):  # by pandas into CSV
+            return f"its {column} is messages as Python prints them; write JSON (json.dumps)"
         prompt = [{"role": "user", "content": prompt}]
     advice = f"write a list of messages: [{_MESSAGE}]"
     if not isinstance(prompt, Sequence) or isinstance(prompt, str | bytes):
@@ -54,6 +68,16 @@ def prompt_fault(prompt: Any, column: str = "prompt", *, text: bool = False) -> 
     for index, message in enumerate(prompt):
         if (fault := _message_fault(message)) is not None:
             return f"message {index} of its {column} {fault}"
+    return None
+
+
+def roles_fault(prompt: Sequence[Mapping[str, Any]], column: str) -> str | None:
+    """What keeps messages from being answered: nobody asks, or the last of them is the answer; what to write."""
+    roles = [message["role"] for message in prompt]
+    if "user" not in roles:
+        return f"its {column} has no message of a user; write what the user says"
+    if roles[-1] == "assistant":
+        return f"its {column} ends with a message of the assistant, an answer; leave it out"
     return None
 
 
@@ -67,14 +91,34 @@ def _message_fault(message: Any) -> str | None:
     if role not in ROLES:
         known = _ROLES_ELSEWHERE.get(str(role).lower()) or next(iter(get_close_matches(str(role).lower(), ROLES)), None)
         return f"has the role {role!r}; write " + (f"'{known}'" if known else f"one of {', '.join(ROLES)}")
-    if isinstance(content, Sequence) and not isinstance(content, str | bytes) and content:
-        return None  # parts, which are the chat template's to read
+    if isinstance(content := joined(content), Sequence) and not isinstance(content, str | bytes) and content:
+        found = value_fault(content)  # of parts, which are the chat template's to read
+        return found[1] if found else None
     if not isinstance(content, str):
         return f"has a content that is {described(content)}; write a text"
     if role == "user" and not content.strip():
         return "is a user's and empty; write what the user says, or leave the row out"
     if (fault := text_fault(content)) is not None:
-        return f"has {fault}, which is no text; write the whole character"
+        return f"has {fault}, {_NO_TEXT}"
+    return None
+
+
+def value_fault(value: Any) -> tuple[str, str] | None:
+    """The first place in a value that no file keeps, with what is wrong there and what to write; None where none is."""
+    if isinstance(value, str):
+        return None if value.isascii() or not (fault := text_fault(value)) else ("", f"has {fault}, {_NO_TEXT}")
+    if isinstance(value, int):
+        return None if -(2**63) <= value < 2**63 else ("", f"is {described(value)}, of more than 64 bits; write text")
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if isinstance(key, str) and (found := value_fault(key)):
+                return "", f"has a name that {found[1]}"
+            if found := value_fault(item):
+                return f".{key}{found[0]}", found[1]
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            if found := value_fault(item):
+                return f"[{index}]{found[0]}", found[1]
     return None
 
 
@@ -123,7 +167,9 @@ class Kinds:
 
 def _kinds(value: Any, path: str) -> Iterator[tuple[str, str]]:
     if isinstance(value, Mapping):
-        if path:
+        if path.startswith(_TRUTH):  # a table gives every dict the names of all, with null
+            yield path, f"a dict with {', '.join(sorted(map(str, value))) or 'nothing'} in it"
+        elif path:
             yield path, "a dict"
         for key, item in value.items():
             yield from _kinds(item, f"{path}.{key}" if path else str(key))

@@ -11,6 +11,7 @@ from typing import Any
 from ctwa.data.answers import WORDS
 from ctwa.data.files import open_rows
 from ctwa.data.forms import Form
+from ctwa.data.messages import SYSTEM
 from ctwa.data.reading import Bad, Rows, hold_out, read_rows
 from ctwa.data.settings import DataSettings
 from ctwa.data.templates import left_out
@@ -158,7 +159,8 @@ def _words(form: Form) -> list[tuple[str, str]]:
     missing = "none: write --columns '{ground_truth: COLUMN}' where reward functions ask for one"
     prompt = (
         form.prompt
-        + (f", with {form.below} below it" if form.below else "")
+        + (f", with {' and '.join(form.below)} below it" if form.below else "")
+        + (", a system message from system" if SYSTEM in form.columns and form.name != "verl" else "")
         + ("" if form.name == "verl" else "; a text becomes a user's message")
     )
     kept = [name for name in form.columns if name not in ("prompt", "reward_model", "data_source", "extra_info")]

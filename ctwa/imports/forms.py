@@ -14,6 +14,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,6 +32,9 @@ _STEPS = ("train/global_step", "training/global_step", "trainer/global_step", "g
 PANEL = "a panel of Weights & Biases"
 """What may hold several runs."""
 _PANEL_STEPS = ("Step", "train/global_step", "training/global_step", "trainer/global_step", "global_step")
+_THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:\.\d{3})+(?:,\d+)?")
+_EXCEL = re.compile(r"\Asep=.\r?\n", re.IGNORECASE)
+"""A first line that tells a spreadsheet what is between values."""
 _BOUNDS = ("__MIN", "__MAX")
 
 
@@ -153,18 +157,17 @@ def _of_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> History:
 
 def _of_csv(path: Path, text: str, run: str | None) -> History:
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # a column may hold whole completions
-    text = text.lstrip("\r\n ")  # and not a tab: the first column may have no name
+    text = _EXCEL.sub("", text.lstrip("\r\n "))  # and not a tab: the first column may have no name
     try:
         header, separator = _header_of(text)
         columns = [column for column in header if column]
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
         next(reader)
-        rows = [
-            {key: _in_points(value, separator) for key, value in zip(header, row, strict=False) if key and value}
-            for row in reader
-        ]
+        rows = [{key: value for key, value in zip(header, row, strict=False) if key and value} for row in reader]
     except csv.Error as error:
         raise CtwaError(f"{path} is no CSV ({error}): give {KNOWN}") from error
+    if separator == ";":
+        _write_points(rows)
     if twice := [column for column, times in Counter(columns).items() if times > 1]:
         raise CtwaError(f"{path} has the column {twice[0]} twice: leave one of them out")
     counted = next((column for column in _PANEL_STEPS if column in columns), None)
@@ -192,9 +195,13 @@ def _header_of(text: str) -> tuple[list[str], str]:
     return [column.strip() for column in headers[separator]], separator
 
 
-def _in_points(value: str, separator: str) -> str:
-    """A spreadsheet that writes semicolons writes decimal commas."""
-    return value.replace(",", ".") if separator == ";" else value
+def _write_points(rows: Sequence[dict[str, str]]) -> None:
+    """A spreadsheet that writes semicolons writes decimal commas, and perhaps points between thousands: 1.234,5."""
+    has_thousands = any(_THOUSANDS.fullmatch(value) and "," in value for row in rows for value in row.values())
+    for row in rows:
+        for key, value in row.items():
+            is_grouped = has_thousands and _THOUSANDS.fullmatch(value)
+            row[key] = (value.replace(".", "") if is_grouped else value).replace(",", ".")
 
 
 def _of_a_panel(column: str, run: str | None) -> tuple[str, str]:

@@ -19,7 +19,8 @@ from pydantic import Field, model_validator
 
 from ctwa.data.files import HUB, SUFFIXES, is_local, open_rows
 from ctwa.data.formats import RowFile
-from ctwa.data.forms import lookup
+from ctwa.data.forms import INSTRUCTION, lookup
+from ctwa.data.messages import SYSTEM, instruction_with
 from ctwa.data.rows import prompt_fault, text_fault
 from ctwa.errors import CtwaError
 from ctwa.preference.schemas import READERS, BadRow, Content, Format, Prompt
@@ -47,7 +48,7 @@ class PreferenceSource(StrictModel):
         columns: where the file has other names than the format: ``{prompt: question, chosen: better}``.
         subset, split: of a data set on the hub; the split also of a folder that has several.
         chat: whether a prompt that is text becomes a user's message. By default it does, except for the format
-            ``pairs``, whose files say themselves what they are.
+            ``pairs``, whose files say themselves what they are: a column ``system`` makes conversations of them.
         bad_rows: ``stop`` at the first unusable row, or ``skip`` such rows and count them by reason.
     """
 
@@ -211,9 +212,10 @@ def _load(source: PreferenceSource, labels: Mapping[str, str | None]) -> PairSet
         try:
             if row.unreadable is not None:
                 raise BadRow("unreadable", row.unreadable)
-            content = _content(source, _renamed(source, row.values), labels)
+            values = _renamed(source, row.values)
+            content = _content(source, values, labels)
             _check(content)
-            prompt = _prompt(source, content.prompt)
+            prompt = _prompt(source, content.prompt, has_system=SYSTEM in values)
             pairs.append(Pair(prompt, content.chosen, content.rejected, content.labels, row.index))
         except BadRow as error:
             skip_or_stop(source.data, row.index, error, source.bad_rows, skipped)
@@ -226,9 +228,16 @@ def _renamed(source: PreferenceSource, values: Mapping[str, Any]) -> Mapping[str
     """A row by the names that its format has."""
     if not source.columns:
         return values
-    if missing := next((column for column in source.columns.values() if lookup(values, column) is None), None):
+    needed = (column for name, column in source.columns.items() if name != SYSTEM)
+    if missing := next((column for column in needed if lookup(values, column) is None), None):
         raise BadRow("malformed", f"it has nothing in the column '{missing}' (it has {', '.join(values)})")
-    return {**values, **{name: lookup(values, column) for name, column in source.columns.items()}}
+    renamed: dict[str, Any] = {**values, **{name: lookup(values, column) for name, column in source.columns.items()}}
+    if source.columns.get("prompt") == INSTRUCTION and isinstance(renamed["prompt"], str):
+        try:
+            renamed["prompt"] = instruction_with(renamed["prompt"], values)
+        except ValueError as error:
+            raise BadRow("malformed", str(error)) from error
+    return renamed
 
 
 def _content(source: PreferenceSource, row: Mapping[str, Any], labels: Mapping[str, str | None]) -> Content:
@@ -253,8 +262,9 @@ def _check(content: Content) -> None:
         raise BadRow("identical", "its two responses are the same")
 
 
-def _prompt(source: PreferenceSource, prompt: Prompt) -> Prompt:
-    chat = source.format != "pairs" if source.chat is None else source.chat
+def _prompt(source: PreferenceSource, prompt: Prompt, *, has_system: bool) -> Prompt:
+    """As it is trained on: where rows have a column ``system``, those with nothing in it are conversations, too."""
+    chat = source.format != "pairs" or has_system if source.chat is None else source.chat
     if isinstance(prompt, str):
         return ({"role": "user", "content": prompt},) if chat else prompt
     if source.chat is False:

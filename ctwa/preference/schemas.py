@@ -15,7 +15,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ctwa.data.forms import SPEAKERS
+from ctwa.data.formats import described
+from ctwa.data.messages import SPEAKERS, SYSTEM, as_messages, is_filled, with_system
 
 Message = dict[str, str]
 Prompt = str | tuple[Message, ...]
@@ -49,7 +50,7 @@ Read = Callable[[Mapping[str, Any], Mapping[str, str | None]], Content]
 
 
 def read_pair(row: Mapping[str, Any], labels: Mapping[str, str | None]) -> Content:
-    """``prompt``, ``chosen``, ``rejected``, each text or chat messages.
+    """``prompt``, ``chosen``, ``rejected``, each text or chat messages; perhaps a system message in ``system``.
 
     The prompt may also stand at the head of both conversations. A label is +1, -1 or 0 in the column that is named
     (``labels.accuracy`` for a field of a column); an objective that names none prefers ``chosen`` in every row.
@@ -57,6 +58,7 @@ def read_pair(row: Mapping[str, Any], labels: Mapping[str, str | None]) -> Conte
     if "prompt" not in row and row.get("conversations") is not None:
         raise BadRow("malformed", "it has 'conversations' and no 'prompt'; write format: sharegpt")
     prompt, chosen, rejected = _join(row.get("prompt"), _field(row, "chosen"), _field(row, "rejected"))
+    prompt = _with_system(prompt, row)
     found = {name: 1 if column is None else _sign(row, column) for name, column in labels.items()}
     return Content(prompt, chosen, rejected, found)
 
@@ -77,17 +79,11 @@ def read_sharegpt(row: Mapping[str, Any], labels: Mapping[str, str | None]) -> C
     ``conversations`` they are whole conversations. ``system`` may hold a system message. Labels as in ``read_pair``.
     """
     before = row.get("conversations")
-    prompt = None if before is None else _turns("conversations", before)
+    prompt = None if before is None else _turns("conversations", as_messages(before))
     found = {}
     for key in _RESPONSES:
-        response = _field(row, key)
+        response = as_messages(_field(row, key))
         found[key] = response if isinstance(response, str) else _turns(key, response)
-    if row.get("system"):
-        system = {"role": "system", "content": row["system"]}
-        if prompt is not None:
-            prompt = [system, *prompt]
-        else:
-            found = {key: [system, *value] for key, value in found.items()}
     return read_pair({**row, "prompt": prompt, **found}, labels)
 
 
@@ -130,7 +126,8 @@ def read_summaries(row: Mapping[str, Any], labels: Mapping[str, str | None]) -> 
     if len(summaries) != 2:
         raise BadRow("malformed", f"it has {len(summaries)} summaries where a comparison has 2")
     if info.get("post"):
-        prompt = f"SUBREDDIT: r/{info['subreddit']}\n\nTITLE: {info['title']}\n\nPOST: {info['post']}\n\nTL;DR:"
+        subreddit, title = _field(info, "subreddit"), _field(info, "title")
+        prompt = f"SUBREDDIT: r/{subreddit}\n\nTITLE: {title}\n\nPOST: {info['post']}\n\nTL;DR:"
     else:
         prompt = f"Article:\n\n{_field(info, 'article')}\n\nTL;DR:"
     first, second = (_field(summary, "text") for summary in summaries)
@@ -205,6 +202,7 @@ def _rating(text: Any) -> float | None:
 
 def _join(prompt: Any, chosen: Any, rejected: Any) -> tuple[Prompt, str, str]:
     """Text stays text; where anything is a conversation, the prompt is one."""
+    prompt, chosen, rejected = (as_messages(each) for each in (prompt, chosen, rejected))
     chosen_before, chosen_text = _last_answer("chosen", chosen)
     rejected_before, rejected_text = _last_answer("rejected", rejected)
     if chosen_before != rejected_before:
@@ -238,13 +236,27 @@ def _dialogue(column: str, text: Any) -> list[Message]:
 
 
 def _turns(column: str, value: Any) -> list[Message]:
+    turns = as_messages([value] if isinstance(value, Mapping) else value)
+    if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
+        raise BadRow("malformed", f"its '{column}' is {described(value)}; write a list of turns")
     messages = []
-    for turn in [value] if isinstance(value, Mapping) else value:
+    for turn in turns:
         speaker = turn.get("from", turn.get("role"))
         if speaker not in SPEAKERS:
             raise BadRow("malformed", f"'{speaker}' speaks in its '{column}', which is none of {', '.join(SPEAKERS)}")
         messages.append({"role": SPEAKERS[speaker], "content": turn.get("value", turn.get("content"))})
     return messages
+
+
+def _with_system(prompt: Prompt, row: Mapping[str, Any]) -> Prompt:
+    """The prompt behind the system message of its row, which makes messages of a text."""
+    if not is_filled(row.get(SYSTEM)):
+        return prompt
+    try:
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+        return tuple(with_system(messages, row))
+    except ValueError as error:
+        raise BadRow("malformed", str(error)) from error
 
 
 def _last_answer(column: str, response: Any) -> tuple[tuple[Message, ...], str]:

@@ -20,6 +20,12 @@ def assistant(text: str) -> dict[str, str]:
     return {"role": "assistant", "content": text}
 
 
+def in_parts(message: dict[str, str]) -> dict[str, Any]:
+    """A message whose content is its characters, as texts of their own."""
+    return {**message, "content": [{"type": "text", "text": each} for each in message["content"]]}
+
+
+SYSTEM = {"role": "system", "content": "S"}
 FORMS: dict[str, tuple[Rows, list[tuple[list[dict[str, str]], Any]]]] = {
     "verl": (
         [{"prompt": [user(f"{n}?")], "reward_model": {"ground_truth": f"{n}"}} for n in range(3)],
@@ -63,6 +69,42 @@ FORMS: dict[str, tuple[Rows, list[tuple[list[dict[str, str]], Any]]]] = {
     "dolly": (
         [{"instruction": f"{n}?", "context": "Think.", "response": f"{n}!", "category": "qa"} for n in range(3)],
         [([user(f"{n}?\n\nThink.")], f"{n}!") for n in range(3)],
+    ),
+    "alpaca with a context": (
+        [{"instruction": f"{n}?", "input": "", "context": "Think.", "output": f"{n}!"} for n in range(3)],
+        [([user(f"{n}?\n\nThink.")], f"{n}!") for n in range(3)],
+    ),
+    "a system message beside messages": (
+        [{"system": "S", "messages": [user(f"{n}?"), assistant(f"{n}!")]} for n in range(3)],
+        [([SYSTEM, user(f"{n}?")], f"{n}!") for n in range(3)],
+    ),
+    "a system message beside an instruction": (
+        [{"system": "S", "instruction": f"{n}?", "history": [], "input": "7", "output": f"{n}!"} for n in range(3)],
+        [([SYSTEM, user(f"{n}?\n\n7")], f"{n}!") for n in range(3)],
+    ),
+    "a system message beside a prompt": (
+        [{"system": "S" * (n % 2), "prompt": [user(f"{n}?")]} for n in range(3)],
+        [([SYSTEM] * (n % 2) + [user(f"{n}?")], None) for n in range(3)],
+    ),
+    "a system message twice": (
+        [{"system": "S", "messages": [SYSTEM, user(f"{n}?"), assistant(f"{n}!")]} for n in range(3)],
+        [([SYSTEM, user(f"{n}?")], f"{n}!") for n in range(3)],
+    ),
+    "contents in parts": (
+        [{"messages": [in_parts(user(f"{n}?")), in_parts(assistant(f"{n}!"))]} for n in range(3)],
+        [([user(f"{n}?")], f"{n}!") for n in range(3)],
+    ),
+    "a reward model without a ground truth": (
+        [{"prompt": f"{n}?", "answer": f"{n}!", "reward_model": {"style": "rule"}} for n in range(3)],
+        [([user(f"{n}?")], f"{n}!") for n in range(3)],
+    ),
+    "messages and a reward model without a ground truth": (
+        [{"prompt": [user(f"{n}?")], "answer": f"{n}!", "reward_model": {"style": "rule"}} for n in range(3)],
+        [([user(f"{n}?")], f"{n}!") for n in range(3)],
+    ),
+    "an empty answer beside a solution": (
+        [{"question": f"{n}?", "answer": "", "solution": f"{n}!"} for n in range(3)],
+        [([user(f"{n}?")], f"{n}!") for n in range(3)],
     ),
     "no answer": ([{"prompt": f"{n}?"} for n in range(3)], [([user(f"{n}?")], None) for n in range(3)]),
 }

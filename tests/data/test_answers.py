@@ -31,7 +31,15 @@ class TestAnswers:
             *(("last_number", text, "-3") for text in ("x = −3", "it is –3.")),
             *(("last_number", text, "3") for text in ("10-3", "10−3", "pages 2–3")),
             ("last_number", "x=.5", ".5"),
-            ("last_number", "12,34", "34"),
+            ("last_number", "x is \u22125", "-5"),
+            ("last_number", "from \u20135 m", "-5"),
+            ("last_number", "5\u20137", "7"),
+            ("last_number", "it is 1.5e-3", "1.5e-3"),
+            ("last_number", "it is 2E\u22125.", "2E-5"),
+            ("last_number", "so 3/4.", "3/4"),
+            ("last_number", "-$1,200", "-1200"),
+            ("last_number", "1, 2 and 3", "3"),
+            ("last_number", "1...5", "5"),
         ],
     )
     def test_what_a_rule_takes(self, rule: Rule, text: str, found: str) -> None:
@@ -44,6 +52,13 @@ class TestAnswers:
             ("hashes", "seven ####\n ", "has no #### with something behind it"),
             ("boxed", r"\boxed{1", r"has no \boxed{...} that is closed"),
             ("last_number", "seven", "has no number"),
+            *(
+                ("last_number", f"so {number}", f"ends with {number!r}, which can be read in several ways; write a pl")
+                for number in ("12,34", "1 234", "1\u202f234", "12'500", "12:30", "10^5", "1.2.3", "3/4/2020")
+            ),
+            ("last_number", "x/4", "ends with '4', which can be read in several ways"),
+            ("last_number", "x^{2}", "ends with '2', which"),
+            ("last_number", r"\frac{3}{4}", "ends with '4', which"),
             ("last_number", 7, "is the number 7, and the rule 'last_number' reads text"),
             ("boxed", None, "is null, and the rule 'boxed' reads text"),
         ],
@@ -66,6 +81,20 @@ class TestAnswers:
 
         assert find_form(open_rows(write(rows)), RowSettings(), spelled).rule == "hashes"
         assert find_form(open_rows(write(rows[:2])), RowSettings(), spelled).rule == "as_is"  # as many: the first
+
+    @pytest.mark.parametrize("other", ["so\n#### 7", r"so \boxed{7}"])
+    def test_an_answer_for_another_rule_than_most(self, write: Callable[..., str], other: str) -> None:
+        """It would have its rationale taken for the ground truth."""
+        source = write(
+            [{"question": f"{n}?", "answer": "7" if n else "8"} for n in range(3)]
+            + [{"question": "3?", "answer": other}]
+        )
+        with pytest.raises(
+            CtwaError, match=r"row 3 .*its answer is for the rule '.*', and those of most rows are taken"
+        ):
+            read(source)
+        truths = read(source, answer="as_is").table.to_pylist()
+        assert [row["reward_model"]["ground_truth"] for row in truths] == ["8", "7", "7", other]
 
     def test_rows_without_one_are_named(self, write: Callable[..., str]) -> None:
         rows = [{"question": f"{n}?", "answer": f"#### {n}"} for n in range(20)]

@@ -45,6 +45,15 @@ class TestCsv:
         assert [row["reward_model"]["ground_truth"] for row in found] == ["1, 2", "3"]
         assert open_rows(tmp_path / "a.csv").num_rows == 2
 
+    @pytest.mark.parametrize("separator", [",", ";", "|", "\t"])
+    @pytest.mark.parametrize("end", ["\n", "\r\n"])
+    def test_a_first_line_of_a_spreadsheet(self, tmp_path: Path, separator: str, end: str) -> None:
+        lines = [f"sep={separator}", separator.join(["question", "answer"]), separator.join(["a", "1"])]
+        (tmp_path / "a.csv").write_bytes("".join(line + end for line in lines).encode())
+        (row,) = read(str(tmp_path / "a.csv")).table.to_pylist()
+
+        assert (row["prompt"], row["reward_model"]) == ([user("a")], {"ground_truth": "1"})
+
     def test_a_text_of_a_megabyte(self, tmp_path: Path) -> None:
         (tmp_path / "a.csv").write_text(f"question,answer\n{'a' * 1_000_000},1\n")
         assert len(read(str(tmp_path / "a.csv"))) == 1

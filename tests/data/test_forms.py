@@ -22,13 +22,17 @@ def plain(messages: list[dict[str, Any]]) -> list[dict[str, str]]:
     return [{key: message[key] for key in ("role", "content")} for message in messages]
 
 
+NO_TABLE = {"reward_model", "conversations", "history"}
+"""Columns of dicts, or of lists of others, which a table of texts has not."""
+
+
 @pytest.mark.parametrize(
     ("form", "kind"),
     [
         (form, kind)
         for form in FORMS
         for kind in ("jsonl", "json", "parquet", "csv", "tsv", "folder")
-        if not (kind in ("csv", "tsv") and form in ("verl", "sharegpt"))  # a table of texts has no dicts
+        if not (kind in ("csv", "tsv") and NO_TABLE & set(FORMS[form][0][0]))
     ],
 )
 def test_every_form_in_every_kind_of_file(write: Callable[..., str], form: str, kind: str) -> None:
@@ -131,7 +135,38 @@ class TestPrompts:
             ({"prompt": "a", "extra_info": "7"}, {}, "its extra_info is the text '7'"),
             ({"prompt": "caf\ud83d"}, {}, "half a surrogate pair"),
             (
-                {"prompt": [user("a"), assistant("b")], "answer": "c"},
+                {"messages": [{"role": "system", "content": "S"}, user("1?")], "system": "T"},
+                {},
+                "it has a system message in its conversation and another in its system; leave one of them out",
+            ),
+            (
+                {"conversations": [{"from": "human", "value": "1?"}], "system": ["S"]},
+                {},
+                "its system is the list ['S']",
+            ),
+            (
+                {"instruction": "1?", "history": [["0?", "0!"]], "output": "1!"},
+                {},
+                "its history is the list [['0?', '0!']]; write earlier turns as messages",
+            ),
+            ({"prompt": [user("1?"), assistant("1!")], "answer": "1!"}, {}, "its prompt ends with a message of the as"),
+            ({"messages": [user("1?"), assistant("a"), assistant("b")]}, {}, "its messages ends with a message of the"),
+            ({"prompt": [{"role": "system", "content": "S"}], "answer": "1!"}, {}, "has no message of a user; write"),
+            (
+                {"messages": [user("1?"), {"role": "assistant", "content": [{"type": "image"}]}]},
+                {},
+                "last answer is the",
+            ),
+            ({"question": "1?", "answer": "\ud800"}, {}, r"its answer has half a surrogate pair (\ud800, character 0)"),
+            ({"question": "1?", "notes": ["a", {"b": "\ud800"}]}, {}, "its notes[1].b has half a surrogate pair"),
+            ({"question": "1?", "\ud800": 1}, {}, "it has a name that has half a surrogate pair"),
+            (
+                {"question": "1?", "answer": 2**70},
+                {},
+                "its answer is the number 1180591620717411303424, of more than 64",
+            ),
+            (
+                {"prompt": [user("a"), {"role": "tool", "content": "b"}], "answer": "c"},
                 {"prompt_template": "Solve: {prompt}"},
                 "its prompt does not end with a user's text, which the prompt template is about",
             ),

@@ -35,6 +35,30 @@ class TestTables:
         with pytest.raises(CtwaError, match=r"its reward_model\.ground_truth is a fraction, and that of row 0"):
             read(write(rows))
 
+    @pytest.mark.parametrize(
+        ("first", "then", "said"),
+        [
+            ([1, 2], [1.5, 2], r"its reward_model\.ground_truth\[\] is a fraction, and that of row 0 is a number"),
+            ({"a": 1}, {"a": 1.5}, r"its reward_model\.ground_truth\.a is a fraction"),
+            ({"a": 1}, {"b": 2}, r"ground_truth is a dict with b in it, and that of row 0 is a dict with a in it"),
+            ({"a": 1}, {}, r"ground_truth is a dict with nothing in it, and that of row 0"),
+            ([{"a": 1}], [{"a": 1, "b": 2}], r"ground_truth\[\] is a dict with a, b in it"),
+        ],
+    )
+    def test_nothing_inside_a_ground_truth_is_changed(
+        self, write: Callable[..., str], first: Any, then: Any, said: str
+    ) -> None:
+        with pytest.raises(CtwaError, match=said):
+            read(write([{"question": f"{n}?", "answer": truth} for n, truth in enumerate((first, then))]))
+        kept = read(write([{"question": f"{n}?", "answer": truth} for n, truth in enumerate((first, None, first))]))
+        truths = [row["reward_model"]["ground_truth"] for row in kept.table.to_pylist()]
+        assert repr(truths) == repr([first, None, first])  # 1 is equal to 1.0
+
+    def test_a_row_that_no_file_keeps_is_left_out(self, write: Callable[..., str]) -> None:
+        rows = [{"question": "1?", "answer": "1"}, {"question": "2?", "answer": "\ud800"}, {"question": "3?"}]
+        kept = read_rows([open_rows(write(rows))], RowSettings(bad_rows="skip"), spelled)
+        assert ([each.index for each in kept.bad], kept.places) == ([1], [(0, 0), (0, 2)])
+
     def test_columns_that_come_late_and_dicts_without_a_key(
         self, write: Callable[..., str], monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -33,7 +33,7 @@ def fault_of(needs_ground_truth: bool = True, **columns: Any) -> str | None:
         {"extra_info": None, "data_source": None, "level": 3},
         {"extra_info": {"index": 1}},
         {"prompt": [{"role": "system", "content": ""}, {"role": "user", "content": "a"}]},
-        {"prompt": [{"role": "user", "content": "a", "name": None}, {"role": "assistant", "content": ""}]},
+        {"prompt": [{"role": "assistant", "content": ""}, {"role": "user", "content": "a", "name": None}]},
         {"prompt": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]},
         {"reward_model": {"ground_truth": ["1", "2"]}},
         {"reward_model": {"ground_truth": 0}},
@@ -72,6 +72,19 @@ MESSAGES = 'write a list of messages: [{"role": "user", "content": "..."}]'
         ([{"role": "user", "content": 7}], "message 0 of its prompt has a content that is the number 7; write a text"),
         ([{"role": "user", "content": []}], "message 0 of its prompt has a content that is the list []; write a text"),
         ([{"role": "user", "content": "\ud83d"}], r"its prompt has half a surrogate pair (\ud83d, character 0)"),
+        (
+            [{"role": "user", "content": [{"type": "text", "text": " "}]}],
+            "message 0 of its prompt is a user's and empty",
+        ),
+        (
+            [{"role": "user", "content": [{"type": "text", "text": "\ud83d"}, {"type": "image"}]}],
+            "half a surrogate pair",
+        ),
+        ([{"role": "system", "content": "a"}], "its prompt has no message of a user; write what the user says"),
+        (
+            [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}],
+            "its prompt ends with a message of the assistant, an answer; leave it out",
+        ),
         ([{"role": "human", "content": "a"}], "message 0 of its prompt has the role 'human'; write 'user'"),
         ([{"role": "GPT", "content": "a"}], "has the role 'GPT'; write 'assistant'"),
         ([{"role": "User", "content": "a"}], "has the role 'User'; write 'user'"),
@@ -238,6 +251,8 @@ class TestReading:
             ("a.csv", "prompt,prompt\n", "a.csv has the column 'prompt' twice"),
             ("a.csv", 'prompt\n"a\n', "a.csv cannot be read as CSV (unexpected end of data); close its quotes"),
             ("a.csv", "prompt\na\n".encode("utf-16"), "a.csv is written in UTF-16; save it as UTF-8"),
+            ("a.csv", "prompt\na\n".encode("utf-16-le"), "a.csv is written in UTF-16, or is no text; save it as UTF-8"),
+            ("a.jsonl", '{"prompt": "a"}'.encode("utf-16-be"), "a.jsonl is written in UTF-16, or is no text"),
             (
                 "a.json",
                 '{\n "version": 1,\n "data": []\n}',

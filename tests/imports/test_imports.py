@@ -304,6 +304,7 @@ def test_a_table_is_read_whatever_a_spreadsheet_made_of_it(tmp_path: Path) -> No
         "tabs.txt": "\r\n".join(map("\t".join, lines)),
         "index.tsv": "\n".join("\t".join([str(row or ""), *line]) for row, line in enumerate(lines)),
         "semicolons.csv": "\n".join(map(";".join, lines)).replace(".", ","),
+        "excel.csv": "sep=;\r\n" + "\r\n".join(map(";".join, lines)).replace(".", ","),
     }
     made = {}
     for name, text in forms.items():
@@ -312,6 +313,19 @@ def test_a_table_is_read_whatever_a_spreadsheet_made_of_it(tmp_path: Path) -> No
     records = [[each["metrics"] for each in read_trace(each.folder.metrics)] for each in made.values()]
     assert records[0][0] == {"objective/a/mean": accuracy(1), "objective/b/mean": tidy(1)}
     assert records == [records[0]] * len(forms)
+
+
+def test_points_between_thousands_are_no_decimal_points(tmp_path: Path) -> None:
+    """1.234,5 was no number, and its step was gone."""
+    rewards = [1234.5 * step for step in STEPS]
+    lines = [f"{step};{reward:,};{1000 * step:,}" for step, reward in zip(STEPS, rewards, strict=True)]
+    table = "\n".join(lines).translate(str.maketrans(",.", ".,"))
+    (tmp_path / "history.csv").write_text(f"_step;reward/a;reward/b\n{table}")
+    made = import_run([tmp_path / "history.csv"], tmp_path / "imported")
+
+    read = [each["metrics"] for each in read_trace(made.folder.metrics)]
+    assert [each["objective/a/mean"] for each in read] == rewards
+    assert [each["objective/b/mean"] for each in read] == [1000.0 * step for step in STEPS]
 
 
 def test_a_run_and_a_metric_may_have_dashes_in_their_names(tmp_path: Path) -> None:

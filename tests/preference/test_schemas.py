@@ -1,5 +1,6 @@
 """The formats that others publish preference data in."""
 
+import csv
 import json
 import re
 from pathlib import Path
@@ -94,8 +95,9 @@ class TestShareGpt:
             ({"conversations": [human("")]}, "message 0 of its prompt is a user's and empty"),
             ({"conversations": [{"from": "human"}]}, "a message of its 'prompt' has no 'role' and 'content' of text"),
             ({"conversations": []}, "its 'prompt' is neither text nor a list of messages"),
-            ({"conversations": 7}, "it is not of the format 'sharegpt'"),
-            ({"conversations": ["Hi"]}, "it is not of the format 'sharegpt'"),
+            ({"conversations": 7}, "its 'conversations' is the number 7; write a list of turns"),
+            ({"conversations": "Hi"}, "its 'conversations' is the text 'Hi'; write a list of turns"),
+            ({"conversations": ["Hi"]}, "its 'conversations' is the list .*; write a list of turns"),
             ({"chosen": human("Hello")}, "its conversation 'chosen' ends with the role 'user'"),
             ({"chosen": None}, "it has nothing under 'chosen'"),
         ],
@@ -269,11 +271,90 @@ class TestSummaries:
 
         assert load(path, format="summaries", chat=False).pairs[0].prompt == "Article:\n\nRain.\n\nTL;DR:"
 
+    @pytest.mark.parametrize("missing", ["subreddit", "title"])
+    def test_a_post_without_what_its_prompt_says(self, write, missing):
+        with pytest.raises(CtwaError, match=f"row 1 .* nothing under '{missing}'"):
+            load(write([comparison(), comparison(**{missing: None})]), format="summaries")
+
     def test_a_comparison_of_three(self, write):
         odd = comparison()
         odd["summaries"] = odd["summaries"] * 2
         with pytest.raises(CtwaError, match=r"row 1 .*4 summaries"):
             load(write([comparison(), odd]), format="summaries")
+
+
+COLUMNS = {
+    "a column each": {"prompt": [user("Hi")], "chosen": [assistant("Hello")], "rejected": [assistant("Go")]},
+    "a prompt and texts": {"prompt": [user("Hi")], "chosen": "Hello", "rejected": "Go"},
+    "whole conversations": {"chosen": [user("Hi"), assistant("Hello")], "rejected": [user("Hi"), assistant("Go")]},
+    "in parts": {
+        "prompt": [{"role": "user", "content": [{"type": "text", "text": each} for each in "Hi"]}],
+        "chosen": [{"role": "assistant", "content": [{"type": "text", "text": "Hello"}]}],
+        "rejected": [assistant("Go")],
+    },
+    "turns": {"conversations": [human("Hi")], "chosen": gpt("Hello"), "rejected": [gpt("Go")]},
+}
+
+
+@pytest.mark.parametrize("columns", COLUMNS.values(), ids=COLUMNS)
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("system", [None, "Be brief."])
+def test_messages_may_be_json_in_a_text(tmp_path, columns, indent, system):
+    """As CSV needs it: a text of JSON would be trained on."""
+    row = {key: each if isinstance(each, str) else json.dumps(each, indent=indent) for key, each in columns.items()}
+    row |= {} if system is None else {"system": system}
+    with (tmp_path / "rows.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([row.keys(), row.values()])
+    (tmp_path / "rows.jsonl").write_text(json.dumps(columns | ({} if system is None else {"system": system})))
+    form = "sharegpt" if "conversations" in columns else "pairs"
+    before = () if system is None else ({"role": "system", "content": system},)
+
+    for name in ("rows.csv", "rows.jsonl"):
+        (pair,) = load(str(tmp_path / name), format=form).pairs
+        assert (pair.prompt, pair.chosen, pair.rejected) == ((*before, user("Hi")), "Hello", "Go")
+
+
+ROW = {"prompt": "Hi", "chosen": "Hello", "rejected": "Go"}
+SYSTEM = {"role": "system", "content": "Be brief."}
+
+
+class TestWhatElseARowAsks:
+    def test_a_system_message_makes_conversations_of_all_rows(self, write):
+        pairs = load(write([ROW | {"system": "Be brief."}, ROW | {"system": ""}])).pairs
+        assert [pair.prompt for pair in pairs] == [(SYSTEM, user("Hi")), (user("Hi"),)]
+
+    def test_a_column_of_another_name_may_be_empty(self, write):
+        rows = [ROW | {"persona": "Be brief."}, ROW | {"persona": None}]
+        pairs = load(write(rows), columns={"system": "persona"}).pairs
+        assert [pair.prompt for pair in pairs] == [(SYSTEM, user("Hi")), (user("Hi"),)]
+
+    def test_one_that_is_there_twice_is_one(self, write):
+        row = ROW | {"prompt": [SYSTEM, user("Hi")], "system": "Be brief."}
+        assert load(write([row])).pairs[0].prompt == (SYSTEM, user("Hi"))
+
+    def test_the_input_of_an_instruction(self, write):
+        rows = [{"instruction": "Add.", "input": each, "chosen": "12", "rejected": "13"} for each in ("7 and 5", "")]
+        pairs = load(write(rows), columns={"prompt": "instruction"}).pairs
+        assert [pair.prompt for pair in pairs] == ["Add.\n\n7 and 5", "Add."]
+
+    @pytest.mark.parametrize(
+        ("columns", "options", "text"),
+        [
+            ({"prompt": [SYSTEM, user("Hi")], "system": "Be long."}, {}, "another in its system; leave one of them"),
+            ({"system": 7}, {}, "its system is the number 7"),
+            ({"system": "Be brief."}, {"chat": False}, "has chat messages, and its source says chat: false"),
+            ({"prompt": [user("Hi"), assistant("Hm")]}, {}, "its prompt ends with a message of the assistant"),
+            ({"prompt": [SYSTEM]}, {}, "its prompt has no message of a user"),
+            (
+                {"instruction": "Add.", "history": [["Hi", "Hello"]]},
+                {"columns": {"prompt": "instruction"}},
+                r"its history is the list .*; write earlier turns as messages",
+            ),
+        ],
+    )
+    def test_what_cannot_be_used(self, write, columns, options, text):
+        with pytest.raises(CtwaError, match=text):
+            load(write([ROW | columns]), **options)
 
 
 LABELS = {
