@@ -160,12 +160,15 @@ class TestPrompts:
 
     def test_prompts_are_drawn_as_a_run_draws_its_own(self, model, lines) -> None:
         data = lines([{"prompt": str(number)} for number in range(20)])
-        config = GenerationConfig(data=data, limit=5, limit_seed=3, template_kwargs={"chat_template": "7 7 7"})
+        template = "7 {{ messages[0]['content'] }} 7"
+        config = GenerationConfig(data=data, limit=5, limit_seed=3, template_kwargs={"chat_template": template})
         rows = read_prompts(config)
 
         of_verl = np.random.default_rng(3).choice(20, size=5, replace=False)
         assert [row["prompt"][0]["content"] for row in rows] == [str(number) for number in of_verl]
-        assert tokenize_prompts(model, rows, config) == [model.tokenizer.encode("7 7 7", add_special_tokens=False)] * 5
+        assert tokenize_prompts(model, rows, config) == [
+            model.tokenizer.encode(f"7 {number} 7", add_special_tokens=False) for number in of_verl
+        ]
 
     def test_objectives_need_a_ground_truth(self, lines) -> None:
         objectives = parse_objectives({"a": {"reward_fn": "ctwa.testbed.rewards:accuracy"}})
