@@ -18,10 +18,7 @@ FILLERS = {"about", "approximately", "exactly", "the", "answer", "final", "is"}
 ARTICLES = {"the", "a", "an"}
 SIGNS = {"negative", "minus"}
 # Behind a value they say what it is not, or change it.
-NO_UNITS = names(
-    """not no never minus plus less least more most fewer under over below above wrong incorrect false factorial root
-    first score"""
-)
+NO_UNITS = names("not no never wrong incorrect factorial least most minus")
 _HAN_NUMERALS = frozenset("零一二两三四五六七八九十百千万萬亿億兆半之")
 
 # name -> (dimension, how many of the dimension's own unit, other spellings)
