@@ -99,8 +99,8 @@ class _AnswerParser(ExpressionParser):
             return Collection("list", ())
         while True:
             found.append(self._item())
-            if self.peek().kind == "number" and _has_known_unit(found[-1]):
-                joints.append("and")  # 5 feet 6 inches
+            if self.peek().kind == "number" and _has_unit(found[-1]):
+                joints.append("and")  # 5 feet 6 inches, 3 boys 4 girls
             elif self.accept(","):  # `, and` is one joint
                 joints.append(self.take().text if self.peek().kind == "joint" else ",")
             elif self.peek().kind == "joint":
@@ -334,11 +334,11 @@ class _AnswerParser(ExpressionParser):
         return Collection("set", content.items)
 
 
-def _has_known_unit(answer: Answer) -> bool:
-    """Whether a number may follow without a joint: 5 feet 6 inches, and not 5 times 6."""
+def _has_unit(answer: Answer) -> bool:
+    """Whether a number may follow without a joint: 3 boys 4 girls, and not 5 times 6."""
     if not isinstance(answer, Quantity) or answer.unit is None:
         return False
-    return all(name in words.UNITS for name, _ in answer.unit.powers)
+    return words.OPERATIONS.isdisjoint(name for name, _ in answer.unit.powers)
 
 
 def _begins_with_variable(content: Collection) -> bool:
