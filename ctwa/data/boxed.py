@@ -62,7 +62,7 @@ def final_answer(text: str) -> str | None:
             break
         parts.insert(0, text[box.start : box.end].strip())
         joined = box
-    if any(_NOTHING.fullmatch(part) for part in parts):
+    if len(parts) > 1 and any(_NOTHING.fullmatch(part) for part in parts):
         return ""
     return parts[0] if len(set(parts)) == 1 else ", ".join(parts)
 

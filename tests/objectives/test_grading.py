@@ -101,7 +101,19 @@ def test_invisible_characters_say_nothing(answer: str) -> None:
             "?",
             "≜",
         ),
-        *("1/0", "9^{9^{9^9}}", "10000000!", "日本", "\\unknown{3}", "3 + \\text{ cats } - 7", "{7"),
+        *(
+            "1/0",
+            "9^{9^{9^9}}",
+            "10000000!",
+            "*",
+            ":",
+            ";",
+            ",",
+            "日本",
+            "\\unknown{3}",
+            "3 + \\text{ cats } - 7",
+            "{7",
+        ),
     ],
 )
 def test_an_answer_that_is_the_ground_truth_letter_for_letter_is_right(text: str) -> None:
