@@ -331,8 +331,8 @@ def _same_relation(gold: Relation, answer: Relation) -> Verdict:
     left_side, right_side = difference(gold), difference(answer)
     if left_side is None or right_side is None:
         if gold.operators == answer.operators == ("cap",):
-            left = list(answer.members)
-            return _all(_taken(member, left) for member in gold.members) or None
+            unmet = list(answer.members)
+            return _all(_taken(member, unmet) for member in gold.members) or None
         if gold.operators == answer.operators:
             return _same_in_order(gold.members, answer.members) or (None if gold.operators[0] != "=" else False)
         return False
