@@ -15,7 +15,7 @@ _UNBRACED = re.compile(
 _LOOKS = r"[\s$~*]|\\[()\[\] ,;:!\\]|\\q?quad(?![A-Za-z])"
 _WORD = r"\b(?:and|or)\b|[和或]|\\?&|\\(?:land|lor|wedge|vee)(?![A-Za-z])"
 _IN_TEXT = r"\\(?:text[a-z]*|[mh]box|mathrm)\s*\{[\s~]*(?:[,;]|[,;]?[\s~]*(?:and|or),?)[\s~]*\}"
-_NAME = r"\\?[A-Za-z]\w*(?:_\{[\w,]+\})?'*\s*&?="
+_NAME = r"(?:\\[A-Za-z]+|[A-Za-z]{1,2}(?![A-Za-z]))\w*(?:_\{[\w,]+\})?'*\s*&?="  # a variable: "area =" says more
 _JOINT = re.compile(
     rf"(?:{_LOOKS})*(?:[,;，；、](?:{_LOOKS})*(?:{_WORD}|{_IN_TEXT})?|{_WORD}|{_IN_TEXT})(?:{_LOOKS})*"
     rf"(?:{_NAME}(?:{_LOOKS})*)?",
@@ -62,7 +62,7 @@ def final_answer(text: str) -> str | None:
             break
         parts.insert(0, text[box.start : box.end].strip())
         joined = box
-    if any(_NOTHING.fullmatch(part) for part in parts):
+    if len(parts) > 1 and any(_NOTHING.fullmatch(part) for part in parts):
         return ""
     return parts[0] if len(set(parts)) == 1 else ", ".join(parts)
 

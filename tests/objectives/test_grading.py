@@ -67,6 +67,13 @@ def test_what_says_something_else_is_wrong_the_other_way_round_too() -> None:
     assert [(answer, gold) for answer, gold in swapped if gold and score(answer, gold) == 1.0] == []
 
 
+@pytest.mark.parametrize("answer", ["4,3", "\\{3,4\\}"])
+def test_a_ground_truth_with_names_asks_which_is_which_and_one_without_does_not(answer: str) -> None:
+    assert score("3,4", "x=3, y=4") == 1.0
+    assert score(answer, "x=3, y=4") == 0.0
+    assert score("x=3, y=4", answer) == 1.0
+
+
 @pytest.mark.parametrize("answer", ["58\u200b", "\u00a058", "\t58\n", "\ufeff58", "5\u20608", " 58 ", "58 \\ "])
 def test_invisible_characters_say_nothing(answer: str) -> None:
     assert score(answer, "58") == 1.0
@@ -94,7 +101,19 @@ def test_invisible_characters_say_nothing(answer: str) -> None:
             "?",
             "≜",
         ),
-        *("1/0", "9^{9^{9^9}}", "10000000!", "日本", "\\unknown{3}", "3 + \\text{ cats } - 7", "{7"),
+        *(
+            "1/0",
+            "9^{9^{9^9}}",
+            "10000000!",
+            "*",
+            ":",
+            ";",
+            ",",
+            "日本",
+            "\\unknown{3}",
+            "3 + \\text{ cats } - 7",
+            "{7",
+        ),
     ],
 )
 def test_an_answer_that_is_the_ground_truth_letter_for_letter_is_right(text: str) -> None:

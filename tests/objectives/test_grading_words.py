@@ -50,4 +50,4 @@ def test_parts(part: str, whole: int) -> None:
     assert score(f"\\text{{five and one {part}}}", f"5\\frac1{{{whole}}}") == 1.0
     for text in (f"\\text{{five {part}s}}", f"5 \\text{{ {part}s}}", f"5 \\text{{ {part}}}"):
         assert score(text, "5") == 0.0
-    assert score(f"5 \\text{{ {part} graders}}", "5") == 0.0
+    assert score(f"5 \\text{{ {part} graders}}", "5") == 1.0

@@ -72,6 +72,8 @@ def test_the_last_box_is_the_answer(accuracy: Any, response: str, expected: floa
         ("$\\boxed{2}$ \\text{ and } $\\boxed{3}$", "2,3", 1.0),
         ("$\\boxed{2},\\ \\boxed{3}$", "2,3", 1.0),
         ("$\\boxed{2},\\qquad x = \\boxed{3}$", "2,3", 1.0),
+        ("height = $\\boxed{3}$, area = $\\boxed{12}$", "12", 1.0),
+        ("$AB = \\boxed{2}$, $CD = \\boxed{3}$, $x_{12}' = \\boxed{4}$", "2,3,4", 1.0),
         ("\\boxed{2}, \\boxed{4}", "2,3", 0.0),
         ("\\boxed 2, \\boxed 3", "2,3", 1.0),
         ("$x_{1} &= \\boxed{2}, \\\\ \\alpha_2 &= \\boxed{3}$", "2,3", 1.0),

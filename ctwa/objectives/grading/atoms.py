@@ -23,7 +23,7 @@ from ctwa.objectives.grading.nodes import (
 from ctwa.objectives.grading.tokens import Token
 
 _CALLED = {"f", "g", "F", "G"}  # f(x) is a value of f, h(a + b) a product
-_NO_FACTOR = {"=", "<", ">", "<=", ">=", "!=", "|", "cap", "cup"}  # in brackets that hold no number
+_NO_FACTOR = {"=", "<", ">", "<=", ">=", "!=", "cap", "cup"}  # in brackets that hold no number
 _MULTIPLE = {"gcd", "lcm", "max", "min"}
 
 
@@ -129,8 +129,9 @@ class AtomParser(Cursor, ABC):
         while (token := self.peek(len(inside) + 1)).kind not in ("(", ")", "end"):
             inside.append(token)
         kinds = [token.kind for token in inside]
-        is_one = kinds in (["number"], ["-", "number"]) or not _NO_FACTOR.isdisjoint(kinds)
-        if not is_one or token.kind != ")" or self.peek(len(inside) + 2).kind != "=":
+        is_condition = not _NO_FACTOR.isdisjoint(kinds) or kinds.count("|") % 2 == 1  # A | B, and no |x|
+        is_one = is_condition or kinds in (["number"], ["-", "number"])
+        if not is_one or token.kind != ")" or self.peek(len(inside) + 2).kind not in ("=", "approx"):
             return ""
         self.place += len(inside) + 2
         return f"({''.join(token.text for token in inside)})"

@@ -116,13 +116,13 @@ def _same_in_order(ours: Sequence[Answer], theirs: Sequence[Answer]) -> Verdict:
 
 def _same_collection(gold: Collection, answer: Collection) -> Verdict:
     kinds = {gold.kind, answer.kind}
-    order_counts = _order_counts(gold) or _order_counts(answer)
+    order_counts = "tuple" in kinds or _says_which(gold)
     if "set" in kinds and order_counts:
         return False
     if max(len(gold.items), len(answer.items)) > _MAX_ITEMS:
         return False
     if order_counts or _has_dots(gold) or _has_dots(answer):
-        return _same_in_order(gold.items, answer.items)
+        return _any(_same_in_order(ours, theirs) for ours in _orders(gold) for theirs in _orders(answer))
     if kinds == {"list"} and _have_units(gold) != _have_units(answer):
         return _same_in_order(gold.items, answer.items)  # without units, the order says which is which
     if "set" in kinds:
@@ -171,10 +171,16 @@ def _by_name(answer: Answer) -> dict[str, Answer]:
     return found
 
 
-def _order_counts(collection: Collection) -> bool:
-    """That of a tuple, and of x = 1, y = 2; not that of x_1 = 1, x_2 = 2, which only numbers the values."""
-    letters = [name.partition("_")[0] for name in _by_name(collection)]
-    return collection.kind == "tuple" or len(set(letters)) > 1
+def _says_which(collection: Collection) -> bool:
+    """Whether values are those of different letters: x = 1, y = 2, and not x_1 = 1, x_2 = 2, which numbers them."""
+    return len({name.partition("_")[0] for name in _by_name(collection)}) > 1
+
+
+def _orders(collection: Collection) -> Iterable[Sequence[Answer]]:
+    """The items as they are written, and in the order of their names, as those of y = 2, x = 1 in (1, 2)."""
+    yield collection.items
+    if named := _by_name(collection):
+        yield [named[name] for name in sorted(named)]
 
 
 def _has_dots(collection: Collection) -> bool:
@@ -324,6 +330,9 @@ def _same_relation(gold: Relation, answer: Relation) -> Verdict:
         return True
     left_side, right_side = difference(gold), difference(answer)
     if left_side is None or right_side is None:
+        if gold.operators == answer.operators == ("cap",):
+            unmet = list(answer.members)
+            return _all(_taken(member, unmet) for member in gold.members) or None
         if gold.operators == answer.operators:
             return _same_in_order(gold.members, answer.members) or (None if gold.operators[0] != "=" else False)
         return False

@@ -5,6 +5,9 @@ from __future__ import annotations
 from ctwa.objectives.grading.nodes import Answer, Collection, Expression, Operation, Phrase, Quantity, Symbol
 from ctwa.objectives.grading.values import equal, names_of
 
+_ELEMENTARY = {"negative", "add", "multiply", "divide", "root", "power", "exp", "ln", "log", "lg"}
+_BARE_ABS = [Operation("abs", (Symbol(name),)) for name in "xyt"]  # |v|, |S| and |z| are asked for
+
 
 def is_label(member: Answer, value: Answer) -> bool:
     """Whether the left side is a name for the right one: no equation for a variable of it, and not part of it."""
@@ -17,21 +20,20 @@ def is_label(member: Answer, value: Answer) -> bool:
     names = names_of(member.value)
     if isinstance(value, Quantity) and isinstance(member.value, Symbol) and names & names_of(value.value):
         return False
-    return _is_name(member.value)
+    return bool(names) and not _has_number(member.value) and not _is_equation(member.value)
 
 
-def _is_name(expression: Expression) -> bool:
-    r"""Whether an expression is what may be asked for: x, f(2), \sin x, m + n; of 2x, -x, \sqrt{x}, e^x it is x."""
-    match expression:
-        case Symbol():
-            return bool(names_of(expression))
-        case Operation("sin" | "cos" | "tan" | "cot" | "sec" | "csc", (Symbol(),)):
-            return True
-        case Operation("negative", _) | Operation("multiply", (Operation("negative", _), *_)):
-            return False
-        case Operation(name, _) if name.startswith("call "):
-            return True
-    return len(names_of(expression)) > 1 and not _has_number(expression)
+def _is_equation(expression: Expression) -> bool:
+    r"""Whether an expression is to be solved for its one variable: -x, \sqrt{x}, e^x, \pi x; not n!, |z|, -\frac ba."""
+    if expression in _BARE_ABS:
+        return True
+    return isinstance(expression, Operation) and len(names_of(expression)) == 1 and _is_elementary(expression)
+
+
+def _is_elementary(expression: Expression) -> bool:
+    if isinstance(expression, Operation):
+        return expression.name in _ELEMENTARY and all(map(_is_elementary, expression.arguments))
+    return True
 
 
 def _has_number(expression: Expression) -> bool:

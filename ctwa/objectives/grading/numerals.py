@@ -45,22 +45,34 @@ def numeral(words: Sequence[str]) -> tuple[Fraction, int] | None:
     """The number with which a row of words begins, and how many of them it takes; None where it begins with none.
 
     Raises:
-        Unreadable: it can be understood in two ways, as twenty fifths and two sixth graders.
+        Unreadable: it can be understood in two ways, as twenty fifths and twenty sixth graders.
     """
     whole, used, room = _cardinal(words)
     if not used:
         return None
-    if (part := words[used] if used < len(words) else "") not in PARTS:
+    part, following = [*words[used : used + 2], "", ""][:2]
+    if room == 10 and part in ("first", "second"):
+        raise Unreadable(f"'{part}' behind the tens of a number in words")
+    if part not in PARTS:
         return Fraction(whole), used
     if room > 10 or PARTS[part] < room:
         raise Unreadable(f"the {part} of a number in words")
-    return share(Fraction(whole), part), used + 1
+    parts = share(Fraction(whole), part, following)
+    return (Fraction(whole), used) if parts is None else (parts, used + 1)
 
 
-def share(number: Fraction, part: str) -> Fraction:
-    """So many halves, thirds, ... Raises Unreadable where the word is no plural: 25 sixth graders are 25."""
-    if number != 1 and part in _PARTS:
-        raise Unreadable(f"'{part}' behind {number}")
+def share(number: Fraction, part: str, following: str) -> Fraction | None:
+    """So many halves, thirds, ...; None where the word is of the unit: 25 sixth graders, four quarters.
+
+    Raises:
+        Unreadable: the word is no plural, and the next one, if there is any, nothing to count: 5 third.
+    """
+    if "quarter" in part and number >= 4:
+        return None
+    if part in _PARTS and (number != 1 or following.startswith("grader")):
+        if part == "half" or following in ("", "and", "of"):
+            raise Unreadable(f"'{part}' behind {number}")
+        return None
     return number / PARTS[part]
 
 

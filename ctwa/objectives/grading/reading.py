@@ -99,8 +99,8 @@ class _AnswerParser(ExpressionParser):
             return Collection("list", ())
         while True:
             found.append(self._item())
-            if self.peek().kind == "number" and _has_known_unit(found[-1]):
-                joints.append("and")  # 5 feet 6 inches
+            if self.peek().kind == "number" and _has_unit(found[-1]):
+                joints.append("and")  # 5 feet 6 inches, 3 boys 4 girls
             elif self.accept(","):  # `, and` is one joint
                 joints.append(self.take().text if self.peek().kind == "joint" else ",")
             elif self.peek().kind == "joint":
@@ -263,10 +263,8 @@ class _AnswerParser(ExpressionParser):
                 word = token.text.lower()
                 if word in SCALES:
                     scale *= Fraction(SCALES[word]) ** sign
-                elif word in PARTS and "quarter" not in word:  # 12 quarters may be coins
-                    if powers or scale != 1 or not isinstance(value, Number):
-                        raise Unreadable(f"'{word}' behind the value")
-                    value = Number(share(value.value, word))
+                elif (part := self._share(value, word, is_first=not powers and scale == 1)) is not None:
+                    value = part
                 elif word in ("per", "an", "a", "of", "the") or (word == "in" and self.peek().kind == "word"):
                     sign = -1 if word == "per" else sign
                 elif word in ("square", "sq", "squared", "cubic", "cu", "cubed"):
@@ -286,6 +284,16 @@ class _AnswerParser(ExpressionParser):
             value = Operation("multiply", (value, Number(scale)))
         unit = Unit(tuple(sorted(_as_volume(name, power) for name, power in powers.items() if power)))
         return Quantity(value, unit if unit.powers else None)
+
+    def _share(self, value: Expression, word: str, *, is_first: bool) -> Number | None:
+        """5 thirds, where the word just read says so; None where it is of the unit: 12 quarters may be coins."""
+        if word not in PARTS or "quarter" in word:
+            return None
+        if not is_first or not isinstance(value, Number):
+            raise Unreadable(f"'{word}' behind the value")
+        following = self.peek().text.lower() if self.peek().kind == "word" else ""
+        number = share(value.value, word, following)
+        return None if number is None else Number(number)
 
     def _add_unit(self, powers: Counter[str], word: str, power: int) -> None:
         if not words.may_be_unit(word):
@@ -326,11 +334,11 @@ class _AnswerParser(ExpressionParser):
         return Collection("set", content.items)
 
 
-def _has_known_unit(answer: Answer) -> bool:
-    """Whether a number may follow without a joint: 5 feet 6 inches, and not 5 times 6."""
+def _has_unit(answer: Answer) -> bool:
+    """Whether a number may follow without a joint: 3 boys 4 girls, and not 5 times 6."""
     if not isinstance(answer, Quantity) or answer.unit is None:
         return False
-    return all(name in words.UNITS for name, _ in answer.unit.powers)
+    return words.OPERATIONS.isdisjoint(name for name, _ in answer.unit.powers)
 
 
 def _begins_with_variable(content: Collection) -> bool:

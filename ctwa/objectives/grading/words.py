@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from fractions import Fraction
 
@@ -18,11 +19,8 @@ FILLERS = {"about", "approximately", "exactly", "the", "answer", "final", "is"}
 ARTICLES = {"the", "a", "an"}
 SIGNS = {"negative", "minus"}
 # Behind a value they say what it is not, or change it.
-NO_UNITS = names(
-    """not no never minus plus less least more most fewer under over below above wrong incorrect false factorial root
-    first score"""
-)
-_HAN_NUMERALS = frozenset("零一二两三四五六七八九十百千万萬亿億兆半之")
+NO_UNITS = names("not no never wrong incorrect factorial least most minus")
+_HAN_SCALE = re.compile("(?!千[米克瓦卡升]|百分点)[十百千万萬亿億兆]|.*[半之]")  # 5万 is no 5, 5千米 are
 
 # name -> (dimension, how many of the dimension's own unit, other spellings)
 _UNITS: dict[str, tuple[str, Fraction, str]] = {
@@ -98,7 +96,7 @@ def is_unit(word: str) -> bool:
 
 def may_be_unit(word: str) -> bool:
     """Whether a word behind a value only says what there are so many of: 5 cats, and not 5 factorial."""
-    return word.lower() not in NO_UNITS and not _HAN_NUMERALS & set(word)
+    return word.lower() not in NO_UNITS and not _HAN_SCALE.match(word)
 
 
 def is_word(letters: str) -> bool:
@@ -128,3 +126,7 @@ def _singular(word: str) -> str:
     if word.endswith(("ches", "shes", "sses", "xes")):
         return word[:-2]
     return word[:-1] if word.endswith("s") and not word.endswith("ss") and len(word) > 2 else word
+
+
+# As units are named; a number behind one of them is no other quantity.
+OPERATIONS = frozenset(map(unit_name, names("times multiplied divided over plus point root choose")))
