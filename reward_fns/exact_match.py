@@ -11,7 +11,9 @@ from ctwa.instructions.text import shown
 from ctwa.objectives.final import Place, final_text
 
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
-_HYPHEN_OR_MINUS = re.compile(r"[‐‑‒–]|−\s*")
+_HYPHEN_OR_MINUS = re.compile("[‐‑‒–−]")
+_SIGN = re.compile(r"(^|[^\w\s]\s*)-\s+(?=\.?\d)")  # with space behind it, as in "x = - 5"
+_COMMA_OF_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 
 
 def exact_match(response: str, ground_truth: Any, place: Place = "whole", normalise: bool = True) -> float | None:
@@ -59,9 +61,10 @@ def _texts_of(gold: Any) -> list[str]:
 
 
 def _plain(text: str) -> str:
-    text = _HYPHEN_OR_MINUS.sub("-", shown(text).lower())
+    text = _SIGN.sub(r"\1-", _HYPHEN_OR_MINUS.sub("-", shown(text).lower()).strip())
+    text = _COMMA_OF_THOUSANDS.sub("", text)
     kept = "".join(" " if _is_mark(text, at) else character for at, character in enumerate(text))
-    return without_thousands(" ".join(_ARTICLES.sub(" ", kept).split())) or " ".join(text.split())
+    return " ".join(_ARTICLES.sub(" ", kept).split()) or " ".join(text.split())
 
 
 def _is_mark(text: str, at: int) -> bool:

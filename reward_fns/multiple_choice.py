@@ -7,11 +7,13 @@ from ctwa.data.boxed import final_answer
 from ctwa.instructions.text import shown
 
 # What may stand around the letter where it is named: marks, bold type, the brackets of a formula.
-_OPENS = r"(?:\\(?:text|math)\w*\{|\\[(\[]|[$*_({\[\"“\s])*+"
-_CLOSES = r"(?:\\[)\]]|[)\]}$*_.:、\"”])++"
+_COMMAND = r"\\(?:text|math)\w*"
+_OPENS = rf"(?:{_COMMAND}\{{|\\[(\[]|[$*_({{\[\"“\s])*+"
+# "a.m." begins with no choice, nor do "A*x" and "A_n".
+_CLOSES = r"(?:\\[)\]]|[)\]:、。]|\.(?!\w\.)|[}$*_\"”]++(?![^\W_]|\{))"
 _LETTER = r"([^\W\d_])"
 # The letter and nothing else, or behind a mark the choice's text: "A dog" begins with a word.
-_CHOICE = re.compile(rf"{_OPENS}{_LETTER}(?:\s*\Z|\s+[–—-]\s|{_CLOSES}(?![A-Za-z]))")
+_CHOICE = re.compile(rf"{_OPENS}{_LETTER}(?:\s*(?:\Z|{_CLOSES})|\s+[–—-]\s)")
 # "a" and "i" with a word behind them are words: "the answer is a matter of taste".
 _DECLARED = re.compile(
     r"(?:\b(?:answer|choice|option)\b(?:\s++(?:is|would be|must be))?+|答案[是为选]?+)"
@@ -20,13 +22,14 @@ _DECLARED = re.compile(
 )
 _TAG, _END_TAG = re.compile("<answer>", re.IGNORECASE), re.compile("</answer>", re.IGNORECASE)
 _THOUGHT_ENDS = "</think>"
+_MAX_TEXT = 200  # characters of a choice's text
 
 
 def multiple_choice(response: str, ground_truth: Any, choices: str = "ABCDEFGHIJ") -> float | None:
     r"""1 where the response settles on the letter of the ground truth, else 0; None where that is no letter of these.
 
-    The letter is that of the first of these that there is: the last `\boxed{B}`, `<answer>B</answer>`, the last line
-    with "the answer is (B)", a last line `B` or `B. its text`. A place that names several settles on none.
+    The letter is that of the first of these that names one: the last `\boxed{B}`, `<answer>B</answer>`, the last line
+    with "the answer is (B)", a last line `B` or `B. its text`. One that names several, `(A) or (B)`, settles on none.
 
     Args:
         response: the response.
@@ -55,28 +58,31 @@ def _letter_of(ground_truth: Any, choices: str) -> str | None:
 
 def _settled(response: str, choices: str) -> str | None:
     tagged = [_END_TAG.split(piece, maxsplit=1) for piece in _TAG.split(response)[1:]]
-    for places in ([final_answer(response) or ""], [inside for inside, *closed in tagged if closed]):
-        letters = {letter for place in places if (letter := _letter_in(place, choices))}
-        if len(letters) > 1 or any(_names_several(place, choices) for place in places):
-            return None
-        if letters:
-            return letters.pop()
     lines = [line.strip() for line in response.splitlines() if line.strip()]
-    for line in reversed(lines):
-        letters = {letter.upper() for letter in _DECLARED.findall(line) if letter.upper() in choices}
+    for places in (
+        [_CHOICE.match(final_answer(response) or "")],
+        [_CHOICE.match(inside) for inside, *closed in tagged if closed],
+        *(_DECLARED.finditer(line) for line in reversed(lines)),
+        [_CHOICE.match(line) for line in lines[-1:]],
+    ):
+        letters = {letter for found in places if found for letter in _letters(found, choices)}
         if letters:
-            return None if len(letters) > 1 or _names_several(line, choices) else letters.pop()
-    return None if not lines or _names_several(lines[-1], choices) else _letter_in(lines[-1], choices)
+            return letters.pop() if len(letters) == 1 else None
+    return None
 
 
-def _letter_in(place: str, choices: str) -> str | None:
-    found = _CHOICE.match(place)
-    return found[1].upper() if found and found[1].upper() in choices else None
+def _letters(found: re.Match[str], choices: str) -> list[str]:
+    """The letter that is found, and those that are named beside it.
 
-
-def _names_several(place: str, choices: str) -> bool:
-    """Whether two letters stand together (A or B; A, B), or two as labels (A) ... B) ...): `(B) vitamin C` is one."""
-    letter = rf"(?<![\w'’])[{re.escape(choices)}](?![\w'’])"
-    joined = rf"{letter}[\W_]*+(?:\b(?:or|and)\b[\W_]*+)?+{letter}(?!(?<=[AI])\s+(?!or\b|and\b)[a-z])"  # "B. A dog"
-    labels = re.findall(rf"({letter})[).:]+\s+\S", place)
-    return len(set(labels)) > 1 or re.search(joined, place) is not None
+    Letters within a choice's text are text, `D. Both A and B`; `A or B`, `(A)(B)` and `A. a dog B. a cat` name two.
+    """
+    letter, behind = found[1].upper(), found.string[found.end(1) : found.end(1) + _MAX_TEXT]
+    if letter not in choices:
+        return []
+    gap, other = rf"(?:{_COMMAND}|[\W_])*+", f"([{choices}])(?![\\w'’])"
+    joint = rf"(?:[^\w,;/&+]*+[,;/&+]|{gap}(?:or|and)\b)"
+    joined = re.match(rf"{joint}{gap}{other}(?!(?<=[AI])\s+(?!or\b|and\b)[a-z])", behind)  # "B, A is wrong"
+    label = re.match(rf"{gap}{other}\s*(?:[)\]]|\.(?!(?:\s*\w\.)*+\s*\w\w))", behind)  # none: "B. E. coli"
+    # A list goes on with a later letter; a text refers to earlier ones: "(D) Both (A) and (B)".
+    listed = re.findall(rf"\w\W++([{choices[choices.index(letter) :]}])[).:]+\s+\S", behind)
+    return [letter, *(each[1] for each in (joined, label) if each), *listed]

@@ -24,7 +24,10 @@ class TestExactMatch:
             ("1,500", "1500", 1),
             ("1,50", "150", 0),
             *((sign + "5", "5", 0) for sign in ("-", "–", "−", "− ", ".", "-.")),
-            *((sign + "5", "-5", 1) for sign in ("–", "−", "− ", "‑")),
+            *((sign + "5", "-5", 1) for sign in ("–", "−", "− ", "- ", "‑")),
+            *(("- 5", "5", 0), ("x = - 5", "x = -5", 1), ("x − 5", "x - 5", 1), ("2 - 5", "2 -5", 0)),
+            *((text, text.replace(",", ""), 1) for text in ("$1,000", "1,000 dollars", "about 1,234,567.5 km")),
+            *((text, text.replace(",", ""), 0) for text in ("1,50 dollars", "12,34", "1,2345")),
             *((".5", ".5.", 1), ("-.5", "−.5", 1), ("-.5", "-5", 0), ("see p.5", "see p 5", 1), ("a–b", "a-b", 1)),
             ("Ｐａｒｉｓ", "Paris", 1),
             ("Paris or London", "Paris", 0),
@@ -123,7 +126,15 @@ class TestMultipleChoice:
                 "<answer>A</answer> <answer>B</answer>",
                 "B is a letter of ABC",
             ),
-            *("B. C. D.", "(B)(C)", r"\boxed{(B) or (C)}", "<answer>B or C</answer> The answer is B.", "B) x C) y"),
+            *("B. C. D.", "(B)(C)", r"\boxed{(B) or (C)}", r"\boxed{\text{(B)} \text{ or } \text{(C)}}", "B) x C) y"),
+            *(
+                "(B) x (C) y",
+                "The answer is B. x, C. y",
+                "The answer is B+C",
+                "<answer>B. and C.</answer>",
+                r"\boxed{D. A}",
+            ),
+            *(r"\boxed{B_1}", r"\boxed{B*x}", "<answer>B or C</answer>"),
             *("B.C. is early", "B-level", "<answer>B</answer> <answer>C</answer>", r"\boxed{B} \boxed{C", "B and A"),
         ],
     )
@@ -131,14 +142,41 @@ class TestMultipleChoice:
         assert reward_fn("multiple_choice")(response, "B") == 0
 
     @pytest.mark.parametrize(
+        "place", ["{}", r"so \boxed{{{}}}", r"\boxed{{\text{{{}}}}}", "<answer>{}</answer>", "Answer: {}"]
+    )
+    @pytest.mark.parametrize("mark", ["D. ", "D) ", "(D) ", "D: ", "D：", "(D)", "**D.** ", "D – "])
+    def test_letters_in_the_text_of_the_choice_are_text(self, reward_fn: Reward, place: str, mark: str) -> None:
+        for text in (
+            *("Both A and B", "Both (A) and (B)", "A and C only", "A, B or C", "A or B", "A", "I and II only", "Paris"),
+            *("E = mc^2", r"A = \pi r^2", "H^+", "E. coli", "C. S. Lewis", "A dog"),
+        ):
+            assert reward_fn("multiple_choice")(place.format(mark + text), "D") == 1, text
+
+    @pytest.mark.parametrize("formula", ["A+B", "(A, B)", "F = E", "A_1", r"\vec{A}", "AB", "5"])
+    def test_a_box_that_names_no_letter_is_passed_over(self, reward_fn: Reward, formula: str) -> None:
+        assert reward_fn("multiple_choice")(rf"So $\boxed{{{formula}}}$." + "\nThe answer is (C)", "C") == 1
+
+    @pytest.mark.parametrize(
+        "closed", [r"\boxed{\text{B }}", r"\boxed{( B )}", "<answer>B .</answer>", "B。", "B : a dog"]
+    )
+    def test_space_before_what_closes(self, reward_fn: Reward, closed: str) -> None:
+        assert reward_fn("multiple_choice")(closed, "B") == 1
+
+    @pytest.mark.parametrize(
         "response",
-        ["The answer is a matter of taste.", "The best option is a bit unclear.", "<answer>A dog</answer>"],
+        ["The answer is a matter of taste.", "The best option is a bit unclear.", "<answer>A dog</answer>", "a.m."],
     )
     def test_a_word_is_no_letter(self, reward_fn: Reward, response: str) -> None:
         assert reward_fn("multiple_choice")(response, "A") == 0
         assert reward_fn("multiple_choice")("The answer is a.", "a", choices="abcd") == 1
 
-    @pytest.mark.parametrize("text", ["answer" + " " * 100_000 + "9", "<answer>" + "(" * 100_000, "\\boxed{ " * 20_000])
+    @pytest.mark.parametrize(
+        "text",
+        [
+            *("answer" + " " * 100_000 + "9", "<answer>" + "(" * 100_000, "\\boxed{ " * 20_000),
+            *("answer B " * 20_000, "answer B" + ", " * 50_000, "B) " + "x B. " * 20_000, "B" + "*_$" * 30_000 + "x"),
+        ],
+    )
     def test_a_long_gap_is_read_in_time(self, reward_fn: Reward, text: str) -> None:
         began = perf_counter()
         assert reward_fn("multiple_choice")(text, "A") == 0
