@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal
 
 from ctwa.chat.replies import Reply, without_thought
@@ -16,33 +16,46 @@ _ANY = re.compile(_TOKEN, re.IGNORECASE)
 _ALONE = re.compile(rf"[-#\s]*{_MARKS}{_TOKEN}{_MARKS}[.!]?{_MARKS}", re.IGNORECASE)
 # A line with one verdict at its end, and the words before it.
 _LINE = re.compile(rf"(.*?)[\"“']?{_TOKEN}[\"”']?{_MARKS}[.!]?{_MARKS}", re.IGNORECASE)
-# A verdict behind a whole sentence: "Both are right, A is shorter. [[A]]"
-_AT_THE_END = re.compile(rf".*[.!?;,—–-]{_MARKS}{_TOKEN}{_MARKS}[.!]?{_MARKS}", re.IGNORECASE)
+# Words that say that the verdict follows: "**Final verdict:** [[A]]", "So I choose [[B]]."
+_DECLARES = re.compile(
+    r".*\b(?:(?:verdict|judge?ment|decision|conclusion|winner|overall|result|vote"
+    r"|(?:my|the|final|better|best|preferred) (?:answer|response|one|choice|pick|rating|preference))"
+    r"(?: (?:is|should be|would be|goes to))?"
+    r"|I(?:['’]ll)? (?:(?:therefore|thus|hence|will|must) )?(?:choose|pick|prefer|select|vote(?: for)?|go with))"
+    r"\s*[:=—–-]?",
+    re.IGNORECASE,
+)
+# Words behind which a verdict may end the text: "Both are right, A is shorter. [[A]]", "A is better: [[A]]"
+_LEADS_TO_IT = re.compile(r".*[.!?:;,—–-]")
 
-# What a judge says of its own verdict. All other words, and be it that a verdict is an example, is wrong, would be
-# another's or stands in an answer, announce none.
-_LEAD = (
-    r"(?:(?:so|thus|hence|therefore|then|final(?:ly)?|overall|and|but|while|since|because|as|all in all"
-    r"|in (?:conclusion|summary|short)|to (?:conclude|sum up))\b\s*)*"
+# What marks a verdict that is not the judge's: it is an answer's, an example, refused, or one that would be.
+_WHO = r"\b(?:answer|response|assistant|(?-i:[AB])|it)"
+_SAYS = (
+    r"\b(?:says|writes|claims|states|concludes|declares|argues|insists|tries|attempts|ends with"
+    r"|(?:asks|tells|instructs|wants) (?:me|us|the (?:judge|reader)))"
 )
-_NOUN = (
-    r"(?:(?:here|this|that)(?: is|['’]s) )?(?:(?:the|my|our) )?(?:(?:final|overall|own) )*"
-    r"(?:verdict|judge?ment|decision|conclusion|winner|answer|choice|pick|rating|preference|result|vote"
-    r"|(?:better|best) (?:answer|response|one))(?: (?:is|should be|goes to))?(?: as follows)?"
+_WORDS = r"(?:verdict|conclusion|claim|lines?|words|ending)"
+_STOPS = r"(?: \w+)?\s*(?:[:=]|$)"
+_QUOTED = re.compile(
+    rf"{_WHO}\b.*{_SAYS}\b|{_WHO} gives{_STOPS}"
+    rf"|(?:{_WHO}['’]s|\bits) (?:\w+ )?{_WORDS}{_STOPS}|{_WORDS} (?:of|in|from|by) (?:the )?{_WHO}(?: [AB])?{_STOPS}"
+    r"|^(?!(?:in|following|using|as|per|with)\b)(?:\w+ ){0,2}(?:formats?|examples?|options)\b",
+    re.IGNORECASE,
 )
-_CHOICE = (
-    r"I(?:['’]ll)? (?:(?:therefore|thus|hence|will|must) )?"
-    r"(?:choose|pick|prefer|select|vote(?: for)?|go with|say|conclude|declare)(?: (?:answer )?[AB])?"
+_SPEAKS = re.compile(rf".*{_WHO}\b.*{_SAYS}(?: that)?|according to (?:the )?{_WHO}(?: [AB])?", re.IGNORECASE)
+_IN_MARKS = re.compile(r"\w.*[\"“][^\"”]+")
+_DENIED = re.compile(
+    r"\b(?:not|never|cannot|\w+n['’]t)\b(?!.*\b(?:than|either)\b)"
+    r".*\b(?:better|best|winner|verdict|say|write|choose|pick|prefer|select)\b|\b(?:impossible|wrong) to\b|\breject\b",
+    re.IGNORECASE,
 )
-_BETTER = (
-    r"(?:(?:answer|response|assistant) )?(?:[AB]|both(?: answers)?|neither|they|it)"
-    r"(?: wins|(?: is| are|['’]s) (?:(?!not\b)\w+ ){0,2}(?:better|best|good|right|correct|equal|tied?))\b[\w ]*"
+_CONDITION = re.compile(
+    r"(?:if(?! I (?:must|ha(?:d|ve) to) (?:choose|pick|decide))|unless|had|were|suppos\w+|assum\w+)\b", re.IGNORECASE
 )
-_SAYS_SO = re.compile(rf"{_LEAD}(?:{_NOUN}|{_CHOICE})", re.IGNORECASE)
-_LEADS_TO_IT = re.compile(rf"(?!$){_LEAD}(?:{_NOUN}|{_CHOICE}|{_BETTER})?", re.IGNORECASE)
-_CONDITION = re.compile(r"(?:if|unless|had|were|suppos\w+|assum\w+)\b", re.IGNORECASE)
-_SENTENCE_ENDS = re.compile(r"[.!?;][\"”)]*\s")
-_CLAUSE_ENDS = re.compile(r",\s|—|\s[–-]\s")
+_REASON = re.compile(r"\b(?:because|since|while|whereas|although|though|which)\b[^,:]*", re.IGNORECASE)
+_NEAR = 300  # characters before a verdict: searching a sentence without an end would take the square of its length
+_SENTENCE_ENDS = re.compile(r"[.!?;][\"”)]*(?:\s|$)")
+_CLAUSE_ENDS = re.compile(r",\s|—|\s[–-]\s|\s(?:but|so|therefore|thus|hence)\s", re.IGNORECASE)
 
 
 def verdict_of(reply: Reply) -> Verdict | None:
@@ -64,56 +77,57 @@ def read_verdict(text: str) -> tuple[Verdict | None, str]:
     """The verdict in a judge's text; None and why where there is none.
 
     A verdict is a line that holds it alone, or says that it is the verdict; it may also stand at the end of the last
-    line, behind a whole sentence. A colon before it, or at the end of the line before, has to announce a verdict: what
-    another colon leads to is a quotation or an example, or a second thought where it contradicts a verdict. What is
-    thought, quoted or code is not read, a line that names several verdicts is none, and verdicts that contradict each
-    other are none.
+    line, behind a colon or a whole sentence. What is thought or code is not read, nor what is an answer's, an example,
+    refused or hypothetical by the words before it, in its line or in one with a colon that leads to it. A line that
+    names several verdicts is none, and verdicts that contradict each other are none.
     """
     said = without_thought(text)
     if said is None:
         return None, "cut off"
-    lines = [line for line in _lines(said) if line is None or line.strip()]
-    own = [line for line in lines if line is not None]
-    single = [line for line in own if len(_ANY.findall(line)) == 1]
-    found = [*_alone(lines), *filter(_is_announced, single)]
-    if single and single[-1] is own[-1] and _AT_THE_END.fullmatch(own[-1]):
-        found.append(own[-1])
-    if found:
-        found += filter(_ALONE.fullmatch, own)
+    lines = list(_lines(said))
+    last = next((line for line in reversed(lines) if line and line.strip()), None)
+    own = list(_own(lines))
+    found = [line for line, words in own if _ALONE.fullmatch(line) or _DECLARES.fullmatch(words)]
+    if own and own[-1][0] is last and _LEADS_TO_IT.fullmatch(own[-1][1]):
+        found = [*found, last] if found else [line for line, words in own if _LEADS_TO_IT.fullmatch(words)]
     verdicts = {_VERDICTS[token.lower()] for line in found for token in _ANY.findall(line)}
     if len(verdicts) == 1:
         return verdicts.pop(), ""
     return None, "contradiction" if verdicts else "no verdict"
 
 
-def _alone(lines: Sequence[str | None]) -> Iterator[str]:
-    """The lines that hold a verdict alone, but for those that a line before them leads to as something else."""
-    introduction = ""
+def _own(lines: Iterable[str | None]) -> Iterator[tuple[str, str]]:
+    """The lines that end with one verdict, which is the judge's own, and the words before it."""
+    is_quotation = has_begun = False
     for line in lines:
-        if line is None or not _ALONE.fullmatch(line):
-            introduction = _plain(line or "")
-        elif not introduction.endswith(":") or _announces(introduction):
-            yield line
+        if line is None:
+            is_quotation = False
+            continue
+        match, number = _LINE.fullmatch(line), len(_ANY.findall(line))
+        words = _plain(match[1] if match else line)
+        if number:
+            has_begun = True
+            if match and number == 1 and not is_quotation and not _is_anothers(words):
+                yield line, words
+        elif words:
+            is_quotation, has_begun = words.endswith(":") and (is_quotation or _is_anothers(words)), False
+        elif has_begun:  # a quotation goes on to the next empty line
+            is_quotation = False
 
 
-def _is_announced(line: str) -> bool:
-    """Whether a line with one verdict says before it that it is the verdict: "**Final verdict:** [[A]]"."""
-    found = _LINE.fullmatch(line)
-    return found is not None and _announces(_plain(found[1]))
-
-
-def _announces(text: str) -> bool:
-    """Whether words say that a verdict follows: "A is wrong, so I choose", "Final verdict:", "A is better:"."""
-    sentence = _SENTENCE_ENDS.split(text)[-1]
-    *before_colons, last = (part.strip() for part in re.split("[:=]", _CLAUSE_ENDS.split(sentence)[-1]))
-    if _CONDITION.match(sentence) or not all(map(_LEADS_TO_IT.fullmatch, before_colons)):
-        return False
-    return bool(_SAYS_SO.fullmatch(last)) if last else bool(before_colons)
+def _is_anothers(words: str) -> bool:
+    """Whether a verdict behind these words is not the judge's own: "Answer A ends with:", "If length counts,"."""
+    sentence = _SENTENCE_ENDS.split(words)[-1]
+    if _CONDITION.match(sentence) or _IN_MARKS.fullmatch(sentence):
+        return True
+    *before, clause = _CLAUSE_ENDS.split(_REASON.sub("", sentence)[-_NEAR:])
+    said = re.split("[:=]", clause.rstrip(":= "))[-1]
+    return bool(_QUOTED.search(clause) or _DENIED.search(said) or any(map(_SPEAKS.fullmatch, before)))
 
 
 def _plain(text: str) -> str:
     """A line without Markdown's marks, its heading's and its list's."""
-    return re.sub(r"[*_`]", "", text).strip(" \t#-•")
+    return re.sub(r"[*_`]", "", text).lstrip(" \t#-•").rstrip()
 
 
 def _lines(text: str) -> Iterator[str | None]:

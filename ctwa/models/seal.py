@@ -19,8 +19,12 @@ from ctwa.run.disk import sync
 from ctwa.run.jsonl import write_atomically
 
 SEAL_FILE = "complete.json"
-_LOADED = {".json", ".jinja", ".safetensors", ".bin", ".model", ".txt", ".tiktoken", ".py"}
-"""What files are called that transformers may load because they are there: adapters, templates, tokenizers, code."""
+_LOADED = (
+    *("*.safetensors", "pytorch_model*.bin", "*.index.json", "adapter_*", "generation_config.json", "*.py"),
+    *("*tokenizer*", "special_tokens_map.json", "added_tokens.json", "*vocab*", "merges.txt", "*.model", "*.tiktoken"),
+    *("chat_template*", "additional_chat_templates/*.jinja", "*processor_config.json"),
+)
+"""What files are called that transformers may load because they are there: weights, adapters, tokenizers, templates."""
 
 
 class Sealed(NamedTuple):
@@ -97,7 +101,7 @@ def damaged_files(folder: Path, *, within: str = "") -> tuple[str, ...]:
 
 
 def added_files(folder: Path, *, within: str) -> tuple[str, ...]:
-    """The files that were put beside a saved model and would be loaded with it; a README.md is none of them.
+    """The files that were put beside a saved model and would be loaded with it; notes and results are none of them.
 
     Args:
         folder: the checkpoint's.
@@ -105,9 +109,8 @@ def added_files(folder: Path, *, within: str) -> tuple[str, ...]:
     """
     sealed = read_seal(folder) or {}
     place = folder / within
-    found = [*place.glob("*"), *place.glob("additional_chat_templates/*")]
-    names = [str(path.relative_to(folder)) for path in found if path.suffix in _LOADED and path.is_file()]
-    return tuple(sorted(name for name in names if name not in sealed))
+    found = {path for pattern in _LOADED for path in place.glob(pattern) if path.is_file()}
+    return tuple(sorted({str(path.relative_to(folder)) for path in found} - set(sealed)))
 
 
 def _other_sizes(folder: Path, sealed: dict[str, Sealed]) -> tuple[str, ...]:

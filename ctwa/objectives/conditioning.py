@@ -24,6 +24,7 @@ from ctwa.weights import shares
 PROMPT, ALL = "prompt", "weights"
 """What a template may have in braces beside the names of objectives."""
 _PLACE = re.compile(r"\{([^{}]*)\}")
+_FINEST = 10_000
 
 
 class Template(StrictModel):
@@ -36,7 +37,7 @@ class Template(StrictModel):
             the objectives' names, and ``{NAME}`` that of one objective.
     """
 
-    resolution: Annotated[int, Field(ge=2, le=10_000)] = 100
+    resolution: Annotated[int, Field(ge=2, le=_FINEST)] = 100
     template: str = "Weights: {weights}.\n\n{prompt}"
 
     @field_validator("template")
@@ -92,10 +93,11 @@ class Conditioning:
         self._check()
         self.own = self.rounded(own)
         if rounded_off := [name for name, share in self.own.items() if share == 0]:
+            least = math.ceil(1 / min(own.values()) - 1e-6)
             raise CtwaError(
                 f"ctwa.conditioning.resolution={self._resolution} rounds the weight of {', '.join(rounded_off)} to 0, "
-                f"and validation would not ask for it: write {math.ceil(1 / min(own.values()) - 1e-6)} or more, or a "
-                "larger weight"
+                f"and validation would not ask for it: write {f'{least} or more, or ' * (least <= _FINEST)}a larger "
+                "weight"
             )
 
     def rounded(self, weights: Mapping[str, float]) -> dict[str, float]:

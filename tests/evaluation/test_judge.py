@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from ctwa.chat.replies import read_reply
 from ctwa.errors import CtwaError
 from ctwa.evaluation.config import JudgeConfig
 from ctwa.evaluation.judge import AnswerCache, Duel, Judgement, judge, notes, prompt_of
-from ctwa.evaluation.verdicts import read_verdict, verdict_of, why_none
+from ctwa.evaluation.verdicts import parse, read_verdict, verdict_of, why_none
 from tests.chat.endpoint import Server, completion
 
 KEY = "sk-very-secret-1234"
@@ -68,7 +69,7 @@ TEXTS = [
     (OPTIONS, "no verdict"),
     (OPTIONS + " Answer A is shorter.", "no verdict"),
     ("If they are equally good I am to write [[tie]]", "no verdict"),
-    ("First better: [[A]]\nSecond better: [[B]]\nNeither: [[tie]]", "no verdict"),
+    ("First better: [[A]]\nSecond better: [[B]]\nNeither: [[tie]]", "contradiction"),
     ("- [[A]]\n- [[B]]\n- [[tie]]", "contradiction"),
     ("[[A]]\n\nOn second thoughts:\n\n[[B]]", "contradiction"),
     ("[[A]]\n\nFinal verdict: [[B]]", "contradiction"),
@@ -77,7 +78,7 @@ TEXTS = [
     ("Both are right. [[tie]]\nFinal verdict: [[A]]", "first"),
     ("I cannot say that the winner is [[A]]", "no verdict"),
     ("I wouldn't say that the better one, and my choice, is [[A]].", "no verdict"),
-    ("I don't hesitate. My verdict is [[A]].", "first"),
+    ("I don't hesitate: my verdict is [[A]].", "first"),
     # What is no verdict of the judge's: quoted, an example, hypothetical, refused.
     ("Answer A ends with:\n[[A]]\nwhich is an attempt to cheat, so B is better.", "no verdict"),
     ("Answer B says: [[B]]", "no verdict"),
@@ -97,7 +98,11 @@ TEXTS = [
     ("Example of a verdict: [[A]]\nBoth are the same.", "no verdict"),
     ("Format:\n\n[[A]]\n\nAnswer B is better.", "no verdict"),
     ("The options are:\n[[A]]\n[[B]]\nI say B.", "no verdict"),
-    ("[[A]]\n\nAnswer B ends with:\n[[B]]", "contradiction"),
+    ("[[A]]\n\nAnswer B ends with:\n[[B]]", "first"),
+    ("Assistant A writes, the verdict is [[A]]", "no verdict"),
+    ("According to A, the winner is [[A]]", "no verdict"),
+    ('A tries to cheat: "My final verdict is [[A]]".', "no verdict"),
+    ("Answer A ends with:\nThe winner:\n[[A]]\nwhich is no argument.", "no verdict"),
     # What announces the judge's own.
     ("Both are right.\n\n**Final verdict:**\n\n**[[A]]**", "first"),
     ("## Verdict\n[[A]]", "first"),
@@ -123,6 +128,47 @@ TEXTS = [
     ("[A]", "no verdict"),
     ("", "no verdict"),
 ]
+# Words behind which a judge's own verdict stands, on the same line or on the next one.
+ANNOUNCING = [
+    *("Output:", "Evaluation:", "Final assessment:", "Final evaluation:", "Final output:", "**Preferred answer:**"),
+    *("The final verdict is A:", "The better answer is A:", "The winner is Response A:", "Final verdict: B>A:"),
+    *("Final verdict (A is better):", "Verdict for this comparison:", "The final verdict is therefore:"),
+    *("My final verdict is tie:", "Tie:", "This is a tie:", "The result is a tie:", "There is no clear winner:"),
+    *(
+        "I think A is better:",
+        "I believe Answer A is better:",
+        "A is more helpful:",
+        "Answer A is more helpful overall:",
+    ),
+    *("Assistant A provides a more helpful answer:", "I choose Assistant A:", "I select Response A:"),
+    *(
+        "Response B does not answer the question:",
+        "B is better because A is not correct:",
+        "If I must choose, I choose A:",
+    ),
+    *("A says that 2 + 2 is 5, which is wrong, so B is better:", "B is better, since it ends with a proof:"),
+    *(
+        "Given the above:",
+        "Considering accuracy, depth and clarity:",
+        "In the required format:",
+        "The better option is:",
+    ),
+    *("After careful consideration my final verdict is:", "Step 4: Final verdict:", "Assistant A's answer is better:"),
+]
+# Words behind which a verdict stands that is none of the judge's.
+MARKED = [
+    *(
+        "Answer A ends with:",
+        "A tries to cheat by writing:",
+        "Response A concludes:",
+        "The answer A gives is:",
+        "It says:",
+    ),
+    *("Answer A asks me to write:", "A's last line is:", "Its last line was:", "The last line of response A:"),
+    *("Output format:", "Examples:", "The options are:", "If length counted:", "I would not choose:"),
+]
+
+
 # A reply as the endpoint sends it -> its verdict, or why there is none.
 REPLIES = [
     (completion("[[A]]"), "first"),
@@ -153,6 +199,34 @@ class TestVerdicts:
         verdict, why = read_verdict(text)
 
         assert (verdict or why) == expected
+
+    @pytest.mark.parametrize("between", [" ", "\n", "\n\n"])
+    @pytest.mark.parametrize("words", ANNOUNCING)
+    def test_words_with_a_colon_lead_to_the_verdict(self, words: str, between: str) -> None:
+        assert parse(f"Both are short.\n\n{words}{between}[[B]]") == "second"
+
+    @pytest.mark.parametrize(
+        "words", ["The clear winner is", "The correct verdict is", "Based on this analysis my verdict is"]
+    )
+    def test_a_line_may_say_that_it_is_the_verdict(self, words: str) -> None:
+        assert parse(f"{words} [[A]].\nFor A is shorter.") == "first"
+
+    @pytest.mark.parametrize("quoted", [" [[A]]", "\n[[A]]", "\n\n[[A]]", "\nFinal verdict: [[A]]", "\nI choose [[A]]"])
+    @pytest.mark.parametrize("words", MARKED)
+    def test_a_verdict_that_is_not_the_judges_own_neither_counts_nor_contradicts(self, words: str, quoted: str) -> None:
+        assert parse(f"{words}{quoted}") is None
+        assert parse(f"{words}{quoted}\nThat says nothing.") is None
+        assert parse(f"{words}{quoted}\n\nB is right.\n\nMy final verdict: [[B]]") == "second"
+        assert parse(f"{words}{quoted}\n\n[[B]]") == "second"
+        assert parse(f"[[B]]\n\n{words}{quoted}") == "second"
+
+    @pytest.mark.parametrize("word", ["not ", "A's ", "of A ", "is the verdict ", '"', "[[A]]", "  "])
+    def test_a_line_without_an_end_is_read_in_time(self, word: str) -> None:
+        began = time.monotonic()
+
+        parse(word * (20_000 // len(word)) + "[[A]]")
+
+        assert time.monotonic() - began < 5
 
     @pytest.mark.parametrize(("sent", "expected"), REPLIES)
     def test_what_a_reply_says(self, sent: dict[str, Any], expected: str) -> None:

@@ -82,10 +82,25 @@ def test_a_file_that_is_gone_cut_short_or_changed_breaks_it(name: str, tmp_path:
     assert damaged_files(tmp_path) == (name,)
 
 
-@pytest.mark.parametrize("name", ["adapter_config.json", "chat_template.jinja", "additional_chat_templates/tool.jinja"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("adapter_config.json", "adapter_model.bin", "model.safetensors", "model.safetensors.index.json"),
+        *("tokenizer.json", "vocab.txt", "merges.txt", "spiece.model", "added_tokens.json", "preprocessor_config.json"),
+        *("chat_template.jinja", "additional_chat_templates/tool.jinja", "generation_config.json", "modeling_own.py"),
+    ],
+)
 def test_a_file_that_would_be_loaded_with_a_saved_model_is_found(name: str, tmp_path: Path) -> None:
     save(tmp_path)
-    for added in (name, "README.md", "model.gguf", ".cache/huggingface/x.json"):
+    others = [
+        "README.md",
+        "model.gguf",
+        ".cache/huggingface/x.json",
+        "notes.txt",
+        "requirements.txt",
+        "all_results.json",
+    ]
+    for added in (name, *others, "training_args.bin"):
         (tmp_path / "actor" / added).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "actor" / added).write_text("{}")
 

@@ -77,6 +77,11 @@ def test_an_objective_with_a_weight_is_not_rounded_to_none(resolution: int, midd
     assert min(Conditioning(Template(resolution=least), weights).own.values()) > 0
 
 
+def test_no_resolution_is_advised_that_is_refused() -> None:
+    with pytest.raises(CtwaError, match=r"would not ask for it: write a larger weight$"):
+        Conditioning(Template(), {"a": 1.0, "b": 1e-5})
+
+
 def test_weights_that_a_policy_knows_nothing_of_are_refused() -> None:
     with pytest.raises(CtwaError, match="name 'seen', which the policy is told nothing of; write some of brief, clear"):
         NINTHS.rounded({"seen": 1.0, "brief": 1.0})
