@@ -222,7 +222,8 @@ def find_form(file: RowFile, settings: RowSettings, spelled: Spelled) -> Form:
         raise CtwaError(f"{file.source} {_unknown(columns, spelled)}")
     elif prompt is None:
         prompt = "prompt"  # each row says why it cannot be read
-    truth = own.ground_truth or _fullest((OWN_TRUTH, *TRUTHS), looked_at)
+    has_own = any(is_filled(lookup(row.values, OWN_TRUTH)) for row in looked_at)
+    truth = own.ground_truth or (OWN_TRUTH if has_own else _fullest(TRUTHS, looked_at))
     if truth is None and prompt == INSTRUCTION:
         truth = _fullest(RESPONSES, looked_at)
     if truth is None and VERL in columns:
@@ -265,8 +266,8 @@ def _form_name(prompt: str, truth: str | None, looked_at: Sequence[Row], columns
 
 def _fullest(names: Sequence[str], rows: Sequence[Row]) -> str | None:
     """The column with a value in the most rows, of equal ones the first; None where none is there."""
-    there = [name for name in names if any(_has(row.values, name) for row in rows)]
-    return max(there, key=lambda name: sum(is_filled(lookup(row.values, name)) for row in rows), default=None)
+    there = [name for name in names if any(name in row.values for row in rows)]
+    return max(there, key=lambda name: sum(is_filled(plain(row.values.get(name))) for row in rows), default=None)
 
 
 def _with_rule(form: Form, looked_at: Sequence[Row]) -> Form:

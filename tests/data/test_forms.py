@@ -61,6 +61,15 @@ class TestColumns:
 
         assert (made["prompt"], made["reward_model"]) == ([user("1?")], {"ground_truth": "1!"})
 
+    @pytest.mark.parametrize("missing", [None, ""])
+    def test_ground_truths_of_verl_are_kept_where_one_is_missing(
+        self, write: Callable[..., str], missing: str | None
+    ) -> None:
+        truths = ["72", missing, None]
+        rows = [{"prompt": [user("1?")], "reward_model": {"ground_truth": each}, "solution": "So."} for each in truths]
+        made = read(write(rows)).table.to_pylist()
+        assert [row["reward_model"]["ground_truth"] for row in made] == truths
+
     @pytest.mark.parametrize(
         ("row", "columns", "said"),
         [
