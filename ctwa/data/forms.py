@@ -21,7 +21,7 @@ from typing import Any
 from ctwa.data.answers import WORDS, Rule, extract, rule_for
 from ctwa.data.files import HUB, is_local
 from ctwa.data.formats import Row, RowFile, described
-from ctwa.data.messages import BELOW, SYSTEM, as_messages, instruction_with, is_filled, is_sharegpt, with_system
+from ctwa.data.messages import BELOW, SYSTEM, as_messages, instruction_with, is_filled, is_sharegpt, joined, with_system
 from ctwa.data.rows import messages_fault, roles_fault, value_fault
 from ctwa.data.settings import PLACE, RowSettings
 from ctwa.errors import CtwaError
@@ -64,6 +64,7 @@ class Form:
         columns: of the file.
         below: the columns whose texts go below the prompt's, where they have one.
         chat: whether a prompt that is text becomes a user's message; else :meth:`read` leaves it text.
+        join: whether a content in parts that are all text becomes one text.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Form:
     columns: tuple[str, ...]
     below: tuple[str, ...] = ()
     chat: bool = True
+    join: bool = True
 
     def __str__(self) -> str:
         truth = self.ground_truth or ("their last answer" if self.name == "messages" else None)
@@ -144,7 +146,7 @@ class Form:
         answer = None
         if self.name == "messages" and messages[-1]["role"] == "assistant":
             *messages, last = messages
-            answer = last["content"]
+            answer = joined(last["content"])
             if not messages:
                 raise BadRow(f"its {self.prompt} is an answer without a prompt; write what the user says before it")
             if not isinstance(answer, str):
@@ -155,7 +157,7 @@ class Form:
 
     def _messages(self, found: Any, values: Mapping[str, Any]) -> list[dict[str, Any]]:
         """What stands in the column of the prompt as messages, with what else of the row belongs to them."""
-        messages = as_messages(found)
+        messages = as_messages(found, join=self.join)
         if fault := messages_fault(messages, self.prompt, text=True):
             raise BadRow(fault)
         try:

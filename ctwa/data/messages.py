@@ -21,10 +21,12 @@ SPEAKERS = {  # of ShareGPT's turns
 }
 
 
-def as_messages(value: Any) -> Any:
+def as_messages(value: Any, *, join: bool = True) -> Any:
     """ShareGPT's turns, and messages that are written as JSON in a text, as messages; all else as it is.
 
-    A content in parts that are all text is one text.
+    Args:
+        value: what stands in a column.
+        join: whether a content in parts that are all text becomes one text.
     """
     value = _from_json(value)
     if not isinstance(value, list):
@@ -36,7 +38,7 @@ def as_messages(value: Any) -> Any:
             else turn
             for turn in value
         ]
-    return [_without_parts(each) if isinstance(each, Mapping) else each for each in value]
+    return [_message(each, join=join) if isinstance(each, Mapping) else each for each in value]
 
 
 def is_sharegpt(messages: Sequence[Any]) -> bool:
@@ -76,7 +78,7 @@ def with_system(messages: list[dict[str, Any]], values: Mapping[str, Any]) -> li
     first = messages[0]
     if first["role"] not in ("system", "developer"):
         return [{"role": "system", "content": system}, *messages]
-    if first["content"] != system:
+    if joined(first["content"]) != system:
         raise ValueError("it has a system message in its conversation and another in its system; leave one of them out")
     return messages
 
@@ -113,6 +115,6 @@ def _from_json(value: Any) -> Any:
     return content if content and has_turns else value
 
 
-def _without_parts(message: Mapping[str, Any]) -> dict[str, Any]:
+def _message(message: Mapping[str, Any], *, join: bool) -> dict[str, Any]:
     kept = {key: value for key, value in message.items() if value is not None or key in ("role", "content")}
-    return {**kept, "content": joined(kept["content"])} if "content" in kept else kept
+    return {**kept, "content": joined(kept["content"])} if join and "content" in kept else kept

@@ -15,7 +15,7 @@ from ctwa.data.forms import find_form, source_name
 from ctwa.data.reading import first_rows
 from ctwa.data.settings import Columns, RowSettings
 from ctwa.errors import CtwaError
-from tests.data.rows import FORMS, assistant, read, spelled, user
+from tests.data.rows import FORMS, assistant, in_parts, read, spelled, user
 
 
 def plain(messages: list[dict[str, Any]]) -> list[dict[str, str]]:
@@ -199,6 +199,23 @@ class TestPrompts:
         made = read(write(rows, "parquet")).table.to_pylist()
 
         assert [row["prompt"] for row in made] == [[user("1?")], [user("[{ is how it begins")]]
+
+    @pytest.mark.parametrize("column", ["prompt", "messages"])
+    @pytest.mark.parametrize("other", [{"type": "image"}, {"type": "image_url", "image_url": {"url": "a"}}], ids=str)
+    @pytest.mark.parametrize("num_rows_of_text", [0, 1, 5000])  # more than are looked at, and than a chunk has
+    def test_texts_in_parts_beside_images_stay_in_parts(
+        self, write: Callable[..., str], column: str, other: dict[str, Any], num_rows_of_text: int
+    ) -> None:
+        text = [in_parts({"role": "system", "content": "S"}), in_parts(user("1?"))]
+        with_image = [text[0], {"role": "user", "content": [other, {"type": "text", "text": "2?"}]}]
+        answer = [] if column == "prompt" else [in_parts(assistant("1!"))]
+        source = write([{column: [*each, *answer]} for each in [text] * num_rows_of_text + [with_image]])
+        made = read(source).table.to_pylist()
+
+        for row, prompt in ((made[0], text if num_rows_of_text else with_image), (made[-1], with_image)):
+            found = [[{k: v for k, v in part.items() if v} for part in each["content"]] for each in row["prompt"]]
+            assert found == [each["content"] for each in prompt]
+            assert not answer or row["reward_model"] == {"ground_truth": "1!"}
 
     def test_a_text_may_be_left_as_it_stands(self, write: Callable[..., str]) -> None:
         source = write([{"prompt": "1 + 1 =", "answer": "2"}])
