@@ -102,17 +102,20 @@ def instruction_with(instruction: str, values: Mapping[str, Any]) -> str:
 
 
 def _from_json(value: Any) -> Any:
-    """The value of a text that is messages, or a message, as JSON; else the text."""
+    """The messages of a text that is some, or one, as JSON; else the text, which may be JSON for another purpose."""
     if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
         return value
     try:
         content = json.loads(value)
     except (ValueError, RecursionError):
         return value
-    if isinstance(content, dict):
-        return content if {"role", "content"} <= content.keys() or {"from", "value"} <= content.keys() else value
-    has_turns = all(isinstance(each, dict) and ("role" in each or "from" in each) for each in content)
-    return content if content and has_turns else value
+    messages = content if isinstance(content, list) else [content]
+    return messages if messages and all(map(_is_message, messages)) else value
+
+
+def _is_message(value: Any) -> bool:
+    keys = value.keys() if isinstance(value, dict) else set()
+    return {"role", "content"} <= keys or {"role", "tool_calls"} <= keys or {"from", "value"} <= keys
 
 
 def _message(message: Mapping[str, Any], *, join: bool) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def read_sharegpt(row: Mapping[str, Any], labels: Mapping[str, str | None]) -> C
     prompt = None if before is None else _turns("conversations", as_messages(before))
     found = {}
     for key in _RESPONSES:
-        response = as_messages(_field(row, key))
+        response = _response(_field(row, key))
         found[key] = response if isinstance(response, str) else _turns(key, response)
     return read_pair({**row, "prompt": prompt, **found}, labels)
 
@@ -202,7 +202,7 @@ def _rating(text: Any) -> float | None:
 
 def _join(prompt: Any, chosen: Any, rejected: Any) -> tuple[Prompt, str, str]:
     """Text stays text; where anything is a conversation, the prompt is one."""
-    prompt, chosen, rejected = (as_messages(each) for each in (prompt, chosen, rejected))
+    prompt, chosen, rejected = as_messages(prompt), _response(chosen), _response(rejected)
     chosen_before, chosen_text = _last_answer("chosen", chosen)
     rejected_before, rejected_text = _last_answer("rejected", rejected)
     if chosen_before != rejected_before:
@@ -236,7 +236,7 @@ def _dialogue(column: str, text: Any) -> list[Message]:
 
 
 def _turns(column: str, value: Any) -> list[Message]:
-    turns = as_messages([value] if isinstance(value, Mapping) else value)
+    turns = [value] if isinstance(value, Mapping) else value
     if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
         raise BadRow("malformed", f"its '{column}' is {described(value)}; write a list of turns")
     messages = []
@@ -257,6 +257,13 @@ def _with_system(prompt: Prompt, row: Mapping[str, Any]) -> Prompt:
         return tuple(with_system(messages, row))
     except ValueError as error:
         raise BadRow("malformed", str(error)) from error
+
+
+def _response(value: Any) -> Any:
+    """A response, as messages where it is some: a text of JSON only where they end with an answer."""
+    messages = as_messages(value)
+    is_json = isinstance(value, str) and isinstance(messages, list)
+    return value if is_json and messages[-1].get("role") != "assistant" else messages
 
 
 def _last_answer(column: str, response: Any) -> tuple[tuple[Message, ...], str]:

@@ -195,10 +195,11 @@ class TestPrompts:
             RowSettings(prompt_template=template)
 
     def test_messages_that_are_written_as_a_text(self, write: Callable[..., str]) -> None:
-        rows = [{"prompt": json.dumps([user("1?")]), "answer": "1"}, {"prompt": "[{ is how it begins", "answer": "2"}]
-        made = read(write(rows, "parquet")).table.to_pylist()
+        texts = ["[{ is how it begins", '[{"role": "admin"}]', '[{"from": "Rome"}, 7]']
+        written = [*map(json.dumps, ([user("1?")], user("1?"), [{"from": "human", "value": "1?"}])), *texts]
+        made = read(write([{"prompt": each, "answer": "1"} for each in written], "parquet")).table.to_pylist()
 
-        assert [row["prompt"] for row in made] == [[user("1?")], [user("[{ is how it begins")]]
+        assert [row["prompt"] for row in made] == [[user(each)] for each in ("1?", "1?", "1?", *texts)]
 
     @pytest.mark.parametrize("column", ["prompt", "messages"])
     @pytest.mark.parametrize("other", [{"type": "image"}, {"type": "image_url", "image_url": {"url": "a"}}], ids=str)

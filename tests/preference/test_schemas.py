@@ -314,6 +314,34 @@ def test_messages_may_be_json_in_a_text(tmp_path, columns, indent, system):
         assert (pair.prompt, pair.chosen, pair.rejected) == ((*before, user("Hi")), "Hello", "Go")
 
 
+@pytest.mark.parametrize("form", ["pairs", "sharegpt"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        [{"from": "Paris", "to": "Rome"}],
+        [{"from": "Paris", "value": 3}],
+        [{"role": "admin", "n": 1}],
+        [{"role": "admin", "content": "x"}],
+        {"role": "admin", "content": "x"},
+        [user("Hi")],
+        [assistant("Hello"), user("Hi")],
+        [assistant("Hello"), 7],
+        {"role": "assistant"},
+        [["role", "content"]],
+        [],
+        {},
+        7,
+    ],
+    ids=str,
+)
+def test_an_answer_may_be_json(write, form, answer):
+    """Only what ends with an answer of the assistant is a conversation."""
+    text = json.dumps(answer)
+    prompt = {"prompt": "Write JSON."} if form == "pairs" else {"conversations": [human("Write JSON.")]}
+    (pair,) = load(write([prompt | {"chosen": text, "rejected": f" {text}"}]), format=form).pairs
+    assert (pair.chosen, pair.rejected) == (text, f" {text}")
+
+
 ROW = {"prompt": "Hi", "chosen": "Hello", "rejected": "Go"}
 SYSTEM = {"role": "system", "content": "Be brief."}
 
