@@ -250,7 +250,7 @@ def _check_named(
     """Refuse a column that was named and that no row has."""
     own = settings.columns
     for key, named in (("prompt", own.prompt), (TRUTH, own.ground_truth), ("data_source", own.data_source)):
-        if named is not None and not any(_has(row.values, named) for row in looked_at):
+        if named is not None and not any(has_column(row.values, named) for row in looked_at):
             near = get_close_matches(named, columns, n=1)
             meant = f"; did you mean '{near[0]}'?" if near else f": write one of {', '.join(columns)}"
             raise CtwaError(f"{spelled(f'columns.{key}')}={named}, and {file.source} has no such column{meant}")
@@ -314,7 +314,8 @@ def source_name(source: str) -> str:
     return path.parent.name if path.stem.lower() in _SPLITS and path.parent.name else path.stem
 
 
-def _has(values: Mapping[str, Any], column: str) -> bool:
+def has_column(values: Mapping[str, Any], column: str) -> bool:
+    """Whether a row has a column, or something under ``a.b``."""
     return column in values or ("." in column and lookup(values, column) is not None)
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from ctwa.data.formats import described
 
-SYSTEM = "system"
+SYSTEM: Final = "system"
 """The column of a system message, beside the conversation it belongs to."""
 BELOW = ("input", "context")
 """What belongs to an ``instruction``: Alpaca's column, and Dolly's."""
