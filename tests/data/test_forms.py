@@ -168,6 +168,13 @@ class TestPrompts:
             ),
             ({"question": "1?", "answer": "\ud800"}, {}, r"its answer has half a surrogate pair (\ud800, character 0)"),
             ({"question": "1?", "notes": ["a", {"b": "\ud800"}]}, {}, "its notes[1].b has half a surrogate pair"),
+            ({"question": "1?", "notes": ["a", "\ud83d", "\ude00"]}, {}, "its notes[1] has half a surrogate pair"),
+            (
+                {"question": "1?", "ids": [1, 2**63]},
+                {},
+                "its ids[1] is the number 9223372036854775808, of more than 64",
+            ),
+            ({"question": "1?", "ids": [-(2**70), 0]}, {}, "its ids[0] is the number -1180591620717411303424, of"),
             ({"question": "1?", "\ud800": 1}, {}, "it has a name that has half a surrogate pair"),
             (
                 {"question": "1?", "answer": 2**70},
