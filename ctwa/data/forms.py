@@ -189,7 +189,8 @@ class Form:
             answer = None
         if answer is None and self.settings.answer is None and self.rule == "as_is":
             return None  # which a reward function may do without
-        is_found = self.settings.answer is None and self.ground_truth is not None and not column.startswith(VERL)
+        is_whole = self.ground_truth in (None, *RESPONSES) or column.startswith(VERL)  # whatever is in it
+        is_found = self.settings.answer is None and not is_whole
         if is_found and self.rule == "as_is" and (other := rule_for(answer)) != "as_is":
             raise BadRow(
                 f"its {column} is for the rule {other!r}, and those of most rows are taken as they are; write the "

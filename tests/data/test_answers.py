@@ -97,6 +97,12 @@ class TestAnswers:
         assert find_form(open_rows(write(rows)), RowSettings(), spelled).rule == "hashes"
         assert find_form(open_rows(write(rows[:2])), RowSettings(), spelled).rule == "as_is"  # as many: the first
 
+    @pytest.mark.parametrize("column", ["output", "response"])
+    def test_a_response_may_have_marks_in_it(self, write: Callable[..., str], column: str) -> None:
+        texts = ["A text", "# Title\n#### Usage", r"so \boxed{7}"]
+        made = read(write([{"instruction": "Write.", column: text} for text in texts])).table.to_pylist()
+        assert [row["reward_model"]["ground_truth"] for row in made] == texts
+
     @pytest.mark.parametrize("other", ["so\n#### 7", r"so \boxed{7}"])
     def test_an_answer_for_another_rule_than_most(self, write: Callable[..., str], other: str) -> None:
         """It would have its rationale taken for the ground truth."""
