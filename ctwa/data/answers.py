@@ -15,12 +15,12 @@ _MARK = "####"
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 _MINUS = "\\-\N{MINUS SIGN}\N{EN DASH}"  # in a class of characters
 # A minus behind a digit or a word is an operator or a hyphen. All that stands against a number belongs to it: the last
-# digits of 12,34 or 10^5 are another number.
+# digits of 12,34, 10^5 or 3 1/2 are another number.
 _RUN = re.compile(
     rf"(?:(?<![\w)\].])[+{_MINUS}])?[$€£]?(?:(?<![\d.])\.)?\d+"
-    rf"(?:(?:[,.:/^'’]|[eE][+{_MINUS}]?|[ \u00a0\u2009\u202f](?=\d{{3}}(?!\d)))\.?\d+)*"
+    rf"(?:(?:[,.:/^'’]|[eE][+{_MINUS}]?|[ \u00a0\u2009\u202f](?=\d{{3}}(?!\d)|\d+/\d))\.?\d+)*"
 )
-_BEFORE = re.compile(r"(?:[/^]\{?|\}\{)$")
+_BEFORE = re.compile(r"(?:[/^]\s*\{?|\}\{|\\[dtc]?frac ?(?:\{[^{}]*\}|\w)?\{?)$")
 _UNSIGNED = r"(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)"
 _NUMBER = re.compile(rf"[+-]?{_UNSIGNED}(?:[eE][+-]?\d+|/{_UNSIGNED})?")
 

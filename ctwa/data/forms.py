@@ -21,7 +21,7 @@ from typing import Any
 from ctwa.data.answers import WORDS, Rule, extract, rule_for
 from ctwa.data.files import HUB, is_local
 from ctwa.data.formats import Row, RowFile, described
-from ctwa.data.messages import BELOW, SYSTEM, as_messages, instruction_with, is_filled, is_sharegpt, with_system
+from ctwa.data.messages import BELOW, SYSTEM, as_messages, instruction_with, is_filled, is_sharegpt, joined, with_system
 from ctwa.data.rows import messages_fault, roles_fault, value_fault
 from ctwa.data.settings import PLACE, RowSettings
 from ctwa.errors import CtwaError
@@ -64,6 +64,7 @@ class Form:
         columns: of the file.
         below: the columns whose texts go below the prompt's, where they have one.
         chat: whether a prompt that is text becomes a user's message; else :meth:`read` leaves it text.
+        join: whether a content in parts that are all text becomes one text.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Form:
     columns: tuple[str, ...]
     below: tuple[str, ...] = ()
     chat: bool = True
+    join: bool = True
 
     def __str__(self) -> str:
         truth = self.ground_truth or ("their last answer" if self.name == "messages" else None)
@@ -144,7 +146,7 @@ class Form:
         answer = None
         if self.name == "messages" and messages[-1]["role"] == "assistant":
             *messages, last = messages
-            answer = last["content"]
+            answer = joined(last["content"])
             if not messages:
                 raise BadRow(f"its {self.prompt} is an answer without a prompt; write what the user says before it")
             if not isinstance(answer, str):
@@ -155,7 +157,7 @@ class Form:
 
     def _messages(self, found: Any, values: Mapping[str, Any]) -> list[dict[str, Any]]:
         """What stands in the column of the prompt as messages, with what else of the row belongs to them."""
-        messages = as_messages(found)
+        messages = as_messages(found, join=self.join)
         if fault := messages_fault(messages, self.prompt, text=True):
             raise BadRow(fault)
         try:
@@ -187,7 +189,8 @@ class Form:
             answer = None
         if answer is None and self.settings.answer is None and self.rule == "as_is":
             return None  # which a reward function may do without
-        is_found = self.settings.answer is None and self.ground_truth is not None and not column.startswith(VERL)
+        is_whole = self.ground_truth in (None, *RESPONSES) or column.startswith(VERL)  # whatever is in it
+        is_found = self.settings.answer is None and not is_whole
         if is_found and self.rule == "as_is" and (other := rule_for(answer)) != "as_is":
             raise BadRow(
                 f"its {column} is for the rule {other!r}, and those of most rows are taken as they are; write the "
@@ -222,7 +225,8 @@ def find_form(file: RowFile, settings: RowSettings, spelled: Spelled) -> Form:
         raise CtwaError(f"{file.source} {_unknown(columns, spelled)}")
     elif prompt is None:
         prompt = "prompt"  # each row says why it cannot be read
-    truth = own.ground_truth or _fullest((OWN_TRUTH, *TRUTHS), looked_at)
+    has_own = any(is_filled(lookup(row.values, OWN_TRUTH)) for row in looked_at)
+    truth = own.ground_truth or (OWN_TRUTH if has_own else _fullest(TRUTHS, looked_at))
     if truth is None and prompt == INSTRUCTION:
         truth = _fullest(RESPONSES, looked_at)
     if truth is None and VERL in columns:
@@ -247,7 +251,7 @@ def _check_named(
     """Refuse a column that was named and that no row has."""
     own = settings.columns
     for key, named in (("prompt", own.prompt), (TRUTH, own.ground_truth), ("data_source", own.data_source)):
-        if named is not None and not any(_has(row.values, named) for row in looked_at):
+        if named is not None and not any(has_column(row.values, named) for row in looked_at):
             near = get_close_matches(named, columns, n=1)
             meant = f"; did you mean '{near[0]}'?" if near else f": write one of {', '.join(columns)}"
             raise CtwaError(f"{spelled(f'columns.{key}')}={named}, and {file.source} has no such column{meant}")
@@ -265,8 +269,8 @@ def _form_name(prompt: str, truth: str | None, looked_at: Sequence[Row], columns
 
 def _fullest(names: Sequence[str], rows: Sequence[Row]) -> str | None:
     """The column with a value in the most rows, of equal ones the first; None where none is there."""
-    there = [name for name in names if any(_has(row.values, name) for row in rows)]
-    return max(there, key=lambda name: sum(is_filled(lookup(row.values, name)) for row in rows), default=None)
+    there = [name for name in names if any(name in row.values for row in rows)]
+    return max(there, key=lambda name: sum(is_filled(plain(row.values.get(name))) for row in rows), default=None)
 
 
 def _with_rule(form: Form, looked_at: Sequence[Row]) -> Form:
@@ -311,7 +315,8 @@ def source_name(source: str) -> str:
     return path.parent.name if path.stem.lower() in _SPLITS and path.parent.name else path.stem
 
 
-def _has(values: Mapping[str, Any], column: str) -> bool:
+def has_column(values: Mapping[str, Any], column: str) -> bool:
+    """Whether a row has a column, or something under ``a.b``."""
     return column in values or ("." in column and lookup(values, column) is not None)
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from ctwa.data.formats import described
 
-SYSTEM = "system"
+SYSTEM: Final = "system"
 """The column of a system message, beside the conversation it belongs to."""
 BELOW = ("input", "context")
 """What belongs to an ``instruction``: Alpaca's column, and Dolly's."""
@@ -21,10 +21,12 @@ SPEAKERS = {  # of ShareGPT's turns
 }
 
 
-def as_messages(value: Any) -> Any:
+def as_messages(value: Any, *, join: bool = True) -> Any:
     """ShareGPT's turns, and messages that are written as JSON in a text, as messages; all else as it is.
 
-    A content in parts that are all text is one text.
+    Args:
+        value: what stands in a column.
+        join: whether a content in parts that are all text becomes one text.
     """
     value = _from_json(value)
     if not isinstance(value, list):
@@ -36,7 +38,7 @@ def as_messages(value: Any) -> Any:
             else turn
             for turn in value
         ]
-    return [_without_parts(each) if isinstance(each, Mapping) else each for each in value]
+    return [_message(each, join=join) if isinstance(each, Mapping) else each for each in value]
 
 
 def is_sharegpt(messages: Sequence[Any]) -> bool:
@@ -76,7 +78,7 @@ def with_system(messages: list[dict[str, Any]], values: Mapping[str, Any]) -> li
     first = messages[0]
     if first["role"] not in ("system", "developer"):
         return [{"role": "system", "content": system}, *messages]
-    if first["content"] != system:
+    if joined(first["content"]) != system:
         raise ValueError("it has a system message in its conversation and another in its system; leave one of them out")
     return messages
 
@@ -100,19 +102,22 @@ def instruction_with(instruction: str, values: Mapping[str, Any]) -> str:
 
 
 def _from_json(value: Any) -> Any:
-    """The value of a text that is messages, or a message, as JSON; else the text."""
+    """The messages of a text that is some, or one, as JSON; else the text, which may be JSON for another purpose."""
     if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
         return value
     try:
         content = json.loads(value)
     except (ValueError, RecursionError):
         return value
-    if isinstance(content, dict):
-        return content if {"role", "content"} <= content.keys() or {"from", "value"} <= content.keys() else value
-    has_turns = all(isinstance(each, dict) and ("role" in each or "from" in each) for each in content)
-    return content if content and has_turns else value
+    messages = content if isinstance(content, list) else [content]
+    return messages if messages and all(map(_is_message, messages)) else value
 
 
-def _without_parts(message: Mapping[str, Any]) -> dict[str, Any]:
+def _is_message(value: Any) -> bool:
+    keys = value.keys() if isinstance(value, dict) else set()
+    return {"role", "content"} <= keys or {"role", "tool_calls"} <= keys or {"from", "value"} <= keys
+
+
+def _message(message: Mapping[str, Any], *, join: bool) -> dict[str, Any]:
     kept = {key: value for key, value in message.items() if value is not None or key in ("role", "content")}
-    return {**kept, "content": joined(kept["content"])} if "content" in kept else kept
+    return {**kept, "content": joined(kept["content"])} if join and "content" in kept else kept

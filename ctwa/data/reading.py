@@ -105,33 +105,41 @@ def read_rows(files: Sequence[RowFile], settings: RowSettings, spelled: Spelled)
         CtwaError: a source cannot be read, or its columns are not known.
     """
     forms = tuple(find_form(file, settings, spelled) for file in files)
+    with suppress(_OfTwoKinds):
+        return _read(files, forms)
+    try:  # contents that are text, beside those with images, have to stay in parts
+        forms = tuple(replace(form, join=False) for form in forms)
+        return _read(files, forms)
+    except _OfTwoKinds as error:
+        sources = ", ".join(file.source for file in files)
+        raise _of_two_kinds(files, forms) or CtwaError(
+            f"{sources}: a column cannot be kept ({error}); write one kind of value, or leave it out"
+        ) from error
+
+
+def _read(files: Sequence[RowFile], forms: tuple[Form, ...]) -> Rows:
     builder, kinds = _Table(), Kinds()
     rows = Rows(tuple(files), forms, None, [], [])
-    try:
-        for number, (file, form) in enumerate(zip(files, forms, strict=True)):
-            for row in file.rows():
-                try:
-                    prompt, answer = form.split(row)
-                    made = form.make(row, prompt, answer)
-                except BadRow as error:
-                    rows.bad.append(Bad(file.source, row.index, str(error)))
-                    continue
-                truth = made[VERL][TRUTH] if form.has_truth() else None
-                # A table makes fractions of whole numbers, and gives dicts each other's names.
-                if not isinstance(truth, str) and (
-                    fault := _kind_fault(kinds, files, file, Row(row.index, {VERL: {TRUTH: truth}}))
-                ):
-                    raise fault
-                if truth is None:
-                    rows.without_truth.append(len(rows.places))
-                rows.places.append((number, row.index))
-                rows.prompts.append(prompt_digest(prompt))
-                builder.add(made)
-        rows.table = builder.table()
-    except _OfTwoKinds as error:
-        raise _of_two_kinds(files, forms) or CtwaError(
-            f"{', '.join(rows.sources)}: a column cannot be kept ({error}); write one kind of value, or leave it out"
-        ) from error
+    for number, (file, form) in enumerate(zip(files, forms, strict=True)):
+        for row in file.rows():
+            try:
+                prompt, answer = form.split(row)
+                made = form.make(row, prompt, answer)
+            except BadRow as error:
+                rows.bad.append(Bad(file.source, row.index, str(error)))
+                continue
+            truth = made[VERL][TRUTH] if form.has_truth() else None
+            # A table makes fractions of whole numbers, and gives dicts each other's names.
+            if not isinstance(truth, str) and (
+                fault := _kind_fault(kinds, files, file, Row(row.index, {VERL: {TRUTH: truth}}))
+            ):
+                raise fault
+            if truth is None:
+                rows.without_truth.append(len(rows.places))
+            rows.places.append((number, row.index))
+            rows.prompts.append(prompt_digest(prompt))
+            builder.add(made)
+    rows.table = builder.table()
     return rows
 
 

@@ -116,6 +116,10 @@ def value_fault(value: Any) -> tuple[str, str] | None:
             if found := value_fault(item):
                 return f".{key}{found[0]}", found[1]
     elif isinstance(value, list):
+        types = {*map(type, value)}  # of long lists not every item is looked at
+        all_say = ["".join(value)] if types == {str} else [min(value), max(value)] if types == {int} else value
+        if not any(map(value_fault, all_say)):
+            return None
         for index, item in enumerate(value):
             if found := value_fault(item):
                 return f"[{index}]{found[0]}", found[1]
@@ -175,13 +179,14 @@ def _kinds(value: Any, path: str) -> Iterator[tuple[str, str]]:
             yield from _kinds(item, f"{path}.{key}" if path else str(key))
     elif isinstance(value, list):
         yield path, "a list"
-        for item in value:
+        one_each = {type(item): item for item in value}
+        for item in value if one_each.keys() & {dict, list} else one_each.values():
             yield from _kinds(item, f"{path}[]")
     elif isinstance(value, bool):
         yield path, "true or false"
     elif isinstance(value, int | float):
-        # 1 beside 1.5 becomes 1.0, another text for a reward function that compares texts.
-        fraction = path.startswith("reward_model") and isinstance(value, float) and not math.isnan(value)
-        yield path, "a fraction" if fraction else "a number"
+        # 1 beside 1.5 becomes 1.0, another text for a reward function that compares texts. Lists are of numbers.
+        is_one = path.startswith("reward_model") and "[]" not in path
+        yield path, "a fraction" if is_one and isinstance(value, float) and not math.isnan(value) else "a number"
     elif isinstance(value, str):
         yield path, "text"

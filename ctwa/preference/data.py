@@ -19,8 +19,8 @@ from pydantic import Field, model_validator
 
 from ctwa.data.files import HUB, SUFFIXES, is_local, open_rows
 from ctwa.data.formats import RowFile
-from ctwa.data.forms import INSTRUCTION, lookup
-from ctwa.data.messages import SYSTEM, instruction_with
+from ctwa.data.forms import INSTRUCTION, has_column, lookup
+from ctwa.data.messages import SYSTEM, instruction_with, is_filled, with_system
 from ctwa.data.rows import prompt_fault, text_fault
 from ctwa.errors import CtwaError
 from ctwa.preference.schemas import READERS, BadRow, Content, Format, Prompt
@@ -208,19 +208,22 @@ def hold_out(pair_set: PairSet, share: float) -> tuple[PairSet, PairSet]:
 
 def _load(source: PreferenceSource, labels: Mapping[str, str | None]) -> PairSet:
     pairs, skipped = [], Counter[str]()
+    system, has_system = source.columns.get(SYSTEM, SYSTEM), False
     for row in open_source(source).rows():
         try:
             if row.unreadable is not None:
                 raise BadRow("unreadable", row.unreadable)
-            values = _renamed(source, row.values)
-            content = _content(source, values, labels)
+            has_system = has_system or has_column(row.values, system)
+            content = _content(source, _renamed(source, row.values), labels)
             _check(content)
-            prompt = _prompt(source, content.prompt, has_system=SYSTEM in values)
-            pairs.append(Pair(prompt, content.chosen, content.rejected, content.labels, row.index))
+            pairs.append(Pair(content.prompt, content.chosen, content.rejected, content.labels, row.index))
         except BadRow as error:
             skip_or_stop(source.data, row.index, error, source.bad_rows, skipped)
     if not pairs:
         raise CtwaError(f"{source.data} has no usable pair ({dict(skipped) or 'it is empty'}); give other data")
+    if SYSTEM in source.columns and not has_system:
+        raise CtwaError(f"columns.{SYSTEM}={system}, and {source.data} has no such column; write one that it has")
+    pairs = _as_chat(source, pairs, has_system=has_system)
     return PairSet(source.data, tuple(labels), tuple(pairs), source.bad_rows, dict(skipped))
 
 
@@ -242,9 +245,26 @@ def _renamed(source: PreferenceSource, values: Mapping[str, Any]) -> Mapping[str
 
 def _content(source: PreferenceSource, row: Mapping[str, Any], labels: Mapping[str, str | None]) -> Content:
     try:
-        return READERS[source.format](row, labels)
+        content = READERS[source.format](row, labels)
+        return replace(content, prompt=_with_system(source, content.prompt, row))
     except (TypeError, AttributeError, LookupError) as error:  # values of other types than the format has
         raise BadRow("malformed", f"it is not of the format '{source.format}' ({error})") from error
+
+
+def _with_system(source: PreferenceSource, prompt: Prompt, row: Mapping[str, Any]) -> Prompt:
+    """The prompt behind the system message of its row, which makes messages of a text."""
+    if not is_filled(row.get(SYSTEM)):
+        return prompt
+    if source.chat is False:
+        raise CtwaError(
+            f"{source.data} has system messages in its column '{source.columns.get(SYSTEM, SYSTEM)}', and its source "
+            "says chat: false; leave that column out, or chat"
+        )
+    try:
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+        return tuple(with_system(messages, row))
+    except ValueError as error:
+        raise BadRow("malformed", str(error)) from error
 
 
 def _check(content: Content) -> None:
@@ -262,11 +282,14 @@ def _check(content: Content) -> None:
         raise BadRow("identical", "its two responses are the same")
 
 
-def _prompt(source: PreferenceSource, prompt: Prompt, *, has_system: bool) -> Prompt:
-    """As it is trained on: where rows have a column ``system``, those with nothing in it are conversations, too."""
+def _as_chat(source: PreferenceSource, pairs: list[Pair], *, has_system: bool) -> list[Pair]:
+    """As they are trained on: where a file has a column ``system``, rows with nothing in it are conversations, too."""
     chat = source.format != "pairs" or has_system if source.chat is None else source.chat
-    if isinstance(prompt, str):
-        return ({"role": "user", "content": prompt},) if chat else prompt
-    if source.chat is False:
+    if chat:
+        return [
+            replace(pair, prompt=({"role": "user", "content": pair.prompt},)) if isinstance(pair.prompt, str) else pair
+            for pair in pairs
+        ]
+    if source.chat is False and not all(isinstance(pair.prompt, str) for pair in pairs):
         raise CtwaError(f"{source.data} has chat messages, and its source says chat: false; leave chat out")
-    return prompt
+    return pairs

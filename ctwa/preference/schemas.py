@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ctwa.data.formats import described
-from ctwa.data.messages import SPEAKERS, SYSTEM, as_messages, is_filled, with_system
+from ctwa.data.messages import SPEAKERS, as_messages
 
 Message = dict[str, str]
 Prompt = str | tuple[Message, ...]
@@ -45,12 +45,12 @@ class Content:
     labels: dict[str, int]
 
 
-# From a row, and by objective what decides its label, to what the row says.
+# From a row, and by objective what decides its label, to what the row says but for a system message in ``system``.
 Read = Callable[[Mapping[str, Any], Mapping[str, str | None]], Content]
 
 
 def read_pair(row: Mapping[str, Any], labels: Mapping[str, str | None]) -> Content:
-    """``prompt``, ``chosen``, ``rejected``, each text or chat messages; perhaps a system message in ``system``.
+    """``prompt``, ``chosen``, ``rejected``, each text or chat messages.
 
     The prompt may also stand at the head of both conversations. A label is +1, -1 or 0 in the column that is named
     (``labels.accuracy`` for a field of a column); an objective that names none prefers ``chosen`` in every row.
@@ -58,7 +58,6 @@ def read_pair(row: Mapping[str, Any], labels: Mapping[str, str | None]) -> Conte
     if "prompt" not in row and row.get("conversations") is not None:
         raise BadRow("malformed", "it has 'conversations' and no 'prompt'; write format: sharegpt")
     prompt, chosen, rejected = _join(row.get("prompt"), _field(row, "chosen"), _field(row, "rejected"))
-    prompt = _with_system(prompt, row)
     found = {name: 1 if column is None else _sign(row, column) for name, column in labels.items()}
     return Content(prompt, chosen, rejected, found)
 
@@ -76,13 +75,13 @@ def read_sharegpt(row: Mapping[str, Any], labels: Mapping[str, str | None]) -> C
     """ShareGPT's form: messages with ``from`` and ``value``.
 
     ``conversations`` is the prompt, ``chosen`` and ``rejected`` a message each (or a list of one, or text); without
-    ``conversations`` they are whole conversations. ``system`` may hold a system message. Labels as in ``read_pair``.
+    ``conversations`` they are whole conversations. Labels as in ``read_pair``.
     """
     before = row.get("conversations")
     prompt = None if before is None else _turns("conversations", as_messages(before))
     found = {}
     for key in _RESPONSES:
-        response = as_messages(_field(row, key))
+        response = _response(_field(row, key))
         found[key] = response if isinstance(response, str) else _turns(key, response)
     return read_pair({**row, "prompt": prompt, **found}, labels)
 
@@ -202,7 +201,7 @@ def _rating(text: Any) -> float | None:
 
 def _join(prompt: Any, chosen: Any, rejected: Any) -> tuple[Prompt, str, str]:
     """Text stays text; where anything is a conversation, the prompt is one."""
-    prompt, chosen, rejected = (as_messages(each) for each in (prompt, chosen, rejected))
+    prompt, chosen, rejected = as_messages(prompt), _response(chosen), _response(rejected)
     chosen_before, chosen_text = _last_answer("chosen", chosen)
     rejected_before, rejected_text = _last_answer("rejected", rejected)
     if chosen_before != rejected_before:
@@ -236,7 +235,7 @@ def _dialogue(column: str, text: Any) -> list[Message]:
 
 
 def _turns(column: str, value: Any) -> list[Message]:
-    turns = as_messages([value] if isinstance(value, Mapping) else value)
+    turns = [value] if isinstance(value, Mapping) else value
     if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
         raise BadRow("malformed", f"its '{column}' is {described(value)}; write a list of turns")
     messages = []
@@ -248,15 +247,11 @@ def _turns(column: str, value: Any) -> list[Message]:
     return messages
 
 
-def _with_system(prompt: Prompt, row: Mapping[str, Any]) -> Prompt:
-    """The prompt behind the system message of its row, which makes messages of a text."""
-    if not is_filled(row.get(SYSTEM)):
-        return prompt
-    try:
-        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-        return tuple(with_system(messages, row))
-    except ValueError as error:
-        raise BadRow("malformed", str(error)) from error
+def _response(value: Any) -> Any:
+    """A response, as messages where it is some: a text of JSON only where they end with an answer."""
+    messages = as_messages(value)
+    is_json = isinstance(value, str) and isinstance(messages, list)
+    return value if is_json and messages[-1].get("role") != "assistant" else messages
 
 
 def _last_answer(column: str, response: Any) -> tuple[tuple[Message, ...], str]:

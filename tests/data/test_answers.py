@@ -39,6 +39,7 @@ class TestAnswers:
             ("last_number", "so 3/4.", "3/4"),
             ("last_number", "-$1,200", "-1200"),
             ("last_number", "1, 2 and 3", "3"),
+            *(("last_number", text, "1/2") for text in ("1, 1/2", "1/3 and 1/2", "2\n1/2")),
             ("last_number", "1...5", "5"),
         ],
     )
@@ -54,9 +55,23 @@ class TestAnswers:
             ("last_number", "seven", "has no number"),
             *(
                 ("last_number", f"so {number}", f"ends with {number!r}, which can be read in several ways; write a pl")
-                for number in ("12,34", "1 234", "1\u202f234", "12'500", "12:30", "10^5", "1.2.3", "3/4/2020")
+                for number in (
+                    "12,34",
+                    "1 234",
+                    "1\u202f234",
+                    "12'500",
+                    "12:30",
+                    "10^5",
+                    "1.2.3",
+                    "3/4/2020",
+                    "3 1/2",
+                    "-1 1/2",
+                )
             ),
-            ("last_number", "x/4", "ends with '4', which can be read in several ways"),
+            ("last_number", "3 1/2 cups", "ends with '3 1/2', which can be read in several ways"),
+            ("last_number", "12 1/2 %", "ends with '12 1/2', which"),
+            *(("last_number", text, "ends with '4', which") for text in ("x/4", "3 / 4", r"\frac{3}4", r"\dfrac3{4}")),
+            *(("last_number", text, "ends with '34', which") for text in (r"\frac34", r"\frac 34.")),
             ("last_number", "x^{2}", "ends with '2', which"),
             ("last_number", r"\frac{3}{4}", "ends with '4', which"),
             ("last_number", 7, "is the number 7, and the rule 'last_number' reads text"),
@@ -81,6 +96,12 @@ class TestAnswers:
 
         assert find_form(open_rows(write(rows)), RowSettings(), spelled).rule == "hashes"
         assert find_form(open_rows(write(rows[:2])), RowSettings(), spelled).rule == "as_is"  # as many: the first
+
+    @pytest.mark.parametrize("column", ["output", "response"])
+    def test_a_response_may_have_marks_in_it(self, write: Callable[..., str], column: str) -> None:
+        texts = ["A text", "# Title\n#### Usage", r"so \boxed{7}"]
+        made = read(write([{"instruction": "Write.", column: text} for text in texts])).table.to_pylist()
+        assert [row["reward_model"]["ground_truth"] for row in made] == texts
 
     @pytest.mark.parametrize("other", ["so\n#### 7", r"so \boxed{7}"])
     def test_an_answer_for_another_rule_than_most(self, write: Callable[..., str], other: str) -> None:

@@ -15,7 +15,7 @@ from ctwa.data.forms import find_form, source_name
 from ctwa.data.reading import first_rows
 from ctwa.data.settings import Columns, RowSettings
 from ctwa.errors import CtwaError
-from tests.data.rows import FORMS, assistant, read, spelled, user
+from tests.data.rows import FORMS, assistant, in_parts, read, spelled, user
 
 
 def plain(messages: list[dict[str, Any]]) -> list[dict[str, str]]:
@@ -60,6 +60,15 @@ class TestColumns:
         made = read(write(rows), columns=Columns(prompt="dialogue")).table.to_pylist()[0]
 
         assert (made["prompt"], made["reward_model"]) == ([user("1?")], {"ground_truth": "1!"})
+
+    @pytest.mark.parametrize("missing", [None, ""])
+    def test_ground_truths_of_verl_are_kept_where_one_is_missing(
+        self, write: Callable[..., str], missing: str | None
+    ) -> None:
+        truths = ["72", missing, None]
+        rows = [{"prompt": [user("1?")], "reward_model": {"ground_truth": each}, "solution": "So."} for each in truths]
+        made = read(write(rows)).table.to_pylist()
+        assert [row["reward_model"]["ground_truth"] for row in made] == truths
 
     @pytest.mark.parametrize(
         ("row", "columns", "said"),
@@ -159,6 +168,13 @@ class TestPrompts:
             ),
             ({"question": "1?", "answer": "\ud800"}, {}, r"its answer has half a surrogate pair (\ud800, character 0)"),
             ({"question": "1?", "notes": ["a", {"b": "\ud800"}]}, {}, "its notes[1].b has half a surrogate pair"),
+            ({"question": "1?", "notes": ["a", "\ud83d", "\ude00"]}, {}, "its notes[1] has half a surrogate pair"),
+            (
+                {"question": "1?", "ids": [1, 2**63]},
+                {},
+                "its ids[1] is the number 9223372036854775808, of more than 64",
+            ),
+            ({"question": "1?", "ids": [-(2**70), 0]}, {}, "its ids[0] is the number -1180591620717411303424, of"),
             ({"question": "1?", "\ud800": 1}, {}, "it has a name that has half a surrogate pair"),
             (
                 {"question": "1?", "answer": 2**70},
@@ -186,10 +202,28 @@ class TestPrompts:
             RowSettings(prompt_template=template)
 
     def test_messages_that_are_written_as_a_text(self, write: Callable[..., str]) -> None:
-        rows = [{"prompt": json.dumps([user("1?")]), "answer": "1"}, {"prompt": "[{ is how it begins", "answer": "2"}]
-        made = read(write(rows, "parquet")).table.to_pylist()
+        texts = ["[{ is how it begins", '[{"role": "admin"}]', '[{"from": "Rome"}, 7]']
+        written = [*map(json.dumps, ([user("1?")], user("1?"), [{"from": "human", "value": "1?"}])), *texts]
+        made = read(write([{"prompt": each, "answer": "1"} for each in written], "parquet")).table.to_pylist()
 
-        assert [row["prompt"] for row in made] == [[user("1?")], [user("[{ is how it begins")]]
+        assert [row["prompt"] for row in made] == [[user(each)] for each in ("1?", "1?", "1?", *texts)]
+
+    @pytest.mark.parametrize("column", ["prompt", "messages"])
+    @pytest.mark.parametrize("other", [{"type": "image"}, {"type": "image_url", "image_url": {"url": "a"}}], ids=str)
+    @pytest.mark.parametrize("num_rows_of_text", [0, 1, 5000])  # more than are looked at, and than a chunk has
+    def test_texts_in_parts_beside_images_stay_in_parts(
+        self, write: Callable[..., str], column: str, other: dict[str, Any], num_rows_of_text: int
+    ) -> None:
+        text = [in_parts({"role": "system", "content": "S"}), in_parts(user("1?"))]
+        with_image = [text[0], {"role": "user", "content": [other, {"type": "text", "text": "2?"}]}]
+        answer = [] if column == "prompt" else [in_parts(assistant("1!"))]
+        source = write([{column: [*each, *answer]} for each in [text] * num_rows_of_text + [with_image]])
+        made = read(source).table.to_pylist()
+
+        for row, prompt in ((made[0], text if num_rows_of_text else with_image), (made[-1], with_image)):
+            found = [[{k: v for k, v in part.items() if v} for part in each["content"]] for each in row["prompt"]]
+            assert found == [each["content"] for each in prompt]
+            assert not answer or row["reward_model"] == {"ground_truth": "1!"}
 
     def test_a_text_may_be_left_as_it_stands(self, write: Callable[..., str]) -> None:
         source = write([{"prompt": "1 + 1 =", "answer": "2"}])

@@ -38,7 +38,7 @@ class TestTables:
     @pytest.mark.parametrize(
         ("first", "then", "said"),
         [
-            ([1, 2], [1.5, 2], r"its reward_model\.ground_truth\[\] is a fraction, and that of row 0 is a number"),
+            ([1, 2], ["1", 2], r"its reward_model\.ground_truth\[\] is text, and that of row 0 is a number"),
             ({"a": 1}, {"a": 1.5}, r"its reward_model\.ground_truth\.a is a fraction"),
             ({"a": 1}, {"b": 2}, r"ground_truth is a dict with b in it, and that of row 0 is a dict with a in it"),
             ({"a": 1}, {}, r"ground_truth is a dict with nothing in it, and that of row 0"),
@@ -53,6 +53,12 @@ class TestTables:
         kept = read(write([{"question": f"{n}?", "answer": truth} for n, truth in enumerate((first, None, first))]))
         truths = [row["reward_model"]["ground_truth"] for row in kept.table.to_pylist()]
         assert repr(truths) == repr([first, None, first])  # 1 is equal to 1.0
+
+    @pytest.mark.parametrize("inside", [lambda numbers: numbers, lambda numbers: {"box": [numbers]}])
+    def test_lists_are_of_numbers(self, write: Callable[..., str], inside: Callable[[list[float]], Any]) -> None:
+        truths = [inside([0.5, 1]), inside([1, 2]), inside([10, 20.5, 30])]
+        kept = read(write([{"question": f"{n}?", "answer": truth} for n, truth in enumerate(truths)], "jsonl"))
+        assert [row["reward_model"]["ground_truth"] for row in kept.table.to_pylist()] == truths
 
     def test_a_row_that_no_file_keeps_is_left_out(self, write: Callable[..., str]) -> None:
         rows = [{"question": "1?", "answer": "1"}, {"question": "2?", "answer": "\ud800"}, {"question": "3?"}]

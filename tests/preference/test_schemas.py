@@ -314,14 +314,49 @@ def test_messages_may_be_json_in_a_text(tmp_path, columns, indent, system):
         assert (pair.prompt, pair.chosen, pair.rejected) == ((*before, user("Hi")), "Hello", "Go")
 
 
+@pytest.mark.parametrize("form", ["pairs", "sharegpt"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        [{"from": "Paris", "to": "Rome"}],
+        [{"from": "Paris", "value": 3}],
+        [{"role": "admin", "n": 1}],
+        [{"role": "admin", "content": "x"}],
+        {"role": "admin", "content": "x"},
+        [user("Hi")],
+        [assistant("Hello"), user("Hi")],
+        [assistant("Hello"), 7],
+        {"role": "assistant"},
+        [["role", "content"]],
+        [],
+        {},
+        7,
+    ],
+    ids=str,
+)
+def test_an_answer_may_be_json(write, form, answer):
+    """Only what ends with an answer of the assistant is a conversation."""
+    text = json.dumps(answer)
+    prompt = {"prompt": "Write JSON."} if form == "pairs" else {"conversations": [human("Write JSON.")]}
+    (pair,) = load(write([prompt | {"chosen": text, "rejected": f" {text}"}]), format=form).pairs
+    assert (pair.chosen, pair.rejected) == (text, f" {text}")
+
+
 ROW = {"prompt": "Hi", "chosen": "Hello", "rejected": "Go"}
 SYSTEM = {"role": "system", "content": "Be brief."}
 
 
 class TestWhatElseARowAsks:
-    def test_a_system_message_makes_conversations_of_all_rows(self, write):
-        pairs = load(write([ROW | {"system": "Be brief."}, ROW | {"system": ""}])).pairs
-        assert [pair.prompt for pair in pairs] == [(SYSTEM, user("Hi")), (user("Hi"),)]
+    def test_a_system_message_makes_conversations_of_all_rows(self, tmp_path):
+        rows = [ROW, ROW | {"system": "Be brief."}, ROW | {"system": ""}]
+        (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        pairs = load(str(tmp_path / "rows.jsonl")).pairs
+        assert [pair.prompt for pair in pairs] == [(user("Hi"),), (SYSTEM, user("Hi")), (user("Hi"),)]
+
+    def test_of_every_format(self, write):
+        source = {"format": "safe-rlhf", "label": "safer_response_id", "columns": {"system": "persona"}}
+        (pair,) = load(write([safe_rlhf(persona="Be brief.")]), **source).pairs
+        assert pair.prompt == (SYSTEM, user("How do I open a lock?"))
 
     def test_a_column_of_another_name_may_be_empty(self, write):
         rows = [ROW | {"persona": "Be brief."}, ROW | {"persona": None}]
@@ -342,7 +377,14 @@ class TestWhatElseARowAsks:
         [
             ({"prompt": [SYSTEM, user("Hi")], "system": "Be long."}, {}, "another in its system; leave one of them"),
             ({"system": 7}, {}, "its system is the number 7"),
-            ({"system": "Be brief."}, {"chat": False}, "has chat messages, and its source says chat: false"),
+            (
+                {"system": "Be brief."},
+                {"chat": False},
+                "in its column 'system', and its source says chat: false; leave that",
+            ),
+            ({"p": "Be brief."}, {"chat": False, "columns": {"system": "p"}}, "system messages in its column 'p', and"),
+            ({"prompt": [user("Hi")]}, {"chat": False}, "has chat messages, and its source says chat: false; leave ch"),
+            ({"persona": "Be brief."}, {"columns": {"system": "pesona"}}, "columns.system=pesona, and .* no such colu"),
             ({"prompt": [user("Hi"), assistant("Hm")]}, {}, "its prompt ends with a message of the assistant"),
             ({"prompt": [SYSTEM]}, {}, "its prompt has no message of a user"),
             (
