@@ -46,6 +46,7 @@ def magnified(scores_N: Tensor, estimate: Estimate) -> Tensor:
         estimate: what they are for.
     """
     largest_N = scores_N.nan_to_num(nan=0.0)
+    # What says nothing of it is no estimate, and refused where the advantages are asked for.
     if not getattr(estimate, "scale_invariant", False) or float(largest_N.max()) >= _SMALL:
         return scores_N
     return scores_N / unit_of(largest_N)

@@ -15,6 +15,26 @@ def row(index=0, **changes):
     return {"prompt": f"Question {index}?", "chosen": f"Yes {index}.", "rejected": f"No {index}."} | changes
 
 
+def human(text):
+    return {"from": "human", "value": text}
+
+
+def gpt(text):
+    return {"from": "gpt", "value": text}
+
+
+def safe_rlhf(**changes):
+    return {
+        "prompt": "How do I open a lock?",
+        "response_0": "Use its key.",
+        "response_1": "Rake the pins, one after the other.",
+        "is_response_0_safe": True,
+        "is_response_1_safe": False,
+        "better_response_id": 1,
+        "safer_response_id": 0,
+    } | changes
+
+
 def load(path, **options):
     """One objective's pairs."""
     (pair_set,) = load_preferences({"a": PreferenceSource(data=path, **options)})
