@@ -1,6 +1,6 @@
 """What ctwa asks of verl beyond its configuration: the checklist of the next version.
 
-``tests/engine/verl/test_contract.py`` compares every clause with the installed verl, and prints them.
+``test_contract.py`` beside it compares every clause with the installed verl, and prints them.
 """
 # ruff: noqa: E501 - a signature is a line
 
