@@ -13,6 +13,7 @@ from typing import Any
 from ctwa.engine.keeper import end_by
 from ctwa.engine.ray_nodes import listens
 from ctwa.engine.ray_servers import dead_server, seen
+from ctwa.engine.replaced import replaced
 from ctwa.errors import CtwaError
 
 START = 180.0
@@ -45,14 +46,14 @@ def less_of_ray(ray_init: Mapping[str, Any]) -> Iterator[None]:
     with ExitStack() as stack:
         if ray_init["address"] == "local":
             start_gcs, wait_for_port = services.start_gcs_server, node_module.wait_for_persisted_port
-            stack.enter_context(_replaced(services, "start_gcs_server", _watched(start_gcs, stack)))
-            stack.enter_context(_replaced(Node, "start_gcs_server", _noting(Node.start_gcs_server, nodes)))
-            stack.enter_context(_replaced(node_module, "wait_for_persisted_port", _patient_port(wait_for_port, nodes)))
-            stack.enter_context(_replaced(Node, "start_monitor", _nothing))
-            stack.enter_context(_replaced(Node, "start_ray_processes", _noted(Node.start_ray_processes, nodes)))
-            stack.enter_context(_replaced(services, "get_node", _patient(services.get_node, nodes)))
+            stack.enter_context(replaced(services, "start_gcs_server", _watched(start_gcs, stack)))
+            stack.enter_context(replaced(Node, "start_gcs_server", _noting(Node.start_gcs_server, nodes)))
+            stack.enter_context(replaced(node_module, "wait_for_persisted_port", _patient_port(wait_for_port, nodes)))
+            stack.enter_context(replaced(Node, "start_monitor", _nothing))
+            stack.enter_context(replaced(Node, "start_ray_processes", _noted(Node.start_ray_processes, nodes)))
+            stack.enter_context(replaced(services, "get_node", _patient(services.get_node, nodes)))
             if ray_init.get("include_dashboard") is False:
-                stack.enter_context(_replaced(Node, "start_api_server", _nothing))
+                stack.enter_context(replaced(Node, "start_api_server", _nothing))
         try:
             yield
         except CtwaError:
@@ -180,14 +181,3 @@ def _agents_listen(node: Any) -> bool:
     """Whether the agents are there that have been given ports: Ray would have waited for them, too."""
     names = ("metrics_agent_port", "runtime_env_agent_port")
     return all(listens(node.node_ip_address, getattr(node._ray_params, name)) for name in names)
-
-
-@contextmanager
-def _replaced(owner: Any, name: str, by: Callable[..., Any]) -> Iterator[None]:
-    """Let a function be another for a while."""
-    method = getattr(owner, name)
-    setattr(owner, name, by)
-    try:
-        yield
-    finally:
-        setattr(owner, name, method)

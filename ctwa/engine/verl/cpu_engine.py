@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from verl.utils.ulysses import (
 )
 from verl.workers.engine.fsdp import transformer_impl
 
+from ctwa.engine.replaced import replaced
 from ctwa.engine.verl import PACKED_ATTENTION
 from ctwa.engine.verl.logits import entropies, log_probs_of_labels
 from ctwa.engine.verl.multi_objective_engine import MultiObjectiveEngine
@@ -93,11 +94,9 @@ class CpuEngine(MultiObjectiveEngine):
         config = self.model_config.hf_config
         if config._attn_implementation != PACKED_ATTENTION:
             return super()._build_module()
-        config._attn_implementation = "sdpa"  # which every model that can be packed has, and others too
-        try:
+        # Every model that can be packed has this one, and others too.
+        with replaced(config, "_attn_implementation", "sdpa"):
             module = super()._build_module()
-        finally:
-            config._attn_implementation = PACKED_ATTENTION
         self._packs = can_pack(module)
         if self._packs:
             module.set_attn_implementation(PACKED_ATTENTION)
@@ -115,18 +114,16 @@ class CpuEngine(MultiObjectiveEngine):
     def _build_fsdp_module(self, module: nn.Module) -> nn.Module:
         # verl offloads whatever is never trained to pinned main memory. Here it is in main memory already, and torch
         # can pin memory for an accelerator only.
-        config = self.engine_config
-        forward_only, config.forward_only = config.forward_only, False
-        try:
+        with replaced(self.engine_config, "forward_only", False):
             return super()._build_fsdp_module(module)
-        finally:
-            config.forward_only = forward_only
 
     def forward_backward_batch(
         self, data: TensorDict, loss_function: Callable, forward_only: bool = False
     ) -> list[TensorDict]:
         """Go over the micro-batches of a mini-batch as verl does; packed, the rows of a prompt stay together."""
-        with _neighbours_together() if self._packs else nullcontext():
+        # verl would balance rows over the micro-batches.
+        by_prompt = replaced(transformer_impl, "prepare_micro_batches", micro_batches)
+        with by_prompt if self._packs else nullcontext():
             return super().forward_backward_batch(data, loss_function, forward_only)
 
     def prepare_model_inputs(self, micro_batch: TensorDict) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -169,14 +166,3 @@ class CpuEngine(MultiObjectiveEngine):
             )
             for name, each_S in values_S.items()
         }
-
-
-@contextmanager
-def _neighbours_together() -> Iterator[None]:
-    """Let verl's engine cut micro-batches of so many tokens where prompts end, in the order of the rows."""
-    balanced = transformer_impl.prepare_micro_batches
-    transformer_impl.prepare_micro_batches = micro_batches
-    try:
-        yield
-    finally:
-        transformer_impl.prepare_micro_batches = balanced

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_id
 from verl.workers.engine.fsdp import transformer_impl
 
+from ctwa.engine.replaced import replaced
 from ctwa.engine.verl.columns import ROW_COLUMN, advantage_columns_of
 
 HALF = "half"
@@ -43,8 +44,7 @@ def rows_in_halves(data: TensorDict, half_N: Tensor, group: Any) -> list[int]:
     return _over_ranks([int((half_R == half).sum()) for half in (0, 1)], dist.ReduceOp.SUM, group)
 
 
-@contextmanager
-def by_half(half_N: Tensor) -> Iterator[None]:
+def by_half(half_N: Tensor) -> AbstractContextManager[None]:
     """Let verl's engine cut micro-batches as it does, but first those of one half and then those of the other.
 
     Gradients are added up over the ranks micro-batch by micro-batch, so that all ranks have equally many of a half. One
@@ -72,11 +72,7 @@ def by_half(half_N: Tensor) -> Iterator[None]:
         # The places of their rows are asked for only where a pass gives log-probabilities back, and this one does not.
         return micro_batches, None
 
-    transformer_impl.prepare_micro_batches = halves
-    try:
-        yield
-    finally:
-        transformer_impl.prepare_micro_batches = whole
+    return replaced(transformer_impl, "prepare_micro_batches", halves)
 
 
 def half_of(micro_batch: TensorDict) -> int:

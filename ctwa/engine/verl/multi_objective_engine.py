@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -25,6 +25,7 @@ from verl.workers.engine.fsdp import transformer_impl
 
 from ctwa.engine.objective_losses import OBJECTIVE_LOSSES
 from ctwa.engine.optimizer_metric import knows_mean_squares, preconditioner
+from ctwa.engine.replaced import replaced
 from ctwa.engine.verl.halves import by_half, half_of, rows_in_halves
 from ctwa.engine.verl.logits import entropies, log_probs_of_labels
 from ctwa.gradients.plan import GradientPlan, GradientRecord
@@ -291,8 +292,7 @@ def _of_padded_rows(logits_NTV: Tensor, output_args: dict[str, Any], micro_batch
     }
 
 
-@contextmanager
-def _logits_kept() -> Iterator[None]:
+def _logits_kept() -> AbstractContextManager[None]:
     """Let log-probabilities that are computed meanwhile go backward without writing into the logits.
 
     verl asks flash-attention's cross entropy to put the logits' gradient in the place of the logits, which saves a
@@ -305,11 +305,7 @@ def _logits_kept() -> Iterator[None]:
         del inplace_backward  # what verl wishes
         return in_place(logits, labels, inplace_backward=False)
 
-    transformer_impl.logprobs_from_logits = out_of_place
-    try:
-        yield
-    finally:
-        transformer_impl.logprobs_from_logits = in_place
+    return replaced(transformer_impl, "logprobs_from_logits", out_of_place)
 
 
 class _Backward:

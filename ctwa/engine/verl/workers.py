@@ -26,6 +26,7 @@ from ctwa.engine.checkpoint import correct_config, merge_adapter, num_ranks_of, 
 from ctwa.engine.objective_losses import OBJECTIVE_LOSSES, ObjectiveLosses, policy_losses
 from ctwa.engine.pairs.objective import PairLoss
 from ctwa.engine.probe import PreviousWeights
+from ctwa.engine.replaced import replaced
 from ctwa.engine.verl.columns import MINI_BATCH_ROWS, ROW_COLUMN
 from ctwa.engine.verl.registry import install
 from ctwa.engine.verl.resharding import PREVIOUS, previous_weights
@@ -120,11 +121,8 @@ class PolicyWorker(TrainingWorker):
             self._preference.record(model_output, data)
             return torch.zeros(()), {}
 
-        trained, self.loss_fn = self.loss_fn, only_record
-        try:
+        with replaced(self, "loss_fn", only_record):
             return self._pairs(self.infer_batch(data))
-        finally:
-            self.loss_fn = trained
 
     def _pairs(self, output: TensorDict | None) -> TensorDict | None:
         pairs = self._preference.take()
