@@ -20,7 +20,17 @@ from pydantic import BaseModel
 
 from ctwa.data.settings import DataSettings
 from ctwa.engine.checks.bounds import BOUNDS
-from ctwa.engine.checks.keys import DEAD, FAR, NO_DEFAULT, SYNONYMS, dotted, is_named_after, known_keys, near_keys
+from ctwa.engine.checks.keys import (
+    DEAD,
+    FAR,
+    NO_DEFAULT,
+    SYNONYMS,
+    dotted,
+    is_named_after,
+    known_keys,
+    near_keys,
+    value_at,
+)
 from ctwa.engine.choices import OURS, default_choices, folder_of, main_file
 from ctwa.engine.groups import CLASSES, SETTINGS, data_node_of, groups_of
 from ctwa.engine.verl_comments import comments_of, verl_comments
@@ -244,7 +254,7 @@ def _of_verl(command: str) -> Iterator[Entry]:
     for key in dotted(known):
         if key.split(".")[0] == "ctwa" or key in ours or "_target_" in key:
             continue
-        default = _at(known, key)
+        default = value_at(known, key)
         if isinstance(default, Mapping) and default:
             yield Entry(key, "", {}, comments.get(key, ""))
             continue
@@ -252,12 +262,6 @@ def _of_verl(command: str) -> Iterator[Entry]:
         kind = BOUNDS[key].words if key in BOUNDS else kinds.get(type(default), "what verl takes")
         of_verl = {"verl": "none" if key in unlisted else shown(default)}
         yield Entry(key, kind, of_verl | dict(values.get(key, {})), comments.get(key, ""))
-
-
-def _at(node: Any, key: str) -> Any:
-    for name in key.split("."):
-        node = node[name]
-    return node
 
 
 @cache
@@ -276,7 +280,7 @@ def _values(command: str) -> dict[str, dict[str, str]]:
     for source, content in sources.items():
         keys = {name: part for name, part in content.items() if name not in ("defaults", "hydra")}
         for key in dotted(keys):
-            if not isinstance(value := _at(keys, key), Mapping):
+            if not isinstance(value := value_at(keys, key), Mapping):
                 is_required = str(value).startswith("${ctwa_required:")
                 values.setdefault(key, {})[source] = "required" if is_required else shown(value)
     return values

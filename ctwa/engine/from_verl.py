@@ -6,7 +6,7 @@ Nothing is left out in silence: every key that is translated, left out or added 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -21,6 +21,7 @@ from hydra.errors import OverrideParseException
 from ctwa.engine.checks.keys import verl_files
 from ctwa.engine.written import load_settings
 from ctwa.errors import CtwaError, shown
+from ctwa.run.dotted import dotted
 
 _FUNCTION = "reward.custom_reward_function"
 _BUILT_IN = "verl.utils.reward_score:default_compute_score"
@@ -147,7 +148,8 @@ def _read(arguments: Sequence[str]) -> dict[str, Any]:
     parser = OverridesParser.create()
     for each in arguments:
         if each.endswith((".yaml", ".yml")) and "=" not in each:
-            in_files |= {key: value for key, value in _flat(load_settings(each)) if not key.startswith(_HYDRAS)}
+            found = dotted(load_settings(each))
+            in_files |= {key: value for key, value in found.items() if not key.startswith(_HYDRAS)}
             continue
         if each.startswith("--config"):
             raise CtwaError(f"{each}: give the YAML file itself, e.g. ctwa from-verl my_config.yaml")
@@ -179,15 +181,6 @@ def _today(key: str) -> str:
         if key == before or (key.startswith(before) and (before[-1] == "." or key[len(before)] == ".")):
             return today + key.removeprefix(before)
     return key
-
-
-def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value with its dotted key; a list is one."""
-    for name, value in node.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _plain(value: Any) -> Any:
@@ -283,10 +276,10 @@ def _weights(keys: Any, weights: Any) -> dict[str, float]:
 def _defaults(said: Mapping[str, Any], made: Translation) -> dict[str, Any]:
     """Verl's default for each key that a task of ctwa has another default for."""
     task = yaml.safe_load((files("ctwa.config") / "task" / "custom.yaml").read_text())
-    verl = dict(_flat(yaml.safe_load((verl_files() / "_generated_ppo_trainer.yaml").read_text())))
+    verl = dotted(yaml.safe_load((verl_files() / "_generated_ppo_trainer.yaml").read_text()))
     defaults = {
         key: verl[key]
-        for key, value in _flat(task)
+        for key, value in dotted(task).items()
         if key in verl and key not in said and key not in _GIVEN_BY_USER and verl[key] != value
     }
     if defaults:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 
-def dotted(tree: object, *, without: Callable[[str, str], object] | None = None) -> dict[str, object]:
-    """The leaves of a tree of dicts; an empty dict is a leaf.
+def dotted(tree: Mapping[str, object], *, without: Callable[[str, str], object] | None = None) -> dict[str, object]:
+    """The leaves of a tree of dicts; an empty dict below its root is a leaf.
 
     Args:
         tree: of plain dicts, lists, strings and numbers.
         without: told a key and its dotted path, says whether to leave out what is below it.
     """
-    return dict(_leaves(tree, "", without))
+    return dict(_leaves(tree, "", without)) if tree else {}
 
 
 def _leaves(node: object, at: str, without: Callable[[str, str], object] | None) -> Iterator[tuple[str, object]]:

@@ -21,6 +21,7 @@ from ctwa.errors import CtwaError
 from ctwa.models.libraries import without_progress_bars
 from ctwa.run.disk import let_others_read
 from ctwa.run.documents import Document
+from ctwa.run.dotted import dotted
 from ctwa.testbed.bases import Base, shipped_base
 from ctwa.testbed.data import check_rows, held_out_rows, train_rows, write_parquet
 from ctwa.testbed.evaluate import sample_scores
@@ -232,16 +233,9 @@ def _read_record(out_dir: Path) -> dict[str, Any] | None:
 
 def _difference(found: dict[str, Any], wanted: dict[str, Any]) -> str:
     """The first setting that differs, in the order of :func:`_settings`."""
-    old, new = _flat(found), _flat(wanted)
+    old, new = dotted(found), dotted(wanted)
     key = next(key for key in new | old if old.get(key) != new.get(key))
     return f"{key} is {old.get(key)!r} there and {new.get(key)!r} here"
-
-
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
 
 
 @contextmanager

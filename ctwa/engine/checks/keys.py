@@ -195,7 +195,7 @@ def wrong_keys(config: Mapping[str, Any], known: Mapping[str, Any], near: Callab
     """
     wrong = dict(_compare(config, known, "", near))
     for key, instead in DEAD.items():
-        value, default = _at(config, key), _at(known, key)
+        value, default = value_at(config, key), value_at(known, key)
         if value != default and value is not None and not _is_interpolation(value):
             wrong[key] = f"{key}={shown(value)} would do nothing, for nothing reads this key of verl: {instead}"
     return wrong
@@ -296,7 +296,8 @@ def _nearness(names: list[str], known: list[str]) -> float:
     return 0.7 * last.ratio() + 0.25 * before + 0.05 * (len(names) == len(known))
 
 
-def _at(node: Any, key: str) -> Any:
+def value_at(node: Any, key: str) -> Any:
+    """What a nested config has at a dotted key; None where there is nothing."""
     for name in key.split("."):
         node = node.get(name) if isinstance(node, Mapping) else None
     return node
