@@ -12,7 +12,7 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from ctwa.engine.checks.batches import check_token_budgets
-from ctwa.engine.checks.turns import check_parser
+from ctwa.engine.checks.turns import check_parser, is_installed
 from ctwa.errors import CtwaError, did_you_mean
 
 
@@ -182,11 +182,11 @@ def check_what_is_imported(config: DictConfig) -> None:
     optim, model = config.actor_rollout_ref.actor.optim, config.actor_rollout_ref.model
     needed = {"actor.optim.optimizer_impl": optim.optimizer_impl, "model.external_lib": model.external_lib}
     for key, module in needed.items():
-        if module is not None and not _is_installed(module):
+        if module is not None and not is_installed(module):
             raise CtwaError(f"actor_rollout_ref.{key}={module}: there is no such module here; install it, or leave it")
     loggers = [config.trainer.logger] if isinstance(config.trainer.logger, str) else config.trainer.logger
     for name in loggers:
-        if name in ("tensorboard", "wandb", "mlflow", "swanlab", "clearml", "trackio") and not _is_installed(name):
+        if name in ("tensorboard", "wandb", "mlflow", "swanlab", "clearml", "trackio") and not is_installed(name):
             raise CtwaError(f"trainer.logger: {name} is not installed; install it, or leave it out")
 
 
@@ -202,13 +202,6 @@ def check_optimizer(config: DictConfig) -> None:
                 f"actor_rollout_ref.actor.optim.optimizer={optim.optimizer} is none of torch.optim's: write one of "
                 f"them, e.g. AdamW{did_you_mean(optim.optimizer, known)}"
             )
-
-
-def _is_installed(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except (ImportError, ValueError):  # of what it is in
-        return False
 
 
 def check_with_verl(config: DictConfig, *, has_reference: bool = False) -> None:

@@ -177,7 +177,7 @@ def agent_loops(config: DictConfig) -> list[dict[str, Any]]:
             if not isinstance(entry, Mapping) or not {"name", "_target_"} <= entry.keys():
                 raise CtwaError(f"{key}: {file} has {entry!r}; write a list of entries with name and _target_")
             module = entry["_target_"].rpartition(".")[0]
-            if not _is_there(module):
+            if not is_installed(module):
                 raise CtwaError(
                     f"{key}: {file} names {entry['_target_']}, but there is no module {module}: put the folder it is "
                     "in on PYTHONPATH"
@@ -186,7 +186,8 @@ def agent_loops(config: DictConfig) -> list[dict[str, Any]]:
     return list(loops.values())
 
 
-def _is_there(module: str) -> bool:
+def is_installed(module: str) -> bool:
+    """Whether Python finds a module, which may be in a package."""
     try:
         return find_spec(module) is not None
     except (ImportError, ValueError):  # of what it is in
