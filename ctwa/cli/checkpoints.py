@@ -128,6 +128,7 @@ def _export(
 ) -> None:
     from ctwa.evaluation.runs import conditioning_of
     from ctwa.models.export import Export
+    from ctwa.models.locate import step_of
     from ctwa.report.card import model_card
     from ctwa.report.markdown import base_name
     from ctwa.report.trace import read_runs
@@ -137,7 +138,7 @@ def _export(
     told = conditioning_of(folder.path)
     card = model_card(
         run,
-        int(checkpoint.name.rsplit("_", 1)[1]),
+        step_of(checkpoint),
         is_adapter=adapter,
         template=None if told is None else told.template,
     )

@@ -15,6 +15,7 @@ from ctwa.engine.restarts import how_to_go_on, last_step
 from ctwa.engine.signals import Interruption, end_request
 from ctwa.engine.watchdog import Watchdog, WatchdogSettings
 from ctwa.errors import CtwaError
+from ctwa.models.locate import step_of
 from ctwa.objectives.completion import Completion
 from ctwa.objectives.evaluator import Evaluation
 from ctwa.run.alarms import Alarm
@@ -65,7 +66,7 @@ class Recorder(RunRecorder):
         if resume:
             found = find_resumption(run.checkpoints)
             self.resume_from, left_out = found.folder, clear_the_way(found)
-            resume_after = -1 if self.resume_from is None else int(self.resume_from.name.rsplit("_", 1)[1])
+            resume_after = -1 if self.resume_from is None else step_of(self.resume_from)
         made = last_step(run) if resume and self.resume_from is None else 0
         super().__init__(run, resume_after=resume_after, num_samples=num_samples, seed=seed)
         #: the alarm or signal that ended the run, if one did

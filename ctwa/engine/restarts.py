@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from ctwa.models.locate import newest_complete
+from ctwa.models.locate import newest_complete, step_of
 from ctwa.run.folder import RunFolder
 from ctwa.run.trace import iterate_trace
 
@@ -58,7 +58,7 @@ def last_step(run: RunFolder | None) -> int:
     if run is None:
         return 0
     newest = newest_complete(run.checkpoints)
-    saved = 0 if newest is None else int(newest.name.rsplit("_", 1)[1])
+    saved = 0 if newest is None else step_of(newest)
     made = max((record["step"] for record in iterate_trace(run.metrics)), default=0) if run.metrics.is_file() else 0
     return max(saved, made)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ctwa.models.locate import BEST, step_folder, steps
+from ctwa.models.locate import BEST, is_step_folder, step_folder, step_of, steps
 from ctwa.models.seal import SEAL_FILE, damaged_files, has_hashes, is_complete
 
 State = Literal["whole", "complete", "damaged", "unfinished"]
@@ -65,8 +65,8 @@ def _look(step: int, folder: Path, verify: bool, best: int | None) -> Checkpoint
 def best_step(checkpoints: Path) -> int | None:
     """The step that early stopping kept; None without any."""
     best = checkpoints / BEST
-    name = Path(os.readlink(best)).name.removeprefix("global_step_") if best.is_symlink() else ""
-    return int(name) if name.isdecimal() else None
+    folder = Path(os.readlink(best)) if best.is_symlink() else best
+    return step_of(folder) if is_step_folder(folder) else None
 
 
 def prune(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from ctwa.errors import CtwaError
@@ -17,6 +18,16 @@ def step_folder(checkpoints: Path, step: int) -> Path:
     return checkpoints / f"global_step_{step}"
 
 
+def is_step_folder(folder: Path) -> bool:
+    """Whether a folder has a name as :func:`step_folder` gives it."""
+    return re.fullmatch(r"global_step_(0|[1-9]\d*)", folder.name, re.ASCII) is not None
+
+
+def step_of(folder: Path) -> int:
+    """The step that :func:`step_folder` gave a folder to."""
+    return int(folder.name.removeprefix("global_step_"))
+
+
 def model_folder(checkpoint: Path) -> Path:
     """The folder of a checkpoint that transformers loads."""
     return checkpoint / "actor" / "huggingface"
@@ -25,8 +36,7 @@ def model_folder(checkpoint: Path) -> Path:
 def steps(checkpoints: Path) -> list[int]:
     """The steps that have a folder, complete or not, in their order."""
     folders = [folder for folder in checkpoints.glob("global_step_*") if folder.is_dir() and not folder.is_symlink()]
-    numbers = [folder.name.removeprefix("global_step_") for folder in folders]
-    return sorted(int(number) for number in numbers if number.isdecimal() and number == str(int(number)))
+    return sorted(step_of(folder) for folder in folders if is_step_folder(folder))
 
 
 def newest_complete(checkpoints: Path) -> Path | None:
