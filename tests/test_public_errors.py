@@ -216,7 +216,6 @@ MISTAKES: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "a name too few": (lambda: probed(names=("a",)), "rewards_NM has the shape (4, 2); pass (N, M) with M = 1"),
     "probed groups": (lambda: probed(group_N=GROUP_N[:2]), "group_N has the shape (2,); pass (N,) with N = 4"),
-    "a bound below 0": (lambda: probed(log_ratio_clip=-1), "log_ratio_clip is -1; pass a number above 0"),
     "probed rows": (lambda: probed(forward_probe, rows_N=GROUP_N), "rows_N is torch.int64; pass bool"),
     "scores of a probe": (lambda: probed(forward_probe, scored_NM=MASK_NT), "scored_NM has the shape (4, 3); pass (N,"),
     # gradients

@@ -28,6 +28,7 @@ from ctwa.errors import CtwaError
 from ctwa.state import Stateful
 
 LOG_RATIO_CLIP = 3.0
+"""Of a completion, either way: bounds its influence. The estimate is unbiased where nothing is beyond it."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,6 @@ def backward_probe(
     group_N: Tensor,
     *,
     names: Sequence[str],
-    log_ratio_clip: float = LOG_RATIO_CLIP,
 ) -> Progress:
     """What the last step did, from new prompts' completions, sampled after it: ``Cov(r, 1 - p_before / p_now)``.
 
@@ -97,8 +97,6 @@ def backward_probe(
         mask_NT: 1 (or True) on response tokens; what stands elsewhere, NaN included, has no influence.
         group_N: int64, the prompt of each row; the completions of a prompt must all be there.
         names: the objectives.
-        log_ratio_clip: bound on the absolute log-ratio of a completion, which bounds its influence; the estimate is
-            unbiased where nothing is beyond it.
 
     A prompt with fewer than two scored completions of an objective is not usable for it.
 
@@ -106,9 +104,9 @@ def backward_probe(
         CtwaError: the shapes disagree.
     """
     log_probs = {"log_probs_now_NT": log_probs_now_NT, "log_probs_before_NT": log_probs_before_NT}
-    _check(rewards_NM, scored_NM, log_probs, mask_NT, group_N, names, log_ratio_clip)
+    _check(rewards_NM, scored_NM, log_probs, mask_NT, group_N, names)
     log_ratio_NT = log_probs_before_NT.double() - log_probs_now_NT.double()
-    return _probe(rewards_NM, scored_NM, log_ratio_NT, mask_NT.bool(), group_N, names, log_ratio_clip, sign=-1)
+    return _probe(rewards_NM, scored_NM, log_ratio_NT, mask_NT.bool(), group_N, names, sign=-1)
 
 
 def forward_probe(
@@ -121,7 +119,6 @@ def forward_probe(
     *,
     names: Sequence[str],
     rows_N: Tensor | None = None,
-    log_ratio_clip: float = LOG_RATIO_CLIP,
 ) -> Progress:
     """What a step did, from completions that were sampled before it: ``Cov(r, p_after / p_before)``.
 
@@ -139,19 +136,18 @@ def forward_probe(
         names: the objectives.
         rows_N: bool, the completions that the step was not trained on; all of them by default. A prompt of which the
             step was trained on some completions is no unseen prompt, and is left out.
-        log_ratio_clip: as in ``backward_probe``.
 
     Raises:
         CtwaError: the shapes disagree.
     """
     log_probs = {"log_probs_after_NT": log_probs_after_NT, "log_probs_before_NT": log_probs_before_NT}
-    _check(rewards_NM, scored_NM, log_probs, mask_NT, group_N, names, log_ratio_clip)
+    _check(rewards_NM, scored_NM, log_probs, mask_NT, group_N, names)
     log_ratio_NT = log_probs_after_NT.double() - log_probs_before_NT.double()
     mask_NT = mask_NT.bool()
     if rows_N is not None:
         check_tensor("rows_N", rows_N, dtype=torch.bool, N=len(rewards_NM))
         mask_NT = mask_NT & ~torch.isin(group_N, group_N[~rows_N])[:, None]
-    return _probe(rewards_NM, scored_NM, log_ratio_NT, mask_NT, group_N, names, log_ratio_clip, sign=1)
+    return _probe(rewards_NM, scored_NM, log_ratio_NT, mask_NT, group_N, names, sign=1)
 
 
 def mean_rewards(rewards_NM: Tensor, scored_NM: Tensor, group_N: Tensor) -> tuple[Tensor, Tensor]:
@@ -208,7 +204,6 @@ def _check(
     mask_NT: Tensor,
     group_N: Tensor,
     names: Sequence[str],
-    log_ratio_clip: float,
 ) -> None:
     check_tensor("rewards_NM", rewards_NM, M=len(names))
     num_N = len(rewards_NM)
@@ -217,8 +212,6 @@ def _check(
     for name, values_NT in log_probs.items():
         check_tensor(name, values_NT, N=num_N, T=mask_NT.shape[1])
     check_tensor("group_N", group_N, N=num_N)
-    if not log_ratio_clip > 0:
-        raise CtwaError(f"log_ratio_clip is {log_ratio_clip}; pass a number above 0")
 
 
 def _probe(
@@ -228,14 +221,13 @@ def _probe(
     mask_NT: Tensor,
     group_N: Tensor,
     names: Sequence[str],
-    log_ratio_clip: float,
     *,
     sign: Literal[1, -1],
 ) -> Progress:
     """``sign Cov(r, ratio)``; a row without a single token under the mask takes no part."""
     valid_N = mask_NT.any(1)
     log_ratio_N = torch.where(mask_NT, log_ratio_NT, 0.0).sum(1)
-    ratio_N1 = log_ratio_N.clamp(-log_ratio_clip, log_ratio_clip).exp()[:, None]
+    ratio_N1 = log_ratio_N.clamp(-LOG_RATIO_CLIP, LOG_RATIO_CLIP).exp()[:, None]
     covariance = within_prompt_covariance(rewards_NM, sign * ratio_N1, scored_NM & valid_N[:, None], group_N, ddof=1)
     return Progress(
         names=tuple(names),
@@ -243,7 +235,7 @@ def _probe(
         # A group that is not finite is a defect that must show, as it does in the mean, and not a group to leave out.
         standard_error_M=torch.where(covariance.mean_D.isnan(), math.nan, _standard_error(covariance.groups_GD)),
         num_prompts=int((~covariance.groups_GD.isnan()).any(1).sum()),
-        clipped_fraction=int((log_ratio_N.abs() > log_ratio_clip).sum()) / max(int(valid_N.sum()), 1),
+        clipped_fraction=int((log_ratio_N.abs() > LOG_RATIO_CLIP).sum()) / max(int(valid_N.sum()), 1),
     )
 
 
