@@ -33,11 +33,6 @@ class WithinPrompt:
         """The number of usable groups, int64."""
         return (~self.groups_GD.isnan()).sum(0)
 
-    @property
-    def usable_fraction(self) -> float:
-        """The share of groups that were usable, averaged over the columns."""
-        return int(self.num_usable_D.sum()) / max(self.groups_GD.numel(), 1)
-
 
 def within_prompt_covariance(
     x_ND: Tensor, y_ND: Tensor, valid_ND: Tensor, group_N: Tensor, *, ddof: int = 0, correlation: bool = False

@@ -115,7 +115,6 @@ def test_groups_with_one_row_are_skipped_and_no_group_is_not_zero():
     assert result.mean_D[0] == 0.5
     assert result.mean_D[1].isnan()
     assert result.num_usable_D.tolist() == [1, 0]
-    assert result.usable_fraction == 0.25
 
 
 def test_a_weight_that_is_not_finite_is_no_observation():
@@ -130,7 +129,7 @@ def test_constant_objective_has_no_covariance_and_no_correlation():
     assert within_prompt_covariance(ones_N1, weights_N1, torch.tensor(True), group_N).mean_D.abs().item() < 1e-15
     result = within_prompt_covariance(ones_N1, weights_N1, torch.tensor(True), group_N, correlation=True)
     assert result.mean_D.isnan().all()
-    assert result.usable_fraction == 0
+    assert result.num_usable_D.tolist() == [0]
 
 
 def test_correlation_is_free_of_scale_and_of_ddof():
