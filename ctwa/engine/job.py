@@ -244,10 +244,10 @@ def execute(
     return start(job, run)
 
 
-def print_plan(written: Written, job: Job, console: Console | None = None) -> None:
+def print_plan(written: Written, job: Job) -> None:
     """Print a job's resolved config, what of it was written where, and its plan."""
     # Else the `:train:` of `folder:train: prompt from ...` becomes a picture of a train.
-    say = partial((console or Console()).print, markup=False, emoji=False, highlight=False, soft_wrap=True)
+    say = partial(Console().print, markup=False, emoji=False, highlight=False, soft_wrap=True)
     say(OmegaConf.to_yaml(job.config))
     say(clean_lines("\n".join([*written.lines(), job.plan()])))
 

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from rich.console import Console
 from rich.text import Text
 
 from ctwa.engine.compose import compose_config, compose_written
@@ -51,7 +50,6 @@ def train_each(
     *,
     stop_on: Sequence[str] = (),
     dry_run: bool = False,
-    console: Console | None = None,
 ) -> Stop | None:
     """Train with each method, in a folder of its name in ``ctwa.run``; all is checked before the first one starts.
 
@@ -63,7 +61,6 @@ def train_each(
         arguments: of `ctwa train`; ``method=`` among them is what `methods_of` has read.
         stop_on: alarms that end a run.
         dry_run: print the resolved configs and the plans, and start nothing.
-        console: where to print them.
 
     Returns:
         What ended the last run that was ended early.
@@ -91,7 +88,7 @@ def train_each(
     series.refuse_unlike([job.config for _, job in jobs])
     if dry_run:
         for written, job in jobs:
-            print_plan(written, job, console)
+            print_plan(written, job)
         return None
     return _train(folder, [job for _, job in jobs], series)
 

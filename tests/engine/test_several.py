@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from ctwa.engine import several
 from ctwa.engine.job import Job
@@ -45,9 +44,7 @@ def test_a_comma_too_many_is_told(given: str) -> None:
 def test_each_run_has_a_folder_of_its_methods_name(
     run_overrides: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stopped = train_each(
-        ["linear", "guard"], [*run_overrides, f"ctwa.run={tmp_path}/it"], dry_run=True, console=Console(width=200)
-    )
+    stopped = train_each(["linear", "guard"], [*run_overrides, f"ctwa.run={tmp_path}/it"], dry_run=True)
     printed = capsys.readouterr().out
 
     assert stopped is None

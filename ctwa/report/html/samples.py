@@ -10,6 +10,8 @@ from ctwa.run.jsonl import iterate_jsonl
 from ctwa.run.trace import SampleRecord
 
 _CHARACTERS = 2500  # of a prompt or response on the page
+_NUM_OF_A_STEP = 3
+_MOST_SHARED = 40  # prompts
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Sample:
     rewards: dict[str, float | None]
 
 
-def early_and_late(path: Path, num: int = 3) -> tuple[list[Sample], list[Sample]]:
+def early_and_late(path: Path) -> tuple[list[Sample], list[Sample]]:
     """Completions of the first and of the last step that has any; empty where there is no file.
 
     Training completions where both ends have them, else held-out ones.
@@ -39,7 +41,7 @@ def early_and_late(path: Path, num: int = 3) -> tuple[list[Sample], list[Sample]
             known = ends.setdefault(sample.split, [])
             if ends is last and known and known[0].step < sample.step:
                 known.clear()
-            if len(known) < num and (not known or known[0].step == sample.step):
+            if len(known) < _NUM_OF_A_STEP and (not known or known[0].step == sample.step):
                 known.append(sample)
     for split in ("train", "held-out"):
         if split in first and first[split][0].step < last[split][0].step:
@@ -47,7 +49,7 @@ def early_and_late(path: Path, num: int = 3) -> tuple[list[Sample], list[Sample]
     return next(iter(first.values()), []), []
 
 
-def on_the_same_prompts(paths: Sequence[Path], most: int = 40) -> list[list[Sample | None]]:
+def on_the_same_prompts(paths: Sequence[Path]) -> list[list[Sample | None]]:
     """The newest completions of prompts that several runs have completed; a place in each list for every run.
 
     Which prompts are kept depends on the seed, the split and the step, so runs of one seed have many in common. Those
@@ -63,7 +65,7 @@ def on_the_same_prompts(paths: Sequence[Path], most: int = 40) -> list[list[Samp
             found.setdefault((sample.split, record["prompt"]), [None] * len(paths))[place] = sample
     shared = [each for each in found.values() if sum(sample is not None for sample in each) > 1]
     shared.sort(key=lambda each: -min(sample.step for sample in each if sample is not None))
-    return shared[:most]
+    return shared[:_MOST_SHARED]
 
 
 def _sample(record: SampleRecord) -> Sample:
