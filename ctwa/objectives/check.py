@@ -24,7 +24,7 @@ from ctwa.objectives.conventions import column_fault
 from ctwa.objectives.loading import resolve_spec, split_spec
 from ctwa.objectives.messages import Function
 from ctwa.objectives.pool import WorkerPool
-from ctwa.objectives.responses import PROBES, Response, measured, of_column, probes_of, samples_of
+from ctwa.objectives.responses import Response, measured, of_rows, probes_of, samples_of
 
 MAX_UNSCORED = 0.05  # the default of a run
 FIRST_STEP = Moment("train", 1, 0.0)
@@ -105,11 +105,8 @@ def check_reward(
     """
     if not rows:
         raise CtwaError("there is no row to check the reward function on; give a data set that has some")
-    if responses is None and "response" in rows[0]:
-        responses = of_column(rows, "response")
-        source = "the responses are the data's column 'response'"
-    elif responses is None:
-        source = f"the data has no responses: probed are {', '.join(PROBES)} (--text gives one of your own)"
+    if responses is None:
+        responses, source = of_rows(rows)
     if responses is not None and len(responses) != len(rows):
         raise CtwaError(
             f"there are {len(responses)} responses for {len(rows)} rows; give one, or one list, for each row"

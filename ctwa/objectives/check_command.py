@@ -17,7 +17,7 @@ from ctwa.objectives.check import FIRST_STEP, MAX_UNSCORED, CheckResult, check_r
 from ctwa.objectives.check_together import overrides, render_together, together
 from ctwa.objectives.completion import Moment
 from ctwa.objectives.loading import resolve_spec, split_spec
-from ctwa.objectives.responses import Sampler, of_column, read_responses
+from ctwa.objectives.responses import Sampler, of_rows, read_responses
 
 
 def main(
@@ -70,16 +70,15 @@ def main(
     own = _own_kwargs(list(functions), kwargs or {})
     for spec in specs:
         resolve_spec(spec)  # before a model is asked
-    chosen: Sequence[Any] | None = None
-    source = f"the responses are {responses}"
+    chosen: Sequence[Any] | None
     if sample is not None:
         chosen, source = sample(rows)
     elif responses is not None:
-        chosen = read_responses(responses, rows, data)
+        chosen, source = read_responses(responses, rows, data), f"the responses are {responses}"
     elif texts:
         chosen, source = [list(texts)] * len(rows), "the response is the text given"
-    elif "response" in rows[0]:
-        chosen, source = of_column(rows, "response"), "the responses are the data's column 'response'"
+    else:
+        chosen, source = of_rows(rows)
     console = console or Console()
     how: dict[str, Any] = {"timeout": timeout, "tokenize": tokenize, "moment": moment}
     results = {}

@@ -91,6 +91,17 @@ def probes_of(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, str, str | R
     return samples
 
 
+def of_rows(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Any] | None, str]:
+    """The responses that rows bring along, None for none, and what that means in words.
+
+    Raises:
+        CtwaError: a row lacks its own, and the first one has it.
+    """
+    if "response" in rows[0]:
+        return of_column(rows, "response"), "the responses are the data's column 'response'"
+    return None, f"the data has no responses: probed are {', '.join(PROBES)} (--text gives one of your own)"
+
+
 def of_column(rows: Sequence[Mapping[str, Any]], column: str) -> list[Any]:
     """What a column of responses has in each row.
 
