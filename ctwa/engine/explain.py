@@ -154,10 +154,9 @@ def _described(entry: Entry, command: str) -> str:
         lines.append(fill(entry.meaning, WIDTH, initial_indent="  ", subsequent_indent="  "))
     if entry.key in DEAD:
         return "\n".join([*lines, f"  nothing reads this key of verl in a run of ctwa: {DEAD[entry.key]}"])
-    facts = {"may be": entry.kind}
     width = max((len(source) for source in entry.values), default=0)
     values = [f"{source:<{width}}  {value}" for source, value in entry.values.items()]
-    lines += [f"  {name:<8} {text}" for name, text in facts.items() if text]
+    lines += [f"  {'may be':<8} {entry.kind}"] if entry.kind else []
     lines += [f"  {'value' if number == 0 else '':<8} {text}" for number, text in enumerate(values)]
     others = [
         other for other in SETTINGS if other != command and any(each.key == entry.key for each in entries_of(other))

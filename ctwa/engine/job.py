@@ -55,11 +55,7 @@ of the time of an update and of a completion. It keeps nothing large in the aren
 
 
 def set_environment(config: DictConfig) -> None:
-    """Tell verl and ray, here and in every process of the run, what they read from the environment.
-
-    Raises:
-        CtwaError: verl was imported before under another platform.
-    """
+    """Tell verl and ray, here and in every process of the run, what they read from the environment."""
     environment = {
         "VERL_USE_EXTERNAL_MODULES": PLUGINS,
         "RAY_USAGE_STATS_ENABLED": "0",
