@@ -19,28 +19,18 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-import ctwa.config
 from ctwa.data.files import is_local
 from ctwa.data.settings import DataSettings
 from ctwa.engine.checks.bounds import bounds_of, leaves, out_of_bounds
 from ctwa.engine.checks.keys import dotted, known_keys, near_key, verl_files, wrong_keys
 from ctwa.engine.choices import MODULES, OURS
-from ctwa.engine.cores import threads_of_a_rank
 from ctwa.engine.groups import SETTINGS, groups_of, register
+from ctwa.engine.resolvers import register_resolvers
 from ctwa.engine.secrets import keep_expressions
 from ctwa.engine.written import Written, relinked
 from ctwa.errors import CtwaError, did_you_mean, shown, told_together
-from ctwa.models.size import is_small
 
-OmegaConf.register_new_resolver("ctwa_config_dir", lambda: str(Path(ctwa.config.__file__).parent), replace=True)
-OmegaConf.register_new_resolver("ctwa_verl_config_dir", lambda: str(verl_files()), replace=True)
-# ${ctwa_by_size:${actor_rollout_ref.model.path},2,1}: the first for a small model, the second for every other.
-OmegaConf.register_new_resolver(
-    "ctwa_by_size", lambda model, small, large: small if is_small(str(model)) else large, replace=True
-)
-OmegaConf.register_new_resolver(
-    "ctwa_threads", lambda model, num_ranks: threads_of_a_rank(str(model), num_ranks), replace=True
-)
+register_resolvers()
 
 WHOLE = "whole_configuration"
 """What Hydra has a whole configuration of the user's by."""
