@@ -54,6 +54,17 @@ def shown(value: object) -> str:
     return written if len(written) <= 80 else written[:77] + "..."
 
 
+def one_line(error: BaseException, most: int = 200) -> str:
+    """What a library says in an exception, as part of a sentence; its type where it says nothing.
+
+    Args:
+        error: the exception.
+        most: the characters that are shown.
+    """
+    said = " ".join(str(error).split()) or type(error).__name__
+    return said if len(said) <= most else f"{said[: most - 3]}..."
+
+
 def is_seen(character: str) -> bool:
     """Whether a character can be printed; those that join others, or keep them apart, are of many scripts."""
     return character.isprintable() or character in "\u200c\u200d"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ctwa.errors import CtwaError
+from ctwa.errors import CtwaError, one_line
 
 _BLOCK = re.compile(r"\.(?:layers|layer|h|blocks|block)\.(\d+)\.")
 
@@ -79,7 +79,7 @@ def read_shape(folder: Path, *, trust_remote_code: bool = False) -> ModelShape:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from ctwa.models.libraries import quiet_transformers, reason
+    from ctwa.models.libraries import quiet_transformers
 
     try:
         with quiet_transformers(), torch.device("meta"):
@@ -87,7 +87,7 @@ def read_shape(folder: Path, *, trust_remote_code: bool = False) -> ModelShape:
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     except Exception as error:  # the model's own code may raise anything
         raise CtwaError(
-            f"no causal language model can be built from {folder}/config.json ({reason(error)}); give the model's own"
+            f"no causal language model can be built from {folder}/config.json ({one_line(error)}); give the model's own"
         ) from error
     return shape_of(model, config.get_text_config())
 

@@ -10,8 +10,8 @@ from glob import glob
 from pathlib import Path
 from typing import Any
 
-from ctwa.data.formats import BATCH, CsvFile, JsonFile, ParquetFile, Row, RowFile, chosen_rows, one_line, refuse_twice
-from ctwa.errors import CtwaError, neighbour
+from ctwa.data.formats import BATCH, CsvFile, JsonFile, ParquetFile, Row, RowFile, chosen_rows, refuse_twice
+from ctwa.errors import CtwaError, neighbour, one_line
 
 VERL_READS = (".parquet", ".jsonl", ".json")  # by which verl, too, knows a file
 SUFFIXES = (*VERL_READS, ".csv", ".tsv")

@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ctwa.errors import CtwaError
+from ctwa.errors import CtwaError, one_line
 
 MAX_BYTES = 1 << 26
 """How much of a parquet file a sample is taken from (in memory): all of most files."""
@@ -339,8 +339,3 @@ def described(value: Any) -> str:
     return f"{kinds.get(type(value), 'the number' if isinstance(value, int | float) else 'the value')} " + (
         text if len(text) <= 60 else f"{text[:57]}..."
     )
-
-
-def one_line(error: BaseException) -> str:
-    """An error of a library as part of a sentence."""
-    return " ".join(str(error).split())[:200]

@@ -16,7 +16,7 @@ from ctwa.data.formats import Row, RowFile
 from ctwa.data.forms import TRUTH, VERL, BadRow, Form, Spelled, find_form
 from ctwa.data.rows import Kinds
 from ctwa.data.settings import RowSettings
-from ctwa.errors import CtwaError
+from ctwa.errors import CtwaError, one_line
 
 _CHUNK = 4096  # rows that are Python objects at once
 NUM_NAMED = 5
@@ -284,7 +284,7 @@ class _Table:
         try:
             return pa.concat_tables(self._chunks, promote_options="permissive")
         except pa.ArrowException as error:
-            raise _OfTwoKinds(" ".join(str(error).split())) from error
+            raise _OfTwoKinds(one_line(error)) from error
 
     def _flush(self) -> None:
         names = dict.fromkeys(name for row in self._rows for name in row)
@@ -297,7 +297,7 @@ class _Table:
         try:
             array = pa.array([value or None if isinstance(value, dict) else value for value in values])
         except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
-            raise _OfTwoKinds(f"{name}: {' '.join(str(error).split())}") from error
+            raise _OfTwoKinds(f"{name}: {one_line(error)}") from error
         if _has_nothing_in_it(pa, array.type):  # which no parquet file keeps
             raise _OfTwoKinds(f"{name}: it has a dict without a key")
         return array

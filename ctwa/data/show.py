@@ -15,7 +15,7 @@ from ctwa.data.messages import SYSTEM
 from ctwa.data.reading import Bad, Rows, hold_out, read_rows
 from ctwa.data.settings import DataSettings
 from ctwa.data.templates import left_out
-from ctwa.errors import CtwaError
+from ctwa.errors import CtwaError, one_line
 
 NUM_COUNTED = 20_000
 """Rows whose tokens are counted: of more, as many random ones."""
@@ -225,8 +225,9 @@ def _rendered(messages: list[dict[str, Any]], tokenizer: Any, place: int) -> str
     try:
         text: str = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     except Exception as error:  # a template raises what it likes
-        told = " ".join(str(error).split())[:200]
-        raise CtwaError(f"row {place} (from 0): the model's chat template cannot render its prompt ({told})") from error
+        raise CtwaError(
+            f"row {place} (from 0): the model's chat template cannot render its prompt ({one_line(error)})"
+        ) from error
     if (message := left_out(messages, text)) is not None:
         raise CtwaError(
             f"row {place} (from 0): the model's chat template leaves out its {message['role']} message "

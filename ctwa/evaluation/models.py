@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from ctwa.errors import CtwaError
+from ctwa.errors import CtwaError, one_line
 from ctwa.models.libraries import without_progress_bars
 from ctwa.models.locate import locate
 from ctwa.models.look import look_at_model
@@ -114,5 +114,6 @@ class Model:
         try:
             return loader.from_pretrained(self.location, trust_remote_code=self.trust_remote_code, **options)
         except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise CtwaError(f"the {what} of model '{self.name}' ({self.source}) cannot be loaded: {reason}") from error
+            raise CtwaError(
+                f"the {what} of model '{self.name}' ({self.source}) cannot be loaded: {one_line(error, 300)}"
+            ) from error

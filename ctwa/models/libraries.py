@@ -1,15 +1,9 @@
-"""What transformers says while it is used, and what libraries say in their errors."""
+"""What transformers says while it is used."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-
-def reason(error: BaseException) -> str:
-    """An error of a library as part of a sentence."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 @contextmanager

@@ -13,8 +13,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from ctwa.errors import CtwaError, did_you_mean
-from ctwa.models.libraries import quiet_transformers, reason
+from ctwa.errors import CtwaError, did_you_mean, one_line
+from ctwa.models.libraries import quiet_transformers
 from ctwa.models.locate import locate
 from ctwa.models.source import Source
 
@@ -75,7 +75,7 @@ def look_at_tokenizer(source: Source, config: Any = None) -> Any:
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=source.trust_remote_code)
         except Exception as error:  # of as many types as there are kinds of tokenizers
             raise source.error(
-                f"has no tokenizer that can be loaded ({reason(error)}); give a folder with tokenizer.json and "
+                f"has no tokenizer that can be loaded ({one_line(error)}); give a folder with tokenizer.json and "
                 "tokenizer_config.json"
             ) from error
     ids = tokenizer.get_vocab().values()
@@ -122,7 +122,7 @@ def model_config(source: Source, folder: Path) -> Any:
             config = AutoConfig.from_pretrained(folder, trust_remote_code=source.trust_remote_code)
     except Exception as error:  # a config may raise anything, code of the model's own included
         raise source.error(
-            f"has a config.json that transformers does not take ({reason(error)}); give the model's own"
+            f"has a config.json that transformers does not take ({one_line(error)}); give the model's own"
         ) from error
     others = [name for name in content.get("architectures") or [] if not str(name).endswith(_HEADS)]
     if others or (not is_remote and _loader(config) is None):
@@ -136,7 +136,7 @@ def _json(source: Source, file: Path) -> Any:
     try:
         return json.loads(file.read_bytes())
     except ValueError as error:
-        raise source.error(f"has a {file.name} that is not JSON ({reason(error)}); give the model's own") from error
+        raise source.error(f"has a {file.name} that is not JSON ({one_line(error)}); give the model's own") from error
     except OSError as error:
         raise source.error(
             f"has no {file.name} that can be read ({error.strerror}); give the folder it is in"
@@ -216,7 +216,7 @@ def _all_shapes(source: Source, folder: Path) -> dict[str, Any]:
             shapes |= _shapes(file)
         except Exception as error:  # of safetensors, of pickles, of zip files
             raise source.error(
-                f"has a {file.name} that is cut off or damaged ({reason(error)}); copy or download it again"
+                f"has a {file.name} that is cut off or damaged ({one_line(error)}); copy or download it again"
             ) from error
     return shapes
 
@@ -237,7 +237,8 @@ def _weights(source: Source, folder: Path, config: Any) -> None:
             )
     except Exception as error:  # the model's own code may raise anything
         raise source.error(
-            f"cannot be built from its config.json and weights ({reason(error)}); give the config.json of these weights"
+            f"cannot be built from its config.json and weights ({one_line(error)}); give the config.json of these "
+            "weights"
         ) from error
     if fault := loading_fault(found, config):
         raise source.error(fault)

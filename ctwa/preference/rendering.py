@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ctwa.data.templates import left_out
+from ctwa.errors import one_line
 from ctwa.objectives.contract import shortened
 from ctwa.preference.schemas import BadRow
 
@@ -87,9 +88,8 @@ def _render(tokenizer: Any, messages: Any, template_kwargs: Mapping[str, Any], *
         )
     except Exception as error:  # a template is a program of the model's maker, and may raise anything
         roles = ", ".join(str(message.get("role")) for message in messages)
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise BadRow(
-            "template", f"the chat template does not take its conversation (roles {roles}): {reason}"
+            "template", f"the chat template does not take its conversation (roles {roles}): {one_line(error)}"
         ) from error
 
 

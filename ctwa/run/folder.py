@@ -9,7 +9,7 @@ from typing import Any, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from ctwa.errors import CtwaError, shown
+from ctwa.errors import CtwaError, one_line
 from ctwa.run import origin
 from ctwa.run.alarms import AlarmLimits, AlarmMonitor
 from ctwa.run.disk import check_place
@@ -127,7 +127,7 @@ class RunFolder:
             text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True).encode()
         except (yaml.YAMLError, TypeError, ValueError) as error:
             raise CtwaError(
-                f"the configuration of the run cannot be written ({_one_line(error)}): give plain dicts, lists, "
+                f"the configuration of the run cannot be written ({one_line(error, 80)}): give plain dicts, lists, "
                 "strings and numbers"
             ) from error
         if self.config.exists() and self.config.read_bytes() != text:
@@ -206,10 +206,6 @@ class RunFolder:
         while (path := self.path / f"config.{number}.yaml").exists():
             number += 1
         return path
-
-
-def _one_line(error: Exception) -> str:
-    return shown(" ".join(str(error).split()))
 
 
 def refuse_several(path: Path) -> None:

@@ -22,8 +22,7 @@ from ctwa.engine.checks.conditioning import check_told
 from ctwa.engine.checks.model import check_model, model_source
 from ctwa.engine.checks.turns import check_loops_of_rows, tool_schemas
 from ctwa.engine.data import KEYS, TRAIN, DataRow, Part, RunData
-from ctwa.errors import CtwaError, did_you_mean
-from ctwa.models.libraries import reason
+from ctwa.errors import CtwaError, did_you_mean, one_line
 from ctwa.models.look import look_at_adapter, look_at_model, look_at_tokenizer, weight_shapes
 from ctwa.models.source import Source
 from ctwa.objectives.contract import need_ground_truth, shortened
@@ -324,10 +323,10 @@ def _rendered(
     except Exception as error:  # a template raises what it likes
         if isinstance(error, TemplateSyntaxError):
             raise model_source(config).error(
-                f"has a chat template that is no template ({reason(error)}); give the model's own"
+                f"has a chat template that is no template ({one_line(error)}); give the model's own"
             ) from error
         raise each.error(
-            f"the model's chat template cannot render its prompt ({reason(error)}); write messages that it takes"
+            f"the model's chat template cannot render its prompt ({one_line(error)}); write messages that it takes"
         ) from error
     if not tokens:
         raise each.error("the model's chat template makes nothing of its prompt; give a template that does")
