@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import types
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Self, Union, get_args, get_origin
 
@@ -29,6 +30,19 @@ class StrictModel(BaseModel):
     def _changes_nothing_idle(self) -> Self:
         refuse_idle(self, self.idle())
         return self
+
+
+def once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, for its reader (``object_pairs_hook``), which by itself takes the last of a key's two values.
+
+    Raises:
+        ValueError: a key is there twice.
+    """
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        number = Counter(key for key, _ in pairs)
+        raise ValueError(f"the key {next(key for key, times in number.items() if times > 1)!r} is there twice")
+    return made
 
 
 def changes(settings: BaseModel) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ctwa.errors import CtwaError, one_line
+from ctwa.strict import once_each
 
 MAX_BYTES = 1 << 26
 """How much of a parquet file a sample is taken from (in memory): all of most files."""
@@ -219,7 +220,7 @@ class JsonFile(RowFile):
             else:
                 return None
         try:
-            content = json.loads(Path(self.source).read_bytes().removeprefix(_BOM), object_pairs_hook=_unique)
+            content = json.loads(Path(self.source).read_bytes().removeprefix(_BOM), object_pairs_hook=once_each)
         except (ValueError, RecursionError) as error:
             if not first_line.startswith(b"["):
                 return None  # each line will say what it is
@@ -241,7 +242,7 @@ class JsonFile(RowFile):
                 file.seek(self._offsets[index])
                 line = file.readline().removeprefix(_BOM)
                 try:
-                    yield self._row(index, json.loads(line, object_pairs_hook=_unique))
+                    yield self._row(index, json.loads(line, object_pairs_hook=once_each))
                 except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or a bottomless list
                     where = f"line {self._numbers[index]} of the file"
                     yield Row(index, {}, f"it is not JSON ({error}; {where}); write one object a line")
@@ -315,15 +316,6 @@ def refuse_twice(source: str, names: Sequence[str]) -> None:
     """Raise a CtwaError where a column is there twice."""
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise CtwaError(f"{source} has the column '{twice}' twice; write it once")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Python takes the last of two values of one name; `datasets` refuses the file."""
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the name {next(name for name in names if names.count(name) > 1)!r} is there twice")
-    return made
 
 
 def _is_utf8(text: str) -> bool:

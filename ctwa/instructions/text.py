@@ -8,6 +8,8 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
+from ctwa.strict import once_each
+
 # Bounded, for marks that combine are sorted, which takes the square of their number.
 _NORMALISED_TOGETHER = re.compile(r"\S{1,1000}|\s+")
 _WORD = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*")
@@ -138,15 +140,9 @@ def json_in(text: str) -> Any:
         text = text.removeprefix(_FENCE).removesuffix(_FENCE)
         text = text[len("json") :] if text[: len("json")].lower() == "json" else text
     try:
-        return json.loads(text, object_pairs_hook=_once_each, parse_constant=_no_number)
+        return json.loads(text, object_pairs_hook=once_each, parse_constant=_no_number)
     except RecursionError:
         raise ValueError("too deep") from None
-
-
-def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(dict(pairs)) < len(pairs):
-        raise ValueError("a key twice")
-    return dict(pairs)
 
 
 def _no_number(name: str) -> Any:

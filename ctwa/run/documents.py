@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from ctwa.errors import CtwaError, shown
+from ctwa.strict import once_each
 
 _MOST_VALUES = 1_000_000
 _MISSING = object()
@@ -40,7 +41,7 @@ def read_document(path: Path, advice: str) -> dict[str, Any]:
     kind = "JSON" if path.suffix == ".json" else "YAML"
     try:
         text = path.read_bytes().decode("utf-8-sig")
-        content = json.loads(text, object_pairs_hook=_unique) if kind == "JSON" else yaml.load(text, _Once)
+        content = json.loads(text, object_pairs_hook=once_each) if kind == "JSON" else yaml.load(text, _Once)
         check_size(content)
     except OSError as error:
         raise CtwaError(f"{path} cannot be read ({error.strerror}): {advice}") from error
@@ -69,13 +70,6 @@ def check_size(tree: object) -> None:
 
     if size(tree) > _MOST_VALUES:
         raise ValueError(f"it makes more than {_MOST_VALUES:,} values")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = [name for name, _ in pairs]
-    if len(set(names)) < len(names):
-        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} is there twice")
-    return dict(pairs)
 
 
 class Document:

@@ -227,7 +227,7 @@ class TestReading:
             ("prompt,answer", "it is not JSON (Expecting value"),
             (
                 '{"prompt": 1, "prompt": 2}',
-                "it is not JSON (the name 'prompt' is there twice; line 2 of the file); write",
+                "it is not JSON (the key 'prompt' is there twice; line 2 of the file); write",
             ),
             ("7", "it is the number 7; write an object with the columns"),
             ('"a"', "it is the text 'a'; write an object"),
