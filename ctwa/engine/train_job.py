@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ctwa.engine.sampling import Sampler
     from ctwa.engine.settings import Settings
     from ctwa.engine.train import MultiObjectiveTrainer
+    from ctwa.scalarizers.base import Scalarizer
 
 
 class TrainJob(Job):
@@ -99,6 +100,7 @@ class TrainJob(Job):
         choice = self.settings.dynamic_sampling
         covered, shaping = coverage_lines(self.settings, self.data), self.settings.build_shaping().described()
         curriculum, conditioning = curriculum_lines(self.settings, self.data), self.settings.build_conditioning()
+        measures_gradients = scalarizer.aggregator is not None or self.settings.diagnostics.gradients_every
         told_weights = [] if conditioning is None else described(self.settings, conditioning)
         return [
             line("method", f"{with_options(self.settings.method)}, log-probs of the statistic: {source}"),
@@ -113,8 +115,8 @@ class TrainJob(Job):
             line("a step", f"{prompts} = {rows} completions, at most {tokens:,} tokens"),
             *(line("" if number else "curriculum", told) for number, told in enumerate(curriculum)),
             *([] if choice.keep == "every" else [line("prompts", choice.described())]),
-            line("passes", "; ".join(self._passes())),
-            *([line("gradients", self.settings.gradients.described())] if self._measures_gradients() else []),
+            line("passes", "; ".join(self._passes(scalarizer))),
+            *([line("gradients", self.settings.gradients.described())] if measures_gradients else []),
             loss_line(config),
             optimizer_line(config),
             *size_lines(
@@ -125,13 +127,9 @@ class TrainJob(Job):
             line("validation", every),
         ]
 
-    def _measures_gradients(self) -> bool:
-        every = self.settings.diagnostics.gradients_every
-        return self.settings.build_scalarizer().aggregator is not None or bool(every)
-
-    def _passes(self) -> list[str]:
+    def _passes(self, scalarizer: Scalarizer) -> list[str]:
         config, settings = self.config, self.settings
-        actor, scalarizer = config.actor_rollout_ref.actor, settings.build_scalarizer()
+        actor = config.actor_rollout_ref.actor
         num_updates = config.data.train_batch_size // actor.ppo_mini_batch_size * actor.ppo_epochs
         passes = passes_text(config, update_passes(config, settings, scalarizer))
         is_probed = settings.probe_source(scalarizer.requirements) == "backward"

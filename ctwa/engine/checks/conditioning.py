@@ -8,19 +8,20 @@ from typing import Any
 from ctwa.engine.settings import Settings
 from ctwa.errors import CtwaError
 from ctwa.objectives.conditioning import Conditioning
+from ctwa.scalarizers.base import Scalarizer
 from ctwa.scalarizers.registry import SCALARIZERS
 
 Tokenize = Callable[[Any], list[int]]
 """The tokens of a prompt's messages."""
 
 
-def check_conditioning(settings: Settings) -> None:
+def check_conditioning(settings: Settings, scalarizer: Scalarizer) -> None:
     """Refuse a method that has weights of its own, and a template that does not fit the objectives.
 
     Raises:
         CtwaError: one of the two.
     """
-    if settings.build_conditioning() is None or settings.build_scalarizer().takes_prompt_weights:
+    if settings.build_conditioning() is None or scalarizer.takes_prompt_weights:
         return
     able = [name for name, method in SCALARIZERS.items() if method.takes_prompt_weights]
     raise CtwaError(

@@ -68,9 +68,9 @@ def check_settings(config: DictConfig, settings: Settings) -> None:
             f"the method {settings.method.type} goes by a reward's zero, and {', '.join(settings.from_log_probs)} "
             "(read off log-probabilities) may lie on either side of it: write another method, e.g. lagrangian"
         )
-    check_loss(config, settings)
+    check_loss(config, settings, scalarizer.requirements)
     check_log_probs(settings, scalarizer)
-    check_conditioning(settings)
+    check_conditioning(settings, scalarizer)
     check_batches(config)
     check_groups_of_ranks(config)
     check_engine(config)
@@ -78,9 +78,9 @@ def check_settings(config: DictConfig, settings: Settings) -> None:
     check_queue(config)
     check_correction(config)
     check_turns(config)
-    check_idle(config, settings)
-    check_gradients(config, settings)
-    check_probe(config, settings)
+    check_idle(config, settings, scalarizer)
+    check_gradients(config, settings, scalarizer)
+    check_probe(config, settings, scalarizer.requirements)
     reference = settings.reference_length
     if reference is not None and reference.needs_validation and not config.trainer.val_before_train:
         raise CtwaError(

@@ -11,14 +11,15 @@ from ctwa.errors import CtwaError
 if TYPE_CHECKING:
     from ctwa.engine.settings import Settings
     from ctwa.gradients.settings import GradientSettings
+    from ctwa.scalarizers.base import Requirements, Scalarizer
 
 ADAMS = (("torch.optim", "Adam"), ("torch.optim", "AdamW"))
 """The optimizers whose metric is known."""
 
 
-def check_gradients(config: DictConfig, settings: Settings) -> None:
+def check_gradients(config: DictConfig, settings: Settings, scalarizer: Scalarizer) -> None:
     """Refuse what the method's, or the diagnostics', look at the gradients does not stand."""
-    if settings.build_scalarizer().aggregator is not None or settings.diagnostics.gradients_every:
+    if scalarizer.aggregator is not None or settings.diagnostics.gradients_every:
         check_backward_passes(config, settings.gradients)
         check_halves(config, settings.gradients)
 
@@ -86,10 +87,9 @@ def check_backward_passes(config: DictConfig, gradients: GradientSettings) -> No
             )
 
 
-def check_probe(config: DictConfig, settings: Settings) -> None:
+def check_probe(config: DictConfig, settings: Settings, requirements: Requirements) -> None:
     """Refuse a probe that the method, the engine or the batch does not allow."""
-    requirements, actor = settings.build_scalarizer().requirements, config.actor_rollout_ref.actor
-    source = settings.probe_source(requirements)
+    source, actor = settings.probe_source(requirements), config.actor_rollout_ref.actor
     if settings.diagnostics.probe not in ("none", source):
         raise CtwaError(
             f"ctwa.diagnostics.probe={settings.diagnostics.probe}, but the method measures with source: {source}; "

@@ -19,16 +19,17 @@ if TYPE_CHECKING:
     from ctwa.aggregators.base import Aggregator
     from ctwa.engine.settings import RunSettings, Settings
     from ctwa.gradients.settings import GradientSettings
+    from ctwa.scalarizers.base import Scalarizer
 
 
-def check_idle(config: DictConfig, settings: Settings) -> None:
+def check_idle(config: DictConfig, settings: Settings, scalarizer: Scalarizer) -> None:
     """Refuse what does nothing in this run.
 
     Raises:
         CtwaError: which key, and beside what.
     """
     check_threads(config, settings)
-    scalarizer, shown = settings.build_scalarizer(), settings.diagnostics
+    shown = settings.diagnostics
     check_idle_gradients(settings.gradients, scalarizer.aggregator, settings.method.type, every=shown.gradients_every)
     idle = {}
     if settings.probe_source(scalarizer.requirements) != "held_out":

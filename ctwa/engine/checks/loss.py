@@ -12,6 +12,7 @@ from ctwa.scalarizers.registry import METHODS
 
 if TYPE_CHECKING:
     from ctwa.engine.settings import Settings
+    from ctwa.scalarizers.base import Requirements
 
 PENALISED = ("dro", "kl_cov")
 """The losses with a penalty of their own, which has a gradient where the advantage is 0."""
@@ -27,10 +28,9 @@ def check_kl_in_reward(config: DictConfig, settings: Settings) -> None:
         )
 
 
-def check_loss(config: DictConfig, settings: Settings) -> None:
+def check_loss(config: DictConfig, settings: Settings, requirements: Requirements) -> None:
     """Refuse a policy loss whose weights the method cannot know, or whose gradient the probe cannot keep out."""
     mode = config.actor_rollout_ref.actor.policy_loss.loss_mode
-    requirements = settings.build_scalarizer().requirements
     if settings.policy_loss is None and requirements.token_weights:
         raise CtwaError(
             f"actor_rollout_ref.actor.policy_loss.loss_mode={mode} has no weight that {settings.method.type} could "
