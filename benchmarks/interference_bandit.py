@@ -3,7 +3,7 @@
     python benchmarks/interference_bandit.py [--instances 1000]
 
 Prints the first tables of docs/results/interference.md, as Markdown. A prompt is a bandit with linear logits
-(ctwa/covariance/shared_bandit.py); an expectation is a sum over its arms, and a change of an expected reward the
+(shared_bandit.py); an expectation is a sum over its arms, and a change of an expected reward the
 difference of two such sums, before and after the step.
 """
 
@@ -15,9 +15,9 @@ from collections import defaultdict
 from dataclasses import dataclass, replace
 
 import torch
+from shared_bandit import after, centred, covariance, natural_gradient, policy_gradient, standardised
 from torch import Tensor
 
-from ctwa.covariance.shared_bandit import after, centred, covariance, natural_gradient, policy_gradient, standardised
 from ctwa.policy_loss import LossTokens, Vanilla
 from ctwa.report.markdown import table
 

@@ -16,9 +16,9 @@ import argparse
 from collections import defaultdict
 
 import torch
+from shared_bandit import standardised
 from torch import Tensor
 
-from ctwa.covariance.shared_bandit import standardised
 from ctwa.report.markdown import table
 
 ARMS, PROMPTS = 8, 16

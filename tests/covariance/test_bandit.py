@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ctwa.covariance import bandit, shared_bandit
+from ctwa.covariance import bandit
 from ctwa.covariance.bandit import TwoModes, covariance, covariance_law, natural_gradient, tilt, train_bandit
 from ctwa.scalarizers.controller import ControllerOptions, WeightController
 
@@ -127,7 +127,6 @@ def test_golden_feasibility_of_the_first_step(goldens):
 
 def test_examples_in_docstrings_and_documentation_hold():
     page = Path(__file__).parents[2] / "docs" / "methods" / "ctwa.md"
-    modules = doctest.testmod(bandit), doctest.testmod(shared_bandit)
-    for results in (*modules, doctest.testfile(str(page), module_relative=False)):
+    for results in (doctest.testmod(bandit), doctest.testfile(str(page), module_relative=False)):
         assert results.attempted > 0
         assert results.failed == 0

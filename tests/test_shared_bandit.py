@@ -1,8 +1,17 @@
+"""benchmarks/shared_bandit.py: the covariance law where prompts share parameters."""
+
+import doctest
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
-from ctwa.covariance.shared_bandit import after, covariance, natural_gradient, policy_gradient, standardised
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))  # as a benchmark imports another
+
+import shared_bandit
+from shared_bandit import after, covariance, natural_gradient, policy_gradient, standardised
 
 B, A, F, M = 3, 5, 4, 2
 
@@ -66,3 +75,9 @@ def test_what_prompts_share_moves_by_the_part_of_the_covariance_between_styles()
     assert changes_M.tolist() == pytest.approx([between, brevity])
     assert covariance(p_BA, rewards_BAM, weights_BA1)[:, 0].tolist() == pytest.approx([between + within, brevity])
     assert between < 0 < between + within
+
+
+def test_the_example_in_its_docstring_holds():
+    results = doctest.testmod(shared_bandit)
+    assert results.attempted > 0
+    assert results.failed == 0
