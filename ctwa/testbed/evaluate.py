@@ -9,6 +9,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ctwa.testbed.presets import MAX_RESPONSE_TOKENS
 from ctwa.testbed.rewards import accuracy, clarity, conciseness
 
+_BATCH = 512
+
 
 def sample_scores(
     model: PreTrainedModel,
@@ -16,7 +18,6 @@ def sample_scores(
     rows: Sequence[Mapping[str, Any]],
     *,
     seed: int = 0,
-    batch_size: int = 512,
 ) -> dict[str, float]:
     """Mean of each objective over ``rows`` (verl's data format), one completion a row sampled at temperature 1.
 
@@ -25,8 +26,8 @@ def sample_scores(
     scores: dict[str, list[float]] = {"accuracy": [], "conciseness": [], "clarity": [], "response_tokens": []}
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
-        for start in range(0, len(rows), batch_size):
-            batch = rows[start : start + batch_size]
+        for start in range(0, len(rows), _BATCH):
+            batch = rows[start : start + _BATCH]
             inputs = tokenizer.apply_chat_template(
                 [list(row["prompt"]) for row in batch],
                 add_generation_prompt=True,

@@ -5,8 +5,6 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from ctwa.testbed.tokenizer import BOS, EOS, MAX_LENGTH, PAD, VOCABULARY
 
-NUM_PARAMETERS = 599_424
-
 
 def model_config() -> Qwen2Config:
     """Three layers of width 128 with grouped queries and tied embeddings: 599,424 parameters in fp32.

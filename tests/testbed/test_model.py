@@ -1,11 +1,11 @@
 import torch
 
-from ctwa.testbed.model import NUM_PARAMETERS, build_model, model_config
+from ctwa.testbed.model import build_model, model_config
 
 
 def test_parameter_count():
     model = build_model(0)
-    assert sum(parameter.numel() for parameter in model.parameters()) == NUM_PARAMETERS == 599_424
+    assert sum(parameter.numel() for parameter in model.parameters()) == 599_424
     assert model.lm_head.weight is model.model.embed_tokens.weight
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
