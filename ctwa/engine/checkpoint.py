@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from ctwa import metrics as key_of
 from ctwa.errors import CtwaError
 from ctwa.models.adapter import DOWN, PREFIX, UP
 from ctwa.models.checkpoints import prune
@@ -141,7 +140,7 @@ def write_state(folder: Path, state: Mapping[str, Any]) -> None:
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """What :func:`write_state` saved; the metrics in it are called as they are today.
+    """What :func:`write_state` saved.
 
     Raises:
         CtwaError: there is none, or it is of another version.
@@ -152,8 +151,6 @@ def read_state(folder: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = json.loads(path.read_bytes())
         version = state.pop("version")
-        if "metrics" in state:
-            state["metrics"] = {key_of.renamed(name): value for name, value in state["metrics"].items()}
         if not isinstance(state.get("step", 0), int):
             raise TypeError("its step is no whole number")
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:

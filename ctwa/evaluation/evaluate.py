@@ -28,7 +28,7 @@ from ctwa.objectives.evaluator import RewardEvaluator
 from ctwa.objectives.reference import build_reference
 from ctwa.preference.reference import ReferenceLogProbs
 from ctwa.run.cores import reward_workers
-from ctwa.run.jsonl import write_atomically
+from ctwa.run.jsonl import SCHEMA, write_atomically
 
 # Called with what is being done, how much of it is done, and how much there is.
 Progress = Callable[[str, int, int], None]
@@ -339,7 +339,9 @@ class _Evaluation:
                 measured[name] = measure({name: [ratio]})[name][0]
                 outcomes[name] = dict(Counter(each.outcome for each in judgements))
                 unparsed[name] = judge.reasons(judgements)
-                records += [{"schema": 1, "model": name, "baseline": baseline, **vars(each)} for each in judgements]
+                records += [
+                    {"schema": SCHEMA, "model": name, "baseline": baseline, **vars(each)} for each in judgements
+                ]
                 notes += judge.notes(name, judgements)
         self._write_lines("judgements.jsonl", records)
         about = {

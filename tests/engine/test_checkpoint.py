@@ -114,11 +114,6 @@ class TestState:
         with pytest.raises(CtwaError, match="is of another version of ctwa"):
             read_state(tmp_path)
 
-    def test_the_metrics_of_an_older_checkpoint_have_the_names_of_today(self, tmp_path: Path) -> None:
-        write_state(tmp_path, {**STATE, "metrics": {"ctwa/weight/accuracy": 0.5, "ctwa/ema/accuracy": 0.1}})
-
-        assert read_state(tmp_path)["metrics"] == {"weight/accuracy": 0.5, "ctwa/ema/accuracy": 0.1}
-
     def test_a_failed_write_leaves_the_state_that_was_there(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
