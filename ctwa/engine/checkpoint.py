@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -81,6 +81,16 @@ class Resumption(NamedTuple):
             for folder, files in self.damaged.items()
         )
 
+    def left_behind(self, verb: Literal["was", "will be"]) -> str:
+        """What becomes of those that are not gone on from, as the end of a sentence; empty where there are none."""
+        kept, said = "kept as damaged_*", ""
+        if self.unfinished:
+            names = ", ".join(folder.name for folder in self.unfinished)
+            said += f"; {names} was not saved to its end, and {verb} {'removed' if self.folder else kept}"
+        if self.damaged:
+            said += f"; {self.left_out()}, and {verb} {kept}"
+        return said
+
 
 def find_resumption(checkpoints: Path) -> Resumption:
     """Look for the checkpoint to go on from; every byte of it is read, and nothing changed."""
@@ -109,22 +119,14 @@ def clear_the_way(found: Resumption) -> str:
     Returns:
         What was done, as the end of a sentence; empty where it was nothing.
     """
-    done = ""
-    keeps = found.folder is None
     for folder in found.unfinished:
-        if keeps:
+        if found.folder is None:
             _aside(folder)
         else:
             shutil.rmtree(folder, ignore_errors=True)
-    if found.unfinished:
-        names = ", ".join(folder.name for folder in found.unfinished)
-        done += f"; {'kept' if keeps else 'removed'} {names}, which was not saved to its end"
-        done += ", as damaged_*" * keeps
-    if found.damaged:
-        done += f"; {found.left_out()}: kept as damaged_*"
     for folder in found.damaged:
         _aside(folder)
-    return done
+    return found.left_behind("was")
 
 
 def _aside(folder: Path) -> None:

@@ -244,8 +244,8 @@ class TestResumption:
         assert found.folder == tmp_path / "global_step_3"
         assert found.damaged == {tmp_path / f"global_step_{step}": ("data.pt",) for step in (8, 6)}
         assert said == (
-            "; removed global_step_9, which was not saved to its end; global_step_8 is not what was saved (data.pt), "
-            "global_step_6 is not what was saved (data.pt): kept as damaged_*"
+            "; global_step_9 was not saved to its end, and was removed; global_step_8 is not what was saved (data.pt), "
+            "global_step_6 is not what was saved (data.pt), and was kept as damaged_*"
         )
         assert sorted(path.name for path in tmp_path.iterdir()) == [
             "damaged_global_step_6",
