@@ -44,7 +44,6 @@ TRAINING = frozenset((
 # fmt: on
 """The families of the training and of its diagnostics, for every method."""
 _OBJECTIVE_FIRST = ("objective", "preference", "val_preference")  # objective/<name>/mean
-_SINCE_SCHEMA_2 = {"ctwa/covariance/": "covariance/", "ctwa/weight/": "weight/"}
 
 
 def covariance(name: str) -> str:
@@ -232,16 +231,6 @@ def mean_of_share(name: str) -> str:
 def of_methods(names: Iterable[str], shown: Container[str] = ()) -> list[str]:
     """The metrics that are methods' own, whichever the methods are, without those that are shown already."""
     return [name for name in names if parse(name).family not in TRAINING and parse(name).key and name not in shown]
-
-
-def renamed(name: str) -> str:
-    """What a metric of a trace of schema 1 is called today."""
-    if name == "ctwa/usable_groups":
-        return USABLE_GROUPS
-    for before, after in _SINCE_SCHEMA_2.items():
-        if name.startswith(before):
-            return after + name.removeprefix(before)
-    return name
 
 
 def check_name(name: object) -> None:

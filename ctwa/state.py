@@ -66,9 +66,9 @@ class Stateful:
                     "resume with the config the checkpoint was made with, or start a new run"
                 )
         for key, path in self._declared():
-            if key not in state and key != "num_fallback":  # checkpoints of ctwa 0.1 have none
+            if key not in state:
                 raise CtwaError(f"the checkpoint's {self.state_of} has no {key}: it is not whole; restore the file")
-            saved = state.get(key, 0)
+            saved = state[key]
             owner_path, _, attribute = path.rpartition(".")
             owner = attrgetter(owner_path)(self) if owner_path else self
             current = getattr(owner, attribute)

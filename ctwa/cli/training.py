@@ -10,7 +10,7 @@ from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 from rich.console import Console
@@ -82,18 +82,44 @@ class Command(StrEnum):
     caid = "caid"
 
 
-JOBS = {
-    "train": "ctwa.engine.train_job:TrainJob",
-    "prefer": "ctwa.engine.prefer_job:PreferJob",
-    "caid": "ctwa.engine.caid_job:CaidJob",
+class Training(NamedTuple):
+    """A command that trains: the class of its job, and its help."""
+
+    job: str
+    help: str
+
+
+TRAININGS = {
+    Command.train: Training(
+        "ctwa.engine.train_job:TrainJob",
+        """Fine-tune a model on several objectives; `ctwa methods` says what the methods are.
+
+        Several methods (method=linear,guard) make a run each in the folder ctwa.run, one after another on one engine.
+        """,
+    ),
+    Command.prefer: Training(
+        "ctwa.engine.prefer_job:PreferJob",
+        "Align a model with several objectives' preference pairs, without a reward model (docs/preference.md).",
+    ),
+    Command.caid: Training(
+        "ctwa.engine.caid_job:CaidJob",
+        """Align a model under constraints by iterated dualization (docs/caid.md).
+
+        E.g. ctwa caid ctwa.run=runs/caid ctwa.task_dir=runs/testbed-D 'ctwa.caid.thresholds={accuracy:0.05}'.
+        """,
+    ),
 }
 
 
-def _execute(
-    context: typer.Context, settings: list[str] | None, dry_run: bool, stop_on: list[str] | None, max_restarts: int
+def _train(
+    context: typer.Context,
+    settings: Arguments = None,
+    dry_run: DryRun = False,
+    stop_on: StopOn = None,
+    max_restarts: MaxRestarts = 0,
 ) -> None:
-    """Run a command's job, whose imports take a while; where a user has typed it in a process of its own."""
-    command = context.info_name or ""
+    """Run the job of a command, whose imports take a while; where a user has typed it in a process of its own."""
+    command = Command(context.info_name or "")
 
     def work(settings: Sequence[str]) -> None:
         def start() -> Stop | None:
@@ -102,7 +128,7 @@ def _execute(
 
             if command == Command.train and (methods := methods_of(settings)):
                 return train_each(methods, settings, stop_on=stop_on or [], dry_run=dry_run)
-            return execute(resolve_name(JOBS[command]), settings, stop_on=stop_on or [], dry_run=dry_run)
+            return execute(resolve_name(TRAININGS[command].job), settings, stop_on=stop_on or [], dry_run=dry_run)
 
         run(start)
 
@@ -115,46 +141,10 @@ def _execute(
     sys.exit(keep(work, settings or [], max_restarts=max_restarts, say=say))
 
 
-@app.command(cls=_WithGroups, context_settings={"ignore_unknown_options": True})
-def train(
-    context: typer.Context,
-    settings: Arguments = None,
-    dry_run: DryRun = False,
-    stop_on: StopOn = None,
-    max_restarts: MaxRestarts = 0,
-) -> None:
-    """Fine-tune a model on several objectives; `ctwa methods` says what the methods are.
-
-    Several methods (method=linear,guard) make a run each in the folder ctwa.run, one after another on one engine.
-    """
-    _execute(context, settings, dry_run, stop_on, max_restarts)
-
-
-@app.command(cls=_WithGroups, context_settings={"ignore_unknown_options": True})
-def prefer(
-    context: typer.Context,
-    settings: Arguments = None,
-    dry_run: DryRun = False,
-    stop_on: StopOn = None,
-    max_restarts: MaxRestarts = 0,
-) -> None:
-    """Align a model with several objectives' preference pairs, without a reward model (docs/preference.md)."""
-    _execute(context, settings, dry_run, stop_on, max_restarts)
-
-
-@app.command(cls=_WithGroups, context_settings={"ignore_unknown_options": True})
-def caid(
-    context: typer.Context,
-    settings: Arguments = None,
-    dry_run: DryRun = False,
-    stop_on: StopOn = None,
-    max_restarts: MaxRestarts = 0,
-) -> None:
-    """Align a model under constraints by iterated dualization (docs/caid.md).
-
-    E.g. ctwa caid ctwa.run=runs/caid ctwa.task_dir=runs/testbed-D 'ctwa.caid.thresholds={accuracy:0.05}'.
-    """
-    _execute(context, settings, dry_run, stop_on, max_restarts)
+for _command, _training in TRAININGS.items():
+    app.command(
+        _command.value, cls=_WithGroups, help=_training.help, context_settings={"ignore_unknown_options": True}
+    )(_train)
 
 
 @app.command()

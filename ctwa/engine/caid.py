@@ -243,6 +243,6 @@ class CaidTrainer(Trainer):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what ``state_dict`` gave."""
-        self._iteration_ends = state.get("last", state["step"])  # absent before one could be left halfway
+        self._iteration_ends = state["last"]
         self.caid.load_state_dict(state["caid"])
         self.sampler.load_state_dict(state)

@@ -162,20 +162,11 @@ class PolicySampler:
         }
 
 
-ALWAYS_TOLD = {"reward_fn", "weight", "kwargs", "timeout", "on_failure"}
-"""Of an objective, in the origin of samples; what came later is told where it is not its default, so that samples of
-earlier versions are still known."""
-
-
 def origin_of(config: DictConfig, settings: CaidSettings) -> str:
     """All that the reference's samples and their scores depend on."""
     rollout, data = config.actor_rollout_ref.rollout, config.data
     scorers = settings.model_dump(mode="json", include={"policies", "implicit_scale", "seed"})
-    objectives = {
-        name: each.model_dump(mode="json", include=ALWAYS_TOLD)
-        | each.model_dump(mode="json", exclude={"target"}, exclude_defaults=True)
-        for name, each in settings.objectives.items()
-    }
+    objectives = {name: each.model_dump(mode="json", exclude={"target"}) for name, each in settings.objectives.items()}
     return json.dumps(
         {
             **scorers,
@@ -183,7 +174,7 @@ def origin_of(config: DictConfig, settings: CaidSettings) -> str:
             "reference_length": settings.reference_length and settings.reference_length.model_dump(mode="json"),
             "model": config.actor_rollout_ref.model.path,
             "prompts": [OmegaConf.to_container(data.val_files), data.val_max_samples],
-            **({"rows": read_by} if (read_by := data_settings(config).model_dump(exclude_defaults=True)) else {}),
+            "rows": data_settings(config).model_dump(),
             "sampling": [OmegaConf.to_container(rollout.val_kwargs), rollout.response_length, rollout.name],
             "beta": settings.caid.beta if settings.policies else None,
         },

@@ -12,12 +12,11 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from ctwa import metrics as key_of
 from ctwa.errors import CtwaError
 from ctwa.models.adapter import DOWN, PREFIX, UP
 from ctwa.models.checkpoints import prune
@@ -82,6 +81,16 @@ class Resumption(NamedTuple):
             for folder, files in self.damaged.items()
         )
 
+    def left_behind(self, verb: Literal["was", "will be"]) -> str:
+        """What becomes of those that are not gone on from, as the end of a sentence; empty where there are none."""
+        kept, said = "kept as damaged_*", ""
+        if self.unfinished:
+            names = ", ".join(folder.name for folder in self.unfinished)
+            said += f"; {names} was not saved to its end, and {verb} {'removed' if self.folder else kept}"
+        if self.damaged:
+            said += f"; {self.left_out()}, and {verb} {kept}"
+        return said
+
 
 def find_resumption(checkpoints: Path) -> Resumption:
     """Look for the checkpoint to go on from; every byte of it is read, and nothing changed."""
@@ -110,22 +119,14 @@ def clear_the_way(found: Resumption) -> str:
     Returns:
         What was done, as the end of a sentence; empty where it was nothing.
     """
-    done = ""
-    keeps = found.folder is None
     for folder in found.unfinished:
-        if keeps:
+        if found.folder is None:
             _aside(folder)
         else:
             shutil.rmtree(folder, ignore_errors=True)
-    if found.unfinished:
-        names = ", ".join(folder.name for folder in found.unfinished)
-        done += f"; {'kept' if keeps else 'removed'} {names}, which was not saved to its end"
-        done += ", as damaged_*" * keeps
-    if found.damaged:
-        done += f"; {found.left_out()}: kept as damaged_*"
     for folder in found.damaged:
         _aside(folder)
-    return done
+    return found.left_behind("was")
 
 
 def _aside(folder: Path) -> None:
@@ -141,7 +142,7 @@ def write_state(folder: Path, state: Mapping[str, Any]) -> None:
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """What :func:`write_state` saved; the metrics in it are called as they are today.
+    """What :func:`write_state` saved.
 
     Raises:
         CtwaError: there is none, or it is of another version.
@@ -152,8 +153,6 @@ def read_state(folder: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = json.loads(path.read_bytes())
         version = state.pop("version")
-        if "metrics" in state:
-            state["metrics"] = {key_of.renamed(name): value for name, value in state["metrics"].items()}
         if not isinstance(state.get("step", 0), int):
             raise TypeError("its step is no whole number")
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:

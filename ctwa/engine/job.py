@@ -171,12 +171,8 @@ class Job(ABC):
             return []
         found = find_resumption(RunFolder(self.settings.run).checkpoints)
         goes_on = f"from {found.folder.name}" if found.folder else "there is no checkpoint: from the start"
-        left_out = f"; {found.left_out()}, and will be kept as damaged_*" if found.damaged else ""
-        if found.unfinished:
-            names = ", ".join(folder.name for folder in found.unfinished)
-            kept = "removed" if found.folder else "kept as damaged_*"
-            left_out += f"; {names} was not saved to its end, and will be {kept}"
-        return [line("goes on", goes_on + left_out), *(line("changed", change) for change in self.changed)]
+        others = found.left_behind("will be")
+        return [line("goes on", goes_on + others), *(line("changed", change) for change in self.changed)]
 
     def info(self) -> RunInfo:
         """What runs, for the readers of the run's folder."""

@@ -16,14 +16,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import FrameType
 from typing import NamedTuple, Self
 
 from ctwa.engine.process_tree import descendants
-from ctwa.engine.restarts import FIRST_PAUSE, how_to_go_on, last_step, restarted
+from ctwa.engine.restarts import how_to_go_on, last_step
 from ctwa.errors import CtwaError, signal_name
 from ctwa.run.folder import RunFolder
 
+FAILED = 1
+"""Exit status of a run that is to be resumed; others were wished for, or are a mistake that would repeat itself."""
+FIRST_PAUSE, LONGEST_PAUSE = 10.0, 600.0
+"""Seconds before the first restart, and before any; each waits twice as long as the one before."""
 GRACE = 10.0
 """Seconds that the processes of a run have to end by themselves, when it has ended."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGTSTP)
@@ -168,44 +173,50 @@ def keep(
     say: Callable[[str], None],
     pause: float = FIRST_PAUSE,
 ) -> int:
-    """Run a command in a process of its own, and again where it fails.
+    """Run a command in a process of its own, and again where it fails; never a third time after the same step.
 
     Args:
         work: the command.
         settings: its settings and files.
         max_restarts: how often the run is resumed.
-        say: tells the user what became of the run.
+        say: tells the user what became of the run, and what is waited for.
         pause: seconds before the first restart.
 
     Returns:
         The exit status: of the last attempt; 1 where that was killed.
     """
-    folder: RunFolder | None = None
-    goes_on: str | None = None
-
-    def attempt(keeper: Keeper, is_first: bool) -> int:
-        nonlocal folder, goes_on
-        ended = keeper.run(lambda: work(settings if is_first or goes_on is None else resuming(settings, goes_on)))
-        if "folder" in ended.told:
-            folder = RunFolder(ended.told["folder"])
-            goes_on = ended.told.get("resume", ended.told["folder"])
-        if "end" in ended.told and ended.status >= 0:
-            return ended.status
-        text = obituary(ended, folder)
-        say(text)
-        if folder is not None:
-            _note(text, folder)
-        return 1
-
+    run: RunFolder | None = None
+    before: tuple[object, int] | None = None  # which run it was that failed, and the last step that was made there
     with Keeper() as keeper:
-        return restarted(
-            lambda is_first: attempt(keeper, is_first),
-            lambda: (folder and folder.path, last_step(folder)),
-            keeper.asked_to_end,
-            max_restarts=max_restarts,
-            say=say,
-            pause=pause,
-        )
+        number = 0
+        while True:
+            ended = keeper.run(partial(work, settings))
+            if "folder" in ended.told:
+                run = RunFolder(ended.told["folder"])
+                settings = resuming(settings, ended.told.get("resume", ended.told["folder"]))
+            status = _status(ended, run, say)
+            if status != FAILED or number == max_restarts or keeper.asked_to_end.is_set():
+                return status
+            there = (run and run.path, made := last_step(run))
+            if there == before:
+                say(f"the run failed twice after step {made}, so it is not restarted a third time")
+                return status
+            number += 1
+            say(f"the run failed after step {made}: restart {number} of {max_restarts} in {pause:g} s")
+            if keeper.asked_to_end.wait(pause):
+                return status
+            before, pause = there, min(2 * pause, LONGEST_PAUSE)
+
+
+def _status(ended: Ended, run: RunFolder | None, say: Callable[[str], None]) -> int:
+    """The exit status of an attempt; what became of one that could not say so is said, and noted in its folder."""
+    if "end" in ended.told and ended.status >= 0:
+        return ended.status
+    text = obituary(ended, run)
+    say(text)
+    if run is not None:
+        _note(text, run)
+    return FAILED
 
 
 def resuming(settings: Sequence[str], folder: str) -> list[str]:

@@ -266,7 +266,7 @@ class Sampler:
         """Restore what ``state_dict`` gave, among the state of others."""
         if self.reference_length is not None and state["reference_length"] is not None:
             self.reference_length.load_state_dict(state["reference_length"])
-        self.shaping.load_state_dict(state.get("shaping"))  # absent where nothing could be shaped yet
+        self.shaping.load_state_dict(state["shaping"])
 
 
 def validation_metrics(name: str, values_N: Tensor, group_N: Tensor) -> dict[str, float]:

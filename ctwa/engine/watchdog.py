@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeVar
 
+import psutil
 from pydantic import Field, model_validator
 
 from ctwa.errors import CtwaError
@@ -25,6 +25,7 @@ MAY_DIE = ("RewardNode",)
 """Actors whose calls others take."""
 NODE_LOST = "its node was lost"
 """Why a process has died that ran on such a node."""
+T = TypeVar("T")
 LATE = 3.0
 """Seconds by which a look may be late before that is told."""
 
@@ -244,32 +245,26 @@ def _states(processes: Collection[Process]) -> str:
     return "; ".join(f"{kind}: {listed(names)}" for kind, names in kinds.items() if names) or "no process is here"
 
 
-def _stat(pid: int | None) -> list[str]:
-    """The fields of /proc/PID/stat after the command's name; none where there is no such process."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return []
-
-
 def is_stopped(pid: int | None) -> bool:
     """Whether a process of this machine was stopped by a signal."""
-    return pid is not None and _stat(pid)[:1] == ["T"]
+    return _asked(pid, lambda process: process.status() == psutil.STATUS_STOPPED, False)
 
 
 def cpu_seconds(pid: int | None) -> float:
     """What a process of this machine has computed so far; 0 where there is none."""
-    fields = _stat(pid)
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") if fields else 0.0
+    return _asked(pid, lambda process: process.cpu_times().user + process.cpu_times().system, 0.0)
 
 
 def memory_gb(pid: int) -> float:
     """What a process of this machine has in memory, with pages that it shares; 0 where there is none."""
+    return _asked(pid, lambda process: process.memory_info().rss / 1e9, 0.0)
+
+
+def _asked(pid: int | None, ask: Callable[[psutil.Process], T], otherwise: T) -> T:
     try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    except (OSError, IndexError):
-        return 0.0
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e9
+        return otherwise if pid is None else ask(psutil.Process(pid))
+    except psutil.Error:  # it has ended
+        return otherwise
 
 
 def actors() -> list[Process]:

@@ -16,6 +16,7 @@ import numpy as np
 import yaml
 
 from ctwa.chat.client import check_endpoint
+from ctwa.chat.ledger import ReplyFolder
 from ctwa.errors import CtwaError
 from ctwa.evaluation import generation, judge, perplexity, preferences
 from ctwa.evaluation.config import EvalConfig, GenerationConfig, JudgeConfig, PerplexityConfig, PreferencesConfig
@@ -28,7 +29,7 @@ from ctwa.objectives.evaluator import RewardEvaluator
 from ctwa.objectives.reference import build_reference
 from ctwa.preference.reference import ReferenceLogProbs
 from ctwa.run.cores import reward_workers
-from ctwa.run.jsonl import write_atomically
+from ctwa.run.jsonl import SCHEMA, write_atomically
 
 # Called with what is being done, how much of it is done, and how much there is.
 Progress = Callable[[str, int, int], None]
@@ -324,23 +325,23 @@ class _Evaluation:
         num = len(rows) if config.limit is None else min(config.limit, len(rows))
         firsts = {name: [sample for sample in samples[name] if sample.index == 0][:num] for name in self.names}
         measured, outcomes, unparsed, records, notes = {}, {}, {}, [], []
-        with judge.AnswerCache(self.cache / "judge.jsonl") as cache:
-            for name in others:
-                duels = [
-                    judge.Duel(ours.row, judge.prompt_of(rows[ours.row]), ours.response, theirs.response)
-                    for ours, theirs in zip(firsts[name], firsts[baseline], strict=True)
-                ]
-                with self._timed("judge", name) as report:
-                    judgements = judge.judge(duels, config, cache, report(num))
-                scores = [each.score for each in judgements]
-                ratio = Ratio(
-                    np.array([score or 0.0 for score in scores]), np.array([float(s is not None) for s in scores])
-                )
-                measured[name] = measure({name: [ratio]})[name][0]
-                outcomes[name] = dict(Counter(each.outcome for each in judgements))
-                unparsed[name] = judge.reasons(judgements)
-                records += [{"schema": 1, "model": name, "baseline": baseline, **vars(each)} for each in judgements]
-                notes += judge.notes(name, judgements)
+        replies = ReplyFolder(self.cache / "judge")
+        for name in others:
+            duels = [
+                judge.Duel(ours.row, judge.prompt_of(rows[ours.row]), ours.response, theirs.response)
+                for ours, theirs in zip(firsts[name], firsts[baseline], strict=True)
+            ]
+            with self._timed("judge", name) as report:
+                judgements = judge.judge(duels, config, replies, report(num))
+            scores = [each.score for each in judgements]
+            ratio = Ratio(
+                np.array([score or 0.0 for score in scores]), np.array([float(s is not None) for s in scores])
+            )
+            measured[name] = measure({name: [ratio]})[name][0]
+            outcomes[name] = dict(Counter(each.outcome for each in judgements))
+            unparsed[name] = judge.reasons(judgements)
+            records += [{"schema": SCHEMA, "model": name, "baseline": baseline, **vars(each)} for each in judgements]
+            notes += judge.notes(name, judgements)
         self._write_lines("judgements.jsonl", records)
         about = {
             "model": config.model,

@@ -29,6 +29,7 @@ from ctwa.objectives.reference import ReferenceLength
 from ctwa.preference.schemas import BadRow
 from ctwa.preference.tokenization import ConversationTokenizer
 from ctwa.run.cache import cached, digest
+from ctwa.run.jsonl import SCHEMA
 
 Progress = Callable[[int], None]
 
@@ -278,7 +279,7 @@ def sample_rows(
     columns = {} if evaluation is None else evaluation.matrix.to_columns()
     return [
         {
-            "schema": 1,
+            "schema": SCHEMA,
             "model": model.name,
             "row": sample.row,
             "sample": sample.index,

@@ -7,15 +7,13 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NotRequired
+from typing import Any
 
-from ctwa.chat.client import Client, Unreachable
+from ctwa.chat.client import Client, Replies, Unreachable
 from ctwa.chat.replies import Reply
 from ctwa.errors import CtwaError
 from ctwa.evaluation.config import JudgeConfig
 from ctwa.evaluation.verdicts import verdict_of, why_none
-from ctwa.run.jsonl import AnyRecord, JsonLinesWriter
 
 OUTCOMES = ("win", "loss", "tie", "identical", "disagreement", "unparsed", "refused")
 _KEYS = "judge.base_url, judge.model and judge.api_key_env"
@@ -50,50 +48,19 @@ class Judgement:
     reasons: tuple[str, ...] = ()
 
 
-class KeptReply(AnyRecord):
-    """A line of the replies."""
-
-    request: str
-    answer: str
-    flaw: NotRequired[str | None]
-
-
-class AnswerCache(JsonLinesWriter):
-    """Replies on disk by their request, each as soon as it is there; a broken-off evaluation asks for none twice.
-
-    A reply of an earlier version, which did not keep how it ended, is put aside and asked for again.
-    """
-
-    form = KeptReply
-
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        super().__init__(path, keep=lambda record: "flaw" in record)
-        self._replies = {record["request"]: Reply(record["answer"], record["flaw"]) for record in self._kept}
-
-    def get(self, key: str) -> Reply | None:
-        """The reply to a request; None where there is none yet."""
-        return self._replies.get(key)
-
-    def put(self, key: str, reply: Reply) -> None:
-        """Keep a reply."""
-        self._append({"schema": 1, "request": key, "answer": reply.text, "flaw": reply.flaw})
-        self._replies[key] = reply
-
-
 def judge(
-    duels: Sequence[Duel], config: JudgeConfig, cache: AnswerCache, progress: Callable[[int], None]
+    duels: Sequence[Duel], config: JudgeConfig, replies: Replies, progress: Callable[[int], None]
 ) -> list[Judgement]:
-    """Judge every duel in both orders.
+    """Judge every duel in both orders; what has a reply already is not asked again.
 
     Raises:
         CtwaError: the server cannot be asked, or refuses every request. Answers so far are kept.
     """
-    return asyncio.run(_judge(duels, config, cache, progress))
+    return asyncio.run(_judge(duels, config, replies, progress))
 
 
 async def _judge(
-    duels: Sequence[Duel], config: JudgeConfig, cache: AnswerCache, progress: Callable[[int], None]
+    duels: Sequence[Duel], config: JudgeConfig, replies: Replies, progress: Callable[[int], None]
 ) -> list[Judgement]:
     done = 0
 
@@ -106,7 +73,7 @@ async def _judge(
 
     asked = [duel for duel in duels if duel.ours != duel.theirs]
     num_identical = len(duels) - len(asked)
-    async with Client(config, cache, keys=_KEYS) as client:
+    async with Client(config, replies, keys=_KEYS) as client:
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = {

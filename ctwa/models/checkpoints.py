@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from ctwa.models.locate import BEST, is_step_folder, step_folder, step_of, steps
-from ctwa.models.seal import SEAL_FILE, damaged_files, has_hashes, is_complete
+from ctwa.models.seal import SEAL_FILE, damaged_files, is_complete
 
 State = Literal["whole", "complete", "damaged", "unfinished"]
 
@@ -56,7 +56,7 @@ def _look(step: int, folder: Path, verify: bool, best: int | None) -> Checkpoint
         state = "unfinished"
     elif verify or not is_complete(folder):
         damaged = damaged_files(folder)
-        state = "damaged" if damaged else "whole" if has_hashes(folder) else "complete"
+        state = "damaged" if damaged else "whole"
     else:
         state = "complete"
     return Checkpoint(step, folder, size, state, damaged, is_best=step == best)

@@ -53,8 +53,8 @@ class Export:
             raise CtwaError(f"{self.out} exists already: give another folder")
         if self.adapter_of is not None and not self._model.is_dir():
             raise CtwaError(
-                f"{self.checkpoint} has no adapter of its own: its run trained all weights, or an earlier version "
-                "saved it; leave --adapter out for the whole model"
+                f"{self.checkpoint} has no adapter of its own: its run trained all weights; leave --adapter out for "
+                "the whole model"
             )
         if not any(self._model.glob("*.safetensors")):
             raise CtwaError(

@@ -32,11 +32,11 @@ class Sealed(NamedTuple):
 
     Attributes:
         size: bytes.
-        sha256: in hexadecimal digits; None in the seals of earlier versions, which had sizes only.
+        sha256: in hexadecimal digits.
     """
 
     size: int
-    sha256: str | None
+    sha256: str
 
 
 def seal(folder: Path) -> None:
@@ -60,26 +60,16 @@ def read_seal(folder: Path) -> dict[str, Sealed] | None:
         files = json.loads((folder / SEAL_FILE).read_bytes())["files"].items()
         if any(not name or Path(name).is_absolute() or ".." in Path(name).parts for name, _ in files):
             return None  # it speaks of what is no file of the folder
-        return {name: _sealed(said) for name, said in files} or None  # a checkpoint has files
+        # A checkpoint has files.
+        return {name: Sealed(int(said["size"]), str(said["sha256"])) for name, said in files} or None
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
-
-
-def _sealed(said: int | dict[str, object]) -> Sealed:
-    if isinstance(said, int):
-        return Sealed(said, None)
-    return Sealed(int(str(said["size"])), str(said["sha256"]))
 
 
 def is_complete(folder: Path) -> bool:
     """Whether the folder has a seal and every file of it, at its size."""
     sealed = read_seal(folder)
     return sealed is not None and not _other_sizes(folder, sealed)
-
-
-def has_hashes(folder: Path) -> bool:
-    """Whether the seal can tell changed bytes, which those of earlier versions cannot."""
-    return all(said.sha256 is not None for said in (read_seal(folder) or {}).values())
 
 
 def damaged_files(folder: Path, *, within: str = "") -> tuple[str, ...]:
@@ -95,9 +85,8 @@ def damaged_files(folder: Path, *, within: str = "") -> tuple[str, ...]:
     sealed = {name: said for name, said in sealed.items() if name.startswith(within)}
     if cut := _other_sizes(folder, sealed):
         return cut
-    known = {name: said.sha256 for name, said in sealed.items() if said.sha256 is not None}
-    found = _of_each([folder / name for name in known], lambda path: _sha256(path, path.stat().st_mtime_ns))
-    return tuple(name for name, sha256 in zip(known, found, strict=True) if sha256 != known[name])
+    found = _of_each([folder / name for name in sealed], lambda path: _sha256(path, path.stat().st_mtime_ns))
+    return tuple(name for name, sha256 in zip(sealed, found, strict=True) if sha256 != sealed[name].sha256)
 
 
 def added_files(folder: Path, *, within: str) -> tuple[str, ...]:

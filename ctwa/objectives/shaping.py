@@ -129,7 +129,7 @@ class Shaping:
         moments = {name: [each.num, each.mean, each.squares] for name, each in self._moments.items()}
         return {"standardise": self._standardise, "moments": moments}
 
-    def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` gave; an objective that it does not know starts anew.
 
         Raises:
@@ -137,8 +137,7 @@ class Shaping:
         """
         if self._standardise != "running":
             return
-        before = (state or {}).get("standardise", "none")
-        if state is None or before != "running":
+        if (before := state["standardise"]) != "running":
             raise CtwaError(
                 "the checkpoint has no running moments of the rewards, for it was made with "
                 f"ctwa.rewards.standardise={before}; write that, or start a new run"

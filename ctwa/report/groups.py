@@ -25,8 +25,6 @@ _OF_THE_RUN = re.compile(
 )
 # What only one of two configurations has is of another version of ctwa here, and its default. Elsewhere it was added.
 _GROWN = re.compile(r"ctwa\.(?!objectives\.)(?!method\.)")
-# In run.json, whichever version wrote it.
-_TOLD = re.compile(r"ctwa\.covariance_targets\..*|ctwa\.objectives\..*\.target|ctwa\.method\.targets\..*")
 
 
 @dataclass(frozen=True)
@@ -120,4 +118,5 @@ def _experiment(run: RunTrace) -> _Experiment | None:
 
 
 def _is_of_the_run(key: str, path: str) -> object:
-    return _OF_THE_RUN.fullmatch(key) or _TOLD.fullmatch(path)
+    del path
+    return _OF_THE_RUN.fullmatch(key)

@@ -16,8 +16,6 @@ from ctwa.run.folder import RunFolder, RunInfo, alarm_monitor
 from ctwa.run.jsonl import read_jsonl
 from ctwa.run.trace import ENDS, Event, Record, iterate_trace
 
-_TARGETS_ARE_COVARIANCES = 2  # from this schema on; a run.json of an older one has other targets beside them
-
 
 class RunTrace:
     """A run as far as its records tell: its label among others, what runs, its metrics and its alarms.
@@ -130,11 +128,7 @@ class RunTrace:
     def target(self, name: str) -> float | None:
         """An objective's covariance target, if the method has one."""
         objective = self.info.objectives.get(name) if self.info else None
-        if objective is None or self.info is None:
-            return None
-        if self.info.schema_ < _TARGETS_ARE_COVARIANCES and key_of.ctwa("target", name) not in self._columns:
-            return None  # that of a reward, as a Lagrangian has it
-        return objective.target
+        return None if objective is None else objective.target
 
 
 def read_runs(paths: Sequence[Path | str]) -> list[RunTrace]:

@@ -14,7 +14,7 @@ from ctwa.run import origin
 from ctwa.run.alarms import AlarmLimits, AlarmMonitor
 from ctwa.run.disk import check_place
 from ctwa.run.documents import read_document
-from ctwa.run.jsonl import SCHEMA, write_atomically
+from ctwa.run.jsonl import SCHEMA, check_schema, write_atomically
 from ctwa.run.lock import alone_in, is_held
 from ctwa.strict import validated
 
@@ -196,8 +196,8 @@ class RunFolder:
         if not self.info.is_file():
             raise CtwaError(f"{self.info} does not exist: give the folder of a run that ctwa made")
         content = read_document(self.info, "restore it, or give another run")
-        if isinstance(schema := content.get("schema"), int) and schema > SCHEMA:
-            raise CtwaError(f"{self.info} has schema {schema}, newer than this ctwa reads ({SCHEMA}): update ctwa")
+        if isinstance(schema := content.get("schema"), int):
+            check_schema(self.info, schema)
         info: RunInfo = validated(RunInfo, content, heading=f"{self.info}, as it is there,")
         return info
 

@@ -10,12 +10,11 @@ from typing import Annotated, Any, Self, TypedDict
 
 import msgspec
 
-from ctwa import metrics as key_of
 from ctwa.errors import CtwaError
 from ctwa.run.disk import naming_the_disk
 from ctwa.run.lock import hold
 
-SCHEMA = 2  # 1: covariances and weights were called ctwa/covariance/<name> and ctwa/weight/<name>
+SCHEMA = 2
 _FAST = msgspec.json.Decoder()  # a long trace is hundreds of MB; this reads it three times as fast as json does
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 """A step, or a place: beyond, a number that was read as a float may be another one."""
@@ -56,7 +55,7 @@ def read_jsonl(path: Path, form: Any = _ANY) -> list[Any]:
         form: what a record is: a ``TypedDict``, whose keys alone are read; by default any object.
 
     Raises:
-        CtwaError: the file is missing, a line in it is no record of the form, or it has a newer schema than this ctwa
+        CtwaError: the file is missing, a line in it is no record of the form, or it has another schema than this ctwa
             reads.
     """
     return list(iterate_jsonl(path, form))
@@ -84,7 +83,6 @@ def _decoder(form: Any) -> msgspec.json.Decoder[Any]:
 
 
 def _record(line: bytes, where: str, form: Any) -> Any:
-    """The record of a line, with the names of today where an earlier ctwa wrote it."""
     try:
         record = _decoder(form).decode(line)
     except (ValueError, RecursionError):  # which is told once it is known what is in the line
@@ -97,16 +95,23 @@ def _record(line: bytes, where: str, form: Any) -> Any:
         raise CtwaError(f"{where} is not JSON ({error}): mend or delete that line") from error
     if not isinstance(record, dict) or not isinstance(record.get("schema"), int):
         raise CtwaError(f'{where} is no record of ctwa (no "schema" in it): give a file that ctwa wrote')
-    if record["schema"] > SCHEMA:
-        raise CtwaError(f"{where} has schema {record['schema']}, newer than this ctwa reads ({SCHEMA}): update ctwa")
+    check_schema(where, record["schema"])
     try:
-        record = msgspec.convert(record, form)
+        return msgspec.convert(record, form)
     except msgspec.ValidationError as error:
         raise CtwaError(f"{where} is no record of this file ({error}): mend or delete that line") from error
-    if record["schema"] < SCHEMA and "metrics" in record:
-        record["metrics"] = {key_of.renamed(name): value for name, value in record["metrics"].items()}
-        record["non_finite"] = [key_of.renamed(name) for name in record.get("non_finite", ())]
-    return record
+
+
+def check_schema(where: object, schema: int) -> None:
+    """Refuse what another version of ctwa wrote, which means something else by the same names.
+
+    Raises:
+        CtwaError: the schema is not the one that this ctwa writes.
+    """
+    if schema != SCHEMA:
+        raise CtwaError(
+            f"{where} has schema {schema}, and this ctwa reads {SCHEMA}: read it with the version of ctwa that wrote it"
+        )
 
 
 def _is_json(line: bytes) -> bool:
@@ -236,7 +241,7 @@ class JsonLinesTail:
             most_bytes: read about so much and leave the rest to the next poll; all of it by default.
 
         Raises:
-            CtwaError: a line is not a record, or has a newer schema than this ctwa reads.
+            CtwaError: a line is not a record, or has another schema than this ctwa reads.
         """
         if not self.path.exists():
             return []

@@ -15,7 +15,7 @@ from ctwa.aggregators.mgda import MgdaConfig
 from ctwa.aggregators.registry import build_aggregator
 from ctwa.engine.checkpoint import read_state
 from ctwa.models.seal import is_complete
-from tests.e2e.conftest import Run, assert_same_weights, comparable, weights_of
+from tests.e2e.conftest import Run, weights_of
 from tests.e2e.stranger import QUEUE_PROCESSES
 
 pytestmark = pytest.mark.e2e
@@ -143,41 +143,13 @@ def test_a_few_lost_completions_raise_an_alarm_and_more_stop_the_run(recorded: R
     assert torch.load(saved / "data.pt", weights_only=False)["_num_yielded"] == LAST
 
 
-@pytest.fixture(scope="module")
-def without_a_step_size(train: Callable[..., Run], tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """CTWA whose weights stay where they are, with the same three objectives declared the other way round."""
-    targets = {"clarity": 0.08, "conciseness": 0.08, "accuracy": 0.15}
-    objectives = [
-        f"{name}:{{reward_fn:'ctwa.testbed.rewards:{name}',weight:{WEIGHTS[name]},target:{target}}}"
-        for name, target in targets.items()
-    ]
-    return train(
-        tmp_path_factory.mktemp("reversed") / "run",
-        "~ctwa.objectives",
-        f"+ctwa.objectives={{{','.join(objectives)}}}",
-        "ctwa.method.eta=0",
-        "trainer.total_training_steps=3",
-        "trainer.save_freq=3",
-    ).checked()
-
-
-def test_neither_the_order_of_the_objectives_nor_ctwa_without_a_step_size_changes_a_bit(
-    recorded: Run, without_a_step_size: Run
-) -> None:
-    declared = json.loads((without_a_step_size.folder / "run.json").read_text())["objectives"]
-    assert list(declared) == ["clarity", "conciseness", "accuracy"]
-    for step, of_ctwa in enumerate(without_a_step_size.records):
-        assert comparable(recorded.records[step]).items() <= comparable(of_ctwa).items()
-    assert_same_weights(without_a_step_size, recorded, 3)
-
-
-def test_one_rank_and_two_ranks_measure_the_same(ctwa_on_two_ranks: Run, without_a_step_size: Run) -> None:
-    one, two = without_a_step_size.records[1], ctwa_on_two_ranks.records[1]
+def test_one_rank_and_two_ranks_measure_the_same(recorded: Run, ctwa_on_two_ranks: Run) -> None:
+    """The first step is one of the initial weights, whichever the method."""
+    one, two = recorded.records[1], ctwa_on_two_ranks.records[1]
     assert one["response_length/mean"] == two["response_length/mean"]
     for name in NAMES:
         assert one[f"objective/{name}/mean"] == two[f"objective/{name}/mean"]
-        for key in (f"covariance/{name}", f"ctwa/ema/{name}", f"ctwa/deficit/{name}"):
-            assert two[key] == pytest.approx(one[key], abs=1e-6)
+        assert two[f"covariance/{name}"] == pytest.approx(one[f"covariance/{name}"], abs=1e-6)
     assert two["rollout/usable_groups"] == one["rollout/usable_groups"] == 1
     # The same mini-batches of whole prompts, so the same two updates.
     assert two["actor/grad_norm"] == pytest.approx(one["actor/grad_norm"], rel=1e-4)

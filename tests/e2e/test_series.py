@@ -38,7 +38,3 @@ def test_a_run_on_an_engine_that_another_has_used_is_the_run_alone_to_the_bit(
     for step, (alone, again) in enumerate(zip(ctwa_on_two_ranks.records, shared.records, strict=True)):
         assert comparable(again) == comparable(alone), step
     assert_same_weights(shared, ctwa_on_two_ranks, LAST)
-
-    again = train(tmp_path / "run", "method=probe,mgda,ctwa", *sizes, "ctwa.resume=true")
-    assert again.returncode == 0, again.output
-    assert again.output.count(" is complete\n") == 3

@@ -114,11 +114,6 @@ class TestState:
         with pytest.raises(CtwaError, match="is of another version of ctwa"):
             read_state(tmp_path)
 
-    def test_the_metrics_of_an_older_checkpoint_have_the_names_of_today(self, tmp_path: Path) -> None:
-        write_state(tmp_path, {**STATE, "metrics": {"ctwa/weight/accuracy": 0.5, "ctwa/ema/accuracy": 0.1}})
-
-        assert read_state(tmp_path)["metrics"] == {"weight/accuracy": 0.5, "ctwa/ema/accuracy": 0.1}
-
     def test_a_failed_write_leaves_the_state_that_was_there(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -249,8 +244,8 @@ class TestResumption:
         assert found.folder == tmp_path / "global_step_3"
         assert found.damaged == {tmp_path / f"global_step_{step}": ("data.pt",) for step in (8, 6)}
         assert said == (
-            "; removed global_step_9, which was not saved to its end; global_step_8 is not what was saved (data.pt), "
-            "global_step_6 is not what was saved (data.pt): kept as damaged_*"
+            "; global_step_9 was not saved to its end, and was removed; global_step_8 is not what was saved (data.pt), "
+            "global_step_6 is not what was saved (data.pt), and was kept as damaged_*"
         )
         assert sorted(path.name for path in tmp_path.iterdir()) == [
             "damaged_global_step_6",

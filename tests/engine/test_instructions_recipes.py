@@ -131,7 +131,7 @@ def test_a_dry_run_samples_no_pairs(calls_of: CallsOf, data: Path) -> None:
 
 
 SAMPLES = "".join(
-    f'{{"schema": 1, "model": "base", "row": {row}, "prompt": [{{"role": "user", "content": "Compute"}}],'
+    f'{{"schema": 2, "model": "base", "row": {row}, "prompt": [{{"role": "user", "content": "Compute"}}],'
     f' "response": "{response}", "finished": true,'
     f' "rewards": {{"constraints": {number}, "brevity": {1 - number}, "well_formed": {number}}}}}\n'
     for row in range(8)

@@ -252,21 +252,19 @@ def test_samples_come_back_as_they_were_written(tmp_path: Path) -> None:
     assert pq.read_table(tmp_path / "samples.parquet").num_rows == 6
 
 
-def test_what_the_references_samples_come_of_is_told_as_by_earlier_versions(caid: Compose) -> None:
-    """The samples of a run that was begun with one of them are taken up; a covariance target is nothing to them."""
+def test_what_the_references_samples_come_of(caid: Compose) -> None:
+    """Whatever of an objective changes its scores; a covariance target is nothing to them."""
     thresholds = "ctwa.caid.thresholds={accuracy:0.1}"
-    plain, targeted = (
+    plain, targeted, scaled = (
         origin_of(config, read_caid_settings(config))
-        for config in (caid(thresholds), caid(thresholds, "ctwa.objectives.accuracy.target=0.2"))
+        for config in (
+            caid(thresholds),
+            caid(thresholds, "ctwa.objectives.accuracy.target=0.2"),
+            caid(thresholds, "+ctwa.objectives.accuracy.scale=2.0"),
+        )
     )
     assert plain == targeted
-    assert set(json.loads(plain)["objectives"]["accuracy"]) == {
-        "reward_fn",
-        "weight",
-        "kwargs",
-        "timeout",
-        "on_failure",
-    }
+    assert plain != scaled
 
 
 def test_a_run_that_broke_off_before_its_first_checkpoint_knows_the_references_length(

@@ -192,7 +192,10 @@ class TestResume:
 
         assert resumed.resume_from == run.checkpoints / "global_step_2"
         assert steps(run) == [1, 2]
-        said = "continuing from global_step_2; global_step_4 is not what was saved (complete.json): kept as damaged_*"
+        said = (
+            "continuing from global_step_2; "
+            "global_step_4 is not what was saved (complete.json), and was kept as damaged_*"
+        )
         assert [event["text"] for event in read_jsonl(run.events)] == [said]
         assert (run.checkpoints / "damaged_global_step_4" / SEAL_FILE).is_file()
         assert locate.steps(run.checkpoints) == [2]  # the step can be saved anew
@@ -209,8 +212,8 @@ class TestResume:
         Recorder(run, resume=True, num_samples=2, seed=0).close()
 
         beginning = "continuing from global_step_2" if complete else "no checkpoint is complete: starting over"
-        became = "removed" if complete else "kept"  # perhaps only its seal was lost
-        said = f"{beginning}; {became} global_step_4, which was not saved to its end{', as damaged_*' * (not complete)}"
+        became = "removed" if complete else "kept as damaged_*"  # perhaps only its seal was lost
+        said = f"{beginning}; global_step_4 was not saved to its end, and was {became}"
         assert [event["text"] for event in read_jsonl(run.events)] == [said]
         assert locate.steps(run.checkpoints) == [2] * complete
         assert (run.checkpoints / "damaged_global_step_4").exists() is not complete

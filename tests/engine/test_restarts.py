@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from ctwa.engine.restarts import how_to_go_on, last_step, restarted
+from ctwa.engine import keeper
+from ctwa.engine.restarts import how_to_go_on, last_step
 from ctwa.models.locate import step_folder
 from ctwa.models.seal import seal
 from ctwa.run.folder import RunFolder
@@ -15,35 +17,46 @@ from ctwa.run.trace import TraceWriter
 
 
 class Attempts:
-    """Ends with one status after the other; notes which attempt was the first."""
+    """Ends with one status after the other, each in a run's folder and after a step; notes the settings of each."""
 
-    def __init__(self, *statuses: int) -> None:
-        self._statuses = iter(statuses)
-        self.firsts: list[bool] = []
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *ends: tuple[int, str, int]) -> None:
+        self._ends = iter(ends)
+        self._steps: dict[str, int] = {}
+        self.settings: list[list[str]] = []
         self.said: list[str] = []
         self.asked_to_end = threading.Event()
+        monkeypatch.setattr(keeper, "Keeper", lambda: self)
+        monkeypatch.setattr(keeper, "last_step", lambda run: self._steps[run.path.name])
 
-    def __call__(self, is_first: bool) -> int:
-        self.firsts.append(is_first)
-        return next(self._statuses)
+    def __enter__(self) -> Attempts:
+        return self
 
-    def play(self, *steps: int, max_restarts: int = 5) -> int:
-        each = iter(steps)
-        return restarted(
-            self,
-            lambda: ("run", next(each)),
-            self.asked_to_end,
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def run(self, work: Callable[[], None]) -> keeper.Ended:
+        work()
+        status, folder, self._steps[folder] = next(self._ends)
+        return keeper.Ended(status, {"folder": folder, "resume": "all", "end": "with an exit status"})
+
+    def play(self, *, max_restarts: int = 5) -> int:
+        return keeper.keep(
+            lambda settings: self.settings.append(list(settings)),
+            ["method=ctwa"],
             max_restarts=max_restarts,
             say=self.said.append,
             pause=0.01,
         )
 
 
-def test_a_run_that_fails_is_resumed_until_it_ends_well() -> None:
-    attempts = Attempts(1, 1, 0)
+RESUMED = ["method=ctwa", "ctwa.run=all", "ctwa.resume=true"]
 
-    assert attempts.play(3, 7) == 0
-    assert attempts.firsts == [True, False, False]
+
+def test_a_run_that_fails_is_resumed_until_it_ends_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts = Attempts(monkeypatch, (1, "run", 3), (1, "run", 7), (0, "run", 9))
+
+    assert attempts.play() == 0
+    assert attempts.settings == [["method=ctwa"], RESUMED, RESUMED]
     assert attempts.said == [
         "the run failed after step 3: restart 1 of 5 in 0.01 s",
         "the run failed after step 7: restart 2 of 5 in 0.02 s",
@@ -51,41 +64,37 @@ def test_a_run_that_fails_is_resumed_until_it_ends_well() -> None:
 
 
 @pytest.mark.parametrize("status", [0, 2, 3, 4, 130])
-def test_every_other_end_is_the_end(status: int) -> None:
-    attempts = Attempts(status)
+def test_every_other_end_is_the_end(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    attempts = Attempts(monkeypatch, (status, "run", 3))
 
     assert attempts.play() == status
-    assert attempts.firsts == [True]
+    assert (len(attempts.settings), attempts.said) == (1, [])
 
 
-def test_two_runs_that_fail_at_the_same_step_are_two_faults() -> None:
+def test_two_runs_that_fail_at_the_same_step_are_two_faults(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of several methods by one command the second run may fail where the first one did."""
-    attempts, places = Attempts(1, 1, 0), iter([("linear", 5), ("guard", 5)])
+    attempts = Attempts(monkeypatch, (1, "linear", 5), (1, "guard", 5), (0, "guard", 9))
 
-    assert (
-        restarted(
-            attempts, lambda: next(places), attempts.asked_to_end, max_restarts=2, say=attempts.said.append, pause=0.01
-        )
-        == 0
-    )
+    assert attempts.play(max_restarts=2) == 0
 
 
-def test_a_fault_that_repeats_at_its_step_is_not_tried_a_third_time() -> None:
-    attempts = Attempts(1, 1)
+def test_a_fault_that_repeats_at_its_step_is_not_tried_a_third_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts = Attempts(monkeypatch, (1, "run", 3), (1, "run", 3))
 
-    assert attempts.play(3, 3) == 1
+    assert attempts.play() == 1
     assert attempts.said[-1] == "the run failed twice after step 3, so it is not restarted a third time"
 
 
-def test_it_is_restarted_no_more_often_than_was_said() -> None:
-    attempts = Attempts(1, 1, 1)
+def test_it_is_restarted_no_more_often_than_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts = Attempts(monkeypatch, (1, "run", 1), (1, "run", 2), (1, "run", 3))
 
-    assert attempts.play(1, 2, 3, max_restarts=2) == 1
-    assert attempts.firsts == [True, False, False]
+    assert attempts.play(max_restarts=2) == 1
+    assert len(attempts.settings) == 3
+    assert len(attempts.said) == 2
 
 
-def test_a_run_that_was_asked_to_end_and_failed_is_not_resumed() -> None:
-    attempts = Attempts(1)
+def test_a_run_that_was_asked_to_end_and_failed_is_not_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts = Attempts(monkeypatch, (1, "run", 1))
     attempts.asked_to_end.set()
 
     assert attempts.play() == 1

@@ -147,3 +147,13 @@ class TestSettings:
 
         with pytest.raises(CtwaError, match="renormalize is off, but larger scores make other advantages"):
             read_settings(refused).build_scalarizer()
+
+    def test_a_method_has_the_objectives_in_alphabetical_order_however_they_are_declared(self, changed: Any) -> None:
+        declared = changed({}).ctwa.objectives
+        reversed_ = changed({"ctwa.objectives": {name: declared[name] for name in reversed(list(declared))}})
+        one, other = (read_settings(config).build_scalarizer() for config in (changed({}), reversed_))
+
+        assert list(reversed_.ctwa.objectives) == ["clarity", "conciseness", "accuracy"]
+        assert one.names == other.names == ("accuracy", "clarity", "conciseness")
+        assert one.weights == other.weights
+        assert one.covariance_targets == other.covariance_targets != {}

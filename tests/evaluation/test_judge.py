@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +10,10 @@ from typing import Any
 import pytest
 
 from ctwa.chat import client as module
+from ctwa.chat.ledger import ReplyFolder
 from ctwa.errors import CtwaError
 from ctwa.evaluation.config import JudgeConfig
-from ctwa.evaluation.judge import AnswerCache, Duel, Judgement, judge, notes, prompt_of
+from ctwa.evaluation.judge import Duel, Judgement, judge, notes, prompt_of
 from tests.chat.endpoint import Server, completion
 
 KEY = "sk-very-secret-1234"
@@ -24,8 +24,7 @@ DUELS = [Duel(row, f"question {row}", f"ours {row}", f"theirs {row}") for row in
 def ask(server: Server, tmp_path: Path) -> Callable[..., list[Judgement]]:
     def ask(duels: list[Duel] = DUELS, **options: Any) -> list[Judgement]:
         config = JudgeConfig(**{"base_url": server.url, "model": "m", **options})
-        with AnswerCache(tmp_path / "judge.jsonl") as cache:
-            return judge(duels, config, cache, lambda _: None)
+        return judge(duels, config, ReplyFolder(tmp_path / "judge"), lambda _: None)
 
     return ask
 
@@ -38,6 +37,10 @@ def first_of(body: dict[str, Any]) -> str:
 
 def prefers(who: str) -> Callable[[dict[str, Any], int], tuple[int, str]]:
     return lambda body, _: (200, f"Because. [[{'A' if first_of(body) == who else 'B'}]]")
+
+
+def kept_in(folder: Path) -> list[Path]:
+    return [path for path in (folder / "judge").rglob("*") if path.is_file()]
 
 
 class TestOutcomes:
@@ -82,18 +85,6 @@ class TestOutcomes:
             assert [(each.outcome, each.reasons) for each in judgements] == [("unparsed", ("", "cut off"))] * 4
         assert len(server.requests) == 8
         assert "cut off 4. Raise judge.max_tokens" in notes("tuned", judgements)[0]
-
-    def test_an_earlier_cache_did_not_keep_how_answers_ended(self, ask, server: Server, tmp_path: Path) -> None:
-        server.reply = prefers("ours")
-        ask()
-        path = tmp_path / "judge.jsonl"
-        earlier = [json.loads(line) for line in path.read_text().splitlines()]
-        path.write_text("".join(json.dumps({k: v for k, v in e.items() if k != "flaw"}) + "\n" for e in earlier))
-        before = len(server.requests)
-
-        assert [each.outcome for each in ask()] == ["win"] * 4
-        assert len(server.requests) == 2 * before
-        assert len((tmp_path / "judge.dropped.jsonl").read_text().splitlines()) == 8
 
 
 class TestRequests:
@@ -202,7 +193,7 @@ class TestCache:
         server.reply = lambda body, _: (500, {}) if "ours 3" in str(body) else (200, "[[tie]]")
         with pytest.raises(CtwaError, match="the answers so far are kept"):
             ask(max_attempts=1, concurrency=1)
-        kept = len((tmp_path / "judge.jsonl").read_text().splitlines())
+        kept = len(kept_in(tmp_path))
         before = len(server.requests)
         server.reply = lambda *_: (200, "[[tie]]")
 
@@ -210,9 +201,11 @@ class TestCache:
         assert kept > 0
         assert len(server.requests) - before == 8 - kept
 
-    def test_a_line_that_was_not_finished_is_asked_for_again(self, ask, server: Server, tmp_path: Path) -> None:
+    def test_a_reply_that_was_not_written_to_its_end_is_asked_for_again(
+        self, ask, server: Server, tmp_path: Path
+    ) -> None:
         ask()
-        path = tmp_path / "judge.jsonl"
+        path = kept_in(tmp_path)[0]
         path.write_bytes(path.read_bytes()[:-5])
         ask()
 
@@ -232,7 +225,8 @@ class TestKey:
         judgements = ask(api_key_env="JUDGE_KEY")
 
         assert set(server.authorizations) == {f"Bearer {KEY}"}
-        assert KEY not in (tmp_path / "judge.jsonl").read_text()
+        assert len(kept := kept_in(tmp_path)) == 8
+        assert not [path for path in kept if KEY in path.read_text()]
         assert KEY not in str(judgements)
         assert KEY not in caplog.text
 

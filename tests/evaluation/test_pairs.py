@@ -27,7 +27,7 @@ def record(row: int, response: str, model: str = "base", *, finished: bool = Tru
     good, short = REWARDS[response]
     rewards = {"good": good, "short": short}
     return {
-        "schema": 1, "model": model, "row": row, "prompt": PROMPT, "response": response, "finished": finished,
+        "schema": 2, "model": model, "row": row, "prompt": PROMPT, "response": response, "finished": finished,
         "rewards": rewards,
     }  # fmt: skip
 

@@ -20,7 +20,7 @@ from ctwa.evaluation.runs import conditioning_of
 from ctwa.models.adapter import ADAPTER
 from ctwa.models.conditioned import Conditioned
 from ctwa.models.locate import BEST, step_folder, steps
-from ctwa.models.seal import SEAL_FILE, seal
+from ctwa.models.seal import seal
 from ctwa.run.folder import ObjectiveInfo, RunFolder, RunInfo
 from ctwa.run.lock import hold
 from ctwa.run.trace import TraceWriter
@@ -118,15 +118,6 @@ def test_only_whole_checkpoints_count_among_those_that_stay_and_what_is_exported
     assert (tmp_path / "out" / "README.md").is_file()
     assert checkpoints(run, "--keep", "2").output.startswith("removed: nothing\n")
     assert (run.checkpoints / "global_step_007").is_dir()
-
-
-def test_a_seal_without_hashes_is_no_proof_of_every_byte(run: RunFolder) -> None:
-    folder = step_folder(run.checkpoints, 6)
-    sizes = {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
-    del sizes[SEAL_FILE]
-    (folder / SEAL_FILE).write_text(json.dumps({"files": sizes}))
-
-    assert said_of(checkpoints(run, "--verify").output)["global_step_6"] == "complete, by the sizes of its files"
 
 
 def test_a_run_that_goes_on_prunes_by_itself(run: RunFolder) -> None:

@@ -47,6 +47,7 @@ def test_a_folder_without_a_seal_is_not(tmp_path: Path) -> None:
         b'{"files": {}}',
         b'{"files": {"data.pt": "8"}}',
         b'{"files": {"data.pt": {}}}',
+        b'{"files": {"data.pt": 8}}',  # its size alone
         b'{"files": {"data.pt": {"size": "eight", "sha256": ""}}}',
     ],
 )

@@ -153,8 +153,8 @@ def test_moments_that_are_missing_are_said_to_be() -> None:
     with pytest.raises(CtwaError, match=r"standardise=batch; write that"):
         shaping("running").load_state_dict(shaping("batch").state_dict())
     with pytest.raises(CtwaError, match=r"standardise=none; write that"):
-        shaping("running").load_state_dict(None)
-    shaping("batch").load_state_dict(None)
+        shaping("running").load_state_dict(shaping().state_dict())
+    shaping("batch").load_state_dict(shaping().state_dict())
 
 
 def test_a_gate_by_what_is_only_evaluated_is_refused() -> None:

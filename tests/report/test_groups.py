@@ -55,7 +55,7 @@ def test_a_list_that_trains_something_else_is_another_group(groups):
 
 
 OBJECTIVE = "  objectives:\n    accuracy:\n      weight: 0.5\n"
-OLD = CONFIG + "  covariance_targets:\n    accuracy: 0.1\n  stop_within: 600\n" + OBJECTIVE
+OLD = CONFIG + "  stop_within: 600\n" + OBJECTIVE + "      target: 0.1\n"
 NEW = CONFIG + "  max_unknown_tokens: 0.1\n" + OBJECTIVE + "      target: 0.1\n"
 
 
@@ -67,6 +67,7 @@ def test_what_another_version_of_ctwa_wrote_beside_makes_no_other_group(groups):
     "added",
     [
         NEW.replace("lr: 0.1", "lr: 0.1\n  warmup: 5"),  # of the engine, which writes all of its keys
+        NEW.replace("target: 0.1", "target: 0.2"),  # which run.json does not have where it is no covariance's
         NEW.replace("target: 0.1", "target: 0.1\n      limit: 3"),
         NEW.replace("max_unknown_tokens: 0.1", "method:\n    eta: 0.1"),
     ],

@@ -11,7 +11,6 @@ from ctwa.cli.checkpoints import checkpoints
 from ctwa.errors import CtwaError
 from ctwa.report.html import write_report
 from ctwa.report.summary import summarize
-from ctwa.report.trace import read_runs
 from ctwa.report.watch.screen import draw
 from ctwa.report.watch.state import WatchedRun, wait_for_run
 from ctwa.run import ObjectiveInfo, RunFolder, TraceWriter, quiet, read_trace
@@ -185,12 +184,10 @@ def test_a_trace_without_run_json(make_run):
     assert "clarity     1.000" in text
 
 
-def test_an_older_schema_is_read_and_a_newer_one_refused(make_run):
+def test_another_schema_is_refused(make_run):
     folder = make_run("run", {1: step_metrics(accuracy=0.5)})
-    folder.metrics.write_bytes(folder.metrics.read_bytes().replace(b'"schema": 2', b'"schema": 1'))
-    assert watched(folder).step == 1
-    folder.metrics.write_bytes(folder.metrics.read_bytes().replace(b'"schema": 1', b'"schema": 3'))
-    with pytest.raises(CtwaError, match=r"metrics\.jsonl has schema 3, newer than this ctwa reads"):
+    folder.metrics.write_bytes(folder.metrics.read_bytes().replace(b'"schema": 2', b'"schema": 3'))
+    with pytest.raises(CtwaError, match=r"metrics\.jsonl has schema 3, and this ctwa reads 2"):
         watched(folder)
 
 
@@ -256,14 +253,6 @@ def test_why_a_run_failed_is_what_the_view_and_the_report_say(tmp_path):
         CtwaError, match=r"no result of any objective: it failed before its first step .*no such tokenizer"
     ):
         write_report([run_folder.path], tmp_path / "report.html")
-
-
-def test_a_target_of_an_old_run_is_one_of_covariances_only_where_its_trace_says_so(make_run):
-    aims = {"lagrangian": {}, "ctwa": {"ctwa/target/accuracy": 0.1}}
-    for method, extra in aims.items():
-        folder = make_run(method, {1: step_metrics(accuracy=0.5) | extra}, info(("accuracy",), schema=1))
-        assert watched(folder).trace.target("accuracy") == (0.1 if extra else None)
-        assert read_runs([folder.path])[0].target("accuracy") == (0.1 if extra else None)
 
 
 def test_a_folder_of_several_runs_is_none_of_them_and_nothing_to_wait_for(tmp_path):

@@ -115,7 +115,7 @@ def _check_vllm(config: DictConfig) -> None:
             "generation=vllm_cpu needs vLLM, which is not installed: run scripts/install_vllm_cpu.sh, or write "
             "generation=transformers"
         )
-    if worker is None:  # the configuration of an older run
+    if worker is None:  # rollout.name=vllm without the rest of generation=vllm
         OmegaConf.update(config, key, RECEIVER, force_add=True)
     elif worker not in (RECEIVER, LIVE_WEIGHTS) and find_spec("vllm") is not None:
         _check_worker(key, worker, LIVE_WEIGHTS if on_cpu else RECEIVER)

@@ -78,12 +78,6 @@ DEAD: dict[str, str] = {
 }
 """Keys of verl 0.9.1 that nothing reads in a run of ctwa, and what is to be written instead."""
 
-MOVED: dict[str, str] = {
-    "ctwa.covariance_targets": "ctwa.objectives.NAME.target",
-    "ctwa.method.targets": "ctwa.objectives.NAME.target",
-}
-"""Keys of ours that were, and what is to be written in their place."""
-
 SYNONYMS: dict[str, str] = {
     "learning_rate": f"{ACTOR}.optim.lr",
     "lr": f"{ACTOR}.optim.lr",
@@ -255,9 +249,6 @@ def near_key(key: str, known: Iterable[str]) -> str:
     Returns:
         ``; did you mean actor_rollout_ref.actor.optim.lr?``, or nothing where none is near.
     """
-    for old, new in MOVED.items():
-        if f"{key}.".startswith(f"{old}."):
-            return f" any more: write {new}"
     near = near_keys(key, known, most=1)
     return f"; did you mean {near[0]}?" if near else ""
 

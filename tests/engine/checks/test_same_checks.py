@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -32,7 +33,7 @@ OF_FILES = {"check_disk", "check_folders", "check_what_is_named", "_check_target
 OF_MACHINE = {"check_machine", "check_with_verl"}  # the import of verl alone takes longer than a plan
 OF_ROWS = {"data", "part", "rows", "tokenize", "tokenizer", "contracts", "prompts"}
 """The arguments of a check that looks at what a plan does not read."""
-_CHECK = re.compile(r"_?(check|refuse|fit)_")
+_is_check = cache(re.compile(r"_?(check|refuse|fit)_").match)  # asked at every call of any function
 
 
 class Check(NamedTuple):
@@ -55,7 +56,7 @@ def checks_of(work: Callable[[], object]) -> set[Check]:
 
     def look(frame: FrameType, event: str, _: Any) -> None:
         code = frame.f_code
-        if event not in ("call", "return") or not _CHECK.match(code.co_name) or engine not in code.co_filename:
+        if event not in ("call", "return") or not _is_check(code.co_name) or engine not in code.co_filename:
             return
         if event == "return":
             open_.pop()
