@@ -23,7 +23,7 @@ from typing import Any
 from ctwa.errors import CtwaError
 from ctwa.imports.cells import write_points
 from ctwa.imports.history import History, as_number
-from ctwa.imports.rows import Row, history_of
+from ctwa.imports.rows import Row, history_of, without_padding
 from ctwa.run.text import counted
 
 KNOWN = (
@@ -156,7 +156,7 @@ def _of_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> History:
             taken.append(Row(step, values, row.get("_timestamp")))
         elif any(as_number(value) is not None for key, value in values.items() if not key.startswith("system")):
             num_without += 1
-    history = history_of("a history of Weights & Biases", taken)
+    history = history_of("a history of Weights & Biases", without_padding(taken))
     if num_without:
         history.notes.append(f"{counted(num_without, 'row')} without a number as {columns[0]} left out")
     return history

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -59,6 +60,36 @@ def history_of(source: str, rows: Iterable[Row]) -> History:
         history.add(each.step, each.values, each.seconds)
     history.notes += _of_no_numbers(rows, set(history.keys))
     return history
+
+
+def without_padding(rows: Sequence[Row]) -> list[Row]:
+    """The rows of a table without the NaN that stands for an empty cell.
+
+    A table without an empty cell may have NaN in their place. A metric whose numbers come again after NaN was not
+    logged there. One that is NaN to the end may have diverged: it stays as it is.
+    """
+    columns = {key for row in rows for key in row.values}
+    if any(row.values.get(key) in (None, "") for row in rows for key in columns):
+        return list(rows)
+    was_nan: set[str] = set()
+    padded: set[str] = set()
+    for row in rows:
+        for key, value in row.values.items():
+            if _is_nan(value):
+                was_nan.add(key)
+            elif key in was_nan:
+                padded.add(key)
+    return [
+        row._replace(
+            values={key: value for key, value in row.values.items() if key not in padded or not _is_nan(value)}
+        )
+        for row in rows
+    ]
+
+
+def _is_nan(value: Any) -> bool:
+    number = as_number(value)
+    return number is not None and math.isnan(number)
 
 
 def _without_branches(rows: Sequence[_Numbers], notes: list[str]) -> list[_Numbers]:

@@ -93,6 +93,22 @@ def test_a_table_with_nan_is_what_it_is_with_empty_cells(tmp_path: Path) -> None
     assert found == [found[0]] * 4
 
 
+@pytest.mark.parametrize("missing", [NAN, None])
+def test_a_table_without_an_empty_cell_has_nan_in_their_place(missing: float | None, tmp_path: Path) -> None:
+    """A run that was validated at every second step had no result at the others."""
+    rows = [
+        {"_step": step, "reward/a": 0.5 if step != 3 else NAN, "eval/reward/a": step / 8 if step % 2 == 0 else missing}
+        for step in range(1, 6)
+    ]
+    rows = [{**row, "loss": 0.5 if row["_step"] < 4 else NAN} for row in rows]
+    steps = read_history(write_rows(tmp_path / "run.json", rows)).steps
+
+    assert {step: each["eval/reward/a"] for step, each in steps.items() if "eval/reward/a" in each} == {2: 0.25, 4: 0.5}
+    assert ("reward/a" in steps[3]) == (missing is None)  # where missing cells are empty, NaN was logged
+    assert math.isnan(steps[4]["loss"])  # it diverged
+    assert math.isnan(steps[5]["loss"])
+
+
 class TestAResumedRun:
     def test_what_it_gave_up_is_left_out(self) -> None:
         """It was at 50, and was resumed from 30: a report was over 50 steps, the last 10 of them given up."""
