@@ -23,9 +23,17 @@ from ctwa.engine.recorder import Recorder
 from ctwa.gradients.plan import GradientPlan, gradient_metrics
 from ctwa.models.locate import BEST, step_folder
 from ctwa.preference.early_stopping import EarlyStopping
-from ctwa.preference.losses import DpoLoss, PairLogProbs, PreferenceLoss, objective_losses, preference_metrics
+from ctwa.preference.losses import (
+    DpoLoss,
+    PairLogProbs,
+    PreferenceLoss,
+    objective_losses,
+    preference_metrics,
+    ranked_right,
+)
 from ctwa.preference.sampling import PairSampler
-from ctwa.preference.tokenization import label_matrices
+from ctwa.preference.tokenization import label_matrices, prompt_indices
+from ctwa.statistics import clustered_error
 
 
 @dataclass(frozen=True)
@@ -143,23 +151,24 @@ class PreferenceTrainer(Trainer):
         return metrics and metrics | self._weights()
 
     def validate(self) -> dict[str, Any]:
-        """``val/<name>``, the share of validation pairs ranked as the objective prefers; its error, and the losses."""
-        scored = [self._score(part) for part in self.data.validation]
+        """``val/<name>``, the share of validation pairs ranked as the objective prefers; its error, and losses."""
         metrics: dict[str, Any] = {}
         dpo: dict[str, float] = {}
-        for each in scored:
+        for part in self.data.validation:
+            each = self._score(part)
             found = each.metrics(self.settings.loss, self.names)
             metrics |= {f"val_{key}": value for key, value in found.items()}
             for m, name in enumerate(self.names):
                 labelled_P = each.labelled_PM[:, m]
                 if not labelled_P.any():
                     continue
-                accuracy = found.get(f"preference/{name}/accuracy")
-                if accuracy is not None:
-                    num_decided = int((each.labels_PM[:, m] != 0).sum())
-                    metrics[key_of.validation(name)] = accuracy
-                    error = (accuracy * (1 - accuracy) / num_decided) ** 0.5
-                    metrics[key_of.validation_error(name)] = error
+                right_P = ranked_right(self.settings.loss, each.log_probs, each.labels_PM[:, m])
+                if (ranked_P := ~right_P.isnan()).any():
+                    prompt_P = prompt_indices(part.pairs)[ranked_P]
+                    metrics[key_of.validation(name)] = found[f"preference/{name}/accuracy"]
+                    metrics[key_of.validation_error(name)] = clustered_error(
+                        right_P[ranked_P].numpy(), prompt_P.numpy()
+                    )
                 if self.early_stopping is not None:
                     dpo[name] = mean_loss(_dpo(self.settings.loss), each, m)
         if self.early_stopping is not None:

@@ -314,7 +314,7 @@ class _Evaluation:
             "they are (docs/weights.md)."
             for name in told_nothing(self.models)
         ]
-        fronts = Fronts.of(self.models, metrics, found) if self.steered else None
+        fronts = Fronts.of(self.models, found) if self.steered else None
         title = f"generation: {len(rows)} prompts of {config.data}, {each} each, {how}"
         return Section("generation", title, about, metrics, notes, fronts)
 

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from ctwa import metrics as key_of
-from ctwa.evaluation.intervals import Floats, Measured, Ratio, resampled_sums
+from ctwa.evaluation.intervals import Floats, Measured, Ratio, measure, on_common_prompts, resampled_values
 from ctwa.evaluation.models import Model
 from ctwa.evaluation.steered import Steered
-from ctwa.run.text import number, table
+from ctwa.run.text import counted, number, table
 from ctwa.statistics import hypervolume, on_front, reference_value
 
 SINGLE = "models"
@@ -48,33 +48,40 @@ class Fronts:
 
     Attributes:
         objectives: in alphabetical order.
-        points: the models in their order.
+        points: the models in their order, each objective over the prompts in which all of them were scored.
         reference: where hypervolumes are measured from, by objective.
         hypervolumes: by front, with the standard error of resampling the prompts; None of one prompt.
+        left_out: by objective, prompts in which one model was scored and another was not.
     """
 
     objectives: Sequence[str]
     points: Sequence[Point]
     reference: Mapping[str, float]
     hypervolumes: Mapping[str, tuple[float, float | None]]
+    left_out: Mapping[str, int]
 
     @classmethod
     def of(
         cls,
         models: Sequence[Model],
-        metrics: Mapping[str, Mapping[str, Measured]],
         ratios: Mapping[str, Mapping[str, Ratio]],
     ) -> Fronts:
         """The fronts of some models, of which the first is the baseline.
 
         Args:
             models: of the evaluation.
-            metrics: what was measured, by metric and model.
-            ratios: what it was made of, by model and metric.
+            ratios: what was measured, by model and metric.
         """
-        names = sorted(key_of.objectives_in(metrics))
-        keys = [key_of.objective_mean(name) for name in names]
-        points_PM = np.array([[_known(metrics[key][model.name].value) for key in keys] for model in models])
+        names = sorted(key_of.objectives_in(ratios[models[0].name]))
+        means = {name: [ratios[model.name][key_of.objective_mean(name)] for model in models] for name in names}
+        shared = {name: _comparable(of_models) for name, of_models in means.items()}
+        left_out = {
+            name: int(np.any([ratio.denominators_P > 0 for ratio in means[name]], axis=0).sum())
+            - max(ratio.num for ratio in shared[name])
+            for name in names
+        }
+        measured = measure(shared)
+        points_PM = np.array([[_known(measured[name][place].value) for name in names] for place in range(len(models))])
         reference_M = np.array([reference_value(values_P) for values_P in points_PM.T])
         fronts = [
             each.front if isinstance(each, Steered) else SINGLE if place else None for place, each in enumerate(models)
@@ -84,19 +91,19 @@ class Fronts:
                 model.name,
                 front,
                 model.told if isinstance(model, Steered) else None,
-                {name: metrics[key][model.name] for name, key in zip(names, keys, strict=True)},
+                {name: measured[name][place] for name in names},
                 is_best,
             )
-            for model, front, is_best in zip(models, fronts, on_front(points_PM), strict=True)
+            for place, (model, front, is_best) in enumerate(zip(models, fronts, on_front(points_PM), strict=True))
         ]
-        drawn_DPM = _drawn([[ratios[model.name][key] for key in keys] for model in models])
+        drawn_DPM = _drawn(list(zip(*shared.values(), strict=True)))
         volumes = {}
         for front in dict.fromkeys(each for each in fronts if each is not None):
             own_P = [each == front for each in fronts]
             draws = [hypervolume(points, reference_M) for points in drawn_DPM[:, own_P]]
-            error = float(np.std(draws, ddof=1)) if len(ratios[models[0].name][keys[0]].numerators_P) > 1 else None
+            error = float(np.std(draws, ddof=1)) if len(shared[names[0]][0].numerators_P) > 1 else None
             volumes[front] = hypervolume(points_PM[own_P], reference_M), error
-        return cls(names, points, dict(zip(names, reference_M.tolist(), strict=True)), volumes)
+        return cls(names, points, dict(zip(names, reference_M.tolist(), strict=True)), volumes, left_out)
 
     def as_json(self) -> dict[str, Any]:
         """As plain values: docs/eval.md has the schema."""
@@ -117,6 +124,7 @@ class Fronts:
             "hypervolumes": {
                 front: {"value": value, "standard_error": error} for front, (value, error) in self.hypervolumes.items()
             },
+            "left_out": dict(self.left_out),
         }
 
     def lines(self) -> list[str]:
@@ -136,6 +144,11 @@ class Fronts:
         return [
             *table(["model", "weights", *self.objectives, ""], rows, left=2),
             f"weights of {_slashed(self.objectives)}; *: no other point is at least as good everywhere",
+            *(
+                f"{name}: {counted(num, 'prompt')} left out, in which some models were scored and others were not"
+                for name, num in self.left_out.items()
+                if num
+            ),
             "",
             *table(["front", "points", "hypervolume"], volumes),
             f"above {_slashed([self.reference[name] for name in self.objectives])}",
@@ -146,12 +159,16 @@ def _known(value: float | None) -> float:
     return float("nan") if value is None else value
 
 
+def _comparable(ratios: Sequence[Ratio]) -> list[Ratio]:
+    """Over the prompts in which all models were scored, those aside that were scored in none."""
+    common = iter(on_common_prompts([ratio for ratio in ratios if ratio.num] or ratios))
+    return [next(common) if ratio.num else ratio for ratio in ratios]
+
+
 def _drawn(ratios: Sequence[Sequence[Ratio]]) -> Floats:
     """(D, P, M): the points of resampled prompts, the same prompts for all of them."""
-    parts = [part for point in ratios for ratio in point for part in (ratio.numerators_P, ratio.denominators_P)]
-    sums_DC = resampled_sums(np.stack(parts, axis=1))[:NUM_DRAWS]
-    with np.errstate(invalid="ignore", divide="ignore"):  # a resample may have nothing to count
-        return (sums_DC[:, ::2] / sums_DC[:, 1::2]).reshape(NUM_DRAWS, len(ratios), -1)
+    values = [draws_D[:NUM_DRAWS] for draws_D in resampled_values([ratio for point in ratios for ratio in point])]
+    return np.stack(values, axis=1).reshape(NUM_DRAWS, len(ratios), -1)
 
 
 def _slashed(values: Sequence[Any]) -> str:

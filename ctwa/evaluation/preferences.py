@@ -16,9 +16,9 @@ from ctwa.evaluation.intervals import Floats, Ratio
 from ctwa.evaluation.models import Model
 from ctwa.preference.data import hold_out, load_preferences
 from ctwa.preference.log_probs import response_log_probs
-from ctwa.preference.losses import PairLogProbs, PreferenceLoss, objective_losses
+from ctwa.preference.losses import PairLogProbs, PreferenceLoss, objective_losses, ranked_right
 from ctwa.preference.reference import ReferenceLogProbs, cached_reference, fingerprint
-from ctwa.preference.tokenization import PairTokens, TokenSet, label_matrices, tokenize_pairs
+from ctwa.preference.tokenization import PairTokens, TokenSet, label_matrices, prompt_indices, tokenize_pairs
 from ctwa.run.cache import digest
 
 Progress = Callable[[int], None]
@@ -125,8 +125,7 @@ def ratios(
     labels_PM, _ = label_matrices(pairs, token_set.objectives)
     losses_PM = objective_losses(loss, pair_log_probs, labels_PM)
     chosen_P, rejected_P = loss.rewards(pair_log_probs)
-    prompts = {prompt: index for index, prompt in enumerate(dict.fromkeys(pair.prompt for pair in pairs))}
-    prompt_P = torch.tensor([prompts[pair.prompt] for pair in pairs])
+    prompt_P = prompt_indices(pairs)
 
     found = {}
     for m, name in enumerate(token_set.objectives):
@@ -135,10 +134,11 @@ def ratios(
         preferred_P = torch.where(labels_P > 0, chosen_P, rejected_P)
         other_P = torch.where(labels_P > 0, rejected_P, chosen_P)
         margin_P = preferred_P - other_P
+        right_P = ranked_right(loss, pair_log_probs, labels_P)
         everything_P = torch.ones_like(decided_P)
         metrics = {
             "loss": (losses_PM[:, m], everything_P),
-            "accuracy": ((margin_P.sign() + 1) / 2, decided_P & ~margin_P.isnan()),
+            "accuracy": (right_P, ~right_P.isnan()),
             "margin": (margin_P, decided_P),
             "reward_preferred": (preferred_P, decided_P),
             "reward_dispreferred": (other_P, decided_P),

@@ -21,7 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from ctwa.errors import CtwaError
+from ctwa.imports.cells import write_points
 from ctwa.imports.history import History, as_number
+from ctwa.imports.rows import Row, history_of, without_padding
+from ctwa.run.text import counted
 
 KNOWN = (
     "trainer_state.json (or the folder of a TRL run), a history of Weights & Biases as CSV, JSON or JSON Lines, a"
@@ -32,7 +35,6 @@ _STEPS = ("train/global_step", "training/global_step", "trainer/global_step", "g
 PANEL = "a panel of Weights & Biases"
 """What may hold several runs."""
 _PANEL_STEPS = ("Step", "train/global_step", "training/global_step", "trainer/global_step", "global_step")
-_THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:\.\d{3})+(?:,\d+)?")
 _EXCEL = re.compile(r"\Asep=.\r?\n", re.IGNORECASE)
 """A first line that tells a spreadsheet what is between values."""
 _BOUNDS = ("__MIN", "__MAX")
@@ -102,10 +104,7 @@ def _read_file(path: Path, run: str | None) -> History:
     if "schema" in rows[0] and "metrics" in rows[0]:
         raise CtwaError(f"{path} is a trace of ctwa already: give its folder to ctwa report")
     if all(isinstance(row.get("data"), dict) and as_number(row.get("step")) is not None for row in rows):
-        history = History("the log file of verl")
-        for row in rows:
-            history.add(row["step"], row["data"])
-        return history
+        return history_of("the log file of verl", [Row(row["step"], row["data"]) for row in rows])
     return _of_rows(path, rows)
 
 
@@ -127,14 +126,18 @@ def _json(path: Path, text: str) -> Any:
 
 
 def _of_trainer_state(path: Path, state: Mapping[str, Any]) -> History:
-    history = History("the trainer_state.json of TRL or transformers")
     logged = state["log_history"]
     if not isinstance(logged, list) or not all(isinstance(row, dict) and "step" in row for row in logged):
         raise CtwaError(
             f"{path}: log_history is no list of what was logged by step: give a trainer_state.json as saved"
         )
-    for row in logged:
-        history.add(row["step"], {key: value for key, value in row.items() if key not in ("step", "epoch")})
+    history = history_of(
+        "the trainer_state.json of TRL or transformers",
+        [
+            Row(row["step"], {key: value for key, value in row.items() if key not in ("step", "epoch")})
+            for row in logged
+        ],
+    )
     steps = as_number(state.get("max_steps"))
     history.num_steps = int(steps) if steps is not None and 0 < steps < math.inf else None
     return history
@@ -142,17 +145,42 @@ def _of_trainer_state(path: Path, state: Mapping[str, Any]) -> History:
 
 def _of_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> History:
     """A history of Weights & Biases: one row a call to `log`."""
-    counted = next((key for key in _STEPS if any(as_number(row.get(key)) is not None for row in rows)), None)
-    if counted is None:
+    columns = _step_columns(rows)
+    if not columns:
         raise CtwaError(f"{path} has no step in its rows ({', '.join(_STEPS)}): give {KNOWN}")
-    history = History("a history of Weights & Biases")
+    taken, num_without = [], 0
     for row in rows:
-        step = as_number(row.get(counted))
-        if step is None or step != step:  # of the system, not of a step
-            continue
+        step = next((step for column in columns if (step := _known_step(row, column)) is not None), None)
         values = {key: value for key, value in row.items() if not key.startswith("_") and key not in _STEPS}
-        history.add(step, values, row.get("_timestamp"))
+        if step is not None:
+            taken.append(Row(step, values, row.get("_timestamp")))
+        elif any(as_number(value) is not None for key, value in values.items() if not key.startswith("system")):
+            num_without += 1
+    history = history_of("a history of Weights & Biases", without_padding(taken))
+    if num_without:
+        history.notes.append(f"{counted(num_without, 'row')} without a number as {columns[0]} left out")
     return history
+
+
+def _step_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Where a row has its step: the first column that any has, and those that say the same where both are.
+
+    verl logs its first validation before there is a step of the trainer's own; `_step` is the same count.
+    """
+    known = {column: [_known_step(row, column) for row in rows] for column in _STEPS}
+    first = next((column for column in _STEPS if any(step is not None for step in known[column])), None)
+    if first is None:
+        return []
+    both = {
+        column: [pair for pair in zip(known[first], known[column], strict=True) if None not in pair]
+        for column in _STEPS
+    }
+    return [first, *(key for key in _STEPS if key != first and both[key] and all(a == b for a, b in both[key]))]
+
+
+def _known_step(row: Mapping[str, Any], column: str) -> float | None:
+    step = as_number(row.get(column))
+    return None if step is None or math.isnan(step) else step
 
 
 def _of_csv(path: Path, text: str, run: str | None) -> History:
@@ -166,22 +194,28 @@ def _of_csv(path: Path, text: str, run: str | None) -> History:
         rows = [{key: value for key, value in zip(header, row, strict=False) if key and value} for row in reader]
     except csv.Error as error:
         raise CtwaError(f"{path} is no CSV ({error}): give {KNOWN}") from error
-    if separator == ";":
-        _write_points(rows)
+    write_points(rows, separator)
     if twice := [column for column, times in Counter(columns).items() if times > 1]:
         raise CtwaError(f"{path} has the column {twice[0]} twice: leave one of them out")
-    counted = next((column for column in _PANEL_STEPS if column in columns), None)
+    step_column = next((column for column in _PANEL_STEPS if column in columns), None)
     parts = {
         column: part for column in columns if not column.endswith(_BOUNDS) and all(part := _of_a_panel(column, run))
     }
-    if counted is None or not parts:
+    if step_column is None or not parts:
         return _of_rows(path, rows)
     chosen = _chosen(path, list(dict.fromkeys(of for of, _ in parts.values())), run)
-    history = History(PANEL)
-    for row in rows:
-        step = as_number(row.get(counted))
-        if step is not None:
-            history.add(step, {key: row.get(column) for column, (of, key) in parts.items() if of == chosen})
+    own = {key: column for column, (of, key) in parts.items() if of == chosen}
+    steps = [_known_step(row, step_column) for row in rows]
+    history = history_of(
+        PANEL,
+        [
+            Row(step, {key: row.get(column) for key, column in own.items()})
+            for step, row in zip(steps, rows, strict=True)
+            if step is not None
+        ],
+    )
+    if num_without := steps.count(None):
+        history.notes.append(f"{counted(num_without, 'row')} without a number as {step_column} left out")
     return history
 
 
@@ -193,15 +227,6 @@ def _header_of(text: str) -> tuple[list[str], str]:
     }
     separator = max(headers, key=lambda each: len(headers[each]))
     return [column.strip() for column in headers[separator]], separator
-
-
-def _write_points(rows: Sequence[dict[str, str]]) -> None:
-    """A spreadsheet that writes semicolons writes decimal commas, and perhaps points between thousands: 1.234,5."""
-    has_thousands = any(_THOUSANDS.fullmatch(value) and "," in value for row in rows for value in row.values())
-    for row in rows:
-        for key, value in row.items():
-            is_grouped = has_thousands and _THOUSANDS.fullmatch(value)
-            row[key] = (value.replace(".", "") if is_grouped else value).replace(",", ".")
 
 
 def _of_a_panel(column: str, run: str | None) -> tuple[str, str]:
@@ -227,13 +252,14 @@ def _of_events(path: Path) -> History:
 
     events = EventAccumulator(str(path), size_guidance={"scalars": 0, "tensors": 0})  # 0: all of them
     events.Reload()
-    history = History("TensorBoard events")
-    for key in events.Tags()["scalars"]:
-        for event in events.Scalars(key):
-            history.add(event.step, {key: event.value}, event.wall_time)
+    rows = [
+        Row(event.step, {key: event.value}, event.wall_time)
+        for key in events.Tags()["scalars"]
+        for event in events.Scalars(key)
+    ]
     for key in events.Tags()["tensors"]:  # what TensorFlow 2 writes scalars as
         for event in events.Tensors(key):
             value = tensor_util.make_ndarray(event.tensor_proto)
             if value.dtype.kind in "fiu" and value.size == 1:
-                history.add(event.step, {key: float(value.reshape(()))}, event.wall_time)
-    return history
+                rows.append(Row(event.step, {key: float(value.reshape(()))}, event.wall_time))
+    return history_of("TensorBoard events", sorted(rows, key=lambda row: float(row.seconds)))

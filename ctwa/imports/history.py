@@ -22,15 +22,19 @@ class History:
         steps: by step, the metrics by the names that the trainer gave them.
         times: when a step was logged, in s since 1970, where that is known.
         num_steps: how many steps the run was to have; None where nobody wrote it down.
+        notes: what was left out, a sentence each.
     """
 
     source: str
     steps: dict[int, dict[str, float]] = field(default_factory=dict)
     times: dict[int, float] = field(default_factory=dict)
     num_steps: int | None = None
+    notes: list[str] = field(default_factory=list)
 
     def add(self, step: Any, values: Mapping[str, Any], seconds: Any = None) -> None:
         """Take in what was logged at a step; a step may be logged in several parts. What is no number is left out.
+
+        NaN takes no number's place: a table has it where a part of the step says nothing.
 
         Raises:
             CtwaError: the step is no whole number from 0.
@@ -38,8 +42,9 @@ class History:
         numbers = {key: known for key, value in values.items() if (known := as_number(value)) is not None}
         if not numbers:
             return
-        whole = _as_step(step)
-        self.steps.setdefault(whole, {}).update(numbers)
+        whole = as_step(step)
+        metrics = self.steps.setdefault(whole, {})
+        metrics |= {key: value for key, value in numbers.items() if not math.isnan(value) or key not in metrics}
         if (time := as_number(seconds)) is not None and math.isfinite(time):
             self.times[whole] = time
 
@@ -60,6 +65,7 @@ def merged(histories: Sequence[History]) -> History:
         for step, metrics in history.steps.items():
             _see_that_they_agree(step, found.steps.get(step, {}), metrics)
             found.add(step, metrics, history.times.get(step))
+        found.notes += history.notes
     found.num_steps = max((each.num_steps for each in histories if each.num_steps is not None), default=None)
     return found
 
@@ -78,7 +84,12 @@ def differ(one: float, other: float) -> bool:
     return math.isfinite(one) and math.isfinite(other) and not math.isclose(one, other, rel_tol=_SAME, abs_tol=_SAME)
 
 
-def _as_step(value: Any) -> int:
+def as_step(value: Any) -> int:
+    """A logged step.
+
+    Raises:
+        CtwaError: it is no whole number from 0.
+    """
     number = as_number(value)
     if number is None or not 0 <= number <= _LAST_STEP or number != int(number):
         raise CtwaError(

@@ -80,6 +80,8 @@ def import_run(
     _write(folder, history, records, samples)
     with EventWriter(folder.events) as events:
         events.write("import", f"made of {history.source}: {', '.join(str(path.absolute()) for path in sources)}")
+        for note in history.notes:
+            events.write("import", note)
     return Imported(folder, history, naming, write_summary(folder))
 
 
@@ -96,6 +98,7 @@ def imported_text(made: Imported) -> str:
             f"{made.folder.path}: steps {min(steps)} to {max(steps)} of {made.history.source}",
             *table(("objective", "in training", "on held-out problems"), taken, left=3),
             f"{counted(left_out, 'other metric')} left out; weights and covariances only where they were logged",
+            *made.history.notes,
             "",
             summary_text(made.summary),
         ]

@@ -272,6 +272,17 @@ def objective_means(losses_PM: Tensor, labelled_PM: Tensor, num_labelled_M: Tens
     return torch.where(labelled_PM, losses_PM, 0).sum(0) / num_labelled_M.clamp(min=1)
 
 
+def ranked_right(loss: PreferenceLoss, log_probs: PairLogProbs, labels_P: Tensor) -> Tensor:
+    """By pair, (P,): 1 where the response that the label prefers has the higher implicit reward, 0 where the other has.
+
+    It is 0.5 where both have the same, and NaN of a tie and where their difference is no number.
+    """
+    chosen_P, rejected_P = loss.rewards(log_probs)
+    margin_P = torch.where(labels_P > 0, chosen_P - rejected_P, rejected_P - chosen_P)
+    right_P = torch.where(margin_P.abs() < ROUNDING, 0.5, (margin_P > 0).to(margin_P))
+    return torch.where((labels_P == 0) | margin_P.isnan(), torch.nan, right_P)
+
+
 def preference_metrics(
     loss: PreferenceLoss, log_probs: PairLogProbs, labels_PM: Tensor, labelled_PM: Tensor, names: Sequence[str]
 ) -> dict[str, float]:
@@ -302,10 +313,9 @@ def preference_metrics(
                 preferred_P = torch.where(first_P, chosen_P, rejected_P)[decided_P]
                 other_P = torch.where(first_P, rejected_P, chosen_P)[decided_P]
                 margin_P = preferred_P - other_P
-                ranked_P = margin_P[~margin_P.isnan()]
-                if len(ranked_P):
-                    right_P = torch.where(ranked_P.abs() < ROUNDING, 0.5, (ranked_P > 0).to(ranked_P))
-                    values["accuracy"] = right_P.mean()
+                right_P = ranked_right(loss, log_probs, labels_PM[:, m])
+                if (ranked_P := ~right_P.isnan()).any():
+                    values["accuracy"] = right_P[ranked_P].mean()
                 if not margin_P.isfinite().all():
                     values["num_not_finite"] = (~margin_P.isfinite()).sum()
                 values |= {

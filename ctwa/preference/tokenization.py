@@ -140,6 +140,12 @@ def label_matrices(pairs: Sequence[PairTokens], objectives: Sequence[str]) -> tu
     )
 
 
+def prompt_indices(pairs: Sequence[PairTokens]) -> Tensor:
+    """(P,), int64: which prompt each pair is of, in the order in which the prompts come first."""
+    index_of = {prompt: index for index, prompt in enumerate(dict.fromkeys(pair.prompt for pair in pairs))}
+    return torch.tensor([index_of[pair.prompt] for pair in pairs])
+
+
 class ConversationTokenizer:
     """Writes prompts and responses as the tokens of a tokenizer.
 

@@ -6,6 +6,7 @@ import math
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,16 @@ def listening() -> Iterator[None]:
         yield
 
 
+class Choosers(Workers):
+    """Of a policy that ranks all pairs of a prompt alike, those of some prompts right."""
+
+    def log_probs(self, pairs: Sequence[PairTokens]) -> tuple[torch.Tensor, torch.Tensor]:
+        chosen_P = torch.tensor([-1.0 - sum(pair.prompt) % 2 for pair in pairs], dtype=torch.float64)
+        return chosen_P, torch.full_like(chosen_P, -1.5)
+
+
 @pytest.fixture
-def train(task_dir: Path, tmp_path: Path) -> Callable[..., Recorder]:
+def config(task_dir: Path, tmp_path: Path) -> DictConfig:
     make_preferences("D", tmp_path / "pairs", num_train=40, num_validation=10, num_test=4)
     own = [f"ctwa.run={tmp_path / 'run'}", f"ctwa.task_dir={task_dir}", "data.train_batch_size=8", "loss=simpo"]
     files = [
@@ -71,8 +80,11 @@ def train(task_dir: Path, tmp_path: Path) -> Callable[..., Recorder]:
         for key, part in (("data", "train"), ("validation", "validation"))
     ]
     often = ["method=linear", "trainer.save_freq=1", "trainer.test_freq=4", "trainer.logger=[]"]
-    config: DictConfig = compose_config([*own, *files, *often], command="prefer")
+    return compose_config([*own, *files, *often], command="prefer")
 
+
+@pytest.fixture
+def train(config: DictConfig) -> Callable[..., Recorder]:
     def start(
         *,
         signal_at: int | None = None,
@@ -111,6 +123,26 @@ def test_a_signal_ends_it_after_its_step_and_the_checkpoints_of_both_parts_are_p
     assert resumed.stopped_by is None
     assert [record["step"] for record in read_jsonl(run.metrics)] == list(range(9))
     assert steps(run.checkpoints) == [6, 7, 8]
+
+
+def test_the_pairs_of_a_prompt_are_one_observation(config: DictConfig) -> None:
+    job = PreferJob(config)
+
+    def validated(times: int) -> dict[str, Any]:
+        parts = [replace(part, tokens=replace(part.tokens, pairs=part.pairs * times)) for part in job.data.validation]
+        nobody: Any = None
+        workers: Any = Choosers(None, None)
+        data = replace(job.data, validation=tuple(parts))
+        trainer = PreferenceTrainer(
+            config, settings=job.settings, data=data, workers=workers, recorder=nobody, num_steps=8
+        )
+        return {key: value for key, value in trainer.validate().items() if key.startswith(("val/", "val_standard"))}
+
+    once = validated(1)
+    share = once["val/accuracy"]
+    assert 0 < share < 1
+    assert once["val_standard_error/accuracy"] == pytest.approx(math.sqrt(share * (1 - share) / 9))  # of 10 prompts
+    assert validated(20) == pytest.approx(once)
 
 
 def test_an_alarm_ends_it_with_a_validation_like_the_last_step(train: Callable[..., Recorder]) -> None:

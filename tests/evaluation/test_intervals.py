@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
 from ctwa.evaluation import intervals
 from ctwa.evaluation.intervals import Measured, Ratio, measure, resampled_sums
+from ctwa.statistics import t_interval
 
 ONES = np.ones(200)
 VALUES = np.random.default_rng(3).normal(1.0, 2.0, 200)
@@ -99,3 +102,55 @@ def test_metrics_measured_together_are_as_measured_alone() -> None:
         for found, alone in zip(together[name], measured_alone(ratios), strict=True):
             assert found.value == alone.value
             assert (found.low, found.high) == pytest.approx((alone.low, alone.high), rel=1e-12)
+
+
+SCORED = np.array([1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+
+
+def test_a_difference_is_over_the_prompts_that_both_have() -> None:
+    """What the other model never answered, or could not be scored, is no difference between the two."""
+    values = SCORED.copy()
+    first, second = measured_alone([mean(values), Ratio(values * SCORED, SCORED)])
+    assert (first.value, second.value) == (0.375, 1.0)
+    assert second.difference == (0.0, 0.0, 0.0, 3)
+
+    own, other = mean(VALUES), Ratio(VALUES * (VALUES > 0), (VALUES > 0).astype(float))
+    assert measured_alone([own, other])[1].difference == (0.0, 0.0, 0.0, int((VALUES > 0).sum()))
+    assert measured_alone([Ratio(values * (1 - SCORED), 1 - SCORED), Ratio(SCORED, SCORED)])[1].difference is None
+
+
+@pytest.mark.parametrize("num", [2, 3, 5, 10, 20, 50])
+def test_of_differences_that_are_none_one_of_twenty_seems_to_be_one(num: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Percentiles of resamples told every second one from 0 of two prompts, and one of seven of five."""
+    monkeypatch.setattr(intervals, "NUM_DRAWS", 1000)
+    rng = np.random.default_rng(num)
+    pairs = {str(index): [mean(one), mean(other)] for index, (one, other) in enumerate(rng.normal(size=(400, 2, num)))}
+    found = [of_pair[1].difference for of_pair in measure(pairs).values()]
+    missed = np.mean([each.low > 0 or each.high < 0 for each in found])
+
+    assert 0.02 < missed < 0.085  # of 400; the error of 0.05 is 0.011
+
+
+@pytest.mark.parametrize("transform", [np.positive, np.exp])
+def test_intervals_of_few_and_of_more_prompts_are_of_one_width(
+    transform: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = np.random.default_rng(1).normal(size=(2, intervals.FEW))
+    ratios = [Ratio(each, np.ones(len(each)), transform) for each in values]
+    more = measured_alone(ratios)[1]
+    monkeypatch.setattr(intervals, "FEW", intervals.FEW + 1)
+    few = measured_alone(ratios)[1]
+
+    assert more.high - more.low == pytest.approx(few.high - few.low, rel=0.1)
+    more, few = more.difference, few.difference
+    assert more.high - more.low == pytest.approx(few.high - few.low, rel=0.1)
+
+
+def test_few_values_have_student_s_interval_of_their_mean() -> None:
+    few = VALUES[:6]
+    first, second = measured_alone([mean(few), mean(few**2)])
+
+    assert (first.value, first.low, first.high) == pytest.approx(t_interval(few)[:3])
+    assert second.difference == pytest.approx(t_interval(few**2 - few))
+    perplexity = measured_alone([Ratio(few, np.ones(6), np.exp)])[0]
+    assert (perplexity.low, perplexity.high) == pytest.approx(tuple(np.exp(t_interval(few)[1:3])))

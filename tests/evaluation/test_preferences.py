@@ -14,6 +14,7 @@ from ctwa.evaluation.config import PreferencesConfig
 from ctwa.evaluation.models import Model
 from ctwa.evaluation.preferences import log_probs, ratios, read_pairs
 from ctwa.preference import DpoLoss, PreferenceSource
+from ctwa.preference.reference import ReferenceLogProbs
 
 NAMES = ("accuracy", "conciseness")
 
@@ -64,10 +65,11 @@ def test_the_reference_itself_has_a_loss_of_log_two(models, config, tmp_path: Pa
     base, _ = models
     (token_set,) = read_pairs(config, [base], base).tokens["base"]
     policy = log_probs(base, token_set, config, tmp_path, lambda _: None)
-    found = ratios(config.loss, token_set, policy, policy)
+    rounded = ReferenceLogProbs(policy.chosen_P + 1e-9, policy.rejected_P)  # of other batches
 
-    assert found["accuracy"]["loss"].value == pytest.approx(math.log(2))
-    assert found["accuracy"]["accuracy"].value == 0.5
+    for found in (ratios(config.loss, token_set, policy, each) for each in (policy, rounded)):
+        assert found["accuracy"]["loss"].value == pytest.approx(math.log(2))
+        assert found["accuracy"]["accuracy"].value == 0.5
 
 
 def test_pairs_of_one_prompt_are_one_unit(models, lines, tmp_path: Path) -> None:
