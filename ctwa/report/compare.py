@@ -15,7 +15,7 @@ from ctwa.errors import CtwaError
 from ctwa.report.curves import EMPTY, Curve, Floats, resampled
 from ctwa.report.groups import Group, objectives_of
 from ctwa.report.trace import RunTrace, check_results
-from ctwa.report.verdict import COLUMNS, SIGMAS, ObjectiveSummary, cells
+from ctwa.report.verdict import COLUMNS, SIGMAS, ObjectiveSummary, cells, is_apart, on_which, verdicts
 from ctwa.run.jsonl import SCHEMA
 from ctwa.run.text import clean, duration, number, sparkline, table
 from ctwa.statistics import CONFIDENCE, Interval, hypervolume, on_front, reference_value, t_interval
@@ -203,13 +203,17 @@ def comparison_text(comparison: Comparison) -> str:
 def curves_text(runs: Sequence[RunTrace]) -> str:
     """How each run came to its results: each objective's curve, covariance with the update and weight, as tables."""
     curves, updates = [], []
+    groups = [Group(run.label, (run,)) for run in runs]
+    judged = [verdicts(group) for group in groups]
     for name in objectives_of(runs):
-        for run in runs:
-            points = run.results(name)
-            numbers = cells(ObjectiveSummary.of(points)) if points else ("-",) * len(COLUMNS)
-            beginning = (name if run is runs[0] else "", run.label)
-            curves.append((*beginning, *numbers, _sparkline(run.curve(run.result_key(name)))))
-            updates.append((*beginning, *_update_cells(run, name)))
+        for run, group, each in zip(runs, groups, judged, strict=True):
+            verdict = each.get(name)
+            numbers = cells(verdict.summary) if verdict else ("-",) * len(COLUMNS)
+            is_training = verdict is not None and is_apart(group, verdict)
+            curve = run.curve(key_of.objective_mean(name) if is_training else run.result_key(name))
+            beginning = name if run is runs[0] else ""
+            curves.append((beginning, on_which(run.label, is_training=is_training), *numbers, _sparkline(curve)))
+            updates.append((beginning, run.label, *_update_cells(run, name)))
     by_source = [
         (name, source, run.label, *cells(ObjectiveSummary.of(points)))
         for name in objectives_of(runs)

@@ -58,6 +58,20 @@ def over_seeds(curves: Sequence[Curve]) -> Curve:
     return Curve(steps, values_ST.mean(axis=0), values_ST.min(axis=0), values_ST.max(axis=0))
 
 
+def over_own_spans(curves: Sequence[Curve]) -> Curve:
+    """The mean of the newest values at every step of any curve; those of one that ends before stay what they were.
+
+    It begins with the mean of what the curves begin with and ends with the mean of what they end with, whichever steps
+    those are.
+    """
+    curves = [each for each in curves if len(each)]
+    if len(curves) < 2:
+        return curves[0] if curves else EMPTY
+    steps = np.unique(np.concatenate([each.steps for each in curves]))
+    newest_CS = [each.values[np.maximum(np.searchsorted(each.steps, steps, "right") - 1, 0)] for each in curves]
+    return Curve(steps, np.mean(newest_CS, axis=0))
+
+
 def averaging_window(last_step: int) -> int:
     """Over how many steps curves are averaged: 5 in short runs, a fortieth of long ones."""
     return max(5, round(last_step / 40))

@@ -11,9 +11,10 @@ import numpy as np
 
 from ctwa import metrics as key_of
 from ctwa.report.compare import Comparison, MethodResult
+from ctwa.report.curves import Floats, over_own_spans
 from ctwa.report.groups import Group, objectives_of
 from ctwa.report.targets import FEWEST_STEPS
-from ctwa.report.verdict import Verdict, verdicts
+from ctwa.report.verdict import Verdict, is_apart, verdicts
 from ctwa.run.alarms import Episode
 from ctwa.run.text import clean, listed, number, table
 
@@ -109,6 +110,10 @@ class _Method:
     def brief(self, name: str) -> str:
         """What became of an objective, as the end of a sentence that it begins."""
         verdict = self.verdicts[name]
+        return self._brief(verdict) + (" on training problems" if is_apart(self.group, verdict) else "")
+
+    @staticmethod
+    def _brief(verdict: Verdict) -> str:
         if verdict.word == "unknown":
             return f"is unknown ({verdict.text.removeprefix('unknown: ')})"
         if verdict.word != "kept":
@@ -126,6 +131,7 @@ class _Method:
             parts[0] += f", more than noise ({number(verdict.margin)})"
         elif verdict.word == "kept":
             parts[0] += f" ({number(verdict.summary.change, sign=True)} is within noise, {number(verdict.margin)})"
+        parts += [verdict.seeds] if verdict.seeds else []
         if self.result is not None and name in self.result.gains:
             gain, beyond = self.result.gains[name].mean, self.result.is_beyond_noise(name)
             known = {True: ", more than noise", False: ", within noise", None: ""}[beyond]
@@ -221,21 +227,39 @@ def _steered(group: Group) -> list[str]:
 
 def _weights(group: Group) -> list[str]:
     """Which weights moved and by which covariances."""
-    ends = {name: curve.values[[0, -1]] for name in group.objectives if len(curve := group.curve(key_of.weight(name)))}
-    if not ends:
+    curves = {name: over_own_spans([run.curve(key_of.weight(name)) for run in group.runs]) for name in group.objectives}
+    moves = {name: _move(curve.values) for name, curve in curves.items() if len(curve)}
+    if not moves:
         measured = any(len(run.curve(key_of.covariance(name))) for run in group.runs for name in group.objectives)
         also = "" if measured else ", nor covariances: what an update did for which objective is not known"
         return [f"left no weights in its trace{also}"]
-    moved = [name for name, (first, last) in ends.items() if abs(last - first) > _MOVED * max(abs(first), abs(last))]
-    still = [f"{name}{_reason(group, name)}" for name in ends if name not in moved]
-    found = []
-    for name in moved:
-        first, last = ends[name]
-        verb = "raised" if last > first else "lowered"
-        found.append(f"{verb} the weight of {name} from {number(first)} to {number(last)}{_reason(group, name)}")
+    still = [f"{name}{_reason(group, name)}" for name, move in moves.items() if not move]
+    found = [
+        f"{verb} the weight of {name} {way}{_reason(group, name)}" for name, move in moves.items() for verb, way in move
+    ]
     if still:
         found.append(f"kept the weight{'s' * (len(still) > 1)} of {listed(still)}")
     return found
+
+
+def _move(weights_S: Floats) -> list[tuple[str, str]]:
+    """What became of a weight, as verb and way; nothing where it stood still."""
+    first, last = float(weights_S[0]), float(weights_S[-1])
+    least = _MOVED * max(abs(first), abs(last))
+    beyond = {
+        "up to": float(weights_S.max()) - max(first, last),
+        "down to": min(first, last) - float(weights_S.min()),
+    }
+    # On the way it was further from both ends than they are from each other.
+    by = [
+        f"{way} {number(max(first, last) + size if way == 'up to' else min(first, last) - size)}"
+        for way, size in beyond.items()
+        if size > max(least, abs(last - first))
+    ]
+    if abs(last - first) <= least:
+        return [("moved", f"from {number(first)} {listed(by)} and back")] if by else []
+    verb = "raised" if last > first else "lowered"
+    return [(verb, f"from {number(first)} to {number(last)}" + (f", on the way {listed(by)}" if by else ""))]
 
 
 def _reason(group: Group, name: str) -> str:

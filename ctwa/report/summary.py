@@ -17,7 +17,7 @@ from ctwa.report.curves import steps_between
 from ctwa.report.groups import Group, group_runs
 from ctwa.report.story import Story, story_text, tell
 from ctwa.report.trace import RunTrace, check_results, read_runs, why_ended
-from ctwa.report.verdict import COLUMNS, ObjectiveSummary, cells
+from ctwa.report.verdict import COLUMNS, ObjectiveSummary, cells, is_apart, on_which, verdicts
 from ctwa.run.alarms import Episode
 from ctwa.run.folder import RunFolder
 from ctwa.run.jsonl import SCHEMA, write_atomically
@@ -39,6 +39,7 @@ class RunSummary:
     alarms: tuple[Episode, ...] = ()
     sources: dict[str, dict[str, ObjectiveSummary]] = field(default_factory=dict)  # by data source, where several
     unmeasured: tuple[str, ...] = ()  # the objectives without such a mean: none applied, or none were scored
+    on_training: tuple[str, ...] = ()  # those whose numbers are of training problems, and the others' are not
     stopped: str | None = None  # why it ended before its last step: what the event says that tells of it
 
 
@@ -92,7 +93,10 @@ def write_summary(run: RunFolder | Path | str) -> RunSummary:
 
 def summary_text(summary: RunSummary) -> str:
     """The summary for a terminal or a README: a table, and below it the story."""
-    rows = [(name, *cells(objective)) for name, objective in summary.objectives.items()]
+    rows = [
+        (on_which(name, is_training=name in summary.on_training), *cells(objective))
+        for name, objective in summary.objectives.items()
+    ]
     title = f"{clean(summary.method)}, {counted(summary.num_steps, 'step')}: {clean(summary.result)}"
     left_out = [f"not measured there: {', '.join(map(clean, summary.unmeasured))}"] if summary.unmeasured else []
     lines = [title, *table(("objective", *COLUMNS), rows), *left_out, *_by_source(summary), _pace(summary)]
@@ -129,8 +133,9 @@ def _pace(summary: RunSummary) -> str:
 def summarize_trace(run: RunTrace) -> RunSummary:
     """Sums up a run that has been read."""
     check_results(run)
-    curves = {name: run.results(name) for name in run.objectives}
-    measured = {name: ObjectiveSummary.of(points) for name, points in curves.items() if points}
+    group = Group(run.method, (run,))
+    judged = verdicts(group)
+    measured = {name: verdict.summary for name, verdict in judged.items()}
     timed = run.series(key_of.STEP_SECONDS)
     seconds = [value for _, value in timed]
     each = [value / num for value, num in zip(seconds, steps_between([step for step, _ in timed]), strict=True)]
@@ -142,7 +147,7 @@ def summarize_trace(run: RunTrace) -> RunSummary:
         num_steps=run.last_step,
         train_seconds=sum(seconds) if seconds else None,
         step_seconds=median(each) if each else None,
-        story=tell([Group(run.method, (run,))]),
+        story=tell([group]),
         alarms=tuple(run.alarms.episodes),
         sources={
             source: {
@@ -153,5 +158,6 @@ def summarize_trace(run: RunTrace) -> RunSummary:
             for source in run.sources
         },
         unmeasured=tuple(name for name in run.objectives if name not in measured),
+        on_training=tuple(name for name, verdict in judged.items() if is_apart(group, verdict)),
         stopped=why_ended(run.folder, run.last_step),
     )

@@ -109,7 +109,7 @@ class RunTrace:
 
     def results(self, name: str) -> list[tuple[int, float]]:
         """An objective's results as (step, value); NaN where one was no number, or no completion could be scored."""
-        return self._results(self.result_key(name))
+        return self.measured(self.result_key(name))
 
     @property
     def sources(self) -> list[str]:
@@ -119,9 +119,10 @@ class RunTrace:
     def results_of_source(self, name: str, source: str) -> list[tuple[int, float]]:
         """`results` on the problems of one source; none where the objective does not apply to them."""
         is_held_out = self.source == "held-out"
-        return self._results((key_of.validation_of_source if is_held_out else key_of.objective_of_source)(name, source))
+        return self.measured((key_of.validation_of_source if is_held_out else key_of.objective_of_source)(name, source))
 
-    def _results(self, key: str) -> list[tuple[int, float]]:
+    def measured(self, key: str) -> list[tuple[int, float]]:
+        """One metric as (step, value) wherever it was measured; NaN where that was no number."""
         found = zip(*self._columns.get(key, ((), ())), strict=True)
         return [(step, value if isfinite(value) else nan) for step, value in found]
 

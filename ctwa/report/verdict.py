@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
-from statistics import fmean, median
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from ctwa import metrics as key_of
-from ctwa.report.curves import averaging_window
+from ctwa.report.curves import Curve, averaged, over_own_spans
 from ctwa.report.groups import Group
-from ctwa.run.text import Points, number
+from ctwa.report.noise import Noise, combined, end_window, noise_of_errors, noise_of_scatter
+from ctwa.report.trace import RunTrace
+from ctwa.run.rules import Validations
+from ctwa.run.text import Points, listed, number
 
 SIGMAS = 1.96  # standard errors, at 95 %
 COLUMNS = ("start", "best", "at step", "end", "change", "worst drop", "at step")
 _MARKS = {"gained": "▲", "kept": "=", "lost": "▼", "unknown": "?"}
 _ROUNDING = 1e-9  # of a mean, to its size: what does not change may still differ in its last digits
-_OF_DIFFERENCES = SIGMAS * math.sqrt(2)  # standard errors of one of two results
 
 
 @dataclass(frozen=True)
@@ -75,41 +75,85 @@ def cells(objective: ObjectiveSummary) -> tuple[str, ...]:
 class Verdict:
     """One objective's curve, judged."""
 
-    word: str  # "gained", "kept", "lost"; "unknown" where the first or the last result is no number, or is the only one
+    # "gained", "kept", "lost"; "unknown" where the first or the last result is no number, or is the only one, and where
+    # nothing tells how large the noise is
+    word: str
     text: str  # the word, and the steps where
-    summary: ObjectiveSummary
+    summary: ObjectiveSummary  # of the curve that was judged
     drawdown_steps: tuple[int, int] | None  # from the best before the worst fall to its bottom; None without a fall
-    margin: float  # a difference of two results up to this is taken for noise
+    margin: float | None  # a change up to this is taken for noise; None where the noise is unknown
     dip: tuple[float, int, int] | None = (
         None  # how far below its start it was before it recovered, and from when to when
     )
+    source: str = "held-out"  # what it was judged on: held-out or training problems
+    seeds: str = ""  # which seeds end before the others; "" where none does
 
 
-def judge(points: Points, standard_error: float | None = None) -> Verdict:
-    """Judges a curve of at least one result.
+@dataclass(frozen=True)
+class Course:
+    """What a run measured of an objective, as it is judged."""
 
-    A difference counts where it is beyond 1.96 standard errors of a difference. Where no standard error is known, the
-    curve's own jitter stands for it: the median of its steps up and down.
+    results: Points  # as they were measured; NaN where that is no number
+    points: Points  # the numbers; where there are no standard errors, means of as many as start and end are means of
+    noise: Noise | None  # of the change from start to end; None where it is unknown
+    window: int  # how many results a point is the mean of
+    label: str = ""
 
-    Args:
-        points: (step, mean reward), in the order of the steps.
-        standard_error: of one of the results.
+    @classmethod
+    def of(cls, results: Points, errors: Points = (), label: str = "") -> Course:
+        """Prepares at least one result, (step, mean reward).
+
+        Args:
+            results: in the order of the steps.
+            errors: (step, standard error) of results, where they were recorded.
+            label: the run's.
+        """
+        known = [point for point in results if math.isfinite(point[1])]
+        steps, values = [step for step, _ in known], [value for _, value in known]
+        noise = noise_of_errors(steps, dict(errors)) if known else None
+        if noise is not None:
+            return cls(results, known, noise, 1, label)
+        window = end_window(len(known))
+        means = averaged(Curve(np.array(steps, np.int64), np.array(values)), window).points[window - 1 :]
+        return cls(results, means, noise_of_scatter(values, window), window, label)
+
+
+def judge(courses: Sequence[Course]) -> Verdict:
+    """Judges an objective by what one or more seeds measured of it.
+
+    A change counts where it is beyond 1.96 standard errors of a difference. Where none were recorded, the results'
+    scatter stands for them, with Student's quantile. Each seed is judged over its own span of steps; one with a single
+    result is left out where another has more.
     """
-    summary = ObjectiveSummary.of(points)
-    if len(points) == 1 and math.isfinite(points[0][1]):
-        return Verdict("unknown", f"unknown: one result alone, of step {points[0][0]}", summary, None, 0.0)
-    points, every = [point for point in points if math.isfinite(point[1])], points
-    if not math.isfinite(summary.change):
-        return Verdict("unknown", _unknown(every, points), summary, None, 0.0)
-    noise = _jitter([value for _, value in points]) if standard_error is None else standard_error
-    margin = max(_OF_DIFFERENCES * noise, _ROUNDING * max(abs(value) for _, value in points))
-    below = _spans(points, summary.start - margin)
+    judged = [each for each in courses if len(each.results) > 1] or courses
+    curve = over_own_spans([_curve(each.points) for each in judged])
+    if any(not math.isfinite(each.results[end][1]) for each in judged for end in (0, -1)):
+        return _without_an_end(judged, curve.points)
+    points, summary = curve.points, ObjectiveSummary.of(curve.points)
+    if len(judged[0].results) == 1:
+        return Verdict("unknown", f"unknown: one result alone, of step {points[0][0]}", summary, None, None)
+    rounding = _ROUNDING * max(abs(value) for _, value in points)
+    noise = combined([each.noise for each in judged])
+    if noise is None and summary.best - min(value for _, value in points) > rounding:
+        few = min(len(each.results) for each in judged if each.noise is None)
+        text = f"unknown: {number(summary.change, sign=True)} in {few} results without standard errors, too few to tell"
+        return Verdict("unknown", text, summary, _drawdown_steps(points, summary), None)
+    # Of many results between start and end the lowest and the highest are further off by chance than the end is.
+    num_between = max(1, max(len(each.points) // each.window for each in judged) - 1)
+    margin, of_any = (max(noise.margin(num) if noise else 0.0, rounding) for num in (1, num_between))
+    return _judged(points, summary, margin, of_any)
+
+
+def _judged(points: Points, summary: ObjectiveSummary, margin: float, of_any: float) -> Verdict:
+    """The verdict by what the end, and any result before it, may differ from the start by chance."""
+    below = _spans(points, summary.start - of_any)
     dip = None
-    lost = summary.best - summary.end > margin
+    lost = summary.best - summary.end > of_any
     if summary.end < summary.start - margin:
-        word, text = "lost", f"lost: below its start since step {below[-1][0]}"
-        below = below[:-1]
-        if summary.best > summary.start + margin:
+        since = _spans(points, summary.start - margin)[-1][0]
+        word, text = "lost", f"lost: below its start since step {since}"
+        below = [span for span in below if span[1] < since]
+        if summary.best > summary.start + of_any:
             text += f", after a rise to {number(summary.best)} at step {summary.best_step}"
     elif summary.end > summary.start + margin:
         word = text = "gained"
@@ -117,7 +161,7 @@ def judge(points: Points, standard_error: float | None = None) -> Verdict:
             text += f", but {number(summary.best - summary.end)} below its best, of step {summary.best_step}"
     else:
         word = text = "kept"
-        if lost:
+        if lost and summary.best > summary.start + of_any:
             text += f"; a rise of {number(summary.best - summary.start)} until step {summary.best_step} was lost"
     if below:
         first, last = below[0][0], below[-1][1]
@@ -128,23 +172,67 @@ def judge(points: Points, standard_error: float | None = None) -> Verdict:
 
 
 def verdicts(group: Group) -> dict[str, Verdict]:
-    """Each objective of a group, judged on the mean of its seeds; those without a result are left out."""
+    """Each objective of a group, judged by all its seeds; those without a result are left out.
+
+    An objective is judged on held-out problems where its validations go on, else on those of training.
+    """
     found = {}
-    held_out = all(run.source == "held-out" for run in group.runs)
-    window = averaging_window(max(run.last_step for run in group.runs))
     for name in group.objectives:
-        curve = group.curve(key_of.validation(name)) if held_out else group.curve(key_of.objective_mean(name), window)
-        # Where a seed's result is no number, so is the mean of the seeds.
-        unknown = {
-            step: math.nan for run in group.runs for step, value in run.results(name) if not math.isfinite(value)
-        }
-        points = sorted({**dict(curve.points), **unknown}.items())
-        if not points:
-            continue
-        errors = group.curve(key_of.validation_error(name)).values if held_out else ()
-        error = float(np.mean(errors)) / len(group.runs) ** 0.5 if len(errors) else None
-        found[name] = judge(points, error)
+        source = source_of(group, name)
+        courses = [course for run in group.runs if (course := _course(run, name, source)).results]
+        if courses:
+            found[name] = _with_seeds(replace(judge(courses), source=source), courses)
     return found
+
+
+def source_of(group: Group, name: str) -> str:
+    """What an objective of a group is judged on: "held-out" or "training" problems.
+
+    They are those of training where it has results there, and its validations do not go on in any run.
+    """
+    trained = [[step for step, _ in run.measured(key_of.objective_mean(name))] for run in group.runs]
+    for run, steps in zip(group.runs, trained, strict=True):
+        validations = Validations()
+        for step, _ in run.measured(key_of.validation(name)):
+            validations.add(step)
+        if validations.go_on(max(steps, default=0)):
+            return "held-out"
+    return "training" if any(trained) else "held-out"
+
+
+def is_apart(group: Group, verdict: Verdict) -> bool:
+    """Whether a verdict is on training problems, where the other results of its runs are on held-out ones."""
+    return verdict.source == "training" and any(run.source == "held-out" for run in group.runs)
+
+
+def on_which(label: str, *, is_training: bool) -> str:
+    """What a row of a table of held-out results begins with: marked where its own are on training problems."""
+    return f"{label} (training)" if is_training else label
+
+
+def _course(run: RunTrace, name: str, source: str) -> Course:
+    if source == "training":
+        return Course.of(run.measured(key_of.objective_mean(name)), label=run.label)
+    return Course.of(run.measured(key_of.validation(name)), run.series(key_of.validation_error(name)), run.label)
+
+
+def _with_seeds(verdict: Verdict, courses: Sequence[Course]) -> Verdict:
+    """With the seeds that end before the others, whose last results stand for what they would have become."""
+    last = max(course.results[-1][0] for course in courses)
+    parts = [
+        f"{course.label} left out, with one result alone"
+        if len(course.results) == 1
+        else f"{course.label} up to step {course.results[-1][0]} only"
+        for course in courses
+        if course.results[-1][0] < last
+    ]
+    if not parts:
+        return verdict
+    return replace(verdict, seeds=listed(parts), text=f"{verdict.text}; {listed(parts)}")
+
+
+def _curve(points: Points) -> Curve:
+    return Curve(np.array([step for step, _ in points], np.int64), np.array([value for _, value in points]))
 
 
 def verdict_rows(groups: Sequence[Group]) -> list[dict[str, Any]]:
@@ -187,21 +275,25 @@ def _of_seeds(words: Sequence[str], word: str, num_runs: int) -> str:
     return f"so {words.count(word)} of {len(words)} seeds" if num_runs > 1 else ""
 
 
-def _unknown(every: Points, known: Points) -> str:
+def _without_an_end(courses: Sequence[Course], points: Points) -> Verdict:
+    """The verdict where a seed's first or last result is no number: nor is then that of the seeds."""
+    found, texts = dict(points), []
+    for at, outermost in ((0, min), (-1, max)):
+        broken = [each.results for each in courses if not math.isfinite(each.results[at][1])]
+        if broken:
+            texts.append(_unknown(broken[0]))
+            found[outermost([each.results[at][0] for each in courses] + [step for step, _ in points])] = math.nan
+    return Verdict("unknown", texts[-1], ObjectiveSummary.of(sorted(found.items())), None, None)
+
+
+def _unknown(results: Points) -> str:
     """Where the curve that begins or ends without a number has none."""
+    known = [step for step, value in results if math.isfinite(value)]
     if not known:
         return "unknown: none of its results is a number"
-    if math.isfinite(every[-1][1]):
-        return f"unknown: no number until step {known[0][0]}"
-    since = next(step for step, _ in every if step > known[-1][0])
-    return f"unknown: no number since step {since}"
-
-
-def _jitter(values: list[float]) -> float:
-    """The standard deviation of a result, from the steps between neighbours (whose median is 0.954 of it if normal)."""
-    if len(values) < 4:
-        return 0.01 * fmean(abs(value) for value in values)
-    return median(abs(after - before) for before, after in pairwise(values)) / 0.954
+    if math.isfinite(results[-1][1]):
+        return f"unknown: no number until step {known[0]}"
+    return f"unknown: no number since step {next(step for step, _ in results if step > known[-1])}"
 
 
 def _spans(points: Points, level: float) -> list[tuple[int, int]]:

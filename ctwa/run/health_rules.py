@@ -63,11 +63,13 @@ def _jump(watched: Watched, record: Record) -> Iterator[Finding]:
             continue
         line = _Line.through(before[:-_JUMPED])
         change = line.change(before[-_JUMPED:])
-        wrong = abs(change) > limits.jump_size * spread and abs(change) > limits.jump * line.error(_JUMPED)
+        rounding = _ROUNDING * max(map(abs, before))
+        wrong = abs(change) > max(limits.jump_size * spread, limits.jump * line.error(_JUMPED), rounding)
         if wrong or name in watched.tracked:
-            yield Finding(name, wrong, ("risen" if change > 0 else "fallen", abs(change), limits.jump_steps))
+            yield Finding(name, wrong, ("risen" if change > 0 else "fallen", abs(change), str(limits.jump_steps)))
 
 
+_ROUNDING = 1e-9  # of a mean, to its size
 _JUMPED = 5  # steps whose mean is compared with what the line before them says
 
 
@@ -119,9 +121,10 @@ def _hacking(watched: Watched, record: Record) -> Iterator[Finding]:
         if value is None:
             continue
         start, error_at_start = watched.at_start.setdefault(name, (value, error))
-        noise = 3 * (error**2 + error_at_start**2) ** 0.5
+        means = watched.held_out[name]  # the rule on drops comes before, and has taken in this one
+        noise = 3 * means.error_between(error, error_at_start)
         by = name if name in watched.trained else max(risen, key=lambda each: risen[each], default=None)
-        wrong = by in risen and start - value > max(limits.drop * abs(start), noise)
+        wrong = by in risen and start - value > max(watched.least_fall(name, means, start), noise)
         if wrong or name in watched.tracked:
             yield Finding(name, wrong, (value, start, "it" if by == name else by or ""))
 

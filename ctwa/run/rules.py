@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +22,8 @@ class AlarmLimits(StrictModel):
     """When each alarm is raised.
 
     Attributes:
-        drop: by how much an objective is below its best so far, as a share of that best.
+        drop: by how much an objective is below its best so far, as a share of that best; of one that has been negative,
+            as a share of its spread.
         drop_steps: how long it has been that far below.
         negative_covariance_steps: how long an objective's covariance with the update has been negative.
         infeasible_steps: how long the covariance targets could not be reached together.
@@ -89,14 +91,89 @@ class Rule:
 
 
 @dataclass
+class Validations:
+    """When an objective was validated, as far as that tells whether its validations go on."""
+
+    num: int = 0
+    last: int = 0
+    widest: int = 0  # the most steps between two of them
+
+    def add(self, step: int) -> None:
+        """Take in the next one."""
+        if self.num:
+            self.widest = max(self.widest, step - self.last)
+        self.num, self.last = self.num + 1, step
+
+    def go_on(self, step: int) -> bool:
+        """Whether there are two or more, the last of them no further behind than twice what lies between two."""
+        return self.num > 1 and step - self.last <= 2 * self.widest
+
+
+@dataclass
+class Scatter:
+    """How much values differ from one to the next; a trend hardly counts."""
+
+    last: float | None = None
+    num: int = 0  # of the differences
+    squares: float = 0.0
+    largest: float = 0.0  # of the squares
+
+    def add(self, value: float) -> None:
+        """Take in the next value."""
+        if self.last is not None:
+            square = (value - self.last) * (value - self.last)
+            self.num, self.squares, self.largest = self.num + 1, self.squares + square, max(self.largest, square)
+        self.last = value
+
+    def noise(self, window: int = 1) -> float:
+        """How far below the best of all means of `window` values another one is by chance; 0 while it is not known.
+
+        The variance of a value is half the mean square of the differences, of which the largest is left out: one fall,
+        of whatever size, is not to hide itself. The more means there are, the further is the best of them off; the
+        fewer differences, the further may their mean square be.
+        """
+        if self.num < 2:
+            return 0.0
+        error = math.sqrt(2 * max(self.squares - self.largest, 0.0) / 2 / (self.num - 1) / window)
+        return error * math.sqrt(5 + 2 * math.log(self.num)) * (1 + 4 / self.num)
+
+
+@dataclass
+class Means:
+    """What the means of an objective have been so far on one kind of problems, and how sure they are."""
+
+    best: float = -math.inf
+    lowest: float = math.inf
+    best_error: float = 0.0  # its standard error
+    largest_error: float = 0.0
+    scatter: Scatter = field(default_factory=Scatter)  # of the results, of which the means are averages
+
+    def add(self, value: float, error: float = 0.0) -> None:
+        """Take in the next mean and its standard error."""
+        if value > self.best:
+            self.best, self.best_error = value, error
+        self.lowest = min(self.lowest, value)
+        self.largest_error = max(self.largest_error, error)
+
+    def error_between(self, error: float, other: float) -> float:
+        """The standard error of a difference of two means.
+
+        Where all problems are solved, or none, that of a mean is 0 and tells nothing: the largest so far stands for it.
+        """
+        return math.hypot(error or self.largest_error, other or self.largest_error)
+
+
+@dataclass
 class Watched:
     """What the rules remember of the records they have seen."""
 
     limits: AlarmLimits
     objectives: Sequence[str]
     tracked: Collection[str | None] = ()  # what was wrong by the rule that looks: else it need not say what is not
-    validated: bool = False
-    best: dict[str, float] = field(default_factory=dict)
+    validations: dict[str, Validations] = field(default_factory=dict)
+    held_out: dict[str, Means] = field(default_factory=dict)  # of the validations
+    training: dict[str, Means] = field(default_factory=dict)  # of averages over training problems
+    spread: dict[str, float] = field(default_factory=dict)  # the newest standard deviation of completions' rewards
     fewest: dict[str, float] = field(default_factory=dict)
     recent: dict[str, deque[float]] = field(default_factory=dict)
     first: dict[str, list[float]] = field(default_factory=dict)
@@ -114,6 +191,15 @@ class Watched:
         if found is None or len(found) != len(self.objectives):
             found = self.keys[keys] = [(name, *(key(name) for key in keys)) for name in self.objectives]
         return found
+
+    def least_fall(self, name: str, means: Means, before: float) -> float:
+        """How far below an earlier mean is a drop: further than a share of that.
+
+        Where a mean so far is negative, the zero of the rewards may be anywhere: it is a share of what the means have
+        ranged over, or of two standard deviations of the completions' rewards where that is more.
+        """
+        scale = before if means.lowest >= 0 else max(means.best - means.lowest, 2 * self.spread.get(name, 0.0))
+        return self.limits.drop * scale
 
     def average(self, key: str, value: float) -> float | None:
         """The mean of the last `average_steps` values; None while there are fewer."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from ctwa import metrics as key_of
-from ctwa.run.rules import Finding, Rule, Watched
+from ctwa.run.rules import Finding, Means, Rule, Validations, Watched
 from ctwa.run.trace import Record
 
 # What is not finite without an update having gone wrong: a covariance where no prompt group is usable, for one.
@@ -16,25 +16,49 @@ def _scored(name: str) -> str:
     return key_of.objective(name, "scored_frac")
 
 
+def _std(name: str) -> str:
+    return key_of.objective(name, "std")
+
+
 def _drop(watched: Watched, record: Record) -> Iterator[Finding]:
-    """On held-out problems, from the first validation on; on the average over training problems without any."""
-    metrics, limits = record["metrics"], watched.limits
-    keyed = watched.keyed(key_of.validation, key_of.validation_error)
-    watched.validated = watched.validated or any(validation in metrics for _, validation, _ in keyed)
-    for name, validation, error in keyed:
-        if watched.validated:
-            value = metrics.get(validation)
-        else:
-            mean = metrics.get(key_of.objective_mean(name))
-            value = None if mean is None else watched.average(name, mean)
-        if value is None:
-            continue
-        noise = 2 * (metrics.get(error) or 0.0) if watched.validated else 0.0
-        source = "held-out" if watched.validated else "training"
-        best = watched.best[f"{source}/{name}"] = max(watched.best.get(f"{source}/{name}", value), value)
-        wrong = best - value > max(limits.drop * abs(best), noise)
-        if wrong or name in watched.tracked:
-            yield Finding(name, wrong, (value, best, source))
+    """On held-out problems where an objective's validations go on; else on the average over training problems."""
+    metrics, step = record["metrics"], record["step"]
+    for name, validation, error, mean, spread in watched.keyed(
+        key_of.validation, key_of.validation_error, key_of.objective_mean, _std
+    ):
+        watched.spread[name] = metrics.get(spread) or watched.spread.get(name, 0.0)
+        validations = watched.validations.setdefault(name, Validations())
+        found: dict[str, Finding | None] = {}
+        if (value := metrics.get(validation)) is not None:
+            validations.add(step)
+            found["held-out"] = _fall_held_out(watched, name, value, metrics.get(error))
+        if (value := metrics.get(mean)) is not None:
+            found["training"] = _fall_in_training(watched, name, value)
+        source = "held-out" if validations.go_on(step) or name not in watched.training else "training"
+        finding = found.get(source)
+        if finding and (finding.wrong or name in watched.tracked):
+            yield finding
+
+
+def _fall_held_out(watched: Watched, name: str, value: float, error: float | None) -> Finding:
+    means = watched.held_out.setdefault(name, Means())
+    means.scatter.add(value)
+    means.add(value, error or 0.0)
+    noise = means.scatter.noise() if error is None else 2 * means.error_between(error, means.best_error)
+    wrong = means.best - value > max(watched.least_fall(name, means, means.best), noise)
+    return Finding(name, wrong, (value, means.best, "held-out"))
+
+
+def _fall_in_training(watched: Watched, name: str, value: float) -> Finding | None:
+    means = watched.training.setdefault(name, Means())
+    means.scatter.add(value)
+    average = watched.average(name, value)
+    if average is None:
+        return None
+    means.add(average)
+    noise = means.scatter.noise(watched.limits.average_steps)
+    wrong = means.best - average > max(watched.least_fall(name, means, means.best), noise)
+    return Finding(name, wrong, (average, means.best, "training"))
 
 
 def _negative_covariance(watched: Watched, record: Record) -> Iterator[Finding]:

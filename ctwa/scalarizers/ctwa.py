@@ -22,6 +22,8 @@ from ctwa.scalarizers.controller import ControllerOptions, WeightController
 from ctwa.scalarizers.per_objective import check_names
 from ctwa.solvers.fallbacks import count_fallbacks
 
+_ROUNDING = 1e-12  # of a variance, to the mean square of the rewards
+
 
 class CtwaConfig(ControllerOptions):
     """The options of CTWA. The defaults are the paper's; docs/methods/ctwa.md says when to leave them.
@@ -189,17 +191,26 @@ class CTWA(Scalarizer):
             metrics |= {f"{key}/{name}": float(value) for name, value in self.named(values_M).items()}
         if self._scale_invariant:
             with count_fallbacks() as fallbacks:
-                metrics[key_of.FEASIBILITY] = self._feasibility(rollout)
+                metrics[key_of.FEASIBILITY] = self._feasibility(rollout, solved_M=mean_M >= self._gates_M)
             metrics["ctwa/num_fallback"] = fallbacks.num
         return finite(metrics)
 
-    def _feasibility(self, rollout: Rollout) -> float:
+    def _feasibility(self, rollout: Rollout, *, solved_M: Tensor) -> float:
+        """v* of the objectives that ask for something and that completions differ in.
+
+        One that has reached its gate asks for nothing. One whose rewards are all alike has no covariance with any
+        update, which is saturation and no conflict between targets.
+        """
         rewards = rollout.rewards.select(self.names)
         covariance_MM = reward_covariance(rewards.rewards_NM, rewards.scored_NM, rollout.group_N, ddof=self.config.ddof)
+        variance_M = covariance_MM.diagonal()
+        square_M = rewards.rewards_NM.square().sum(0) / rewards.scored_NM.sum(0)
+        taken_M = ~solved_M & ~(variance_M <= _ROUNDING * square_M)  # a NaN, which was not observed, stays
+        covariance_MM = covariance_MM[taken_M][:, taken_M]
         if self.config.measure == "correlation":
-            std_M = covariance_MM.diagonal().clamp(min=1e-12).sqrt()
+            std_M = covariance_MM.diagonal().sqrt()
             covariance_MM = covariance_MM / (std_M[:, None] * std_M)
-        return target_feasibility(covariance_MM, self._controller.targets_M).value
+        return target_feasibility(covariance_MM, self._controller.targets_M[taken_M]).value if taken_M.any() else 0.0
 
 
 def _check_targets(targets: Mapping[str, float], weights: Mapping[str, float]) -> None:

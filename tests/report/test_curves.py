@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ctwa.report.curves import EMPTY, Curve, averaged, averaging_window, over_seeds, resampled, thinned
+from ctwa.report.curves import EMPTY, Curve, averaged, averaging_window, over_own_spans, over_seeds, resampled, thinned
 
 
 def make(values, steps=None):
@@ -53,3 +53,12 @@ def test_resampling_takes_the_mean_of_a_column_and_else_the_nearest():
     assert resampled(make([1.0, 5.0], [0, 10]), 0, 10, 4) == [1.0, 1.0, 5.0, 5.0]
     assert resampled(make([2.0], [3]), 3, 3, 2) == [2.0, 2.0]
     assert resampled(EMPTY, 0, 3, 2) == []
+
+
+def test_the_mean_over_own_spans_begins_and_ends_with_those_of_the_curves():
+    one = Curve(np.array([0, 10, 20]), np.array([1.0, 2.0, 3.0]))
+    other = Curve(np.array([5, 10]), np.array([5.0, 6.0]))
+    found = over_own_spans([one, EMPTY, other])
+    assert found.points == [(0, 3.0), (5, 3.0), (10, 4.0), (20, 4.5)]
+    assert over_own_spans([one]) is one
+    assert over_own_spans([]) is EMPTY

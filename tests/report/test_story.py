@@ -103,6 +103,31 @@ def test_what_the_method_did_joins_the_weight_to_the_covariance_that_was_below_i
     )
 
 
+def test_an_objective_without_validations_is_told_of_on_training_problems(make_run):
+    steps = {step: {"objective/a/mean": 0.9 - 0.01 * step, "objective/b/mean": 0.5} for step in range(1, 51)}
+    for step in range(10, 51, 10):
+        steps[step] |= {"val/b": 0.5, "val_standard_error/b": 0.01}
+    objectives = {"a": ObjectiveInfo(weight=0.5), "b": ObjectiveInfo(weight=0.5)}
+    story = told(make_run("run", steps, info(seed=0, objectives=objectives)))
+    assert story.headline.startswith("a lost 0.450 on training problems (alarm drop since step")
+    assert story.headline.endswith("; b kept level.")
+
+
+@pytest.mark.parametrize(
+    ("weights", "told_of_a"),
+    [
+        ((0.33, 0.93, 0.33), "moved the weight of a from 0.330 up to 0.930 and back"),
+        ((0.33, 0.1, 0.33), "moved the weight of a from 0.330 down to 0.100 and back"),
+        ((0.33, 0.93, 0.36), "raised the weight of a from 0.330 to 0.360, on the way up to 0.930"),
+        ((0.33, 0.4, 0.36), "raised the weight of a from 0.330 to 0.360, on the way up to 0.400"),
+        ((0.5, 0.3, 0.2), "lowered the weight of a from 0.500 to 0.200"),
+    ],
+)
+def test_a_weight_that_came_back_has_not_stood_still(make, weights, told_of_a):
+    story = told(make("ctwa", (0.5,) * 3, (0.5,) * 3, weights=weights))
+    assert story.methods[0][1].startswith(f"{told_of_a} (mean covariance")
+
+
 def test_what_the_method_did_has_its_gates(make):
     story = told(make("guard", (0.5, 0.6, 0.7), (0.5, 0.5, 0.5), gates=(0.5, 0.0)))
     assert story.methods[-1] == ("guard", "opened, on average, the gate of a by 75% and b by 0%")

@@ -129,6 +129,25 @@ def test_a_run_without_validation_is_summed_up_over_training_problems(make_run):
     assert "on training problems" in summary_text(summary)
 
 
+def test_the_table_and_the_sentence_have_one_number_without_validation(make_run):
+    steps = {step: step_metrics(accuracy=0.3 + 0.01 * step + 0.1 * (step == 40)) for step in range(1, 41)}
+    summary = summarize(make_run("run", steps))
+    change = summary.objectives["accuracy"].change  # of the means of five results at either end
+    assert change == pytest.approx(0.35 + 0.02)
+    assert f"gained {change:.3f}, more than noise" in summary.story.objectives[0][2]
+    assert f"+{change:.3f}" in summary_text(summary)
+
+
+def test_an_objective_without_validations_stands_in_the_table_as_one_of_training(make_run):
+    later = {step: step_metrics(accuracy=0.9, clarity=0.1) for step in range(5, 9)}
+    held_out = {step: {key: each[key] for key in each if key != "val/clarity"} for step, each in HELD_OUT.items()}
+    summary = summarize(make_run("run", held_out | later))
+    assert (summary.on_training, summary.unmeasured) == (("clarity",), ())
+    rows = [line.split()[:2] for line in summary_text(summary).splitlines()]
+    assert ["clarity", "(training)"] in rows
+    assert ["accuracy", "0.500"] in rows
+
+
 def test_a_trace_without_run_json_tells_its_objectives(make_run):
     run = make_run("some run", HELD_OUT)
     run.info.unlink()

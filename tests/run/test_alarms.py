@@ -1,3 +1,5 @@
+import random
+
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
@@ -32,7 +34,8 @@ def curve(key, *values):
 
 
 def test_a_drop_on_held_out_problems_is_told_after_its_steps():
-    raised, monitor = feed(curve("val/accuracy", 0.25, 0.5, 0.39, 0.41, 0.39, 0.39, 0.39))
+    values = (0.25, 0.5, 0.39, 0.41, 0.39, 0.39, 0.39)
+    raised, monitor = feed([{"val/accuracy": value, "val_standard_error/accuracy": 0.01} for value in values])
     assert raised == [(7, "drop", "accuracy")]  # 0.41 is above 80 % of 0.5, so it counts from step 5 on
     [alarm] = monitor.active
     assert (alarm.since, alarm.step) == (5, 7)
@@ -86,8 +89,22 @@ def test_without_validations_the_average_over_training_problems_counts():
     raised, monitor = feed(curve("objective/accuracy/mean", 0.5, 0.5, 0.3, 0.3, 0.3, 0.3))
     assert raised == [(6, "drop", "accuracy")]
     assert "on training problems" in monitor.active[0].text
-    with_validation = [{"val/accuracy": 0.5}, *curve("objective/accuracy/mean", 0.5, 0.5, 0.3, 0.3, 0.3, 0.3)]
-    assert feed(with_validation)[0] == []
+
+
+def fall_in_training(validated_steps, name="accuracy"):
+    """The records of a run in which accuracy falls in training and is 0.5 in its own validations, or another's is."""
+    values = [0.5] * 5 + [0.1] * 10
+    return [
+        {"objective/accuracy/mean": value} | ({f"val/{name}": 0.5} if step in validated_steps else {})
+        for step, value in enumerate(values, start=1)
+    ]
+
+
+def test_a_drop_is_looked_for_in_training_until_the_objectives_own_validations_go_on():
+    assert feed(fall_in_training({1}))[0] == [(8, "drop", "accuracy")]
+    assert feed(fall_in_training({1, 3}))[0] == [(10, "drop", "accuracy")]  # no more from step 7 on
+    assert feed(fall_in_training({1, 5, 10, 15}))[0] == []
+    assert feed(fall_in_training({1, 5, 10, 15}, "clarity"))[0] == [(8, "drop", "accuracy")]
 
 
 def test_an_objective_that_few_steps_measure_is_found_wrong_as_often():
@@ -97,9 +114,42 @@ def test_an_objective_that_few_steps_measure_is_found_wrong_as_often():
     assert "for 21 steps" in monitor.active[0].text
 
 
-def test_negative_rewards_fall_too():
-    assert feed(curve("val/accuracy", -1.0, -1.1, -1.1, -1.1))[0] == []
-    assert feed(curve("val/accuracy", -1.0, -1.3, -1.3, -1.3))[0] == [(4, "drop", "accuracy")]
+def test_a_fall_from_0_and_to_0_has_the_standard_error_of_other_validations():
+    rates = (0.0, 0.01, 0.0, 0.0, 0.0, 0.0)
+    steps = [{"val/accuracy": p, "val_standard_error/accuracy": (p * (1 - p) / 99) ** 0.5} for p in rates]
+    assert feed(steps)[0] == []
+    penalty = [{"val/accuracy": value, "val_standard_error/accuracy": -value} for value in (0.0, *[-0.004] * 5)]
+    assert feed(penalty)[0] == []
+
+
+def drops(values, zero=0.0, std=None, key="objective/accuracy/mean"):
+    """Whether a drop is told of these values moved by `zero`, with the default limits."""
+    std = {} if std is None else {"objective/accuracy/std": std}
+    steps = [{key: value + zero} | std for value in values]
+    return any(kind == "drop" for _, kind, _ in feed(steps, AlarmMonitor(["accuracy"]))[0])
+
+
+@pytest.mark.parametrize("std", [None, 0.4])
+@pytest.mark.parametrize("zero", [0.0, -1.0, -100.0])
+def test_a_collapse_is_a_drop_wherever_the_zero_of_the_rewards_is(zero, std):
+    draw = random.Random(0)
+    assert drops([(0.9 if step < 60 else 0.2) + draw.gauss(0, 0.02) for step in range(120)], zero, std)
+
+
+@pytest.mark.parametrize("std", [None, 0.1])
+@pytest.mark.parametrize("zero", [0.5, 0.02, 0.0, -0.05, -3.0])
+def test_noise_in_training_is_no_drop_wherever_the_zero_of_the_rewards_is(zero, std):
+    for num_steps, num_runs, most in ((100, 30, 1), (1000, 2, 0)):
+        draw = random.Random(0)
+        runs = [[draw.gauss(0, 0.02) for _ in range(num_steps)] for _ in range(num_runs)]
+        assert sum(drops(values, zero, std) for values in runs) <= most
+
+
+def test_validations_without_standard_errors_have_the_noise_of_their_scatter():
+    draw = random.Random(0)
+    runs = [[draw.gauss(0, 0.02) for _ in range(40)] for _ in range(40)]
+    assert sum(drops(values, -0.05, key="val/accuracy") for values in runs) <= 2
+    assert drops([0.9] * 3 + [0.2] * 20, -1.0, key="val/accuracy")  # one fall does not hide itself
 
 
 def test_a_covariance_below_zero():

@@ -95,6 +95,28 @@ def test_a_jump_is_told_once_and_a_steady_rise_is_none(size):
     assert raised(run(steps=100, objective__accuracy__mean=lambda value, step: value + size * step / 100)) == set()
 
 
+def test_a_straight_line_does_not_jump_by_rounding():
+    for slope in (0.005, -0.005, 0.01, 0.1):
+        assert feed([{"objective/accuracy/mean": 0.3 + slope * step} for step in range(60)]) == []
+
+
+def test_a_jump_names_its_steps_as_a_count():
+    [episode] = feed(run(steps=100, objective__accuracy__mean=lambda value, step: value + 0.35 * (step >= 50)))
+    assert "off the line of the 20 steps before" in episode.alarm.text
+
+
+def test_rewards_that_are_negative_are_gamed_as_well():
+    def gamed(zero, fall):
+        return run(
+            steps=100,
+            objective__accuracy__mean=lambda value, step: value + 0.3 * step / 100 + zero,
+            val__accuracy=lambda value, step: value - fall * (step >= 50) + zero,
+        )
+
+    assert raised(gamed(-3.0, 0.35)) == {("hacking", "accuracy")}  # a fall of less than 15 % of 2.55
+    assert raised(gamed(-0.45, 0.0)) == set()
+
+
 def test_a_reward_that_rises_in_training_alone_is_being_gamed():
     def risen(value, step):
         return value + 0.3 * step / 100

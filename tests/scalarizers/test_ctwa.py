@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from ctwa.batch import RewardMatrix
 from ctwa.covariance import diagnostics, target_feasibility
+from ctwa.covariance.feasibility import reward_covariance
 from ctwa.errors import CtwaError
 from ctwa.scalarizers import Requirements, Scalarizer, build_scalarizer
 from ctwa.scalarizers.ctwa import CtwaConfig
@@ -225,7 +226,11 @@ def test_a_constant_objective_gains_weight_at_the_pace_of_its_target(make_batch)
     metrics = batch.step(scalarizer)
     assert metrics["covariance/accuracy"] == 0
     assert metrics["ctwa/log_weight/accuracy"] == pytest.approx(math.log(0.333) + 0.05 * 0.15)
-    assert metrics["ctwa/feasibility"] > 1
+    # It is saturated, which is no conflict between the targets: they are those of the others.
+    others = rewards.select(["clarity", "conciseness"])
+    covariance_MM = reward_covariance(others.rewards_NM, others.scored_NM, batch.rollout.group_N)
+    targets_M = torch.tensor([TARGETS[name] for name in others.names], dtype=torch.float64)
+    assert metrics["ctwa/feasibility"] == pytest.approx(target_feasibility(covariance_MM, targets_M).value)
     by_correlation = ctwa(measure="correlation")
     metrics = batch.step(by_correlation)
     assert "ctwa/correlation/accuracy" not in metrics
@@ -243,6 +248,16 @@ def test_the_gate_stops_objectives_that_are_solved(make_batch):
     assert gated.weights["clarity"] == WEIGHTS["clarity"]
     for name in ("accuracy", "conciseness"):
         assert gated.weights[name] == free.weights[name]
+
+
+def test_a_solved_objective_behind_its_gate_makes_no_targets_infeasible(make_batch):
+    batch = make_batch(NAMES)
+    means = {name: batch.rollout.rewards.column(name)[0].mean().item() for name in NAMES}
+    targets = TARGETS | {"clarity": 100.0}  # no weights reach it
+    assert batch.step(ctwa(targets=targets))["ctwa/feasibility"] > 1
+    gated = batch.step(ctwa(targets=targets, gate_targets={"clarity": means["clarity"]}))
+    assert gated["ctwa/feasibility"] < 1
+    assert batch.step(ctwa(targets=targets, gate_targets=means))["ctwa/feasibility"] == 0  # nothing is asked for
 
 
 def test_options_reach_the_statistic(make_batch):
