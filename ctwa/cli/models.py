@@ -27,8 +27,9 @@ def merge(
     E.g. ctwa merge runs/helpful=0.3 runs/harmless=0.7 --out runs/soup. A run stands for the checkpoint that early
     stopping kept, else for its newest complete one.
     """
+    from ctwa.models.adapter import ADAPTER_CONFIG
     from ctwa.models.locate import locate
-    from ctwa.models.merging import ADAPTER_CONFIG, merge_folders
+    from ctwa.models.merging import merge_folders
 
     weights: dict[str, float] = {}
     for each in models:

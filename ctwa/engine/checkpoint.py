@@ -10,15 +10,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from safetensors import safe_open
-from safetensors.torch import save_file
 
 from ctwa.errors import CtwaError
-from ctwa.models.adapter import DOWN, PREFIX, UP
 from ctwa.models.checkpoints import prune
 from ctwa.models.locate import step_folder, steps
 from ctwa.models.seal import SEAL_FILE, damaged_files, seal
@@ -196,40 +194,6 @@ def correct_config(model: Path) -> None:
     config.pop("torch_dtype", None)  # its name in transformers 4, which reads both
     config.pop("attn_implementation", None)
     _write(path, {**config, "dtype": str(dtype).removeprefix("torch.")})
-
-
-def merge_adapter(model: Path, *, scale: float) -> None:
-    """Turn a saved LoRA model into the plain one that ``transformers`` loads: every weight plus ``scale * B A``.
-
-    verl writes PEFT's names beside the config of the plain model. ``from_pretrained`` knows none of them, and would
-    make a model of random weights.
-
-    Args:
-        model: the folder with the ``*.safetensors`` files, one or several.
-        scale: ``lora_alpha / r``.
-    """
-    base = ".base_layer."
-    files = sorted(model.glob("*.safetensors"))
-    with ExitStack() as stack:
-        opened = {path: stack.enter_context(safe_open(path, framework="pt")) for path in files}
-        home = {key: path for path, tensors in opened.items() for key in tensors.keys()}  # noqa: SIM118
-        weight_map: dict[str, str] = {}
-        for path, tensors in opened.items():
-            plain = {}
-            for key in (key for key, of in home.items() if of == path and ".lora_" not in key):
-                weight = tensors.get_tensor(key)
-                module = key.removesuffix("base_layer.weight")
-                if module + DOWN in home:
-                    down_RI, up_OR = (opened[home[module + half]].get_tensor(module + half) for half in (DOWN, UP))
-                    weight = (weight.float() + scale * up_OR.float() @ down_RI.float()).to(weight.dtype)
-                plain[key.removeprefix(PREFIX).replace(base, ".")] = weight
-            weight_map |= dict.fromkeys(plain, path.name)
-            merged = path.with_suffix(".merged")
-            save_file(plain, merged, metadata={"format": "pt"})
-            merged.replace(path)
-    index = model / "model.safetensors.index.json"
-    if index.is_file():
-        _write(index, {**json.loads(index.read_text()), "weight_map": weight_map})
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ctwa.errors import CtwaError, did_you_mean, one_line
+from ctwa.models.adapter import ADAPTER_CONFIG, unlike_products
 from ctwa.models.libraries import quiet_transformers
 from ctwa.models.locate import locate
 from ctwa.models.source import Source
@@ -41,15 +42,29 @@ def look_at_model(source: Source) -> Any:
     return config
 
 
-def look_at_adapter(source: Source) -> None:
-    """See that a folder is one of a LoRA adapter.
+def look_at_adapter(source: Source) -> dict[str, Any] | None:
+    """See that a folder is one of a LoRA adapter that is products of two factors beside linear layers.
+
+    Returns:
+        Its ``adapter_config.json``; None of an adapter that has to be downloaded yet.
 
     Raises:
         CtwaError: what it is instead.
     """
     folder = source.folder()
-    if folder is not None and not isinstance(_json(source, folder / "adapter_config.json"), dict):
-        raise source.error("has an adapter_config.json that is no JSON object; give the adapter's own")
+    if folder is None:
+        return None
+    config = _json(source, folder / ADAPTER_CONFIG)
+    if not isinstance(config, dict):
+        raise source.error(f"has an {ADAPTER_CONFIG} that is no JSON object; give the adapter's own")
+    if config.get("peft_type") != "LORA":
+        raise source.error(f"is an adapter of type {config.get('peft_type')!r}; give one of LORA")
+    if unlike := unlike_products(config):
+        raise source.error(
+            f"has {', '.join(unlike)} in its {ADAPTER_CONFIG}, with which it is no plain product of factors, or more; "
+            "merge it into its base (peft's merge_and_unload), and give the result as actor_rollout_ref.model.path"
+        )
+    return config
 
 
 def look_at_tokenizer(source: Source, config: Any = None) -> Any:
@@ -148,10 +163,11 @@ def _instead_of_a_model(folder: Path) -> str:
     names = sorted(entry.name for entry in folder.iterdir())
     if not names:
         return "is an empty folder; give the folder of a model (config.json, weights, tokenizer)"
-    if "adapter_config.json" in names:
+    if ADAPTER_CONFIG in names:
         return (
-            "is a LoRA adapter and no whole model; give its base (base_model_name_or_path in adapter_config.json), and "
-            "this folder as actor_rollout_ref.model.lora_adapter_path, or merge the two (peft's merge_and_unload)"
+            f"is a LoRA adapter and no whole model; give its base (base_model_name_or_path in {ADAPTER_CONFIG}), and "
+            "this folder as actor_rollout_ref.model.lora_adapter_path, its r as lora_rank and its lora_alpha as "
+            "lora_alpha beside it, or merge the two (peft's merge_and_unload)"
         )
     try:
         return f"is no model's folder, but it holds one: give {locate(str(folder))}"
@@ -268,6 +284,17 @@ def _model_class(config: Any, trust_remote_code: bool) -> Any:
     found = loader._model_mapping[type(config)]
     several = found if isinstance(found, list | tuple) else [found]
     return next((each for each in several if each.__name__ in (config.architectures or [])), several[0])
+
+
+def build_on_meta(source: Source, config: Any) -> Any:
+    """A model of this config without weights: its modules, on the meta device."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with quiet_transformers(), torch.device("meta"):
+        if _loader(config) is None:  # the model's own code
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=source.trust_remote_code)
+        return _model_class(config, source.trust_remote_code)._from_config(config)
 
 
 def loading_fault(found: dict[str, Any], config: Any) -> str | None:

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from ctwa.errors import CtwaError
 from ctwa.method_info import MethodInfo, Options
+from ctwa.models.adapter import ADAPTER_CONFIG, unlike_products
 from ctwa.run.disk import let_others_read, sync
 from ctwa.run.documents import read_document
 from ctwa.weights import shares
@@ -37,23 +38,11 @@ SOUPS = MethodInfo(
     passes="M runs, any weights",
 )
 
-ADAPTER_CONFIG = "adapter_config.json"
 _DOWN = (".lora_A.", ".lora_embedding_A")
 _UP = (".lora_B.", ".lora_embedding_B")
 _OUTPUT = ("lm_head.weight", "embed_out.weight")
-# An adapter's options that are understood, whatever their values: those that say where it is and how it was trained,
-# those that act on its first weights alone, and its scale.
-_UNDERSTOOD = {
-    *("peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision"),
-    *("inference_mode", "lora_dropout", "megatron_core", "runtime_config"),
-    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save"),
-    *("init_lora_weights", "loftq_config", "eva_config", "corda_config", "lora_ga_config"),
-    *("r", "lora_alpha", "use_rslora", "qalora_group_size"),
-}
 # Those that mean the same for the mean of the products where all adapters have them alike.
 _ALIKE = ("fan_in_fan_out", "bias", "layer_replication", "trainable_token_indices", "ensure_weight_tying")
-# Other initialisations subtract the start from the base model.
-_LEAVES_THE_BASE = (None, True, False, "true", "false", "gaussian", "eva", "orthogonal")
 # Configuration and tokenizer; no optimizer, no README.
 _ALONG = {".json", ".txt", ".model", ".jinja", ".py", ".tiktoken"}
 
@@ -169,10 +158,7 @@ class _Folder(Mapping[str, Tensor]):
             raise CtwaError(
                 f"the adapter of '{self.name}' is of type {config.get('peft_type')!r}; only LORA can be merged"
             )
-        wrong = [option for option, value in config.items() if value and option not in (*_UNDERSTOOD, *_ALIKE)]
-        start = config.get("init_lora_weights")
-        if (start.lower() if isinstance(start, str) else start) not in _LEAVES_THE_BASE:
-            wrong.append("init_lora_weights")
+        wrong = unlike_products(config, ("modules_to_save", *_ALIKE))
         wrong += sorted({_kind(key) for key in self if _kind(key) not in (*_DOWN, *_UP, "")})
         if wrong:
             raise CtwaError(

@@ -11,7 +11,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from ctwa.engine import checkpoint
@@ -24,7 +23,6 @@ from ctwa.engine.checkpoint import (
     write_state,
 )
 from ctwa.errors import CtwaError
-from ctwa.models.adapter import keep_adapter
 from ctwa.models.locate import newest_complete, step_folder, steps
 from ctwa.models.seal import is_complete, seal
 from ctwa.run.disk import DiskFull
@@ -42,40 +40,6 @@ def save(checkpoints: Path, step: int, *, sealed: bool = True) -> Path:
     if sealed:
         seal(folder)
     return folder
-
-
-@pytest.mark.parametrize("max_shard_size", ["5GB", "2KB"])
-def test_a_saved_adapter_becomes_the_plain_model_with_its_products(max_shard_size: str, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
-    config = Qwen2Config(hidden_size=8, intermediate_size=8, num_hidden_layers=2, vocab_size=9, **heads)
-    model = Qwen2ForCausalLM(config)
-    adapted = get_peft_model(model, LoraConfig(r=2, lora_alpha=6, target_modules="all-linear"))
-    with torch.no_grad():
-        for name, parameter in adapted.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_()
-    # As verl leaves it: PEFT's names beside the plain model's config.
-    Qwen2ForCausalLM(config).save_pretrained(tmp_path, state_dict=adapted.state_dict(), max_shard_size=max_shard_size)
-    assert len(list(tmp_path.glob("*.safetensors"))) == 1 or max_shard_size == "2KB"
-    keep_adapter(tmp_path, tmp_path / "adapter", rank=2, alpha=6)
-    checkpoint.merge_adapter(tmp_path, scale=6 / 2)
-    loaded, report = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
-    tokens_NT = torch.arange(8)[None]
-
-    base = Qwen2ForCausalLM(config)
-    beside = {name.replace(".base_layer", ""): each for name, each in adapted.base_model.model.state_dict().items()}
-    base.load_state_dict({name: each for name, each in beside.items() if ".lora_" not in name})
-    of_peft = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
-    assert torch.equal(of_peft(tokens_NT).logits, adapted.eval()(tokens_NT).logits)
-    targets = json.loads((tmp_path / "adapter/adapter_config.json").read_text())["target_modules"]
-    assert targets == ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
-
-    assert not report["missing_keys"]
-    assert not report["unexpected_keys"]
-    torch.testing.assert_close(loaded(tokens_NT).logits, adapted.eval()(tokens_NT).logits)
-    plain = AutoModelForCausalLM.from_config(config)
-    assert loaded.state_dict().keys() == plain.state_dict().keys()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

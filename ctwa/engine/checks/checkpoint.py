@@ -34,6 +34,29 @@ KNOWN = frozenset(
 """What verl's checkpoints name beside the things that torch takes for harmless; none of it runs code of a file's."""
 
 
+KINDS = {"model": "model", "optimizer": "optim", "extra": "extra_state"}
+"""What a resumed run loads, and what the files of it are called."""
+_CONTENTS = "actor_rollout_ref.actor.checkpoint"
+
+
+def check_contents(config: DictConfig) -> None:
+    """See that what is saved can be gone on from."""
+    contents = config.actor_rollout_ref.actor.checkpoint
+    saved, loaded = list(contents.save_contents), list(contents.load_contents)
+    if "model" not in saved or "model" not in loaded:
+        key, value = ("load_contents", loaded) if "model" in saved else ("save_contents", saved)
+        raise CtwaError(
+            f"{_CONTENTS}.{key}=[{','.join(value)}] has no model, the ranks' own weights, without which no run can be "
+            "resumed: write model too"
+        )
+    if unsaved := [each for each in loaded if each not in saved]:
+        left = ",".join(each for each in loaded if each in saved)
+        raise CtwaError(
+            f"{_CONTENTS}.save_contents=[{','.join(saved)}] leaves out {' and '.join(unsaved)}, which a resumed run "
+            f"loads: write {_CONTENTS}.load_contents=[{left}] to resume without, or save it too"
+        )
+
+
 def check_checkpoint(config: DictConfig, checkpoints: Path) -> None:
     """Check what ``ctwa.resume=true`` would go on from.
 
@@ -65,10 +88,20 @@ def _check_ranks(config: DictConfig, checkpoint: Path) -> None:
     policy = checkpoint / "actor"
     if (saved := num_ranks_of(policy)) is None:
         return
-    missing = [rank for rank in range(saved) if not shard_file(policy, "model", saved, rank).is_file()]
-    if missing:
+    loaded = [each for each in config.actor_rollout_ref.actor.checkpoint.load_contents if each in KINDS]
+    missing: dict[str, list[int]] = {
+        each: [rank for rank in range(saved) if not shard_file(policy, KINDS[each], saved, rank).is_file()]
+        for each in loaded
+    }
+    if unsaved := [each for each in loaded if len(missing[each]) == saved and each != "model"]:
+        left = ",".join(each for each in loaded if each not in unsaved)
         raise CtwaError(
-            f"{checkpoint} lacks what {listed([f'rank {rank}' for rank in missing])} of {saved} saved: a run folder "
+            f"{checkpoint} was saved without {' and '.join(unsaved)} ({_CONTENTS}.save_contents): write "
+            f"{_CONTENTS}.load_contents=[{left}] to go on without"
+        )
+    if ranks := sorted({rank for each in missing.values() for rank in each}):
+        raise CtwaError(
+            f"{checkpoint} lacks what {listed([f'rank {rank}' for rank in ranks])} of {saved} saved: a run folder "
             "lies on a file system that all nodes share (docs/cluster.md); bring their files here, or go on from "
             "another checkpoint"
         )

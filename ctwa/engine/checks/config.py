@@ -16,6 +16,7 @@ from ctwa.engine.checks.curriculum import check_curriculum
 from ctwa.engine.checks.engine import (
     check_correction,
     check_engine,
+    check_old_log_probs,
     check_optimizer,
     check_queue,
     check_what_is_imported,
@@ -55,6 +56,7 @@ def check_train_settings(config: DictConfig) -> Settings:
     """Check all that can be known of `ctwa train` from the config alone."""
     settings: Settings = read_settings(config)
     check_settings(config, settings)
+    check_old_log_probs(config)
     return settings
 
 

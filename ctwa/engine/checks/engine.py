@@ -177,6 +177,18 @@ def check_correction(config: DictConfig) -> None:
         )
 
 
+def check_old_log_probs(config: DictConfig) -> None:
+    """Refuse to take the log-probs of some tokens alone, as the rollout draws them, for the policy's before a step."""
+    rollout = config.actor_rollout_ref.rollout
+    cuts = [f"top_p={rollout.top_p:g}"] * (rollout.top_p < 1) + [f"top_k={rollout.top_k}"] * (rollout.top_k > 0)
+    if cuts and (config.algorithm.get("rollout_correction") or {}).get("bypass_mode"):
+        raise CtwaError(
+            f"actor_rollout_ref.rollout.{cuts[0]} with algorithm.rollout_correction.bypass_mode=true: the rollout's "
+            "log-probs are of the tokens that are left, and the trainer's of all: write "
+            "algorithm.rollout_correction.bypass_mode=false, by which the trainer computes its own"
+        )
+
+
 def check_what_is_imported(config: DictConfig) -> None:
     """See that the optimizer's module, the external library and the loggers are installed."""
     optim, model = config.actor_rollout_ref.actor.optim, config.actor_rollout_ref.model

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from ctwa.engine.checks.checkpoint import check_checkpoint
+from ctwa.engine.checks.checkpoint import check_checkpoint, check_contents
 from ctwa.engine.checks.model import model_source
 from ctwa.errors import CtwaError, neighbour
 from ctwa.run.folder import RunFolder
@@ -14,6 +14,7 @@ from ctwa.run.folder import RunFolder
 
 def check_folders(config: DictConfig) -> None:
     """Check what every command needs of the disk: the run's folder, the task's and the model's."""
+    check_contents(config)
     run = RunFolder(config.ctwa.run)
     run.refuse_if_taken(resume=config.ctwa.resume, how_to_resume="ctwa.resume=true")
     if (run.path / "config.json").is_file():

@@ -7,7 +7,6 @@ cheap comes first; together it takes a second or two.
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,12 +17,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from ctwa.data.rows import ground_truth_fault
 from ctwa.data.templates import left_out
+from ctwa.engine.checks.adapter import look_at_adapter_of
 from ctwa.engine.checks.conditioning import check_told
 from ctwa.engine.checks.model import check_model, model_source
 from ctwa.engine.checks.turns import check_loops_of_rows, tool_schemas
 from ctwa.engine.data import KEYS, TRAIN, DataRow, Part, RunData
-from ctwa.errors import CtwaError, did_you_mean, one_line
-from ctwa.models.look import look_at_adapter, look_at_model, look_at_tokenizer, weight_shapes
+from ctwa.errors import CtwaError, one_line
+from ctwa.models.look import look_at_model, look_at_tokenizer
 from ctwa.models.source import Source
 from ctwa.objectives.contract import need_ground_truth, shortened
 from ctwa.objectives.conventions import column_fault
@@ -97,48 +97,9 @@ def look_at_trained_model(config: DictConfig) -> Any:
     Returns:
         The model's config; None where it has to be downloaded yet.
     """
-    if adapter := config.actor_rollout_ref.model.get("lora_adapter_path"):
-        look_at_adapter(Source(adapter, "actor_rollout_ref.model.lora_adapter_path"))
     model = look_at_model(model_source(config))
-    _check_target_modules(config)
+    look_at_adapter_of(config, model)
     return model
-
-
-def _check_target_modules(config: DictConfig) -> None:
-    """See that a LoRA adapter has modules to sit in: peft matches a list's names with the ends of theirs, and a text,
-    which is a pattern, with all of a name. Patterns are left to it: in a file a name may be another than in the model.
-    """
-    model = config.actor_rollout_ref.model
-    targets = model.get("target_modules")
-    if not model.get("lora_rank") or not targets or targets == "all-linear":
-        return
-    shapes = weight_shapes(model_source(config))
-    if shapes is None:
-        return
-    modules = {name.removesuffix(".weight") for name, shape in shapes.items() if len(shape) == 2}
-    ends = sorted({name.rsplit(".", 1)[-1] for name in modules})
-    if isinstance(targets, str):
-        if not _is_pattern(targets) or (targets.isidentifier() and targets not in modules):
-            raise CtwaError(
-                f"actor_rollout_ref.model.target_modules={targets}: a text is a pattern of whole names, such as "
-                f"{min(modules)}, and this is of none: write a list, e.g. [{ends[0]}], or all-linear"
-            )
-        return
-    for target in targets:
-        if not any(f".{name}".endswith(f".{target}") for name in modules):
-            raise CtwaError(
-                f"actor_rollout_ref.model.target_modules: the model has no {target}: write some of {', '.join(ends)}"
-                f"{did_you_mean(target, ends)}"
-            )
-
-
-def _is_pattern(text: str) -> bool:
-    """Whether a text is a regular expression."""
-    try:
-        re.compile(text)
-    except re.error:
-        return False
-    return True
 
 
 def load_tokenizer(config: DictConfig, model: Any) -> Any:

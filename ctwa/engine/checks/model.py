@@ -45,8 +45,19 @@ def check_model(config: DictConfig, gradients: GradientSettings, model: Any, lon
 
 
 def check_adapter(config: DictConfig) -> None:
-    """Refuse what would be a LoRA adapter's, where there is none."""
+    """Refuse what would be a LoRA adapter's, where there is none, and where a saved model has none."""
     model = config.actor_rollout_ref.model
+    if parameters := model.get("target_parameters"):
+        raise CtwaError(
+            f"actor_rollout_ref.model.target_parameters={shown(list(parameters))}: a saved model has an adapter "
+            "in linear layers alone: leave it out, and write actor_rollout_ref.model.target_modules"
+        )
+    if not model.get("lora_rank") and (path := model.get("lora_adapter_path")):
+        raise CtwaError(
+            f"actor_rollout_ref.model.lora_adapter_path={path} would not be loaded: write its r "
+            "(adapter_config.json) as actor_rollout_ref.model.lora_rank, and its lora_alpha as "
+            "actor_rollout_ref.model.lora_alpha"
+        )
     targets = model.get("target_modules")
     if not model.get("lora_rank") and isinstance(targets, ListConfig):
         raise CtwaError(

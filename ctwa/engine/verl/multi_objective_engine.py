@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from peft.tuners.lora import LoraLayer
 from tensordict import TensorDict
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
@@ -28,8 +29,10 @@ from ctwa.engine.optimizer_metric import knows_mean_squares, preconditioner
 from ctwa.engine.replaced import replaced
 from ctwa.engine.verl.halves import by_half, half_of, rows_in_halves
 from ctwa.engine.verl.logits import entropies, log_probs_of_labels
+from ctwa.errors import CtwaError
 from ctwa.gradients.plan import GradientPlan, GradientRecord
 from ctwa.gradients.store import GradientStore
+from ctwa.models.adapter import misplaced, scale_of
 
 
 class MultiObjectiveEngine(FSDPEngineWithLMHead):
@@ -190,15 +193,29 @@ class MultiObjectiveEngine(FSDPEngineWithLMHead):
         # peft draws an adapter's first weights from the global generator, whose state here depends on the ranks.
         with torch.random.fork_rng():
             torch.manual_seed(self.engine_config.seed)
-            return super()._build_lora_module(module)
+            adapted = super()._build_lora_module(module)
+        # Checked before, unless the model or the adapter had yet to be downloaded.
+        scale_of(adapted)
+        if places := misplaced(adapted):
+            raise CtwaError(
+                f"the adapter trains {', '.join(places[:3])}, which a saved model would not have as trained: write "
+                "actor_rollout_ref.model.target_modules with other layers, or begin with another adapter"
+            )
+        return adapted
 
     def _merged_lora_per_tensor_param(self) -> Iterator[tuple[str, Tensor]]:
         """The weights with the adapter in them, for the rollout: verl's, which rounds each to bf16, in their own type.
 
-        Rounded, the rollout would sample from another policy than the one that is trained.
+        Rounded, the rollout would sample from another policy than the one that is trained; and so it would if the
+        layers outside the blocks were left out, as verl leaves those that FSDP2 has wrapped with the whole alone.
         """
+        self.reshard()
         try:
             with merged_lora_context(self.module, backup_adapters=True):
+                with torch.no_grad():
+                    for layer in self.module.modules():
+                        if isinstance(layer, LoraLayer) and not layer.merged:
+                            layer.merge()
                 named = convert_weight_keys(normalize_peft_param_name(self.module.state_dict()), self.module)
                 for name, parameter in named.items():
                     is_sharded = isinstance(parameter, DTensor)

@@ -6,7 +6,6 @@ computed, at no extra pass, or those of the updated policy), and the gradients o
 
 from __future__ import annotations
 
-import json
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +21,7 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.distributed import initialize_global_process_group_ray
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
-from ctwa.engine.checkpoint import correct_config, merge_adapter, num_ranks_of, shard_file
+from ctwa.engine.checkpoint import correct_config, num_ranks_of, shard_file
 from ctwa.engine.objective_losses import OBJECTIVE_LOSSES, ObjectiveLosses, policy_losses
 from ctwa.engine.pairs.objective import PairLoss
 from ctwa.engine.probe import PreviousWeights
@@ -34,7 +33,7 @@ from ctwa.engine.verl.rows import RowValues
 from ctwa.errors import CtwaError
 from ctwa.gradients.plan import GradientPlan
 from ctwa.gradients.store import local_part
-from ctwa.models.adapter import ADAPTER, keep_adapter
+from ctwa.models.adapter import ADAPTER, keep_adapter, merge_adapter, scale_of
 from ctwa.run.text import listed
 
 LogProbs = Literal["in_update", "post_update"]
@@ -153,11 +152,10 @@ class PolicyWorker(TrainingWorker):
             torch.save(self._previous.copies, shard_file(Path(local_path), PREVIOUS, self.world_size, self.rank))
         model = Path(local_path) / "huggingface"
         if self.rank == 0 and any(model.glob("*.safetensors")):
-            adapter = Path(local_path) / "lora_train_meta.json"
-            if adapter.is_file():
-                lora = json.loads(adapter.read_text())
-                keep_adapter(model, Path(local_path) / ADAPTER, rank=lora["r"], alpha=lora["lora_alpha"])
-                merge_adapter(model, scale=lora["lora_alpha"] / lora["r"])
+            # PEFT's own, as it computes with them: verl's lora_train_meta.json rounds the scale down.
+            if (adapters := getattr(self.engine.module, "peft_config", None)) is not None:
+                keep_adapter(model, Path(local_path) / ADAPTER, adapters["default"])
+                merge_adapter(model, scale=scale_of(self.engine.module))
             correct_config(model)
 
     def _refuse_non_finite(self) -> None:

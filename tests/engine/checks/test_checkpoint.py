@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from ctwa.engine.checkpoint import STATE_FILE
-from ctwa.engine.checks.checkpoint import check_checkpoint
+from ctwa.engine.checks.checkpoint import check_checkpoint, check_contents
 from ctwa.errors import CtwaError
 from ctwa.models.locate import step_folder
 from ctwa.models.seal import seal
@@ -39,15 +41,65 @@ def save(checkpoints: Path, step: int, *, sealed: bool = True, **more: object) -
     return folder
 
 
-def config(*, trust: bool = False) -> DictConfig:
+EVERYTHING = ("model", "optimizer", "extra")
+
+
+def config(
+    *, trust: bool = False, saved: Sequence[str] = (*EVERYTHING, "hf_model"), loaded: Sequence[str] = EVERYTHING
+) -> DictConfig:
+    actor = {"strategy": "fsdp2", "checkpoint": {"save_contents": list(saved), "load_contents": list(loaded)}}
     trainer = {"nnodes": 1, "n_gpus_per_node": 1}
-    return OmegaConf.create({"trainer": trainer, "ctwa": {"trust_checkpoint": trust}})
+    return OmegaConf.create(
+        {"trainer": trainer, "ctwa": {"trust_checkpoint": trust}, "actor_rollout_ref": {"actor": actor}}
+    )
 
 
 def test_a_whole_one_is_gone_on_from(tmp_path: Path) -> None:
     check_checkpoint(config(), tmp_path)  # without any the run starts over
     save(tmp_path, 2)
     check_checkpoint(config(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("saved", "loaded", "sentence"),
+    [
+        (
+            ["model", "hf_model"],
+            EVERYTHING,
+            r"save_contents=\[model,hf_model\] leaves out optimizer and extra, which a resumed run loads: write "
+            r".*\.load_contents=\[model\] to resume without, or save it too$",
+        ),
+        (
+            ["hf_model"],
+            EVERYTHING,
+            r"save_contents=\[hf_model\] has no model, the ranks' own weights, without which no run can be",
+        ),
+        (["hf_model"], [], r"save_contents=\[hf_model\] has no model"),
+        (EVERYTHING, ["optimizer", "extra"], r"load_contents=\[optimizer,extra\] has no model, .*: write model too"),
+    ],
+)
+def test_a_run_that_could_not_be_resumed_is_told_before_it_starts(
+    saved: Sequence[str], loaded: Sequence[str], sentence: str
+) -> None:
+    with pytest.raises(CtwaError, match=sentence):
+        check_contents(config(saved=saved, loaded=loaded))
+
+
+@pytest.mark.parametrize("loaded", [EVERYTHING, ["model"], ["model", "extra"]])
+def test_a_run_may_resume_without_some_of_what_it_saves(loaded: Sequence[str]) -> None:
+    check_contents(config(loaded=loaded))
+
+
+def test_a_checkpoint_without_its_optimizer_is_gone_on_from_where_none_is_loaded(tmp_path: Path) -> None:
+    folder = save(tmp_path, 2, sealed=False)
+    (folder / "actor" / "fsdp_config.json").write_text(json.dumps({"world_size": 1}))
+    seal(folder)
+
+    with pytest.raises(
+        CtwaError, match=r"_2 was saved without optimizer .*: write .*\.load_contents=\[model,extra\] to go on without$"
+    ):
+        check_checkpoint(config(), tmp_path)
+    check_checkpoint(config(loaded=["model", "extra"]), tmp_path)
 
 
 @pytest.mark.parametrize("content", [Planted(), {"state": [Planted()]}, {"reader": open}])

@@ -8,7 +8,7 @@ import pytest
 from omegaconf import DictConfig
 
 from ctwa.engine.checks import engine as checks
-from ctwa.engine.checks.config import check_config
+from ctwa.engine.checks.config import check_config, check_train_settings
 from ctwa.engine.checks.engine import check_with_verl
 from ctwa.errors import CtwaError
 from tests.engine.names import ACTOR, LIVE_WEIGHTS, PACKED, ROLLOUT, WORKER, Changed
@@ -170,6 +170,14 @@ def test_a_correction_needs_the_rollout_s_log_probs(changed: Changed) -> None:
     check_config(changed(values))
     with pytest.raises(CtwaError, match=r"write actor_rollout_ref\.rollout.calculate_log_probs=true"):
         check_config(changed(values | {"actor_rollout_ref.rollout.calculate_log_probs": False}))
+
+
+@pytest.mark.parametrize(("key", "value"), [("top_p", 0.5), ("top_k", 5)])
+def test_log_probs_of_some_tokens_alone_are_not_taken_for_the_policys(changed: Changed, key: str, value: float) -> None:
+    with pytest.raises(CtwaError, match=rf"rollout\.{key}={value} with {CORRECTION}\.bypass_mode=true: .*e=false"):
+        check_train_settings(changed({f"{ROLLOUT}.{key}": value}))
+    check_train_settings(changed({f"{ROLLOUT}.{key}": value, f"{CORRECTION}.bypass_mode": False}))
+    check_train_settings(changed({f"{ROLLOUT}.val_kwargs.{key}": value, f"{ROLLOUT}.temperature": 0.7}))
 
 
 class TestVerl:

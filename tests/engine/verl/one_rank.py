@@ -48,6 +48,8 @@ LIKE_A_GPU = [
     "actor_rollout_ref.model.enable_gradient_checkpointing=true",
 ]
 PACKED = ["actor_rollout_ref.model.override_config.attn_implementation=ctwa_packed"]
+OUTSIDE_THE_BLOCKS = "+actor_rollout_ref.actor.fsdp_config.wrap_policy.transformer_layer_cls_to_wrap=[Qwen2MLP]"
+"""FSDP2 then wraps an adapter in the attention with the whole model alone, as one between an encoder and the blocks."""
 LAYOUTS = {"padded": False, "packed": True}
 Losses = Callable[[dict[str, Any], TensorDict], list[Tensor]]
 
@@ -310,6 +312,9 @@ def all_of_it(folder: Path) -> None:
             found[kind, layout] = several_backwards(engine, packed)
         if kind == "lora":
             found["for the rollout"] = weights_for_the_rollout(engine)
+            outside = build_engine(folder, *overrides, OUTSIDE_THE_BLOCKS)
+            leave_the_start(outside)
+            found["for the rollout, outside"] = weights_for_the_rollout(outside)
         if kind == "full":
             found["compiled entropy"] = compiled_entropy(engine)
             found["gathered", False] = after_a_pass_without_gradients(engine)

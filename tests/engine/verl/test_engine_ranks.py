@@ -146,8 +146,11 @@ def test_a_policy_with_a_weight_that_is_not_finite_is_not_saved(found: dict) -> 
     assert found["broken weight"].startswith("weights of the policy are not finite (model.embed_tokens.weight")
 
 
-def test_a_rollout_without_adapters_gets_the_weights_with_the_adapter_in_them_unrounded(found: dict) -> None:
-    before, sent, after = (found["for the rollout"][when] for when in ("before", "sent", "after"))
+@pytest.mark.parametrize("which", ["for the rollout", "for the rollout, outside"])
+def test_a_rollout_without_adapters_gets_the_weights_with_the_adapter_in_them_unrounded(
+    which: str, found: dict
+) -> None:
+    before, sent, after = (found[which][when] for when in ("before", "sent", "after"))
     assert {weight.dtype for weight in sent.values()} == {torch.float32}
     changed = 0
     for name, weight in before.items():
