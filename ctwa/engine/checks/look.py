@@ -100,7 +100,9 @@ def look_at_trained_model(config: DictConfig) -> Any:
     """
     if adapter := config.actor_rollout_ref.model.get("lora_adapter_path"):
         look_at_adapter(Source(adapter, "actor_rollout_ref.model.lora_adapter_path"))
-    model = look_at_model(model_source(config))
+    source, other = model_source(config), config.actor_rollout_ref.model.get("hf_config_path")
+    key = "actor_rollout_ref.model.hf_config_path"
+    model = look_at_model(source, Source(other, key, source.trust_remote_code) if other else None)
     _check_target_modules(config)
     return model
 
