@@ -283,9 +283,10 @@ def _refuse_groups(parsed: Sequence[Override], groups: Mapping[str, Sequence[str
     for override in parsed:
         group, value = override.key_or_group, override.value() if not override.is_delete() else ""
         if override.is_sweep_override():
+            instead = "write one" if group in groups else "write one, or a list in brackets"
             raise CtwaError(
                 f"{override.input_line} gives several values, and one command is one run (of `ctwa train`, one for "
-                "each of several methods): write one, or a list in brackets"
+                f"each of several methods): {instead}"
             )
         if group in groups and not isinstance(value, str):
             raise CtwaError(f"{group}={shown(value)} is no choice: write one of {', '.join(groups[group])}")
