@@ -25,6 +25,7 @@ from ctwa.engine.checks.keys import dotted, known_keys, near_key
 from ctwa.engine.choices import OURS
 from ctwa.engine.groups import groups_of, node_of
 from ctwa.errors import CtwaError, neighbour, shown
+from ctwa.run.dotted import dotted as values_of
 
 Content = dict[str, Any]
 
@@ -324,7 +325,7 @@ def relinked(content: Content, base: Content) -> Content:
         content: resolved, as a run left it.
         base: the default configuration, whose interpolations are not resolved.
     """
-    config, there = OmegaConf.create(content), dict(leaves(content))
+    config, there = OmegaConf.create(content), values_of(content)  # a list that follows is one value
     for key, link in leaves(base):
         if key not in there or not isinstance(link, str) or "${" not in link:
             continue

@@ -47,6 +47,11 @@ def _refuse_other_trainers(config: DictConfig) -> None:
             "reward.sandbox_fusion.url is of verl's own scoring of code, which is not called here: write null, and "
             "reward_fns/code_tests.py:code_tests as an objective"
         )
+    if (steps := config.actor_rollout_ref.actor.optim.total_training_steps) not in (-1, None):
+        raise CtwaError(
+            f"actor_rollout_ref.actor.optim.total_training_steps={steps} would be written over by those of the run: "
+            "write trainer.total_training_steps"
+        )
     if config.trainer.v1.sampler.sync_refill_failed_groups:
         raise CtwaError(
             "trainer.v1.sampler.sync_refill_failed_groups=true would give new prompts the names of prompts in flight: "
@@ -99,8 +104,8 @@ def _refuse_what_is_another_engines(config: DictConfig) -> None:
     for key, nothing in _OF_ENGINES.items() if name == "transformers" else ():
         if (value := OmegaConf.select(config.actor_rollout_ref, key)) not in (nothing, None):
             raise CtwaError(
-                f"actor_rollout_ref.{key}={shown(value)} would do nothing: the servers of generation=transformers do "
-                f"not read it; write {shown(nothing)}, or generation=vllm"
+                f"actor_rollout_ref.{key}={shown(value)} is not read by the servers of generation=transformers: write "
+                f"{shown(nothing)}, or generation=vllm"
             )
     if name == "transformers" and config.actor_rollout_ref.rollout.dtype == "auto":
         raise CtwaError(

@@ -93,10 +93,14 @@ CORRECTION = "algorithm.rollout_correction"
             {f"{ROLLOUT}.name": "sglang"},
             r"^actor_rollout_ref\.rollout\.name=sglang: sglang is not installed; install it, or write another$",
         ),
-        ({f"{ROLLOUT}.ignore_eos": True}, r"rollout\.ignore_eos=true would do nothing: .* write false, or generation="),
-        ({f"{ROLLOUT}.quantization": "fp8"}, r"rollout\.quantization=fp8 would do nothing: .* write null, or"),
-        ({f"{ROLLOUT}.trace.backend": "weave"}, r"trace\.backend=weave would do nothing: the servers of generation=tr"),
-        ({"actor_rollout_ref.model.hf_config_path": "."}, r"model\.hf_config_path=\. would do nothing: .* write null"),
+        ({f"{ROLLOUT}.ignore_eos": True}, r"rollout\.ignore_eos=true is not read by .*: write false, or generation="),
+        ({f"{ROLLOUT}.quantization": "fp8"}, r"rollout\.quantization=fp8 is not read by .*: write null, or"),
+        ({f"{ROLLOUT}.trace.backend": "weave"}, r"trace\.backend=weave is not read by the servers of generation=tr"),
+        ({"actor_rollout_ref.model.hf_config_path": "."}, r"model\.hf_config_path=\. is not read by .*: write null"),
+        (
+            {f"{ACTOR}.optim.total_training_steps": 5},
+            r"optim\.total_training_steps=5 would be written over .*: write trainer\.total_training_steps$",
+        ),
         ({f"{ROLLOUT}.dtype": "auto"}, r"rollout\.dtype=auto is vLLM's: write float32"),
         (
             {f"{ROLLOUT}.engine_kwargs.vllm": {"swap_space": 4}},
