@@ -78,6 +78,11 @@ def signal_name(number: int) -> str:
         return f"signal {number}"
 
 
+def names_secret(variable: str) -> bool:
+    """Whether a variable of the environment says by its name that it is a secret: ``OPENAI_API_KEY``, ``HF_TOKEN``."""
+    return _SECRET.search(variable) is not None
+
+
 def without_secrets(text: str) -> str:
     """What an exception says, for others to read: clients name the header, or the address, that they were given.
 
@@ -85,7 +90,7 @@ def without_secrets(text: str) -> str:
     secret.
     """
     text = _PASSWORD.sub(r"\1***@", text)
-    secrets = {value.strip() for name, value in os.environ.items() if _SECRET.search(name)}
+    secrets = {value.strip() for name, value in os.environ.items() if names_secret(name)}
     for secret in sorted(secrets, key=len, reverse=True):  # one may begin with another
         if len(secret) >= _SHORTEST_SECRET:
             text = text.replace(secret, "***")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from ctwa.capacity.workload import Workload
 
+NUMBER_BYTES = {"fp32": 4, "float32": 4, "float": 4, "bf16": 2, "bfloat16": 2, "fp16": 2, "float16": 2, "half": 2}
+"""Of a number, by the names of its type."""
+
 SERVER_SPARE = 2e9
 """Bytes of a server's share that are neither weights nor keys and values: CUDA graphs and the buffers of a pass."""
 SLEEPING_SERVER = 1.5e9

@@ -10,7 +10,7 @@ from typing import Any
 
 from ctwa.errors import CtwaError, one_line
 
-_BLOCK = re.compile(r"\.(?:layers|layer|h|blocks|block)\.(\d+)\.")
+_BLOCK = re.compile(r"\.(?:layers|layer|h|blocks|block)\.\d+\.")
 
 
 @dataclass(frozen=True)
@@ -54,40 +54,49 @@ class ModelShape:
     num_sharing_layers: int = 0
     linear_widths: tuple[tuple[str, int, int], ...] = ()
 
-    def adapter_parameters(self, rank: int, targets: str | Iterable[str] = "all-linear") -> int:
+    def adapter_parameters(
+        self, rank: int, targets: str | Iterable[str] = "all-linear", excluded: str | Iterable[str] = ()
+    ) -> int:
         """Parameters of a LoRA adapter: ``rank * (input + output)`` for each matrix that has one.
 
         Args:
             rank: of the adapter.
             targets: the ends of the matrices' names; or a pattern of all of a name; or ``all-linear``.
+            excluded: those of them that have none, in the same words.
         """
-        if targets == "all-linear":
-            pattern = ".*"
-        elif isinstance(targets, str):
-            pattern = targets
-        else:
-            pattern = rf"(.*\.)?({'|'.join(map(re.escape, targets))})"
-        return sum(rank * (into + out) for name, into, out in self.linear_widths if re.fullmatch(pattern, name))
+        has, has_not = (_pattern(".*" if names == "all-linear" else names) for names in (targets, excluded))
+        return sum(
+            rank * (into + out)
+            for name, into, out in self.linear_widths
+            if re.fullmatch(has, name) and not re.fullmatch(has_not, name)
+        )
+
+
+def _pattern(names: str | Iterable[str]) -> str:
+    """As peft reads names of modules: a text is a pattern of all of a name, a list has their ends."""
+    return names if isinstance(names, str) else rf"(.*\.)?({'|'.join(map(re.escape, names))})"
 
 
 def read_shape(folder: Path, *, trust_remote_code: bool = False) -> ModelShape:
     """The shape of the model whose config.json is in a folder: it is built without memory for its weights.
 
     Raises:
-        CtwaError: transformers cannot build a causal language model of it, or it has no blocks with attention.
+        CtwaError: transformers cannot build a language model of it, or it has no blocks with attention.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from ctwa.models.libraries import quiet_transformers
+    from ctwa.models.look import loader_of
 
     try:
         with quiet_transformers(), torch.device("meta"):
             config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+            loader = loader_of(config) or AutoModelForCausalLM  # of the model's own code
+            model = loader.from_config(config, trust_remote_code=trust_remote_code)
     except Exception as error:  # the model's own code may raise anything
         raise CtwaError(
-            f"no causal language model can be built from {folder}/config.json ({one_line(error)}); give the model's own"
+            f"no language model can be built from {folder}/config.json ({one_line(error)}); give the model's own"
         ) from error
     return shape_of(model, config.get_text_config())
 
@@ -111,10 +120,11 @@ def shape_of(model: Any, config: Any) -> ModelShape:
             "config.json has no num_attention_heads; give a transformer"
         )
     sizes = {name: weight.numel() for name, weight in model.named_parameters()}
-    of_block: dict[int, int] = {}
+    of_block: dict[str, int] = {}  # of one that sees images, too, whose blocks have numbers of their own
     for name, size in sizes.items():
         if found := _BLOCK.search(f".{name}"):
-            of_block[int(found[1])] = of_block.get(int(found[1]), 0) + size
+            block = f".{name}"[: found.end()]
+            of_block[block] = of_block.get(block, 0) + size
     num = sum(sizes.values())
     embeddings = model.get_input_embeddings().weight
     is_tied = model.get_output_embeddings() is not None and model.get_output_embeddings().weight is embeddings

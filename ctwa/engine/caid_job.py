@@ -83,7 +83,7 @@ class CaidJob(Job):
             line("a step", f"{config.data.train_batch_size} pairs, at most {tokens:,} tokens"),
             line("passes", f"update ({passes_text(config, UpdatePasses())} of the pairs)"),
             reference_line(f"at most {prompts * settings.pairs_per_prompt:,}"),
-            optimizer_line(config),
+            optimizer_line(config, self.num_steps),
             *size_lines(config, num_models=1 + settings.has_reference(config)),
         ]
 

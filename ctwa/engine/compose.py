@@ -26,7 +26,7 @@ from ctwa.engine.checks.keys import dotted, known_keys, near_key, verl_files, wr
 from ctwa.engine.choices import MODULES, OURS
 from ctwa.engine.groups import SETTINGS, groups_of, register
 from ctwa.engine.resolvers import register_resolvers
-from ctwa.engine.secrets import keep_expressions
+from ctwa.engine.secrets import keep_expressions, secret_expressions
 from ctwa.engine.written import Written, relinked
 from ctwa.errors import CtwaError, did_you_mean, shown, told_together
 
@@ -87,7 +87,7 @@ def compose_written(
 def settle(config: DictConfig, command: str, written: Sequence[str] = ()) -> None:
     """Refuse what a composed configuration cannot be; then resolve its interpolations and make its paths absolute.
 
-    What a reward takes from the environment stays an expression, which has its value wherever it is looked at.
+    A secret of the environment stays an expression, which has its value wherever it is looked at.
 
     Args:
         config: as composed; changed in place.
@@ -100,8 +100,9 @@ def settle(config: DictConfig, command: str, written: Sequence[str] = ()) -> Non
     raw, known = _plain(config), known_keys(command)
     _tell(wrong_keys(raw, known, lambda key: near_key(key, _names(raw, command))), written)
     _refuse_missing(raw)
+    secrets = secret_expressions(config)
     _resolve(config, raw, written)
-    keep_expressions(config, raw)
+    keep_expressions(config, secrets)
     ours = bounds_of(SETTINGS[command], "ctwa") | bounds_of(DataSettings, "data")
     _tell(out_of_bounds(_plain(config), ours), written)
     _make_absolute(config)
@@ -272,9 +273,10 @@ def _refuse_groups(parsed: Sequence[Override], groups: Mapping[str, Sequence[str
     for override in parsed:
         group, value = override.key_or_group, override.value() if not override.is_delete() else ""
         if override.is_sweep_override():
+            instead = "write one" if group in groups else "write one, or a list in brackets"
             raise CtwaError(
                 f"{override.input_line} gives several values, and one command is one run (of `ctwa train`, one for "
-                "each of several methods): write one, or a list in brackets"
+                f"each of several methods): {instead}"
             )
         if group in groups and not isinstance(value, str):
             raise CtwaError(f"{group}={shown(value)} is no choice: write one of {', '.join(groups[group])}")

@@ -18,7 +18,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString
 from hydra.errors import OverrideParseException
 
-from ctwa.engine.checks.keys import verl_files
+from ctwa.engine.checks.keys import known_keys, unread, verl_files
 from ctwa.engine.written import load_settings
 from ctwa.errors import CtwaError, shown
 from ctwa.run.dotted import dotted
@@ -120,6 +120,11 @@ def translate(arguments: Sequence[str]) -> Translation:
             made.notes.append(f"{pattern}, {len(keys)} keys, is left out: {why}")
             continue
         made.notes += [f"{key}={shown(value)} is left out: {why}" for key, value in values.items()]
+    for key in [*said]:
+        if instead := unread(key, said[key], known_keys("train")):
+            advice = f": {instead}" if instead.startswith("write") else ""
+            made.notes.append(f"{key}={shown(said[key])} is left out, for nothing reads it{advice}")
+            gone[key] = said.pop(key)
     made.settings = {**chosen, **ours, **said, **_defaults(said, made)}
     for key, value in made.settings.items():
         made.settings[key] = _spelled_out(value, gone)

@@ -76,6 +76,10 @@ def make_plan(
 def _compose(arguments: Sequence[str], cluster: Cluster, command: str) -> DictConfig:
     """The configuration of a run on these GPUs; a whole one keeps the engine that is in it."""
     ranks = (f"trainer.nnodes={cluster.num_nodes}", f"trainer.n_gpus_per_node={cluster.gpus_per_node}")
+    for rank in ranks:
+        key = rank.partition("=")[0]
+        if given := next((each for each in arguments if each.startswith(f"{key}=") and each != rank), None):
+            raise CtwaError(f"{given} is not what --gpus {cluster} says, which is {rank}: write one of the two")
     written = Written.read([*arguments, *ranks], command)
     chosen = any(each.startswith("engine=") for each in arguments) or written.whole
     if not chosen and written.choices(command).get("engine", "cpu") == "cpu":

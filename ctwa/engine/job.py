@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ctwa.engine.checkpoint import find_resumption
+from ctwa.engine.checks.keys import known_keys
 from ctwa.engine.compose import compose_written
 from ctwa.engine.keeper import tell
 from ctwa.engine.plan import line
@@ -121,7 +122,7 @@ class Job(ABC):
             written = written_config(self.config)
             refuse_another(run, self.info())
             refuse_unlike(run, written, self.bound)
-            self.changed = changes(run, written)
+            self.changed = changes(run, written, known_keys(self.command))
 
     @abstractmethod
     def check(self) -> None:

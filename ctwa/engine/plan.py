@@ -24,16 +24,24 @@ def line(label: str, text: object) -> str:
     return f"  {label:<12} {text}"
 
 
-def optimizer_line(config: DictConfig) -> str:
-    """The optimizer with its learning rate."""
+def optimizer_line(config: DictConfig, num_steps: int) -> str:
+    """The optimizer with its learning rate, and how that changes over the steps of the run."""
     optim = config.actor_rollout_ref.actor.optim
-    warmup = f", {optim.lr_warmup_steps} steps of warm-up" if (optim.get("lr_warmup_steps") or 0) > 0 else ""
-    schedule = f"{optim.lr_scheduler_type}{warmup}"
     rank = config.actor_rollout_ref.model.get("lora_rank") or 0
     what = f"a LoRA adapter of rank {rank}" if rank else "all weights"
     return line(
-        "optimizer", f"{optim.optimizer}, lr {optim.lr:g} ({schedule}), gradients to norm {optim.clip_grad:g}; {what}"
+        "optimizer",
+        f"{optim.optimizer}, lr {optim.lr:g} ({_schedule(optim, num_steps)}), gradients to norm {optim.clip_grad:g}; "
+        f"{what}",
     )
+
+
+def _schedule(optim: DictConfig, num_steps: int) -> str:
+    """The course of the learning rate, as verl reads it: a ratio counts where no steps are said, the old name first."""
+    steps = optim.lr_warmup_steps if optim.lr_warmup_steps > 0 else int(optim.lr_warmup_steps_ratio * num_steps)
+    warmup = f", {steps} steps of warm-up" if steps > 0 else ""
+    ends = f", more than the run has: it ends at {num_steps / steps:.2g} of the rate" if steps > num_steps else ""
+    return f"{optim.warmup_style or optim.lr_scheduler_type}{warmup}{ends}"
 
 
 def reference_line(num_pairs: str) -> str:
@@ -46,6 +54,24 @@ def reference_line(num_pairs: str) -> str:
         return line("reference", "none: the loss compares with none")
     kept = f"{memory.PAIR_REFERENCE} bytes a pair are kept, and no model beside the policy"
     return line("reference", f"its log-probabilities of {num_pairs} pairs, 1 forward before the first step; {kept}")
+
+
+def validation_line(config: DictConfig, how: str = "", *, ends_with_both: bool = False) -> str:
+    """How often held-out rows are looked at, and checkpoints are written.
+
+    Args:
+        config: the resolved config.
+        how: held-out rows are looked at.
+        ends_with_both: whether the last step is validated and saved whatever the frequencies say.
+    """
+    trainer = config.trainer
+    last = "after the last step alone" if ends_with_both else ""
+    never = last or ("before the first step alone" if trainer.val_before_train else "none")
+    validation = f"every {trainer.test_freq} steps" if trainer.test_freq > 0 else never
+    how = "" if validation == "none" else how
+    checkpoint = f"checkpoint {last}" if last else "no checkpoint"
+    saved = f"checkpoint every {trainer.save_freq} steps" if trainer.save_freq > 0 else checkpoint
+    return line("validation", f"{validation}{how}; {saved}")
 
 
 def loss_line(config: DictConfig) -> str:
@@ -93,11 +119,12 @@ def size_lines(config: DictConfig, *, num_models: int = 1, num_gradients: int = 
         return []
     num_parameters = sum(math.prod(shape) for shape in shapes.values())
     weights = num_parameters * BYTES / GB
+    number_bytes = memory.NUMBER_BYTES.get(str(config.actor_rollout_ref.actor.fsdp_config.model_dtype), BYTES)
     has_adapter = bool(config.actor_rollout_ref.model.get("lora_rank"))
     num_trained = 0 if has_adapter else num_parameters  # an adapter is small beside the model
-    trained = sum(memory.to_train(num_parameters, num_trained, num_gradients, BYTES).values()) / GB
+    trained = sum(memory.to_train(num_parameters, num_trained, num_gradients, number_bytes).values()) / GB
     copies = f", {num_models} more copies of {weights:.3g} GB" if num_models else ""
-    saved = memory.saved(num_parameters, num_trained, num_parameters, BYTES) / GB
+    saved = memory.saved(num_parameters, num_trained, num_parameters, number_bytes) / GB
     folder = Path(config.ctwa.run)
     there = next(each for each in (folder, *folder.parents) if each.exists())
     free = shutil.disk_usage(there).free / GB

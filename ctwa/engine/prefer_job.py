@@ -13,7 +13,7 @@ from ctwa.engine.checks.pairs import check_pair_settings
 from ctwa.engine.checks.resources import check_machine
 from ctwa.engine.job import Job
 from ctwa.engine.passes import pair_passes, passes_text
-from ctwa.engine.plan import line, optimizer_line, reference_line, size_lines
+from ctwa.engine.plan import line, optimizer_line, reference_line, size_lines, validation_line
 from ctwa.engine.prefer_settings import PreferenceSettings
 from ctwa.engine.ray_servers import processes
 from ctwa.engine.ray_session import ray_session
@@ -66,7 +66,6 @@ class PreferJob(Job):
         num_pairs = sum(len(part.pairs) for part in (*self.data.train, *self.data.validation))
         tokens = 2 * config.data.train_batch_size * settings.max_length
         fewer = "" if stopping is None else f", fewer if {stopping.patience} validations in a row are no better"
-        every = f"every {config.trainer.test_freq} steps; checkpoint every {config.trainer.save_freq} steps"
         return [
             line(
                 "method", f"{with_options(settings.method, settings.method_name)}, loss {with_options(settings.loss)}"
@@ -85,9 +84,9 @@ class PreferJob(Job):
             line("a step", f"{config.data.train_batch_size} pairs, at most {tokens:,} tokens"),
             line("passes", f"update ({passes_text(config, passes)} of the pairs)"),
             reference_line(f"{num_pairs:,}" if settings.needs_reference else ""),
-            optimizer_line(config),
+            optimizer_line(config, self.num_steps),
             *size_lines(config, num_models=0, num_gradients=passes.num_gradients),
-            line("validation", every),
+            validation_line(config, ends_with_both=True),
         ]
 
     def run(self, recorder: Recorder) -> None:

@@ -47,8 +47,9 @@ def ray_session(
 
     from ctwa.engine.checks.worker_path import WorkerPath
 
+    own = OmegaConf.to_container(config.ray_kwargs.ray_init, resolve=True)
     ray_init: dict[str, Any] = OmegaConf.to_container(
-        OmegaConf.merge({"runtime_env": get_ppo_ray_runtime_env(config)}, config.ray_kwargs.ray_init)
+        OmegaConf.merge({"runtime_env": get_ppo_ray_runtime_env(config)}, OmegaConf.create(own))
     )
     if transfer_queue:
         config.transfer_queue.enable = True

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ctwa.engine.checkpoint import find_resumption
+from ctwa.engine.choices import OURS
 from ctwa.errors import CtwaError
 from ctwa.run.documents import read_document
 from ctwa.run.dotted import dotted
@@ -15,9 +16,11 @@ _OF_THE_START = {"ctwa.resume", "ctwa.run", "ray_kwargs.ray_init"}
 """What may be as it likes: which start it is, where the folder is now, and what the environment gives."""
 _NAMED_AFTER_THE_FOLDER = {"router_config_path", "agent_loop_config_path", "experiment_name", "default_local_dir"}
 _ABSENT = object()
-"""In the place of a key that another version of ctwa has not."""
+"""In the place of a key that only one of two configurations has."""
 _MOST = 8  # changes that are told
+_RESTORE = "restore it, or take it away"
 
+Path = tuple[str, ...]
 
 BOUND = (
     "actor_rollout_ref.actor.optim.optimizer",
@@ -53,7 +56,8 @@ def refuse_unlike(run: RunFolder, config: Mapping[str, Any], keys: Iterable[str]
     """
     if find_resumption(run.checkpoints).folder is None:
         return
-    then, now = _begun_with(run), dotted(dict(config))
+    then = dotted(read_document(run.config, _RESTORE)) if run.config.is_file() else {}
+    now = dotted(dict(config))
     for key in keys:
         before, after = _under(then, key), _under(now, key)
         if before is not _ABSENT and before != after:
@@ -70,21 +74,52 @@ def _under(settings: Mapping[str, Any], key: str) -> Any:
     return sorted(names) if names else settings.get(key, _ABSENT)
 
 
-def changes(run: RunFolder, config: Mapping[str, Any]) -> list[str]:
+def changes(run: RunFolder, config: Mapping[str, Any], known: Mapping[str, Any]) -> list[str]:
     """The settings that are not as in the folder's config.yaml, as ``key: before -> now``.
 
-    A key that only one of the two has is told where it is an objective's, in any section (``ctwa.method.bounds.NAME``);
-    elsewhere it is of another version of ctwa.
+    A key that only one of the two has may be of another version of ctwa: it is told unless it has this version's
+    default, or this version has no such key.
+
+    Args:
+        run: the folder.
+        config: as it is now.
+        known: every key that there may be, nested, with its default; an empty section takes any.
     """
-    if not (before := _begun_with(run)):
+    if not run.config.is_file():
         return []
-    now = dotted(dict(config), without=_is_of_the_start)
-    every = {**before, **now}
-    names = {key.split(".")[2] for key in every if key.startswith("ctwa.objectives.")}
-    keys = [key for key in every if (key in before and key in now) or not names.isdisjoint(key.split("."))]
+    before = read_document(run.config, _RESTORE)
     return [
-        f"{key}: {_text(before.get(key))} -> {_text(now.get(key))}" for key in keys if before.get(key) != now.get(key)
+        f"{'.'.join(key)}: {_text(then)} -> {_text(now)}"
+        for key, then, now in _differences(before, dict(config), ())
+        if not (_ABSENT in (then, now) and _is_of_another_version(key, now, known))
     ]
+
+
+def _differences(then: Any, now: Any, at: Path) -> Iterator[tuple[Path, Any, Any]]:
+    """The places where two configurations differ; a section beside something else is told as a whole."""
+    sides = [{} if _is_nothing(side) else side for side in (then, now)]
+    if all(isinstance(side, dict) for side in sides) and sides != [{}, {}]:
+        before, after = sides
+        for key in {**before, **after}:
+            path = (*at, str(key))
+            if not _is_of_the_start(path[-1], ".".join(path)):
+                yield from _differences(before.get(key, _ABSENT), after.get(key, _ABSENT), path)
+    elif then != now and not (_is_nothing(then) and _is_nothing(now)):
+        yield at, then, now
+
+
+def _is_of_another_version(key: Path, now: object, known: Mapping[str, Any]) -> bool:
+    """Whether a key that only one of two configurations has is none that the user has written, or taken away."""
+    if key[0] == "ctwa" and key[1] in OURS:
+        return len(key) == 3  # an option, of which a method has all; below it are names
+    node: Any = known
+    for name in key:
+        if not isinstance(node, Mapping) or not node:
+            return False  # the user's own names
+        if name not in node:
+            return True
+        node = node[name]
+    return bool(now == node)
 
 
 def told(changed: list[str]) -> str:
@@ -93,18 +128,17 @@ def told(changed: list[str]) -> str:
     return f"other settings than before: {'; '.join(changed[:_MOST])}{more}"
 
 
-def _begun_with(run: RunFolder) -> dict[str, Any]:
-    """The settings in the folder's config.yaml by their keys; none where it is not there."""
-    if not run.config.is_file():
-        return {}
-    return dotted(read_document(run.config, "restore it, or take it away"), without=_is_of_the_start)
-
-
 def _is_of_the_start(key: str, path: str) -> bool:
     return path in _OF_THE_START or key in _NAMED_AFTER_THE_FOLDER
 
 
+def _is_nothing(value: object) -> bool:
+    return value is _ABSENT or value in (None, [], {})
+
+
 def _text(value: object) -> str:
-    if value is None or value == []:
+    if _is_nothing(value):
         return "nothing"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{name}: {_text(each)}' for name, each in value.items())}}}"
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -16,7 +16,7 @@ from ctwa.engine.checks.resources import check_machine
 from ctwa.engine.checks.turns import has_turns, turns_line
 from ctwa.engine.job import Job
 from ctwa.engine.passes import passes_text, update_passes
-from ctwa.engine.plan import decoding, line, loss_line, optimizer_line, size_lines
+from ctwa.engine.plan import decoding, line, loss_line, optimizer_line, size_lines, validation_line
 from ctwa.engine.resumed import BOUND
 from ctwa.method_info import with_options
 from ctwa.run.folder import ObjectiveInfo
@@ -94,9 +94,6 @@ class TrainJob(Job):
         rows = config.data.train_batch_size * config.actor_rollout_ref.rollout.n
         tokens = rows * (config.data.max_prompt_length + config.data.max_response_length)
         prompts = f"{config.data.train_batch_size} prompts x {config.actor_rollout_ref.rollout.n} completions"
-        every = (
-            f"every {config.trainer.test_freq} steps, {decoding(config)}; checkpoint every {config.trainer.save_freq}"
-        )
         choice = self.settings.dynamic_sampling
         covered, shaping = coverage_lines(self.settings, self.data), self.settings.build_shaping().described()
         curriculum, conditioning = curriculum_lines(self.settings, self.data), self.settings.build_conditioning()
@@ -118,13 +115,13 @@ class TrainJob(Job):
             line("passes", "; ".join(self._passes(scalarizer))),
             *([line("gradients", self.settings.gradients.described())] if measures_gradients else []),
             loss_line(config),
-            optimizer_line(config),
+            optimizer_line(config, self.num_steps),
             *size_lines(
                 config,
                 num_models=1 + self.settings.has_reference(config),
                 num_gradients=update_passes(config, self.settings, scalarizer).num_gradients,
             ),
-            line("validation", every),
+            validation_line(config, f", {decoding(config)}"),
         ]
 
     def _passes(self, scalarizer: Scalarizer) -> list[str]:

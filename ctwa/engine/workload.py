@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from ctwa.capacity.hardware import Cluster
+from ctwa.capacity.memory import NUMBER_BYTES
 from ctwa.capacity.shape import ModelShape
 from ctwa.capacity.workload import Passes, Sampling, Workload
 from ctwa.engine.caid_settings import CaidSettings
@@ -18,8 +19,6 @@ from ctwa.engine.settings import Settings
 from ctwa.engine.verl.logits import WORKING_BYTES
 from ctwa.errors import CtwaError
 from ctwa.scalarizers.base import Scalarizer
-
-_NUMBER_BYTES = {"fp32": 4, "float32": 4, "bf16": 2, "bfloat16": 2, "fp16": 2, "float16": 2}
 
 
 def of_rewards(
@@ -130,20 +129,22 @@ def _step(
         shards=fsdp.fsdp_size if fsdp.fsdp_size > 0 else cluster.num_gpus,
         offloads_weights=bool(fsdp.param_offload),
         offloads_optimizer=bool(fsdp.optimizer_offload),
-        compute_bytes=_NUMBER_BYTES.get(str(mixed.get("param_dtype", "bf16")), 2),
+        weight_bytes=NUMBER_BYTES.get(str(fsdp.model_dtype), 4),
+        compute_bytes=NUMBER_BYTES.get(str(mixed.get("param_dtype", "bf16")), 2),
         **own,
     )
 
 
 def _adapter_parameters(shape: ModelShape, model: DictConfig) -> int:
-    targets = model.get("target_modules") or "all-linear"
+    targets, excluded = model.get("target_modules") or "all-linear", model.get("exclude_modules") or []
     try:
-        num = shape.adapter_parameters(model.lora_rank, targets)
+        num = shape.adapter_parameters(model.lora_rank, targets, excluded)
     except re.error:
         num = 0
     if not num:
         raise CtwaError(
-            f"actor_rollout_ref.model.target_modules={targets} is of no matrix of the model: write a list of the ends "
+            f"actor_rollout_ref.model.target_modules={targets} is of no matrix of the model"
+            f"{f' but for exclude_modules={excluded}' if excluded else ''}: write a list of the ends "
             "of their names, e.g. [q_proj], a pattern of whole names, or all-linear"
         )
     return num
@@ -176,7 +177,7 @@ def _sampling(config: DictConfig, prompts: int, completions: int, mean_response:
         prompt_tokens=data.max_prompt_length,
         response_tokens=data.max_response_length,
         mean_response_tokens=data.max_response_length if mean_response is None else mean_response,
-        number_bytes=_NUMBER_BYTES.get(str(rollout.dtype), 2),
+        number_bytes=NUMBER_BYTES.get(str(rollout.dtype), 2),
         tensor_parallel=rollout.tensor_model_parallel_size,
         memory_share=rollout.gpu_memory_utilization,
         max_rows=rollout.max_num_seqs,

@@ -25,6 +25,7 @@ from ctwa.engine.checks.keys import dotted, known_keys, near_key
 from ctwa.engine.choices import OURS
 from ctwa.engine.groups import groups_of, node_of
 from ctwa.errors import CtwaError, neighbour, shown
+from ctwa.run.dotted import dotted as values_of
 
 Content = dict[str, Any]
 
@@ -117,6 +118,7 @@ def load_settings(path: str) -> Content:
     if not isinstance(loaded, DictConfig):
         raise CtwaError(f"{path} holds a list; write keys with values, as in docs/training.md")
     assert isinstance(written, dict)
+    _refuse_odd_numbers(path, file)
     content = DictConfig({})
     for key, value in written.items():
         if not isinstance(key, str) or not key.strip(". "):
@@ -125,6 +127,19 @@ def load_settings(path: str) -> Content:
         OmegaConf.update(content, key, value, merge=True, force_add=True)
     container: Any = OmegaConf.to_container(content, resolve=False)
     return container
+
+
+_ODD_NUMBER = re.compile(r"[-+]?(0[0-7_]*[0-7]|[1-9][\d_]*(:[0-5]?\d)+(\.[\d_]*)?)")
+
+
+def _refuse_odd_numbers(path: str, file: Path) -> None:
+    """Refuse numbers that YAML 1.1 counts by 8 (010) or 60 (1:30), which their writer hardly does."""
+    for token in yaml.scan(file.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        if isinstance(token, yaml.ScalarToken) and token.plain and _ODD_NUMBER.fullmatch(token.value):
+            raise CtwaError(
+                f"{path}, line {token.start_mark.line + 1}: YAML reads {token.value} as {yaml.safe_load(token.value)}; "
+                "write that number, or the text in quotes"
+            )
 
 
 def _refuse_no_sections(path: str, content: Mapping[str, Any], known: Mapping[str, Any], prefix: str = "") -> None:
@@ -310,7 +325,7 @@ def relinked(content: Content, base: Content) -> Content:
         content: resolved, as a run left it.
         base: the default configuration, whose interpolations are not resolved.
     """
-    config, there = OmegaConf.create(content), dict(leaves(content))
+    config, there = OmegaConf.create(content), values_of(content)  # a list that follows is one value
     for key, link in leaves(base):
         if key not in there or not isinstance(link, str) or "${" not in link:
             continue

@@ -278,7 +278,8 @@ def _objectives(config: Document) -> Any:
         CtwaError: that is not there.
     """
     try:
-        return OmegaConf.to_container(OmegaConf.create(config.get("ctwa.objectives")), resolve=True)
+        ours = OmegaConf.create({"ctwa": {"objectives": config.get("ctwa.objectives")}})  # one may refer to another
+        return OmegaConf.to_container(ours.ctwa.objectives, resolve=True)
     except OmegaConfBaseException as error:
         why = str(error).partition("\n")[0]
         raise CtwaError(f"{config.path}: ctwa.objectives cannot be resolved ({why}): {ADVICE}") from error

@@ -24,8 +24,12 @@ _LAYER = re.compile(r"\b(?:layers|layer|h|blocks|block)\.(\d+)\.")
 _LFS = b"version https://git-lfs"
 
 
-def look_at_model(source: Source) -> Any:
+def look_at_model(source: Source, config_of: Source | None = None) -> Any:
     """Look at a model's config and weights.
+
+    Args:
+        source: the model.
+        config_of: what has the config that it is to be loaded with, where that is another folder's.
 
     Returns:
         The config as transformers has it; None of a model that has to be downloaded yet.
@@ -36,7 +40,8 @@ def look_at_model(source: Source) -> Any:
     folder = source.folder()
     if folder is None:
         return None
-    config = model_config(source, folder)
+    other = None if config_of is None else config_of.folder()
+    config = model_config(source, folder) if config_of is None or other is None else model_config(config_of, other)
     if _weights_expected(source, folder) and getattr(config, "quantization_config", None) is None:
         _weights(source, folder, config)
     return config
@@ -140,7 +145,7 @@ def model_config(source: Source, folder: Path) -> Any:
             f"has a config.json that transformers does not take ({one_line(error)}); give the model's own"
         ) from error
     others = [name for name in content.get("architectures") or [] if not str(name).endswith(_HEADS)]
-    if others or (not is_remote and _loader(config) is None):
+    if others or (not is_remote and loader_of(config) is None):
         raise source.error(
             f"is a {others[0] if others else kind} (config.json); give a causal language model (...ForCausalLM)"
         )
@@ -176,7 +181,7 @@ def _instead_of_a_model(folder: Path) -> str:
         return f"is no model's folder: it has no config.json (but {shown}); give one that save_pretrained wrote"
 
 
-def _loader(config: Any) -> Any:
+def loader_of(config: Any) -> Any:
     """What transformers, and verl, load a model of this config with; None where it is no language model."""
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
@@ -277,7 +282,7 @@ def _model_class(config: Any, trust_remote_code: bool) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    loader = _loader(config)
+    loader = loader_of(config)
     if loader is None:  # the model's own code
         with torch.device("meta"):
             return type(AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code))
@@ -292,9 +297,19 @@ def build_on_meta(source: Source, config: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
     with quiet_transformers(), torch.device("meta"):
-        if _loader(config) is None:  # the model's own code
+        if loader_of(config) is None:  # the model's own code
             return AutoModelForCausalLM.from_config(config, trust_remote_code=source.trust_remote_code)
         return _model_class(config, source.trust_remote_code)._from_config(config)
+
+
+def class_name(config: Any) -> str:
+    """What the class that transformers loads a model of this config with is called."""
+    loader = loader_of(config)
+    if loader is None:
+        return "..."  # the model's own code
+    found = loader._model_mapping[type(config)]
+    name: str = (found[0] if isinstance(found, list | tuple) else found).__name__
+    return name
 
 
 def loading_fault(found: dict[str, Any], config: Any) -> str | None:

@@ -101,8 +101,20 @@ class TestMeasured:
         assert shape.num_active_parameters == shape.num_parameters - 512 * 64
         assert shape.num_block_parameters * 3 + 2 * 512 * 64 + 64 == shape.num_parameters
 
-    @pytest.mark.parametrize("targets", ["all-linear", ["c_attn"], ["attn"], r".*\.1\.mlp\.c_.*"])
-    def test_an_adapter_is_counted_where_peft_puts_one(self, targets: str | list[str]) -> None:
+    @pytest.mark.parametrize(
+        ("targets", "excluded"),
+        [
+            ("all-linear", []),
+            (["c_attn"], []),
+            (["attn"], []),
+            (r".*\.1\.mlp\.c_.*", []),
+            ("all-linear", ["c_attn", "mlp.c_proj"]),
+            ("all-linear", r".*\.1\..*"),
+        ],
+    )
+    def test_an_adapter_is_counted_where_peft_puts_one(
+        self, targets: str | list[str], excluded: str | list[str]
+    ) -> None:
         """GPT-2's matrices are of a class of their own, and the end of a name is a whole part of it."""
         from peft import LoraConfig, get_peft_model
         from transformers import GPT2Config, GPT2LMHeadModel
@@ -111,10 +123,30 @@ class TestMeasured:
         shape = shape_of(model, model.config)
         trained = 0
         if targets != ["attn"]:
-            adapted = get_peft_model(model, LoraConfig(r=4, target_modules=targets, fan_in_fan_out=True))
+            adapted = get_peft_model(
+                model, LoraConfig(r=4, target_modules=targets, exclude_modules=excluded or None, fan_in_fan_out=True)
+            )
             trained = sum(each.numel() for each in adapted.parameters() if each.requires_grad)
 
-        assert shape.adapter_parameters(4, targets) == trained
+        assert shape.adapter_parameters(4, targets, excluded) == trained
+
+    def test_a_model_that_sees_images_is_counted_as_it_is_trained(self, tmp_path: Path) -> None:
+        """Of the class that a run loads it with; its text's blocks are the largest, and the images' are others."""
+        from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+
+        text = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+        text |= {"num_key_value_heads": 2, "head_dim": 16, "vocab_size": 512}
+        vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 64}
+        config = Qwen3VLConfig(text_config=text, vision_config=vision | {"deepstack_visual_indexes": [1]})
+        model = Qwen3VLForConditionalGeneration(config)
+        config.architectures = ["Qwen3VLForConditionalGeneration"]
+        config.save_pretrained(tmp_path)
+
+        shape = read_shape(tmp_path)
+
+        assert shape.num_parameters == sum(each.numel() for each in model.parameters())
+        block = sum(each.numel() for each in model.model.language_model.layers[0].parameters())
+        assert (shape.num_layers, shape.num_block_parameters) == (2, block)
 
     def test_experts_are_found_by_their_shape_too(self) -> None:
         from transformers import GraniteMoeConfig, GraniteMoeForCausalLM

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ctwa.cli import app
 from ctwa.engine.compose import compose_config
 from ctwa.errors import CtwaError
 from tests.capacity.workloads import SMALL
+from tests.conftest import ROOT
 
 
 class TestCommand:
@@ -44,6 +46,17 @@ class TestCommand:
         assert fails.exit_code == 1
         assert "it does not fit: while the policy is updated" in fails.output
         assert "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=" in fails.output.split("write", 1)[1]
+
+    def test_weights_are_held_in_the_type_that_they_are_trained_in(self) -> None:
+        held = []
+        for dtype in ("fp32", "bf16"):
+            told = self.plan(
+                ROOT / "benchmarks/shapes/qwen2.5-7b", f"actor_rollout_ref.actor.fsdp_config.model_dtype={dtype}"
+            ).output
+            found = re.search(r"([\d.]+) GB? ?optimizer|optimizer ([\d.]+)", told)
+            assert found is not None, told
+            held.append(float(found[1] or found[2]))
+        assert held[0] == pytest.approx(2 * held[1], rel=0.1)
 
     @pytest.fixture
     def task(self, folder: Path) -> Path:
@@ -146,6 +159,11 @@ class TestCommand:
         for arguments, said in (
             (["engine=cpu"], "a plan is of a run on GPUs"),
             (["engine=one_gpu"], "whose server is vLLM: write engine=gpu"),
+            (["trainer.nnodes=2"], "trainer.nnodes=2 is not what --gpus 8xH100 says, which is trainer.nnodes=1"),
+            (
+                ["--gpus", "2x4xH100", "actor_rollout_ref.rollout.tensor_model_parallel_size=8"],
+                "tensor_model_parallel_size=8 does not divide the GPUs of a node, trainer.n_gpus_per_node=4",
+            ),
             (["--response", "99999"], "--response 99999: write a number of tokens up to"),
             (["actor_rollout_ref.actor.ppo_max_token_len_per_gpu=64"], "less than the longest row"),
         ):
@@ -153,5 +171,5 @@ class TestCommand:
             assert isinstance(refused.exception, CtwaError), refused.output
             assert said in str(refused.exception)
         (folder / "config.json").write_text(json.dumps({"model_type": "no-such-model"}))
-        assert "no causal language model" in str(self.plan(folder).exception)
+        assert "no language model" in str(self.plan(folder).exception)
         assert "nothere is neither a folder nor among the downloads" in str(self.plan(Path("nothere")).exception)

@@ -184,6 +184,16 @@ def test_what_is_noted_of_a_value_with_line_breaks_is_no_setting() -> None:
     assert (content["task"], "seed" in content["ctwa"]) == ("custom", False)
 
 
+def test_what_nothing_reads_is_left_out_where_it_asks_for_something() -> None:
+    made = translate(
+        ["trainer.log_val_generations=10", "trainer.balance_batch=true", "actor_rollout_ref.nccl_timeout=9"]
+    )
+
+    assert {"trainer.log_val_generations", "actor_rollout_ref.nccl_timeout"}.isdisjoint(made.settings)
+    assert made.settings["trainer.balance_batch"] is True  # verl's default
+    assert "actor_rollout_ref.nccl_timeout=9 is left out, for nothing reads it" in made.notes
+
+
 @pytest.mark.parametrize(
     ("argument", "message"),
     [

@@ -20,6 +20,13 @@ CONFIG: dict[str, Any] = {
     "ray_kwargs": {"ray_init": {"num_cpus": 4}},
 }
 
+KNOWN: dict[str, Any] = {
+    "ctwa": {"seed": 0, "stop_on": [], "objectives": {}, "reference_length": None},
+    "data": {"val_files": None, "apply_chat_template_kwargs": {}},
+    "rollout": {"repetition_penalty": None, "top_p": 1.0},
+    "model": {"override_config": {}},
+}
+
 
 def info(method: str = "ctwa", *objectives: str) -> RunInfo:
     weights = {name: ObjectiveInfo(weight=1.0) for name in objectives or ("accuracy", "brevity")}
@@ -102,14 +109,14 @@ def test_settings_that_are_not_as_they_were_are_told(run: RunFolder) -> None:
         "ray_kwargs": {"ray_init": {"num_cpus": 8}},
     }
 
-    assert changes(run, now) == [
+    assert changes(run, now, KNOWN) == [
         "ctwa.seed: 0 -> 1",
+        "ctwa.objectives.accuracy.clip: nothing -> 1.0",
         "actor.optim.lr: 1e-06 -> 2e-06",
         "data.train_files: a.parquet -> b.parquet, c.parquet",
-        "ctwa.objectives.accuracy.clip: nothing -> 1.0",
     ]
-    assert changes(run, CONFIG) == []
-    assert changes(RunFolder(run.path / "nowhere"), now) == []
+    assert changes(run, CONFIG, KNOWN) == []
+    assert changes(RunFolder(run.path / "nowhere"), now, KNOWN) == []
 
 
 @pytest.mark.parametrize(
@@ -128,7 +135,51 @@ def test_an_option_of_one_objective_that_comes_or_goes_is_told(
         {"ctwa": {"method": {"bounds": bounds}, "objectives": {"accuracy": {"weight": 0.5}}}} for bounds in (then, now)
     )
     run = RunFolder.create(tmp_path / "run", before, info())
-    assert changes(run, after) == [f"ctwa.method.bounds.accuracy: {told_of}"]
+    assert changes(run, after, KNOWN) == [f"ctwa.method.bounds.accuracy: {told_of}"]
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "told_of"),
+    [
+        (
+            {"data": {"apply_chat_template_kwargs": {}}},
+            {"data": {"apply_chat_template_kwargs": {"thinks": False}}},
+            ["data.apply_chat_template_kwargs.thinks: nothing -> False"],
+        ),
+        (
+            {"model": {"override_config": {"a": 1}}},
+            {"model": {"override_config": {}}},
+            ["model.override_config.a: 1 -> nothing"],
+        ),
+        ({"model": {"override_config": {"a": None}}}, {"model": {"override_config": {}}}, []),
+        (
+            {"ctwa": {"reference_length": None}},
+            {"ctwa": {"reference_length": {"type": "fixed", "tokens": 50}}},
+            ["ctwa.reference_length.type: nothing -> fixed", "ctwa.reference_length.tokens: nothing -> 50"],
+        ),
+        (
+            {"data": {"val_files": ["a.parquet"]}},
+            {"data": {"val_files": {"x": ["a.parquet"]}}},
+            ["data.val_files: a.parquet -> {x: a.parquet}"],
+        ),
+        ({"rollout": {}}, {"rollout": {"repetition_penalty": 1.5}}, ["rollout.repetition_penalty: nothing -> 1.5"]),
+        ({"rollout": {"repetition_penalty": 1.5}}, {"rollout": {}}, ["rollout.repetition_penalty: 1.5 -> nothing"]),
+        ({"rollout": {}}, {"rollout": {"top_p": 1.0}}, []),  # a key of this version, with its default
+        ({"rollout": {"gone": 1.0}}, {"rollout": {}}, []),  # a key of an older version
+        ({"ctwa": {"method": {"old": 3}}}, {"ctwa": {"method": {"new": 3}}}, []),
+        (
+            {"model": {"override_config": 3}},
+            {"model": {"override_config": {"b": [], "c": 0}}},
+            ["model.override_config: 3 -> {b: nothing, c: 0}"],
+        ),
+    ],
+)
+def test_what_only_one_configuration_has_is_told_unless_it_is_of_another_version(
+    tmp_path: Path, then: Any, now: Any, told_of: list[str]
+) -> None:
+    run = RunFolder.create(tmp_path / "run", then, info())
+    assert changes(run, now, KNOWN) == told_of
+    assert changes(run, then, KNOWN) == []
 
 
 def test_many_changes_are_told_in_part() -> None:
@@ -139,4 +190,4 @@ def test_many_changes_are_told_in_part() -> None:
 def test_a_configuration_that_cannot_be_read_is_said(run: RunFolder) -> None:
     run.config.write_text("a: [")
     with pytest.raises(CtwaError, match=r"config\.yaml is not YAML .*: restore it, or take it away"):
-        changes(run, CONFIG)
+        changes(run, CONFIG, KNOWN)

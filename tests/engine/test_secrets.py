@@ -14,7 +14,9 @@ from ctwa.engine.secrets import written_config
 from ctwa.engine.settings import read_settings
 from ctwa.engine.train_job import TrainJob
 from ctwa.errors import without_secrets
+from ctwa.evaluation.runs import _objectives
 from ctwa.objectives.loading import describe_error
+from ctwa.run.documents import Document
 from ctwa.run.folder import RunFolder, RunInfo
 from ctwa.run.log import RunFailed, quiet
 
@@ -58,6 +60,65 @@ def test_a_run_of_the_command_line_keeps_the_expressions(
     assert written_config(config)["ctwa"]["objectives"]["judge"]["kwargs"] == kwargs
     assert read_settings(config).objectives["judge"].kwargs["key"] == "hush-hush-hush"
     assert "hush-hush-hush" not in str(written_config(config)) + "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        ["+ctwa.objectives.judge.kwargs={key:'${oc.env:JUDGE}',again:'${ctwa.objectives.judge.kwargs.key}'}"],
+        ["+ctwa.objectives.judge.kwargs={key:'${oc.env:JUDGE}',again:'Bearer ${.key}'}"],
+        ["+ctwa.objectives.judge.kwargs={key:'${oc.env:JUDGE}',again:'${oc.select:ctwa.objectives.judge.kwargs.key}'}"],
+        [
+            "+ctwa.objectives.judge.kwargs={key:'${oc.env:JUDGE}'}",
+            "+ctwa.objectives.other={reward_fn:'${ctwa.objectives.judge.reward_fn}'}",
+            "+ctwa.objectives.other.kwargs=${ctwa.objectives.judge.kwargs}",
+        ],
+        [
+            "+ctwa.objectives.judge.kwargs={headers:[{key:'${oc.env:JUDGE}'}],again:'${.headers.0.key}'}",
+            "+ctwa.objectives.other=${ctwa.objectives.judge}",
+        ],
+        ["++ray_kwargs.ray_init.runtime_env.env_vars.WANDB=${oc.env:JUDGE}"],
+        ["trainer.project_name=${oc.env:JUDGE_TOKEN}"],
+    ],
+)
+def test_a_secret_is_an_expression_wherever_it_is_taken_to(
+    own: list[str],
+    run_overrides: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    monkeypatch.setenv("JUDGE", "hush-hush-hush")
+    monkeypatch.setenv("JUDGE_TOKEN", "hush-hush-hush")
+    judge = tmp_path / "judge.py"
+    judge.write_text("def judge(response, key='', again='', headers=()):\n    return 0.5\n")
+    reward = f"+ctwa.objectives.judge.reward_fn={judge}:judge"
+    config = compose_config([*run_overrides, "method=linear", reward, *own])
+    execute(TrainJob, [*run_overrides, "method=linear", reward, *own], dry_run=True)
+
+    written = written_config(config)
+    assert "hush" not in str(written) + "".join(capsys.readouterr())
+    assert "${oc.env:JUDGE" in str(written)
+    # What is written has the values again, wherever it is read with the environment.
+    assert OmegaConf.to_container(OmegaConf.create(written), resolve=True) == OmegaConf.to_container(
+        config, resolve=True
+    )
+    assert "hush-hush-hush" in str(OmegaConf.to_container(config, resolve=True))
+
+
+def test_an_evaluation_of_a_run_has_the_secrets_that_one_objective_takes_from_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JUDGE", "hush")
+    objectives = {
+        "a": {"kwargs": {"key": "${oc.env:JUDGE}"}},
+        "b": {"kwargs": {"key": "${ctwa.objectives.a.kwargs.key}"}},
+    }
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml({"ctwa": {"objectives": objectives}}))
+
+    read = _objectives(Document(tmp_path / "config.yaml", "mend it"))
+
+    assert [objective["kwargs"]["key"] for objective in read.values()] == ["hush", "hush"]
 
 
 SAID = "Illegal header value b'Bearer hush-hush-hush\\n', asking https://me:mypassword@host/v1?q=a@b"

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 from omegaconf import DictConfig
+from verl.utils.config import omega_conf_to_dataclass
 
 from ctwa.engine.checks.config import num_steps
 from ctwa.engine.data import read_run_data
+from ctwa.engine.plan import optimizer_line, validation_line
 from ctwa.engine.train_job import TrainJob
 from tests.engine.names import ACTOR, ROLLOUT, Changed
 
@@ -36,7 +38,47 @@ class TestPlan:
         loss = "clipped ratio (PPO), ratios clipped to [0.8, 1.2], token-mean"
         assert f"loss         advantages by grpo, {loss}, no KL term\n" in plan
         assert "optimizer    AdamW, lr 3e-05 (constant), gradients to norm 1; all weights\n" in plan
-        assert "validation   every 10 steps, sampled at temperature 1, as in training; checkpoint every 50\n" in plan
+        assert (
+            "validation   every 10 steps, sampled at temperature 1, as in training; checkpoint every 50 steps\n" in plan
+        )
+
+    @pytest.mark.parametrize(
+        ("values", "schedule"),
+        [
+            ({"warmup_style": "cosine"}, "cosine"),
+            ({"lr_scheduler_type": "cosine", "lr_warmup_steps": 5}, "cosine, 5 steps of warm-up"),
+            ({"lr_warmup_steps_ratio": 0.1}, "constant, 5 steps of warm-up"),
+            (
+                {"lr_warmup_steps": 1000},
+                "constant, 1000 steps of warm-up, more than the run has: it ends at 0.05 of the rate",
+            ),
+        ],
+    )
+    def test_it_says_how_the_learning_rate_goes(self, changed: Changed, values: dict[str, Any], schedule: str) -> None:
+        config = changed({f"{ACTOR}.optim.{key}": value for key, value in values.items()})
+        told = optimizer_line(config, 50)
+        assert f" ({schedule}), gradients" in told
+
+        # The course is the one of verl's own scheduler.
+        optim = omega_conf_to_dataclass(config.actor_rollout_ref.actor.optim)
+        assert told.split("(")[1].startswith(optim.lr_scheduler_type)
+
+    @pytest.mark.parametrize(
+        ("values", "told"),
+        [
+            ({"test_freq": 5, "save_freq": 7}, "every 5 steps, HOW; checkpoint every 7 steps"),
+            ({"test_freq": -1, "save_freq": -1}, "before the first step alone, HOW; no checkpoint"),
+            ({"test_freq": -1, "save_freq": -1, "val_before_train": False}, "none; no checkpoint"),
+        ],
+    )
+    def test_it_says_how_often_a_run_validates_and_saves(
+        self, changed: Changed, values: dict[str, Any], told: str
+    ) -> None:
+        config = changed({f"trainer.{key}": value for key, value in values.items()})
+        assert validation_line(config, ", HOW").split(maxsplit=1)[1] == told
+        if config.trainer.test_freq < 0:
+            ends = "after the last step alone; checkpoint after the last step alone"
+            assert validation_line(config, ends_with_both=True).split(maxsplit=1)[1] == ends
 
     def test_it_says_where_a_kl_penalty_is(self, changed: Changed) -> None:
         in_reward = {"algorithm.use_kl_in_reward": True, "algorithm.kl_ctrl.type": "adaptive"}

@@ -119,6 +119,21 @@ def test_a_mistake_is_told_with_its_file_and_its_key(
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(("number", "read"), [("010", 8), ("1:30", 90), ("-1:30:00", -5400), ("1:30.5", 90.5)])
+def test_a_number_that_yaml_counts_otherwise(mine: Callable[..., DictConfig], number: str, read: float) -> None:
+    for text in (f"trainer: {{total_training_steps: {number}}}", f"data.train_files: [a.jsonl, {number}]"):
+        with pytest.raises(CtwaError, match=rf"^mine\.yaml, line 2: YAML reads {number} as {read}; write that number"):
+            mine(f"method: linear\n{text}\n")
+
+
+def test_numbers_and_texts_as_everybody_reads_them(mine: Callable[..., DictConfig]) -> None:
+    config = mine(TASK, "trainer.project_name='1:30'")
+    assert config.trainer.project_name == "1:30"
+    own = "trainer: {total_training_steps: 0, project_name: '010', experiment_name: 10:99}\n# 1:30\n"
+    with pytest.raises(CtwaError, match=r"total_training_steps=0 is not possible: write a whole number"):
+        mine(f"{TASK}{own}")
+
+
 def test_a_file_that_holds_no_keys(mine: Callable[..., DictConfig]) -> None:
     with pytest.raises(CtwaError, match=r"^mine\.yaml holds a list; write keys with values"):
         mine("- a\n- b\n")

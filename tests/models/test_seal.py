@@ -109,16 +109,6 @@ def test_a_file_that_would_be_loaded_with_a_saved_model_is_found(name: str, tmp_
     assert damaged_files(tmp_path) == ()
 
 
-def test_a_seal_of_an_earlier_version_has_sizes_only(tmp_path: Path) -> None:
-    save(tmp_path)
-    (tmp_path / SEAL_FILE).write_text(json.dumps({"files": {name: len(content) for name, content in FILES.items()}}))
-
-    assert is_complete(tmp_path)
-    assert damaged_files(tmp_path) == ()
-    (tmp_path / "data.pt").write_bytes(b"posit")
-    assert not is_complete(tmp_path)
-
-
 def test_what_a_crash_left_of_an_earlier_seal_does_not_spoil_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

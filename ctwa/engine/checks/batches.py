@@ -97,6 +97,12 @@ def check_groups_of_ranks(config: DictConfig) -> None:
                 f"actor_rollout_ref.{keys}={size} does not divide the {num_ranks} ranks of trainer.nnodes x "
                 "trainer.n_gpus_per_node: write a divisor"
             )
+    size = rollout.tensor_model_parallel_size
+    if config.trainer.n_gpus_per_node % size:
+        raise CtwaError(
+            f"actor_rollout_ref.rollout.tensor_model_parallel_size={size} does not divide "
+            f"the GPUs of a node, trainer.n_gpus_per_node={config.trainer.n_gpus_per_node}: write a divisor"
+        )
 
 
 def check_token_budgets(config: DictConfig, longest: int, what: str) -> None:

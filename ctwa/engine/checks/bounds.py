@@ -111,6 +111,16 @@ LOAD_FORMAT = choice(
     *("auto", "dummy", "hf", "safetensors", "pt", "npcache", "fastsafetensors", "mistral", "gguf", "bitsandbytes"),
     *("sharded_state", "tensorizer", "runai_streamer", "megatron"),
 )
+DTYPE = choice("auto", "half", "float16", "bfloat16", "float", "float32")
+REJECTION = [
+    *(f"token_k{number}" for number in (1, 2, 3)),
+    *(f"seq_{over}_k{number}" for over in ("sum", "mean") for number in (1, 2, 3)),
+    *("seq_max_k2", "seq_max_k3"),
+]
+REJECTIONS = Bound(
+    Annotated[str, Field(pattern=f"^({'|'.join(REJECTION)})( *, *({'|'.join(REJECTION)}))*$")],
+    f"one of {', '.join(REJECTION)}, or several with commas between",
+)
 PRECISION = choice("fp32", "bf16", "fp16", "float32", "bfloat16", "float16")
 
 ACTOR, REF, ROLLOUT = (f"actor_rollout_ref.{part}" for part in ("actor", "ref", "rollout"))
@@ -146,7 +156,6 @@ BOUNDS: dict[str, Bound] = {
     "trainer.test_freq": NEVER_OR,
     "trainer.max_actor_ckpt_to_keep": MAYBE,
     "trainer.logger": TRACKERS,
-    "trainer.log_val_generations": whole(0),
     "trainer.critic_warmup": whole(0, 0),
     "trainer.use_v1": Bound(Literal[True], "true: verl's other trainer has no objectives"),
     "trainer.val_only": Bound(Literal[False], "false: `ctwa eval` evaluates models"),
@@ -188,6 +197,7 @@ BOUNDS: dict[str, Bound] = {
     f"{ACTOR}.optim.lr_warmup_steps": whole(-1),
     f"{ACTOR}.optim.lr_warmup_steps_ratio": SHARE,
     f"{ACTOR}.optim.lr_scheduler_type": choice("constant", "cosine"),
+    f"{ACTOR}.optim.warmup_style": choice("constant", "cosine") | NOTHING,
     f"{ACTOR}.optim.min_lr_ratio": SHARE | NOTHING,
     f"{ACTOR}.optim.num_cycles": number(0, 1e6),
     **{
@@ -198,6 +208,7 @@ BOUNDS: dict[str, Bound] = {
             "ulysses_sequence_parallel_size": whole(1, 1024),
             "model_dtype": PRECISION,
             "dtype": PRECISION,
+            **{f"mixed_precision.{of}_dtype": PRECISION | NOTHING for of in ("param", "reduce", "buffer")},
             "seed": SEED,
             "pad_to_length_bucket": COUNT,
         }.items()
@@ -207,6 +218,8 @@ BOUNDS: dict[str, Bound] = {
     #
     f"{ROLLOUT}.name": choice("transformers", "vllm", "sglang", "trtllm"),
     f"{ROLLOUT}.mode": choice("async"),
+    f"{ROLLOUT}.dtype": DTYPE,
+    f"{ROLLOUT}.trace.backend": choice("weave", "mlflow", "trackio") | NOTHING,
     f"{ROLLOUT}.agent.agent_loop_config_path": text("a YAML file") | NOTHING,
     f"{ROLLOUT}.multi_turn.tool_config_path": text("a YAML file") | NOTHING,
     f"{ROLLOUT}.multi_turn.function_tool_path": text("a Python file") | NOTHING,
@@ -215,7 +228,6 @@ BOUNDS: dict[str, Bound] = {
     f"{ROLLOUT}.temperature": number(0, 100, above=True),
     f"{ROLLOUT}.top_p": number(0, 1, above=True),
     f"{ROLLOUT}.top_k": whole(-1),
-    f"{ROLLOUT}.repetition_penalty": number(0, 100, above=True),
     f"{ROLLOUT}.seed": SEED,
     f"{ROLLOUT}.prompt_length": whole(1, 10_000_000),
     f"{ROLLOUT}.response_length": whole(1, 10_000_000),
@@ -242,6 +254,8 @@ BOUNDS: dict[str, Bound] = {
     "algorithm.kl_ctrl.kl_coef": number(0, 1e6),
     "algorithm.kl_ctrl.target_kl": number(0, 1e6, above=True),
     "algorithm.kl_ctrl.horizon": COUNT,
+    "algorithm.rollout_correction.rollout_is": choice("token", "sequence") | NOTHING,
+    "algorithm.rollout_correction.rollout_rs": REJECTIONS | NOTHING,
     "algorithm.rollout_correction.rollout_is_threshold": number(0, 1e6, above=True) | NOTHING,
     "reward.num_workers": whole(0, 1024),
     "ray_kwargs.ray_init.num_cpus": SIZE | NOTHING,
@@ -295,7 +309,7 @@ def out_of_bounds(config: Mapping[str, Any], ours: dict[str, Bound]) -> dict[str
         ours: the bounds of the ``ctwa`` node.
     """
     wrong = {
-        key: f"{key}={_in_quotes(value)} is not possible: write {bound.words}"
+        key: f"{key}={in_quotes(value)} is not possible: write {bound.words}"
         for pattern, bound in (BOUNDS | ours).items()
         for key, value in _select(config, pattern.split("."), "")
         if not bound.allows(value)
@@ -306,7 +320,7 @@ def out_of_bounds(config: Mapping[str, Any], ours: dict[str, Bound]) -> dict[str
     return wrong
 
 
-def _in_quotes(value: object) -> str:
+def in_quotes(value: object) -> str:
     """A value, with the quotes that make a text of a number where it has them."""
     try:
         float(value if isinstance(value, str) else "")

@@ -122,6 +122,11 @@ def _num_rows(config: DictConfig, data: RunData) -> int:
 
 def _check_steps(config: DictConfig, data: RunData) -> None:
     rows, prompts, epochs = _num_rows(config, data), config.data.train_batch_size, config.trainer.total_epochs
+    if rows < prompts <= data.train.num_rows:
+        raise CtwaError(
+            f"data.train_max_samples={rows} are less than one step's data.train_batch_size={prompts}: write at least "
+            f"{prompts}, or -1 for all {data.train.num_rows} rows"
+        )
     if rows < prompts:
         raise CtwaError(
             f"data.train_files have {rows} rows, less than one step's data.train_batch_size={prompts}: "

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ctwa.engine.checks.batches import check_token_budgets
 from ctwa.engine.checks.turns import check_parser, is_installed
-from ctwa.errors import CtwaError, did_you_mean
+from ctwa.errors import CtwaError, did_you_mean, shown
 
 
 def check_engine(config: DictConfig) -> None:
@@ -47,6 +47,11 @@ def _refuse_other_trainers(config: DictConfig) -> None:
             "reward.sandbox_fusion.url is of verl's own scoring of code, which is not called here: write null, and "
             "reward_fns/code_tests.py:code_tests as an objective"
         )
+    if (steps := config.actor_rollout_ref.actor.optim.total_training_steps) not in (-1, None):
+        raise CtwaError(
+            f"actor_rollout_ref.actor.optim.total_training_steps={steps} would be written over by those of the run: "
+            "write trainer.total_training_steps"
+        )
     if config.trainer.v1.sampler.sync_refill_failed_groups:
         raise CtwaError(
             "trainer.v1.sampler.sync_refill_failed_groups=true would give new prompts the names of prompts in flight: "
@@ -73,12 +78,46 @@ def _check_rollout(config: DictConfig) -> None:
             f"generation=transformers with trainer.nnodes={config.trainer.nnodes}: its servers take the GPUs of one "
             "machine; write generation=vllm"
         )
+    _refuse_what_is_another_engines(config)
     model = config.actor_rollout_ref.model
     if rollout.name == "transformers" and model.lora_rank > 0 and not model.lora.merge:
         raise CtwaError(
             "actor_rollout_ref.model.lora.merge=false: the servers of generation=transformers have no adapters, and "
             "get the weights with the adapter in them; write true, or generation=vllm"
         )
+
+
+_OF_ENGINES = {
+    "rollout.ignore_eos": False,
+    "rollout.quantization": None,
+    "rollout.quantization_config_file": None,
+    "rollout.trace.backend": None,
+    "rollout.prometheus.enable": False,
+    "model.hf_config_path": None,
+}
+"""What our own servers do not read, and what it is where nobody asks for anything."""
+
+
+def _refuse_what_is_another_engines(config: DictConfig) -> None:
+    """Refuse settings of the rollout that the one which was chosen does not read."""
+    name = config.actor_rollout_ref.rollout.name
+    for key, nothing in _OF_ENGINES.items() if name == "transformers" else ():
+        if (value := OmegaConf.select(config.actor_rollout_ref, key)) not in (nothing, None):
+            raise CtwaError(
+                f"actor_rollout_ref.{key}={shown(value)} is not read by the servers of generation=transformers: write "
+                f"{shown(nothing)}, or generation=vllm"
+            )
+    if name == "transformers" and config.actor_rollout_ref.rollout.dtype == "auto":
+        raise CtwaError(
+            "actor_rollout_ref.rollout.dtype=auto is vLLM's: write float32, or another type, for the servers of "
+            "generation=transformers"
+        )
+    for engine, options in config.actor_rollout_ref.rollout.engine_kwargs.items():
+        if options and engine != name:
+            raise CtwaError(
+                f"actor_rollout_ref.rollout.engine_kwargs.{engine} would do nothing with "
+                f"actor_rollout_ref.rollout.name={name}: leave it out"
+            )
 
 
 def _check_lengths(config: DictConfig) -> None:
@@ -196,6 +235,16 @@ def check_what_is_imported(config: DictConfig) -> None:
     for key, module in needed.items():
         if module is not None and not is_installed(module):
             raise CtwaError(f"actor_rollout_ref.{key}={module}: there is no such module here; install it, or leave it")
+    rollout = config.actor_rollout_ref.rollout
+    engines = {"sglang": "sglang", "trtllm": "tensorrt_llm"}
+    for key, name, module in (
+        ("name", rollout.name, engines.get(rollout.name)),
+        ("trace.backend", rollout.trace.backend, rollout.trace.backend),
+    ):
+        if module is not None and not is_installed(module):
+            raise CtwaError(
+                f"actor_rollout_ref.rollout.{key}={name}: {module} is not installed; install it, or write another"
+            )
     loggers = [config.trainer.logger] if isinstance(config.trainer.logger, str) else config.trainer.logger
     for name in loggers:
         if name in ("tensorboard", "wandb", "mlflow", "swanlab", "clearml", "trackio") and not is_installed(name):
@@ -203,8 +252,18 @@ def check_what_is_imported(config: DictConfig) -> None:
 
 
 def check_optimizer(config: DictConfig) -> None:
-    """See that torch has the optimizer, where it is torch's."""
+    """See that torch has the optimizer, where it is torch's, and that its learning rate is said once."""
     optim = config.actor_rollout_ref.actor.optim
+    if optim.lr_warmup_steps > 0 and optim.lr_warmup_steps_ratio:
+        raise CtwaError(
+            f"actor_rollout_ref.actor.optim.lr_warmup_steps_ratio={optim.lr_warmup_steps_ratio:g} would do nothing "
+            f"beside lr_warmup_steps={optim.lr_warmup_steps}: write one of the two"
+        )
+    if optim.warmup_style == "constant" != optim.lr_scheduler_type:
+        raise CtwaError(
+            f"actor_rollout_ref.actor.optim.lr_scheduler_type={optim.lr_scheduler_type} would do nothing beside "
+            "warmup_style=constant, its older name: write lr_scheduler_type alone"
+        )
     if optim.optimizer_impl == "torch.optim":
         import torch
 
@@ -214,6 +273,16 @@ def check_optimizer(config: DictConfig) -> None:
                 f"actor_rollout_ref.actor.optim.optimizer={optim.optimizer} is none of torch.optim's: write one of "
                 f"them, e.g. AdamW{did_you_mean(optim.optimizer, known)}"
             )
+
+
+def _read_thresholds(config: DictConfig) -> None:
+    """Let verl read the bounds by which it rejects, which it does at the first step alone."""
+    from verl.trainer.ppo.rollout_corr_helper import _parse_rollout_rs_thresholds
+
+    correction = config.algorithm.get("rollout_correction") or {}
+    if asked := correction.get("rollout_rs"):
+        options = list(dict.fromkeys(each.strip() for each in asked.split(",")))
+        _parse_rollout_rs_thresholds(options, correction.get("rollout_rs_threshold"))
 
 
 def check_with_verl(config: DictConfig, *, has_reference: bool = False) -> None:
@@ -231,6 +300,7 @@ def check_with_verl(config: DictConfig, *, has_reference: bool = False) -> None:
             validate_config(config, use_reference_policy=has_reference, use_critic=False)
         for node in (actor_rollout_ref.rollout, config.algorithm):
             omega_conf_to_dataclass(node)
+        _read_thresholds(config)
     except (AssertionError, ValueError, TypeError, NotImplementedError, HydraException) as error:
         # Hydra puts the class around what verl says, over several lines.
         said = " ".join(str(error.__cause__ or error).split())

@@ -16,10 +16,11 @@ from typing import Any
 
 import yaml
 
-from ctwa.engine.checks.bounds import ACTOR, BOUNDS, MODEL, REF, ROLLOUT
+from ctwa.engine.checks.bounds import ACTOR, BOUNDS, MODEL, REF, ROLLOUT, in_quotes
 from ctwa.engine.choices import OURS, main_file
 from ctwa.engine.groups import data_node_of, node_of
 from ctwa.errors import shown
+from ctwa.run.dotted import dotted as values_of
 
 NO_DEFAULT: dict[str, tuple[str, ...]] = {
     ACTOR: ("ppo_infer_micro_batch_size_per_gpu", "ppo_infer_max_token_len_per_gpu", "use_rollout_log_probs"),
@@ -68,7 +69,47 @@ DEAD: dict[str, str] = {
             **{f"freeze_{part}": None for part in ("vision_model", "vision_projection", "language_model")},
         }.items()
     },
+    **dict.fromkeys((f"{ACTOR}.rollout_n", f"{REF}.rollout_n"), f"write {ROLLOUT}.n"),
+    f"{ACTOR}.use_prefix_grouper": "leave it out",
+    f"{ACTOR}.checkpoint.async_save": "leave it out",
+    f"{ACTOR}.checkpoint.strict": "leave it out",
+    f"{ROLLOUT}.repetition_penalty": "leave it out, for verl samples with 1.0 whatever it says",
+    f"{ROLLOUT}.agent.agent_loop_manager_class": "leave it out",
+    f"{ROLLOUT}.agent.custom_async_server": "leave it out",
+    **{
+        f"{ROLLOUT}.multi_turn.{key}": "leave it out"
+        for key in ("use_inference_chat_template", "tokenization_sanity_check_mode", "num_repeat_rollouts")
+    },
+    f"{MODEL}.tiled_mlp": "leave it out",
+    "actor_rollout_ref.nccl_timeout": "leave it out",
+    "actor_rollout_ref.hybrid_engine": "leave it out",
     "algorithm.use_pf_ppo": "leave it out",
+    "algorithm.pf_ppo": "leave it out",
+    "critic": "leave it out, for no method has a critic",
+    **dict.fromkeys(
+        ("custom_reward_function", "reward.custom_reward_function", "sandbox_fusion", "reward_model"),
+        "write ctwa.objectives, whose reward_fn is the function",
+    ),
+    "reward.reward_manager": "leave it out, for ctwa.objectives are scored without one",
+    "reward.reward_kwargs": "write ctwa.objectives, each with its kwargs",
+    "data.tokenizer": f"write {MODEL}.tokenizer_path",
+    "data.reward_fn_key": "write data.columns={data_source: NAME}",
+    **{
+        f"data.{key}": "leave it out"
+        for key in (
+            *("return_raw_input_ids", "return_raw_chat", "return_full_prompt", "return_multi_modal_inputs"),
+            *("chat_template_func", "filter_prompts"),
+        )
+    },
+    "ray_kwargs.timeline_json_file": "leave it out",
+    "trainer.balance_batch": "leave it out, for the ranks' shares are always balanced",
+    "trainer.default_local_dir": "write ctwa.run, in whose folder the checkpoints are",
+    "trainer.default_hdfs_dir": "write ctwa.run, in whose folder the checkpoints are",
+    "trainer.log_val_generations": "write ctwa.num_samples, for samples.jsonl in the run's folder",
+    "trainer.max_critic_ckpt_to_keep": "leave it out",
+    "trainer.ray_wait_register_center_timeout": "leave it out",
+    "trainer.remove_previous_ckpt_in_save": "write trainer.max_actor_ckpt_to_keep",
+    **dict.fromkeys(("trainer.v1.colocate_async", "trainer.v1.separate_async"), "leave it out"),
     "trainer.esi_redundant_time": "leave it out",
     "trainer.rollout_data_dir": "write ctwa.num_samples, for samples.jsonl in the run's folder",
     "trainer.validation_data_dir": "write ctwa.num_samples, for samples.jsonl in the run's folder",
@@ -76,7 +117,7 @@ DEAD: dict[str, str] = {
     "skip.rollout_tq.enable": "leave it out",
     "trainer.resume_from_path": "write ctwa.resume=true, with the run's folder in ctwa.run",
 }
-"""Keys of verl 0.9.1 that nothing reads in a run of ctwa, and what is to be written instead."""
+"""Keys and sections of verl 0.9.1 that nothing reads in a run of ctwa, and what is to be written instead."""
 
 SYNONYMS: dict[str, str] = {
     "learning_rate": f"{ACTOR}.optim.lr",
@@ -188,11 +229,27 @@ def wrong_keys(config: Mapping[str, Any], known: Mapping[str, Any], near: Callab
         By dotted key, a sentence that begins with it.
     """
     wrong = dict(_compare(config, known, "", near))
-    for key, instead in DEAD.items():
-        value, default = value_at(config, key), value_at(known, key)
-        if value != default and value is not None and not _is_interpolation(value):
-            wrong[key] = f"{key}={shown(value)} would do nothing, for nothing reads this key of verl: {instead}"
+    for dead in DEAD:
+        for key, value in values_of({dead: value_at(config, dead)}).items():
+            if instead := unread(key, value, known):
+                wrong[key] = f"{key}={shown(value)} would do nothing, for nothing reads this key of verl: {instead}"
     return wrong
+
+
+def unread(key: str, value: object, known: Mapping[str, Any]) -> str:
+    """What is to be written in the place of a key of verl that nothing reads; nothing where it says nothing.
+
+    Args:
+        key: dotted.
+        value: what it is set to; it says nothing where it is verl's default, or as empty as that.
+        known: every key there may be, with its default.
+    """
+    default = value_at(known, key)
+    if key in BOUNDS or _is_interpolation(value) or value in (None, {}) or (value or None) == (default or None):
+        return ""
+    names = key.split(".")
+    sections = (".".join(names[:number]) for number in range(1, len(names) + 1))
+    return next((DEAD[section] for section in sections if section in DEAD), "")
 
 
 def _compare(
@@ -211,7 +268,7 @@ def _compare(
             yield from _compare(value, default, f"{key}.", near) if isinstance(value, Mapping) else ()
         elif key not in BOUNDS and not _fits(value, default):
             words = {bool: "true or false", list: "a list"}.get(type(default), "a number")
-            yield key, f"{key}={shown(value)} is not possible: write {words}"
+            yield key, f"{key}={in_quotes(value)} is not possible: write {words}"
 
 
 def _fits(value: object, default: object) -> bool:

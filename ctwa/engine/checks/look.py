@@ -97,7 +97,9 @@ def look_at_trained_model(config: DictConfig) -> Any:
     Returns:
         The model's config; None where it has to be downloaded yet.
     """
-    model = look_at_model(model_source(config))
+    source, other = model_source(config), config.actor_rollout_ref.model.get("hf_config_path")
+    key = "actor_rollout_ref.model.hf_config_path"
+    model = look_at_model(source, Source(other, key, source.trust_remote_code) if other else None)
     look_at_adapter_of(config, model)
     return model
 

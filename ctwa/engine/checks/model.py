@@ -9,6 +9,7 @@ from omegaconf import DictConfig, ListConfig
 from ctwa.engine.checks.batches import attention_of
 from ctwa.engine.verl import PACKED_ATTENTION
 from ctwa.errors import CtwaError, did_you_mean, shown
+from ctwa.models.look import class_name
 from ctwa.models.source import Source
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def check_model(config: DictConfig, gradients: GradientSettings, model: Any, lon
     """
     check_adapter(config)
     check_attention(config)
+    check_architecture(config, model)
     check_positions(config, model, longest, what)
     check_layers(gradients, model)
 
@@ -82,6 +84,34 @@ def check_attention(config: DictConfig) -> None:
         raise CtwaError(
             f"actor_rollout_ref.model.override_config.attn_implementation={attention} is no attention of transformers: "
             f"write one of {', '.join(known)}{did_you_mean(attention, known)}"
+        )
+
+
+OF_WEIGHTS = (
+    *("num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size", "head_dim", "tie_word_embeddings"),
+    *("num_attention_heads", "num_key_value_heads", "num_experts", "num_local_experts", "moe_intermediate_size"),
+)
+"""Of a model's config, what its weights have to be of."""
+
+
+def check_architecture(config: DictConfig, model: Any) -> None:
+    """See that the model is of one architecture, as verl wants it, and is trained with the sizes of its weights."""
+    if model is None:
+        return
+    own = config.actor_rollout_ref.model.get("override_config") or {}
+    own = own.get("model_config") or own
+    text = model.get_text_config()
+    for key in OF_WEIGHTS:
+        if key in own and own[key] != getattr(text, key, own[key]):
+            raise CtwaError(
+                f"actor_rollout_ref.model.override_config.{key}={shown(own[key])}: the weights are of a model with "
+                f"{shown(getattr(text, key))}, and what does not fit would be left out or random; leave it out"
+            )
+    named = own.get("architectures", model.architectures) or []
+    if len(named) != 1:
+        raise model_source(config).error(
+            f"names {len(named) or 'no'} architectures in its config.json, where verl wants one: write "
+            f'"architectures": ["{class_name(model)}"] there'
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from omegaconf import DictConfig, open_dict
 
 from ctwa.engine.checks.batches import check_token_budgets, num_data_ranks
+from ctwa.engine.checks.engine import check_optimizer
 from ctwa.engine.checks.gradients import check_backward_passes
 from ctwa.engine.checks.idle import check_idle_gradients, check_threads
 from ctwa.engine.prefer_settings import PreferenceSettings, read_preference_settings
@@ -29,6 +30,7 @@ def check_pair_settings(config: DictConfig) -> PreferenceSettings:
         )
     check_idle_gradients(settings.gradients, aggregator, settings.method.type, every=every)
     check_threads(config, settings)
+    check_optimizer(config)
     # The two responses of a pair are in one micro-batch.
     check_token_budgets(config, 2 * settings.max_length, "2 x ctwa.max_length")
     num_sets = len(data_sets({name: objective.source() for name, objective in settings.objectives.items()}))

@@ -300,16 +300,14 @@ class Session(PPOTrainerSync):
 
     def save(self, folder: Path, *, step: int, position: Mapping[str, Any] | None = None) -> None:
         """Write the policy, its optimizer and the data's position into a checkpoint's folder."""
-        self.save_policy(folder, step=step, remote=self.config.trainer.default_hdfs_dir)
+        self.save_policy(folder, step=step)
         self.save_place(folder / "data.pt", position)
         self.checkpoint_callback.on_save(trainer=self, global_step=step, checkpoint_dir=str(folder), async_save=False)
 
-    def save_policy(self, folder: Path, *, step: int, remote: str | None = None) -> None:
-        """Write the policy and its optimizer; to a remote folder, too, where there is one."""
+    def save_policy(self, folder: Path, *, step: int) -> None:
+        """Write the policy and its optimizer."""
         self.sleep()
-        self.actor_rollout_wg.save_checkpoint(
-            str(folder / "actor"), remote and f"{remote}/{folder.name}/actor", step, max_ckpt_to_keep=None
-        )
+        self.actor_rollout_wg.save_checkpoint(str(folder / "actor"), None, step, max_ckpt_to_keep=None)
 
     def load(self, folder: Path) -> None:
         """Read what :meth:`save` wrote."""

@@ -17,10 +17,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from ctwa.engine import compose as composing
 from ctwa.engine.checks.bounds import BOUNDS, bounds_of, out_of_bounds
-from ctwa.engine.checks.keys import DEAD, NO_DEFAULT, SYNONYMS, dotted, known_keys, near_key, wrong_keys
+from ctwa.engine.checks.keys import DEAD, NO_DEFAULT, SYNONYMS, dotted, known_keys, near_key, unread, wrong_keys
 from ctwa.engine.compose import settle
 from ctwa.engine.groups import SETTINGS
 from ctwa.errors import CtwaError
+from ctwa.run.dotted import dotted as values_of
 from tests.conftest import ROOT
 from tests.engine.names import ACTOR, MODEL, OPTIM, ROLLOUT
 
@@ -93,7 +94,7 @@ VALUES = """
     trainer.n_gpus_per_node=1.5 trainer.n_gpus_per_node=null trainer.save_freq=0 trainer.save_freq=-2
     trainer.save_freq=null trainer.test_freq=0 trainer.test_freq=often trainer.device=gpu trainer.device=null
     trainer.logger=5 trainer.logger=[wandbb] trainer.val_before_train=no_ trainer.max_actor_ckpt_to_keep=0
-    trainer.project_name='' trainer.balance_batch=2
+    trainer.project_name=''
     {A}.ppo_mini_batch_size=0 {A}.ppo_mini_batch_size=-4 {A}.ppo_mini_batch_size=null {A}.ppo_mini_batch_size=1.5
     {A}.ppo_micro_batch_size_per_gpu=0 {A}.ppo_max_token_len_per_gpu=0 {A}.ppo_max_token_len_per_gpu=null
     {A}.ppo_epochs=0 {A}.ppo_epochs=1.5 {A}.clip_ratio=-0.2 {A}.clip_ratio=nan {A}.clip_ratio_low=-1
@@ -116,6 +117,9 @@ VALUES = """
     {M}.enable_gradient_checkpointing=5
     algorithm.adv_estimator=[grpo] algorithm.adv_estimator=null {R}.name=vlm {R}.name=null
     {A}.checkpoint.save_contents=5 {A}.checkpoint.save_contents=[modle] {A}.fsdp_config.dtype=foo
+    {A}.fsdp_config.mixed_precision.param_dtype=fp8 {R}.dtype=fp8 {R}.dtype=bf16 {R}.trace.backend=langfuse
+    algorithm.rollout_correction.rollout_is=nonsense algorithm.rollout_correction.rollout_rs=nonsense
+    algorithm.rollout_correction.rollout_rs=token_k1,nonsense
     algorithm.gamma=2 algorithm.norm_adv_by_std_in_grpo=2 algorithm.use_kl_in_reward=x
     algorithm.kl_penalty=full algorithm.kl_ctrl.type=on algorithm.kl_ctrl.kl_coef=-1 algorithm.kl_ctrl.target_kl=0
     algorithm.kl_ctrl.horizon=0
@@ -188,13 +192,14 @@ GOOD = """
     trainer.logger=[tensorboard,wandb] data.train_files=[a.parquet,b.parquet] data.val_max_samples=16 {A}.strategy=fsdp
     {O}.lr=0 {O}.lr=1e-6 {O}.lr_warmup_steps=10 {O}.lr_scheduler_type=cosine {O}.clip_grad=1000 {A}.entropy_coeff=-0.01
     {A}.clip_ratio_high=0.28 {R}.top_p=0.95 {R}.top_k=50 {R}.val_kwargs.n=4 {R}.max_model_len=null
-    +{R}.repetition_penalty=1.1 +{R}.engine_kwargs.vllm.swap_space=4 +{M}.override_config.sliding_window=64
+    +{R}.engine_kwargs.vllm.swap_space=4 +{M}.override_config.sliding_window=64
     +{M}.target_parameters=null {M}.lora_rank=8 {M}.lora_alpha=16 +data.cache_dir=/tmp/cache
     +data.apply_chat_template_kwargs.enable_thinking=false +ray_kwargs.ray_init.address=auto
     ray_kwargs.ray_init.num_cpus=null +ray_kwargs.ray_init.runtime_env.pip=null ctwa.stop_on=drop ctwa.stop_on=[drop]
     +ctwa.objectives.accuracy.timeout=5 +ctwa.objectives.accuracy.kwargs.limit=5 ctwa.diagnostics.probe=backward
     +{A}.fsdp_config.mixed_precision.param_dtype=bf16 {A}.grad_clip=1.0 ctwa.reference_length=null
-    +ctwa.reference_length.type=fixed
+    +ctwa.reference_length.type=fixed algorithm.rollout_correction.rollout_is=token
+    algorithm.rollout_correction.rollout_rs='token_k1,seq_max_k2' {R}.dtype=bfloat16 {R}.trace.backend=mlflow
 """
 
 
@@ -241,11 +246,43 @@ def test_a_key_that_is_none_is_refused_with_the_one_that_was_meant(override: str
 
 @pytest.mark.parametrize("key", DEAD)
 def test_a_key_that_nothing_reads_is_refused_with_the_one_that_is_read(key: str) -> None:
-    default = reduce(getitem, key.split("."), known_keys("train"))
+    instead, default = DEAD[key], reduce(getitem, key.split("."), known_keys("train"))
+    if isinstance(default, dict) and default:  # a section, of which every key is
+        inside = values_of({key: default})
+        key, default = next((each, inside[each]) for each in inside if each not in BOUNDS and "_target_" not in each)
     other = {True: "false", False: "true"}[default] if isinstance(default, bool) else "7"
     told = mistakes("train", f"{key}={other}")[key]
 
-    assert told == f"{key}={other} would do nothing, for nothing reads this key of verl: {DEAD[key]}"
+    assert told == f"{key}={other} would do nothing, for nothing reads this key of verl: {instead}"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_what_a_script_of_verls_says_without_asking_for_anything_is_no_mistake(command: str) -> None:
+    """Defaults, and a null or false where nothing is by default."""
+    known = known_keys(command)
+    for dead in DEAD:
+        for key, default in values_of({dead: reduce(getitem, dead.split("."), known)}).items():
+            assert not unread(key, default, known), key
+            assert default or not any(unread(key, empty, known) for empty in (None, False, "")), key
+
+
+@pytest.mark.parametrize(
+    ("setting", "instead"),
+    [
+        ("custom_reward_function.path=my.py", "write ctwa.objectives, "),
+        ("trainer.default_local_dir=/disk/run", "write ctwa.run, "),
+        ("reward.reward_manager.name=dapo", "leave it out, "),
+        ("critic.optim.lr=1e-4", "leave it out, for no method has a critic"),
+        ("reward_model.enable=true", "write ctwa.objectives, "),
+    ],
+)
+def test_what_scripts_of_verls_often_have_is_refused_with_what_counts_here(setting: str, instead: str) -> None:
+    assert f" would do nothing, for nothing reads this key of verl: {instead}" in str(mistakes("train", setting))
+
+
+@pytest.mark.parametrize("override", ["ctwa.seed='0'", "data.train_batch_size='16'", "data.image_patch_size='14'"])
+def test_a_number_in_quotes_is_told_with_them(override: str) -> None:
+    assert f"{override}, a text, is not possible: write a" in str(mistakes("train", override))
 
 
 def test_the_clipping_of_gradients_is_at_the_key_that_is_read() -> None:

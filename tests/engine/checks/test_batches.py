@@ -32,7 +32,10 @@ from tests.engine.names import ACTOR, MODEL, PACKED, ROLLOUT, Changed
             {"data.train_batch_size": 304},
             r"have 300 rows, less than one step's data\.train_batch_size=304: write at most",
         ),
-        ({"data.train_max_samples": 8}, r"have 8 rows, less than one step's"),
+        (
+            {"data.train_max_samples": 8},
+            r"^data\.train_max_samples=8 are less than .*_batch_size=16: write at least 16, or -1 for all 300",
+        ),
         (
             {"trainer.total_epochs": 2},
             r"total_training_steps=50, but trainer\.total_epochs=2 of 300 rows in batches of 16 end after 36: write "

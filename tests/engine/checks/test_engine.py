@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from ctwa.engine.checks import engine as checks
 from ctwa.engine.checks.config import check_config, check_train_settings
-from ctwa.engine.checks.engine import check_with_verl
+from ctwa.engine.checks.engine import check_what_is_imported, check_with_verl
 from ctwa.errors import CtwaError
 from tests.engine.names import ACTOR, LIVE_WEIGHTS, PACKED, ROLLOUT, WORKER, Changed
 
@@ -78,9 +78,34 @@ CORRECTION = "algorithm.rollout_correction"
             {f"{ACTOR}.optim.optimizer": "Adamw"},
             r"optimizer=Adamw is none of torch\.optim's: .*; did you mean 'AdamW'\?",
         ),
+        (
+            {f"{ACTOR}.optim.lr_warmup_steps": 10, f"{ACTOR}.optim.lr_warmup_steps_ratio": 0.5},
+            r"lr_warmup_steps_ratio=0\.5 would do nothing beside lr_warmup_steps=10: write one of the two",
+        ),
+        (
+            {f"{ACTOR}.optim.lr_scheduler_type": "cosine", f"{ACTOR}.optim.warmup_style": "constant"},
+            r"lr_scheduler_type=cosine would do nothing beside warmup_style=constant, .* write lr_scheduler_type alone",
+        ),
         ({f"{ACTOR}.optim.optimizer_impl": "no.such"}, r"optimizer_impl=no\.such: there is no such module here"),
         ({"actor_rollout_ref.model.external_lib": "nosuch"}, r"external_lib=nosuch: there is no such module here"),
         ({"trainer.logger": ["console", "swanlab"]}, r"^trainer\.logger: swanlab is not installed; install it"),
+        (
+            {f"{ROLLOUT}.name": "sglang"},
+            r"^actor_rollout_ref\.rollout\.name=sglang: sglang is not installed; install it, or write another$",
+        ),
+        ({f"{ROLLOUT}.ignore_eos": True}, r"rollout\.ignore_eos=true is not read by .*: write false, or generation="),
+        ({f"{ROLLOUT}.quantization": "fp8"}, r"rollout\.quantization=fp8 is not read by .*: write null, or"),
+        ({f"{ROLLOUT}.trace.backend": "weave"}, r"trace\.backend=weave is not read by the servers of generation=tr"),
+        ({"actor_rollout_ref.model.hf_config_path": "."}, r"model\.hf_config_path=\. is not read by .*: write null"),
+        (
+            {f"{ACTOR}.optim.total_training_steps": 5},
+            r"optim\.total_training_steps=5 would be written over .*: write trainer\.total_training_steps$",
+        ),
+        ({f"{ROLLOUT}.dtype": "auto"}, r"rollout\.dtype=auto is vLLM's: write float32"),
+        (
+            {f"{ROLLOUT}.engine_kwargs.vllm": {"swap_space": 4}},
+            r"engine_kwargs\.vllm would do nothing with actor_rollout_ref\.rollout\.name=transformers: leave it out",
+        ),
         ({"transfer_queue.enable": False}, r"transfer_queue\.enable=false: rows go .*; write true"),
         (
             {f"{ROLLOUT}.max_model_len": 90},
@@ -178,6 +203,14 @@ def test_log_probs_of_some_tokens_alone_are_not_taken_for_the_policys(changed: C
         check_train_settings(changed({f"{ROLLOUT}.{key}": value}))
     check_train_settings(changed({f"{ROLLOUT}.{key}": value, f"{CORRECTION}.bypass_mode": False}))
     check_train_settings(changed({f"{ROLLOUT}.val_kwargs.{key}": value, f"{ROLLOUT}.temperature": 0.7}))
+
+
+def test_a_tracer_is_asked_for_before_it_is_missed(changed: Changed, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = changed({f"{ROLLOUT}.name": "sglang", f"{ROLLOUT}.trace.backend": "weave"})
+    monkeypatch.setattr(checks, "find_spec", dict.fromkeys(["sglang", "torch.optim"], "there").get)
+
+    with pytest.raises(CtwaError, match=r"rollout\.trace\.backend=weave: weave is not installed"):
+        check_what_is_imported(config)
 
 
 class TestVerl:

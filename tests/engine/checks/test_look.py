@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ctwa.engine.caid_settings import read_caid_settings
 from ctwa.engine.checks.config import check_config
+from ctwa.engine.checks.look import look_at_trained_model
 from ctwa.engine.checks.model import check_attention
 from ctwa.engine.compose import compose_config
 from ctwa.engine.data import read_run_data
@@ -273,6 +274,33 @@ class TestModels:
 
         with pytest.raises(CtwaError, match=sentence):
             check_config(config)
+
+    @pytest.mark.parametrize("named", [None, [], ["Qwen2ForCausalLM"] * 2])
+    def test_it_is_of_one_architecture_as_verl_wants_it(self, changed: Changed, folder: Path, named: Any) -> None:
+        content = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(content | {"architectures": named}))
+
+        assert self.said(changed, folder).endswith(
+            f"names {len(named or []) or 'no'} architectures in its config.json, where verl wants one: write "
+            '"architectures": ["Qwen2ForCausalLM"] there'
+        )
+
+    @pytest.mark.parametrize("key", ["num_hidden_layers", "intermediate_size", "vocab_size"])
+    def test_it_is_trained_with_the_sizes_of_its_weights(self, changed: Changed, folder: Path, key: str) -> None:
+        has = json.loads((folder / "config.json").read_text())[key]
+
+        said = self.said(changed, folder, override_config={"attn_implementation": "sdpa", key: 1})
+        assert said.startswith(f"{MODEL}.override_config.{key}=1: the weights are of a model with {has}, ")
+        check_config(changed({f"{MODEL}.override_config": {"attn_implementation": "sdpa", key: has}}))
+
+    def test_a_config_of_another_folder_is_looked_at(self, changed: Changed, folder: Path, tmp_path: Path) -> None:
+        of_vllm = {"actor_rollout_ref.rollout.name": "sglang"}  # our own servers take the model's own
+        with pytest.raises(CtwaError, match=rf"^{MODEL}\.hf_config_path: {tmp_path}/none does not exist"):
+            look_at_trained_model(changed(of_vllm | {f"{MODEL}.hf_config_path": str(tmp_path / "none")}))
+        content = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(content | {"intermediate_size": 8}))
+        with pytest.raises(CtwaError, match=rf"^{MODEL}\.path: .* has weights of other sizes than its config\.json"):
+            look_at_trained_model(changed(of_vllm | {f"{MODEL}.hf_config_path": str(folder)}))
 
     def test_packed_rows_are_for_cpus(self, changed: Changed) -> None:
         packed = {f"{MODEL}.override_config.attn_implementation": "ctwa_packed"}
