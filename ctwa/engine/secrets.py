@@ -44,6 +44,8 @@ def secret_expressions(config: DictConfig) -> dict[Path, str]:
     Such is what asks for a variable whose name says that it is a secret (``WANDB_API_KEY``). Where anything may be
     written, in the arguments of a reward and the environment of Ray's processes, it is what asks for any variable.
     """
+    if "oc.env" not in repr(OmegaConf.to_container(config, resolve=False)):
+        return {}  # reading every interpolation once more would take as long as composing
     return dict(_expressions(config, ()))
 
 
