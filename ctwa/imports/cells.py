@@ -40,14 +40,16 @@ def write_points(rows: Sequence[dict[str, str]], separator: str) -> None:
     (1,000) is read in the way of the others. Where they do not tell, a table with commas between its columns has none
     in decimals; in others 1,000 stays as it is, and is no number.
     """
-    cells = {_unspaced(cell) for row in rows for cell in row.values()}
-    told = {marks for marks in map(_way, cells) if marks is not None}
+    cells = {value: _unspaced(value) for row in rows for value in row.values()}
+    ways = {value: _way(cell) for value, cell in cells.items()}
+    told = {marks for marks in ways.values() if marks is not None}
     other = told.pop() if len(told) == 1 else _POINTS if separator == "," else None
+    for value, cell in cells.items():
+        marks = ways[value] or other
+        cells[value] = cell if marks is None else marks.read(cell)
     for row in rows:
         for key, value in row.items():
-            cell = _unspaced(value)
-            marks = _way(cell) or other
-            row[key] = cell if marks is None else marks.read(cell)
+            row[key] = cells[value]
 
 
 def _way(cell: str) -> _Marks | None:

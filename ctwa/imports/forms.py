@@ -57,7 +57,8 @@ def read_history(path: Path, run: str | None = None) -> History:
     except CtwaError as error:
         raise error if str(error).startswith(str(path)) else CtwaError(f"{path}: {error}") from error
     if not history.steps:
-        raise CtwaError(f"{path} has no number at any step: give the log of a run that has begun")
+        why = f" ({'; '.join(history.notes)})" if history.notes else ""
+        raise CtwaError(f"{path} has no number at any step{why}: give the log of a run that has begun")
     return history
 
 
@@ -150,11 +151,11 @@ def _of_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> History:
         raise CtwaError(f"{path} has no step in its rows ({', '.join(_STEPS)}): give {KNOWN}")
     taken, num_without = [], 0
     for row in rows:
-        step = next((step for column in columns if (step := _known_step(row, column)) is not None), None)
+        step = next((step for column in columns if (step := _known(row.get(column))) is not None), None)
         values = {key: value for key, value in row.items() if not key.startswith("_") and key not in _STEPS}
         if step is not None:
             taken.append(Row(step, values, row.get("_timestamp")))
-        elif any(as_number(value) is not None for key, value in values.items() if not key.startswith("system")):
+        elif any(_known(value) is not None for key, value in values.items() if not key.startswith("system")):
             num_without += 1
     history = history_of("a history of Weights & Biases", without_padding(taken))
     if num_without:
@@ -167,7 +168,7 @@ def _step_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
     verl logs its first validation before there is a step of the trainer's own; `_step` is the same count.
     """
-    known = {column: [_known_step(row, column) for row in rows] for column in _STEPS}
+    known = {column: [_known(row.get(column)) for row in rows] for column in _STEPS}
     first = next((column for column in _STEPS if any(step is not None for step in known[column])), None)
     if first is None:
         return []
@@ -178,9 +179,10 @@ def _step_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [first, *(key for key in _STEPS if key != first and both[key] and all(a == b for a, b in both[key]))]
 
 
-def _known_step(row: Mapping[str, Any], column: str) -> float | None:
-    step = as_number(row.get(column))
-    return None if step is None or math.isnan(step) else step
+def _known(value: Any) -> float | None:
+    """The number; None of NaN, which a table may have in place of an empty cell."""
+    number = as_number(value)
+    return None if number is None or math.isnan(number) else number
 
 
 def _of_csv(path: Path, text: str, run: str | None) -> History:
@@ -205,7 +207,7 @@ def _of_csv(path: Path, text: str, run: str | None) -> History:
         return _of_rows(path, rows)
     chosen = _chosen(path, list(dict.fromkeys(of for of, _ in parts.values())), run)
     own = {key: column for column, (of, key) in parts.items() if of == chosen}
-    steps = [_known_step(row, step_column) for row in rows]
+    steps = [_known(row.get(step_column)) for row in rows]
     history = history_of(
         PANEL,
         [

@@ -79,9 +79,9 @@ def import_run(
     RunFolder.create(out, {"imported": {name: list(keys) for name, keys in naming.origins.items()}}, info)
     _write(folder, history, records, samples)
     with EventWriter(folder.events) as events:
-        events.write("import", f"made of {history.source}: {', '.join(str(path.absolute()) for path in sources)}")
-        for note in history.notes:
-            events.write("import", note)
+        made_of = f"made of {history.source}: {', '.join(str(path.absolute()) for path in sources)}"
+        for text in (made_of, *history.notes):
+            events.write("import", text)
     return Imported(folder, history, naming, write_summary(folder))
 
 

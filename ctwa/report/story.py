@@ -245,17 +245,12 @@ def _weights(group: Group) -> list[str]:
 def _move(weights_S: Floats) -> list[tuple[str, str]]:
     """What became of a weight, as verb and way; nothing where it stood still."""
     first, last = float(weights_S[0]), float(weights_S[-1])
+    lowest, highest = float(weights_S.min()), float(weights_S.max())
     least = _MOVED * max(abs(first), abs(last))
-    beyond = {
-        "up to": float(weights_S.max()) - max(first, last),
-        "down to": min(first, last) - float(weights_S.min()),
-    }
     # On the way it was further from both ends than they are from each other.
-    by = [
-        f"{way} {number(max(first, last) + size if way == 'up to' else min(first, last) - size)}"
-        for way, size in beyond.items()
-        if size > max(least, abs(last - first))
-    ]
+    far = max(least, abs(last - first))
+    by = [f"up to {number(highest)}"] if highest - max(first, last) > far else []
+    by += [f"down to {number(lowest)}"] if min(first, last) - lowest > far else []
     if abs(last - first) <= least:
         return [("moved", f"from {number(first)} {listed(by)} and back")] if by else []
     verb = "raised" if last > first else "lowered"

@@ -110,32 +110,59 @@ class Validations:
 
 
 @dataclass
+class Squares:
+    """The mean square of differences, of which the largest few are left out."""
+
+    num_left_out: int
+    num: int = 0
+    total: float = 0.0
+    largest: list[float] = field(default_factory=list)
+
+    def add(self, difference: float) -> None:
+        """Take in the next difference."""
+        square = difference * difference
+        self.num, self.total = self.num + 1, self.total + square
+        self.largest = sorted([*self.largest, square])[-self.num_left_out :]
+
+    def mean(self) -> float | None:
+        """That of the others; None while there are none."""
+        rest = self.num - self.num_left_out
+        return max(self.total - sum(self.largest), 0.0) / rest if rest > 0 else None
+
+
+@dataclass
 class Scatter:
     """How much values differ from one to the next; a trend hardly counts."""
 
     last: float | None = None
-    num: int = 0  # of the differences
-    squares: float = 0.0
-    largest: float = 0.0  # of the squares
+    last_difference: float | None = None
+    # One fall, of whatever size, is not to hide itself: it is in one first difference and in two second ones.
+    first: Squares = field(default_factory=lambda: Squares(1))
+    second: Squares = field(default_factory=lambda: Squares(2))
 
     def add(self, value: float) -> None:
         """Take in the next value."""
         if self.last is not None:
-            square = (value - self.last) * (value - self.last)
-            self.num, self.squares, self.largest = self.num + 1, self.squares + square, max(self.largest, square)
+            difference = value - self.last
+            self.first.add(difference)
+            if self.last_difference is not None:
+                self.second.add(difference - self.last_difference)
+            self.last_difference = difference
         self.last = value
 
     def noise(self, window: int = 1) -> float:
         """How far below the best of all means of `window` values another one is by chance; 0 while it is not known.
 
-        The variance of a value is half the mean square of the differences, of which the largest is left out: one fall,
-        of whatever size, is not to hide itself. The more means there are, the further is the best of them off; the
-        fewer differences, the further may their mean square be.
+        The variance of a value is half the mean square of the first differences, and a sixth of that of the second
+        ones, in which a rise or fall over several values does not count: the smaller is taken. The more means there
+        are, the further is the best of them off; the fewer differences, the further may their mean square be.
         """
-        if self.num < 2:
-            return 0.0
-        error = math.sqrt(2 * max(self.squares - self.largest, 0.0) / 2 / (self.num - 1) / window)
-        return error * math.sqrt(5 + 2 * math.log(self.num)) * (1 + 4 / self.num)
+        errors = [
+            math.sqrt(2 * square / parts / window) * (1 + doubt / differences.num)
+            for differences, parts, doubt in ((self.first, 2, 2), (self.second, 6, 4))
+            if (square := differences.mean()) is not None
+        ]
+        return min(errors) * math.sqrt(5 + 2 * math.log(self.first.num)) if errors else 0.0
 
 
 @dataclass

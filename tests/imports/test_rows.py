@@ -64,6 +64,16 @@ def test_a_row_whose_step_is_not_known_is_left_out_and_said(tmp_path: Path) -> N
     assert min(made.history.steps) == 1
 
 
+def test_of_a_row_with_nan_alone_nothing_is_left_out(tmp_path: Path) -> None:
+    """A table has NaN in the empty cells of a row of the system."""
+    rows = [{"training/global_step": step, "reward/a": 0.5, "system/gpu": NAN} for step in (1, 2)]
+    of_system = {"training/global_step": NAN, "reward/a": NAN, "system/gpu": 0.5}
+    history = read_history(write_rows(tmp_path / "run.json", [rows[0], of_system, rows[1]]))
+
+    assert [history.steps[step]["reward/a"] for step in (1, 2)] == [0.5, 0.5]
+    assert history.notes == []
+
+
 @pytest.mark.parametrize("order", [1, -1])
 def test_nan_takes_no_number_s_place(order: int) -> None:
     """A table has it in the cells of what a row says nothing of."""
@@ -233,6 +243,13 @@ class TestSpreadsheets:
             "no numbers, and left out: of a 1 cell ('1,000'), c 2 cells ('45%') and b 1 cell ('x')",
             "1 row without a number as _step left out",
         ]
+
+    def test_a_table_of_nothing_else_is_refused_and_says_so(self, tmp_path: Path) -> None:
+        path = tmp_path / "table.csv"
+        path.write_text("_step;a\n1;1,125\n2;2,125\n", encoding="utf-8")
+
+        with pytest.raises(CtwaError, match=r"no number at any step \(no numbers, and left out: of a 2 cells"):
+            read_history(path)
 
     def test_a_panel_s_steps_are_read_too(self, tmp_path: Path) -> None:
         path = tmp_path / "panel.csv"

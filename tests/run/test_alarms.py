@@ -320,3 +320,18 @@ def test_a_name_that_is_no_alarm_is_answered_with_those_that_are():
     [error] = refused.value.errors()
     assert error["loc"] == (1,)
     assert error["msg"].startswith("Value error, '{dorp}' is no alarm; write some of drop, negative-covariance, ")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [0.35, 0.5, 0.57, 0.61, 0.05, 0.04],  # a rise before a fall is no noise
+        [0.35, 0.5, 0.57, 0.61, 0.63, 0.44, 0.25, 0.05, 0.04],  # nor is a fall over several validations
+    ],
+)
+def test_few_validations_without_standard_errors_do_not_hide_a_collapse(values):
+    steps = [{"val/accuracy": values[step // 10]} if step % 10 == 0 else {} for step in range(10 * len(values))]
+    raised, _ = feed(steps, AlarmMonitor(["accuracy"]), start=0)
+    assert [kind for _, kind, _ in raised] == ["drop"]
+    rising = [{"val/accuracy": value} for value in sorted(values)]
+    assert feed(rising, AlarmMonitor(["accuracy"]))[0] == []
