@@ -153,6 +153,8 @@ def read_state(folder: Path) -> dict[str, Any]:
         version = state.pop("version")
         if not isinstance(state.get("step", 0), int):
             raise TypeError("its step is no whole number")
+        if not isinstance(state.get("metrics", {}), dict):
+            raise TypeError("its metrics have no names")
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise CtwaError(
             f"{path} is no state of ctwa ({error!r}): restore it, or take {folder} away to go on from an earlier one"

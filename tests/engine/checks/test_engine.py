@@ -207,7 +207,7 @@ def test_log_probs_of_some_tokens_alone_are_not_taken_for_the_policys(changed: C
 
 def test_a_tracer_is_asked_for_before_it_is_missed(changed: Changed, monkeypatch: pytest.MonkeyPatch) -> None:
     config = changed({f"{ROLLOUT}.name": "sglang", f"{ROLLOUT}.trace.backend": "weave"})
-    monkeypatch.setattr(checks, "find_spec", dict.fromkeys(["sglang", "torch.optim"], "there").get)
+    monkeypatch.setattr("ctwa.engine.checks.turns.find_spec", dict.fromkeys(["sglang", "torch.optim"], "there").get)
 
     with pytest.raises(CtwaError, match=r"rollout\.trace\.backend=weave: weave is not installed"):
         check_what_is_imported(config)

@@ -13,6 +13,7 @@ import torch
 from omegaconf import DictConfig
 
 from ctwa.engine.checkpoint import shard_file
+from ctwa.engine.checks.checkpoint import KINDS
 from ctwa.engine.checks.config import check_config
 from ctwa.errors import CtwaError
 from ctwa.models.seal import seal
@@ -61,11 +62,13 @@ class TestRunFolder:
             seal(checkpoint)
             return in_folder(tmp_path, **resumed)
 
-        for rank in (0, 2):
-            torch.save({}, shard_file(policy, "model", 3, rank))
+        for kind in KINDS.values():
+            for rank in (0, 2):
+                torch.save({}, shard_file(policy, kind, 3, rank))
         with pytest.raises(CtwaError, match=r"global_step_4 lacks what rank 1 of 3 saved: a run folder lies on a file"):
             check_config(saved('{"FSDP_version": 2, "world_size": 3}'))
-        torch.save({}, shard_file(policy, "model", 3, 1))
+        for kind in KINDS.values():
+            torch.save({}, shard_file(policy, kind, 3, 1))
         check_config(saved('{"FSDP_version": 2, "world_size": 3}'))
 
         resumed["actor_rollout_ref.actor.strategy"] = "fsdp"

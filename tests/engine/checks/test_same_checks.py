@@ -29,7 +29,7 @@ OWN = {
     "caid": ["ctwa.caid.thresholds={accuracy:0.1}", "data.val_max_samples=4", "data.train_batch_size=8"],
 }
 WHOLE = {"check_config", "check_preference_config"}  # which make others, and check nothing themselves
-OF_FILES = {"check_disk", "check_folders", "check_what_is_named", "_check_target_modules"}
+OF_FILES = {"check_disk", "check_folders", "check_what_is_named"}
 OF_MACHINE = {"check_machine", "check_with_verl"}  # the import of verl alone takes longer than a plan
 OF_ROWS = {"data", "part", "rows", "tokenize", "tokenizer", "contracts", "prompts"}
 """The arguments of a check that looks at what a plan does not read."""
@@ -101,7 +101,7 @@ def test_a_plan_makes_every_check_that_needs_the_settings_alone(command: str, ta
     of_plan = checks_of(lambda: make_plan(arguments, "1xH100", command=command, rates=Rates()))
 
     names = {each.name for each in of_run}
-    assert names >= {"check_folders", "check_machine", "_check_target_modules"}
+    assert names >= {"check_folders", "check_machine"}
     assert by_settings(of_run) - {each.name for each in of_plan} == set()
     assert by_settings(of_run) >= {"check_model", "check_token_budgets"}
 

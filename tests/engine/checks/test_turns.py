@@ -35,7 +35,7 @@ class TestAgentLoops:
         ("values", "sentence"),
         [
             (
-                {f"{ROLLOUT}.name": "transformers"},
+                {f"{ROLLOUT}.name": "transformers", f"{ROLLOUT}.engine_kwargs": {}},
                 r"multi_turn\.enable=true: .* one turn; write generation=vllm_cpu,",
             ),
             (
