@@ -130,6 +130,7 @@ _TABLE: dict[tuple[Use, str], dict[str, str]] = {
     },
     ("called", "verl.trainer.ppo.rollout_corr_helper:"): {
         "compute_rollout_correction_and_add_to_batch": "(batch, rollout_corr_config)",
+        "_parse_rollout_rs_thresholds": "(options, threshold_spec)",
     },
     ("called", "verl.trainer.ppo.core_algos:"): {
         "get_adv_estimator_fn": "(name_or_enum)",

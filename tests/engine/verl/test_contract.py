@@ -58,8 +58,9 @@ def test_the_contract_names_every_private_name_of_another_package() -> None:
         name for text in texts for name in re.findall(r"(?:def |self\.|^ *)(_[a-z]\w+)[\[(:,=) ]", text, re.MULTILINE)
     }
     named = {re.split(r"[.:]", clause.where)[-1] for clause in CONTRACT}
-    # Of Ray, of transformers' configurations, of os and tuples; and in the names that pickles of torch and numpy have.
-    not_verls = {"_private", "_raylet", "_ray_params", "_get_unused_port"}
+    # Of Ray, OmegaConf, configurations of transformers, os and tuples; and in the names that pickles of torch and numpy
+    # have.
+    not_verls = {"_private", "_raylet", "_ray_params", "_get_unused_port", "_get_full_key"}
     not_verls |= {"_commit_hash", "_attn_implementation", "_exit", "_replace", "_core", "_dtensor_spec", "_reconstruct"}
     assert used - own - named - not_verls == set()
 
