@@ -41,8 +41,9 @@ def written_config(config: DictConfig) -> dict[str, Any]:
 def secret_expressions(config: DictConfig) -> dict[Path, str]:
     """The interpolations of a configuration by which a secret comes into it from the environment, by their places.
 
-    Such is what asks for a variable whose name says that it is a secret (``WANDB_API_KEY``). Where anything may be
-    written, in the arguments of a reward and the environment of Ray's processes, it is what asks for any variable.
+    Such is a text that asks for a variable whose name says that it is a secret (``WANDB_API_KEY``); a number is none,
+    such as that of the ranks for the model at a path. Where anything may be written, in the arguments of a reward and
+    the environment of Ray's processes, it is what asks for any variable.
     """
     if "oc.env" not in repr(OmegaConf.to_container(config, resolve=False)):
         return {}  # reading every interpolation once more would take as long as composing
@@ -68,7 +69,7 @@ def _expressions(node: DictConfig | ListConfig, at: Path) -> Iterator[tuple[Path
         path = (*at, name)
         if isinstance(value, DictConfig | ListConfig):
             yield from _expressions(value, path)  # of an interpolation, where it leads to
-        elif any(_is_open(path) or names_secret(variable) for variable in variables):
+        elif variables and (_is_open(path) or (isinstance(value, str) and any(map(names_secret, variables)))):
             text: Any = OmegaConf.to_container(node, resolve=False)
             yield path, text[name]
 

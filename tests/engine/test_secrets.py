@@ -106,6 +106,16 @@ def test_a_secret_is_an_expression_wherever_it_is_taken_to(
     assert "hush-hush-hush" in str(OmegaConf.to_container(config, resolve=True))
 
 
+def test_what_is_counted_by_a_variable_is_a_number(run_overrides: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of ranks is one for small models: it asks for the model's path."""
+    plain = compose_config(run_overrides)
+    monkeypatch.setenv("MODEL_KEY", plain.actor_rollout_ref.model.path)
+
+    config = compose_config([*run_overrides, "actor_rollout_ref.model.path=${oc.env:MODEL_KEY}"])
+
+    assert config.trainer == plain.trainer
+
+
 def test_an_evaluation_of_a_run_has_the_secrets_that_one_objective_takes_from_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,8 +54,13 @@ def _check_settings(node: DictConfig, begun: Source, adapter: dict[str, Any]) ->
             + " ".join(f"{MODEL}.{key}={value}" for key, value in own.items())
         )
     for key in ("target_modules", "exclude_modules"):
-        if node.get(key) not in (None, EVERYWHERE):
-            raise begun.error(f"says in its adapter_config.json where it sits: leave {MODEL}.{key} out")
+        if (named := node.get(key)) not in (None, EVERYWHERE) and _as_names(named) != _as_names(adapter.get(key)):
+            raise begun.error(f"says in its adapter_config.json where it sits, and not as {MODEL}.{key}: leave it out")
+
+
+def _as_names(named: Any) -> Any:
+    """What names modules, in any order; a text is a pattern."""
+    return named if isinstance(named, str) else set(named or [])
 
 
 def _check_begun(model: Any, begun: Source) -> None:
@@ -91,7 +96,7 @@ def _check_places(model: Any, node: DictConfig) -> None:
         adapter = LoraConfig(task_type="CAUSAL_LM", target_modules=targets, exclude_modules=excluded)
         places = _misplaced(model, adapter)
     except (ValueError, re.error) as error:
-        if isinstance(targets, str) and targets != EVERYWHERE:
+        if isinstance(targets, str) and targets != EVERYWHERE and not _matches(targets, model):
             raise CtwaError(
                 f"{asked}: a text is a pattern of whole names, such as {min(linear)}, and this is of "
                 f"none: write a list, e.g. [{ends[0]}], or {EVERYWHERE}"
@@ -104,6 +109,14 @@ def _check_places(model: Any, node: DictConfig) -> None:
             f"{asked} puts an adapter in {_first(places)}, where a saved model would not have it: write a list of some "
             f"of {', '.join(ends)}"
         )
+
+
+def _matches(pattern: str, model: Any) -> bool:
+    """Whether a pattern is one of the whole name of any module, as PEFT reads it."""
+    try:
+        return any(re.fullmatch(pattern, name) for name, _ in model.named_modules())
+    except re.error:
+        return False
 
 
 def _named(node: DictConfig, key: str, model: Any, ends: list[str]) -> Any:

@@ -44,6 +44,8 @@ def adapter(folder: Path, **options: Any) -> str:
         ),
         (QWEN, {"target_modules": ["lm_head"]}, r"puts an adapter in lm_head \(the output layer\), where"),
         (QWEN, {"target_modules": ".*(q_proj|embed_tokens)"}, r"puts an adapter in model\.embed_tokens \(Embedding\)"),
+        (QWEN, {"target_modules": r".*\.mlp"}, r"=\.\*\\\.mlp: no adapter can sit there \(Target module Qwen2MLP"),
+        (QWEN, {"target_modules": "(q_proj"}, r"=\(q_proj: a text is a pattern of whole names, .* this is of none"),
         (QWEN, {"target_modules": ["mlp"]}, r"=\['mlp'\]: no adapter can sit there \(Target module Qwen2MLP"),
         (
             QWEN,
@@ -116,9 +118,14 @@ def test_one_that_would_be_saved_as_another_is_refused(options: dict[str, Any], 
 
 
 def test_one_of_another_type_and_settings_that_it_has_itself(tmp_path: Path) -> None:
-    begun = adapter(tmp_path / "a")
-    with pytest.raises(CtwaError, match=r"says in its adapter_config\.json where it sits: leave .*target_modules"):
-        look_at_adapter_of(settings(lora_adapter_path=begun, target_modules=["q_proj"]), QWEN)
+    begun = adapter(tmp_path / "a", target_modules=["q_proj", "v_proj"])
+    for targets in (None, ["q_proj", "v_proj"], ["v_proj", "q_proj"]):
+        look_at_adapter_of(settings(lora_adapter_path=begun, target_modules=targets), QWEN)
+
+    for other in ({"target_modules": ["q_proj"]}, {"target_modules": ".*q_proj"}, {"exclude_modules": ["q_proj"]}):
+        (key,) = other
+        with pytest.raises(CtwaError, match=rf"json where it sits, and not as {MODEL}\.{key}: leave it out$"):
+            look_at_adapter_of(settings(lora_adapter_path=begun, **other), QWEN)
 
     (tmp_path / "a/adapter_config.json").write_text(json.dumps({"peft_type": "IA3"}))
     with pytest.raises(CtwaError, match="is an adapter of type 'IA3'; give one of LORA"):
