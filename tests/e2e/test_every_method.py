@@ -120,7 +120,8 @@ def test_a_run_that_is_killed_while_it_saves_and_then_told_to_end_resumes_to_the
     longer = f"trainer.total_training_steps={LAST + 2 * len(BROKEN)}"
     resumed = train(folder, *SETTINGS, longer, "ctwa.resume=true", program=PROGRAM)
 
-    after_the_kill = f"continuing from global_step_{NUM_METHODS}; removed global_step_{LAST + 1}, which was not"
+    left = f"global_step_{LAST + 1} was not saved to its end, and was removed"
+    after_the_kill = f"continuing from global_step_{NUM_METHODS}; {left}"
     for went_on in (after_the_kill, f"continuing from global_step_{stopped['step']}"):
         assert went_on in (folder / "events.jsonl").read_text()
     steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
