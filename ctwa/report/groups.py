@@ -112,11 +112,6 @@ def _experiment(run: RunTrace) -> _Experiment | None:
     try:
         settings = yaml.load(config, _Loader)
         check_size(settings)
-        return _Experiment(described, dotted(settings, without=_is_of_the_run))
+        return _Experiment(described, dotted(settings, without=_OF_THE_RUN.fullmatch))
     except (yaml.YAMLError, ValueError, RecursionError):  # what cannot be read is like nothing else
         return None
-
-
-def _is_of_the_run(key: str, path: str) -> object:
-    del path
-    return _OF_THE_RUN.fullmatch(key)
