@@ -1,4 +1,4 @@
-"""``ctwa train`` twice on one engine: a run whose folder is named, and one on rows that ask for an agent loop.
+"""``ctwa train`` twice on one engine: a run whose folder is named, and a step on rows that ask for an agent loop.
 
 The second lies beside the first, FOLDER-parted, and has the rows of another file: ``calculator_run.py ROWS
 ctwa.run=FOLDER ...``.
@@ -17,10 +17,11 @@ from ctwa.run.log import quiet
 
 def main(rows: str, overrides: list[str]) -> None:
     folder = next(Path(each.partition("=")[2]) for each in overrides if each.startswith("ctwa.run="))
-    # Which rows there are is no matter of an agent loop's process: each is told of its own.
-    engines._OF_A_RUN += ("data.train_files",)
+    # Which rows there are is no matter of an agent loop's process, which is told of its own, nor how many steps.
+    engines._OF_A_RUN += ("data.train_files", "trainer.total_training_steps")
+    parted = [f"data.train_files={rows}", f"ctwa.run={folder}-parted", "trainer.total_training_steps=1"]
     with quiet(folder.with_suffix(".log")), engines.Series() as series:
-        for own in ([], [f"data.train_files={rows}", f"ctwa.run={folder}-parted"]):
+        for own in ([], parted):
             job = engines.SeriesJob.of([*overrides, *own], series)
             train(job, job.make_folder())
 

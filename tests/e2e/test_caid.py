@@ -22,6 +22,7 @@ SETTINGS = [
     "ctwa.caid.stop_at=0",
     "ctwa.steps_per_iteration=2",
     "ctwa.pairs_per_prompt=3",
+    "ctwa.labels=drawn",
     "data.train_batch_size=8",
     "data.val_max_samples=16",
     "actor_rollout_ref.rollout.val_kwargs.n=6",
@@ -35,7 +36,9 @@ def caid(testbed: Path, run_command: Callable[[Path, list[str]], Run]) -> Caid:
     """Start a run of `ctwa caid`, wait for its end."""
 
     def start(folder: Path, *overrides: str) -> Run:
-        own = [f"ctwa.run={folder}", f"ctwa.task_dir={testbed}"]
+        # PeCAID: a policy stands in for a scorer.
+        policies = f"ctwa.policies={{style:{testbed / 'model'}}}"
+        own = [f"ctwa.run={folder}", f"ctwa.task_dir={testbed}", policies]
         return run_command(folder, ["-m", "ctwa.cli", "caid", *own, *SETTINGS, *overrides]).checked()
 
     return start
@@ -64,6 +67,14 @@ def test_the_multipliers_are_those_of_the_samples_and_move_against_the_slack(two
     assert [len(two_policies.records), max(record["caid/policies"] for record in records[2::2])] == [5, 2]
 
 
+def test_implicit_rewards_of_a_policy_that_is_the_reference_are_zero(two_policies: Run) -> None:
+    """The reference itself prefers nothing."""
+    samples = Samples.read(two_policies.folder / REFERENCE_FILE)
+    assert samples.scores_PS["style"].abs().max() == 0
+    assert "style" in json.loads((two_policies.folder / "run.json").read_text())["objectives"]
+    assert [record["val/style"] for record in two_policies.records[2::2]] == [0, 0]
+
+
 def test_the_last_word_says_what_was_missed_and_how_to_go_on(two_policies: Run) -> None:
     events = [json.loads(line) for line in (two_policies.folder / "events.jsonl").read_text().splitlines()]
     last = [event["text"] for event in events if event["kind"] == "caid"][-1]
@@ -85,17 +96,3 @@ def test_a_run_that_broke_off_before_it_sampled_its_policy_resumes_to_the_same_b
     for step, (one, other) in enumerate(zip(two_policies.records, resumed.records, strict=True)):
         assert comparable(one) == comparable(other), step
     assert_same_weights(two_policies, resumed, 4)
-
-
-def test_implicit_rewards_of_a_policy_that_is_the_reference_are_zero(caid: Caid, testbed: Path, tmp_path: Path) -> None:
-    """PeCAID: the policy stands in for a scorer; the reference itself prefers nothing."""
-    run = caid(
-        tmp_path / "run",
-        "ctwa.caid.iterations=1",
-        f"ctwa.policies={{style:{testbed / 'model'}}}",
-        "ctwa.labels=drawn",
-    )
-    samples = Samples.read(run.folder / REFERENCE_FILE)
-    assert samples.scores_PS["style"].abs().max() == 0
-    assert "style" in json.loads((run.folder / "run.json").read_text())["objectives"]
-    assert run.records[2]["val/style"] == 0

@@ -29,32 +29,6 @@ TOLERANCE = 1e-5
 """Of a token's probability, between the rollout's and the trainer's computation in fp32."""
 
 
-@pytest.mark.e2e
-def test_vllm_generates_with_the_weights_of_the_last_update(
-    train: Callable[..., Run], testbed: Path, tmp_path: Path
-) -> None:
-    run = train(
-        tmp_path / "run",
-        "generation=vllm_cpu",
-        "data.train_batch_size=4",
-        "trainer.total_training_steps=3",
-        "trainer.save_freq=1",
-        "trainer.val_before_train=false",
-    ).checked()
-
-    assert len(run.records) == 3
-    for metrics in run.records:
-        assert metrics["training/rollout_probs_diff_valid"] == 1
-        assert metrics["training/rollout_probs_diff_max"] < TOLERANCE
-    # An update moves probabilities by far more than that, so one that had not arrived would have shown.
-    saved = [run.folder / f"checkpoints/global_step_{step}/actor/huggingface" for step in (1, 2)]
-    before_each_step = [token_probabilities(path) for path in (testbed / "model", *saved)]
-    for before, after in pairwise(before_each_step):
-        assert (after - before).abs().max() > 100 * TOLERANCE
-    assert "Warning" not in run.output
-    assert "INFO" not in run.output
-
-
 OWN_TOKENS = '''
 def own(messages, response, response_tokens, finished):
     """Whether the tokens that are counted are the policy's: of the testbed each word is one."""
@@ -97,13 +71,8 @@ class PartedLoop(CalculatorLoop):
 
 
 @pytest.fixture(scope="module")
-def calculated(
-    train: Callable[..., Run], testbed: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A step of the example, with rewards that see whose tokens are whose; and one whose rows ask for parted sessions.
-
-    The metrics of the two.
-    """
+def calculated(train: Callable[..., Run], testbed: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Run]:
+    """Three steps of the example, with rewards that see whose tokens are whose; and one of parted sessions."""
     folder = tmp_path_factory.mktemp("calculator")
     (folder / "own.py").write_text(OWN_TOKENS)
     (folder / "parted.py").write_text(PARTED)
@@ -121,36 +90,47 @@ def calculated(
                 f"+ctwa.objectives.{name}={{reward_fn: '{folder}/own.py:{name}', weight: 0.01, target: 0}}"
                 for name in ("own", "told")
             ),
-            "trainer.total_training_steps=1",
+            "data.train_batch_size=4",
+            "trainer.total_training_steps=3",
+            "trainer.save_freq=1",
             "trainer.val_before_train=false",
             f"actor_rollout_ref.rollout.agent.agent_loop_config_path={folder}/loops.yaml",
             program=[str(Path(__file__).with_name("calculator_run.py")), str(folder / "parted.parquet")],
         )
-    assert whole.returncode == 0, whole.output
-    (first,), (second,) = (run.records for run in (whole, replace(whole, folder=folder / "run-parted")))
-    return first, second
+    return whole.checked(), replace(whole, folder=folder / "run-parted")
 
 
 @pytest.mark.e2e
-def test_the_calculators_tokens_are_read_and_neither_counted_nor_trained_on(
-    calculated: tuple[dict[str, Any], dict[str, Any]],
-) -> None:
-    metrics, _ = calculated
+def test_vllm_generates_with_the_weights_of_the_last_update(calculated: tuple[Run, Run], testbed: Path) -> None:
+    run, _ = calculated
+
+    assert len(run.records) == 3
+    for metrics in run.records:
+        assert metrics["training/rollout_probs_diff_valid"] == 1
+        assert metrics["training/rollout_probs_diff_max"] < TOLERANCE
+    # An update moves probabilities by far more than that, so one that had not arrived would have shown.
+    saved = [run.folder / f"checkpoints/global_step_{step}/actor/huggingface" for step in (1, 2)]
+    before_each_step = [token_probabilities(path) for path in (testbed / "model", *saved)]
+    for before, after in pairwise(before_each_step):
+        assert (after - before).abs().max() > 100 * TOLERANCE
+    assert "Warning" not in run.output
+    assert "INFO" not in run.output
+
+
+@pytest.mark.e2e
+def test_the_calculators_tokens_are_read_and_neither_counted_nor_trained_on(calculated: tuple[Run, Run]) -> None:
+    metrics = calculated[0].records[0]
     assert metrics["objective/tool_use/mean"] > 0
     assert metrics["objective/own/mean"] == 1
     # verl's own count is of the whole responses.
     whole = metrics["response_length_non_aborted/mean"]
     assert metrics["response_length/mean"] + metrics["objective/told/mean"] == pytest.approx(whole)
-    assert metrics["training/rollout_probs_diff_valid"] == 1
-    assert metrics["training/rollout_probs_diff_max"] < TOLERANCE
 
 
 @pytest.mark.e2e
-def test_a_session_of_several_sequences_is_trained_on_as_one_completion(
-    calculated: tuple[dict[str, Any], dict[str, Any]],
-) -> None:
+def test_a_session_of_several_sequences_is_trained_on_as_one_completion(calculated: tuple[Run, Run]) -> None:
     """The same tokens under the same contexts, in one sequence and in two."""
-    whole, parted = calculated
+    whole, parted = (run.records[0] for run in calculated)
 
     assert parted["response_length_non_aborted/mean"] < whole["response_length_non_aborted/mean"]  # of rows
     of_completions = ("objective/", "covariance/", "weight/", "ctwa/", "rollout/", "response_length/mean", "clip/")
