@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import shutil
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ import pytest
 from ctwa.models.seal import is_complete
 from ctwa.starter.make import make_project
 from tests.chat.endpoint import Server
+from tests.conftest import ROOT
 from tests.e2e.conftest import SMALL, Run, process
 from tests.reward_fns.classifier import logits, make_model
 
@@ -60,6 +62,10 @@ def tasks_of(path: Path) -> None:
         sum_, product = (sign in row["prompt"][0]["content"] for sign in "+*")
         row["data_source"] = "both" if sum_ and product else "products" if product else "sums"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+VERL_SCORE = ROOT / "examples/verl_script/score.py"
+"""A function as verl's users have them, which returns the parts of its reward."""
 
 
 class Project:
@@ -111,6 +117,10 @@ class Project:
             "ctwa.objectives.short.reward_fn=rewards.py:sometimes",
             f"+ctwa.objectives.of_trl={{reward_fn: 'rewards.py:of_trl', {small}}}",
             f"+ctwa.objectives.of_verifiers={{reward_fn: 'rewards.py:of_verifiers', {small}}}",
+            *(
+                f"+ctwa.objectives.{part}={{reward_fn: '{VERL_SCORE}:compute_score', key: {part}, {small}}}"
+                for part in ("accuracy", "brevity")
+            ),
             "+ctwa.objectives.short.max_unscored=1",
             f"+ctwa.objectives.repetition={{reward_fn: 'reward_fns/repetition.py:repetition', {small}}}",
             "+ctwa.objectives.product={reward_fn: 'rewards.py:of_a_task', target: 0, "
@@ -142,6 +152,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
 def stopped(project: Project) -> Run:
     """A run in which one reward cannot score half of the completions, told to end when that raises an alarm."""
     return project.train(project.folder / "runs" / "ctwa-s0", "--stop-on", "unscored")
+
+
+def samples_of(run: Run) -> list[dict[str, Any]]:
+    """What was sampled of its completions."""
+    return [json.loads(line) for line in (run.folder / "samples.jsonl").read_text().splitlines()]
 
 
 def test_entries_that_could_not_be_scored_are_counted_and_left_out(stopped: Run) -> None:
@@ -183,6 +198,10 @@ def test_functions_of_other_trainers_are_called_as_by_these(stopped: Run) -> Non
     assert 0 <= metrics["val/of_verifiers"] < 1
     assert metrics["objective/repetition/scored_frac"] == 1
     assert -1 <= metrics["objective/repetition/mean"] <= 0
+    assert {"covariance/accuracy", "covariance/brevity", "val/accuracy", "val/brevity"} <= set(metrics)
+    compute_score = runpy.run_path(str(VERL_SCORE))["compute_score"]
+    for sample in samples_of(stopped):
+        assert sample["rewards"]["brevity"] == pytest.approx(compute_score("", sample["response"], "")["brevity"])
 
 
 def test_an_alarm_ends_the_run_with_a_validation_and_a_checkpoint(stopped: Run) -> None:
@@ -221,8 +240,7 @@ def test_a_judge_that_is_down_leaves_its_entries_out_and_stops_nothing(project: 
 
 
 def test_a_scorer_and_a_reward_model_score_every_completion(project: Project, stopped: Run) -> None:
-    samples = [json.loads(line) for line in (stopped.folder / "samples.jsonl").read_text().splitlines()]
-    for sample in samples:
+    for sample in samples_of(stopped):
         assert sample["rewards"]["remote_score"] == len(sample["response"])
         text = f"user : {sample['prompt']} </s> assistant : {sample['response']} </s>"
         assert sample["rewards"]["reward_model"] == pytest.approx(float(logits(project.classifier, text)[0]), abs=2e-4)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,7 @@ from ctwa.errors import CtwaError
 from ctwa.objectives.calls import sharing
 from ctwa.objectives.config import parse_objectives
 from ctwa.scalarizers import build_scalarizer, method_options
+from tests.conftest import ROOT
 
 GDPO = [
     "algorithm.adv_estimator=gdpo",
@@ -93,7 +96,7 @@ def test_the_gdpo_example_of_verl_is_a_run_of_ctwa_with_its_keys_as_objectives(t
 
 def test_the_commands_of_the_page_lead_to_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All but the model, the rows and the GPUs, which are not here."""
-    page = (Path(__file__).parents[2] / "docs" / "verl.md").read_text().replace("\\\n", " ")
+    page = (ROOT / "docs" / "verl.md").read_text().replace("\\\n", " ")
     from_verl, train = (shlex.split(line)[1:] for line in re.findall(r"^ctwa .*", page, re.MULTILINE))
     monkeypatch.chdir(tmp_path)
     said = CliRunner().invoke(app, from_verl, catch_exceptions=False).output
@@ -107,6 +110,35 @@ def test_the_commands_of_the_page_lead_to_a_run(tmp_path: Path, monkeypatch: pyt
     Path("ctwa.yaml").unlink()
     said = CliRunner().invoke(app, [*from_verl, "trainer.default_local_dir=out"], catch_exceptions=False).output
     assert said.endswith("then: ctwa train ctwa.yaml --dry-run\n")
+
+
+def test_the_script_of_the_example_is_a_run_on_the_parts_of_its_reward(
+    task_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A verl script of one's own, as docs/verl.md changes it: it translates its settings once, and trains on them."""
+    stub = tmp_path / "ctwa"
+    stub.write_text('#!/usr/bin/env bash\nprintf "%q " "$@"\necho\n')
+    stub.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    files = {"MODEL": task_dir / "model", "TRAIN": task_dir / "train.parquet", "VAL": task_dir / "val.parquet"}
+    environment = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "DEVICE": "cpu"}
+    environment |= {name: str(path) for name, path in files.items()}
+
+    def commands() -> list[list[str]]:
+        script = [str(ROOT / "examples/verl_script/train.sh"), "method=gdpo", "ctwa.run=runs/first"]
+        said = subprocess.run(script, capture_output=True, text=True, check=True, env=environment).stdout
+        return [shlex.split(line) for line in said.splitlines()]
+
+    from_verl, (_, *train) = commands()
+    CliRunner().invoke(app, from_verl, catch_exceptions=False)
+    config = compose_config(train)
+    objectives = check_train_settings(config).objectives
+
+    assert {name: each.weight for name, each in objectives.items()} == {"accuracy": 1, "brevity": 0.5}
+    assert (config.ctwa.method.type, config.algorithm.adv_estimator) == ("gdpo", "grpo")
+    note, again = commands()
+    assert "is there and is used as it is" in " ".join(note)
+    assert again == ["train", *train]
 
 
 def test_its_advantages_are_those_of_verl_before_what_is_counted_at_the_end() -> None:
