@@ -90,7 +90,7 @@ def settings_of(model: Path, task: Path, folder: Path) -> list[str]:
         f"data.train_files={task}/train.jsonl",
         f"data.val_files={task}/val.jsonl",
         f"actor_rollout_ref.model.path={model}",
-        "data.train_batch_size=4",
+        "data.train_batch_size=2",
         "actor_rollout_ref.rollout.n=4",
         "data.max_prompt_length=96",
         "data.max_response_length=32",
@@ -189,7 +189,7 @@ def test_what_is_saved_begins_another_run(trained: Run, task: Path, tmp_path: Pa
     command = ["train", *settings_of(saved_by(trained), task, tmp_path / "run"), "--dry-run"]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
-    assert "16 completions" in result.output
+    assert "8 completions" in result.output
 
 
 def test_runs_with_adapters_are_merged_and_evaluated(trained: Run, aligned: Run, model: Path, tmp_path: Path) -> None:
