@@ -226,7 +226,11 @@ def _to_outcome(value: Any, seconds: float, key: str | None) -> Outcome:
     if isinstance(value, Mapping):
         wanted = key or "score"
         if wanted not in value:
-            hint = did_you_mean(wanted, map(str, value)) if key else "; return one number, or give the objective a key"
+            hint = (
+                did_you_mean(wanted, map(str, value))
+                if key
+                else "; return one number, or give the objective a key (--key of `ctwa check-reward`)"
+            )
             text = f"returned the {_described(value)} without '{wanted}'{hint}"
             return Outcome(None, "wrong_type", text, seconds)
         value = value[wanted]

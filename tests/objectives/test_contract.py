@@ -196,9 +196,15 @@ TIMES = [
         (
             {"reward": 1.0},
             "wrong_type",
-            "returned the dict {'reward': 1.0} without 'score'; return one number, or give the objective a key",
+            "returned the dict {'reward': 1.0} without 'score'; return one number, or give the objective a key "
+            "(--key of `ctwa check-reward`)",
         ),
-        ({}, "wrong_type", "returned the dict {} without 'score'; return one number, or give the objective a key"),
+        (
+            {},
+            "wrong_type",
+            "returned the dict {} without 'score'; return one number, or give the objective a key "
+            "(--key of `ctwa check-reward`)",
+        ),
         ({"score": None}, "none", "the function returned None"),
         ({"score": math.nan, "acc": 1.0}, "not_finite", "returned nan; return a finite number, or None"),
         ({"score": "1"}, "wrong_type", "returned the str '1'; return one number, or None"),
