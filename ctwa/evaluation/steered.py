@@ -174,8 +174,8 @@ def steered_models(config: EvalConfig, options: Mapping[str, Any]) -> list[Steer
         options: of its models.
 
     Raises:
-        CtwaError: weights that one of them knows nothing of, or that differ by less than names tell, a model that is not
-            there, or an expert that reads weights in its prompts.
+        CtwaError: weights that one of them knows nothing of, or that differ by less than names tell, a model that is
+            not there, or an expert that reads weights in its prompts.
     """
     found: list[Steered] = []
     for name, chosen in config.conditioned.items():

@@ -112,12 +112,12 @@ def _objectives(
         raise CtwaError("a reward function is given twice; give each once")
     if keys and len(specs) > 1:
         raise CtwaError("--key is of what one function returns, and several are given; check them one after the other")
-    if len(set(keys)) < len(keys):
-        raise CtwaError("a key is given twice; give each once")
-    called = list(keys) or [split_spec(spec)[1] for spec in specs]
-    if len(set(called)) < len(called):  # functions of several files
-        called = list(specs)
-    names = [each.replace("/", ".") for each in called]
+    functions = [split_spec(spec)[1] for spec in specs]
+    if len(set(functions)) < len(functions):  # of several files
+        functions = list(specs)
+    names = [each.replace("/", ".") for each in keys or functions]
+    if len(set(names)) < len(names):
+        raise CtwaError(f"two of {', '.join(keys or functions)} have one name; give each once, or one after the other")
     own = _own_kwargs(names, kwargs) if not keys else dict.fromkeys(names, kwargs)
     taken: list[tuple[str, str | None]] = [(specs[0], key) for key in keys] or [(spec, None) for spec in specs]
     return parse_objectives(

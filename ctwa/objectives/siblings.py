@@ -42,33 +42,34 @@ class Siblings:
         if file is None:
             return
         file = file.resolve()
-        _entries.setdefault(file, set()).update(
-            entry for entry in sys.path if self._path[entry] < sys.path.count(entry)
-        )
-        own = _folders.setdefault(file, {file.parent})
-        own |= {Path(entry).resolve() for entry in _entries[file]}
+        self._note(file)
         if len(_folders) == 1:
             return
         of_others = set().union(*(put for other, put in _entries.items() if other != file)) - _entries[file]
         alone = [*(entry for entry in sys.path if entry not in of_others), str(file.parent)]
-        for name in sorted({name for source in self._sources(file, own) for name in _imported(source)}):
-            loaded = sys.modules.get(name)
-            folder = None if loaded is None else _folder_of(loaded)
-            brought = next((other for other, folders in _folders.items() if folder in folders - {file.parent}), file)
-            found = None if brought == file else PathFinder.find_spec(name, alone)
-            if found is not None and found.origin and Path(found.origin).resolve() != file_of(loaded):
+        for name in sorted({name for source in self._sources(file) for name in _imported(source)}):
+            loaded = file_of(sys.modules.get(name))
+            other = _other_of(sys.modules.get(name), file)
+            found = None if other is None else PathFinder.find_spec(name, alone)
+            if found is not None and found.origin and Path(found.origin).resolve() != loaded:
                 raise CtwaError(
-                    f"reward function '{spec}' imports '{name}' and gets {file_of(loaded)}, as {brought} does; alone "
-                    f"it would get {found.origin}. The reward functions of a run share processes, which have one "
-                    "module of a name: rename one of the two"
+                    f"reward function '{spec}' imports '{name}' and gets {loaded}, as {other} does; alone it would get "
+                    f"{found.origin}. The reward functions of a run share processes, which have one module of a name: "
+                    "rename one of the two"
                 )
 
-    def _sources(self, file: Path, own: set[Path]) -> Iterator[Path]:
-        """The reward file, and what it brought along from where its own modules lie."""
+    def _note(self, file: Path) -> None:
+        """Note where a reward file's own modules lie."""
+        put = {entry for entry in sys.path if sys.path.count(entry) > self._path[entry]}
+        _entries.setdefault(file, set()).update(put)
+        _folders.setdefault(file, {file.parent}).update(Path(entry).resolve() for entry in put)
+
+    def _sources(self, file: Path) -> Iterator[Path]:
+        """The reward file, and those of its own modules that it brought along."""
         yield file
         for name in sys.modules.keys() - self._modules:
             source = file_of(sys.modules[name])
-            if source is not None and _folder_of(sys.modules[name]) in own:
+            if source is not None and _folder_of(sys.modules[name]) in _folders[file]:
                 yield source
 
 
@@ -95,7 +96,13 @@ def file_of(module: ModuleType | None) -> Path | None:
     return Path(file).resolve() if isinstance(file, str) else None
 
 
-def _folder_of(module: ModuleType) -> Path | None:
+def _other_of(module: ModuleType | None, file: Path) -> Path | None:
+    """The other reward file whose own a module is; None where it is that of nobody else."""
+    folder = _folder_of(module)
+    return next((other for other, folders in _folders.items() if folder in folders - {file.parent}), None)
+
+
+def _folder_of(module: ModuleType | None) -> Path | None:
     """Where a module, or the package, was found."""
     file = file_of(module)
     if file is None:

@@ -169,7 +169,7 @@ def test_parts_of_what_a_function_returns_are_checked_by_their_keys(
     assert status == 1
     assert "give the objective a key (--key of `ctwa check-reward`)" in text
     assert run_main(spec, file, texts=["right"], keys=["acc", "fmt"])[0] == 1
-    with pytest.raises(CtwaError, match="a key is given twice; give each once"):
+    with pytest.raises(CtwaError, match="two of acc, acc have one name; give each once"):
         main([spec], file, keys=["acc", "acc"])
     with pytest.raises(CtwaError, match="--key is of what one function returns, and several are given"):
         main([spec, f"{path}:other"], file, keys=["acc"])
@@ -186,6 +186,17 @@ def test_functions_of_one_name_are_told_apart_by_their_files(
     assert status == 0
     assert re.search(r"a\.r\.py:f +│ 2 +│", text)
     assert re.search(r"b\.r\.py:f +│ 4 +│", text)
+
+
+def test_functions_are_loaded_together_as_in_a_run(reward_file: RewardFile, data: Callable[..., Path]) -> None:
+    specs = []
+    for place in ("a", "b"):
+        reward_file(f"VALUE = {place!r}", f"{place}/helper.py")
+        source = "import os, sys; sys.path.insert(0, os.path.dirname(__file__))\nfrom helper import VALUE\n"
+        specs.append(f"{reward_file(source + 'def f(response): return VALUE == response', f'{place}/r.py')}:f")
+    for each in (specs, specs[::-1]):
+        with pytest.raises(CtwaError, match=r"imports 'helper' and gets \S+, as \S+ does; alone it would get"):
+            main(each, data(rows(1)), texts=["a"])
 
 
 def test_failures_are_shown_first_with_what_went_wrong(reward_file: RewardFile) -> None:
