@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from numbers import Integral, Real
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ctwa.errors import CtwaError, shown
 
@@ -18,6 +18,17 @@ def is_finite(value: object) -> bool:
         return isinstance(value, Real) and math.isfinite(value)
     except OverflowError:  # a whole number that no float holds
         return False
+
+
+def is_time(value: object) -> bool:
+    """Whether it is a date or a duration of numpy: a duration counts as a number there, as one of its units."""
+    return getattr(getattr(value, "dtype", None), "kind", None) in ("m", "M")
+
+
+def plain(value: Any) -> Any:
+    """A scalar of numpy or torch as Python's own, and a masked one as None; anything else, and a time, as it is."""
+    is_scalar = getattr(value, "shape", None) == () and hasattr(value, "tolist")
+    return value.tolist() if is_scalar and not is_time(value) else value  # in nanoseconds it would be a plain number
 
 
 def check_count(name: str, value: object, least: int) -> int:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import ctwa
 from ctwa import metrics as key_of
-from ctwa.arguments import check_kind, check_tensor
+from ctwa.arguments import check_kind, check_tensor, is_time, plain
 from ctwa.errors import CtwaError, shown
 from ctwa.policy_loss import PolicyLoss
 
@@ -91,7 +91,8 @@ class RewardMatrix:
     def from_columns(cls, columns: Mapping[str, Sequence[Reward]]) -> RewardMatrix:
         """Build the matrix from ``name -> N values``.
 
-        None, NaN and infinities become entries that were not scored, `ctwa.NOT_APPLICABLE` those that do not apply.
+        None, NaN, infinities and what numpy masks become entries that were not scored, `ctwa.NOT_APPLICABLE` those that
+        do not apply.
 
         Raises:
             CtwaError: there is no objective, a column is no sequence of rewards or shorter than another.
@@ -104,7 +105,7 @@ class RewardMatrix:
             lengths = {name: len(values) for name, values in zip(columns, values_MN, strict=True)}
             raise CtwaError(f"objectives have different numbers of rewards {lengths}; give one reward a completion")
         rewards_NM = torch.tensor(values_MN, dtype=torch.float64).T
-        applies_MN = [[value != ctwa.NOT_APPLICABLE for value in column] for column in columns.values()]
+        applies_MN = [[not _is_not_applicable(value) for value in column] for column in columns.values()]
         return cls(tuple(columns), rewards_NM, rewards_NM.isfinite(), torch.tensor(applies_MN, dtype=torch.bool).T)
 
     def to_columns(self) -> dict[str, list[Reward]]:
@@ -299,15 +300,20 @@ def _numbers(name: str, column: Sequence[Reward]) -> list[float]:
 
 
 def _number(name: str, row: int, value: Any) -> float:
-    if value is None or (isinstance(value, str) and value == ctwa.NOT_APPLICABLE):
+    value = plain(value)
+    if value is None or _is_not_applicable(value):
         return float("nan")
     refusal = CtwaError(
         f"objective '{name}' has the reward {shown(value)!r} in row {row}; pass a number, None where it could not be "
         f"scored, or ctwa.NOT_APPLICABLE ({ctwa.NOT_APPLICABLE!r})"
     )
-    if isinstance(value, str | bytes):  # float would read a number in it
+    if isinstance(value, str | bytes) or is_time(value):  # float would read a number in it
         raise refusal
     try:
         return float(value)
     except (TypeError, ValueError, OverflowError):
         raise refusal from None
+
+
+def _is_not_applicable(value: Any) -> bool:
+    return isinstance(value, str) and value == ctwa.NOT_APPLICABLE

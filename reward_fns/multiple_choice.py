@@ -1,6 +1,7 @@
 r"""Multiple choice: is the letter that the response settles on the right one?"""
 
 import re
+from numbers import Integral
 from typing import Any
 
 from ctwa.data.boxed import final_answer
@@ -33,7 +34,8 @@ def multiple_choice(response: str, ground_truth: Any, choices: str = "ABCDEFGHIJ
 
     Args:
         response: the response.
-        ground_truth: the letter, as `B` or `(B)`, or its number from 0.
+        ground_truth: the letter, as `B` or `(B)`, or its number from 0. A text `1` is neither: some data sets label
+            choices so, from 1.
         choices: the letters that there are.
     """
     choices = choices.upper()
@@ -50,7 +52,8 @@ def check_multiple_choice(choices: Any = "ABCDEFGHIJ") -> None:
 
 
 def _letter_of(ground_truth: Any, choices: str) -> str | None:
-    if isinstance(ground_truth, int) and not isinstance(ground_truth, bool):
+    if isinstance(ground_truth, Integral) and not isinstance(ground_truth, bool):  # numpy's too
+        ground_truth = int(ground_truth)
         return choices[ground_truth] if 0 <= ground_truth < len(choices) else None
     letter = str(ground_truth).strip().strip("().").upper()
     return letter if len(letter) == 1 and letter in choices else None

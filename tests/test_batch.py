@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,6 +17,17 @@ def test_what_is_not_a_finite_number_is_not_scored():
     assert matrix.rewards_NM.tolist() == [[1, 0], [0, 0], [3, -1]]
     assert matrix.scored_NM.tolist() == [[True, False], [False, False], [True, True]]
     assert matrix.rewards_NM.dtype == torch.float64
+
+
+@pytest.mark.parametrize("column", [[1.0, np.ma.masked], np.ma.array([1.0, 2.0], mask=[False, True])])
+def test_what_numpy_masks_is_not_scored(column):
+    assert RewardMatrix.from_columns({"a": column}).to_columns() == {"a": [1.0, None]}
+
+
+@pytest.mark.parametrize("time", [np.timedelta64(5, "ns"), np.timedelta64(5, "s"), np.datetime64(5, "ns")])
+def test_a_time_is_no_reward(time):
+    with pytest.raises(CtwaError, match=r"objective 'a' has the reward '.*' in row 1; pass a number"):
+        RewardMatrix.from_columns({"a": [1.0, time]})
 
 
 def test_column_and_select_go_by_name():

@@ -6,8 +6,11 @@ import ast
 import re
 import shlex
 from collections.abc import Iterator
+from contextlib import suppress
 from fnmatch import fnmatch
 from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -92,6 +95,42 @@ def test_a_pattern_of_runs_finds_no_testbed_that_the_page_makes(page: Path) -> N
     }
 
     assert [(pattern, folder) for pattern in patterns for folder in made if fnmatch(folder, pattern)] == []
+
+
+def is_python(name: str) -> bool:
+    """Whether there is such a module, or such a thing in one."""
+    parts = name.split(".")
+    for end in range(len(parts), 0, -1):
+        with suppress(ModuleNotFoundError):  # of a module, which has nothing below it
+            if find_spec(".".join(parts[:end])) is not None:
+                break
+    found = import_module(".".join(parts[:end])) if end < len(parts) else None
+    for part in parts[end:]:
+        found = getattr(found, part, None)
+    return end == len(parts) or found is not None
+
+
+@cache
+def any_keys() -> tuple[frozenset[str], frozenset[str]]:
+    """The keys of all commands, and those below which a page may name others: of any keys, or null by default."""
+    keys = frozenset[str]().union(*(keys_of(command) | groups_of(command).keys() for command in COMPOSED.values()))
+    closed = {key[: dot.start()] for key in keys for dot in re.finditer(r"\.", key.rstrip("."))}
+    return keys, frozenset(key.rstrip(".") for key in keys if key.endswith(".") or key not in closed)
+
+
+def is_setting(name: str) -> bool:
+    """Whether some command has such a key, or may have."""
+    keys, open_keys = any_keys()
+    return name in keys or any(name[: dot.start()] in open_keys for dot in re.finditer(r"\.", name))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_dotted_names_are_there(page: Path) -> None:
+    """What is called is Python's. Another name may be a setting's, too."""
+    found = re.findall(r"(?<![\w./-])(ctwa(?:\.[A-Za-z_]\w*)+)(\(?)", page.read_text())
+    named = {(name, bool(called)) for name, called in found if not name.endswith((".md", ".yaml"))}
+
+    assert [name for name, is_called in named if not is_python(name) and (is_called or not is_setting(name))] == []
 
 
 RUNS = {"README.md", "docs/grader.md", "docs/report.md", "docs/rewards.md", "docs/trace.md", "docs/turns.md"}

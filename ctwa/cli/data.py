@@ -169,6 +169,10 @@ def check_reward(
         str | None, typer.Option(help="Count lengths in the tokens of this model; default: in words.")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Rows to run on; default: 20, with a model 8.")] = None,
+    key: Annotated[
+        list[str] | None,
+        typer.Option(help="What to take of a dict that the function returns. May be given several times."),
+    ] = None,
     kwargs: Annotated[
         str, typer.Option(help="Further arguments of the function, as JSON; of several functions by their names.")
     ] = "{}",
@@ -228,6 +232,7 @@ def check_reward(
             texts=text or [],
             sample=sample,
             limit=limit or (20 if model is None else 8),
+            keys=key or [],
             kwargs=arguments,
             timeout=timeout,
             reference_tokens=reference_tokens,

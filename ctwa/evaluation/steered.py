@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
+from math import isclose
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -173,8 +174,8 @@ def steered_models(config: EvalConfig, options: Mapping[str, Any]) -> list[Steer
         options: of its models.
 
     Raises:
-        CtwaError: weights that one of them knows nothing of, a model that is not there, or an expert that reads weights
-            in its prompts.
+        CtwaError: weights that one of them knows nothing of, or that differ by less than names tell, a model that is
+            not there, or an expert that reads weights in its prompts.
     """
     found: list[Steered] = []
     for name, chosen in config.conditioned.items():
@@ -193,7 +194,14 @@ def steered_models(config: EvalConfig, options: Mapping[str, Any]) -> list[Steer
     kinds = {"mod": Mod, "soup": Soup}
     for how in config.combine if experts else ():
         found += [kinds[how](experts, how, _shares_of(weights, experts), options) for weights in config.weights]
-    by_name = {each.name: each for each in found}  # choices that are alike, once they are rounded, are one
+    by_name: dict[str, Steered] = {}
+    for each in found:
+        first = by_name.setdefault(each.name, each)  # equal choices are one
+        if not all(isclose(first.told[name], each.told[name], rel_tol=1e-9) for name in each.told):
+            raise CtwaError(
+                f"two of the weights are the same to the four digits that name them, '{each.name}': {first.told} and "
+                f"{each.told}, as shares; leave one out"
+            )
     if taken := by_name.keys() & config.models.keys():
         raise CtwaError(f"'{min(taken)}' is the name of two models; give one another name")
     return list(by_name.values())

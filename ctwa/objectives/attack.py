@@ -155,7 +155,7 @@ def attack(
     result = check_reward(spec, rows, responses=tried, **options)
     by_row = [[item for item in result.checked if item.row == number] for number in range(len(rows))]
     pairs = [(items[: len(each)], items[len(each) :]) for items, each in zip(by_row, good, strict=True)]
-    return _summed(result.spec, pairs, "responses given" if responses is not None else "ground truth in its forms")
+    return _summed(result.title, pairs, "responses given" if responses is not None else "ground truth in its forms")
 
 
 def _summed(spec: str, pairs: Sequence[tuple[list[Checked], list[Checked]]], source: str) -> Attacked:

@@ -12,6 +12,8 @@ from time import perf_counter
 from ctwa.objectives.completion import Completion
 from ctwa.objectives.config import ObjectiveConfig
 from ctwa.objectives.contract import Contract, Outcome
+from ctwa.objectives.loading import resolve_spec
+from ctwa.objectives.messages import Function
 
 # Calls sent together: enough that sending costs little, few enough that the workers end at the same time.
 MAX_CHUNK = 16
@@ -178,6 +180,19 @@ def kinds(objectives: Mapping[str, ObjectiveConfig], contracts: Sequence[Contrac
     return [
         Kind(objective.timeout, contract.is_async)
         for objective, contract in zip(objectives.values(), contracts, strict=True)
+    ]
+
+
+def functions_of(objectives: Mapping[str, ObjectiveConfig]) -> list[Function]:
+    """What a worker loads, in the order of the objectives; one that several share is loaded for each."""
+    together = sharing(objectives)
+    return [
+        Function(
+            resolve_spec(objective.reward_fn),
+            objective.kwargs,
+            tuple(objectives[each].key for each in together.get(name, [name])),
+        )
+        for name, objective in objectives.items()
     ]
 
 

@@ -1,4 +1,4 @@
-"""Try a reward function on a data set's rows, as a run would call it, and show what it gave."""
+"""Try reward functions on a data set's rows, as a run would call them, and show what they gave."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ from rich.text import Text
 from ctwa.data.formats import Row
 from ctwa.data.rows import row_fault
 from ctwa.errors import CtwaError
-from ctwa.objectives.calls import CallQueue, kinds, plan
+from ctwa.objectives.calls import CallQueue, functions_of, kinds, plan, sharing
 from ctwa.objectives.completion import Completion, Moment
 from ctwa.objectives.config import ObjectiveConfig, parse_objectives
 from ctwa.objectives.contract import Contract, Outcome, need_ground_truth, shortened
 from ctwa.objectives.conventions import column_fault
 from ctwa.objectives.loading import resolve_spec, split_spec
-from ctwa.objectives.messages import Function
 from ctwa.objectives.pool import WorkerPool
 from ctwa.objectives.responses import Response, measured, of_rows, probes_of, samples_of
 
@@ -56,11 +55,18 @@ class CheckResult:
         spec: the function, with its absolute path.
         checked: one entry a completion, in the order of the rows.
         notes: where the completions and their lengths came from.
+        key: what was taken of the dict that it returned.
     """
 
     spec: str
     checked: tuple[Checked, ...]
     notes: tuple[str, ...]
+    key: str | None = None
+
+    @property
+    def title(self) -> str:
+        """The function, and the key."""
+        return self.spec if self.key is None else f"{self.spec}, key {self.key}"
 
     @property
     def unscored_frac(self) -> float:
@@ -78,30 +84,56 @@ def check_reward(
     spec: str,
     rows: Sequence[Mapping[str, Any]],
     *,
-    responses: Sequence[str | Sequence[str | Response]] | None = None,
-    source: str = "the responses are the ones given",
+    key: str | None = None,
     kwargs: Mapping[str, Any] | None = None,
     timeout: float = 10.0,
-    reference_tokens: float | None = None,
-    tokenize: Callable[[str], Sequence[int]] | None = None,
-    moment: Moment = FIRST_STEP,
+    **options: Any,
 ) -> CheckResult:
-    r"""Run a reward function on rows of a data set, as a run would.
+    """Run a reward function on rows of a data set, as a run would.
 
     Args:
         spec: ``path/file.py:function`` or ``package.module:function``.
         rows: rows in verl's format.
+        key: what to take of a dict that it returns, in place of ``score``.
+        kwargs: the objective's further arguments.
+        timeout: seconds a call may take.
+        options: as in ``check_rewards``.
+
+    Raises:
+        CtwaError: the function cannot be loaded or called, or the rows are not in verl's format.
+    """
+    name = split_spec(spec)[1]
+    objective = {"reward_fn": spec, "key": key, "kwargs": dict(kwargs or {}), "timeout": timeout}
+    return check_rewards(parse_objectives({name: objective}), rows, **options)[name]
+
+
+def check_rewards(
+    objectives: Mapping[str, ObjectiveConfig],
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    responses: Sequence[str | Sequence[str | Response]] | None = None,
+    source: str = "the responses are the ones given",
+    reference_tokens: float | None = None,
+    tokenize: Callable[[str], Sequence[int]] | None = None,
+    moment: Moment = FIRST_STEP,
+) -> dict[str, CheckResult]:
+    r"""Run the reward functions of objectives on rows of a data set, loaded into one process, as a run would.
+
+    Args:
+        objectives: by name; those that take keys of one function share its calls.
+        rows: rows in verl's format.
         responses: one response a row, or a list of them. Without it, the rows' column ``response``; without that,
             probes of each row: its ground truth in the forms that answers have (`PROBES`), a wrong answer, nothing.
         source: where ``responses`` came from, for the notes.
-        kwargs: the objective's further arguments.
-        timeout: seconds a call may take.
         reference_tokens: the reference length; without it, the mean length of the responses.
         tokenize: gives the tokens of a response, its end of sequence included; without it, words are counted.
         moment: when in a run this is to be.
 
+    Returns:
+        What each gave, by objective.
+
     Raises:
-        CtwaError: the function cannot be loaded or called, or the rows are not in verl's format.
+        CtwaError: a function cannot be loaded or called, or the rows are not in verl's format.
     """
     if not rows:
         raise CtwaError("there is no row to check the reward function on; give a data set that has some")
@@ -112,17 +144,16 @@ def check_reward(
             f"there are {len(responses)} responses for {len(rows)} rows; give one, or one list, for each row"
         )
 
-    resolved = resolve_spec(spec)
-    _, name = split_spec(spec)
-    objectives = parse_objectives({name: {"reward_fn": spec, "kwargs": dict(kwargs or {}), "timeout": timeout}})
-    with closing(WorkerPool([Function(resolved, objectives[name].kwargs)], num_workers=1)) as pool:
-        _check_rows(rows, name, pool.contracts[0])
+    with closing(WorkerPool(functions_of(objectives), num_workers=1)) as pool:
+        contracts = dict(zip(objectives, pool.contracts, strict=True))
+        _check_rows(rows, contracts)
         samples = probes_of(rows) if responses is None else samples_of(responses)
         made = [each if isinstance(each, Response) else measured(each, tokenize) for _, _, each in samples]
-        if "completion_ids" in pool.contracts[0].required and any(each.token_ids is None for each in made):
+        wanting = [name for name, contract in contracts.items() if "completion_ids" in contract.required]
+        if wanting and any(each.token_ids is None for each in made):
             raise CtwaError(
-                f"reward function '{spec}' asks for completion_ids, the tokens of the responses: --tokenizer names a "
-                "model to make them with (tokenize in Python)"
+                f"reward function '{objectives[wanting[0]].reward_fn}' asks for completion_ids, the tokens of the "
+                "responses: --tokenizer names a model to make them with (tokenize in Python)"
             )
         notes = [source]
         if tokenize is None and not all(isinstance(each, Response) for _, _, each in samples):
@@ -142,34 +173,42 @@ def check_reward(
             )
             for (row, _, _), response in zip(samples, made, strict=True)
         ]
-        outcomes = _outcomes_of(completions, objectives, pool)
-    checked = tuple(
-        Checked(row, kind, completions[index], outcomes[index]) for index, (row, kind, _) in enumerate(samples)
-    )
-    return CheckResult(resolved, checked, tuple(notes))
+        outcomes = _outcomes_of(completions, [row for row, _, _ in samples], objectives, pool)
+    results = {}
+    for name, objective in objectives.items():
+        checked = tuple(
+            Checked(row, kind, completions[index], outcomes[name][index])
+            for index, (row, kind, _) in enumerate(samples)
+        )
+        results[name] = CheckResult(resolve_spec(objective.reward_fn), checked, tuple(notes), objective.key)
+    return results
 
 
-def _check_rows(rows: Sequence[Mapping[str, Any]], name: str, contract: Contract) -> None:
-    """Refuse the first row that lacks what a run, or the function, asks of every row."""
-    needed_by = need_ground_truth({name: contract})
+def _check_rows(rows: Sequence[Mapping[str, Any]], contracts: Mapping[str, Contract]) -> None:
+    """Refuse the first row that lacks what a run, or a function, asks of every row."""
+    needed_by = need_ground_truth(contracts)
+    columns = {name: contract.columns for name, contract in contracts.items()}
     for index, row in enumerate(rows):
         fault = row_fault(Row(index, dict(row)), needs_ground_truth=needed_by, text_prompts=True)
-        if fault := fault or column_fault(row, {name: contract.columns}):
+        if fault := fault or column_fault(row, columns):
             raise CtwaError(f"row {index} (from 0) of the data: {fault}")
 
 
 def _outcomes_of(
-    completions: Sequence[Completion], objectives: Mapping[str, ObjectiveConfig], pool: WorkerPool
-) -> dict[int, Outcome]:
-    """What the pool's function gives, by the completion's place; completions of equal prompts are a group."""
-    prompts = list(dict.fromkeys(completion.prompt for completion in completions))
-    group_N = [prompts.index(completion.prompt) for completion in completions]
+    completions: Sequence[Completion],
+    group_N: Sequence[int],
+    objectives: Mapping[str, ObjectiveConfig],
+    pool: WorkerPool,
+) -> dict[str, dict[int, Outcome]]:
+    """What the pool's functions give, by objective and the completion's place."""
     queue = CallQueue(kinds(objectives, pool.contracts), pool.num_workers)
     queue.put(plan(objectives, pool.contracts, range(len(completions)), completions, group_N))
     queue.complete()
-    outcomes: dict[int, Outcome] = {}
+    names, together = list(objectives), sharing(objectives)
+    outcomes: dict[str, dict[int, Outcome]] = {name: {} for name in names}
     for call, call_outcomes in pool.run(queue):
-        outcomes.update(zip(call.rows, call_outcomes, strict=True))
+        for place, name in enumerate(together[names[call.function]]):
+            outcomes[name].update(zip(call.rows, (each.of(place) for each in call_outcomes), strict=True))
     return outcomes
 
 
@@ -179,7 +218,7 @@ def render(result: CheckResult) -> RenderableType:
 
 
 def _by_kind(result: CheckResult) -> Table:
-    table = Table(title=Text(result.spec), title_justify="left")
+    table = Table(title=Text(result.title), title_justify="left")
     table.add_column("response", no_wrap=True)
     for column in ("n", "scored", "mean", "min", "max", "ms", "max ms"):
         table.add_column(column, justify="right", no_wrap=True)

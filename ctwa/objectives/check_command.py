@@ -13,9 +13,10 @@ from ctwa.data.reading import first_rows
 from ctwa.data.settings import RowSettings
 from ctwa.errors import CtwaError
 from ctwa.objectives.attack import attack, render_attack
-from ctwa.objectives.check import FIRST_STEP, MAX_UNSCORED, CheckResult, check_reward, render
+from ctwa.objectives.check import FIRST_STEP, MAX_UNSCORED, CheckResult, check_rewards, render
 from ctwa.objectives.check_together import overrides, render_together, together
 from ctwa.objectives.completion import Moment
+from ctwa.objectives.config import ObjectiveConfig, parse_objectives
 from ctwa.objectives.loading import resolve_spec, split_spec
 from ctwa.objectives.responses import Sampler, of_rows, read_responses
 
@@ -29,6 +30,7 @@ def main(
     texts: Sequence[str] = (),
     sample: Sampler | None = None,
     limit: int = 20,
+    keys: Sequence[str] = (),
     kwargs: Mapping[str, Any] | None = None,
     timeout: float = 10.0,
     reference_tokens: float | None = None,
@@ -48,11 +50,12 @@ def main(
         texts: responses to every row, in place of these.
         sample: makes the responses, in place of these: of the rows, with a sentence that says of what.
         limit: how many rows, from the first.
-        kwargs: as in ``check_reward``; of several functions, by their names.
-        timeout: as in ``check_reward``.
-        reference_tokens: as in ``check_reward``.
-        tokenize: as in ``check_reward``.
-        moment: as in ``check_reward``.
+        keys: of the dict that the function returns: each is a reward by itself, and the function is called once.
+        kwargs: further arguments of the function; of several functions, by their names.
+        timeout: seconds a call may take.
+        reference_tokens: as in ``check_rewards``.
+        tokenize: as in ``check_rewards``.
+        moment: as in ``check_rewards``.
         attacked: try responses that say nothing, too (``attack``).
         console: where to show the tables.
 
@@ -66,10 +69,7 @@ def main(
     ways = {"--text": bool(texts), "--responses": responses is not None, "--model": sample is not None}
     if len(given := [way for way, is_given in ways.items() if is_given]) > 1:
         raise CtwaError(f"{' and '.join(given)} all give the responses; write one of them")
-    functions = dict(zip(_names(specs), specs, strict=True))
-    own = _own_kwargs(list(functions), kwargs or {})
-    for spec in specs:
-        resolve_spec(spec)  # before a model is asked
+    objectives = _objectives(specs, keys, kwargs or {}, timeout)
     chosen: Sequence[Any] | None
     if sample is not None:
         chosen, source = sample(rows)
@@ -80,25 +80,17 @@ def main(
     else:
         chosen, source = of_rows(rows)
     console = console or Console()
-    how: dict[str, Any] = {"timeout": timeout, "tokenize": tokenize, "moment": moment}
-    results = {}
-    for name, spec in functions.items():
-        results[name] = check_reward(
-            spec,
-            rows,
-            responses=chosen,
-            source=source,
-            kwargs=own[name],
-            reference_tokens=reference_tokens,
-            **how,
-        )
-        console.print(render(results[name]))
+    how: dict[str, Any] = {"responses": chosen, "tokenize": tokenize, "moment": moment}
+    results = check_rewards(objectives, rows, source=source, reference_tokens=reference_tokens, **how)
+    for result in results.values():
+        console.print(render(result))
     if chosen is not None:  # the probes are no model's: what they have in common says nothing of training
         _show_together(results, console)
     is_paid_for_nothing = False
-    for name, spec in functions.items() if attacked else ():
+    for name, each in objectives.items() if attacked else ():
         known = results[name].checked[0].completion.reference_tokens
-        found = attack(spec, rows, responses=chosen, kwargs=own[name], reference_tokens=known, **how)
+        called: dict[str, Any] = {"key": each.key, "kwargs": each.kwargs, "timeout": timeout}
+        found = attack(each.reward_fn, rows, reference_tokens=known, **called, **how)
         console.print(render_attack(found))
         is_paid_for_nothing |= bool(found.through)
     return int(is_paid_for_nothing or any(result.unscored_frac > MAX_UNSCORED for result in results.values()))
@@ -112,12 +104,28 @@ def _show_together(results: Mapping[str, CheckResult], console: Console) -> None
             console.print(Text(targets), soft_wrap=True)  # a line to paste stays one
 
 
-def _names(specs: Sequence[str]) -> list[str]:
-    """What the functions are called: by their names, where those differ."""
-    names = [split_spec(spec)[1] for spec in specs]
+def _objectives(
+    specs: Sequence[str], keys: Sequence[str], kwargs: Mapping[str, Any], timeout: float
+) -> dict[str, ObjectiveConfig]:
+    """What is to be checked: functions, or the keys of one, by names as objectives have them."""
     if len(set(map(resolve_spec, specs))) < len(specs):
         raise CtwaError("a reward function is given twice; give each once")
-    return names if len(set(names)) == len(names) else list(specs)
+    if keys and len(specs) > 1:
+        raise CtwaError("--key is of what one function returns, and several are given; check them one after the other")
+    functions = [split_spec(spec)[1] for spec in specs]
+    if len(set(functions)) < len(functions):  # of several files
+        functions = list(specs)
+    names = [each.replace("/", ".") for each in keys or functions]
+    if len(set(names)) < len(names):
+        raise CtwaError(f"two of {', '.join(keys or functions)} have one name; give each once, or one after the other")
+    own = _own_kwargs(names, kwargs) if not keys else dict.fromkeys(names, kwargs)
+    taken: list[tuple[str, str | None]] = [(specs[0], key) for key in keys] or [(spec, None) for spec in specs]
+    return parse_objectives(
+        {
+            name: {"reward_fn": spec, "key": key, "kwargs": dict(own[name]), "timeout": timeout}
+            for name, (spec, key) in zip(names, taken, strict=True)
+        }
+    )
 
 
 def _own_kwargs(names: Sequence[str], kwargs: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import ctwa
+from ctwa.arguments import is_time, plain
 from ctwa.errors import CtwaError, did_you_mean, is_seen
 from ctwa.objectives.completion import Completion
 from ctwa.objectives.conventions import (
@@ -209,8 +210,8 @@ def _check_missing(
 def to_outcome(value: Any, seconds: float, keys: Sequence[str | None] = (None,)) -> Outcome:
     """Judge what a reward function returned for one completion.
 
-    A finite number counts: Python's, numpy's, or a zero-dimensional array or tensor. None says "cannot be scored",
-    `ctwa.NOT_APPLICABLE` (the text "not_applicable") that it need not be.
+    A finite number counts: Python's, numpy's, or a zero-dimensional array or tensor. None, and what numpy masks, say
+    "cannot be scored", `ctwa.NOT_APPLICABLE` (the text "not_applicable") that it need not be.
 
     Args:
         value: what it returned.
@@ -225,20 +226,24 @@ def _to_outcome(value: Any, seconds: float, key: str | None) -> Outcome:
     if isinstance(value, Mapping):
         wanted = key or "score"
         if wanted not in value:
-            hint = did_you_mean(wanted, map(str, value)) if key else "; return one number, or give the objective a key"
+            hint = (
+                did_you_mean(wanted, map(str, value))
+                if key
+                else "; return one number, or give the objective a key (--key of `ctwa check-reward`)"
+            )
             text = f"returned the {_described(value)} without '{wanted}'{hint}"
             return Outcome(None, "wrong_type", text, seconds)
         value = value[wanted]
     elif key is not None and value is not None and not isinstance(value, str):
         text = f"returned the {_described(value)}, which has no '{key}'; return a dict, or leave the key out"
         return Outcome(None, "wrong_type", text, seconds)
+    returned, value = value, plain(value)
     if value is None:
-        return Outcome(None, "none", "the function returned None", seconds)
+        text = "None" if returned is None else f"the {_described(returned)}"
+        return Outcome(None, "none", f"the function returned {text}", seconds)
     if isinstance(value, str) and value == ctwa.NOT_APPLICABLE:
         return Outcome(None, seconds=seconds, applies=False)
-    if getattr(value, "shape", None) == () and hasattr(value, "item"):
-        value = value.item()
-    if not isinstance(value, numbers.Real):
+    if is_time(value) or not isinstance(value, numbers.Real):
         return Outcome(None, "wrong_type", f"returned the {_described(value)}; return one number, or None", seconds)
     try:
         number = float(value)
@@ -260,10 +265,10 @@ def to_group_outcomes(
     In place of the list, None and `ctwa.NOT_APPLICABLE` say it of every completion.
     """
     seconds /= num_completions
+    if hasattr(values, "tolist") and not is_time(values):  # numpy, torch
+        values = values.tolist()
     if values is None or (isinstance(values, str) and values == ctwa.NOT_APPLICABLE):
         return [to_outcome(values, seconds, keys)] * num_completions
-    if hasattr(values, "tolist"):  # numpy, torch
-        values = values.tolist()
     if not isinstance(values, list | tuple):
         text = f"returned the {_described(values)} for a group; return a list of {num_completions} numbers"
         return [Outcome(None, "wrong_type", text, seconds)] * num_completions

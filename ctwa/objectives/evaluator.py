@@ -14,12 +14,10 @@ from typing import Self
 from ctwa import metrics as key_of
 from ctwa.batch import RewardMatrix
 from ctwa.errors import CtwaError
-from ctwa.objectives.calls import Call, CallQueue, kinds, plan, sharing
+from ctwa.objectives.calls import Call, CallQueue, functions_of, kinds, plan, sharing
 from ctwa.objectives.completion import Completion
 from ctwa.objectives.config import ObjectiveConfig, check_objectives
 from ctwa.objectives.contract import Contract, Outcome, Reason
-from ctwa.objectives.loading import resolve_spec
-from ctwa.objectives.messages import Function
 from ctwa.objectives.pool import Pool, WorkerPool
 
 _NOT_CALLED = Outcome(None, applies=False)
@@ -106,7 +104,7 @@ class RewardEvaluator:
             for name, objective in self._objectives.items()
         }
         #: what each worker loads
-        self.functions = _functions(self._objectives)
+        self.functions = functions_of(self._objectives)
         self._pool = WorkerPool(self.functions, num_workers, max_memory=max_memory)
         self._pools: list[Pool] = [self._pool]
         self._scoring: Scoring | None = None
@@ -343,17 +341,5 @@ def load_contracts(objectives: Mapping[str, ObjectiveConfig]) -> dict[str, Contr
     Raises:
         CtwaError: a reward function is not found, cannot be imported, or asks for what is not offered.
     """
-    with closing(WorkerPool(_functions(objectives), num_workers=1)) as pool:
+    with closing(WorkerPool(functions_of(objectives), num_workers=1)) as pool:
         return dict(zip(objectives, pool.contracts, strict=True))
-
-
-def _functions(objectives: Mapping[str, ObjectiveConfig]) -> list[Function]:
-    together = sharing(objectives)
-    return [
-        Function(
-            resolve_spec(objective.reward_fn),
-            objective.kwargs,
-            tuple(objectives[each].key for each in together.get(name, [name])),
-        )
-        for name, objective in objectives.items()
-    ]

@@ -9,12 +9,14 @@ import inspect
 import json
 import sys
 import traceback
+import unicodedata
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from ctwa.errors import CtwaError, did_you_mean, neighbour, shown, without_secrets
+from ctwa.objectives.siblings import Siblings, file_of, how_to_import
 from ctwa.shipped import shipped_folder
 
 SHIPPED = shipped_folder()
@@ -22,8 +24,9 @@ SHIPPED = shipped_folder()
 
 
 def split_spec(spec: str) -> tuple[str, str]:
-    """``(module or file, function)`` of a spec. Raises CtwaError where it is neither form."""
+    """``(module or file, function)`` of a spec, the name as Python has it. Raises CtwaError where it is neither."""
     where, colon, name = spec.rpartition(":")
+    name = unicodedata.normalize("NFKC", name)  # as Python does with the names of a file
     if not colon or not where.strip() or not name.isidentifier():
         raise CtwaError(
             f"reward function '{spec}' is not of the form 'path/file.py:function' or 'package.module:function'"
@@ -59,15 +62,23 @@ def load_function(spec: str) -> Callable[..., Any]:
     """Import the function a resolved spec names.
 
     Raises:
-        CtwaError: the module cannot be imported, or has no such function.
+        CtwaError: the module cannot be imported, has no such function, or gets another reward file's modules
+            (``siblings``).
     """
     where, name = split_spec(spec)
+    file = Path(where) if _is_file(where) else None
+    siblings = Siblings()
     try:
-        module = _import_file(Path(where)) if _is_file(where) else _import_module(where)
+        module = _import_module(where) if file is None else _import_file(file)
     except CtwaError:
         raise
     except BaseException as error:  # the user's file may raise anything, SystemExit included
-        raise CtwaError(f"reward function '{spec}': importing {where} failed with {describe_error(error)}") from error
+        siblings.check(spec, file)  # which may be why
+        instead = "" if file is None else how_to_import(file, error)
+        raise CtwaError(
+            f"reward function '{spec}': importing {where} failed with {describe_error(error)}{instead}"
+        ) from error
+    siblings.check(spec, file_of(module))
     function = getattr(module, name, None)
     if inspect.isclass(function):
         raise CtwaError(f"reward function '{spec}': '{name}' is a class; give a function, or an object of the class")
@@ -92,22 +103,22 @@ def load_function(spec: str) -> Callable[..., Any]:
 def check_kwargs(function: Callable[..., Any], spec: str, kwargs: Mapping[str, Any]) -> None:
     """See that an objective's ``kwargs`` are of the types that its function is annotated with, and let it look at them.
 
-    It looks by ``check_NAME`` beside it, if there is one. A ``check_NAME`` that requires what is not among the
-    ``kwargs`` is for something else, and is left alone.
+    It looks by ``check_NAME`` beside it, if there is one. A ``check_NAME`` that takes no arguments, or requires what is
+    not among the ``kwargs``, is for something else, and is left alone.
 
     Raises:
-        CtwaError: one is of another type, or ``check_NAME`` raises something; ValueError says what is wrong in its own
-            words.
+        CtwaError: one is of another type, or ``check_NAME`` raises something (ValueError says what is wrong in its own
+            words) or does not take one of them.
     """
     where, name = split_spec(spec)
     module = _import_file(Path(where)) if _is_file(where) else _import_module(where)
     check = getattr(module, f"check_{name}", None)
-    if callable(check) and _can_do_with(check, kwargs):
+    if callable(check) and _looks_at(check, spec, kwargs):
         try:
             check(**kwargs)
         except (ValueError, CtwaError) as error:
             raise CtwaError(f"the kwargs of reward function '{spec}': {error}") from error
-        except Exception as error:
+        except BaseException as error:  # SystemExit included
             _check_types(function, spec, kwargs)  # which is mostly why
             raise CtwaError(f"the kwargs of reward function '{spec}': {describe_error(error)}") from error
     _check_types(function, spec, kwargs)
@@ -140,11 +151,25 @@ def _check_types(function: Callable[..., Any], spec: str, kwargs: Mapping[str, A
             continue
 
 
-def _can_do_with(function: Callable[..., Any], kwargs: Mapping[str, Any]) -> bool:
-    """Whether all that a function requires is among these."""
-    parameters = inspect.signature(function).parameters.values()
+def _looks_at(check: Callable[..., Any], spec: str, kwargs: Mapping[str, Any]) -> bool:
+    """Whether a ``check_NAME`` is one of the kwargs. Raises CtwaError where it looks as if, and cannot take them."""
+    try:
+        signature = inspect.signature(check)
+    except (TypeError, ValueError):  # no def, nor an object of a class
+        return False
+    parameters = signature.parameters.values()
     named = [each for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
-    return all(each.name in kwargs for each in named if each.default is each.empty)
+    if not parameters or not all(each.name in kwargs for each in named if each.default is each.empty):
+        return False
+    try:
+        signature.bind(**kwargs)
+    except TypeError as error:
+        name = f"check_{split_spec(spec)[1]}"
+        raise CtwaError(
+            f"the kwargs of reward function '{spec}' are handed to {name} beside it: {error}; let it take all of them, "
+            "or call it something else if it is for something else"
+        ) from error
+    return True
 
 
 def describe_error(error: BaseException) -> str:

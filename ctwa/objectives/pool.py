@@ -168,6 +168,15 @@ class WorkerPool:
     def _specs(self) -> str:
         return ", ".join(function.spec for function in self._functions)
 
+    def _why_not_loaded(self, reason: Literal["timeout", "crashed"], status: str) -> str:
+        how = f"did not load within {START_TIMEOUT:g} s"
+        if reason == "crashed":
+            how = f"ended the worker process ({status})"
+        if len(self._functions) == 1:
+            return f"the reward function {self._specs()} {how}; see what its file does when it is imported"
+        instead = "import one after the other with `ctwa check-reward` to see which"
+        return f"the reward functions {self._specs()} {how}; {instead}"
+
     def _replace(self, worker: _Worker) -> int:
         """Kill a worker and start another in its place; return the exit status of the killed one."""
         self._selector.unregister(worker.channel)
@@ -216,13 +225,7 @@ class WorkerPool:
         chunk = worker.chunk
         status = _status_text(self._replace(worker))
         if worker.contracts is None:
-            how = (
-                f"did not load within {START_TIMEOUT:g} s" if reason == "timeout" else f"ended their process ({status})"
-            )
-            raise CtwaError(
-                f"the reward functions {self._specs()} {how}; "
-                "import one after the other with `ctwa check-reward` to see which"
-            )
+            raise CtwaError(self._why_not_loaded(reason, status))
         if chunk is None or queue is None:  # it died between two chunks: nobody's call
             return
         chunk.seconds += monotonic() - worker.assigned

@@ -112,6 +112,22 @@ def test_the_order_in_which_experts_are_given_says_nothing(places: SimpleNamespa
     assert [choice.targets for choice in choices] == [[str(places.run)]] * 2  # whose task it is
 
 
+@pytest.mark.parametrize("equal", [{"accuracy": 6.0, "clarity": 4.0}, {"accuracy": 0.9 / 3, "clarity": 0.6 / 3}])
+def test_choices_are_one_only_where_their_shares_are(places: SimpleNamespace, equal: dict[str, float]) -> None:
+    experts = {"accuracy": str(places.run), "clarity": str(places.base)}
+    chosen = {"accuracy": 0.6, "clarity": 0.4}
+
+    assert [each.name for each in steered_models(combined(places, experts, chosen, equal), {})] == [
+        "mod 0.6/0.4",
+        "soup 0.6/0.4",
+    ]
+    near = {"accuracy": 6.0, "clarity": 4.0000001}
+    with pytest.raises(
+        CtwaError, match=r"the same to the four digits that name them, 'mod 0\.6/0\.4': .*; leave one out"
+    ):
+        steered_models(combined(places, experts, chosen, near), {})
+
+
 def num_loaded() -> int:
     """The language models in memory."""
     gc.collect()

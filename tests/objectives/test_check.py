@@ -135,6 +135,70 @@ def test_several_responses_of_a_row_are_a_group(reward_file: RewardFile) -> None
     assert [(item.row, item.outcome.value) for item in result.checked] == [(0, 3), (0, 3), (0, 3), (1, 1)]
 
 
+def test_rows_of_one_prompt_are_groups_with_their_own_ground_truths(reward_file: RewardFile) -> None:
+    path = reward_file("""
+        def alone(response, ground_truth): return float(ground_truth in response)
+        def group(group_response, ground_truth): return [float(ground_truth in each) for each in group_response]
+        def batch(completions: list[str], ground_truths):
+            return [float(a in b) for a, b in zip(ground_truths, completions)]
+    """)
+    same = [{**row, "prompt": "What is 1 + 1?"} for row in rows(3)]
+    for name in ("alone", "group", "batch"):
+        result = check_reward(f"{path}:{name}", same, responses=[["it is 1", "it is 3"]] * 3)
+        assert [item.outcome.value for item in result.checked] == [1, 0, 0, 0, 0, 1], name
+
+
+def test_parts_of_what_a_function_returns_are_checked_by_their_keys(
+    reward_file: RewardFile, data: Callable[..., Path], tmp_path: Path
+) -> None:
+    calls = tmp_path / "calls"
+    path = reward_file(f"""
+        def score(response, most=9):
+            with open({str(calls)!r}, "a") as file: file.write("x")
+            return {{"acc": float("right" in response), "len/words": min(len(response), most)}}
+    """)
+    spec, file = f"{path}:score", data(rows(1))
+    status, text = run_main(spec, file, texts=["right", "wrong!"], keys=["acc", "len/words"], kwargs={"most": 6})
+    assert status == 0
+    assert calls.read_text() == "xx"
+    assert ":score, key acc" in text
+    assert re.search(r"len.words +│ +5.5 ", text)
+    assert check_reward(spec, rows(1), responses=["right"], key="acc").checked[0].outcome.value == 1
+
+    status, text = run_main(spec, file, texts=["right"])
+    assert status == 1
+    assert "give the objective a key (--key of `ctwa check-reward`)" in text
+    assert run_main(spec, file, texts=["right"], keys=["acc", "fmt"])[0] == 1
+    with pytest.raises(CtwaError, match="two of acc, acc have one name; give each once"):
+        main([spec], file, keys=["acc", "acc"])
+    with pytest.raises(CtwaError, match="--key is of what one function returns, and several are given"):
+        main([spec, f"{path}:other"], file, keys=["acc"])
+
+
+def test_functions_of_one_name_are_told_apart_by_their_files(
+    reward_file: RewardFile, data: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for place in ("a", "b"):
+        reward_file("def f(response, times): return len(response) * times", f"{place}/r.py")
+    kwargs = {"a.r.py:f": {"times": 1}, "b.r.py:f": {"times": 2}}
+    status, text = run_main(["a/r.py:f", "b/r.py:f"], data(rows(1)), texts=["a", "abc"], kwargs=kwargs)
+    assert status == 0
+    assert re.search(r"a\.r\.py:f +│ 2 +│", text)
+    assert re.search(r"b\.r\.py:f +│ 4 +│", text)
+
+
+def test_functions_are_loaded_together_as_in_a_run(reward_file: RewardFile, data: Callable[..., Path]) -> None:
+    specs = []
+    for place in ("a", "b"):
+        reward_file(f"VALUE = {place!r}", f"{place}/helper.py")
+        source = "import os, sys; sys.path.insert(0, os.path.dirname(__file__))\nfrom helper import VALUE\n"
+        specs.append(f"{reward_file(source + 'def f(response): return VALUE == response', f'{place}/r.py')}:f")
+    for each in (specs, specs[::-1]):
+        with pytest.raises(CtwaError, match=r"imports 'helper' and gets \S+, as \S+ does; alone it would get"):
+            main(each, data(rows(1)), texts=["a"])
+
+
 def test_failures_are_shown_first_with_what_went_wrong(reward_file: RewardFile) -> None:
     path = reward_file("""
         import time

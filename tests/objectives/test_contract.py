@@ -1,5 +1,6 @@
 import math
 from collections.abc import Callable
+from datetime import timedelta
 from fractions import Fraction
 from typing import Any
 
@@ -170,6 +171,16 @@ def test_finite_numbers_count(value: Any, expected: float) -> None:
     assert type(outcome.value) is float
 
 
+TIMES = [
+    np.timedelta64(5, "ns"),  # a number to numpy, and 5 as Python's own
+    np.timedelta64(5, "s"),
+    np.timedelta64("NaT"),
+    np.datetime64(5, "ns"),
+    np.array(5, "m8[ns]"),
+    timedelta(seconds=5),
+]
+
+
 @pytest.mark.parametrize(
     ("value", "reason", "text"),
     [
@@ -185,9 +196,15 @@ def test_finite_numbers_count(value: Any, expected: float) -> None:
         (
             {"reward": 1.0},
             "wrong_type",
-            "returned the dict {'reward': 1.0} without 'score'; return one number, or give the objective a key",
+            "returned the dict {'reward': 1.0} without 'score'; return one number, or give the objective a key "
+            "(--key of `ctwa check-reward`)",
         ),
-        ({}, "wrong_type", "returned the dict {} without 'score'; return one number, or give the objective a key"),
+        (
+            {},
+            "wrong_type",
+            "returned the dict {} without 'score'; return one number, or give the objective a key "
+            "(--key of `ctwa check-reward`)",
+        ),
         ({"score": None}, "none", "the function returned None"),
         ({"score": math.nan, "acc": 1.0}, "not_finite", "returned nan; return a finite number, or None"),
         ({"score": "1"}, "wrong_type", "returned the str '1'; return one number, or None"),
@@ -208,11 +225,22 @@ def test_finite_numbers_count(value: Any, expected: float) -> None:
             "returned the ndarray array([1.]); return one number, or None",
         ),
         (np.str_("1"), "wrong_type", "returned the str '1'; return one number, or None"),
+        (np.ma.masked_invalid([math.nan]).mean(), "none", "the function returned the MaskedConstant masked"),
+        ({"score": np.ma.masked}, "none", "the function returned the MaskedConstant masked"),
+        *(
+            (time, "wrong_type", f"returned the {type(time).__name__} {time!r}; return one number, or None")
+            for time in TIMES
+        ),
     ],
 )
 def test_everything_else_is_unscored_with_a_reason(value: Any, reason: str, text: str) -> None:
     outcome = to_outcome(value, 0.0)
     assert (outcome.value, outcome.reason, outcome.text) == (None, reason, text)
+
+
+def test_what_numpy_masks_in_a_group_is_unscored() -> None:
+    for values in (np.ma.array([1.0, 2.0], mask=[False, True]), [1.0, np.ma.masked]):
+        assert [outcome.reason for outcome in to_group_outcomes(values, 2, 0.0)] == [None, "none"]
 
 
 @pytest.mark.parametrize("values", [[1, 0.5], (1, 0.5), np.array([1, 0.5]), torch.tensor([1, 0.5])])
@@ -237,6 +265,12 @@ def test_each_value_of_a_group_is_judged_by_itself() -> None:
         (1.0, "wrong_type", "returned the float 1.0 for a group; return a list of 3 numbers"),
         (np.float64(1.0), "wrong_type", "returned the float 1.0 for a group; return a list of 3 numbers"),
         (None, "none", "the function returned None"),
+        (np.ma.masked, "none", "the function returned None"),
+        (
+            np.array([5, 6, 7], "m8[ns]"),
+            "wrong_type",
+            "returned the ndarray array([5, 6, 7], dtype='timedelta64[ns]') for a group; return a list of 3 numbers",
+        ),
     ],
 )
 def test_a_group_that_cannot_be_read_is_unscored(values: Any, reason: str, text: str) -> None:

@@ -213,7 +213,7 @@ def test_mean_and_std_are_over_what_was_scored(reward_file: RewardFile, completi
         ("raise RuntimeError('no licence')", "importing .* failed with RuntimeError: no licence"),
         ("def g(response): ...", "has no function 'f', it has 'g'"),
         ("def f(answer): ...", "requires 'answer', which is not offered; .*; did you mean 'ground_truth'[?] A column"),
-        ("import os; os._exit(7)", r"ended their process \(exit status 7\)"),
+        ("import os; os._exit(7)", r"f ended the worker process \(exit status 7\); see what its file does when"),
     ],
 )
 def test_a_function_that_cannot_be_called_is_an_error_at_construction(

@@ -121,6 +121,16 @@ def test_a_file_that_cannot_be_imported(reward_file: Callable[..., str], source:
     assert not [name for name in set(sys.modules) - before if name.startswith("ctwa_reward_")]
 
 
+@pytest.mark.parametrize("written", ["\u00b5f", "\u03bcf", "ﬁt", "cafe\u0301", "ℌ"])
+def test_a_function_may_be_named_by_any_form_of_its_characters(reward_file: Callable[..., str], written: str) -> None:
+    """Python reads names in one form (NFKC), whichever the file has."""
+    path = reward_file(f"def {written}(response, k=0): return 1\ndef check_{written}(k=0): raise ValueError('looked')")
+    assert load_function(f"{path}:{written}")("") == 1
+    assert load_function(resolve_spec(f"{path}:{written}"))("") == 1
+    with pytest.raises(CtwaError, match="looked"):
+        check_kwargs(load_function(f"{path}:{written}"), f"{path}:{written}", {})
+
+
 @pytest.mark.parametrize("spec", ["accuracy", "file.py", "file.py:", ":f", "file.py:not a name", ""])
 def test_a_spec_of_another_form_is_refused(spec: str) -> None:
     with pytest.raises(CtwaError, match=r"is not of the form 'path/file.py:function' or 'package.module:function'"):
@@ -160,3 +170,39 @@ def test_kwargs_that_an_annotation_allows_or_says_nothing_of_are_taken(reward_fi
     check_kwargs(load_function(f"{path}:g"), f"{path}:g", allowed)
     # An annotation that cannot be read, of a type that is imported for checkers alone, leaves all of them alone.
     check_kwargs(load_function(f"{path}:f"), f"{path}:f", {"budget": "300"})
+
+
+@pytest.mark.parametrize(
+    ("check", "said"),
+    [
+        ("def check_f(word): raise ValueError(f'no {word}')", "no hi"),
+        ("def check_f(word): assert word == 'no'", r"AssertionError \(rewards.py, line 2\)"),
+        ("def check_f(word): raise SystemExit(3)", r"SystemExit: 3 \(rewards.py, line 2\)"),
+        ("def check_f(word): import sys; sys.exit('stop')", r"SystemExit: stop \(rewards.py, line 2\)"),
+        ("def check_f(word): raise KeyboardInterrupt", "KeyboardInterrupt"),
+        (
+            "def check_f(wrod='x'): pass",
+            "handed to check_f beside it: got an unexpected keyword argument 'word'; let it",
+        ),
+        # What is for something else.
+        ("def check_f(): assert False", None),
+        ("def check_f(word, other): assert False", None),
+        ("def check_f(tmp_path): assert False", None),
+        ("check_f = type", None),
+        ("check_f = 'text'", None),
+        ("class check_f:\n    def __init__(self): assert False", None),
+        # What looks at some, and finds nothing.
+        ("def check_f(**kwargs): assert kwargs == {'word': 'hi'}", None),
+        ("def check_f(word, other=1): assert word == 'hi'", None),
+    ],
+)
+def test_what_a_function_s_own_check_raises_is_told(
+    reward_file: Callable[..., str], check: str, said: str | None
+) -> None:
+    path = reward_file("def f(response, word): return 1.0\n" + check)
+    spec = f"{path}:f"
+    if said is None:
+        check_kwargs(load_function(spec), spec, {"word": "hi"})
+    else:
+        with pytest.raises(CtwaError, match=f"the kwargs of reward function '.*:f'.*{said}"):
+            check_kwargs(load_function(spec), spec, {"word": "hi"})

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import pytest
 
 Reward = Callable[[str], Callable[..., Any]]
@@ -184,8 +185,8 @@ class TestMultipleChoice:
 
     def test_the_ground_truth_is_a_letter_or_its_number(self, reward_fn: Reward) -> None:
         multiple_choice = reward_fn("multiple_choice")
-        assert [multiple_choice("B", gold) for gold in ("b", "(B)", 1, 0, "A.")] == [1, 1, 1, 0, 0]
-        assert [multiple_choice("B", gold) for gold in (None, "a dog", "", 99, "Z")] == [None] * 5
+        assert [multiple_choice("B", gold) for gold in ("b", "(B)", 1, np.int64(1), 0, "A.")] == [1, 1, 1, 1, 0, 0]
+        assert [multiple_choice("B", gold) for gold in (None, "a dog", "", "1", True, 99, "Z")] == [None] * 7
 
     @pytest.mark.parametrize("choices", ["ABCDEFGHIJ", "АБВГ", "wxyz"])
     def test_every_choice_can_be_named(self, reward_fn: Reward, choices: str) -> None:

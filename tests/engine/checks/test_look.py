@@ -165,7 +165,7 @@ class TestFunctions:
                 "failed with ModuleNotFoundError: No module named 'no_su",
             ),
             ("raise SystemExit(3)", {}, "failed with SystemExit: 3"),
-            ("import os; os._exit(3)", {}, "ended their process (exit status 3)"),
+            ("import os; os._exit(3)", {}, "ended the worker process (exit status 3)"),
             ("def accuracy(response): ...\nf2 = 1", {}, "has no function 'f', it has 'accuracy'"),
             ("def ff(response): ...", {}, "has no function 'f', it has 'ff'; did you mean 'ff'?"),
             ("def f(respnse): ...", {}, "requires 'respnse', which is not offered; .*; did you mean 'response'?"),
