@@ -200,8 +200,7 @@ def _over_rows(rollout: Rollout, estimate: Estimate, scores_N: Tensor, rows_N: T
         )
     advantages_NT = estimate(scores_N) if bool(rows_N.all()) else estimate(scores_N, rows_N)
     num_N, num_T = rollout.mask_NT.shape
-    check_tensor("advantages_NT", advantages_NT, N=num_N, T=num_T)
-    return advantages_NT
+    return check_tensor("advantages_NT", advantages_NT, N=num_N, T=num_T)
 
 
 def weighted_scores(rollout: Rollout, weights: Mapping[str, float | Tensor]) -> Tensor:
