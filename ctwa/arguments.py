@@ -64,7 +64,7 @@ def check_kind(name: str, value: object, kind: type | tuple[type, ...], instead:
 
 def check_tensor(
     name: str, value: object, *, dtype: torch.dtype | None = None, anywhere: bool = False, **sizes: int
-) -> None:
+) -> torch.Tensor:
     """Refuse what is no tensor of real numbers on the CPU with the dimensions that its name ends in.
 
     Args:
@@ -73,6 +73,10 @@ def check_tensor(
         dtype: what it has to be of; None where that does not matter.
         anywhere: whether it may be on another device.
         sizes: of the dimensions whose size is known, by letter.
+
+    Returns:
+        It, without the graph that it was computed by: a method's weights are constants of the loss, and what a method
+        remembers would keep the graphs of all steps.
 
     Raises:
         CtwaError: it is none, or of another shape or type, or elsewhere.
@@ -95,3 +99,9 @@ def check_tensor(
     if value.is_complex() or (dtype is not None and value.dtype != dtype):
         wanted_type = str(dtype or "real numbers").removeprefix("torch.")
         raise CtwaError(f"{name} is {value.dtype}; pass {wanted_type}")
+    return value.detach()
+
+
+def check_field(holder: object, name: str, *, dtype: torch.dtype | None = None, **sizes: int) -> None:
+    """Have a frozen dataclass hold what `check_tensor` gives of one of its fields."""
+    object.__setattr__(holder, name, check_tensor(name, getattr(holder, name), dtype=dtype, anywhere=False, **sizes))

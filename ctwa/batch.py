@@ -14,7 +14,7 @@ from torch import Tensor
 
 import ctwa
 from ctwa import metrics as key_of
-from ctwa.arguments import check_kind, check_tensor, is_time, plain
+from ctwa.arguments import check_field, check_kind, check_tensor, is_time, plain
 from ctwa.errors import CtwaError, shown
 from ctwa.policy_loss import PolicyLoss
 
@@ -23,6 +23,13 @@ Reward = float | Literal["not_applicable"] | None
 
 ROUNDING = 2.0**-21
 """What a reward may be off by, relative to its size: some roundings of float32, in which TRL keeps rewards."""
+
+EQUAL = 1e-12
+"""What numbers in float64 may differ by, relative to their size, and still be equal.
+
+An elementwise function that runs vectorised over most of a tensor and not over its end, and the mean of a million
+values, are off by some ten to twenty roundings of 1.1e-16. What is above has three digits that are no rounding.
+"""
 
 
 def slack(bound: float) -> float:
@@ -56,8 +63,8 @@ class RewardMatrix:
     applicable_NM: Tensor = None  # type: ignore[assignment]  # until it is made
 
     def __post_init__(self) -> None:
-        check_tensor("rewards_NM", self.rewards_NM, dtype=torch.float64)
-        check_tensor("scored_NM", self.scored_NM, dtype=torch.bool)
+        check_field(self, "rewards_NM", dtype=torch.float64)
+        check_field(self, "scored_NM", dtype=torch.bool)
         if self.applicable_NM is None:
             object.__setattr__(self, "applicable_NM", torch.ones_like(self.scored_NM, dtype=torch.bool))
         if len(set(self.names)) != len(self.names):
@@ -219,7 +226,7 @@ class Rollout:
         check_tensor("group_N", self.group_N, N=num_N)
         if self.group_N.is_floating_point():
             raise CtwaError(f"group_N is {self.group_N.dtype}; pass the prompt's number as int64")
-        check_tensor("mask_NT", self.mask_NT, N=num_N)
+        check_field(self, "mask_NT", N=num_N)
         if self.mask_NT.dtype != torch.bool and not bool(((self.mask_NT == 0) | (self.mask_NT == 1)).all()):
             raise CtwaError("mask_NT has other values than 0 and 1; pass 1 on the tokens that the policy wrote")
         num_T = self.mask_NT.shape[1]
@@ -231,9 +238,9 @@ class Rollout:
         if self.rejected_NT is not None:
             check_tensor("rejected_NT", self.rejected_NT, dtype=torch.bool, N=num_N, T=num_T)
         if self.importance_NT is not None:
-            check_tensor("importance_NT", self.importance_NT, N=num_N, T=num_T)
+            check_field(self, "importance_NT", N=num_N, T=num_T)
         if self.weights:
-            _check_told(self.weights, num_N)
+            object.__setattr__(self, "weights", _checked_told(self.weights, num_N))
 
     @property
     def loss_mask_NT(self) -> Tensor:
@@ -269,17 +276,15 @@ class Update:
         check_kind("rollout", self.rollout, Rollout, "a Rollout")
         num_N, num_T = self.rollout.mask_NT.shape
         for name in ("advantages_NT", "log_probs_old_NT", "log_probs_new_NT"):
-            check_tensor(name, getattr(self, name), N=num_N, T=num_T)
-            # What the loss was differentiated by would live as long as the update does.
-            object.__setattr__(self, name, getattr(self, name).detach())
+            check_field(self, name, N=num_N, T=num_T)
         check_kind("loss", self.loss, (PolicyLoss, type(None)), "a PolicyLoss such as Vanilla(), or None")
 
 
-def _check_told(weights: Mapping[str, Tensor], num_N: int) -> None:
-    """Refuse weights of prompts that make no score."""
+def _checked_told(weights: Mapping[str, Tensor], num_N: int) -> dict[str, Tensor]:
+    """The weights that prompts were told; refused where they make no score."""
+    weights = {name: check_tensor(f"weights[{name!r}]_N", weights_N, N=num_N) for name, weights_N in weights.items()}
     told_N = torch.zeros(num_N, dtype=torch.bool)
     for name, weights_N in weights.items():
-        check_tensor(f"weights[{name!r}]_N", weights_N, N=num_N)
         bad_N = ~weights_N.isfinite() | (weights_N < 0)
         if bad_N.any():
             row = int(bad_N.nonzero()[0])
@@ -290,6 +295,7 @@ def _check_told(weights: Mapping[str, Tensor], num_N: int) -> None:
     if not told_N.all():
         row = int((~told_N).nonzero()[0])
         raise CtwaError(f"the weights of row {row} are all 0; give at least one of its objectives a positive weight")
+    return weights
 
 
 def _numbers(name: str, column: Sequence[Reward]) -> list[float]:

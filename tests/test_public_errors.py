@@ -357,10 +357,21 @@ def test_the_numbers_of_numpy_are_numbers(tmp_path: Path) -> None:
     assert steps == [1, 2]
 
 
-def test_an_update_keeps_no_graph() -> None:
-    new_NT = torch.full((4, 3), -0.9, requires_grad=True)
+def test_what_is_handed_over_keeps_no_graph() -> None:
+    one = torch.ones((), dtype=torch.float64, requires_grad=True)
+    rewards = RewardMatrix(REWARDS.names, one * REWARDS.rewards_NM, REWARDS.scored_NM)
+    told = {"right": one * torch.ones(4)}
+    of_batch = rollout(rewards=rewards, mask_NT=one * MASK_NT, importance_NT=one * MASK_NT, weights=told)
+    of_update = update(rollout=of_batch, advantages_NT=one * MASK_NT, log_probs_new_NT=one * LOG_PROBS_NT)
+    progress = probed(log_probs_before_NT=one * LOG_PROBS_NT)
+    scores_N = one * torch.arange(4.0)
 
-    assert not update(log_probs_new_NT=new_NT * 2).log_probs_new_NT.requires_grad
+    for tensor in (
+        *(rewards.rewards_NM, of_batch.mask_NT, of_batch.importance_NT, of_batch.weights["right"]),
+        *(of_update.advantages_NT, of_update.log_probs_new_NT, progress.gain_M, progress.standard_error_M),
+        GroupRelative(ROLLOUT)(scores_N),
+    ):
+        assert not tensor.requires_grad
 
 
 def test_options_of_every_aggregator_are_had_by_name() -> None:

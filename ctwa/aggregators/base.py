@@ -133,6 +133,8 @@ class Aggregator(Stateful, ABC):
         all gradients are zero there is nothing to weigh. Both leave the method as it was, are counted, and give its
         last weights.
 
+        Weights are constants of the step: nothing is differentiated through what they are computed from.
+
         Args:
             gram_MM: inner products of the gradients.
             losses_M: the objectives' losses, for a method that ``needs_losses``; an entry may be not finite.
@@ -142,9 +144,10 @@ class Aggregator(Stateful, ABC):
         Raises:
             CtwaError: something that the method needs is not there, or not of the objectives' number.
         """
-        for name, values in {"gram_MM": gram_MM, "losses_M": losses_M, "errors_MM": errors_MM}.items():
-            if values is not None or name == "gram_MM":
-                check_tensor(name, values, anywhere=True, M=len(self.names))
+        check = partial(check_tensor, anywhere=True, M=len(self.names))
+        gram_MM = check("gram_MM", gram_MM)
+        losses_M = None if losses_M is None else check("losses_M", losses_M)
+        errors_MM = None if errors_MM is None else check("errors_MM", errors_MM)
         if self.needs_losses and losses_M is None:
             raise CtwaError(f"{self.method} needs the objectives' losses: pass losses_M")
         rate = math.nan if learning_rate is None else learning_rate

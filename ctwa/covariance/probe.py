@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ctwa import metrics as key_of
-from ctwa.arguments import check_tensor
+from ctwa.arguments import check_field, check_tensor
 from ctwa.covariance.diagnostics import finite
 from ctwa.covariance.within_prompt import within_prompt_covariance
 from ctwa.errors import CtwaError
@@ -54,7 +54,7 @@ class Progress:
 
     def __post_init__(self) -> None:
         for name in ("gain_M", "standard_error_M"):
-            check_tensor(name, getattr(self, name), M=len(self.names))
+            check_field(self, name, M=len(self.names))
 
     def select(self, names: Sequence[str]) -> Progress:
         """The same with the objectives in the order of ``names``. Raises CtwaError where they are not the same ones."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_MIN_STD = 1e-8  # below it, a group is constant and its correlation undefined
+from ctwa.batch import EQUAL
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,11 @@ def within_prompt_covariance(
     usable_GD = num_GD >= 2
     covariance_GD = group_sum(dx_ND * dy_ND) / (num_GD - ddof).clamp(min=1)
     if correlation:
-        std_x_GD = (group_sum(dx_ND.square()) / (num_GD - ddof).clamp(min=1)).sqrt()
-        std_y_GD = (group_sum(dy_ND.square()) / (num_GD - ddof).clamp(min=1)).sqrt()
-        usable_GD = usable_GD & ~(std_x_GD <= _MIN_STD) & ~(std_y_GD <= _MIN_STD)
-        covariance_GD = covariance_GD / (std_x_GD * std_y_GD)
+        for values_ND, d_ND in ((x_ND, dx_ND), (y_ND, dy_ND)):
+            std_GD = (group_sum(d_ND.square()) / (num_GD - ddof).clamp(min=1)).sqrt()
+            size_GD = (group_sum(torch.where(valid_ND, values_ND, 0.0).square()) / num_GD.clamp(min=1)).sqrt()
+            usable_GD = usable_GD & ~(std_GD <= EQUAL * size_GD)
+            covariance_GD = covariance_GD / std_GD
     # A group whose values are not finite stays in the mean, which must say that something is wrong.
     mean_D = torch.where(usable_GD, covariance_GD, 0.0).sum(0) / usable_GD.sum(0)
     return WithinPrompt(mean_D, torch.where(usable_GD, covariance_GD, math.nan))

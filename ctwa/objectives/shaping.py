@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ctwa import metrics as key_of
-from ctwa.batch import RewardMatrix, slack
+from ctwa.batch import EQUAL, RewardMatrix, slack
 from ctwa.errors import CtwaError
 from ctwa.objectives.config import Gate, ObjectiveConfig, Transform
 from ctwa.objectives.contract import MAX_VALUE
@@ -222,5 +222,4 @@ class _Moments:
             return values
         deviations = values - self.mean
         std = (self.squares / self.num) ** 0.5
-        # What rounding leaves of equal values is no spread.
-        return deviations / std if std > 1e-9 * max(1.0, abs(self.mean)) else torch.zeros_like(values)
+        return deviations / std if std > EQUAL * abs(self.mean) else torch.zeros_like(values)

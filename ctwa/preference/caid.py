@@ -91,9 +91,9 @@ def measure_slack(policy_PS: Tensor, reference_PS: Tensor, threshold: float) -> 
             f"there are {num_prompts} prompts with samples of the policy and {len(reference_PS)} with samples of the "
             "reference; score both on the same prompts, two or more"
         )
-    check_scores("a constraint's score", policy_PS, policy_PS.shape)
-    check_scores("a constraint's reference score", reference_PS, reference_PS.shape)
-    change_P = policy_PS.double().mean(1) - reference_PS.double().mean(1)
+    policy_PS = check_scores("a constraint's score", policy_PS, policy_PS.shape)
+    reference_PS = check_scores("a constraint's reference score", reference_PS, reference_PS.shape)
+    change_P = policy_PS.mean(1) - reference_PS.mean(1)
     return Slack(float(change_P.mean()) - threshold, float(change_P.std()) / math.sqrt(num_prompts))
 
 

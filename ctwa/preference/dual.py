@@ -117,12 +117,11 @@ class Dual:
             )
         self.beta = beta
         self.names = tuple(sorted(thresholds))
-        for name, values_PS in {"the reward": rewards_PS, **scores_PS}.items():
-            check_scores(name, values_PS, rewards_PS.shape)
+        self.rewards_PS = check_scores("the reward", rewards_PS, rewards_PS.shape)
+        scores_PS = {name: check_scores(name, each_PS, rewards_PS.shape) for name, each_PS in scores_PS.items()}
         if infinite := [name for name in self.names if not math.isfinite(thresholds[name])]:
             raise CtwaError(f"the thresholds of {infinite} are not finite; write numbers")
-        self.rewards_PS = rewards_PS.to("cpu", torch.float64)
-        self.scores_PSC = torch.stack([scores_PS[name].to("cpu", torch.float64) for name in self.names], 2)
+        self.scores_PSC = torch.stack([scores_PS[name] for name in self.names], 2)
         self.thresholds_C = torch.tensor([thresholds[name] for name in self.names], dtype=torch.float64)
         self.reference_mean_C = self.scores_PSC.mean((0, 1))
         # Constants of a prompt change nothing; without them large scores lose no digits.
@@ -357,8 +356,11 @@ class Dual:
         )
 
 
-def check_scores(name: str, values_PS: Tensor, shape: torch.Size | tuple[int, ...]) -> None:
+def check_scores(name: str, values_PS: Tensor, shape: torch.Size | tuple[int, ...]) -> Tensor:
     """Refuse scores of another shape than (P, S), and ones that are not finite.
+
+    Returns:
+        They, float64 on the CPU and without the graph that they were computed by.
 
     Raises:
         CtwaError: with the prompt's and the sample's index.
@@ -375,6 +377,7 @@ def check_scores(name: str, values_PS: Tensor, shape: torch.Size | tuple[int, ..
             f"{name} is {float(values_PS[prompt, sample])} for prompt {prompt}, sample {sample} (counted from 0), and "
             f"not finite for {len(wrong_X2)} in all; score them, or leave their prompts out"
         )
+    return values_PS.detach().to("cpu", torch.float64)
 
 
 def _held(multipliers_C: Tensor, slack_C: Tensor, cap: float) -> Tensor:

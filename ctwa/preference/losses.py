@@ -99,12 +99,12 @@ class WithReference(PreferenceLoss):
     beta: Positive = 0.1
 
     def rewards(self, log_probs: PairLogProbs) -> tuple[Tensor, Tensor]:
-        """``beta`` times the log-ratio of policy to reference."""
+        """``beta`` times the log-ratio of policy to reference, with the gradient of the policy's alone."""
         if log_probs.reference_chosen_P is None or log_probs.reference_rejected_P is None:
             raise CtwaError("this loss needs the reference's log-probabilities; give them, or choose cpo or simpo")
         return (
-            self.beta * (log_probs.chosen_P - log_probs.reference_chosen_P),
-            self.beta * (log_probs.rejected_P - log_probs.reference_rejected_P),
+            self.beta * (log_probs.chosen_P - log_probs.reference_chosen_P.detach()),
+            self.beta * (log_probs.rejected_P - log_probs.reference_rejected_P.detach()),
         )
 
 
@@ -247,8 +247,9 @@ def soft_losses(loss: PreferenceLoss, log_probs: PairLogProbs, probability_P: Te
     """The expected losses (P,) of labels that prefer the chosen response with ``probability_P``.
 
     What drawing a label a pair gives in the mean, without the noise. A probability of 1/2 is no tie: it draws the
-    margin to 0, where a tie leaves it alone.
+    margin to 0, where a tie leaves it alone. Like a label, it is a constant of the loss.
     """
+    probability_P = probability_P.detach()
     # What is never drawn is a tie, whose loss is finite whatever the log-probabilities are.
     drawn_P2 = torch.stack([(probability_P > 0).to(probability_P), -(probability_P < 1).to(probability_P)], 1)
     for_chosen_P, for_rejected_P = objective_losses(loss, log_probs, drawn_P2).unbind(1)

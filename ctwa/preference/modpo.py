@@ -67,7 +67,7 @@ class Modpo:
                 continue
             if name not in reward_differences_P:
                 raise CtwaError(f"modpo has no margin rewards of '{name}'; give it a reward model or a margin policy")
-            adjusted_P = adjusted_P - share * reward_differences_P[name].to(margin_P)
+            adjusted_P = adjusted_P - share * reward_differences_P[name].detach().to(margin_P)
         return self.scale * adjusted_P
 
     def losses(self, margin_P: Tensor, reward_differences_P: Mapping[str, Tensor]) -> Tensor:

@@ -181,9 +181,12 @@ def objective_advantages(rollout: Rollout, estimate: Estimate, names: Sequence[s
 def score_advantages(rollout: Rollout, estimate: Estimate, names: Sequence[str], scores_N: Tensor) -> Tensor:
     """The advantages (N, T) of scores that were made of the rewards of some objectives.
 
-    A completion that none of them applies to, or whose score is not finite, has no score: it takes no part.
+    A completion that none of them applies to, or whose score is NaN, has no score: it takes no part.
+
+    Raises:
+        CtwaError: a score is too large for the precision of the advantages.
     """
-    rows_N = rollout.rewards.select(names).applicable_NM.any(1) & scores_N.isfinite()
+    rows_N = rollout.rewards.select(names).applicable_NM.any(1) & ~scores_N.isnan()
     return _over_rows(rollout, estimate, torch.where(rows_N, scores_N, 0.0), rows_N)
 
 
@@ -200,7 +203,15 @@ def _over_rows(rollout: Rollout, estimate: Estimate, scores_N: Tensor, rows_N: T
         )
     advantages_NT = estimate(scores_N) if bool(rows_N.all()) else estimate(scores_N, rows_N)
     num_N, num_T = rollout.mask_NT.shape
-    check_tensor("advantages_NT", advantages_NT, N=num_N, T=num_T)
+    advantages_NT = check_tensor("advantages_NT", advantages_NT, N=num_N, T=num_T)
+    # Beyond it their squares are infinite, and standardised advantages 0; not standardised they soon are infinite.
+    most = torch.finfo(torch.promote_types(advantages_NT.dtype, torch.float32)).max ** 0.5
+    if float(scores_N.abs().max()) > most:
+        row = int(scores_N.abs().argmax())
+        raise CtwaError(
+            f"row {row} has the score {float(scores_N[row]):g}, and there are no advantages of scores above {most:.1e} "
+            "in size: scale the rewards down, or clip them"
+        )
     return advantages_NT
 
 

@@ -55,7 +55,7 @@ class GroupRelative:
         Raises:
             CtwaError: scores or rows are not of the rollout's completions.
         """
-        check_tensor("scores_N", scores_N, N=len(self.rollout.mask_NT))
+        scores_N = check_tensor("scores_N", scores_N, N=len(self.rollout.mask_NT))
         rows_N = torch.ones_like(scores_N, dtype=torch.bool) if rows_N is None else rows_N
         check_tensor("rows_N", rows_N, dtype=torch.bool, N=len(scores_N))
         groups_G, index_N = self.rollout.group_N.unique(return_inverse=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ctwa.batch import RewardMatrix, Rollout
+from ctwa.batch import EQUAL, RewardMatrix, Rollout
 from ctwa.errors import CtwaError
 from ctwa.scalarizers.base import Estimate
 
@@ -16,7 +16,6 @@ REWARD_CEILING = 1.0
 """The reward that losses and shortfalls are counted from: the most that a 0/1 reward can be."""
 
 _SMALL = 2.0**-6  # as of the largest score of a batch
-_EQUAL = 1e-12  # scores in float64 that differ by this, relative to the largest of the prompt
 
 
 def trained_objectives(weights: Mapping[str, float]) -> tuple[str, ...]:
@@ -62,7 +61,7 @@ def no_signal_frac(scores_N: Tensor, group_N: Tensor) -> float:
     has_one_N = scores_N.isfinite()
     scores, groups = scores_N[has_one_N], group_N[has_one_N]
     prompts = [scores[groups == group] for group in groups.unique()]
-    without = [bool(of_prompt.max() - of_prompt.min() <= _EQUAL * of_prompt.max()) for of_prompt in prompts]
+    without = [bool(of_prompt.max() - of_prompt.min() <= EQUAL * of_prompt.max()) for of_prompt in prompts]
     return sum(without) / len(without) if without else float("nan")
 
 

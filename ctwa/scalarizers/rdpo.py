@@ -13,12 +13,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ctwa.batch import RewardMatrix, Rollout, Update
+from ctwa.batch import ROUNDING, RewardMatrix, Rollout, Update
 from ctwa.method_info import MethodInfo, Options
 from ctwa.scalarizers.base import Estimate, Scalarizer, score_advantages
-from ctwa.scalarizers.per_objective import taking_part, trained_objectives
+from ctwa.scalarizers.per_objective import taking_part, trained_objectives, unit_of
 
-_ROUNDING = 2.0**-22  # of rewards that were computed in float32, relative to their prompt's: they differ in nothing
 _SINGULAR = 1e-9  # of an eigenvalue, relative to the largest: the direction is one that no completion differs in
 
 
@@ -89,7 +88,8 @@ def quantiles(rewards: RewardMatrix, group_N: Tensor) -> Tensor:
     result_NM = torch.zeros_like(rewards.rewards_NM)
     for column, scored_N in enumerate(rewards.scored_NM.T):
         rows = [own_N & scored_N for own_N in prompts]
-        values = [rewards.rewards_NM[rows_N, column] for rows_N in rows]
+        rewards_N = rewards.rewards_NM[:, column]
+        values = [rewards_N[rows_N] / unit_of(rewards_N) for rows_N in rows]  # squares neither vanish nor overflow
         centred = torch.cat([each - each.mean() if _differ(each) else torch.zeros_like(each) for each in values])
         spread = float(centred.square().mean().sqrt()) if len(centred) else 0.0
         for rows_N, each in zip(rows, values, strict=True):
@@ -99,7 +99,7 @@ def quantiles(rewards: RewardMatrix, group_N: Tensor) -> Tensor:
 
 
 def _differ(values: Tensor) -> bool:
-    return len(values) > 1 and float(values.max() - values.min()) > _ROUNDING * float(values.abs().max())
+    return len(values) > 1 and float(values.max() - values.min()) > ROUNDING * float(values.abs().max())
 
 
 def whitening(covariance_MM: Tensor) -> Tensor:

@@ -49,6 +49,25 @@ def test_weights_are_finite_and_a_step_is_taken(make, solve, random_gradients, m
 
 
 @every_method
+def test_a_step_goes_along_the_weighted_gradients_of_losses_that_have_a_graph(make, method):
+    """The weights are constants: the gradient of the weighted sum of the losses is that of the gradients."""
+    aggregator = make(method, WEIGHTS)
+    point_D = torch.tensor([1.0, 2.0, -1.0, 0.5], dtype=torch.float64, requires_grad=True)
+    goals_MD = torch.eye(4, dtype=torch.float64)[:3]
+    for _ in range(3):
+        losses_M = 0.3 + (point_D - goals_MD).square().sum(1)
+        gradients_MD = torch.stack(
+            [torch.autograd.grad(loss, point_D, create_graph=True)[0] for loss in losses_M.unbind()]
+        )
+        gram_MM = gram(gradients_MD)
+        solution = aggregator.solve(gram_MM, losses_M=losses_M, learning_rate=0.1, errors_MM=0.01 * gram_MM.abs())
+        (found_D,) = torch.autograd.grad(solution.weights_M @ losses_M, point_D)
+        assert torch.allclose(found_D, solution.weights_M @ gradients_MD.detach(), rtol=1e-12, atol=0)
+        assert not aggregator.last_weights_M.requires_grad
+        point_D = (point_D.detach() - 0.05 * found_D).requires_grad_()
+
+
+@every_method
 def test_metrics_are_of_the_objectives_by_name(make, solve, random_gradients, method):
     solution = solve(make(method, WEIGHTS), gram(random_gradients(0, 3)))
     for key in solution.metrics:

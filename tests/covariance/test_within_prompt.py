@@ -161,3 +161,19 @@ def test_an_offset_costs_no_digits():
     expected = within_prompt_covariance(x_N1, y_N1, torch.tensor(True), group_N).mean_D
     shifted = within_prompt_covariance(x_N1 + 2.0**30, y_N1, torch.tensor(True), group_N).mean_D
     torch.testing.assert_close(shifted, expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("unit", [1e-150, 1e-10, 1e10])
+def test_a_correlation_has_no_unit(unit):
+    rewards_NM, weights_N1, valid_NM, group_N = random_batch(0)
+    plain = within_prompt_covariance(rewards_NM, weights_N1, valid_NM, group_N, correlation=True)
+    other = within_prompt_covariance(unit * rewards_NM, unit * weights_N1, valid_NM, group_N, correlation=True)
+    torch.testing.assert_close(other.groups_GD, plain.groups_GD, equal_nan=True)
+
+
+def test_what_differs_by_rounding_has_no_correlation():
+    """0.3 + 0.3 + 0.3 over 3 and 0.3: a baseline's advantage on completions of three tokens and of one."""
+    weights_N1 = 0.3 + tensor([[0.0], [5.6e-17], [0.0], [-5.6e-17]])
+    x_N1 = tensor([[1.0], [2.0], [3.0], [5.0]])
+    found = within_prompt_covariance(x_N1, weights_N1, torch.tensor(True), torch.zeros(4).long(), correlation=True)
+    assert found.num_usable_D.tolist() == [0]

@@ -149,6 +149,27 @@ def test_more_of_a_batch_is_standardised_as_the_batch_was(kind: Standardise) -> 
     assert torch.allclose(alone.matrix.rewards_NM[:, 1], (of_first - of_first.mean()) / of_first.std(correction=0))
 
 
+@pytest.mark.parametrize("kind", ["batch", "running"])
+@pytest.mark.parametrize("unit", [1e-100, 1e-10, 1.0, 1e5])
+@pytest.mark.parametrize("offset", [0.0, 1e9, -1e9])
+def test_what_varies_has_the_standard_deviation_1_whatever_its_unit(kind: str, unit: float, offset: float) -> None:
+    steps = torch.tensor([1.0, 2.0, 3.0, 4.0, 4.0, 7.0], dtype=torch.float64)
+    values = RewardMatrix.from_columns({"short": (unit * (offset + steps)).tolist()})
+    found_N = shaping(kind).shape(values, GROUP_N, train=True).matrix.rewards_NM[:, 0]
+    assert torch.allclose(found_N, (steps - steps.mean()) / steps.std(correction=0), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["batch", "running"])
+@pytest.mark.parametrize("transform", [None, "log", "sqrt", "tanh", "sigmoid"])
+@pytest.mark.parametrize("value", [0.1, -0.3, 1 / 3, 1e-9, 1e9 + 0.1, 1e15])
+def test_what_is_the_same_everywhere_becomes_0(kind: str, transform: str | None, value: float) -> None:
+    which = shaping(kind, transform=transform, scale=0.7)
+    for num in (1, 3, 13, 1001, 7):
+        values = RewardMatrix.from_columns({"short": [value] * num})
+        found = which.shape(values, torch.arange(num) // 4, train=True)
+        assert not found.matrix.rewards_NM.any()
+
+
 def test_moments_that_are_missing_are_said_to_be() -> None:
     with pytest.raises(CtwaError, match=r"standardise=batch; write that"):
         shaping("running").load_state_dict(shaping("batch").state_dict())

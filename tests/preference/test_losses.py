@@ -372,3 +372,18 @@ class TestLogProbsThatAreNotFinite:
         assert not math.isfinite(found["preference/a/loss"])
         assert "preference/b/num_not_finite" not in found
         assert all(math.isfinite(value) for key, value in found.items() if key.startswith("preference/b/"))
+
+
+@every_loss
+def test_the_reference_and_the_labels_are_constants(loss):
+    sums_4P = tensor([[-10.0, -20.0], [-12.0, -19.0], [-11.0, -21.0], [-11.5, -18.0]]).requires_grad_()
+    lengths_P = tensor([5.0, 8.0])
+    chosen_P, rejected_P, *reference = (2 * sums_4P).unbind()
+    probability_P = torch.sigmoid(sums_4P[0] - sums_4P[1])
+    pairs = PairLogProbs(chosen_P, rejected_P, lengths_P, lengths_P, *reference)
+    found = torch.autograd.grad(
+        soft_losses(loss, pairs, probability_P).sum(), [sums_4P, probability_P], allow_unused=True
+    )
+    assert found[0][:2].any()
+    assert not found[0][2:].any()
+    assert found[1] is None

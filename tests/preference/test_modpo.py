@@ -87,3 +87,11 @@ def test_mistakes_are_named():
         Modpo(ModpoConfig(objective="a"), {"a": 1.0, "b": -1.0})
     with pytest.raises(ValidationError, match="largest_scale"):
         ModpoConfig(objective="a", largest_scale=0.5)
+
+
+def test_the_gradient_is_that_of_the_trained_margin_alone():
+    modpo = Modpo(ModpoConfig(objective="a"), {"a": 0.5, "b": 0.5})
+    margin_P, margin_policy_P = tensor(0.5, -1.0).requires_grad_(), tensor(0.2, 0.3).requires_grad_()
+    modpo.losses(margin_P, {"b": margin_policy_P * 2}).sum().backward()
+    assert margin_P.grad is not None
+    assert margin_policy_P.grad is None

@@ -62,6 +62,26 @@ class TestQuantiles:
         assert quantiles_of([2.0, 2.0 + noise, 5.0], groups=[0, 0, 1]) == [[0.0] * 3]
 
 
+@pytest.mark.parametrize("unit", [2.0**-1060, 2.0**-600, 2.0**600, 2.0**1020])
+def test_a_power_of_two_changes_no_bit(unit):
+    """Squares of these rewards vanish or are infinite."""
+    columns = {"a": [1.0, 2.0, 3.0, 8.0], "b": [4.0, 0.0, 0.0, 1.0], "c": [0.0, 0.0, 3.0, 7.0]}
+    one, other = (
+        scores(
+            rdpo(dict.fromkeys("abc", 1.0)),
+            {name: [each * factor for each in column] for name, column in columns.items()},
+        )
+        for factor in (1.0, unit)
+    )
+    assert one == other
+
+
+def test_the_smallest_numbers_there_are():
+    least = 5e-324
+    got = scores(rdpo(dict.fromkeys("abc", 1.0)), {"a": [0.0, least], "b": [least, 0.0], "c": [least, least]})
+    assert got == scores(rdpo(dict.fromkeys("abc", 1.0)), {"a": [0.0, 1.0], "b": [1.0, 0.0], "c": [1.0, 1.0]})
+
+
 def test_whitening_makes_the_covariance_the_identity():
     values_NM = torch.randn(50, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) @ torch.tensor(
         [[1.0, 0.8, 0.0], [0.0, 0.3, -1.0], [0.0, 0.0, 2.0]], dtype=torch.float64
