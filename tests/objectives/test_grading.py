@@ -137,6 +137,7 @@ def test_an_answer_that_is_the_ground_truth_letter_for_letter_is_right(text: str
         ("7", "("),
         ("100000000!", "100000001!"),
         ("x \\circledast z", "x \\circledast y"),
+        ("(3,5)", "\\{x\\in\\mathbb{Z}\\mid 3<x<5\\}"),
     ],
 )
 def test_what_a_ground_truth_without_a_value_says_is_unscored_with_a_reason(answer: str, gold: str) -> None:

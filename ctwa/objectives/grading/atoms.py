@@ -8,7 +8,6 @@ from fractions import Fraction
 from ctwa.objectives.grading.cursor import END, Cursor, Operand, literal, over, scalar, times
 from ctwa.objectives.grading.nodes import (
     INFINITY,
-    NEGATIVE_INFINITY,
     Collection,
     Expression,
     Interval,
@@ -20,6 +19,7 @@ from ctwa.objectives.grading.nodes import (
     Symbol,
     Unreadable,
 )
+from ctwa.objectives.grading.sets import REALS
 from ctwa.objectives.grading.tokens import Token
 
 _CALLED = {"f", "g", "F", "G"}  # f(x) is a value of f, h(a + b) a product
@@ -221,8 +221,7 @@ class AtomParser(Cursor, ABC):
                 return Region(())
             case "mathbb":
                 letter = self.subscript() if self.peek().kind in ("{", "letter") else "R"
-                whole_line = Interval(NEGATIVE_INFINITY, INFINITY, low_closed=False, high_closed=False)
-                return Region((whole_line,)) if letter == "R" else Symbol("mathbb " + letter)
+                return REALS if letter == "R" else Symbol("mathbb " + letter)
             case "angle":
                 letters = []
                 while self.peek().kind == "letter":

@@ -9,25 +9,21 @@ from ctwa.objectives.grading import words
 from ctwa.objectives.grading.cursor import EXPRESSIONS, Operand, scalar
 from ctwa.objectives.grading.expressions import ExpressionParser
 from ctwa.objectives.grading.nodes import (
-    INFINITY,
-    NEGATIVE_INFINITY,
     Answer,
     Based,
     Collection,
     Expression,
-    Interval,
     Number,
     Operation,
     Phrase,
     Quantity,
     Ratio,
-    Region,
     Relation,
-    Symbol,
     Unit,
     Unreadable,
 )
 from ctwa.objectives.grading.numerals import NUMBERS, PARTS, SCALES, numeral, share
+from ctwa.objectives.grading.sets import REALS, values_where
 from ctwa.objectives.grading.tokens import CURRENCIES, Token, tokenize
 
 _RELATIONS = {"=", "<", ">", "<=", ">=", "!=", "approx", "equiv", "in", "~"}
@@ -211,7 +207,7 @@ class _AnswerParser(ExpressionParser):
             if token.kind not in "'.?!" and not self._is_article(token, is_first=not found):
                 found.append(token.text.lower())
         if found in (["all", "real", "numbers"], ["all", "reals"]):
-            return Region((Interval(NEGATIVE_INFINITY, INFINITY, low_closed=False, high_closed=False),))
+            return REALS
         return Phrase(tuple(found))
 
     def _is_article(self, token: Token, *, is_first: bool) -> bool:
@@ -327,9 +323,7 @@ class _AnswerParser(ExpressionParser):
         if self.accept("|", ":"):
             condition = self.items()
             self.expect("\\}")
-            if not _begins_with_variable(content):
-                raise Unreadable("a set of something else than a variable's values")
-            return _unwrapped(condition)
+            return values_where(content, condition)
         self.expect("\\}")
         return Collection("set", content.items)
 
@@ -339,15 +333,6 @@ def _has_unit(answer: Answer) -> bool:
     if not isinstance(answer, Quantity) or answer.unit is None:
         return False
     return words.OPERATIONS.isdisjoint(name for name, _ in answer.unit.powers)
-
-
-def _begins_with_variable(content: Collection) -> bool:
-    match content.items:
-        case (Quantity(Symbol(), None),):
-            return True
-        case (Relation((Quantity(Symbol(), None), _), ("in",)),):
-            return True
-    return False
 
 
 def _as_volume(name: str, power: int) -> tuple[str, int]:
