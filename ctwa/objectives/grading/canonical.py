@@ -320,6 +320,8 @@ def has_value(answer: Answer) -> bool:
         return expression
 
     _mapped(answer, collect)
+    if isinstance(answer, Quantity) and answer.unit is not None and not answer.unit.only_counts:
+        return False
     if isinstance(answer, Phrase):
         return len(answer.words) <= SHORT_PHRASE
     return all(is_defined(expression) for expression in expressions)

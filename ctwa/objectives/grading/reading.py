@@ -23,10 +23,12 @@ from ctwa.objectives.grading.nodes import (
     Unreadable,
 )
 from ctwa.objectives.grading.numerals import NUMBERS, PARTS, SCALES, numeral, share
+from ctwa.objectives.grading.rational import exact
 from ctwa.objectives.grading.sets import REALS, values_where
 from ctwa.objectives.grading.tokens import CURRENCIES, Token, tokenize
 
 _RELATIONS = {"=", "<", ">", "<=", ">=", "!=", "approx", "equiv", "in", "~"}
+_ORDERS = {"<", ">", "<=", ">=", "!="}
 _SUMS = {"add", "pm", "mp"}
 _MAX_UNIT_TOKENS = 20
 _CLOSERS = {"end", ")", "]", "}", "\\}", "rangle"}
@@ -115,6 +117,8 @@ class _AnswerParser(ExpressionParser):
             members.append(self._operand())
         if (self.peek().kind == ":" or self._is_to()) and not operators and not self.bar_ends:
             return self._ratio(members[0])
+        if not _ORDERS.isdisjoint(operators) and any(_has_words(member) for member in members):
+            raise Unreadable("words behind an inequality")
         modulus = self._modulus()
         if modulus is not None:
             members.append(modulus)
@@ -240,10 +244,9 @@ class _AnswerParser(ExpressionParser):
             return value
         value = self._with_part(value)
         value, written = _without_written_unit(value)
-        powers = Counter({written: 1} if written else {})
+        found = [name for name in (written, currency) if name]
+        powers = Counter(found)
         scale = Fraction(1)
-        if currency:
-            powers[currency] += 1
         sign, next_power = 1, 1
         is_open, start = True, self.place
         while is_open:
@@ -265,21 +268,27 @@ class _AnswerParser(ExpressionParser):
                     sign = -1 if word == "per" else sign
                 elif word in ("square", "sq", "squared", "cubic", "cu", "cubed"):
                     power = 2 if word.startswith("sq") else 3
-                    if word in ("squared", "cubed"):
+                    if word in ("squared", "cubed") or self.peek().kind not in ("word", "unit"):
                         self._raise_last(powers, power)
                     else:
                         next_power = power
                 else:
+                    found.append(token.text)
                     self._add_unit(powers, token.text, sign * next_power)
                     sign, next_power = 1, 1
             elif token.kind in ("/", "*") and self.peek(1).kind in ("word", "unit") and powers:
                 sign = -1 if self.take().kind == "/" else sign
             else:
                 is_open = False
+        if self.peek(-1).text.lower() == "per":
+            raise Unreadable("'per' without a unit")
         if scale != 1:
             value = Operation("multiply", (value, Number(scale)))
-        unit = Unit(tuple(sorted(_as_volume(name, power) for name, power in powers.items() if power)))
-        return Quantity(value, unit if unit.powers else None)
+        if not powers:
+            return Quantity(value)
+        only_counts = words.only_count(found, is_few=_is_few(value))
+        unit = tuple(sorted(_as_volume(name, power) for name, power in powers.items() if power))
+        return Quantity(value, Unit(unit, only_counts) if unit else None)
 
     def _share(self, value: Expression, word: str, *, is_first: bool) -> Number | None:
         """5 thirds, where the word just read says so; None where it is of the unit: 12 quarters may be coins."""
@@ -328,11 +337,24 @@ class _AnswerParser(ExpressionParser):
         return Collection("set", content.items)
 
 
+def _has_words(answer: Answer) -> bool:
+    """Whether there are words that are no measure: in x > 3 integers and x < 5 false they are of x, or of it all."""
+    if not isinstance(answer, Quantity) or answer.unit is None:
+        return False
+    return not all(words.is_measure(name.partition("^")[0]) for name, _ in answer.unit.powers)
+
+
 def _has_unit(answer: Answer) -> bool:
     """Whether a number may follow without a joint: 3 boys 4 girls, and not 5 times 6."""
     if not isinstance(answer, Quantity) or answer.unit is None:
         return False
     return words.OPERATIONS.isdisjoint(name for name, _ in answer.unit.powers)
+
+
+def _is_few(value: Expression) -> bool:
+    """Whether a value is less than two: 1 apple, 0.5 cup."""
+    number = exact(value)
+    return number is not None and abs(number) < 2
 
 
 def _as_volume(name: str, power: int) -> tuple[str, int]:
