@@ -253,6 +253,14 @@ def test_a_ground_truth_that_cannot_be_read_is_told_once(caplog: pytest.LogCaptu
     ]
 
 
+def test_a_choice_with_one_bracket_is_read(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        for gold in ("A)", r"\text{A) }12"):
+            assert [score(answer, gold) for answer in ("A", "B", "B)", "12")] == [1.0, 0.0, 0.0, 0.0]
+
+    assert caplog.records == []
+
+
 NESTED = 200
 BOMBS = [
     *(

@@ -8,6 +8,7 @@ from fractions import Fraction
 from ctwa.objectives.grading.cursor import END, Cursor, Operand, literal, over, scalar, times
 from ctwa.objectives.grading.nodes import (
     INFINITY,
+    Answer,
     Collection,
     Expression,
     Interval,
@@ -16,6 +17,7 @@ from ctwa.objectives.grading.nodes import (
     Operation,
     Quantity,
     Region,
+    Relation,
     Symbol,
     Unreadable,
 )
@@ -239,6 +241,18 @@ class AtomParser(Cursor, ABC):
             raise Unreadable("a matrix without its end")
         return scalar(self.expression())
 
+    def _equations(self) -> Collection:
+        r"""The lines of \begin{cases}, which are equations or inequalities that hold together, and no branches."""
+        lines: list[Answer] = []
+        while not self._is_end():
+            lines += self.items().items
+            if not self.accept("row") and not self._is_end():
+                raise Unreadable(f"'{self.peek().text}' after a line of several")
+        self.take()
+        if self.subscript() != "cases" or not lines or not all(isinstance(line, Relation) for line in lines):
+            raise Unreadable("lines of something else than equations")
+        return Collection("list", tuple(lines), "and")
+
     def _argument(self) -> Operand:
         """An argument of a command: in braces, or the next atom, with its sign."""
         if self.peek().kind == "-":
@@ -266,6 +280,8 @@ class AtomParser(Cursor, ABC):
 
     def _matrix(self) -> Operand:
         kind = self.subscript()
+        if kind == "cases":
+            return self._equations()
         if kind == "array" and self.peek().kind == "{":
             self.subscript()
         if kind not in ("pmatrix", "bmatrix", "vmatrix", "matrix", "array", "Bmatrix", "smallmatrix"):

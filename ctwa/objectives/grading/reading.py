@@ -208,7 +208,7 @@ class _AnswerParser(ExpressionParser):
         found: list[str] = []
         while (token := self.peek()).kind in ("word", "letter", "number", "function", "'", ".", "?", "!"):
             self.take()
-            if token.kind not in "'.?!" and not self._is_article(token, is_first=not found):
+            if token.kind not in ".?!" and not self._is_article(token, is_first=not found):
                 found.append(token.text.lower())
         if found in (["all", "real", "numbers"], ["all", "reals"]):
             return REALS
