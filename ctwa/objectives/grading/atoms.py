@@ -160,7 +160,7 @@ class AtomParser(Cursor, ABC):
             arguments = self._arguments(")")
         else:
             arguments = (self._unbracketed_argument(),)
-        if len(arguments) != 1 and name not in _MULTIPLE:
+        if not arguments or (len(arguments) != 1 and name not in _MULTIPLE):
             raise Unreadable(f"{name} of {len(arguments)} arguments")
         if exponent == Number(Fraction(-1)) or exponent == Operation("negative", (Number(Fraction(1)),)):
             name, exponent = "arc" + name, None

@@ -121,6 +121,8 @@ class _AnswerParser(ExpressionParser):
             raise Unreadable("words behind an inequality")
         modulus = self._modulus()
         if modulus is not None:
+            if not isinstance(members[-1], Quantity | Collection):
+                raise Unreadable("a modulus behind what is no number")
             members.append(modulus)
             operators.append("mod")
         return Relation(tuple(members), tuple(operators)) if operators else members[0]
