@@ -137,6 +137,7 @@ def test_an_answer_that_is_the_ground_truth_letter_for_letter_is_right(text: str
         ("7", "("),
         ("100000000!", "100000001!"),
         ("x \\circledast z", "x \\circledast y"),
+        ("(3,5)", "\\{x\\in\\mathbb{Z}\\mid 3<x<5\\}"),
     ],
 )
 def test_what_a_ground_truth_without_a_value_says_is_unscored_with_a_reason(answer: str, gold: str) -> None:
@@ -250,6 +251,14 @@ def test_a_ground_truth_that_cannot_be_read_is_told_once(caplog: pytest.LogCaptu
     assert [record.getMessage() for record in caplog.records] == [
         r"ground truth '\\oddcommand{7}' cannot be read (\oddcommand is not known): only the same text is right"
     ]
+
+
+def test_a_choice_with_one_bracket_is_read(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        for gold in ("A)", r"\text{A) }12"):
+            assert [score(answer, gold) for answer in ("A", "B", "B)", "12")] == [1.0, 0.0, 0.0, 0.0]
+
+    assert caplog.records == []
 
 
 NESTED = 200

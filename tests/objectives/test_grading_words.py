@@ -51,3 +51,58 @@ def test_parts(part: str, whole: int) -> None:
     for text in (f"\\text{{five {part}s}}", f"5 \\text{{ {part}s}}", f"5 \\text{{ {part}}}"):
         assert score(text, "5") == 0.0
     assert score(f"5 \\text{{ {part} graders}}", "5") == 1.0
+
+
+CHANGING = (
+    *("k", "K", "M", "B", "bn", "mil", "gross", "myriad", "K dollars", "mil people", "negative", "doubled", "halved"),
+    *("inverse", "reciprocal", "short", "off", "under", "hex", "binary", "octal", "st", "sqrt", "tau", "in the red"),
+    *("false", "is impossible", "is too small", "repeating", "is wrong for reasons", "dollars short", "points off"),
+)
+COUNTING = (
+    *("apples", "people", "women", "sheep", "radii", "negative roots", "false positives", "short stories", "gallon"),
+    *("sq. units", "sq.m", "ft-lbs", "yuan", "V", "kWh", "feet tall", "years old", "dollars each", "in all", "more"),
+    *("left", "percent of the people", "km/h", "m square", "marbles in a bag", "рублей", "个人", "times"),
+)
+
+
+@pytest.mark.parametrize("value", ["5", "-3", "12.5", "1", "0.3", r"\frac12", r"\pi", "x+1", r"\$5", r"\text{five}"])
+def test_words_that_change_a_value_are_not_left_out(value: str) -> None:
+    """They were units, which are no error where the ground truth has none."""
+    for words in CHANGING:
+        changed = f"{value}\\text{{ {words}}}"
+        grades = score(changed, value), score(value, changed), score(changed, changed)
+        assert (changed, *grades) == (changed, 0.0, None, 1.0)
+
+
+@pytest.mark.parametrize("value", ["5", "12", "-3", "2.5", r"\pi", "x+1"])
+def test_an_unknown_word_is_left_out_only_if_it_is_a_plural(value: str) -> None:
+    for word in ("quintupled", "plummeting", "mega", "above", "less", "way", "th"):
+        assert (word, score(f"{value}\\text{{ {word}}}", value)) == (word, 0.0)
+        assert (word, score(value, f"{value}\\text{{ {word}}}")) == (word, None)
+    assert score(f"{value}\\text{{ ways}}", value) == score(value, f"{value}\\text{{ ways}}") == 1.0
+
+
+@pytest.mark.parametrize("words", COUNTING)
+def test_words_that_say_of_what_there_are_so_many_may_be_left_out(words: str) -> None:
+    assert score(f"5\\text{{ {words}}}", "5") == 1.0
+    assert score("5", f"5\\text{{ {words}}}") == 1.0
+    assert score("6", f"5\\text{{ {words}}}") == 0.0
+
+
+@pytest.mark.parametrize("value", ["1", r"\frac34", "0.5", r"1\frac12"])
+def test_a_singular_may_be_left_out_behind_less_than_two(value: str) -> None:
+    assert score(f"{value} \\text{{ pizza}}", value) == 1.0
+    assert score(value, f"{value} \\text{{ pizza}}") == 1.0
+
+
+@pytest.mark.parametrize("inequality", ["x<5", "x>3", r"x \ne 2", r"1 \le x \le 4"])
+def test_words_behind_an_inequality_are_not_left_out(inequality: str) -> None:
+    for words in ("false", "integers", "prime", "rational", "apples"):
+        assert score(f"{inequality}\\text{{ {words}}}", inequality) == 0.0
+        assert score(inequality, f"{inequality}\\text{{ {words}}}") is None
+
+
+def test_the_letter_of_a_scale_is_no_unit() -> None:
+    assert score(r"5 \text{ M}", r"5 \text{ m}") == 0.0
+    assert score(r"5 \text{ m}", "5") == 1.0
+    assert score(r"10\cdot30 \text{ K}", r"300\text{K}") == 1.0

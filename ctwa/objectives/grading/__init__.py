@@ -25,7 +25,7 @@ from ctwa.data.boxed import final_answer
 from ctwa.objectives.grading.budget import TooMuchWork, bounded
 from ctwa.objectives.grading.canonical import canonical, has_value
 from ctwa.objectives.grading.compare import same
-from ctwa.objectives.grading.nodes import Answer, Number, Quantity, Unreadable
+from ctwa.objectives.grading.nodes import Answer, Number, Quantity, Symbol, Unreadable
 from ctwa.objectives.grading.notation import to_plain_latex
 from ctwa.objectives.grading.reading import read
 
@@ -41,7 +41,9 @@ _PLAIN_NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)")
 _WITH_EXPONENT = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)[eE][+-]?\d+")
 _MISSING = {"", "nan", "none", "null", "n/a", "#n/a", "na", "<na>", "nat", "[]"}
 _CHOICE = re.compile(r"(?:[Oo]ption |[Cc]hoice |[Aa]nswer:? )?(?:\(([A-Za-z])\)|([A-Za-z])[).:]?)")
-_LABELLED = re.compile(r"\(([A-Z])\)(?=\s)|([A-Z])[).:](?=\s)")
+_LABELLED = re.compile(
+    r"(?:\(([A-Z])\)|([A-Z])[).:])(?=\s)(?!\s+is (?:not|wrong|incorrect|false)\b)"
+)  # (C) 12, and not (C) is wrong
 _OTHER_CHOICE = re.compile(r"\([A-Z]\)|\b[A-Z][).:]|\b(?:and|or)\b")
 _TEXT = re.compile(r"\\(?:text(?:bf|it|rm|sf)?|mbox|math(?:rm|bf|it|sf)|operatorname)\s*\{([^{}]*)\}")
 _WORDS = re.compile(r"[^\W\d_]+(?:[ '.-]+[^\W\d_]+)*")
@@ -179,6 +181,8 @@ def _read_gold(ground_truth: str) -> _Gold:
             readings, problem = _readings(text, latex)
     except TooMuchWork:
         readings, problem = [], "it takes too long to work out"
+    if not readings and (letter := _choice(latex)):  # A) or \text{A) }12
+        readings = [Quantity(Symbol(letter))]
     if not readings and text.lower() not in _MISSING:
         _log.warning("ground truth %r cannot be read (%s): only the same text is right", text[:100], problem)
     return _Gold(text, latex, tuple(readings), problem if not readings else "")

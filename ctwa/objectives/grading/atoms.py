@@ -8,7 +8,7 @@ from fractions import Fraction
 from ctwa.objectives.grading.cursor import END, Cursor, Operand, literal, over, scalar, times
 from ctwa.objectives.grading.nodes import (
     INFINITY,
-    NEGATIVE_INFINITY,
+    Answer,
     Collection,
     Expression,
     Interval,
@@ -17,9 +17,11 @@ from ctwa.objectives.grading.nodes import (
     Operation,
     Quantity,
     Region,
+    Relation,
     Symbol,
     Unreadable,
 )
+from ctwa.objectives.grading.sets import REALS
 from ctwa.objectives.grading.tokens import Token
 
 _CALLED = {"f", "g", "F", "G"}  # f(x) is a value of f, h(a + b) a product
@@ -158,7 +160,7 @@ class AtomParser(Cursor, ABC):
             arguments = self._arguments(")")
         else:
             arguments = (self._unbracketed_argument(),)
-        if len(arguments) != 1 and name not in _MULTIPLE:
+        if not arguments or (len(arguments) != 1 and name not in _MULTIPLE):
             raise Unreadable(f"{name} of {len(arguments)} arguments")
         if exponent == Number(Fraction(-1)) or exponent == Operation("negative", (Number(Fraction(1)),)):
             name, exponent = "arc" + name, None
@@ -221,8 +223,7 @@ class AtomParser(Cursor, ABC):
                 return Region(())
             case "mathbb":
                 letter = self.subscript() if self.peek().kind in ("{", "letter") else "R"
-                whole_line = Interval(NEGATIVE_INFINITY, INFINITY, low_closed=False, high_closed=False)
-                return Region((whole_line,)) if letter == "R" else Symbol("mathbb " + letter)
+                return REALS if letter == "R" else Symbol("mathbb " + letter)
             case "angle":
                 letters = []
                 while self.peek().kind == "letter":
@@ -239,6 +240,18 @@ class AtomParser(Cursor, ABC):
         if self.peek() is END:
             raise Unreadable("a matrix without its end")
         return scalar(self.expression())
+
+    def _equations(self) -> Collection:
+        r"""The lines of \begin{cases}, which are equations or inequalities that hold together, and no branches."""
+        lines: list[Answer] = []
+        while not self._is_end():
+            lines += self.items().items
+            if not self.accept("row") and not self._is_end():
+                raise Unreadable(f"'{self.peek().text}' after a line of several")
+        self.take()
+        if self.subscript() != "cases" or not lines or not all(isinstance(line, Relation) for line in lines):
+            raise Unreadable("lines of something else than equations")
+        return Collection("list", tuple(lines), "and")
 
     def _argument(self) -> Operand:
         """An argument of a command: in braces, or the next atom, with its sign."""
@@ -267,6 +280,8 @@ class AtomParser(Cursor, ABC):
 
     def _matrix(self) -> Operand:
         kind = self.subscript()
+        if kind == "cases":
+            return self._equations()
         if kind == "array" and self.peek().kind == "{":
             self.subscript()
         if kind not in ("pmatrix", "bmatrix", "vmatrix", "matrix", "array", "Bmatrix", "smallmatrix"):

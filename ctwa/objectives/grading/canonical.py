@@ -86,13 +86,13 @@ def _joined(regions: list[Region], joined_by: str) -> Answer:
     if len(variables) != 1:
         return Collection("list", tuple(regions), joined_by)
     whole = regions[0]
-    if joined_by == "and":
+    if joined_by == "and" or (joined_by == "," and whole.variable):
         for region in regions[1:]:
             pieces = _intersection(whole.pieces, region.pieces)
             if pieces is None:
                 return Collection("list", tuple(regions), joined_by)
             whole = Region(pieces, whole.variable)
-        if whole.pieces:  # x < 2 and x > 5 is said where "or" is meant
+        if whole.pieces:  # x < 2 and x > 5, or x < 2, x > 5, is said where "or" is meant
             return whole
     return Region(tuple(piece for region in regions for piece in region.pieces), whole.variable)
 
@@ -320,6 +320,8 @@ def has_value(answer: Answer) -> bool:
         return expression
 
     _mapped(answer, collect)
+    if isinstance(answer, Quantity) and answer.unit is not None and not answer.unit.only_counts:
+        return False
     if isinstance(answer, Phrase):
         return len(answer.words) <= SHORT_PHRASE
     return all(is_defined(expression) for expression in expressions)

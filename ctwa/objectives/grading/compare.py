@@ -81,7 +81,7 @@ def same(gold: Answer, answer: Answer) -> Verdict:
         case (Collection("set", (single,)), other) | (other, Collection("set", (single,))) if not isinstance(
             other, Region | Interval
         ):
-            return same(single, other) if other is answer else same(other, single)
+            return _same_item(single, other) if other is answer else _same_item(other, single)
     ours, theirs = as_region(gold), as_region(answer)
     if ours is not None and theirs is not None:
         return _same_region(ours, theirs)
@@ -111,7 +111,15 @@ def _any(verdicts: Iterable[Verdict]) -> Verdict:
 def _same_in_order(ours: Sequence[Answer], theirs: Sequence[Answer]) -> Verdict:
     if len(ours) != len(theirs) or len(ours) > _MAX_ITEMS:
         return False
-    return _all(same(our, their) for our, their in zip(ours, theirs, strict=True))
+    return _all(_same_item(our, their) for our, their in zip(ours, theirs, strict=True))
+
+
+def _same_item(gold: Answer, answer: Answer) -> Verdict:
+    r"""Whether two members are the same: only outside of all others \{2\} may be said for 2."""
+    for one, other in ((gold, answer), (answer, gold)):
+        if isinstance(one, Collection) and one.kind == "set" and isinstance(other, Quantity | Relation):
+            return False
+    return same(gold, answer)
 
 
 def _same_collection(gold: Collection, answer: Collection) -> Verdict:
@@ -126,7 +134,7 @@ def _same_collection(gold: Collection, answer: Collection) -> Verdict:
     if kinds == {"list"} and _have_units(gold) != _have_units(answer):
         return _same_in_order(gold.items, answer.items)  # without units, the order says which is which
     if "set" in kinds:
-        return _each_has_one(gold.items, answer.items, same)
+        return _each_has_one(gold.items, answer.items, _same_item)
     if len(gold.items) != len(answer.items):
         return False
     left = list(answer.items)
@@ -145,7 +153,7 @@ def _taken(item: Answer, left: list[Answer]) -> Verdict:
     """Whether an item is one of those that are left, which loses it then."""
     result: Verdict = False
     for place, other in enumerate(left):
-        verdict = same(item, other)
+        verdict = _same_item(item, other)
         if verdict:
             del left[place]
             return True
@@ -259,6 +267,8 @@ def _same_quantity(gold: Quantity, answer: Quantity) -> Verdict:
                         for unit in (ours, theirs))  # fmt: skip
     if ours == theirs:
         return equal(gold.value, answer.value)
+    if not all(quantity.unit is None or quantity.unit.only_counts for quantity in (gold, answer)):
+        return None  # 5 doubled
     if not ours or not theirs:
         (unit, with_unit, without) = (ours, gold, answer) if ours else (theirs, answer, gold)
         verdict = equal(with_unit.value, without.value)

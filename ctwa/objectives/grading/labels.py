@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from ctwa.objectives.grading.nodes import Answer, Collection, Expression, Operation, Phrase, Quantity, Symbol
 from ctwa.objectives.grading.values import equal, names_of
+from ctwa.objectives.grading.words import NO_UNITS
 
+_NEGATIONS = NO_UNITS - {"least", "most"} | {"false", "except", "excluding", "without"}
 _ELEMENTARY = {"negative", "add", "multiply", "divide", "root", "power", "exp", "ln", "log", "lg"}
 _BARE_ABS = [Operation("abs", (Symbol(name),)) for name in "xyt"]  # |v|, |S| and |z| are asked for
 
@@ -12,7 +14,7 @@ _BARE_ABS = [Operation("abs", (Symbol(name),)) for name in "xyt"]  # |v|, |S| an
 def is_label(member: Answer, value: Answer) -> bool:
     """Whether the left side is a name for the right one: no equation for a variable of it, and not part of it."""
     if isinstance(member, Phrase):
-        return True
+        return _NEGATIONS.isdisjoint(member.words[:1]) or member.words[:2] == ("no", "of")  # not x = 5; No. of cats = 5
     if isinstance(member, Collection):  # (x, y) = (1, 2)
         return member.kind == "tuple" and all(is_label(item, value) for item in member.items)
     if not isinstance(member, Quantity) or member.unit is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Literal
 
@@ -58,9 +58,15 @@ Expression = Number | Based | Symbol | Operation
 
 @dataclass(frozen=True)
 class Unit:
-    """Unit words with their powers, sorted: 20 m/s has (m, 1), (s, -1)."""
+    """Unit words with their powers, sorted: 20 m/s has (m, 1), (s, -1).
+
+    Attributes:
+        powers: the words and their powers.
+        only_counts: they only say what there are so many of, and may be left out.
+    """
 
     powers: tuple[tuple[str, int], ...]
+    only_counts: bool = field(default=True, compare=False)
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ _RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ]+")
 _LOWERED = re.compile("[₀₁₂₃₄₅₆₇₈₉₊₋₍₎]+")
 _RAISED_OVER_LOWERED = re.compile("([⁰¹²³⁴⁵⁶⁷⁸⁹]+)\\s*[⁄/∕]\\s*([₀₁₂₃₄₅₆₇₈₉]+)")  # ⁵⁄₉
 _VULGAR = re.compile("[¼-¾⅐-⅞↉]")
+_ORDINAL = "(st|nd|rd|th)"
 _TEXT = r"\s*\\(?:text|textrm|mbox|mathrm)\s*\{[^{}]*\}\s*"
 
 # Order matters: a later pattern sees what the earlier ones left.
@@ -52,9 +53,11 @@ _REWRITES = [
          r"|nonumber)(?![A-Za-z])|\\[ \n>]|~", " "),
         (r"\\(?:[hv]skip|m?kern|mskip)\s*-?\d*\.?\d*\s*(?:em|ex|pt|mu|cm|mm|in|pc|bp)", " "),
         (r"\\[hv]space\*?\s*\{[^{}]*\}|\\(?:hphantom|vphantom|phantom|label|tag)\s*\{[^{}]*\}", " "),
+        (r"\\(?:left|[bB]igg?l)\s*<", r"\\langle "),
+        (r"\\(?:right|[bB]igg?r)\s*>", r"\\rangle "),
         (r"\\(?:left|right|middle)\s*\.", ""),
         (r"\\(?:left|right|middle|[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle|scriptscriptstyle|limits|nolimits"
-         r"|displaylimits|mathstrut|strut|smash|boldmath|rm|bf|it|sf|tt|cal|em|sl|sc|normalsize|small|large|Large|LARGE"
+         r"|displaylimits|mathstrut|strut|smash|boldmath|rm|bf|it|sf|tt|em|sl|sc|normalsize|small|large|Large|LARGE"
          r"|huge|Huge|boxed|fbox|framebox|underline|centering|noindent|ensuremath|mathopen|mathclose|mathord|mathrel"
          r"|mathbin)(?![A-Za-z])", " "),
         (r"\\(?:color|textcolor|colorbox)\s*\{[^{}]*\}", " "),
@@ -63,6 +66,9 @@ _REWRITES = [
         (r"(\^\s*\{?\s*)\\(?:top|intercal)(?![A-Za-z])", r"\1T"),
         (rf"(?<=[\w)}}])(\s*)\\frac\s*\{{({_TEXT})\}}\s*\{{({_TEXT})((?:\^\{{?\d\}}?)?)\s*\}}", r"\1\2/\3\4"),
         (r"(?<=\d)\s*\^\s*(?:\{\s*)?(?:\\(?:text|mathrm)\s*\{\s*o\s*\}|o(?![A-Za-z]))(?:\s*\})?", r"^\\circ "),
+        (rf"(?<=\d)\s*\^\s*(?:\{{\s*\\(?:text|mathrm|mbox)\s*\{{\s*{_ORDINAL}\s*\}}\s*\}}|\{{\s*{_ORDINAL}\s*\}}"
+         rf"|\\(?:text|mathrm|mbox)\s*\{{\s*{_ORDINAL}\s*\}})|(?<=^\d){_ORDINAL}$|(?<=^\d\d){_ORDINAL}$",
+         r"\\text{\1\2\3\4\5}"),  # 5^{\text{th}}
         (r"_\s*\{\s*\\text\s*\{\s*base\s*(\w*)\s*\}\s*(\w*)\s*\}", r"_{\1\2}"),
         (r"(?<=\w)\s*(?:\\text\s*\{[\s(]*(?:in )?base\s*(\w+)[\s)]*\}|\\text\s*\{\s*(?:in )?base\s*\}\s*(\w+)"
          r"|\s\(?(?:in )?base\s+(\w+)\)?)\s*$", r"_{\1\2\3}"),
@@ -76,12 +82,21 @@ _REWRITES = [
         (r"\\(?:checkmark|square|blacksquare|qed)(?![A-Za-z])", " "),
     ]
 ]  # fmt: skip
+_SYSTEM = re.compile(
+    r"(\\left\s*\\\{\s*)?\\begin\s*\{(cases|aligned|align\*?|gathered|split|array)\}(\{l\})?(.*?)"
+    r"\\end\s*\{\2\}(?(1)\s*\\right\s*\.)",
+    re.DOTALL,
+)
+_ALIGNMENT = re.compile(r"^\s*&|&(?=\s*(?:[=<>≤≥]|\\(?:le|ge|lt|gt|ne|approx)))|(?<=[=<>])\s*&")
+_SECOND_DERIVATIVE = re.compile(r'(?<=\b[A-Za-z])["″](?=\s*[(=+-])')
+_LAST_DOUBLE_PRIME = re.compile(r'(?<=\b[A-Za-z])["″]')
 _QUOTED = re.compile('(?<![\\d}])["“]([^"“”]*)["”]')
 _INCHES = re.compile('(?<=[\\d}])\\s*["”″]')
 _LONE_DOLLAR = re.compile(r"(\s*-?)\$(\d[\d.,]*(?: [a-z]+)*\s*)")
 _GROUPED_BY_APOSTROPHES = re.compile(r"(?<![\d'.])\d{1,3}(?:'\d{3})+(?![\d'])")  # 12'500
 _GROUPED_DECIMALS = re.compile(rf"\.(?:(?:\d{{3}}{THIN})+\d{{1,3}}|(?:\d{{5}}{THIN})+\d{{1,5}})(?!\d)")
 _GROUPED_DIGITS = re.compile(rf"(?<=\d)(?:\s*,?\s*{THIN}\s*,?\s*)+(?=\d{{3}}(?!\d))")
+_QUOTES = frozenset('"“”″')
 _TRAILING = " \t\n.,;:\\" + THIN + ROW
 _MARKS = ("**", "__", "``", "*", "`")
 
@@ -99,8 +114,8 @@ def to_plain_latex(text: str) -> str:
     text = _RAISED.sub(lambda run: "^{" + unicodedata.normalize("NFKC", run[0]) + "}", text)
     text = _LOWERED.sub(lambda run: "_{" + unicodedata.normalize("NFKC", run[0]) + "}", text)
     text = _VULGAR.sub(_to_fraction, text)
-    text = _INCHES.sub(r"\\text{ inches}", _QUOTED.sub(r"\1", text))
-    text = re.sub('["“”]', "", text)
+    if not _QUOTES.isdisjoint(text):
+        text = _without_quotes(text)
     text = text.translate(_TABLE)
     # NFKC would turn the thin spaces into plain ones.
     text = THIN.join(unicodedata.normalize("NFKC", part) for part in text.split(THIN)).translate(_TABLE)
@@ -108,6 +123,8 @@ def to_plain_latex(text: str) -> str:
     if r"\begin" not in text:
         text = re.sub(r"\\\\+(?=[A-Za-z])", lambda _: "\\", text)  # escaped once too often
     text = text.replace("\\\\", ROW)
+    if r"\begin" in text:
+        text = _SYSTEM.sub(_as_equations, text)
     text = _LONE_DOLLAR.sub(r"\1\\$\2", text) if _LONE_DOLLAR.fullmatch(text) else text
     text = _GROUPED_BY_APOSTROPHES.sub(lambda digits: digits[0].replace("'", THIN), text)
     for pattern, replacement in _REWRITES:
@@ -116,6 +133,23 @@ def to_plain_latex(text: str) -> str:
     text = _GROUPED_DIGITS.sub(THIN, text)
     text = re.sub(rf"(?<!\d){THIN}|{THIN}(?!\d)", " ", text)
     return _without_wrapping(text)
+
+
+def _without_quotes(text: str) -> str:
+    """Marks of inches and of second derivatives as commands, and no others."""
+    text = _QUOTED.sub(r"\1", _SECOND_DERIVATIVE.sub("''", text))
+    text = _LAST_DOUBLE_PRIME.sub("''", _INCHES.sub(r"\\text{ inches}", text))
+    return re.sub('["“”]', "", text)
+
+
+def _as_equations(system: re.Match[str]) -> str:
+    r"""The lines of an environment: what stands in the only one, or \begin{cases} of them, without their alignment."""
+    brace, kind, column, content = system.groups()
+    if r"\begin" in content or (kind == "array" and not (brace and column)):
+        return system[0]
+    lines = [_ALIGNMENT.sub(" ", part).strip(" \t\n,;" + THIN) for part in content.split(ROW)]
+    lines = [line for line in lines if line]
+    return lines[0] if len(lines) == 1 else rf"\begin{{cases}}{ROW.join(lines)}\end{{cases}}"
 
 
 def _without_wrapping(text: str) -> str:

@@ -9,28 +9,26 @@ from ctwa.objectives.grading import words
 from ctwa.objectives.grading.cursor import EXPRESSIONS, Operand, scalar
 from ctwa.objectives.grading.expressions import ExpressionParser
 from ctwa.objectives.grading.nodes import (
-    INFINITY,
-    NEGATIVE_INFINITY,
     Answer,
     Based,
     Collection,
     Expression,
-    Interval,
     Number,
     Operation,
     Phrase,
     Quantity,
     Ratio,
-    Region,
     Relation,
-    Symbol,
     Unit,
     Unreadable,
 )
 from ctwa.objectives.grading.numerals import NUMBERS, PARTS, SCALES, numeral, share
+from ctwa.objectives.grading.rational import exact
+from ctwa.objectives.grading.sets import REALS, values_where
 from ctwa.objectives.grading.tokens import CURRENCIES, Token, tokenize
 
 _RELATIONS = {"=", "<", ">", "<=", ">=", "!=", "approx", "equiv", "in", "~"}
+_ORDERS = {"<", ">", "<=", ">=", "!="}
 _SUMS = {"add", "pm", "mp"}
 _MAX_UNIT_TOKENS = 20
 _CLOSERS = {"end", ")", "]", "}", "\\}", "rangle"}
@@ -119,8 +117,12 @@ class _AnswerParser(ExpressionParser):
             members.append(self._operand())
         if (self.peek().kind == ":" or self._is_to()) and not operators and not self.bar_ends:
             return self._ratio(members[0])
+        if not _ORDERS.isdisjoint(operators) and any(_has_words(member) for member in members):
+            raise Unreadable("words behind an inequality")
         modulus = self._modulus()
         if modulus is not None:
+            if not isinstance(members[-1], Quantity | Collection):
+                raise Unreadable("a modulus behind what is no number")
             members.append(modulus)
             operators.append("mod")
         return Relation(tuple(members), tuple(operators)) if operators else members[0]
@@ -208,10 +210,10 @@ class _AnswerParser(ExpressionParser):
         found: list[str] = []
         while (token := self.peek()).kind in ("word", "letter", "number", "function", "'", ".", "?", "!"):
             self.take()
-            if token.kind not in "'.?!" and not self._is_article(token, is_first=not found):
+            if token.kind not in ".?!" and not self._is_article(token, is_first=not found):
                 found.append(token.text.lower())
         if found in (["all", "real", "numbers"], ["all", "reals"]):
-            return Region((Interval(NEGATIVE_INFINITY, INFINITY, low_closed=False, high_closed=False),))
+            return REALS
         return Phrase(tuple(found))
 
     def _is_article(self, token: Token, *, is_first: bool) -> bool:
@@ -244,10 +246,9 @@ class _AnswerParser(ExpressionParser):
             return value
         value = self._with_part(value)
         value, written = _without_written_unit(value)
-        powers = Counter({written: 1} if written else {})
+        found = [name for name in (written, currency) if name]
+        powers = Counter(found)
         scale = Fraction(1)
-        if currency:
-            powers[currency] += 1
         sign, next_power = 1, 1
         is_open, start = True, self.place
         while is_open:
@@ -269,21 +270,27 @@ class _AnswerParser(ExpressionParser):
                     sign = -1 if word == "per" else sign
                 elif word in ("square", "sq", "squared", "cubic", "cu", "cubed"):
                     power = 2 if word.startswith("sq") else 3
-                    if word in ("squared", "cubed"):
+                    if word in ("squared", "cubed") or self.peek().kind not in ("word", "unit"):
                         self._raise_last(powers, power)
                     else:
                         next_power = power
                 else:
+                    found.append(token.text)
                     self._add_unit(powers, token.text, sign * next_power)
                     sign, next_power = 1, 1
             elif token.kind in ("/", "*") and self.peek(1).kind in ("word", "unit") and powers:
                 sign = -1 if self.take().kind == "/" else sign
             else:
                 is_open = False
+        if self.peek(-1).text.lower() == "per":
+            raise Unreadable("'per' without a unit")
         if scale != 1:
             value = Operation("multiply", (value, Number(scale)))
-        unit = Unit(tuple(sorted(_as_volume(name, power) for name, power in powers.items() if power)))
-        return Quantity(value, unit if unit.powers else None)
+        if not powers:
+            return Quantity(value)
+        only_counts = words.only_count(found, is_few=_is_few(value))
+        unit = tuple(sorted(_as_volume(name, power) for name, power in powers.items() if power))
+        return Quantity(value, Unit(unit, only_counts) if unit else None)
 
     def _share(self, value: Expression, word: str, *, is_first: bool) -> Number | None:
         """5 thirds, where the word just read says so; None where it is of the unit: 12 quarters may be coins."""
@@ -327,11 +334,16 @@ class _AnswerParser(ExpressionParser):
         if self.accept("|", ":"):
             condition = self.items()
             self.expect("\\}")
-            if not _begins_with_variable(content):
-                raise Unreadable("a set of something else than a variable's values")
-            return _unwrapped(condition)
+            return values_where(content, condition)
         self.expect("\\}")
         return Collection("set", content.items)
+
+
+def _has_words(answer: Answer) -> bool:
+    """Whether there are words that are no measure: in x > 3 integers and x < 5 false they are of x, or of it all."""
+    if not isinstance(answer, Quantity) or answer.unit is None:
+        return False
+    return not all(words.is_measure(name.partition("^")[0]) for name, _ in answer.unit.powers)
 
 
 def _has_unit(answer: Answer) -> bool:
@@ -341,13 +353,10 @@ def _has_unit(answer: Answer) -> bool:
     return words.OPERATIONS.isdisjoint(name for name, _ in answer.unit.powers)
 
 
-def _begins_with_variable(content: Collection) -> bool:
-    match content.items:
-        case (Quantity(Symbol(), None),):
-            return True
-        case (Relation((Quantity(Symbol(), None), _), ("in",)),):
-            return True
-    return False
+def _is_few(value: Expression) -> bool:
+    """Whether a value is less than two: 1 apple, 0.5 cup."""
+    number = exact(value)
+    return number is not None and abs(number) < 2
 
 
 def _as_volume(name: str, power: int) -> tuple[str, int]:

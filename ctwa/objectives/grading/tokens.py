@@ -53,8 +53,8 @@ _OPERATORS = {
 _COMMANDS = {
     "frac": "frac", "sqrt": "sqrt", "binom": "binom", "dbinom": "binom", "tbinom": "binom", "sum": "sum",
     "prod": "prod", "begin": "begin", "end": "end", "bmod": "bmod", "pmod": "pmod", "mod": "pmod", "infty": "infinity",
-    "infinity": "infinity", "emptyset": "emptyset", "varnothing": "emptyset", "mathbb": "mathbb", "Bbb": "mathbb",
-    "R": "mathbb", "angle": "angle", "triangle": "angle", "measuredangle": "angle",
+    "infinity": "infinity", "emptyset": "emptyset", "O": "emptyset", "varnothing": "emptyset", "mathbb": "mathbb",
+    "Bbb": "mathbb", "R": "mathbb", "angle": "angle", "triangle": "angle", "measuredangle": "angle",
 }  # fmt: skip
 _UNIT_COMMANDS = {
     "%": "percent", "$": "dollar", "circ": "degree", "degree": "degree", "textdegree": "degree", "euro": "euro",
@@ -64,11 +64,11 @@ _UNIT_COMMANDS = {
 CURRENCIES = frozenset({"dollar", "euro", "pound sterling", "yen", "rupee"})
 _ACCENTS = names(
     """overline bar widebar hat widehat tilde widetilde vec overrightarrow overleftrightarrow dot ddot
-    mathcal mathscr mathfrak overarc wideparen"""
+    mathcal cal mathscr mathfrak overarc wideparen"""
 )
 _SAME_ACCENT = {
     "bar": "overline", "widebar": "overline", "widehat": "hat", "widetilde": "tilde", "overrightarrow": "vec",
-    "wideparen": "overarc",
+    "wideparen": "overarc", "cal": "mathcal",
 }  # fmt: skip
 _TEXT = names("""text mbox hbox textrm textnormal textsf texttt textup textit textbf emph textmd textsl""")
 _FONTS = names("""mathrm mathbf mathit mathsf mathtt boldsymbol bm bold pmb operatorname mathnormal bf rm it""")
@@ -112,13 +112,19 @@ def tokenize(text: str, *, groups_thousands: bool = True) -> tuple[Token, ...]:
 
 
 def _with_short_units(tokens: list[Token]) -> list[Token]:
-    """The min of 30 min and the sec of 5 sec as words: behind a value, and without an argument."""
+    """The min of 30 min and the sec of 5 sec as words: behind a value, and without an argument; the th of 5th."""
     following = [*tokens, Token("end", "")][1:]
     for place, (token, after) in enumerate(zip(tokens, following, strict=True)):
         is_short = token.kind == "function" and token.text in _SHORT_UNITS and place > 0
         if is_short and _is_value(tokens[place - 1]) and after.kind not in _SHORT_UNITS[token.text]:
             tokens[place] = Token("word", token.text, spaced=token.spaced)
+        elif token.kind == "word" and place > 0 and not token.spaced and _is_ordinal(tokens[place - 1], token.text):
+            tokens[place] = Token("word", "ordinal")
     return tokens
+
+
+def _is_ordinal(number: Token, ending: str) -> bool:
+    return number.text.isdecimal() and ending in ("th", {"1": "st", "2": "nd", "3": "rd"}.get(number.text[-1]))
 
 
 def _without_hyphens(tokens: list[Token]) -> list[Token]:
@@ -172,7 +178,12 @@ class _Tokenizer:
                     )
                 else:
                     tokens.append(_command(name, spaced))
-                    if name in ("frac", "binom"):  # \frac12 and \frac1{72}: one digit is an argument
+                    if name in (
+                        "frac",
+                        "binom",
+                        "dbinom",
+                        "tbinom",
+                    ):  # \frac12 and \frac1{72}: one digit is an argument
                         place = self._digit_arguments(text, place, tokens, depth)
             elif kind == "escaped":
                 self.brackets += {"{": 1, "}": -1}.get(content[1], 0)

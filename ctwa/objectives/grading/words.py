@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from fractions import Fraction
 
 from ctwa.objectives.grading.numerals import NUMBERS, SCALES
@@ -18,8 +19,25 @@ JOINTS = {"and": "and", "or": "or"}
 FILLERS = {"about", "approximately", "exactly", "the", "answer", "final", "is"}
 ARTICLES = {"the", "a", "an"}
 SIGNS = {"negative", "minus"}
-# Behind a value they say what it is not, or change it.
-NO_UNITS = names("not no never wrong incorrect factorial least most minus")
+# Behind a value they say what it is not, or begin a sentence about it.
+NO_UNITS = names("not no never wrong incorrect factorial least most minus is are was were if unless too")
+# So do these, unless what is counted follows: 5 negative, 5 dollars short, but 5 negative roots.
+_CHANGES = names(
+    """negative short off under loss debt deficit owed red doubled tripled halved fold inverse inverted reciprocal
+    repeating recurring periodic binary ternary octal hex hexadecimal mod sqrt tau phi false untrue impossible
+    invalid"""
+)
+# 5 mil, 5 mil dollars; what is shorter (K, M, bn) is one of these too, unless it is a measure or a preposition.
+_OTHER_SCALES = names("mil bil mill gross score myriad")
+_PREPOSITIONS = names("in on at by up")
+_DIRECTIONS = names("less fewer lower above below over")  # 10% less, but no 1 less
+# They need no noun: 5 more, 5 in all, 5 over par.
+_ALONE = names("more par each apiece total all altogether left remaining exactly")
+_PLURALS = (
+    *("people", "men", "children", "feet", "teeth", "mice", "geese", "oxen", "cattle", "sheep", "deer", "fish", "dice"),
+    *("data", "radii", "foci", "loci", "maxima", "minima", "extrema", "formulae", "polyhedra"),
+)
+_NO_PLURALS = ("ss", "us", "is")  # less, plus, this
 _HAN_SCALE = re.compile("(?!千[米克瓦卡升]|百分点)[十百千万萬亿億兆]|.*[半之]")  # 5万 is no 5, 5千米 are
 
 # name -> (dimension, how many of the dimension's own unit, other spellings)
@@ -63,6 +81,13 @@ _UNITS: dict[str, tuple[str, Fraction, str]] = {
 }
 UNITS = {name: (dimension, factor) for name, (dimension, factor, _) in _UNITS.items()}
 _NAMES = {other: name for name, (_, _, others) in _UNITS.items() for other in [name, *others.split()]} | {"cc": "cm^3"}
+# Units of no size that is known here, in the singular too; K, M and B may be thousands, millions and billions.
+_MEASURES = names(
+    """acre hectare ton tonne gallon quart pint cup teaspoon tablespoon tsp tbsp gal qt newton joule watt volt ampere
+    amp ohm hertz kelvin mole mol pascal bar atm calorie cal kcal byte bit kmph rpm fps psi ppm bpm hp yuan won peso
+    franc ruble baht rupiah rand penny pence am pm o'clock noon midnight ordinal
+    A C F H J N Pa V W Hz kHz MHz GHz kPa MPa kN kJ MJ kW MW kWh Wh eV keV MeV dB nm dm dL dl cl ms ns kB MB GB TB"""
+)
 # Two of them are quotients.
 QUOTIENTS = {"mph": (("mile", 1), ("hour", -1)), "kph": (("km", 1), ("hour", -1))}
 
@@ -82,6 +107,8 @@ _VOWELS = set("aeiouyAEIOUY")
 
 def unit_name(word: str) -> str:
     """The one name of a unit in its spellings; of any other word, its singular in lower case."""
+    if len(word) == 1 and word not in _NAMES and word.lower() in _NAMES:
+        return word  # M is no metre
     for candidate in (word, word.lower(), word.rstrip("."), word.lower().rstrip(".")):
         if candidate in _NAMES:
             return _NAMES[candidate]
@@ -94,9 +121,47 @@ def is_unit(word: str) -> bool:
     return unit_name(word) in UNITS
 
 
+def is_measure(word: str) -> bool:
+    """Whether a word is a unit, of a size that is known here or not."""
+    return is_unit(word) or word in _MEASURES or word.lower() in _MEASURES
+
+
 def may_be_unit(word: str) -> bool:
-    """Whether a word behind a value only says what there are so many of: 5 cats, and not 5 factorial."""
+    """Whether a word may stand behind a value: not so in 5 factorial."""
     return word.lower() not in NO_UNITS and not _HAN_SCALE.match(word)
+
+
+def only_count(found: Sequence[str], *, is_few: bool) -> bool:
+    """Whether words behind a value say no more than what there are so many of: 5 cats, and not 5 doubled.
+
+    Args:
+        found: the words, from the first one on.
+        is_few: the value is less than two, so that a singular may follow.
+    """
+    counted = [place for place, word in enumerate(found) if _is_counted(word)]
+    behind = {word.lower() for word in found[counted[-1] + 1 if counted else 0 :]}
+    if behind & _CHANGES or any(map(_may_be_scale, found)):
+        return False
+    return bool(counted) or bool(behind & _ALONE) or (is_few and not behind & _DIRECTIONS)
+
+
+def _may_be_scale(word: str) -> bool:
+    lowered = word.lower()
+    is_short = len(word) < 3 and lowered not in _PREPOSITIONS and word.isascii() and not is_measure(word)
+    return is_short or lowered in _OTHER_SCALES
+
+
+def _is_counted(word: str) -> bool:
+    """Whether a word says by itself that it is a measure or several things; other languages have other plurals."""
+    if not word.isascii() or is_measure(word):
+        return True
+    lowered = word.lower().rstrip(".")
+    is_plural = lowered.endswith("s") and len(lowered) > 2 and not lowered.endswith(_NO_PLURALS)
+    return (
+        is_plural
+        or lowered.endswith(_PLURALS)
+        or (len(parts := re.split("[-.]", lowered)) > 1 and any(map(is_measure, parts)))
+    )
 
 
 def is_word(letters: str) -> bool:
