@@ -1,5 +1,11 @@
 # shellcheck shell=bash
 # What the recipes share. The user's own settings come last and win.
+for switch in LORA RESUME; do
+    if [[ "${!switch:-0}" != [01] ]]; then
+        echo "error: $switch=${!switch} is neither 0 nor 1: write 1 for yes, or 0." >&2
+        exit 2
+    fi
+done
 RECIPE="$(basename "$0" .sh)"
 if [[ "${LORA:-0}" == 1 && "$RECIPE" == instructions* ]]; then
     RECIPE+=-lora # beside the run of whole weights, not in its folder
@@ -132,6 +138,7 @@ make_pairs() { # folder in the testbed's, seed: preference pairs, where there ar
         echo "error: no testbed in $TESTBED: make one (ctwa testbed make --out $TESTBED), or set TESTBED." >&2
         exit 2
     fi
+    echo "pairs: making $folder, which later runs read, and a dry run looks at" >&2
     preset="$(sed -n 's/.*"preset": "\(.*\)".*/\1/p' "$TESTBED/testbed.json")"
     ctwa testbed pairs --preset "$preset" --seed "$2" --out "$folder"
 }
@@ -140,6 +147,10 @@ make_pairs() { # folder in the testbed's, seed: preference pairs, where there ar
 instructions() { # settings of a command for the sizes of a GPU
     local data="${DATA:-runs/instructions}" default=models/smollm2-135m engine="${ENGINE:-cpu}"
     need_ctwa
+    if [[ "$engine" == cpu && -n "${GPUS:-}" ]]; then
+        echo "error: GPUS=$GPUS is not for the engine cpu: leave it out, or set ENGINE=gpu (of one GPU: one_gpu)." >&2
+        exit 2
+    fi
     if [[ "$engine" != cpu ]]; then
         MODEL="${MODEL:-Qwen/Qwen3-0.6B}" MAX_TOKENS="${MAX_TOKENS:-256}"
     fi

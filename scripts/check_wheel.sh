@@ -44,7 +44,7 @@ if "$work/venv/bin/python" -c 'import verl' 2>/dev/null; then
     try python -c "import json; assert json.load(open('doctor.json'))"
     try ctwa testbed make --preset D --out ../testbed-D
     try ctwa train task=testbed ctwa.task_dir=../testbed-D ctwa.run=../run --dry-run
-    try ctwa from-verl data.train_files=train.parquet
+    try ctwa from-verl algorithm.adv_estimator=grpo data.train_files=train.parquet
 else
     echo "verl is not installed here: the commands that train were not tried"
 fi

@@ -50,6 +50,16 @@ def compose_config(arguments: Sequence[str], *, command: str = "train") -> DictC
     return compose_written(Written.read(arguments, command), command=command)
 
 
+def defaults_of(choices: Sequence[str], *, command: str = "train") -> dict[str, Any]:
+    """What a command has by its defaults, nested: interpolations are not resolved, and nothing is checked.
+
+    Args:
+        choices: of groups, as ``engine=gpu``.
+        command: ``train``, ``prefer`` or ``caid``.
+    """
+    return _plain(_compose(choices, command))
+
+
 def compose_written(
     written: Written, *, stop_on: Sequence[str] = (), command: str, run: Path | None = None
 ) -> DictConfig:
@@ -112,7 +122,7 @@ def _compose(overrides: Sequence[str], command: str, written: Written | None = N
     register(command)
     name, first = command, []
     if written is not None and written.whole is not None:
-        base = _plain(_compose(["task=custom"], command))
+        base = defaults_of(["task=custom"], command=command)
         name, chosen = WHOLE, [each for each in overrides if each.partition("=")[0] in groups_of(command)]
         ConfigStore.instance().store(name, relinked(written.whole.content, base), provider="ctwa")
         overrides = [f"+{each}" if each in chosen else each for each in overrides]

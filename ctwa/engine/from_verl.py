@@ -6,6 +6,7 @@ Nothing is left out in silence: every key that is translated, left out or added 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from hydra.core.override_parser.types import QuotedString
 from hydra.errors import OverrideParseException
 
 from ctwa.engine.checks.keys import known_keys, unread, verl_files
+from ctwa.engine.compose import defaults_of
 from ctwa.engine.written import load_settings
 from ctwa.errors import CtwaError, shown
 from ctwa.run.dotted import dotted
@@ -27,8 +29,22 @@ _FUNCTION = "reward.custom_reward_function"
 _BUILT_IN = "verl.utils.reward_score:default_compute_score"
 _MANAGERS = ("naive", "gdpo")
 """verl's reward managers that hand on what the reward function returns."""
+_SERVERS = ("vllm", "sglang", "trtllm")
+"""Whose servers complete prompts for verl."""
+_OTHER_ENGINES = ("megatron", "torchtitan", "veomni")
+"""What trains for verl beside FSDP."""
 _HYDRAS = ("defaults", "hydra.")
 _GIVEN_BY_USER = ("data.train_files", "data.val_files", "actor_rollout_ref.model.path")
+_KEPT = "trainer.max_actor_ckpt_to_keep"
+_WRITTEN_OUT = {
+    "cpu": (_KEPT,),
+    "gpu": (_KEPT, "trainer.n_gpus_per_node", "actor_rollout_ref.rollout.tensor_model_parallel_size"),
+}
+"""By engine, the keys beside a task's that keep verl's default: what a run leaves behind, and the GPUs it takes."""
+_NO_VALUE = re.compile(r"\$\{|^\?\?\?$")
+"""A default of verl's that follows from another key, or that has to be given."""
+_FOLLOWS = re.compile(r"\$\{ctwa(\.|_config_dir:)")
+"""A default of ctwa's that follows from its own keys, as a seed does, or that is a file of its own."""
 
 _RENAMED = {
     "reward.num_workers": "ctwa.rewards.num_workers",
@@ -45,12 +61,18 @@ _LEFT_OUT = {
     "critic.*": "no method has a critic",
     "reward_model.*": "an older verl's words; a reward model is called by a reward function",
     "reward.reward_kwargs*": "verl's reward manager dapo alone reads them",
+    **{
+        f"actor_rollout_ref.rollout.engine_kwargs.{name}*": f"no server of {name} is started"
+        for name in _SERVERS
+        if name != "vllm"
+    },
 }
 """What says nothing in a run of ctwa, and why."""
 _MOST_NAMED = 5  # keys of one section
 _OLDER = {
     "custom_reward_function.": "reward.custom_reward_function.",
     "sandbox_fusion.": "reward.sandbox_fusion.",
+    "ray_init.": "ray_kwargs.ray_init.",
     "reward_model.num_workers": "reward.num_workers",
     "reward_model.reward_manager": "reward.reward_manager.name",
     "reward_model.reward_loop_source": "reward.reward_manager.source",
@@ -64,7 +86,7 @@ _OLDER = {
         for key in ("enable", "enable_resource_pool", "n_gpus_per_node", "nnodes")
     },
 }
-"""How older scripts call what verl 0.9.1 still takes by that name: how such a key begins, and what it is today."""
+"""How older scripts call what verl 0.9.1 has: how such a key begins, and what it is today."""
 
 
 @dataclass
@@ -103,8 +125,9 @@ def translate(arguments: Sequence[str]) -> Translation:
         CtwaError: an argument that cannot be read, or that has no counterpart.
     """
     said = _read(arguments)
+    _refuse_other_engines(said)
     made = Translation({})
-    chosen = {"engine": _engine(said), "task": "custom", "method": _method(said, made)}
+    chosen = {"engine": _engine(said, made), "task": "custom", "method": _method(said, made)}
     ours = _objectives(said, made)
     for key, name in _RENAMED.items():
         if (value := said.pop(key, None)) is not None:
@@ -125,7 +148,7 @@ def translate(arguments: Sequence[str]) -> Translation:
             advice = f": {instead}" if instead.startswith("write") else ""
             made.notes.append(f"{key}={shown(said[key])} is left out, for nothing reads it{advice}")
             gone[key] = said.pop(key)
-    made.settings = {**chosen, **ours, **said, **_defaults(said, made)}
+    made.settings = {**chosen, **ours, **said, **_defaults(said, chosen, made)}
     for key, value in made.settings.items():
         made.settings[key] = _spelled_out(value, gone)
     for key in made.settings:
@@ -152,12 +175,19 @@ def _read(arguments: Sequence[str]) -> dict[str, Any]:
     on_command_line: dict[str, Any] = {}
     parser = OverridesParser.create()
     for each in arguments:
+        if each.startswith("--config"):
+            _refuse_other_engine(each, each)
+    for each in arguments:
         if each.endswith((".yaml", ".yml")) and "=" not in each:
             found = dotted(load_settings(each))
+            _refuse_other_engine(f"{found.get('defaults')}", f"{each}: what is under defaults")
             in_files |= {key: value for key, value in found.items() if not key.startswith(_HYDRAS)}
             continue
         if each.startswith("--config"):
-            raise CtwaError(f"{each}: give the YAML file itself, e.g. ctwa from-verl my_config.yaml")
+            raise CtwaError(
+                f"{each}: give the YAML file itself, e.g. ctwa from-verl my_config.yaml, or nothing in its place where "
+                "it is verl's own ppo_trainer.yaml"
+            )
         try:
             (override,) = parser.parse_overrides([each])
             if not override.key_or_group:
@@ -197,15 +227,42 @@ def _plain(value: Any) -> Any:
     return [_plain(each) for each in value] if isinstance(value, list) else value
 
 
-def _engine(said: dict[str, Any]) -> str:
+def _refuse_other_engines(said: Mapping[str, Any]) -> None:
+    for key, value in said.items():
+        if key.startswith("actor_rollout_ref.") or key == "model_engine":
+            _refuse_other_engine(key, f"{key}={shown(value)}")
+            if key.endswith((".strategy", "model_engine")):
+                _refuse_other_engine(f"{value}", f"{key}={shown(value)}")
+
+
+def _refuse_other_engine(words: str, said: str) -> None:
+    """Refuse what is said where one of its words is the name of an engine."""
+    for name in {*re.split(r"\W|_", words)} & {*_OTHER_ENGINES}:
+        raise CtwaError(
+            f"{said} is of verl's engine {name}, and models are trained by FSDP here: write settings of verl's "
+            f"ppo_trainer.yaml, without those of {name} (docs/cluster.md has what saves memory)"
+        )
+
+
+def _engine(said: dict[str, Any], made: Translation) -> str:
     """The group that chooses machine and rollout; what it chooses is not said twice."""
-    if said.get("actor_rollout_ref.rollout.name") == "vllm":
-        del said["actor_rollout_ref.rollout.name"]
-    return "cpu" if said.get("trainer.device") == "cpu" else "gpu"
+    key, servers = "actor_rollout_ref.rollout.name", {"gpu": "vllm", "cpu": "transformers"}
+    engine = "cpu" if said.get("trainer.device") == "cpu" else "gpu"
+    if (name := said.get(key)) in _SERVERS:
+        del said[key]
+        if name != servers[engine]:
+            made.notes.append(f"{key}={name} is {servers[engine]} here, whose servers engine: {engine} starts")
+    return engine
 
 
 def _method(said: dict[str, Any], made: Translation) -> str:
-    if said.get("algorithm.adv_estimator") != "gdpo":
+    estimator = said.setdefault("algorithm.adv_estimator", "gae")
+    if estimator == "gae":
+        raise CtwaError(
+            "algorithm.adv_estimator=gae, verl's default where none is written, needs a critic, and no method has one: "
+            "write algorithm.adv_estimator=grpo, or another that needs none"
+        )
+    if estimator != "gdpo":
         made.notes.append("method: linear is the weighted sum of the objectives, which GRPO trains on")
         return "linear"
     said["algorithm.adv_estimator"] = "grpo"
@@ -278,17 +335,24 @@ def _weights(keys: Any, weights: Any) -> dict[str, float]:
     return dict(zip(keys, map(float, weights), strict=True))
 
 
-def _defaults(said: Mapping[str, Any], made: Translation) -> dict[str, Any]:
-    """Verl's default for each key that a task of ctwa has another default for."""
-    task = yaml.safe_load((files("ctwa.config") / "task" / "custom.yaml").read_text())
+def _defaults(said: Mapping[str, Any], chosen: Mapping[str, str], made: Translation) -> dict[str, Any]:
+    """Verl's default for each key that has another here; those that stay as they are here are told."""
     verl = dotted(yaml.safe_load((verl_files() / "_generated_ppo_trainer.yaml").read_text()))
-    defaults = {
-        key: verl[key]
-        for key, value in dotted(task).items()
-        if key in verl and key not in said and key not in _GIVEN_BY_USER and verl[key] != value
-    }
+    ours = dotted(defaults_of([f"{group}={name}" for group, name in chosen.items()]))
+    of_task = dotted(yaml.safe_load((files("ctwa.config") / "task" / "custom.yaml").read_text()))
+    written = {*of_task, *_WRITTEN_OUT[chosen["engine"]]}
+    not_told = {*said, *_GIVEN_BY_USER, *_RENAMED, *_LEFT_OUT}
+    other = {key: value for key, value in ours.items() if key in verl and key not in not_told and verl[key] != value}
+    defaults = {key: verl[key] for key in other if key in written}
     if defaults:
         made.notes.append(f"verl's defaults, written out because ctwa has others: {', '.join(defaults)}")
+    stay = [
+        key if "${" in str(value) else f"{key}={shown(value)}"
+        for key, value in other.items()
+        if key not in written and not _NO_VALUE.search(f"{verl[key]}") and not _FOLLOWS.search(f"{value}")
+    ]
+    if stay:
+        made.notes.append(f"ctwa's defaults, which stay though verl has others: {', '.join(stay)}")
     return defaults
 
 

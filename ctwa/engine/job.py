@@ -24,6 +24,7 @@ from ctwa.engine.checks.keys import known_keys
 from ctwa.engine.compose import compose_written
 from ctwa.engine.keeper import tell
 from ctwa.engine.plan import line
+from ctwa.engine.ray_security import address_of
 from ctwa.engine.recorder import Recorder, Stop
 from ctwa.engine.restarts import how_to_go_on
 from ctwa.engine.resumed import BOUND, changes, refuse_another, refuse_unlike, told
@@ -159,7 +160,9 @@ class Job(ABC):
 
     def engine_lines(self) -> list[str]:
         """What the run runs on, as lines of a plan."""
-        return [line("engine", self.engine()), line("model", self.config.actor_rollout_ref.model.path)]
+        address = address_of(self.config.ray_kwargs.ray_init)
+        joined = [line("", f"on the Ray at {address}, which the run joins")] if address != "local" else []
+        return [line("engine", self.engine()), *joined, line("model", self.config.actor_rollout_ref.model.path)]
 
     def plan(self) -> str:
         """What the run would do, in words."""

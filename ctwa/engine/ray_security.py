@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def close_to_others(ray_init: dict[str, Any], *, trust_network: bool) -> None:
         CtwaError: Ray would ask for no token, or its files cannot be kept from others.
     """
     # Said outright, for Ray would look for the address in a file that anyone may have written.
-    address = ray_init["address"] = ray_init.get("address") or os.environ.get("RAY_ADDRESS") or "local"
+    address = ray_init["address"] = address_of(ray_init)
     if not trust_network:
         _check_open(address)
     if address != "local":
@@ -51,6 +52,11 @@ def close_to_others(ray_init: dict[str, Any], *, trust_network: bool) -> None:
             f"the files of Ray cannot be kept from other users of this machine ({error}): name others of your own, the "
             "token's by RAY_AUTH_TOKEN_PATH, the folder of logs and sockets by RAY_TMPDIR"
         ) from error
+
+
+def address_of(ray_init: Mapping[str, Any]) -> str:
+    """The Ray that a run joins; ``local`` where it starts one of its own."""
+    return str(ray_init.get("address") or os.environ.get("RAY_ADDRESS") or "local")
 
 
 def check_auth_mode() -> None:

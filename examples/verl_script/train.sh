@@ -29,7 +29,7 @@ settings=(
     trainer.test_freq=5
 )
 if [[ "${DEVICE:-cuda}" == cuda ]]; then
-    settings+=(actor_rollout_ref.rollout.name=vllm)
+    settings+=(actor_rollout_ref.rollout.name=vllm actor_rollout_ref.rollout.tensor_model_parallel_size=1)
 fi
 
 # Before: python3 -m verl.trainer.main_ppo "${settings[@]}"

@@ -27,6 +27,7 @@ from ctwa.engine.verl.estimate import VerlEstimate
 from ctwa.errors import CtwaError
 from ctwa.objectives.calls import sharing
 from ctwa.objectives.config import parse_objectives
+from ctwa.run.dotted import dotted
 from ctwa.scalarizers import build_scalarizer, method_options
 from tests.conftest import ROOT
 
@@ -64,6 +65,7 @@ GDPO = [
     "trainer.val_before_train=False",
 ]
 """The settings of verl's examples/gdpo_trainer."""
+GRPO = "algorithm.adv_estimator=grpo"
 
 
 def test_the_gdpo_example_of_verl_is_a_run_of_ctwa_with_its_keys_as_objectives(tmp_path: Path) -> None:
@@ -89,9 +91,34 @@ def test_the_gdpo_example_of_verl_is_a_run_of_ctwa_with_its_keys_as_objectives(t
     }
     written = {each.partition("=")[0].lstrip("+") for each in GDPO}
     assert written - made.settings.keys() == gone
-    assert made.notes[-1].endswith("ctwa has others: trainer.test_freq, actor_rollout_ref.actor.use_dynamic_bsz")
+    told, stay = made.notes[-2:]
+    assert {*told.partition("others: ")[2].split(", ")} == {
+        *("trainer.test_freq", "trainer.max_actor_ckpt_to_keep", "actor_rollout_ref.actor.use_dynamic_bsz"),
+        "actor_rollout_ref.rollout.tensor_model_parallel_size",
+    }
+    assert "actor_rollout_ref.actor.strategy=fsdp2, " in stay
     with pytest.raises(CtwaError, match="is there already"):
         write(made, out)
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_a_default_that_is_not_verl_s_is_written_out_or_told(device: str, tmp_path: Path) -> None:
+    """But for those that follow from ctwa's own keys: seeds, folders, names."""
+    given = ["data.train_files=a", "data.val_files=b", "actor_rollout_ref.model.path=m", f"trainer.device={device}"]
+    made = translate([GRPO, *given])
+    write(made, tmp_path / "ctwa.yaml")
+    config = dotted(OmegaConf.to_container(compose_config([str(tmp_path / "ctwa.yaml"), "ctwa.run=r"])))
+    verl = dotted(yaml.safe_load((verl_files() / "_generated_ppo_trainer.yaml").read_text()))
+
+    other = {key for key in config.keys() & verl.keys() if "${" not in str(verl[key]) and config[key] != verl[key]}
+    silent = {key for key in other - made.settings.keys() if key not in " ".join(made.notes)}
+    follow = {key for key in silent if key.endswith(("seed", "agent_loop_config_path", "router_config_path"))}
+    assert silent - follow == {
+        *("trainer.project_name", "trainer.experiment_name", "trainer.resume_mode"),
+        *("actor_rollout_ref.rollout.name", "reward.num_workers"),
+    }
+    assert config["trainer.max_actor_ckpt_to_keep"] is None
+    assert "trainer.logger=['tensorboard']" in made.notes[-1]
 
 
 def test_the_commands_of_the_page_lead_to_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,12 +210,14 @@ def test_a_configuration_of_ones_own_and_older_words_are_translated(tmp_path: Pa
             }
         )
     )
-    settings = translate([str(own), "data.train_batch_size=128", "reward.num_workers=2"]).settings
+    words = ["data.train_batch_size=128", "reward.num_workers=2", "ray_init.num_cpus=96"]
+    settings = translate([str(own), GRPO, *words]).settings
 
     assert settings["data.train_files"] == ["a.parquet", "b.parquet"]
     assert settings["data.train_batch_size"] == 128
     assert settings["ctwa.objectives.score"] == {"reward_fn": "my.py:score", "kwargs": {"strict": True}}
     assert (settings["engine"], settings["method"], settings["ctwa.rewards.num_workers"]) == ("cpu", "linear", 2)
+    assert settings["ray_kwargs.ray_init.num_cpus"] == 96
     assert [key for key in settings if key.startswith(("critic", "defaults", "hydra", "custom"))] == []
     assert settings["actor_rollout_ref.actor.ppo_mini_batch_size"] == 256
 
@@ -196,7 +225,7 @@ def test_a_configuration_of_ones_own_and_older_words_are_translated(tmp_path: Pa
 def test_a_copy_of_verl_s_own_file_and_the_words_of_older_scripts_are_translated(tmp_path: Path) -> None:
     verl = str(verl_files() / "_generated_ppo_trainer.yaml")
     older = ["reward_model.num_workers=3", "reward_model.enable=true", "+reward_model.reward_kwargs.max_resp_len=9"]
-    made = translate([verl, "algorithm.adv_estimator=grpo", "custom_reward_function.path=my.py", *older])
+    made = translate([verl, GRPO, "custom_reward_function.path=my.py", *older])
 
     assert made.settings["ctwa.run"] == "checkpoints/verl_examples/gsm8k"
     assert made.settings["ctwa.objectives.score"]["reward_fn"] == "my.py:compute_score"
@@ -209,7 +238,7 @@ def test_a_copy_of_verl_s_own_file_and_the_words_of_older_scripts_are_translated
 
 
 def test_what_is_noted_of_a_value_with_line_breaks_is_no_setting() -> None:
-    made = translate(["trainer.project_name='a\nctwa: {seed: 7}'", "trainer.experiment_name='b\u2028task: mine'"])
+    made = translate([GRPO, "trainer.project_name='a\nctwa: {seed: 7}'", "trainer.experiment_name='b\u2028task: mine'"])
 
     assert len(made.notes) > 2
     content = yaml.safe_load(made.text())
@@ -218,12 +247,56 @@ def test_what_is_noted_of_a_value_with_line_breaks_is_no_setting() -> None:
 
 def test_what_nothing_reads_is_left_out_where_it_asks_for_something() -> None:
     made = translate(
-        ["trainer.log_val_generations=10", "trainer.balance_batch=true", "actor_rollout_ref.nccl_timeout=9"]
+        [GRPO, "trainer.log_val_generations=10", "trainer.balance_batch=true", "actor_rollout_ref.nccl_timeout=9"]
     )
 
     assert {"trainer.log_val_generations", "actor_rollout_ref.nccl_timeout"}.isdisjoint(made.settings)
     assert made.settings["trainer.balance_batch"] is True  # verl's default
     assert "actor_rollout_ref.nccl_timeout=9 is left out, for nothing reads it" in made.notes
+
+
+@pytest.mark.parametrize(
+    ("device", "name", "servers"),
+    [("cuda", "sglang", "vllm"), ("cuda", "trtllm", "vllm"), ("cpu", "vllm", "transformers")],
+)
+def test_servers_that_are_not_here_are_those_of_the_engine(
+    device: str, name: str, servers: str, tmp_path: Path
+) -> None:
+    of_rollout = [f"{key}={value}" for key, value in {"name": name, "engine_kwargs.sglang.page_size": 2}.items()]
+    made = translate([*GDPO, f"trainer.device={device}", *(f"actor_rollout_ref.rollout.{each}" for each in of_rollout)])
+
+    assert f"actor_rollout_ref.rollout.name={name} is {servers} here, " in "\n".join(made.notes)
+    assert "rollout.engine_kwargs.sglang.page_size=2 is left out: no server of sglang is" in "\n".join(made.notes)
+    write(made, tmp_path / "ctwa.yaml")
+    assert compose_config([str(tmp_path / "ctwa.yaml")]).actor_rollout_ref.rollout.name == servers
+
+
+@pytest.mark.parametrize("arguments", [[], ["algorithm.adv_estimator=gae"], ["critic.optim.lr=1e-5"]])
+def test_what_verl_has_a_critic_for_is_no_grpo(arguments: list[str]) -> None:
+    with pytest.raises(CtwaError, match=r"^algorithm\.adv_estimator=gae, verl's default where none is written, "):
+        translate(arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--config-path=./config", "--config-name=ppo_megatron_trainer.yaml"],
+        ["actor_rollout_ref.actor.megatron.tensor_model_parallel_size=2"],
+        ["+actor_rollout_ref.ref.veomni.strategy=veomni"],
+        ["actor_rollout_ref.actor.strategy=torchtitan"],
+        ["model_engine=megatron"],
+        ["mine.yaml"],
+    ],
+)
+def test_what_another_engine_of_verl_s_trains_is_refused_as_that(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text("defaults: [ppo_megatron_trainer, _self_]\n")
+
+    with pytest.raises(CtwaError, match=r"is of verl's engine (megatron|torchtitan|veomni), and models are"):
+        translate([*arguments, GRPO])
+    translate([GRPO, "actor_rollout_ref.model.path=models/megatron"])
 
 
 @pytest.mark.parametrize(
@@ -246,4 +319,4 @@ def test_what_nothing_reads_is_left_out_where_it_asks_for_something() -> None:
 )
 def test_what_has_no_counterpart_is_refused(argument: str, message: str) -> None:
     with pytest.raises(CtwaError, match=message):
-        translate([argument])
+        translate([GRPO, argument])

@@ -70,6 +70,20 @@ def test_every_kind_of_method_passes_the_checks(method: str, lora: str, calls_of
     assert (weights[0] > weights[1]) == (method == "static")
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        *(({"LORA": word}, f"LORA={word} is neither 0 nor 1") for word in ("yes", "true", "11", " ")),
+        ({"GPUS": "4"}, "GPUS=4 is not for the engine cpu: leave it out, or set ENGINE=gpu"),
+    ],
+)
+def test_what_a_variable_does_not_know_is_refused(given: dict[str, str], said: str, calls_of: CallsOf) -> None:
+    for recipe in ("instructions", "instructions_prefer", "instructions_caid"):
+        with pytest.raises(subprocess.CalledProcessError) as error:
+            calls_of(recipe, *(["linear"] if recipe != "instructions_caid" else []), **given)
+        assert error.value.stderr.decode().startswith(f"error: {said}")
+
+
 def test_on_gpus_the_sizes_are_those_of_larger_models(calls_of: CallsOf) -> None:
     for engine, gpus in (("one_gpu", "1"), ("gpu", "1"), ("gpu", "4")):
         (call,) = calls_of("instructions", "ctwa", ENGINE=engine, GPUS=gpus, MODEL="Qwen/Qwen3-1.7B")

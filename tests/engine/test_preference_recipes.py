@@ -164,11 +164,12 @@ def test_pecaid_trains_the_policies_that_are_not_there_yet(calls_of: CallsOf, tm
         assert f"{objective}:'runs/preference-pecaid-{objective}-s0'" in policies
 
 
-def test_pairs_are_made_where_there_are_none(calls_of: CallsOf, tmp_path: Path) -> None:
+@pytest.mark.parametrize("words", [[], ["--dry-run"]], ids=["a run", "a dry run looks at them"])
+def test_pairs_are_made_where_there_are_none(words: list[str], calls_of: CallsOf, tmp_path: Path) -> None:
     testbed = tmp_path / "testbed"
     testbed.mkdir()
     (testbed / "testbed.json").write_text(json.dumps({"settings": {"format": 1, "preset": "A"}}, indent=2))
-    made, run = calls_of("raco", TESTBED=str(testbed))
+    made, run = calls_of("raco", *words, TESTBED=str(testbed))
 
     assert made == ["testbed", "pairs", "--preset", "A", "--seed", "0", "--out", f"{testbed}/pairs"]
     assert run[0] == "prefer"
@@ -179,3 +180,7 @@ def test_the_users_settings_come_last_and_resume_is_asked_for(calls_of: CallsOf)
 
     assert call[-1] == "a.b=c d"
     assert {"ctwa.resume=true", "ctwa.seed=3", "ctwa.run=runs/preference-raco-s3"} <= set(call)
+    assert "ctwa.resume=false" in calls_of("raco", RESUME="")[0]
+    with pytest.raises(subprocess.CalledProcessError) as error:
+        calls_of("raco", RESUME="true")
+    assert error.value.stderr == b"error: RESUME=true is neither 0 nor 1: write 1 for yes, or 0.\n"

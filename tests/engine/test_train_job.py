@@ -80,6 +80,12 @@ class TestPlan:
             ends = "after the last step alone; checkpoint after the last step alone"
             assert validation_line(config, ends_with_both=True).split(maxsplit=1)[1] == ends
 
+    def test_it_names_the_ray_that_the_run_joins(self, changed: Changed) -> None:
+        given = {"address": "head:6379", "num_cpus": None, "num_gpus": None}
+        plan = TrainJob(changed({f"ray_kwargs.ray_init.{key}": value for key, value in given.items()})).plan()
+
+        assert f", transformers\n{'':15}on the Ray at head:6379, which the run joins\n" in plan
+
     def test_it_says_where_a_kl_penalty_is(self, changed: Changed) -> None:
         in_reward = {"algorithm.use_kl_in_reward": True, "algorithm.kl_ctrl.type": "adaptive"}
         plan = TrainJob(changed(in_reward)).plan()

@@ -216,7 +216,9 @@ BOUNDS: dict[str, Bound] = {
     f"{REF}.log_prob_micro_batch_size_per_gpu": MAYBE,
     f"{REF}.log_prob_max_token_len_per_gpu": COUNT,
     #
-    f"{ROLLOUT}.name": choice("transformers", "vllm", "sglang", "trtllm"),
+    f"{ROLLOUT}.name": Bound(
+        Literal["vllm", "transformers"], "generation=vllm or generation=transformers: the servers here are of these two"
+    ),
     f"{ROLLOUT}.mode": choice("async"),
     f"{ROLLOUT}.dtype": DTYPE,
     f"{ROLLOUT}.trace.backend": choice("weave", "mlflow", "trackio") | NOTHING,
@@ -258,6 +260,7 @@ BOUNDS: dict[str, Bound] = {
     "algorithm.rollout_correction.rollout_rs": REJECTIONS | NOTHING,
     "algorithm.rollout_correction.rollout_is_threshold": number(0, 1e6, above=True) | NOTHING,
     "reward.num_workers": whole(0, 1024),
+    "ray_kwargs.ray_init.address": text("HOST:PORT of a Ray that runs, or auto") | NOTHING,
     "ray_kwargs.ray_init.num_cpus": SIZE | NOTHING,
     "ray_kwargs.ray_init.num_gpus": whole(0, 1_000_000) | NOTHING,
     "transfer_queue.backend.SimpleStorage.num_data_storage_units": WORKERS,

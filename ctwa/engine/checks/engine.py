@@ -113,6 +113,10 @@ def _refuse_what_is_another_engines(config: DictConfig) -> None:
             "generation=transformers"
         )
     for engine, options in config.actor_rollout_ref.rollout.engine_kwargs.items():
+        if engine != name and (options or {}).get("worker_extension_cls") in (RECEIVER, LIVE_WEIGHTS):
+            raise CtwaError(
+                f"actor_rollout_ref.rollout.name={name} with what else generation=vllm says: write generation={name}"
+            )
         if options and engine != name:
             raise CtwaError(
                 f"actor_rollout_ref.rollout.engine_kwargs.{engine} would do nothing with "
@@ -236,15 +240,10 @@ def check_what_is_imported(config: DictConfig) -> None:
         if module is not None and not is_installed(module):
             raise CtwaError(f"actor_rollout_ref.{key}={module}: there is no such module here; install it, or leave it")
     rollout = config.actor_rollout_ref.rollout
-    engines = {"sglang": "sglang", "trtllm": "tensorrt_llm"}
-    for key, name, module in (
-        ("name", rollout.name, engines.get(rollout.name)),
-        ("trace.backend", rollout.trace.backend, rollout.trace.backend),
-    ):
-        if module is not None and not is_installed(module):
-            raise CtwaError(
-                f"actor_rollout_ref.rollout.{key}={name}: {module} is not installed; install it, or write another"
-            )
+    if (tracer := rollout.trace.backend) is not None and not is_installed(tracer):
+        raise CtwaError(
+            f"actor_rollout_ref.rollout.trace.backend={tracer}: {tracer} is not installed; install it, or write another"
+        )
     loggers = [config.trainer.logger] if isinstance(config.trainer.logger, str) else config.trainer.logger
     for name in loggers:
         if name in ("tensorboard", "wandb", "mlflow", "swanlab", "clearml", "trackio") and not is_installed(name):

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 
 from omegaconf import DictConfig
 
 from ctwa.engine.checks.batches import attention_of
-from ctwa.engine.ray_security import check_auth_mode
-from ctwa.errors import CtwaError
+from ctwa.engine.ray_security import address_of, check_auth_mode
+from ctwa.errors import CtwaError, shown
 
 
 def uses_vllm(config: DictConfig) -> bool:
@@ -32,7 +33,8 @@ def check_machine(config: DictConfig, *, samples: bool = True) -> None:
         samples: whether the run completes prompts.
     """
     ray_init = config.ray_kwargs.ray_init
-    if (ray_init.get("address") or os.environ.get("RAY_ADDRESS") or "local") != "local":
+    if address_of(ray_init) != "local":
+        _check_joined(ray_init)
         return  # the machines of another's Ray: asked when it has answered
     if not config.ctwa.trust_network:
         check_auth_mode()
@@ -50,6 +52,32 @@ def check_machine(config: DictConfig, *, samples: bool = True) -> None:
         _check_installed(config, samples=samples)
     num_cpus = (os.cpu_count() or 1) if ray_init.num_cpus is None else ray_init.num_cpus
     check_placement([{"CPU": num_cpus, "GPU": num_gpus or 0}], config)
+
+
+_ADDRESS = re.compile(r"auto|(\[[^\s\[\]/]+\]|[^\s\[\]/]+):(?P<port>\d{1,5})")
+_OF_THE_START = ("num_cpus", "num_gpus", "resources", "labels", "object_store_memory")
+"""What ``ray.init`` takes for a Ray that it starts, and refuses for one that it joins."""
+
+
+def _check_joined(ray_init: DictConfig) -> None:
+    """Refuse what can be no address of a Ray that runs, and what is said of one that would be started."""
+    address = address_of(ray_init)
+    given = f"{'ray_kwargs.ray_init.address' if ray_init.get('address') else 'RAY_ADDRESS'}={address!r}"
+    if address.startswith("ray://"):
+        raise CtwaError(
+            f"{given} is Ray Client's, by which a run cannot join: start it on a node of that cluster, and write "
+            "HOST:PORT as `ray start` has it"
+        )
+    found = _ADDRESS.fullmatch(address)
+    if found is None or not 0 < int(found["port"] or 1) < 2**16:
+        raise CtwaError(
+            f"{given} is no address of a Ray: write HOST:PORT, or auto; or leave it out, for a Ray of the run's own"
+        )
+    if wrong := [name for name in _OF_THE_START if ray_init.get(name) is not None]:
+        raise CtwaError(
+            f"ray_kwargs.ray_init.{wrong[0]}={shown(ray_init[wrong[0]])} is for a Ray that the run starts, and {given} "
+            f"has one joined: write {' '.join(f'ray_kwargs.ray_init.{name}=null' for name in wrong)}"
+        )
 
 
 def _check_installed(config: DictConfig, *, samples: bool) -> None:

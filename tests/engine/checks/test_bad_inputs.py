@@ -115,7 +115,7 @@ VALUES = """
     {R}.log_prob_micro_batch_size_per_gpu=0 {R}.enforce_eager=x
     {M}.path=null {M}.path=5 {M}.path='' {M}.path=[a] {M}.lora_rank=-1 {M}.lora_rank=half
     {M}.enable_gradient_checkpointing=5
-    algorithm.adv_estimator=[grpo] algorithm.adv_estimator=null {R}.name=vlm {R}.name=null
+    algorithm.adv_estimator=[grpo] algorithm.adv_estimator=null {R}.name=vlm {R}.name=sglang {R}.name=null
     {A}.checkpoint.save_contents=5 {A}.checkpoint.save_contents=[modle] {A}.fsdp_config.dtype=foo
     {A}.fsdp_config.mixed_precision.param_dtype=fp8 {R}.dtype=fp8 {R}.dtype=bf16 {R}.trace.backend=langfuse
     algorithm.rollout_correction.rollout_is=nonsense algorithm.rollout_correction.rollout_rs=nonsense
@@ -194,7 +194,7 @@ GOOD = """
     {A}.clip_ratio_high=0.28 {R}.top_p=0.95 {R}.top_k=50 {R}.val_kwargs.n=4 {R}.max_model_len=null
     +{R}.engine_kwargs.vllm.swap_space=4 +{M}.override_config.sliding_window=64
     +{M}.target_parameters=null {M}.lora_rank=8 {M}.lora_alpha=16 +data.cache_dir=/tmp/cache
-    +data.apply_chat_template_kwargs.enable_thinking=false +ray_kwargs.ray_init.address=auto
+    +data.apply_chat_template_kwargs.enable_thinking=false ray_kwargs.ray_init.address=auto
     ray_kwargs.ray_init.num_cpus=null +ray_kwargs.ray_init.runtime_env.pip=null ctwa.stop_on=drop ctwa.stop_on=[drop]
     +ctwa.objectives.accuracy.timeout=5 +ctwa.objectives.accuracy.kwargs.limit=5 ctwa.diagnostics.probe=backward
     +{A}.fsdp_config.mixed_precision.param_dtype=bf16 {A}.grad_clip=1.0 ctwa.reference_length=null

@@ -89,10 +89,6 @@ CORRECTION = "algorithm.rollout_correction"
         ({f"{ACTOR}.optim.optimizer_impl": "no.such"}, r"optimizer_impl=no\.such: there is no such module here"),
         ({"actor_rollout_ref.model.external_lib": "nosuch"}, r"external_lib=nosuch: there is no such module here"),
         ({"trainer.logger": ["console", "swanlab"]}, r"^trainer\.logger: swanlab is not installed; install it"),
-        (
-            {f"{ROLLOUT}.name": "sglang"},
-            r"^actor_rollout_ref\.rollout\.name=sglang: sglang is not installed; install it, or write another$",
-        ),
         ({f"{ROLLOUT}.ignore_eos": True}, r"rollout\.ignore_eos=true is not read by .*: write false, or generation="),
         ({f"{ROLLOUT}.quantization": "fp8"}, r"rollout\.quantization=fp8 is not read by .*: write null, or"),
         ({f"{ROLLOUT}.trace.backend": "weave"}, r"trace\.backend=weave is not read by the servers of generation=tr"),
@@ -105,6 +101,10 @@ CORRECTION = "algorithm.rollout_correction"
         (
             {f"{ROLLOUT}.engine_kwargs.vllm": {"swap_space": 4}},
             r"engine_kwargs\.vllm would do nothing with actor_rollout_ref\.rollout\.name=transformers: leave it out",
+        ),
+        (
+            {f"{ROLLOUT}.engine_kwargs.vllm": LIVE_WEIGHTS},
+            r"name=transformers with what else generation=vllm says: write generation=transformers$",
         ),
         ({"transfer_queue.enable": False}, r"transfer_queue\.enable=false: rows go .*; write true"),
         (
@@ -206,8 +206,8 @@ def test_log_probs_of_some_tokens_alone_are_not_taken_for_the_policys(changed: C
 
 
 def test_a_tracer_is_asked_for_before_it_is_missed(changed: Changed, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = changed({f"{ROLLOUT}.name": "sglang", f"{ROLLOUT}.trace.backend": "weave"})
-    monkeypatch.setattr("ctwa.engine.checks.turns.find_spec", dict.fromkeys(["sglang", "torch.optim"], "there").get)
+    config = changed({f"{ROLLOUT}.trace.backend": "weave"})
+    monkeypatch.setattr("ctwa.engine.checks.turns.find_spec", {"torch.optim": "there"}.get)
 
     with pytest.raises(CtwaError, match=r"rollout\.trace\.backend=weave: weave is not installed"):
         check_what_is_imported(config)

@@ -294,7 +294,7 @@ class TestModels:
         check_config(changed({f"{MODEL}.override_config": {"attn_implementation": "sdpa", key: has}}))
 
     def test_a_config_of_another_folder_is_looked_at(self, changed: Changed, folder: Path, tmp_path: Path) -> None:
-        of_vllm = {"actor_rollout_ref.rollout.name": "sglang"}  # our own servers take the model's own
+        of_vllm = {"actor_rollout_ref.rollout.name": "vllm"}  # our own servers take the model's own
         with pytest.raises(CtwaError, match=rf"^{MODEL}\.hf_config_path: {tmp_path}/none does not exist"):
             look_at_trained_model(changed(of_vllm | {f"{MODEL}.hf_config_path": str(tmp_path / "none")}))
         content = json.loads((folder / "config.json").read_text())

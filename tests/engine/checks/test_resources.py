@@ -13,6 +13,8 @@ from ctwa.engine.checks.resources import check_machine, check_placement, check_r
 from ctwa.errors import CtwaError
 from tests.engine.names import ROLLOUT, Changed
 
+JOINED = {"ray_kwargs.ray_init.num_cpus": None, "ray_kwargs.ray_init.num_gpus": None}
+
 
 class TestResources:
     """Of the testbed's config: two ranks, a storage unit and the controller of the transfer queue."""
@@ -150,9 +152,45 @@ class TestMachine:
     def test_what_another_ray_has_is_asked_when_it_answers(
         self, changed: Changed, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        check_machine(changed({"trainer.device": "cuda", "ray_kwargs.ray_init.address": "auto"}))
-        monkeypatch.setenv("RAY_ADDRESS", "auto")
-        check_machine(changed({"trainer.device": "cuda"}))
+        check_machine(changed({"trainer.device": "cuda", "ray_kwargs.ray_init.address": "auto"} | JOINED))
+        for address in ("auto", "10.0.0.1:6379", "head.local:6379", "[::1]:6379"):
+            monkeypatch.setenv("RAY_ADDRESS", address)
+            check_machine(changed({"trainer.device": "cuda"} | JOINED))
+        monkeypatch.setenv("RAY_ADDRESS", "local")
+        with pytest.raises(CtwaError, match="torch finds 1 GPUs here"):
+            check_machine(changed({"trainer.device": "cuda"} | JOINED))
+
+    @pytest.mark.parametrize("key", ["ray_kwargs.ray_init.address", "RAY_ADDRESS"])
+    @pytest.mark.parametrize(
+        ("address", "values", "sentence"),
+        [
+            *(
+                (address, {}, " is no address of a Ray: write HOST:PORT, or auto; or leave it out")
+                for address in ("nonsense", " ", "http://x:1", "x:", ":6379", "x:99999", "x:0", "a b:1", "[::1]")
+            ),
+            ("ray://127.0.0.1:10001", {}, " is Ray Client's, .* write HOST:PORT as `ray start` has it$"),
+            ("auto", {"num_cpus": 4}, r"num_cpus=4 is for .*: write ray_kwargs\.ray_init\.num_cpus=null$"),
+            ("auto", {"num_gpus": 0, "labels": {}}, r"num_gpus=null ray_kwargs\.ray_init\.labels=null$"),
+        ],
+    )
+    def test_a_ray_that_cannot_be_joined_so(
+        self,
+        changed: Changed,
+        monkeypatch: pytest.MonkeyPatch,
+        key: str,
+        address: str,
+        values: dict[str, Any],
+        sentence: str,
+    ) -> None:
+        config = changed(JOINED | {f"ray_kwargs.ray_init.{name}": value for name, value in values.items()})
+        if key == "RAY_ADDRESS":
+            monkeypatch.setenv(key, address)
+        else:
+            config.ray_kwargs.ray_init.address = address
+
+        with pytest.raises(CtwaError, match=sentence) as refused:
+            check_machine(config)
+        assert f"{key}={address!r} " in str(refused.value)
 
     @pytest.mark.parametrize(
         ("values", "sentence"),
