@@ -263,7 +263,7 @@ def _model_lines(config: DictConfig, planned: Planned) -> list[str]:
     update = f"update {passes.forwards:g} forward and {passes.backwards:g} backward"
     update += f", {passes.epochs} epochs" * (passes.epochs > 1)
     without = "" if planned.workload.has_pairs else f"{passes.log_probs:g} forward without gradients; "
-    model = config.actor_rollout_ref.model.path
+    model = _from_here(config.actor_rollout_ref.model.path)
     return [
         line("model", f"{model}: {_count(shape.num_parameters)} parameters, {trained}"),
         line("method", planned.method),
@@ -271,6 +271,12 @@ def _model_lines(config: DictConfig, planned: Planned) -> list[str]:
         line("passes", without + update),
         *planned.beside,
     ]
+
+
+def _from_here(path: str) -> str:
+    """A path below the working directory as one writes it there; any other, or a name on a hub, as it is."""
+    here = Path.cwd()
+    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
 
 
 def _memory_lines(config: DictConfig, workload: Workload) -> list[str]:

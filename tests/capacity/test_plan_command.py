@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,20 @@ from tests.conftest import ROOT
 
 SERVERS = "actor_rollout_ref.rollout.tensor_model_parallel_size"
 ROWS = "actor_rollout_ref.actor.ulysses_sequence_parallel_size"
+
+
+SCALING = (ROOT / "docs/scaling.md").read_text()
+EXAMPLES = re.findall(r"^\$ (ctwa plan (?:.*\\\n)*.*\n)(plan of [^$]*?)^```$", SCALING, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("command", "told"), EXAMPLES, ids=range(len(EXAMPLES)))
+def test_the_plans_of_the_documentation(command: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert CliRunner().invoke(app, shlex.split(command.replace("\\\n", ""))[1:]).output == told
+
+
+def test_the_documentation_has_plans() -> None:
+    assert len(EXAMPLES) == 5
 
 
 class TestCommand:
@@ -60,6 +75,11 @@ class TestCommand:
             assert found is not None, told
             held.append(float(found[1] or found[2]))
         assert held[0] == pytest.approx(2 * held[1], rel=0.1)
+
+    def test_a_model_is_named_as_one_writes_it(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        elsewhere = self.plan(folder, "--gpus", "1xL4").output
+        monkeypatch.chdir(folder.parent)
+        assert self.plan(Path(folder.name), "--gpus", "1xL4").output == elsewhere.replace(f"{folder.parent}/", "")
 
     @pytest.fixture
     def task(self, folder: Path) -> Path:
