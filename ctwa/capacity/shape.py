@@ -139,7 +139,7 @@ def shape_of(model: Any, config: Any) -> ModelShape:
         for name, each in model.named_modules()
         if isinstance(each, nn.Linear | Conv1D) and each is not model.get_output_embeddings()
     ]
-    latent, key_heads, head_width = _heads(config)
+    latent, head_width = _latent_and_head_width(config)
     return ModelShape(
         num_parameters=num,
         num_block_parameters=max(of_block.values(), default=0),
@@ -150,7 +150,7 @@ def shape_of(model: Any, config: Any) -> ModelShape:
         hidden=config.hidden_size,
         intermediate=_intermediate(config, chosen if in_experts else 0),
         heads=heads,
-        key_heads=key_heads,
+        key_heads=num_key_heads(config),
         head_width=head_width,
         vocabulary=config.vocab_size,
         normalizes_heads=any(name.endswith("q_norm.weight") for name in sizes),
@@ -161,19 +161,43 @@ def shape_of(model: Any, config: Any) -> ModelShape:
     )
 
 
-def _heads(config: Any) -> tuple[int, int, int]:
-    """The width of the latent that is kept of a token, or 0; the number of heads of keys; a head's width.
+def num_key_heads(config: Any) -> int:
+    """Heads of keys and values in the passes of training; where a latent is kept, every head has keys of its own.
+
+    Args:
+        config: of transformers; of a model that sees images that of its text.
+    """
+    heads: int = config.num_attention_heads
+    if getattr(config, "kv_lora_rank", None):
+        return heads
+    if config.model_type == "falcon":  # whose configuration has names of its own
+        of_falcon: int = config.num_kv_heads if config.new_decoder_architecture else 1 if config.multi_query else heads
+        return of_falcon
+    return getattr(config, "num_key_value_heads", None) or heads
+
+
+def shares_heads(heads: int, key_heads: int, num_ranks: int) -> bool:
+    """Whether each of some ranks that share attention has whole heads: of keys as many as the others, or a copy of one.
+
+    The rule of verl's sequence parallelism (its ``apply_monkey_patch``), and of vLLM's servers of several GPUs.
+
+    Args:
+        heads: of queries.
+        key_heads: of keys and values.
+        num_ranks: that share them.
+    """
+    return heads % num_ranks == 0 and (key_heads % num_ranks == 0 or num_ranks % key_heads == 0)
+
+
+def _latent_and_head_width(config: Any) -> tuple[int, int]:
+    """The width of the latent that is kept of a token, or 0; a head's width.
 
     In multi-head latent attention (DeepSeek-V2, arXiv 2405.04434) the passes of training make every head's keys of the
     latent, while a server keeps the latent and the one part of the keys that has the position.
     """
-    heads = config.num_attention_heads
     if rank := getattr(config, "kv_lora_rank", None):
-        return rank + config.qk_rope_head_dim, heads, config.qk_nope_head_dim + config.qk_rope_head_dim
-    key_heads = getattr(config, "num_key_value_heads", None) or heads
-    if config.model_type == "falcon":  # whose configuration has names of its own
-        key_heads = config.num_kv_heads if config.new_decoder_architecture else 1 if config.multi_query else heads
-    return 0, key_heads, getattr(config, "head_dim", None) or config.hidden_size // heads
+        return rank + config.qk_rope_head_dim, config.qk_nope_head_dim + config.qk_rope_head_dim
+    return 0, getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
 def _intermediate(config: Any, chosen: int) -> int:

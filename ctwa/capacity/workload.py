@@ -93,6 +93,8 @@ class Workload:
         offloads_optimizer: as well.
         weight_bytes: of a trained or stored number.
         compute_bytes: of a number in passes.
+        mini_batch: rows that are dealt out over the ranks in equal numbers, or pairs of one data set; 0 if in any.
+        sequence_parallel: ranks that share a row.
         num_column_objectives: objectives whose own advantages the driver sends; 0 for methods that combine rewards.
     """
 
@@ -118,6 +120,8 @@ class Workload:
     offloads_optimizer: bool = False
     weight_bytes: int = 4
     compute_bytes: int = 2
+    mini_batch: int = 0
+    sequence_parallel: int = 1
     num_column_objectives: int = 0
 
     @property

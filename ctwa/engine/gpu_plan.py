@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from ctwa.capacity import memory, seconds, traffic
 from ctwa.capacity.hardware import Cluster, read_cluster
-from ctwa.capacity.remedies import faults, remedies
+from ctwa.capacity.remedies import GPUS_OPTION, faults, remedies
 from ctwa.capacity.seconds import Rates
 from ctwa.capacity.shape import ModelShape, read_shape
 from ctwa.capacity.workload import Sampling, Workload
 from ctwa.engine.caid_settings import check_caid_settings
+from ctwa.engine.checks.adapter import check_new_adapter
 from ctwa.engine.checks.config import check_train_settings
 from ctwa.engine.checks.model import check_model, model_source
 from ctwa.engine.checks.pairs import check_pair_settings, check_prompts
@@ -26,6 +28,9 @@ from ctwa.errors import CtwaError, neighbour
 from ctwa.gradients.settings import GradientSettings
 from ctwa.models.look import model_config
 from ctwa.preference.modpo import Modpo
+
+ReadShape = Callable[..., ModelShape]
+"""As :func:`read_shape`."""
 
 ANY_RUN = ("ctwa.run=runs", "ctwa.task_dir=.")
 ANY_DATA = ("data.train_files=-", "data.val_files=-")
@@ -67,15 +72,39 @@ def make_plan(
     Raises:
         CtwaError: a mistake in the arguments, or a model without a config.json here.
     """
-    cluster = read_cluster(gpus)
-    config = _compose(arguments, cluster, command)
-    planned = _PLANS[command](config, cluster, mean_tokens)
-    return "\n".join(plan_lines(command, config, planned, rates)), not faults(planned.workload)
+    read = cache(read_shape)  # once: other settings leave a model's shape as it is
+
+    def planned_of(arguments: Sequence[str], gpus: str) -> tuple[DictConfig, Planned]:
+        cluster = read_cluster(gpus)
+        config = _compose(arguments, cluster, command)
+        return config, _PLANS[command](config, cluster, mean_tokens, read)
+
+    def is_taken(more: Mapping[str, str]) -> bool:
+        """Whether a run with more settings is not refused, and fits: what is advised is planned before."""
+        try:
+            _, planned = planned_of(*_with(arguments, gpus, more))
+        except CtwaError:
+            return False
+        return not faults(planned.workload)
+
+    config, planned = planned_of(arguments, gpus)
+    return "\n".join(plan_lines(command, config, planned, rates, is_taken)), not faults(planned.workload)
+
+
+_RANKS = ("trainer.nnodes", "trainer.n_gpus_per_node")
+
+
+def _with(arguments: Sequence[str], gpus: str, more: Mapping[str, str]) -> tuple[Sequence[str], str]:
+    """Arguments with those of a remedy behind them; another `--gpus` takes the place of what was said of ranks."""
+    added = [f"{key}={value}" for key, value in more.items() if key != GPUS_OPTION]
+    replaced = _RANKS if GPUS_OPTION in more else ()
+    own = [each for each in arguments if each.partition("=")[0] not in replaced]
+    return [*own, *added], more.get(GPUS_OPTION, gpus)
 
 
 def _compose(arguments: Sequence[str], cluster: Cluster, command: str) -> DictConfig:
     """The configuration of a run on these GPUs; a whole one keeps the engine that is in it."""
-    ranks = (f"trainer.nnodes={cluster.num_nodes}", f"trainer.n_gpus_per_node={cluster.gpus_per_node}")
+    ranks = [f"{key}={num}" for key, num in zip(_RANKS, (cluster.num_nodes, cluster.gpus_per_node), strict=True)]
     for rank in ranks:
         key = rank.partition("=")[0]
         if given := next((each for each in arguments if each.startswith(f"{key}=") and each != rank), None):
@@ -95,18 +124,18 @@ def _compose(arguments: Sequence[str], cluster: Cluster, command: str) -> DictCo
     raise CtwaError(f"a plan is of a run on GPUs{served}: {instead}")
 
 
-def _training(config: DictConfig, cluster: Cluster, mean_response: float | None) -> Planned:
+def _training(config: DictConfig, cluster: Cluster, mean_response: float | None, read: ReadShape) -> Planned:
     settings = check_train_settings(config)
     longest = config.data.max_prompt_length + config.data.max_response_length
-    shape = _shape(config, settings.gradients, longest, "data.max_prompt_length + data.max_response_length")
+    shape = _shape(config, settings.gradients, longest, "data.max_prompt_length + data.max_response_length", read)
     _check_mean(mean_response, config.data.max_response_length, "data.max_response_length")
     workload = of_rewards(config, settings, shape, cluster, mean_response)
     return Planned(workload, settings.method.type, _sampled(workload.served))
 
 
-def _alignment(config: DictConfig, cluster: Cluster, mean_row: float | None) -> Planned:
+def _alignment(config: DictConfig, cluster: Cluster, mean_row: float | None, read: ReadShape) -> Planned:
     settings, num_pairs = check_pair_settings(config), config.data.train_batch_size
-    shape = _shape(config, settings.gradients, settings.max_length, "ctwa.max_length")
+    shape = _shape(config, settings.gradients, settings.max_length, "ctwa.max_length", read)
     _check_mean(mean_row, settings.max_length, "ctwa.max_length")
     workload = of_pairs(config, settings, shape, cluster, mean_row)
     others = Modpo(settings.modpo, settings.weights).others if settings.modpo else {}
@@ -127,11 +156,11 @@ def _alignment(config: DictConfig, cluster: Cluster, mean_row: float | None) -> 
     )
 
 
-def _iterations(config: DictConfig, cluster: Cluster, mean_response: float | None) -> Planned:
+def _iterations(config: DictConfig, cluster: Cluster, mean_response: float | None, read: ReadShape) -> Planned:
     settings, num_pairs = check_caid_settings(config), config.data.train_batch_size
     check_prompts(config, settings.pairs_per_prompt)
     longest = config.data.max_prompt_length + config.data.max_response_length
-    shape = _shape(config, settings.gradients, longest, "data.max_prompt_length + data.max_response_length")
+    shape = _shape(config, settings.gradients, longest, "data.max_prompt_length + data.max_response_length", read)
     _check_mean(mean_response, config.data.max_response_length, "data.max_response_length")
     workload, steps = of_samples(config, settings, shape, cluster, mean_response), settings.steps_per_iteration
     num_compared = workload.served.prompts * settings.pairs_per_prompt
@@ -164,7 +193,7 @@ def _iterations(config: DictConfig, cluster: Cluster, mean_response: float | Non
     )
 
 
-_PLANS: dict[str, Callable[[DictConfig, Cluster, float | None], Planned]] = {
+_PLANS: dict[str, Callable[[DictConfig, Cluster, float | None, ReadShape], Planned]] = {
     "train": _training,
     "prefer": _alignment,
     "caid": _iterations,
@@ -176,7 +205,7 @@ def _check_mean(tokens: float | None, most: int, key: str) -> None:
         raise CtwaError(f"--response {tokens:g}: write a number of tokens up to {key}={most}")
 
 
-def _shape(config: DictConfig, gradients: GradientSettings, longest: int, what: str) -> ModelShape:
+def _shape(config: DictConfig, gradients: GradientSettings, longest: int, what: str, read: ReadShape) -> ModelShape:
     """The model's, whose config.json goes with the run's configuration; arguments as of :func:`check_model`."""
     source = model_source(config)
     folder = source.folder(ask=False)
@@ -186,8 +215,9 @@ def _shape(config: DictConfig, gradients: GradientSettings, longest: int, what: 
         raise source.error(
             f"{where}; give the folder of a model, or fetch its config.json alone (hf download NAME config.json){near}"
         )
-    shape = read_shape(folder, trust_remote_code=source.trust_remote_code)
-    check_model(config, gradients, model_config(source, folder), longest, what)
+    shape, model = read(folder, trust_remote_code=source.trust_remote_code), model_config(source, folder)
+    check_model(config, gradients, model, longest, what)
+    check_new_adapter(config, model)
     return shape
 
 
@@ -212,8 +242,10 @@ def _policy_lines(names: Sequence[str], workload: Workload) -> list[str]:
     return [line("beside it", f"{', '.join(names)}: each up to {size:.3g} GB if it is as large, {where}")]
 
 
-def plan_lines(command: str, config: DictConfig, planned: Planned, rates: Rates) -> list[str]:
-    """The plan, a line each."""
+def plan_lines(
+    command: str, config: DictConfig, planned: Planned, rates: Rates, is_taken: Callable[[Mapping[str, str]], bool]
+) -> list[str]:
+    """The plan, a line each; `is_taken` says whether the run may have more settings."""
     workload = planned.workload
     return [
         f"plan of `ctwa {command}` on {workload.cluster}:",
@@ -221,7 +253,7 @@ def plan_lines(command: str, config: DictConfig, planned: Planned, rates: Rates)
         *_memory_lines(config, workload),
         *_traffic_lines(workload),
         *_time_lines(planned, rates),
-        *_verdict_lines(workload),
+        *_verdict_lines(workload, is_taken),
     ]
 
 
@@ -231,13 +263,20 @@ def _model_lines(config: DictConfig, planned: Planned) -> list[str]:
     update = f"update {passes.forwards:g} forward and {passes.backwards:g} backward"
     update += f", {passes.epochs} epochs" * (passes.epochs > 1)
     without = "" if planned.workload.has_pairs else f"{passes.log_probs:g} forward without gradients; "
+    model = _from_here(config.actor_rollout_ref.model.path)
     return [
-        line("model", f"{config.actor_rollout_ref.model.path}: {_count(shape.num_parameters)} parameters, {trained}"),
+        line("model", f"{model}: {_count(shape.num_parameters)} parameters, {trained}"),
         line("method", planned.method),
         line("a step", planned.step),
         line("passes", without + update),
         *planned.beside,
     ]
+
+
+def _from_here(path: str) -> str:
+    """A path below the working directory as one writes it there; any other, or a name on a hub, as it is."""
+    here = Path.cwd()
+    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
 
 
 def _memory_lines(config: DictConfig, workload: Workload) -> list[str]:
@@ -310,11 +349,11 @@ def _time_lines(planned: Planned, rates: Rates) -> list[str]:
     return [line("time", f"{sum(found.values()):.3g} s a step: {parts}"), *planned.run(rates), line("", assumed)]
 
 
-def _verdict_lines(workload: Workload) -> list[str]:
+def _verdict_lines(workload: Workload, is_taken: Callable[[Mapping[str, str]], bool]) -> list[str]:
     wrong = faults(workload)
     if not wrong:
         return [line("verdict", "it fits")]
-    ways = [" ".join(remedy.setting for remedy in way) for way in remedies(workload)]
+    ways = remedies(workload, is_taken)
     return [
         line("verdict", f"it does not fit: {'; '.join(wrong)}"),
         *(line("" if number else "write", way) for number, way in enumerate(ways)),

@@ -12,12 +12,14 @@ from ctwa.capacity.memory import NUMBER_BYTES
 from ctwa.capacity.shape import ModelShape
 from ctwa.capacity.workload import Passes, Sampling, Workload
 from ctwa.engine.caid_settings import CaidSettings
-from ctwa.engine.checks.batches import attention_of, num_data_ranks
+from ctwa.engine.checks.batches import attention_of, num_data_ranks, sequence_parallel_size
 from ctwa.engine.passes import UpdatePasses, pair_passes, update_passes
 from ctwa.engine.prefer_settings import PreferenceSettings
 from ctwa.engine.settings import Settings
 from ctwa.engine.verl.logits import WORKING_BYTES
 from ctwa.errors import CtwaError
+from ctwa.preference.data import data_sets
+from ctwa.preference.sampling import pairs_per_set
 from ctwa.scalarizers.base import Scalarizer
 
 
@@ -42,6 +44,7 @@ def of_rewards(
         cluster,
         update,
         num_rows=sampling.num_rows,
+        mini_batch=node.actor.ppo_mini_batch_size * node.rollout.n,
         row_tokens=sampling.prompt_tokens + sampling.mean_response_tokens,
         longest=sampling.longest,
         micro_tokens=_micro_tokens(config, node.actor.ppo_mini_batch_size * node.rollout.n, sampling.longest),
@@ -67,12 +70,14 @@ def of_pairs(
         mean_row: tokens of a prompt with a response, as expected; None for as many as there may be.
     """
     update = pair_passes(settings)
+    num_sets = len(data_sets({name: objective.source() for name, objective in settings.objectives.items()}))
     return _step(
         config,
         shape,
         cluster,
         update,
         **_pairs(config, settings.max_length, mean_row),
+        mini_batch=pairs_per_set(config.data.train_batch_size, num_sets),
         passes=_of_update(update, shape),
     )
 
@@ -89,6 +94,7 @@ def of_samples(
         cluster,
         UpdatePasses(),
         **_pairs(config, sampling.longest, sampling.prompt_tokens + sampling.mean_response_tokens),
+        mini_batch=config.data.train_batch_size,
         passes=_of_update(UpdatePasses(), shape),
         sampling=sampling,
         holds_reference=_holds_reference(config, settings),
@@ -130,6 +136,7 @@ def _step(
         offloads_weights=bool(fsdp.param_offload),
         offloads_optimizer=bool(fsdp.optimizer_offload),
         weight_bytes=NUMBER_BYTES.get(str(fsdp.model_dtype), 4),
+        sequence_parallel=sequence_parallel_size(config),
         compute_bytes=NUMBER_BYTES.get(str(mixed.get("param_dtype", "bf16")), 2),
         **own,
     )

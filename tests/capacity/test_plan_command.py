@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,23 @@ from ctwa.engine.compose import compose_config
 from ctwa.errors import CtwaError
 from tests.capacity.workloads import SMALL
 from tests.conftest import ROOT
+
+SERVERS = "actor_rollout_ref.rollout.tensor_model_parallel_size"
+ROWS = "actor_rollout_ref.actor.ulysses_sequence_parallel_size"
+
+
+SCALING = (ROOT / "docs/scaling.md").read_text()
+EXAMPLES = re.findall(r"^\$ (ctwa plan (?:.*\\\n)*.*\n)(plan of [^$]*?)^```$", SCALING, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("command", "told"), EXAMPLES, ids=range(len(EXAMPLES)))
+def test_the_plans_of_the_documentation(command: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert CliRunner().invoke(app, shlex.split(command.replace("\\\n", ""))[1:]).output == told
+
+
+def test_the_documentation_has_plans() -> None:
+    assert len(EXAMPLES) == 5
 
 
 class TestCommand:
@@ -58,6 +76,11 @@ class TestCommand:
             held.append(float(found[1] or found[2]))
         assert held[0] == pytest.approx(2 * held[1], rel=0.1)
 
+    def test_a_model_is_named_as_one_writes_it(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        elsewhere = self.plan(folder, "--gpus", "1xL4").output
+        monkeypatch.chdir(folder.parent)
+        assert self.plan(Path(folder.name), "--gpus", "1xL4").output == elsewhere.replace(f"{folder.parent}/", "")
+
     @pytest.fixture
     def task(self, folder: Path) -> Path:
         (folder / "task").mkdir()
@@ -78,13 +101,27 @@ class TestCommand:
         result = CliRunner().invoke(app, ["plan", "--gpus", "1xL4", str(file), *arguments])
         assert said in f"{result.output}{result.exception}"
 
-    @pytest.mark.parametrize("targets", ["*_proj", "[none]", ".*none"])
-    def test_an_adapter_of_no_matrix_is_refused(self, task: Path, targets: str) -> None:
+    @pytest.mark.parametrize(
+        ("targets", "begins_with", "said"),
+        [
+            ("[none]", [], "target_modules: the model has no none: write some of down_proj"),
+            ("'.*none'", [], "target_modules=.*none: a text is a pattern of whole names, such as model.layers.0"),
+            ("[embed_tokens]", [], "puts an adapter in model.embed_tokens (Embedding), where a saved model would not"),
+            # One that a run begins with need not be here, and is counted where the settings say.
+            *(
+                (each, ["actor_rollout_ref.model.lora_adapter_path=elsewhere"], "is of no matrix of the model: write a")
+                for each in ("'*_proj'", "[none]", "'.*none'")
+            ),
+        ],
+    )
+    def test_an_adapter_that_a_run_is_refused_for_is_not_planned(
+        self, task: Path, targets: str, begins_with: list[str], said: str
+    ) -> None:
         model = "actor_rollout_ref.model"
-        adapter = [f"{model}.lora_rank=4", f"{model}.lora_alpha=8", f"{model}.target_modules='{targets}'"]
+        adapter = [f"{model}.lora_rank=4", f"{model}.lora_alpha=8", f"{model}.target_modules={targets}"]
         place = [f"ctwa.task_dir={task}", f"{model}.path={task / 'model'}"]
-        result = CliRunner().invoke(app, ["plan", "--gpus", "1xL4", "task=testbed", *place, *adapter])
-        assert "is of no matrix of the model: write a list of the ends" in f"{result.output}{result.exception}"
+        result = CliRunner().invoke(app, ["plan", "--gpus", "1xL4", "task=testbed", *place, *adapter, *begins_with])
+        assert said in f"{result.output}{result.exception}"
 
     @pytest.mark.parametrize(
         ("engine", "said"),
@@ -143,6 +180,12 @@ class TestCommand:
             ("prefer", ["ctwa.max_length=5000"], "less than ctwa.max_length = 5000"),
             ("train", ["data.max_response_length=5000"], "has places for "),
             ("train", ["method=mgda", "ctwa.gradients.last_layers=3"], "ctwa.gradients.last_layers=3, and the model"),
+            (
+                "train",
+                [f"{SERVERS}=8"],
+                f"{SERVERS}=8 does not divide the model's 4 heads of attention, with 2 of keys",
+            ),
+            ("train", [f"{ROWS}=8"], f"{ROWS}=8 does not divide the model's 4 heads of attention, with 2 of keys"),
             ("train", ["method=gdpo", "algorithm.use_kl_in_reward=true"], "algorithm.use_kl_in_reward=true: gdpo "),
         ],
     )

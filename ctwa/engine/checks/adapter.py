@@ -39,7 +39,18 @@ def look_at_adapter_of(config: DictConfig, model: Any) -> None:
             _check_settings(node, begun, adapter)
             if model is not None:
                 _check_begun(build_on_meta(model_source(config), model), begun)
-    elif node.get("lora_rank") and model is not None:
+    elif model is not None:
+        check_new_adapter(config, model)
+
+
+def check_new_adapter(config: DictConfig, model: Any) -> None:
+    """See, where an adapter begins anew, that a saved model has it where it sits; arguments as above.
+
+    Raises:
+        CtwaError: where a saved model would not have it, or none can be.
+    """
+    node = config.actor_rollout_ref.model
+    if node.get("lora_rank") and not node.get("lora_adapter_path"):
         _check_places(build_on_meta(model_source(config), model), node)
 
 

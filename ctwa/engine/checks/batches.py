@@ -15,17 +15,23 @@ def attention_of(config: DictConfig) -> str:
     return str(own.get("attn_implementation") or "flash_attention_2")
 
 
+def sequence_parallel_size(config: DictConfig) -> int:
+    """How many ranks share a row: they have parts of it, and heads of its attention."""
+    actor = config.actor_rollout_ref.actor
+    size: int = actor.get("ulysses_sequence_parallel_size") or 1
+    if size == 1:  # verl's older name, which wins where it is given
+        size = actor.fsdp_config.get("ulysses_sequence_parallel_size") or 1
+    return size
+
+
 def num_data_ranks(config: DictConfig) -> int:
     """How many ranks the rows are dealt out to: with sequence parallelism the ranks of a group share theirs.
 
     Raises:
         CtwaError: the ranks do not make whole groups, or attention would look at a rank's part of the rows alone.
     """
-    actor, model = config.actor_rollout_ref.actor, config.actor_rollout_ref.model
+    model, shared_by = config.actor_rollout_ref.model, sequence_parallel_size(config)
     num_ranks: int = config.trainer.nnodes * config.trainer.n_gpus_per_node
-    shared_by = actor.get("ulysses_sequence_parallel_size") or 1
-    if shared_by == 1:  # verl's older name, which wins where it is given
-        shared_by = actor.fsdp_config.get("ulysses_sequence_parallel_size") or 1
     if shared_by == 1:
         return num_ranks
     key = f"actor_rollout_ref.actor.ulysses_sequence_parallel_size={shared_by}"

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, ListConfig
 
-from ctwa.engine.checks.batches import attention_of
+from ctwa.capacity.shape import num_key_heads, shares_heads
+from ctwa.engine.checks.batches import attention_of, sequence_parallel_size
 from ctwa.engine.verl import PACKED_ATTENTION
 from ctwa.errors import CtwaError, did_you_mean, shown
 from ctwa.models.look import class_name
@@ -42,6 +43,7 @@ def check_model(config: DictConfig, gradients: GradientSettings, model: Any, lon
     check_adapter(config)
     check_attention(config)
     check_architecture(config, model)
+    check_heads(config, model)
     check_positions(config, model, longest, what)
     check_layers(gradients, model)
 
@@ -113,6 +115,34 @@ def check_architecture(config: DictConfig, model: Any) -> None:
             f"names {len(named) or 'no'} architectures in its config.json, where verl wants one: write "
             f'"architectures": ["{class_name(model)}"] there'
         )
+
+
+def check_heads(config: DictConfig, model: Any) -> None:
+    """See that verl finds the model's heads of attention, and that ranks and GPUs which share them have whole ones."""
+    text = None if model is None else model.get_text_config()
+    heads = getattr(text, "num_attention_heads", None)
+    if not isinstance(heads, int):
+        return
+    node, trainer, key_heads = config.actor_rollout_ref, config.trainer, num_key_heads(text)
+    own = node.model.get("override_config") or {}
+    own = own.get("model_config") or own
+    if (own.get("num_key_value_heads") or getattr(text, "num_key_value_heads", None)) is None:
+        raise model_source(config).error(
+            "has no num_key_value_heads in its config.json, without which verl loads no model: write "
+            f"++actor_rollout_ref.model.override_config.num_key_value_heads={key_heads}"
+        )
+    num_ranks = trainer.nnodes * trainer.n_gpus_per_node
+    shared = [("actor.ulysses_sequence_parallel_size", sequence_parallel_size(config), num_ranks)]
+    if node.rollout.name != "transformers":  # whose servers split no model
+        size = node.rollout.tensor_model_parallel_size
+        shared.append(("rollout.tensor_model_parallel_size", size, trainer.n_gpus_per_node))
+    for key, size, most in shared:
+        if not shares_heads(heads, key_heads, size):
+            sizes = [str(n) for n in range(1, most + 1) if most % n == 0 and shares_heads(heads, key_heads, n)]
+            raise CtwaError(
+                f"actor_rollout_ref.{key}={size} does not divide the model's {heads} heads of attention, with "
+                f"{key_heads} of keys and values: write {' or '.join(sizes)}"
+            )
 
 
 def check_positions(config: DictConfig, model: Any, longest: int, what: str) -> None:

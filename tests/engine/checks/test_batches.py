@@ -69,10 +69,10 @@ def test_ranks_of_a_sequence_parallel_group_share_their_rows(changed: Changed, k
     ranks = {"trainer.n_gpus_per_node": 8, f"{MODEL}.use_remove_padding": True}
     with pytest.raises(CtwaError, match="1 prompts x 4 completions does not divide over 8 ranks"):
         check_config(changed(batch | ranks))
-    check_config(changed(batch | ranks | {key: 8}))
+    check_config(changed(batch | ranks | {key: 4}))
     with pytest.raises(CtwaError, match=r"does not divide the 8 ranks .* write a divisor"):
         check_config(changed(batch | ranks | {key: 3}))
     with pytest.raises(CtwaError, match=r"write actor_rollout_ref\.model\.use_remove_padding=true"):
-        check_config(changed(batch | ranks | {key: 8, f"{MODEL}.use_remove_padding": False}))
+        check_config(changed(batch | ranks | {key: 4, f"{MODEL}.use_remove_padding": False}))
     with pytest.raises(CtwaError, match=r"'eager' .*attn_implementation=sdpa"):
-        check_config(changed(batch | ranks | {key: 8, f"{MODEL}.override_config.attn_implementation": "eager"}))
+        check_config(changed(batch | ranks | {key: 4, f"{MODEL}.override_config.attn_implementation": "eager"}))
