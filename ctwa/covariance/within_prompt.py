@@ -14,6 +14,9 @@ from torch import Tensor
 
 from ctwa.batch import EQUAL
 
+_LEAST_WEIGHT = 1e-8
+"""What weights differ by at least, where scores do: of equal ones an estimator divides the rounding by 1e-6."""
+
 
 @dataclass(frozen=True)
 class WithinPrompt:
@@ -47,7 +50,7 @@ def within_prompt_covariance(
         ddof: 0 for the population covariance (the paper's targets are set against it), 1 for the sample covariance,
             which is K / (K - 1) times larger for K completions a prompt.
         correlation: divide each group's covariance by both standard deviations. A group in which x or y is constant
-            has no correlation and is not usable.
+            has no correlation and is not usable: x that varies by less than 1e-12, or y, weights, by less than 1e-8.
 
     Groups with fewer than two valid rows are not usable.
     """
@@ -75,10 +78,10 @@ def within_prompt_covariance(
     usable_GD = num_GD >= 2
     covariance_GD = group_sum(dx_ND * dy_ND) / (num_GD - ddof).clamp(min=1)
     if correlation:
-        for values_ND, d_ND in ((x_ND, dx_ND), (y_ND, dy_ND)):
+        for values_ND, d_ND, least in ((x_ND, dx_ND, EQUAL), (y_ND, dy_ND, _LEAST_WEIGHT)):
             std_GD = (group_sum(d_ND.square()) / (num_GD - ddof).clamp(min=1)).sqrt()
             size_GD = (group_sum(torch.where(valid_ND, values_ND, 0.0).square()) / num_GD.clamp(min=1)).sqrt()
-            usable_GD = usable_GD & ~(std_GD <= EQUAL * size_GD)
+            usable_GD = usable_GD & ~(std_GD <= (EQUAL * size_GD).clamp(min=least))
             covariance_GD = covariance_GD / std_GD
     # A group whose values are not finite stays in the mean, which must say that something is wrong.
     mean_D = torch.where(usable_GD, covariance_GD, 0.0).sum(0) / usable_GD.sum(0)

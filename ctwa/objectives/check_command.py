@@ -118,12 +118,13 @@ def _objectives(
     names = [each.replace("/", ".") for each in keys or functions]
     if len(set(names)) < len(names):
         raise CtwaError(f"two of {', '.join(keys or functions)} have one name; give each once, or one after the other")
-    own = _own_kwargs(names, kwargs) if not keys else dict.fromkeys(names, kwargs)
-    taken: list[tuple[str, str | None]] = [(specs[0], key) for key in keys] or [(spec, None) for spec in specs]
+    own = _own_kwargs(functions, kwargs)
+    taken: list[tuple[str, str, str | None]] = [(functions[0], specs[0], key) for key in keys]
+    taken = taken or [(function, spec, None) for function, spec in zip(functions, specs, strict=True)]
     return parse_objectives(
         {
-            name: {"reward_fn": spec, "key": key, "kwargs": dict(own[name]), "timeout": timeout}
-            for name, (spec, key) in zip(names, taken, strict=True)
+            name: {"reward_fn": spec, "key": key, "kwargs": dict(own[function]), "timeout": timeout}
+            for name, (function, spec, key) in zip(names, taken, strict=True)
         }
     )
 

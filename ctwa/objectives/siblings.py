@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import suppress
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -17,10 +16,10 @@ from types import ModuleType
 
 from ctwa.errors import CtwaError
 
-_folders: dict[Path, set[Path]] = {}
-"""By reward file that was loaded, where modules of its own may lie: beside it, and where it had Python look."""
-_entries: dict[Path, set[str]] = {}
-"""By reward file, what it put on ``sys.path``."""
+_put: dict[Path, set[str]] = {}
+"""By reward file that was loaded, what it put on ``sys.path``."""
+_brought: dict[str, Path] = {}
+"""By module, the reward file that it was first imported for."""
 
 
 class Siblings:
@@ -37,40 +36,29 @@ class Siblings:
             file: its own, which was just imported, or could not be; None where that is not known.
 
         Raises:
-            CtwaError: one of its modules is another reward file's, and it would find its own.
+            CtwaError: one of its modules was imported for another reward file, and alone it would find another one.
         """
         if file is None:
             return
         file = file.resolve()
-        self._note(file)
-        if len(_folders) == 1:
-            return
-        of_others = set().union(*(put for other, put in _entries.items() if other != file)) - _entries[file]
+        put = _put.setdefault(file, set())
+        put |= {entry for entry in sys.path if sys.path.count(entry) > self._path[entry]}
+        new = {name for name in sys.modules.keys() - self._modules if "." not in name}
+        for name in new:
+            _brought.setdefault(name, file)
+        own = {file.parent, *(Path(entry).resolve() for entry in put)}
+        sources = [source for name in new if (source := file_of(sys.modules[name])) and source.parent in own]
+        of_others = set().union(*_put.values()) - put
         alone = [*(entry for entry in sys.path if entry not in of_others), str(file.parent)]
-        for name in sorted({name for source in self._sources(file) for name in _imported(source)}):
-            loaded = file_of(sys.modules.get(name))
-            other = _other_of(sys.modules.get(name), file)
-            found = None if other is None else PathFinder.find_spec(name, alone)
+        for name in sorted(set().union(*map(_imported, {file, *sources}))):
+            loaded, other = file_of(sys.modules.get(name)), _brought.get(name, file)
+            found = None if loaded is None or other == file else PathFinder.find_spec(name, alone)
             if found is not None and found.origin and Path(found.origin).resolve() != loaded:
                 raise CtwaError(
                     f"reward function '{spec}' imports '{name}' and gets {loaded}, as {other} does; alone it would get "
                     f"{found.origin}. The reward functions of a run share processes, which have one module of a name: "
                     "rename one of the two"
                 )
-
-    def _note(self, file: Path) -> None:
-        """Note where a reward file's own modules lie."""
-        put = {entry for entry in sys.path if sys.path.count(entry) > self._path[entry]}
-        _entries.setdefault(file, set()).update(put)
-        _folders.setdefault(file, {file.parent}).update(Path(entry).resolve() for entry in put)
-
-    def _sources(self, file: Path) -> Iterator[Path]:
-        """The reward file, and those of its own modules that it brought along."""
-        yield file
-        for name in sys.modules.keys() - self._modules:
-            source = file_of(sys.modules[name])
-            if source is not None and _folder_of(sys.modules[name]) in _folders[file]:
-                yield source
 
 
 def how_to_import(file: Path, error: BaseException) -> str:
@@ -94,20 +82,6 @@ def file_of(module: ModuleType | None) -> Path | None:
     """The file that a module is of, if it is of one."""
     file = getattr(module, "__file__", None)
     return Path(file).resolve() if isinstance(file, str) else None
-
-
-def _other_of(module: ModuleType | None, file: Path) -> Path | None:
-    """The other reward file whose own a module is; None where it is that of nobody else."""
-    folder = _folder_of(module)
-    return next((other for other, folders in _folders.items() if folder in folders - {file.parent}), None)
-
-
-def _folder_of(module: ModuleType | None) -> Path | None:
-    """Where a module, or the package, was found."""
-    file = file_of(module)
-    if file is None:
-        return None
-    return file.parent.parent if hasattr(module, "__path__") else file.parent
 
 
 def _imported(source: Path) -> set[str]:

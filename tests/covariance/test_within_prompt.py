@@ -6,7 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from ctwa.batch import RewardMatrix, Rollout
 from ctwa.covariance import within_prompt_covariance
+from ctwa.scalarizers.base import weighted_advantages
+from ctwa.scalarizers.group_relative import GroupRelative
 
 
 def tensor(values) -> Tensor:
@@ -163,11 +166,13 @@ def test_an_offset_costs_no_digits():
     torch.testing.assert_close(shifted, expected, rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("unit", [1e-150, 1e-10, 1e10])
-def test_a_correlation_has_no_unit(unit):
+@pytest.mark.parametrize(("of_rewards", "of_weights"), [(1e-10, 1e-6), (1e10, 1e10), (1e-10, 1e150)])
+def test_a_correlation_has_no_unit(of_rewards, of_weights):
     rewards_NM, weights_N1, valid_NM, group_N = random_batch(0)
     plain = within_prompt_covariance(rewards_NM, weights_N1, valid_NM, group_N, correlation=True)
-    other = within_prompt_covariance(unit * rewards_NM, unit * weights_N1, valid_NM, group_N, correlation=True)
+    other = within_prompt_covariance(
+        of_rewards * rewards_NM, of_weights * weights_N1, valid_NM, group_N, correlation=True
+    )
     torch.testing.assert_close(other.groups_GD, plain.groups_GD, equal_nan=True)
 
 
@@ -176,4 +181,23 @@ def test_what_differs_by_rounding_has_no_correlation():
     weights_N1 = 0.3 + tensor([[0.0], [5.6e-17], [0.0], [-5.6e-17]])
     x_N1 = tensor([[1.0], [2.0], [3.0], [5.0]])
     found = within_prompt_covariance(x_N1, weights_N1, torch.tensor(True), torch.zeros(4).long(), correlation=True)
+    assert found.num_usable_D.tolist() == [0]
+
+
+def test_prompts_whose_scores_are_equal_but_for_rounding_have_no_correlation():
+    """0.1 + 0.2 and 0.3: GRPO divides the difference, 5.6e-17, by 1e-6."""
+    rewards = RewardMatrix.from_columns({"a": [1, 0, 1, 0], "b": [1, 0, 1, 0], "c": [0, 1, 0, 1]})
+    rollout = Rollout(rewards, torch.zeros(4).long(), torch.ones(4, 1))
+    weights_N1 = weighted_advantages(rollout, GroupRelative(rollout), {"a": 0.1, "b": 0.2, "c": 0.3})
+    assert 0 < weights_N1.abs().max() < 1e-10
+    found = within_prompt_covariance(
+        rewards.rewards_NM, weights_N1, rewards.scored_NM, rollout.group_N, correlation=True
+    )
+    assert found.num_usable_D.tolist() == [0, 0, 0]
+
+
+def test_rewards_that_cancel_have_no_correlation():
+    x_N1 = tensor([[1 - 0.9 - 0.1], [0.0], [0.3 - 0.1 - 0.2], [0.0]])
+    y_N1 = tensor([[1.0], [2.0], [3.0], [5.0]])
+    found = within_prompt_covariance(x_N1, y_N1, torch.tensor(True), torch.zeros(4).long(), correlation=True)
     assert found.num_usable_D.tolist() == [0]

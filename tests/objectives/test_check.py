@@ -181,7 +181,7 @@ def test_functions_of_one_name_are_told_apart_by_their_files(
     monkeypatch.chdir(tmp_path)
     for place in ("a", "b"):
         reward_file("def f(response, times): return len(response) * times", f"{place}/r.py")
-    kwargs = {"a.r.py:f": {"times": 1}, "b.r.py:f": {"times": 2}}
+    kwargs = {"a/r.py:f": {"times": 1}, "b/r.py:f": {"times": 2}}
     status, text = run_main(["a/r.py:f", "b/r.py:f"], data(rows(1)), texts=["a", "abc"], kwargs=kwargs)
     assert status == 0
     assert re.search(r"a\.r\.py:f +│ 2 +│", text)

@@ -150,7 +150,7 @@ def test_more_of_a_batch_is_standardised_as_the_batch_was(kind: Standardise) -> 
 
 
 @pytest.mark.parametrize("kind", ["batch", "running"])
-@pytest.mark.parametrize("unit", [1e-100, 1e-10, 1.0, 1e5])
+@pytest.mark.parametrize("unit", [1e-10, 1.0, 1e5])
 @pytest.mark.parametrize("offset", [0.0, 1e9, -1e9])
 def test_what_varies_has_the_standard_deviation_1_whatever_its_unit(kind: str, unit: float, offset: float) -> None:
     steps = torch.tensor([1.0, 2.0, 3.0, 4.0, 4.0, 7.0], dtype=torch.float64)
@@ -168,6 +168,13 @@ def test_what_is_the_same_everywhere_becomes_0(kind: str, transform: str | None,
         values = RewardMatrix.from_columns({"short": [value] * num})
         found = which.shape(values, torch.arange(num) // 4, train=True)
         assert not found.matrix.rewards_NM.any()
+
+
+@pytest.mark.parametrize("kind", ["batch", "running"])
+def test_what_cancels_but_for_rounding_becomes_0(kind: str) -> None:
+    values = RewardMatrix.from_columns({"short": [1 - 0.9 - 0.1, 0.0, 0.3 - 0.1 - 0.2, 0.0, 0.0, 0.0]})
+    assert values.rewards_NM.any()
+    assert not shaping(kind).shape(values, GROUP_N, train=True).matrix.rewards_NM.any()
 
 
 def test_moments_that_are_missing_are_said_to_be() -> None:

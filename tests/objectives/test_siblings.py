@@ -30,8 +30,8 @@ WAYS = {
 def process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A process that has loaded no reward file, and finds modules where this one does."""
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(siblings, "_folders", {})
-    monkeypatch.setattr(siblings, "_entries", {})
+    monkeypatch.setattr(siblings, "_put", {})
+    monkeypatch.setattr(siblings, "_brought", {})
     before = set(sys.modules)
     yield
     for name in set(sys.modules) - before:
@@ -72,6 +72,17 @@ def test_the_order_of_objectives_changes_no_value(beside: Callable[[str, str], s
     load_function(beside("away", "first"))
     with pytest.raises(CtwaError, match=r"alone it would get .*/home/helper.py"):
         load_function(beside("home", "not at all"))
+
+
+def test_a_copy_of_what_another_file_has_from_elsewhere_is_a_conflict(
+    beside: Callable[[str, str], str], reward_file: RewardFile, tmp_path
+) -> None:
+    sys.path.append(str(tmp_path))
+    reward_file("VALUE = 'installed'", "helper.py")
+    first = reward_file("from helper import VALUE\ndef f(response): return VALUE", "first.py")
+    assert load_function(f"{first}:f")("") == "installed"
+    with pytest.raises(CtwaError, match=r"gets .*/helper.py, as .*/first.py does; alone it would get .*/two/helper.py"):
+        load_function(beside("two", "first"))
 
 
 def test_modules_that_files_share_are_no_conflict(reward_file: RewardFile) -> None:
