@@ -30,6 +30,8 @@ from ctwa.objectives.grading.tokens import CURRENCIES, Token, tokenize
 _RELATIONS = {"=", "<", ">", "<=", ">=", "!=", "approx", "equiv", "in", "~"}
 _ORDERS = {"<", ">", "<=", ">=", "!="}
 _SUMS = {"add", "pm", "mp"}
+_JOINING = words.ARTICLES | words.AUXILIARIES | {"of", "per", "to"}  # between the words of a unit
+_COUNTED = {"zeros", "ones"}  # 5 zeros, 5 blue ones; 5 tens are 50
 _MAX_UNIT_TOKENS = 20
 _CLOSERS = {"end", ")", "]", "}", "\\}", "rangle"}
 
@@ -255,9 +257,9 @@ class _AnswerParser(ExpressionParser):
             if self.place > start + _MAX_UNIT_TOKENS:
                 raise Unreadable("a sentence after the value")
             token = self.peek()
-            if token.kind == "word" and token.text.lower().removesuffix("s") in NUMBERS:
+            if token.kind == "word" and token.text.lower().removesuffix("s") in NUMBERS and token.text not in _COUNTED:
                 raise Unreadable("a number among the units")
-            if self._is_to():
+            if self._is_to() and not (powers and self._words_follow()):
                 break
             if token.kind in ("word", "unit") or (token.kind == "letter" and token.text in "CF" and "degree" in powers):
                 self.take()
@@ -266,8 +268,9 @@ class _AnswerParser(ExpressionParser):
                     scale *= Fraction(SCALES[word]) ** sign
                 elif (part := self._share(value, word, is_first=not powers and scale == 1)) is not None:
                     value = part
-                elif word in ("per", "an", "a", "of", "the") or (word == "in" and self.peek().kind == "word"):
+                elif word in _JOINING or (word == "in" and self.peek().kind == "word"):
                     sign = -1 if word == "per" else sign
+                    found += [word] if word in ("of", "per") and not found else []
                 elif word in ("square", "sq", "squared", "cubic", "cu", "cubed"):
                     power = 2 if word.startswith("sq") else 3
                     if word in ("squared", "cubed") or self.peek().kind not in ("word", "unit"):
@@ -292,6 +295,10 @@ class _AnswerParser(ExpressionParser):
         unit = tuple(sorted(_as_volume(name, power) for name, power in powers.items() if power))
         return Quantity(value, Unit(unit, only_counts) if unit else None)
 
+    def _words_follow(self) -> bool:
+        """Whether a word follows that is no number: 3 trees to plant, and not 3 trees to five bushes."""
+        return self.peek(1).kind == "word" and self.peek(1).text.lower() not in NUMBERS
+
     def _share(self, value: Expression, word: str, *, is_first: bool) -> Number | None:
         """5 thirds, where the word just read says so; None where it is of the unit: 12 quarters may be coins."""
         if word not in PARTS or "quarter" in word:
@@ -306,9 +313,9 @@ class _AnswerParser(ExpressionParser):
         if not words.may_be_unit(word):
             raise Unreadable(f"'{word}' behind the value")
         name = words.unit_name(word)
-        if name in ("degree c", "degree f", "c", "f") and "degree" in powers:
+        if name in ("degree c", "degree f", "C", "F", "c", "f") and "degree" in powers:
             del powers["degree"]
-            name = name if len(name) > 1 else f"degree {name}"
+            name = name if len(name) > 1 else f"degree {name.lower()}"
         if self.peek().kind == "^" and not (self.peek(1).kind == "unit" or self.peek(2).kind == "unit"):
             self.take()
             exponent = self.exponent()
