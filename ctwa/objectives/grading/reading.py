@@ -108,7 +108,7 @@ class _AnswerParser(ExpressionParser):
             else:
                 break
         joined_by = next((joint for joint in ("or", "and") if joint in joints), ",")
-        return Collection("list", tuple(found), joined_by)
+        return Collection("list", tuple(found if joined_by == "or" else _all_excluded(found)), joined_by)
 
     def _item(self) -> Answer:
         if self.place == 0:
@@ -346,11 +346,21 @@ class _AnswerParser(ExpressionParser):
         return Collection("set", content.items)
 
 
+def _all_excluded(items: list[Answer]) -> list[Answer]:
+    r"""X \ne 2, 3 as x \ne 2, x \ne 3."""
+    for place, item in enumerate(items[1:], start=1):
+        match items[place - 1], item:
+            case Relation((name, _), ("!=",)), Quantity():
+                items[place] = Relation((name, item), ("!=",))
+    return items
+
+
 def _has_words(answer: Answer) -> bool:
-    """Whether there are words that are no measure: in x > 3 integers and x < 5 false they are of x, or of it all."""
+    """Whether there are words without a measure: in x > 3 integers and x < 5 false they are of x, or of it all."""
     if not isinstance(answer, Quantity) or answer.unit is None:
         return False
-    return not all(words.is_measure(name.partition("^")[0]) for name, _ in answer.unit.powers)
+    is_measured = any(words.is_measure(name.partition("^")[0]) for name, _ in answer.unit.powers)
+    return not (is_measured and answer.unit.only_counts)
 
 
 def _has_unit(answer: Answer) -> bool:

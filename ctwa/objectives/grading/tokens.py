@@ -92,7 +92,7 @@ _TOKEN = re.compile(
 )
 _THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+(?![\d])(?:\.\d+)?")
 _TEXT_WORD = re.compile(r"[^\W\d_]+(?:[-'.][^\W\d_]+)*\.?|\u00a2")
-_SEVERAL_WORDS = re.compile(r"[^\W\d_]{2,}(?:(?:\.? +| ?/ ?)[^\W\d_]+)+")
+_SEVERAL_WORDS = re.compile(r"[^\W\d_]{2,}(?:(?:\.? +| ?/ ?)[^\W\d_]+){1,30}")
 _PERIOD = re.compile(r"\s*\\(?:overline|bar|dot|overbar)\s*(?:\{\s*(\d+)\s*\}|(\d))")
 _LETTERS = re.compile(r"[^\W\d_](?:(?:\s*,\s*(?:and\s+|or\s+)?|\s+(?:and|or)\s+)[^\W\d_])*")
 _REPEATED = re.compile(r"(\d+?)\1+$")

@@ -194,7 +194,7 @@ def is_word(letters: str) -> bool:
 def is_short_word(letters: str) -> bool:
     """Whether two or three letters next to words are one too: the old of 5 years old, the per of 60 miles per hour."""
     is_syllable = len(letters) == 3 and not _LATIN_VOWELS.isdisjoint(letters)
-    return is_syllable or letters.lower() in _SHORT_WORDS | AUXILIARIES | {"sq", "cu"}
+    return is_syllable or letters.lower() in _SHORT_WORDS | AUXILIARIES | {"a", "sq", "cu"}
 
 
 def _is_of_formulas(letters: str) -> bool:
