@@ -80,6 +80,7 @@ COUNTING = (
     *("men", "years of age", "meters per second", "bacteria", "salmon", "staff", "mpg", "mA", "GPa", "kHz", "u", "Rs"),
     *("zeros", "blue ones", "of them", "of us", "per person", "for each child", "on average", "needed", "left to wrap"),
     *("is the final answer", "are left", "will be left", "boxes are needed", "times as many", "times as much as hers"),
+    *("boys and girls", "days and nights", "apples and oranges in all"),
     *("hours to go", "units to the right", "cats as well", "percent off", "girls in my class", "remain", "hex digits"),
 )
 IN_A_FORMULA = (  # as models write them without \text

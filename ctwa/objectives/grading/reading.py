@@ -24,7 +24,7 @@ from ctwa.objectives.grading.nodes import (
 )
 from ctwa.objectives.grading.numerals import NUMBERS, PARTS, SCALES, numeral, share
 from ctwa.objectives.grading.rational import exact
-from ctwa.objectives.grading.sets import REALS, values_where
+from ctwa.objectives.grading.sets import REALS, all_excluded, values_where
 from ctwa.objectives.grading.tokens import CURRENCIES, Token, tokenize
 
 _RELATIONS = {"=", "<", ">", "<=", ">=", "!=", "approx", "equiv", "in", "~"}
@@ -108,7 +108,7 @@ class _AnswerParser(ExpressionParser):
             else:
                 break
         joined_by = next((joint for joint in ("or", "and") if joint in joints), ",")
-        return Collection("list", tuple(found if joined_by == "or" else _all_excluded(found)), joined_by)
+        return Collection("list", tuple(found if joined_by == "or" else all_excluded(found)), joined_by)
 
     def _item(self) -> Answer:
         if self.place == 0:
@@ -283,6 +283,8 @@ class _AnswerParser(ExpressionParser):
                     sign, next_power = 1, 1
             elif token.kind in ("/", "*") and self.peek(1).kind in ("word", "unit") and powers:
                 sign = -1 if self.take().kind == "/" else sign
+            elif (token.kind, token.text) == ("joint", "and") and powers and self._plural_follows():
+                self.take()
             else:
                 is_open = False
         if self.peek(-1).text.lower() == "per":
@@ -298,6 +300,11 @@ class _AnswerParser(ExpressionParser):
     def _words_follow(self) -> bool:
         """Whether a word follows that is no number: 3 trees to plant, and not 3 trees to five bushes."""
         return self.peek(1).kind == "word" and self.peek(1).text.lower() not in NUMBERS
+
+    def _plural_follows(self) -> bool:
+        """Whether more is counted by the same number: 5 boys and girls, and not 5 boys and six girls."""
+        following = self._next_words(ahead=1)
+        return any(map(words.is_counted, following)) and NUMBERS.keys().isdisjoint(following)
 
     def _share(self, value: Expression, word: str, *, is_first: bool) -> Number | None:
         """5 thirds, where the word just read says so; None where it is of the unit: 12 quarters may be coins."""
@@ -344,15 +351,6 @@ class _AnswerParser(ExpressionParser):
             return values_where(content, condition)
         self.expect("\\}")
         return Collection("set", content.items)
-
-
-def _all_excluded(items: list[Answer]) -> list[Answer]:
-    r"""X \ne 2, 3 as x \ne 2, x \ne 3."""
-    for place, item in enumerate(items[1:], start=1):
-        match items[place - 1], item:
-            case Relation((name, _), ("!=",)), Quantity():
-                items[place] = Relation((name, item), ("!=",))
-    return items
 
 
 def _has_words(answer: Answer) -> bool:

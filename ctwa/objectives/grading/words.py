@@ -16,7 +16,7 @@ def names(text: str) -> frozenset[str]:
 
 
 JOINTS = {"and": "and", "or": "or"}
-FILLERS = {"about", "approximately", "exactly", "the", "answer", "final", "is"}
+FILLERS = {"about", "approximately", "exactly", "the", "answer", "final", "is", "there", "are"}
 ARTICLES = {"the", "a", "an"}
 SIGNS = {"negative", "minus"}
 # Behind a value they say what it is not.
@@ -147,7 +147,7 @@ def only_count(found: Sequence[str], *, is_few: bool) -> bool:
         found: the words, from the first one on.
         is_few: the value is less than two, so that a singular may follow.
     """
-    counted = [place for place, word in enumerate(found) if _is_counted(word)]
+    counted = [place for place, word in enumerate(found) if is_counted(word)]
     if found[0] in _BEFORE_NOUNS:
         counted = counted or [0]
     behind = {word.lower() for word in found[counted[-1] + 1 if counted else 0 :]}
@@ -162,7 +162,7 @@ def _may_be_scale(word: str) -> bool:
     return is_short or lowered in _OTHER_SCALES
 
 
-def _is_counted(word: str) -> bool:
+def is_counted(word: str) -> bool:
     """Whether a word says by itself that it is a measure or several things; other languages have other plurals."""
     if not word.isascii() or is_measure(word):
         return True
