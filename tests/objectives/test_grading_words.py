@@ -54,14 +54,50 @@ def test_parts(part: str, whole: int) -> None:
 
 
 CHANGING = (
-    *("k", "K", "M", "B", "bn", "mil", "gross", "myriad", "K dollars", "mil people", "negative", "doubled", "halved"),
-    *("inverse", "reciprocal", "short", "off", "under", "hex", "binary", "octal", "st", "sqrt", "tau", "in the red"),
-    *("false", "is impossible", "is too small", "repeating", "is wrong for reasons", "dollars short", "points off"),
+    *(
+        "k",
+        "K",
+        "M",
+        "B",
+        "bn",
+        "mil",
+        "gross",
+        "scores",
+        "myriad",
+        "K dollars",
+        "mil people",
+        "negative",
+        "doubled",
+        "halved",
+    ),
+    *("inverse", "reciprocal", "short", "under", "hex", "binary", "octal", "st", "sqrt", "tau", "in the red"),
+    *("false", "is impossible", "is too small", "repeating", "is wrong for reasons", "dollars short"),
 )
 COUNTING = (
     *("apples", "people", "women", "sheep", "radii", "negative roots", "false positives", "short stories", "gallon"),
     *("sq. units", "sq.m", "ft-lbs", "yuan", "V", "kWh", "feet tall", "years old", "dollars each", "in all", "more"),
     *("left", "percent of the people", "km/h", "m square", "marbles in a bag", "рублей", "个人", "times"),
+    *("men", "years of age", "meters per second", "bacteria", "salmon", "staff", "mpg", "mA", "GPa", "kHz", "u", "Rs"),
+    *("zeros", "blue ones", "of them", "of us", "per person", "for each child", "on average", "needed", "left to wrap"),
+    *("is the final answer", "are left", "will be left", "boxes are needed", "times as many", "times as much as hers"),
+    *("boys and girls", "days and nights", "apples and oranges in all"),
+    *("hours to go", "units to the right", "cats as well", "percent off", "girls in my class", "remain", "hex digits"),
+)
+IN_A_FORMULA = (  # as models write them without \text
+    *(
+        "years old",
+        "meters per second",
+        "miles per hour",
+        "men",
+        "sq ft",
+        "sq. ft",
+        "in total",
+        "km/h",
+        "km / h",
+        "ft/s",
+    ),
+    *("slices of pizza", "of the students", "hours a day", "are left", "more than Bob", "apples in all", "per person"),
+    *("feet from the wall", "trees to plant", "for each child", "games won", "egg cartons", "mpg", "toy cars"),
 )
 
 
@@ -89,6 +125,26 @@ def test_words_that_say_of_what_there_are_so_many_may_be_left_out(words: str) ->
     assert score("6", f"5\\text{{ {words}}}") == 0.0
 
 
+@pytest.mark.parametrize("words", IN_A_FORMULA)
+def test_words_behind_a_value_need_no_text(words: str) -> None:
+    """Short ones were products of variables, and the answer was not read."""
+    for value in ("5", r"\$5", "x = 5", r"\frac{10}{2}", "(5)", "5.0"):
+        assert (value, score(f"{value} {words}", "5")) == (value, 1.0)
+        assert (value, score(f"{value} {words}", "6")) == (value, 0.0)
+        assert (value, score(f"{value} {words}", f"{value} \\text{{ {words}}}")) == (value, 1.0)
+
+
+def test_letters_behind_a_value_stay_variables() -> None:
+    for product in ("5 abc", "5 xy", "5 cos theta", "5 m", "5 a cm", "5 sin ab", "AB to CD", "5 ab + cd"):
+        assert (product, score(product, "5")) == (product, 0.0)
+    assert (
+        score("5 abc", "5cba")
+        == score("AB to CD", r"\frac{AB}{CD}")
+        == score("triangle ABC", r"\text{triangle }ABC")
+        == 1.0
+    )
+
+
 @pytest.mark.parametrize("value", ["1", r"\frac34", "0.5", r"1\frac12"])
 def test_a_singular_may_be_left_out_behind_less_than_two(value: str) -> None:
     assert score(f"{value} \\text{{ pizza}}", value) == 1.0
@@ -102,7 +158,12 @@ def test_words_behind_an_inequality_are_not_left_out(inequality: str) -> None:
         assert score(inequality, f"{inequality}\\text{{ {words}}}") is None
 
 
+@pytest.mark.parametrize("words", ["cm", "years old", "meters long", "kHz", "V"])
+def test_units_behind_an_inequality_may_be_left_out(words: str) -> None:
+    assert score(f"x > 3\\text{{ {words}}}", "x>3") == score("x>3", f"x > 3\\text{{ {words}}}") == 1.0
+
+
 def test_the_letter_of_a_scale_is_no_unit() -> None:
-    assert score(r"5 \text{ M}", r"5 \text{ m}") == 0.0
+    assert score(r"5 \text{ M}", r"5 \text{ m}") == score(r"5 \text{ MW}", r"5 \text{ mW}") == 0.0
     assert score(r"5 \text{ m}", "5") == 1.0
     assert score(r"10\cdot30 \text{ K}", r"300\text{K}") == 1.0

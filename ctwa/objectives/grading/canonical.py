@@ -26,6 +26,7 @@ from ctwa.objectives.grading.nodes import (
     Symbol,
     Unit,
 )
+from ctwa.objectives.grading.rational import exact
 from ctwa.objectives.grading.values import equal, is_defined, names_of, real
 
 _FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
@@ -98,7 +99,7 @@ def _joined(regions: list[Region], joined_by: str) -> Answer:
 
 
 def _compound(items: list[Answer]) -> Quantity | None:
-    """5 feet 6 inches as one quantity; None where the items do not measure the same thing in different units."""
+    """5 feet 6 inches as one quantity, 5 hours 0 minutes as 5 hours; None where they are not measures of one thing."""
     total: Expression | None = None
     names, dimension = set(), None
     for item in items:
@@ -111,8 +112,15 @@ def _compound(items: list[Answer]) -> Quantity | None:
         dimension, factor = words.UNITS[name]
         part = Operation("multiply", (item.value, Number(factor)))
         total = part if total is None else Operation("add", (total, part))
+    others = [item for item in items if not _is_zero(item)]
+    if len(others) == 1 and isinstance(others[0], Quantity):
+        return others[0]
     base = next(name for name, unit in words.UNITS.items() if unit == (dimension, Fraction(1)))
     return Quantity(total, Unit(((base, 1),))) if total is not None else None
+
+
+def _is_zero(answer: Answer) -> bool:
+    return isinstance(answer, Quantity) and exact(answer.value) == 0
 
 
 def _relation(answer: Relation) -> Answer:

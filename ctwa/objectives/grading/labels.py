@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ctwa.objectives.grading.nodes import Answer, Collection, Expression, Operation, Phrase, Quantity, Symbol
 from ctwa.objectives.grading.values import equal, names_of
-from ctwa.objectives.grading.words import NO_UNITS
+from ctwa.objectives.grading.words import AUXILIARIES, NO_UNITS
 
-_NEGATIONS = NO_UNITS - {"least", "most"} | {"false", "except", "excluding", "without"}
+_NEGATIONS = NO_UNITS - {"least", "most"} | AUXILIARIES | {"false", "except", "excluding", "without"}
 _ELEMENTARY = {"negative", "add", "multiply", "divide", "root", "power", "exp", "ln", "log", "lg"}
 _BARE_ABS = [Operation("abs", (Symbol(name),)) for name in "xyt"]  # |v|, |S| and |z| are asked for
 

@@ -24,12 +24,14 @@ from ctwa.objectives.grading.nodes import (
 )
 from ctwa.objectives.grading.numerals import NUMBERS, PARTS, SCALES, numeral, share
 from ctwa.objectives.grading.rational import exact
-from ctwa.objectives.grading.sets import REALS, values_where
+from ctwa.objectives.grading.sets import REALS, all_excluded, values_where
 from ctwa.objectives.grading.tokens import CURRENCIES, Token, tokenize
 
 _RELATIONS = {"=", "<", ">", "<=", ">=", "!=", "approx", "equiv", "in", "~"}
 _ORDERS = {"<", ">", "<=", ">=", "!="}
 _SUMS = {"add", "pm", "mp"}
+_JOINING = words.ARTICLES | words.AUXILIARIES | {"of", "per", "to"}  # between the words of a unit
+_COUNTED = {"zeros", "ones"}  # 5 zeros, 5 blue ones; 5 tens are 50
 _MAX_UNIT_TOKENS = 20
 _CLOSERS = {"end", ")", "]", "}", "\\}", "rangle"}
 
@@ -106,7 +108,7 @@ class _AnswerParser(ExpressionParser):
             else:
                 break
         joined_by = next((joint for joint in ("or", "and") if joint in joints), ",")
-        return Collection("list", tuple(found), joined_by)
+        return Collection("list", tuple(found if joined_by == "or" else all_excluded(found)), joined_by)
 
     def _item(self) -> Answer:
         if self.place == 0:
@@ -255,9 +257,9 @@ class _AnswerParser(ExpressionParser):
             if self.place > start + _MAX_UNIT_TOKENS:
                 raise Unreadable("a sentence after the value")
             token = self.peek()
-            if token.kind == "word" and token.text.lower().removesuffix("s") in NUMBERS:
+            if token.kind == "word" and token.text.lower().removesuffix("s") in NUMBERS and token.text not in _COUNTED:
                 raise Unreadable("a number among the units")
-            if self._is_to():
+            if self._is_to() and not (powers and self._words_follow()):
                 break
             if token.kind in ("word", "unit") or (token.kind == "letter" and token.text in "CF" and "degree" in powers):
                 self.take()
@@ -266,8 +268,9 @@ class _AnswerParser(ExpressionParser):
                     scale *= Fraction(SCALES[word]) ** sign
                 elif (part := self._share(value, word, is_first=not powers and scale == 1)) is not None:
                     value = part
-                elif word in ("per", "an", "a", "of", "the") or (word == "in" and self.peek().kind == "word"):
+                elif word in _JOINING or (word == "in" and self.peek().kind == "word"):
                     sign = -1 if word == "per" else sign
+                    found += [word] if word in ("of", "per") and not found else []
                 elif word in ("square", "sq", "squared", "cubic", "cu", "cubed"):
                     power = 2 if word.startswith("sq") else 3
                     if word in ("squared", "cubed") or self.peek().kind not in ("word", "unit"):
@@ -280,6 +283,8 @@ class _AnswerParser(ExpressionParser):
                     sign, next_power = 1, 1
             elif token.kind in ("/", "*") and self.peek(1).kind in ("word", "unit") and powers:
                 sign = -1 if self.take().kind == "/" else sign
+            elif (token.kind, token.text) == ("joint", "and") and powers and self._plural_follows():
+                self.take()
             else:
                 is_open = False
         if self.peek(-1).text.lower() == "per":
@@ -291,6 +296,15 @@ class _AnswerParser(ExpressionParser):
         only_counts = words.only_count(found, is_few=_is_few(value))
         unit = tuple(sorted(_as_volume(name, power) for name, power in powers.items() if power))
         return Quantity(value, Unit(unit, only_counts) if unit else None)
+
+    def _words_follow(self) -> bool:
+        """Whether a word follows that is no number: 3 trees to plant, and not 3 trees to five bushes."""
+        return self.peek(1).kind == "word" and self.peek(1).text.lower() not in NUMBERS
+
+    def _plural_follows(self) -> bool:
+        """Whether more is counted by the same number: 5 boys and girls, and not 5 boys and six girls."""
+        following = self._next_words(ahead=1)
+        return any(map(words.is_counted, following)) and NUMBERS.keys().isdisjoint(following)
 
     def _share(self, value: Expression, word: str, *, is_first: bool) -> Number | None:
         """5 thirds, where the word just read says so; None where it is of the unit: 12 quarters may be coins."""
@@ -306,9 +320,9 @@ class _AnswerParser(ExpressionParser):
         if not words.may_be_unit(word):
             raise Unreadable(f"'{word}' behind the value")
         name = words.unit_name(word)
-        if name in ("degree c", "degree f", "c", "f") and "degree" in powers:
+        if name in ("degree c", "degree f", "C", "F", "c", "f") and "degree" in powers:
             del powers["degree"]
-            name = name if len(name) > 1 else f"degree {name}"
+            name = name if len(name) > 1 else f"degree {name.lower()}"
         if self.peek().kind == "^" and not (self.peek(1).kind == "unit" or self.peek(2).kind == "unit"):
             self.take()
             exponent = self.exponent()
@@ -340,10 +354,11 @@ class _AnswerParser(ExpressionParser):
 
 
 def _has_words(answer: Answer) -> bool:
-    """Whether there are words that are no measure: in x > 3 integers and x < 5 false they are of x, or of it all."""
+    """Whether there are words without a measure: in x > 3 integers and x < 5 false they are of x, or of it all."""
     if not isinstance(answer, Quantity) or answer.unit is None:
         return False
-    return not all(words.is_measure(name.partition("^")[0]) for name, _ in answer.unit.powers)
+    is_measured = any(words.is_measure(name.partition("^")[0]) for name, _ in answer.unit.powers)
+    return not (is_measured and answer.unit.only_counts)
 
 
 def _has_unit(answer: Answer) -> bool:

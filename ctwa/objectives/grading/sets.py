@@ -1,4 +1,4 @@
-r"""Sets given by a condition: \{x \in (0,5) \mid x>3\}."""
+r"""Sets given by a condition, \{x \in (0,5) \mid x>3\}, and by what is not in them, x \ne 2, 3."""
 
 from __future__ import annotations
 
@@ -43,6 +43,15 @@ def values_where(content: Collection, conditions: Collection) -> Answer:
     for others in domain:
         condition = Relation((others, condition), ("cap",))
     return condition
+
+
+def all_excluded(items: list[Answer]) -> list[Answer]:
+    r"""X \ne 2, 3 as x \ne 2, x \ne 3."""
+    for place, item in enumerate(items[1:], start=1):
+        match items[place - 1], item:
+            case Relation((name, _), ("!=",)), Quantity():
+                items[place] = Relation((name, item), ("!=",))
+    return items
 
 
 def _is_condition(answer: Answer, name: str) -> bool:

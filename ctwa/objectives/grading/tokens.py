@@ -92,6 +92,7 @@ _TOKEN = re.compile(
 )
 _THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+(?![\d])(?:\.\d+)?")
 _TEXT_WORD = re.compile(r"[^\W\d_]+(?:[-'.][^\W\d_]+)*\.?|\u00a2")
+_SEVERAL_WORDS = re.compile(r"[^\W\d_]{2,}(?:(?:\.? +| ?/ ?)[^\W\d_]+){1,30}")
 _PERIOD = re.compile(r"\s*\\(?:overline|bar|dot|overbar)\s*(?:\{\s*(\d+)\s*\}|(\d))")
 _LETTERS = re.compile(r"[^\W\d_](?:(?:\s*,\s*(?:and\s+|or\s+)?|\s+(?:and|or)\s+)[^\W\d_])*")
 _REPEATED = re.compile(r"(\d+?)\1+$")
@@ -191,6 +192,9 @@ class _Tokenizer:
             elif kind == "number":
                 token, place = _with_period(text, match, spaced)
                 tokens.append(token)
+            elif kind == "letters" and (phrase := self._phrase(text, match.start(), tokens, spaced)):
+                tokens += self.run(phrase, is_text=True, depth=depth + 1)
+                place = match.start() + len(phrase)
             elif kind == "letters":
                 tokens += _letters(content, spaced)
             elif not (is_text and content == "."):  # a sentence's full stop
@@ -219,6 +223,16 @@ class _Tokenizer:
         if is_formula and name in _FONTS and len(tokens) > 1:
             return [Token("{", "{", spaced=spaced), *tokens, Token("}", "}")]
         return tokens
+
+    @staticmethod
+    def _phrase(text: str, place: int, before: list[Token], spaced: bool) -> str | None:
+        """Several words at the start or behind a value, of which the short ones are no products: 60 miles per hour."""
+        if before and not (spaced and (_is_value(before[-1]) or before[-1].kind == "unit")):
+            return None
+        match = _SEVERAL_WORDS.match(text, place)
+        runs = re.findall(r"/?[^\W\d_]+", match[0].replace("/ ", "/")) if match else []
+        is_phrase = all(map(_may_be_in_phrase, runs)) and any(map(words.is_word, runs))
+        return match[0] if match and is_phrase else None
 
     def _digit_arguments(self, text: str, place: int, tokens: list[Token], depth: int) -> int:
         for _ in range(2):
@@ -340,6 +354,14 @@ def _letters(run: str, spaced: bool) -> list[Token]:
     if words.is_word(run):
         return [Token("word", run, spaced=spaced)]
     return [Token("letter", letter, spaced=spaced and place == 0) for place, letter in enumerate(run)]
+
+
+def _may_be_in_phrase(run: str) -> bool:
+    if run.startswith("/"):
+        return is_unit(run[1:])
+    if run in FUNCTIONS - _SHORT_UNITS.keys() or run in _GREEK or run.lower() in words.JOINTS:
+        return False
+    return words.is_word(run) or words.is_short_word(run)
 
 
 def _group(text: str, place: int) -> tuple[str, int]:

@@ -16,26 +16,33 @@ def names(text: str) -> frozenset[str]:
 
 
 JOINTS = {"and": "and", "or": "or"}
-FILLERS = {"about", "approximately", "exactly", "the", "answer", "final", "is"}
+FILLERS = {"about", "approximately", "exactly", "the", "answer", "final", "is", "there", "are"}
 ARTICLES = {"the", "a", "an"}
 SIGNS = {"negative", "minus"}
-# Behind a value they say what it is not, or begin a sentence about it.
-NO_UNITS = names("not no never wrong incorrect factorial least most minus is are was were if unless too")
+# Behind a value they say what it is not.
+NO_UNITS = names("not no never wrong incorrect factorial least most minus if unless too")
+AUXILIARIES = names("is are was were will be")  # 5 are left
 # So do these, unless what is counted follows: 5 negative, 5 dollars short, but 5 negative roots.
 _CHANGES = names(
-    """negative short off under loss debt deficit owed red doubled tripled halved fold inverse inverted reciprocal
+    """negative short under loss debt deficit owed red doubled tripled halved fold inverse inverted reciprocal
     repeating recurring periodic binary ternary octal hex hexadecimal mod sqrt tau phi false untrue impossible
     invalid"""
 )
-# 5 mil, 5 mil dollars; what is shorter (K, M, bn) is one of these too, unless it is a measure or a preposition.
-_OTHER_SCALES = names("mil bil mill gross score myriad")
-_PREPOSITIONS = names("in on at by up")
-_DIRECTIONS = names("less fewer lower above below over")  # 10% less, but no 1 less
-# They need no noun: 5 more, 5 in all, 5 over par.
-_ALONE = names("more par each apiece total all altogether left remaining exactly")
+# 5 mil, 5 mil dollars; what is shorter (K, M, bn) is one of these too, unless it is a measure or an English word.
+_OTHER_SCALES = names("mil bil mill gross grosses score scores myriad myriads")
+_SHORT_WORDS = names("as at be by do go he in it me my of on or so to up us we")
+_DIRECTIONS = names("less fewer lower above below over off")  # 10% less, but no 1 less
+# They need no noun: 5 more, 5 in all, 5 over par, 5 are needed, 5 is the answer.
+_ALONE = names(
+    """more par each apiece total all altogether overall combined average left remain remained remaining needed required
+    sold spent earned saved daily weekly monthly yearly annually exactly approximately approx roughly only answer"""
+)
+_BEFORE_NOUNS = names("of per")  # 5 of them, 5 per person
 _PLURALS = (
     *("people", "men", "children", "feet", "teeth", "mice", "geese", "oxen", "cattle", "sheep", "deer", "fish", "dice"),
-    *("data", "radii", "foci", "loci", "maxima", "minima", "extrema", "formulae", "polyhedra"),
+    *("data", "radii", "foci", "loci", "maxima", "minima", "extrema", "formulae", "polyhedra", "bacteria", "criteria"),
+    *("phenomena", "alumni", "cacti", "fungi", "nuclei", "stimuli", "octopi"),
+    *("police", "staff", "crew", "offspring", "aircraft", "spacecraft", "salmon", "shrimp", "trout", "moose", "bison"),
 )
 _NO_PLURALS = ("ss", "us", "is")  # less, plus, this
 _HAN_SCALE = re.compile("(?!千[米克瓦卡升]|百分点)[十百千万萬亿億兆]|.*[半之]")  # 5万 is no 5, 5千米 are
@@ -84,16 +91,16 @@ _NAMES = {other: name for name, (_, _, others) in _UNITS.items() for other in [n
 # Units of no size that is known here, in the singular too; K, M and B may be thousands, millions and billions.
 _MEASURES = names(
     """acre hectare ton tonne gallon quart pint cup teaspoon tablespoon tsp tbsp gal qt newton joule watt volt ampere
-    amp ohm hertz kelvin mole mol pascal bar atm calorie cal kcal byte bit kmph rpm fps psi ppm bpm hp yuan won peso
-    franc ruble baht rupiah rand penny pence am pm o'clock noon midnight ordinal
-    A C F H J N Pa V W Hz kHz MHz GHz kPa MPa kN kJ MJ kW MW kWh Wh eV keV MeV dB nm dm dL dl cl ms ns kB MB GB TB"""
+    amp ohm hertz kelvin mole mol pascal bar atm calorie cal kcal byte bit kmph rpm mpg wpm fps psi ppm bpm hp yuan won
+    peso franc ruble baht rupiah rand rs penny pence am pm o'clock noon midnight ordinal sqft sqm u A C F H J N V W"""
 )
+_SYMBOL = re.compile("[nµμmcdkMGT]?(?:Pa|Hz|Wh|eV|mol)|[nµμmcdkMGT][mgALlVWJNFHB]|[nµμm]s")  # kHz, MB, ms
 # Two of them are quotients.
 QUOTIENTS = {"mph": (("mile", 1), ("hour", -1)), "kph": (("km", 1), ("hour", -1))}
 
 _KNOWN = names(
     """true false yes no none odd even prime east west north south red blue green black white both all any undefined
-    infinite finite increasing decreasing am pm base percent degrees
+    infinite finite increasing decreasing am pm base percent degrees men
     monday tuesday wednesday thursday friday saturday sunday"""
 )
 # A volume is also a length to the third power.
@@ -103,12 +110,14 @@ UNITS |= {
 # Short unit names that may be a product of variables are words only inside \text.
 _MAY_BE_A_PRODUCT = names("mg cc in min h l L g m s ml mL deg rad sec hr mi pct")
 _VOWELS = set("aeiouyAEIOUY")
+_LATIN_VOWELS = frozenset("aeiou")
 
 
 def unit_name(word: str) -> str:
     """The one name of a unit in its spellings; of any other word, its singular in lower case."""
-    if len(word) == 1 and word not in _NAMES and word.lower() in _NAMES:
-        return word  # M is no metre
+    is_letter = len(word) == 1 and (word in _MEASURES or word.lower() in _NAMES)
+    if word not in _NAMES and (is_letter or _SYMBOL.fullmatch(word)):
+        return word  # M is no metre, MW no mW
     for candidate in (word, word.lower(), word.rstrip("."), word.lower().rstrip(".")):
         if candidate in _NAMES:
             return _NAMES[candidate]
@@ -123,7 +132,7 @@ def is_unit(word: str) -> bool:
 
 def is_measure(word: str) -> bool:
     """Whether a word is a unit, of a size that is known here or not."""
-    return is_unit(word) or word in _MEASURES or word.lower() in _MEASURES
+    return is_unit(word) or not _MEASURES.isdisjoint((word, word.lower())) or bool(_SYMBOL.fullmatch(word))
 
 
 def may_be_unit(word: str) -> bool:
@@ -138,7 +147,9 @@ def only_count(found: Sequence[str], *, is_few: bool) -> bool:
         found: the words, from the first one on.
         is_few: the value is less than two, so that a singular may follow.
     """
-    counted = [place for place, word in enumerate(found) if _is_counted(word)]
+    counted = [place for place, word in enumerate(found) if is_counted(word)]
+    if found[0] in _BEFORE_NOUNS:
+        counted = counted or [0]
     behind = {word.lower() for word in found[counted[-1] + 1 if counted else 0 :]}
     if behind & _CHANGES or any(map(_may_be_scale, found)):
         return False
@@ -147,11 +158,11 @@ def only_count(found: Sequence[str], *, is_few: bool) -> bool:
 
 def _may_be_scale(word: str) -> bool:
     lowered = word.lower()
-    is_short = len(word) < 3 and lowered not in _PREPOSITIONS and word.isascii() and not is_measure(word)
+    is_short = len(word) < 3 and lowered not in _SHORT_WORDS and word.isascii() and not is_measure(word)
     return is_short or lowered in _OTHER_SCALES
 
 
-def _is_counted(word: str) -> bool:
+def is_counted(word: str) -> bool:
     """Whether a word says by itself that it is a measure or several things; other languages have other plurals."""
     if not word.isascii() or is_measure(word):
         return True
@@ -171,13 +182,19 @@ def is_word(letters: str) -> bool:
         return False
     if lowered == "to" or lowered in NUMBERS or lowered in SCALES or lowered in JOINTS or lowered in _KNOWN:
         return True
-    if is_unit(letters) or not _is_of_formulas(letters):
+    if is_unit(letters) or (letters in _MEASURES and len(letters) > 2) or not _is_of_formulas(letters):
         return True
     if len(letters) < 4 or not _VOWELS & set(letters):
         return False
     codes = {ord(letter) for letter in lowered}
     is_alphabet = len(codes) == len(letters) and max(codes) - min(codes) == len(letters) - 1
     return not is_alphabet
+
+
+def is_short_word(letters: str) -> bool:
+    """Whether two or three letters next to words are one too: the old of 5 years old, the per of 60 miles per hour."""
+    is_syllable = len(letters) == 3 and not _LATIN_VOWELS.isdisjoint(letters)
+    return is_syllable or letters.lower() in _SHORT_WORDS | AUXILIARIES | {"a", "sq", "cu"}
 
 
 def _is_of_formulas(letters: str) -> bool:
