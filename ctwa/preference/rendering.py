@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ctwa.data.templates import left_out
+from ctwa.data.templates import template_fault
 from ctwa.errors import one_line
 from ctwa.objectives.contract import shortened
 from ctwa.preference.schemas import BadRow
@@ -22,14 +22,15 @@ def render_prompt(tokenizer: Any, messages: Sequence[Mapping[str, Any]], templat
 
     Raises:
         BadRow: the template refuses the messages (no system role, roles that do not alternate, ...), or leaves out or
-            changes the system's or a user's.
+            changes one that is not the model's own.
     """
-    text = _render(tokenizer, messages, template_kwargs, add_generation_prompt=True)
-    if text and (message := left_out(messages, text)) is not None:
-        raise BadRow(
-            "template",
-            f"the chat template leaves out its {message['role']} message {_short(message['content'])}, or changes it",
-        )
+
+    def render(messages: Sequence[Mapping[str, Any]]) -> str:
+        return _render(tokenizer, messages, template_kwargs, add_generation_prompt=True)
+
+    text = render(messages)
+    if text and (fault := template_fault(messages, text, render)) is not None:
+        raise BadRow("template", f"the chat template {fault}")
     return text
 
 
