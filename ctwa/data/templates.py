@@ -54,11 +54,11 @@ def refusal(messages: Messages, render: Callable[[Messages], str]) -> str | None
 
 
 def template_fault(messages: Messages, written: str, render: Callable[[Messages], str]) -> str | None:
-    """What a chat template does to a prompt, as the rest of a sentence about it; None where it says what the prompt says.
+    """What a chat template changes of a prompt, as the rest of a sentence about the template; None where nothing.
 
     Every message but the model's own has to be there, as often as it is said; templates leave out what was thought in
-    earlier turns. White space may be taken off its ends, and JSON may stand for it, as templates write what tools return.
-    Messages of a developer or a tool may not be written as the model's own words.
+    earlier turns. White space may be taken off its ends, and JSON may stand for it, as of what tools return. Messages
+    of a developer or a tool may not be written as the model's own words.
 
     Args:
         messages: with ``role`` and ``content``; contents that are no text are not looked at.
