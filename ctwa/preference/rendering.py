@@ -52,12 +52,14 @@ def render_answer(
     answered = [*messages, {"role": "assistant", "content": answer}]
     whole = _render(tokenizer, answered, template_kwargs, add_generation_prompt=False)
     if not whole.startswith(prompt):
+        is_moved = any(message.get("role") == "system" for message in messages)  # by Mistral's, to the last user's
+        instead = "write what the system says into the user's message, or " if is_moved else "write "
         same = next((i for i, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), len(whole))
         raise BadRow(
             "template",
             "the chat template does not write the answer behind its own prompt for generation, which ends with "
             f"{_short(prompt[-40:])} where the whole conversation goes on with {_short(whole[same : same + 40])}; "
-            "write the prompt as rendered text (chat: false), or give the tokenizer another template",
+            f"{instead}the prompt as rendered text (chat: false), or give the tokenizer another template",
         )
     written = whole[len(prompt) :]
     if not _stands_alone(answer, written, tokenizer.all_special_tokens):
