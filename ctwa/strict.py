@@ -10,7 +10,6 @@ from typing import Annotated, Any, Self, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, TypeAdapter, ValidationError, model_validator
 from pydantic.fields import FieldInfo
-from pydantic_core import core_schema
 
 from ctwa.errors import CtwaError, did_you_mean, shown, told_together
 
@@ -47,10 +46,9 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
     @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> Any:
         """Pydantic's own, but that true and false are no numbers, wherever one is asked for."""
-        schema: core_schema.CoreSchema = _numbers_are_no_bools(handler(source))
-        return schema
+        return _numbers_are_no_bools(handler(source))
 
     def idle(self) -> Mapping[str, str]:
         """The keys that do nothing beside the others, each with what makes them so: ``{"seed": "order=average"}``.
