@@ -79,6 +79,11 @@ def describe(name: str) -> str:
     """
     entries = [*methods(), *losses()]
     found = [each for each in entries if each.name == name]
+    if name == "modpo":
+        raise CtwaError(
+            "modpo is no method but a setting: ctwa prefer method=linear 'ctwa.modpo={objective: NAME, policies: "
+            "{NAME: FOLDER, ...}}' (docs/methods/modpo.md)"
+        )
     if not found:
         near = did_you_mean(name, [each.name for each in entries])
         raise CtwaError(f"there is no method or loss '{name}'{near or '; ctwa methods lists them all'}")

@@ -8,16 +8,47 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Self, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, TypeAdapter, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from ctwa.errors import CtwaError, did_you_mean, shown, told_together
 
 
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError(f"{shown(value)} is no number; write one")
+    return value
+
+
+_NO_BOOL = {"type": "no-info", "function": _no_bool}
+_REFUSING = re.compile(r"function-before\[_no_bool\(\), (\w+)\]")  # what pydantic calls such a number in a union
+
+
+def _numbers_are_no_bools(schema: Any) -> Any:
+    """A schema of pydantic's, in which every number refuses true and false; a union with ``bool`` has that for them."""
+    if isinstance(schema, list | tuple):
+        return type(schema)(_numbers_are_no_bools(each) for each in schema)
+    if not isinstance(schema, dict) or schema.get("function") == _NO_BOOL:
+        return schema
+    if schema.get("type") in ("int", "float"):
+        return {"type": "function-before", "function": _NO_BOOL, "schema": schema}
+    return {
+        key: value if key in ("default", "metadata", "serialization") else _numbers_are_no_bools(value)
+        for key, value in schema.items()
+    }
+
+
 class StrictModel(BaseModel):
-    """What a user writes: unknown keys and numbers that are not finite are refused, and nothing changes afterwards."""
+    """What a user writes: unknown keys, numbers that are not finite, and true or false in the place of a number are
+    refused, and nothing changes afterwards.
+    """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> Any:
+        """Pydantic's own, but that true and false are no numbers, wherever one is asked for."""
+        return _numbers_are_no_bools(handler(source))
 
     def idle(self) -> Mapping[str, str]:
         """The keys that do nothing beside the others, each with what makes them so: ``{"seed": "order=average"}``.
@@ -95,7 +126,7 @@ def validated(
 
 
 def _mistake(item: Mapping[str, Any], kind: Any, content: Any, under: str, spelled: Callable[[str], str]) -> str:
-    loc = item["loc"]
+    loc = tuple(_REFUSING.sub(r"\1", each) if isinstance(each, str) else each for each in item["loc"])
     place = [*_place(loc[:-1], content), str(loc[-1])] if item["type"] == "missing" else _place(loc, content)
     key = spelled(".".join([*([under] if under else []), *place])) if under or place else "the whole"
     if item["type"] == "missing":

@@ -67,6 +67,11 @@ def test_a_misspelt_name_is_told_the_right_one() -> None:
         describe("tchebychef")
 
 
+def test_what_is_no_method_but_a_setting() -> None:
+    with pytest.raises(CtwaError, match=r"modpo is no method but a setting: .*ctwa\.modpo=.*docs/methods/modpo\.md"):
+        describe("modpo")
+
+
 def test_it_needs_no_engine() -> None:
     program = "import sys, ctwa.listing; print({'verl', 'ray', 'hydra', 'transformers'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

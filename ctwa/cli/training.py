@@ -39,6 +39,13 @@ def _complete(ctx: typer.Context, incomplete: str) -> list[str]:
     return words(ctx.info_name or "", ctx.params.get("settings") or [], incomplete)
 
 
+def _complete_name(incomplete: str) -> list[str]:
+    """What a shell may complete of the name of a method or a loss."""
+    from ctwa.engine.complete import methods_and_losses
+
+    return methods_and_losses(incomplete)
+
+
 Arguments = Annotated[
     list[str] | None,
     typer.Argument(metavar="[FILE.yaml] [KEY=VALUE]...", help=SETTINGS, autocompletion=_complete),
@@ -232,7 +239,10 @@ def config(
 
 @app.command()
 def methods(
-    name: Annotated[str | None, typer.Argument(help="A method or a loss: print what it is, costs and takes.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="A method or a loss: print what it is, costs and takes.", autocompletion=_complete_name),
+    ] = None,
 ) -> None:
     """List the methods and losses: what each does, and what a step costs beyond one with fixed weights."""
     from ctwa.listing import describe, tables

@@ -48,6 +48,7 @@ class Rows:
         table: the rows that can be used, as a ``pyarrow.Table``.
         places: of each of them the number of its source and its index there.
         prompts: of each a digest of its prompt, before a system prompt or a template.
+        roles: of each the roles of its messages.
         bad: the rows that cannot be used.
         without_truth: places in the table of rows without a ground truth.
     """
@@ -57,6 +58,7 @@ class Rows:
     table: Any
     places: list[tuple[int, int]]
     prompts: list[bytes]
+    roles: list[tuple[str, ...]]
     bad: list[Bad] = field(default_factory=list)
     without_truth: list[int] = field(default_factory=list)
 
@@ -78,14 +80,51 @@ class Rows:
 
     def select(self, wanted: Callable[[bytes], bool]) -> Rows:
         """The rows whose prompt is wanted, by its digest; without those that cannot be used."""
-        kept = [row for row, prompt in enumerate(self.prompts) if wanted(prompt)]
+        return self._take([row for row, prompt in enumerate(self.prompts) if wanted(prompt)])
+
+    def leave_out(self, fault: Callable[[list[dict[str, Any]]], str | None], *, look_at_all: bool) -> Rows:
+        """The rows with whose prompts nothing is wrong; the others are among those that cannot be used.
+
+        Args:
+            fault: what is wrong with the messages of a prompt, and what to write.
+            look_at_all: at every row; else at the first of each sequence of roles, by which chat templates refuse
+                prompts, and where that is refused at all that have these roles.
+        """
+        places_of: dict[tuple[str, ...], list[int]] = {}
+        for place, roles in enumerate(self.roles):
+            places_of.setdefault(roles, []).append(place)
+        bad: dict[int, str] = {}
+        for places in places_of.values():
+            if look_at_all or self._faults(places[:1], fault):
+                bad |= self._faults(places, fault)
+        if not bad:
+            return self
+        rows = self._take([place for place in range(len(self)) if place not in bad])
+        found = [Bad(self.sources[self.places[place][0]], self.places[place][1], bad[place]) for place in sorted(bad)]
+        rows.bad = sorted([*self.bad, *found], key=lambda each: (self.sources.index(each.source), each.index))
+        return rows
+
+    def _faults(self, places: Sequence[int], fault: Callable[[list[dict[str, Any]]], str | None]) -> dict[int, str]:
+        """What is wrong with the prompts at some places of the table, by place."""
+        found = {}
+        for start in range(0, len(places), _CHUNK):
+            chunk = places[start : start + _CHUNK]
+            for place, messages in zip(chunk, self.table["prompt"].take(chunk).to_pylist(), strict=True):
+                if (text := fault(messages)) is not None:
+                    found[place] = text
+        return found
+
+    def _take(self, kept: Sequence[int]) -> Rows:
+        import pyarrow as pa
+
         missing = set(self.without_truth)
         return Rows(
             self.files,
             self.forms,
-            self.table.take(kept),
+            self.table.take(pa.array(kept, pa.int64())),
             [self.places[row] for row in kept],
             [self.prompts[row] for row in kept],
+            [self.roles[row] for row in kept],
             without_truth=[place for place, row in enumerate(kept) if row in missing],
         )
 
@@ -119,7 +158,8 @@ def read_rows(files: Sequence[RowFile], settings: RowSettings, spelled: Spelled)
 
 def _read(files: Sequence[RowFile], forms: tuple[Form, ...]) -> Rows:
     builder, kinds = _Table(), Kinds()
-    rows = Rows(tuple(files), forms, None, [], [])
+    rows = Rows(tuple(files), forms, None, [], [], [])
+    known_roles: dict[tuple[str, ...], tuple[str, ...]] = {}  # each once in memory
     for number, (file, form) in enumerate(zip(files, forms, strict=True)):
         for row in file.rows():
             try:
@@ -138,6 +178,8 @@ def _read(files: Sequence[RowFile], forms: tuple[Form, ...]) -> Rows:
                 rows.without_truth.append(len(rows.places))
             rows.places.append((number, row.index))
             rows.prompts.append(prompt_digest(prompt))
+            roles = tuple(message["role"] for message in made["prompt"])
+            rows.roles.append(known_roles.setdefault(roles, roles))
             builder.add(made)
     rows.table = builder.table()
     return rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ctwa.data.answers import WORDS
@@ -14,8 +14,8 @@ from ctwa.data.forms import Form
 from ctwa.data.messages import SYSTEM
 from ctwa.data.reading import Bad, Rows, hold_out, read_rows
 from ctwa.data.settings import DataSettings
-from ctwa.data.templates import left_out
-from ctwa.errors import CtwaError, one_line
+from ctwa.data.templates import Refused, refusal, write_prompt
+from ctwa.errors import CtwaError
 
 NUM_COUNTED = 20_000
 """Rows whose tokens are counted: of more, as many random ones."""
@@ -48,11 +48,11 @@ def show(
     Raises:
         CtwaError: the rows cannot be read, no column is known as a prompt, or no row can be used.
     """
-    rows, held_out = _read(source, settings), None
+    rows, held_out = _read(source, settings, tokenizer), None
     if validation is not None:
         if settings.validation_share is not None:
             raise CtwaError("--val-files and --validation-share both say what is validated on; write one of them")
-        held_out = _read(validation, settings)
+        held_out = _read(validation, settings, tokenizer)
     yield from _understood(rows)
     if held_out is not None:
         yield ""
@@ -130,11 +130,16 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _read(source: str, settings: DataSettings) -> Rows:
+def _read(source: str, settings: DataSettings, tokenizer: Any) -> Rows:
+    """The rows, without those that the chat template of a tokenizer refuses, where there is one."""
     file = open_rows(source)
     if not file.num_rows:
         raise CtwaError(f"{source} has no row; give another file")
-    return read_rows([file], settings, lambda name: f"--{name.replace('_', '-')}")
+    rows = read_rows([file], settings, lambda name: f"--{name.replace('_', '-')}")
+    if tokenizer is None:
+        return rows
+    look_at_all = settings.bad_rows == "skip" or len(rows) <= NUM_COUNTED
+    return rows.leave_out(lambda messages: refusal(messages, _writes(tokenizer)), look_at_all=look_at_all)
 
 
 def _understood(rows: Rows) -> Iterator[str]:
@@ -219,26 +224,28 @@ def _chosen(rows: Rows, number: int) -> list[tuple[int, dict[str, Any]]]:
     return [(row.index, row.values) for _, row in rows.sample(number - 1)]
 
 
-def _rendered(messages: list[dict[str, Any]], tokenizer: Any, place: int) -> str:
-    # A table gives every message the keys that any has.
-    messages = [{key: value for key, value in each.items() if value is not None} for each in messages]
-    try:
+def _writes(tokenizer: Any) -> Callable[[Sequence[Mapping[str, Any]]], str]:
+    """What writes messages by the tokenizer's chat template."""
+
+    def write(messages: Sequence[Mapping[str, Any]]) -> str:
+        # A table gives every message the keys that any has.
+        messages = [{key: value for key, value in each.items() if value is not None} for each in messages]
         text: str = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    except Exception as error:  # a template raises what it likes
-        raise CtwaError(
-            f"row {place} (from 0): the model's chat template cannot render its prompt ({one_line(error)})"
-        ) from error
-    if (message := left_out(messages, text)) is not None:
-        raise CtwaError(
-            f"row {place} (from 0): the model's chat template leaves out its {message['role']} message "
-            f"{_shortened(message['content'])!r}, or changes it; give a model with a template that writes it"
-        )
-    return text
+        return text
+
+    return write
+
+
+def _rendered(messages: list[dict[str, Any]], tokenizer: Any, place: int) -> str:
+    try:
+        return write_prompt(messages, _writes(tokenizer))
+    except Refused as error:  # one of many rows, of whose roles the template takes others
+        raise CtwaError(f"row {place} (from 0): {error}") from error
 
 
 def _text(messages: list[dict[str, Any]], tokenizer: Any) -> str:
     if tokenizer is not None:
-        return _rendered(messages, tokenizer, 0)
+        return _writes(tokenizer)(messages)
     return "\n".join(f"{each['role']}: {each['content']}" for each in messages)
 
 

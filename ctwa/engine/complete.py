@@ -18,6 +18,8 @@ PACKAGES = {
     ("prefer", "loss"): ("preference",),
 }
 """By command and group, the packages that the choices are classes in."""
+OTHERS = ("caid", "soups")
+"""What has a command of its own."""
 _TYPE = re.compile(r'^    type: Literal\["(\w+)"\] = ', re.MULTILINE)
 _PREFERENCE_NAME = re.compile(r'^    preference_name = "(\w+)"', re.MULTILINE)
 
@@ -34,10 +36,25 @@ def words(command: str, before: Sequence[str], incomplete: str) -> list[str]:
     if not group and equals:  # right behind bash's equals sign
         return names(command, before[-1] if before else "")
     if before and before[-1] == "=":
-        return [name for name in names(command, before[-2] if len(before) > 1 else "") if name.startswith(incomplete)]
+        return _choices(command, before[-2] if len(before) > 1 else "", incomplete)
     if equals:
-        return [f"{group}={name}" for name in names(command, group) if name.startswith(begun)]
+        return [f"{group}={choice}" for choice in _choices(command, group, begun)]
     return [f"{each}=" for each in default_choices(command) if each.startswith(incomplete)]
+
+
+def methods_and_losses(incomplete: str) -> list[str]:
+    """What `ctwa methods` says something of, where its name has been begun."""
+    of_groups = {name for command, group in PACKAGES for name in names(command, group)}
+    return sorted(name for name in {*of_groups, *OTHERS} if name.startswith(incomplete))
+
+
+def _choices(command: str, group: str, begun: str) -> list[str]:
+    """The choices of a group where one has been begun; `ctwa train` takes several methods, with commas."""
+    named, comma, last = begun.rpartition(",")
+    if comma and (command, group) != ("train", "method"):
+        return []
+    others = named.split(",")
+    return [f"{named}{comma}{name}" for name in names(command, group) if name.startswith(last) and name not in others]
 
 
 def names(command: str, group: str) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,8 @@ NUM_ROWS = 1000
 """Random rows of a file in verl's format that are looked at; rows of another form are all read."""
 VALIDATION_SET = "validation_set"
 """The column with the name of a validation row's file, where the user named the files."""
-READER = ("pkg://ctwa.engine.verl.run_rows", "RunRows")
-"""The class by which verl reads the rows of the run's folder."""
+READERS = "pkg://ctwa.engine.verl.run_rows"
+"""The classes by which verl reads rows: ``RunRows`` those of the run's folder, ``OwnRows`` the user's own files."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,25 @@ class RunData:
         """Both."""
         return self.train, self.validation
 
+    def leave_out(self, fault: Callable[[list[dict[str, Any]]], str | None]) -> None:
+        """See that nothing is wrong with the prompts of rows that were all read, as ``data.bad_rows`` says.
+
+        Args:
+            fault: what is wrong with a prompt's messages, and what to write. Where a bad row stops the command, it is
+                asked of the first row of each sequence of roles, and of the others where there is something.
+
+        Raises:
+            CtwaError: the first such row, where it is to stop the command, or nothing else is there.
+        """
+        for name in ("train", "validation"):
+            part: Part = getattr(self, name)
+            if part.rows is None:
+                continue
+            rows = part.rows.leave_out(fault, look_at_all=self.settings.bad_rows == "skip")
+            if rows is not part.rows:
+                _refuse_bad(part.key, rows, self.settings)
+                setattr(self, name, _part(part.key, rows))
+
     def lines(self) -> list[str]:
         """What was understood, for a plan."""
         told = []
@@ -118,7 +137,7 @@ class RunData:
             recorder: of the run.
 
         Returns:
-            The config, or a copy that names what was written.
+            A copy that names what was written, and who reads it; the config, where a class of the user's own does.
         """
         run = recorder.run
         for part in self.parts:
@@ -132,17 +151,17 @@ class RunData:
                 f"{', '.join(changed)}: not what the run began with; its place in the data is kept, and may be another "
                 "row's now",
             )
-        tables = {part.key: part.rows.table for part in self.parts if part.rows is not None}
-        if not tables:
+        if config.data.custom_cls.get("path"):
             return config
+        tables = {part.key: part.rows.table for part in self.parts if part.rows is not None}
         for_verl = copy.deepcopy(config)
         with open_dict(for_verl):
+            for_verl.data.custom_cls.path, for_verl.data.custom_cls.name = READERS, "RunRows" if tables else "OwnRows"
             for key, table in tables.items():
                 path = run.data / f"{key.removesuffix('_files')}.parquet"
                 write_table(table, path)
                 for_verl.data[key] = [str(path)]
-            for_verl.data.prompt_key = "prompt"
-            for_verl.data.custom_cls.path, for_verl.data.custom_cls.name = READER
+                for_verl.data.prompt_key = "prompt"
         for part in self.parts:
             part.rows = None  # which may be large
         return for_verl
@@ -263,11 +282,19 @@ def _read_part(config: DictConfig, key: str, settings: DataSettings) -> Part:
 def _read(key: str, files: Sequence[RowFile], settings: DataSettings) -> Rows:
     try:
         rows = read_rows(files, settings, spelled)
-        if settings.bad_rows == "stop" or not len(rows):
-            refuse_bad(rows.bad, sum(file.num_rows for file in files), spelled)
     except CtwaError as error:
         raise CtwaError(f"data.{key}: {error}") from error
+    _refuse_bad(key, rows, settings)
     return rows
+
+
+def _refuse_bad(key: str, rows: Rows, settings: DataSettings) -> None:
+    if settings.bad_rows == "skip" and len(rows):
+        return
+    try:
+        refuse_bad(rows.bad, sum(file.num_rows for file in rows.files), spelled)
+    except CtwaError as error:
+        raise CtwaError(f"data.{key}: {error}") from error
 
 
 def _with_names(rows: Rows, names: Sequence[str]) -> Rows:

@@ -21,7 +21,7 @@ from ctwa import metrics as key_of
 from ctwa.batch import Rollout
 from ctwa.engine.by_source import has_several_sources
 from ctwa.engine.checks.look import room_for_weights
-from ctwa.engine.data import RunData
+from ctwa.engine.data import READERS, RunData
 from ctwa.engine.left_processes import left_metrics
 from ctwa.engine.ray_servers import processes
 from ctwa.engine.ray_session import ray_session
@@ -295,6 +295,24 @@ def handed_over(config: DictConfig, settings: Settings, data: RunData, recorder:
     return config
 
 
+def note_overlong(session: Session, data: RunData, recorder: Recorder) -> None:
+    """Say how many rows the engine has left out, for their prompts are too long."""
+    config = session.config.data
+    if not config.filter_overlong_prompts or config.custom_cls.path != READERS:
+        return
+    for part, taken, most in (
+        (data.train, session.train_dataset, config.train_max_samples),
+        (data.validation, session.val_dataset, config.val_max_samples),
+    ):
+        num_rows = min(part.num_rows, most) if most > 0 else part.num_rows
+        if num := num_rows - len(taken):
+            recorder.event(
+                "skipped",
+                f"data.{part.key}: {num} of {num_rows} rows are left out, whose prompts are longer than "
+                "data.max_prompt_length (data.filter_overlong_prompts)",
+            )
+
+
 @contextmanager
 def sampling_engine(
     config: DictConfig,
@@ -341,6 +359,7 @@ def sampling_engine(
                 wait_for_queue=wait_for_queue,
             )
         recorder.engine_is_up()
+        note_overlong(session, data, recorder)
         yield Sampler(
             session, settings, evaluator, max_missing=max_missing, has_several_sources=has_several_sources(data)
         )

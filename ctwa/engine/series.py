@@ -104,13 +104,14 @@ class Series:
 
     def _begin_again(self, job: TrainJob, recorder: Recorder) -> Sampler:
         from ctwa.engine.by_source import has_several_sources
-        from ctwa.engine.sampling import Sampler, handed_over
+        from ctwa.engine.sampling import Sampler, handed_over, note_overlong
 
         assert self._sampler is not None
         _check_alike(self._asked, _asked_of_engine(job.config))
         settings, session = job.settings, self._sampler.session
         config = handed_over(job.config, settings, job.data, recorder)
         session.begin_again(config, settings.curriculum, self._origin, poll_interval=settings.poll_interval)
+        note_overlong(session, job.data, recorder)
         return Sampler(
             session,
             settings,

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ctwa.data.templates import left_out
+from ctwa.data.templates import template_fault
 from ctwa.errors import one_line
 from ctwa.objectives.contract import shortened
 from ctwa.preference.schemas import BadRow
@@ -22,14 +22,15 @@ def render_prompt(tokenizer: Any, messages: Sequence[Mapping[str, Any]], templat
 
     Raises:
         BadRow: the template refuses the messages (no system role, roles that do not alternate, ...), or leaves out or
-            changes the system's or a user's.
+            changes one that is not the model's own.
     """
-    text = _render(tokenizer, messages, template_kwargs, add_generation_prompt=True)
-    if text and (message := left_out(messages, text)) is not None:
-        raise BadRow(
-            "template",
-            f"the chat template leaves out its {message['role']} message {_short(message['content'])}, or changes it",
-        )
+
+    def render(messages: Sequence[Mapping[str, Any]]) -> str:
+        return _render(tokenizer, messages, template_kwargs, add_generation_prompt=True)
+
+    text = render(messages)
+    if text and (fault := template_fault(messages, text, render)) is not None:
+        raise BadRow("template", f"the chat template {fault}")
     return text
 
 
@@ -51,12 +52,14 @@ def render_answer(
     answered = [*messages, {"role": "assistant", "content": answer}]
     whole = _render(tokenizer, answered, template_kwargs, add_generation_prompt=False)
     if not whole.startswith(prompt):
+        is_moved = any(message.get("role") == "system" for message in messages)  # by Mistral's, to the last user's
+        instead = "write what the system says into the user's message, or " if is_moved else "write "
         same = next((i for i, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), len(whole))
         raise BadRow(
             "template",
             "the chat template does not write the answer behind its own prompt for generation, which ends with "
             f"{_short(prompt[-40:])} where the whole conversation goes on with {_short(whole[same : same + 40])}; "
-            "write the prompt as rendered text (chat: false), or give the tokenizer another template",
+            f"{instead}the prompt as rendered text (chat: false), or give the tokenizer another template",
         )
     written = whole[len(prompt) :]
     if not _stands_alone(answer, written, tokenizer.all_special_tokens):

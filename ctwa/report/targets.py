@@ -129,6 +129,7 @@ def suggestions_text(found: Suggestions) -> str:
         *table(header, rows, left=2),
         "",
         RULE,
+        *_unjudged(found.objectives),
         "",
     ]
     if found.in_python:
@@ -139,6 +140,17 @@ def suggestions_text(found: Suggestions) -> str:
     if all(re.fullmatch(r"\w[\w-]*", name, re.ASCII) for name in found.objectives):
         return "\n".join([*lines, "Add to the command that trained it:", f"  {shlex.join(found.overrides)}"])
     return "\n".join([*lines, "Add to the run's YAML, and method=ctwa to the command:", *_yaml(found.objectives)])
+
+
+def _unjudged(objectives: Mapping[str, Suggestion]) -> list[str]:
+    """What the targets of objectives without a verdict are worth."""
+    names = [name for name, each in objectives.items() if each.verdict == "unknown"]
+    if not names:
+        return []
+    return [
+        f"Whether {', '.join(map(clean, names))} gained is not known: validations are too few, or no numbers. The "
+        "target is that of one that did not gain, and may be too high."
+    ]
 
 
 def _yaml(objectives: Mapping[str, Suggestion]) -> list[str]:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from ctwa.engine.complete import names, words
+from ctwa.engine.complete import methods_and_losses, names, words
 from ctwa.engine.groups import SETTINGS, groups_of
+from ctwa.listing import losses, methods
 
 
 @pytest.mark.parametrize("command", list(SETTINGS))
@@ -27,11 +28,20 @@ def test_the_choices_found_by_text_are_those_of_the_classes(command: str) -> Non
         (["engine"], "=", ["cpu", "gpu"]),
         (["method=ctwa"], "engine=g", ["engine=gpu"]),
         ([], "trainer.save_freq=", []),
+        ([], "method=linear,gu", ["method=linear,guard"]),
+        (["method", "="], "linear,guard,gu", []),
+        ([], "engine=cpu,g", []),
         (["="], "mg", []),
     ],
 )
 def test_bash_takes_an_assignment_for_three_words(before: list[str], incomplete: str, completed: list[str]) -> None:
     assert [each for each in words("train", before, incomplete) if "one" not in each] == completed
+
+
+def test_a_name_that_has_a_page_of_its_own() -> None:
+    entries = {each.name for each in (*methods(), *losses())}
+    assert methods_and_losses("") == sorted(entries)
+    assert methods_and_losses("ra") == ["raco", "raco_unclipped"]
 
 
 def test_a_shell_is_answered_without_torch() -> None:

@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -17,6 +18,7 @@ from transformers import AutoTokenizer
 from ctwa import NOT_APPLICABLE
 from ctwa.batch import RewardMatrix
 from ctwa.engine.by_source import has_several_sources, training_by_source, validation_by_source
+from ctwa.engine.checks.config import check_config
 from ctwa.engine.compose import compose_config
 from ctwa.engine.data import RunData, read_run_data
 from ctwa.engine.recorder import Recorder
@@ -107,7 +109,9 @@ def test_rows_in_verls_format_are_verls_to_read(changed: Changed, tmp_path: Path
     config = changed({"ctwa.run": f"{tmp_path}/run"})
     data, for_verl, _ = handed_over(config)
 
-    assert for_verl is config
+    assert for_verl.data == OmegaConf.merge(
+        config.data, {"custom_cls": {"path": "pkg://ctwa.engine.verl.run_rows", "name": "OwnRows"}}
+    )
     assert sorted(path.name for path in (tmp_path / "run" / "data").iterdir()) == ["sources.json"]
     assert data.train.num_rows == 300
 
@@ -152,6 +156,73 @@ def test_rows_that_are_left_out_are_counted(changed: Changed, lines: Callable[..
     data, _, events = handed_over(changed(SETTINGS | config | {"data.bad_rows": "skip"}))
     assert data.train.num_rows + data.validation.num_rows == 36
     assert [each["text"] for each in events] == ["data.train_files: 4 rows that cannot be used are left out"]
+
+
+GEMMA = """{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}
+{% for m in messages if m.role != 'developer' %}{{ m.content }} {% endfor %}"""
+
+
+class TestWhatTheTemplateRefuses:
+    """Rows that no sample is likely to have, by a template that takes no system message and drops a developer's."""
+
+    @pytest.fixture
+    def mixed(self, tmp_path: Path) -> dict[str, Any]:
+        def row(number: int) -> dict[str, Any]:
+            first = {1500: "system", 2700: "developer"}.get(number)
+            said = [{"role": first, "content": "mod"}] if first else []
+            prompt = [*said, {"role": "user", "content": f"{number % 10} + {number // 10 % 10}"}]
+            return {"prompt": prompt, "answer": str((number + number // 10) % 10), "level": number}
+
+        path = tmp_path / "mixed.jsonl"
+        path.write_text("".join(json.dumps(row(number)) + "\n" for number in range(3000)))
+        return {
+            "data.train_files": [str(path)],
+            "data.filter_overlong_prompts": True,
+            "actor_rollout_ref.model.custom_chat_template": GEMMA,
+            "ctwa.max_unknown_tokens": 1.0,
+            "ctwa.run": str(tmp_path / "run"),
+        }
+
+    def test_the_first_is_told_with_the_others(self, changed: Changed, mixed: dict[str, Any]) -> None:
+        said = (
+            r"data\.train_files: .*mixed\.jsonl, row 1500 \(from 0\): the model's chat template cannot render its "
+            r"prompt \(System role not supported\).*1 more of 3000 rows cannot be used \(row 2700\): mend them, or "
+            r"leave them out with data\.bad_rows=skip"
+        )
+        with pytest.raises(CtwaError, match=said):
+            check_config(changed(mixed))
+
+    def test_they_are_left_out_and_counted(self, changed: Changed, mixed: dict[str, Any]) -> None:
+        job = TrainJob(changed(mixed | {"data.bad_rows": "skip"}))
+        assert job.data.train.num_rows == 2998
+        assert "2 rows left out (data.bad_rows=skip; `ctwa data` lists them)" in job.plan()
+        assert "leaves out its developer message 'mod' (write it as system)" in job.data.train.rows.bad[1].why
+
+    def test_nor_does_the_engine_take_them_for_too_long(
+        self, changed: Changed, mixed: dict[str, Any], task_dir: Path, tmp_path: Path
+    ) -> None:
+        """In a file in verl's format, of which a sample alone is looked at."""
+        from verl.trainer.ppo.utils import create_rl_dataset
+
+        tokenizer = AutoTokenizer.from_pretrained(task_dir / "model")
+        tokenizer.chat_template = GEMMA
+        rows = [
+            {"prompt": row["prompt"], "reward_model": {"ground_truth": row["answer"]}, "data_source": "sums"}
+            for row in map(json.loads, Path(mixed["data.train_files"][0]).read_text().splitlines())
+        ]
+        rows[7]["prompt"][0]["content"] = "1 + " * 20
+        for number, (own, said) in enumerate(
+            [(rows[1400:1600], "System role not supported"), (rows[2600:], "leaves out its developer message 'mod'")]
+        ):
+            pq.write_table(pa.Table.from_pylist(own), tmp_path / f"{number}.parquet")
+            files = {"data.train_files": [str(tmp_path / f"{number}.parquet")], "ctwa.run": str(tmp_path / said[:6])}
+            _, for_verl, _ = handed_over(changed(mixed | files))
+            with pytest.raises(CtwaError, match=rf"{number}\.parquet: the model's chat template .*{said}"):
+                create_rl_dataset(for_verl.data.train_files, for_verl.data, tokenizer, None)
+        pq.write_table(pa.Table.from_pylist(rows[:40]), tmp_path / "sound.parquet")
+        files = {"data.train_files": [str(tmp_path / "sound.parquet")], "ctwa.run": str(tmp_path / "sound")}
+        _, for_verl, _ = handed_over(changed(mixed | files))
+        assert len(create_rl_dataset(for_verl.data.train_files, for_verl.data, tokenizer, None)) == 39
 
 
 def test_the_plan_says_what_was_understood(changed: Changed, lines: Callable[..., str]) -> None:

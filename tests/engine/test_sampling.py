@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 from omegaconf import DictConfig
 
-from ctwa.engine.sampling import Sampler, told_of
+from ctwa.engine.sampling import Sampler, note_overlong, told_of
 from ctwa.engine.settings import read_settings
 from ctwa.objectives.completion import Moment
 from ctwa.objectives.evaluator import Failure
@@ -54,6 +54,29 @@ def test_a_resumed_run_draws_the_weights_that_the_undisturbed_one_draws(
     parts = [str(part) for step in steps for part in step]  # of each step its first prompts, and further ones
     assert len(set(parts)) == len(parts) == 8
     assert told(sampler(seed=1), 1) != steps[0]
+
+
+def test_rows_that_are_too_long_for_the_engine_are_told(changed: Callable[[dict[str, Any]], DictConfig]) -> None:
+    """Of those that it was to take; nothing where nobody asked it to leave some out."""
+
+    def told(**given: Any) -> list[tuple[str, str]]:
+        config = changed({"data.train_max_samples": 50} | {f"data.{key}": value for key, value in given.items()})
+        events: list[tuple[str, str]] = []
+        note_overlong(
+            cast("Any", SimpleNamespace(config=config, train_dataset=range(47), val_dataset=range(30))),
+            cast("Any", SimpleNamespace(train=part("train_files", 60), validation=part("val_files", 30))),
+            cast("Any", SimpleNamespace(event=lambda *event: events.append(event))),
+        )
+        return events
+
+    def part(key: str, num_rows: int) -> SimpleNamespace:
+        return SimpleNamespace(key=key, num_rows=num_rows)
+
+    own = {"path": "pkg://ctwa.engine.verl.run_rows", "name": "RunRows"}
+    [(kind, text)] = told(filter_overlong_prompts=True, custom_cls=own)
+    assert (kind, text[:62]) == ("skipped", "data.train_files: 3 of 50 rows are left out, whose prompts are")
+    assert told(filter_overlong_prompts=False, custom_cls=own) == []
+    assert told(filter_overlong_prompts=True) == []
 
 
 def test_of_each_objective_the_first_failure_of_a_batch_and_their_number() -> None:

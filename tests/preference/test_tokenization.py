@@ -128,6 +128,9 @@ class TestTokenize:
         )
         with pytest.raises(CtwaError, match=r"pairs\.jsonl, row 0 .*does not write the answer behind its own prompt"):
             tokenize_pairs(pair_set(pair()), tokenizer, max_length=32)
+        system = {"role": "system", "content": "mod"}
+        with pytest.raises(CtwaError, match=r"write what the system says into the user's message, or the prompt"):
+            tokenize_pairs(pair_set(pair((system, *CHAT))), tokenizer, max_length=32)
 
     def test_chat_without_a_template(self, tokenizer):
         tokenizer = copy.deepcopy(tokenizer)

@@ -45,6 +45,13 @@ def test_what_gained_gets_a_floor_and_what_did_not_what_the_best_steps_reached(l
     }
 
 
+def test_one_without_a_verdict_is_said_to_have_none(linear):
+    nothing = (float("nan"), float("nan"))
+    text = suggestions_text(suggest_targets([linear(accuracy=(1, RISES), clarity=(1, nothing), brevity=(1, nothing))]))
+    assert "Whether clarity, brevity gained is not known" in text or "Whether brevity, clarity gained is not" in text
+    assert "is not known" not in suggestions_text(suggest_targets([linear("other", accuracy=(1, RISES))]))
+
+
 def test_what_is_printed_can_be_pasted_into_a_command(linear, tmp_path):
     run = linear(accuracy=(1, FALLS), conciseness=(2, RISES), clarity=(2, RISES))
     out = tmp_path / "targets.json"

@@ -49,6 +49,7 @@ def check_config(config: DictConfig, data: RunData | None = None) -> Settings:
     check_applies_to(settings, data)
     check_curriculum(config, settings, data)
     look(config, settings, data)
+    _check_steps(config, data)  # without the rows that the model's chat template refuses
     return settings
 
 

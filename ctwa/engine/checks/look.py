@@ -16,7 +16,7 @@ from jinja2 import TemplateSyntaxError
 from omegaconf import DictConfig, OmegaConf
 
 from ctwa.data.rows import ground_truth_fault
-from ctwa.data.templates import left_out
+from ctwa.data.templates import refusal
 from ctwa.engine.checks.adapter import look_at_adapter_of
 from ctwa.engine.checks.conditioning import check_told
 from ctwa.engine.checks.model import check_model, model_source
@@ -57,16 +57,17 @@ class Prompts:
 
 def look(config: DictConfig, settings: Settings, data: RunData) -> None:
     """Look at everything that a run with objectives will read, of whose rows the form is known."""
-    rows = data.sample
-    check_loops_of_rows(config, rows)
+    check_loops_of_rows(config, data.sample)
     model = look_at_trained_model(config)
-    _check_media(config, model, rows)
+    _check_media(config, model, data.sample)
     longest = config.data.max_prompt_length + config.data.max_response_length
     check_model(config, settings.gradients, model, longest, "data.max_prompt_length + data.max_response_length")
     contracts = load_contracts(settings.objectives)
     _check_what_functions_need(contracts, settings, data)
     tokenizer = load_tokenizer(config, model)
-    if tokenizer is not None and rows:
+    if tokenizer is not None and data.sample:
+        data.leave_out(partial(_refusal, config, tokenizer, tool_schemas(config) or None))
+        rows = data.sample
         conditioning = settings.build_conditioning()
         if conditioning is not None:
             render = partial(_rendered, config, tokenizer, rows[0], tool_schemas(config) or None)
@@ -206,12 +207,13 @@ def look_at_prompts(
     for key in KEYS:
         of_key = [each for each in rows if each.key == key]
         chosen = of_key[:1] + random.Random(0).sample(of_key[1:], min(NUM_RENDERED, len(of_key) - 1))
+        for each in _first_of_roles([*chosen, *of_key]) + chosen:
+            if (fault := _refusal(config, tokenizer, tools, each.row.values["prompt"])) is not None:
+                raise each.error(fault)
         tokens = [
             [_rendered(config, tokenizer, each, tools, messages) for messages in _as_told(each, conditioning)]
             for each in chosen
         ]
-        for each in chosen:
-            _check_whole(config, tokenizer, each, tools)
         lengths = tuple(max(map(len, of_row)) for of_row in tokens)
         _check_lengths(config, chosen, lengths)
         firsts = [of_row[0] for of_row in tokens]
@@ -254,17 +256,17 @@ def _as_told(each: DataRow, conditioning: Conditioning | None) -> list[Any]:
     return [conditioning.write(prompt, weights) for weights in (conditioning.own, *conditioning.corners())]
 
 
-def _check_whole(config: DictConfig, tokenizer: Any, each: DataRow, tools: list[dict[str, Any]] | None) -> None:
-    """See that the model reads all that the system and the users say in a row's prompt, which can be rendered."""
-    messages = each.row.values["prompt"]
-    text = tokenizer.apply_chat_template(
-        messages, tools=tools, add_generation_prompt=True, tokenize=False, **_template_kwargs(config)
-    )
-    if (message := left_out(messages, text)) is not None:
-        raise each.error(
-            f"the model's chat template leaves out its {message['role']} message {shortened(message['content'])!r}, or "
-            "changes it; write another actor_rollout_ref.model.custom_chat_template, or prompts without it"
-        )
+def _first_of_roles(rows: Sequence[DataRow]) -> list[DataRow]:
+    """The first row of each sequence of roles, by which chat templates refuse prompts."""
+    first: dict[tuple[str, ...], DataRow] = {}
+    for each in rows:
+        first.setdefault(tuple(message["role"] for message in each.row.values["prompt"]), each)
+    return list(first.values())
+
+
+def _refusal(config: DictConfig, tokenizer: Any, tools: list[dict[str, Any]] | None, messages: Any) -> str | None:
+    """What keeps a prompt from being given to the model as it says, and what to write; None where nothing does."""
+    return refusal(messages, lambda messages: _applied(config, tokenizer, tools, messages, tokenize=False))
 
 
 def _template_kwargs(config: DictConfig) -> Any:
@@ -275,25 +277,37 @@ def _rendered(
     config: DictConfig, tokenizer: Any, each: DataRow, tools: list[dict[str, Any]] | None, messages: Any
 ) -> list[int]:
     try:
-        tokens = tokenizer.apply_chat_template(
-            messages,
-            tools=tools,
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=False,
-            **_template_kwargs(config),
-        )
+        tokens = _applied(config, tokenizer, tools, messages, tokenize=True)
+    except CtwaError:
+        raise
     except Exception as error:  # a template raises what it likes
-        if isinstance(error, TemplateSyntaxError):
-            raise model_source(config).error(
-                f"has a chat template that is no template ({one_line(error)}); give the model's own"
-            ) from error
         raise each.error(
             f"the model's chat template cannot render its prompt ({one_line(error)}); write messages that it takes"
         ) from error
-    if not tokens:
-        raise each.error("the model's chat template makes nothing of its prompt; give a template that does")
     return list(tokens)
+
+
+def _applied(
+    config: DictConfig, tokenizer: Any, tools: list[dict[str, Any]] | None, messages: Any, *, tokenize: bool
+) -> Any:
+    """What the chat template makes of messages, as text or as tokens; it raises what it likes.
+
+    Raises:
+        CtwaError: it is no template.
+    """
+    try:
+        return tokenizer.apply_chat_template(
+            messages,
+            tools=tools,
+            add_generation_prompt=True,
+            tokenize=tokenize,
+            return_dict=False,
+            **_template_kwargs(config),
+        )
+    except TemplateSyntaxError as error:
+        raise model_source(config).error(
+            f"has a chat template that is no template ({one_line(error)}); give the model's own"
+        ) from error
 
 
 def _unknown_frac(tokenizer: Any, tokens: Sequence[Sequence[int]]) -> float:

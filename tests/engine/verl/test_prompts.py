@@ -13,7 +13,7 @@ from ctwa.testbed.tokenizer import build_tokenizer
 
 MESSAGES = [{"role": "user", "content": "1 + 2 = 3"}]
 TOOLS: list[dict[str, Any]] = [{"function": {"name": name}} for name in ("add", "multiply")]
-TEMPLATE = "{% for m in messages %}{{ m['content'] }}{% endfor %}{% for t in tools or [] %} 7{% endfor %}"
+TEMPLATE = "{% for m in messages %}{{ m['content'] + '' }}{% endfor %}{% for t in tools or [] %} 7{% endfor %}"
 
 
 def tokens_of(config: DictConfig, limit: int) -> PromptTokens:
@@ -36,3 +36,10 @@ def test_one_that_was_cut_is_told_from_one_that_just_fits(testbed_config: DictCo
     tokens.check_whole(MESSAGES, 6, ["add"])  # a row with one of the tools
     with pytest.raises(CtwaError, match="has 7 tokens"):
         tokens.check_whole(MESSAGES, 6)
+
+
+def test_one_that_the_template_does_not_take_is_a_sentence(testbed_config: DictConfig) -> None:
+    with pytest.raises(
+        CtwaError, match=r"^the model's chat template cannot render a prompt \(.*\): write messages that"
+    ):
+        tokens_of(testbed_config, 7)([{"role": "user"}])

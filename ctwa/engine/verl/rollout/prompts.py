@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from verl.utils import normalize_token_ids
 
-from ctwa.errors import CtwaError
+from ctwa.errors import CtwaError, one_line
 
 
 class PromptTokens:
@@ -33,19 +33,25 @@ class PromptTokens:
             tool_selection: the names of its tools; None for all.
 
         Raises:
-            CtwaError: it is longer than ``data.max_prompt_length``.
+            CtwaError: it is longer than ``data.max_prompt_length``, or the chat template refuses it.
         """
         tools = [
             tool for tool in self._tools if tool_selection is None or tool["function"]["name"] in tool_selection
         ] or None
-        tokens = self._tokenizer.apply_chat_template(
-            list(messages),
-            tools=tools,
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=False,
-            **self._template_kwargs,
-        )
+        try:
+            tokens = self._tokenizer.apply_chat_template(
+                list(messages),
+                tools=tools,
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=False,
+                **self._template_kwargs,
+            )
+        except Exception as error:  # a template raises what it likes
+            raise CtwaError(
+                f"the model's chat template cannot render a prompt ({one_line(error)}): write messages that it takes "
+                f"({str(messages)[:80]}...)"
+            ) from error
         found: list[int] = normalize_token_ids(tokens)
         if len(found) > self._limit:
             raise CtwaError(
