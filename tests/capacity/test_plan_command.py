@@ -183,9 +183,13 @@ class TestCommand:
             (
                 "train",
                 [f"{SERVERS}=8"],
-                f"{SERVERS}=8 does not divide the model's 4 heads of attention, with 2 of keys",
+                f"{SERVERS}=8: so many cannot share the model's 4 heads of attention, with 2",
             ),
-            ("train", [f"{ROWS}=8"], f"{ROWS}=8 does not divide the model's 4 heads of attention, with 2 of keys"),
+            (
+                "train",
+                [f"{ROWS}=8"],
+                f"{ROWS}=8: so many cannot share the model's 4 heads of attention, with 2",
+            ),
             ("train", ["method=gdpo", "algorithm.use_kl_in_reward=true"], "algorithm.use_kl_in_reward=true: gdpo "),
         ],
     )

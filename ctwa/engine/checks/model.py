@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ctwa.capacity.shape import num_key_heads, shares_heads
 from ctwa.engine.checks.batches import attention_of, sequence_parallel_size
@@ -89,6 +89,12 @@ def check_attention(config: DictConfig) -> None:
         )
 
 
+def _own(config: DictConfig) -> DictConfig:
+    """What is written over the model's config, in either of the places where verl reads it."""
+    own: DictConfig = config.actor_rollout_ref.model.get("override_config") or OmegaConf.create()
+    return own.get("model_config") or own
+
+
 OF_WEIGHTS = (
     *("num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size", "head_dim", "tie_word_embeddings"),
     *("num_attention_heads", "num_key_value_heads", "num_experts", "num_local_experts", "moe_intermediate_size"),
@@ -100,9 +106,7 @@ def check_architecture(config: DictConfig, model: Any) -> None:
     """See that the model is of one architecture, as verl wants it, and is trained with the sizes of its weights."""
     if model is None:
         return
-    own = config.actor_rollout_ref.model.get("override_config") or {}
-    own = own.get("model_config") or own
-    text = model.get_text_config()
+    own, text = _own(config), model.get_text_config()
     for key in OF_WEIGHTS:
         if key in own and own[key] != getattr(text, key, own[key]):
             raise CtwaError(
@@ -119,17 +123,20 @@ def check_architecture(config: DictConfig, model: Any) -> None:
 
 def check_heads(config: DictConfig, model: Any) -> None:
     """See that verl finds the model's heads of attention, and that ranks and GPUs which share them have whole ones."""
-    text = None if model is None else model.get_text_config()
+    if model is None:
+        return
+    text, own = model.get_text_config(), _own(config)
     heads = getattr(text, "num_attention_heads", None)
     if not isinstance(heads, int):
-        return
+        raise model_source(config).error(
+            "has no num_attention_heads in its config.json, without which verl loads no model: give a transformer"
+        )
     node, trainer, key_heads = config.actor_rollout_ref, config.trainer, num_key_heads(text)
-    own = node.model.get("override_config") or {}
-    own = own.get("model_config") or own
-    if (own.get("num_key_value_heads") or getattr(text, "num_key_value_heads", None)) is None:
+    of_text = "" if text is model else "text_config."  # where verl looks, too
+    if (OmegaConf.select(own, f"{of_text}num_key_value_heads") or getattr(text, "num_key_value_heads", None)) is None:
         raise model_source(config).error(
             "has no num_key_value_heads in its config.json, without which verl loads no model: write "
-            f"++actor_rollout_ref.model.override_config.num_key_value_heads={key_heads}"
+            f"++actor_rollout_ref.model.override_config.{of_text}num_key_value_heads={key_heads}"
         )
     num_ranks = trainer.nnodes * trainer.n_gpus_per_node
     shared = [("actor.ulysses_sequence_parallel_size", sequence_parallel_size(config), num_ranks)]
@@ -140,7 +147,7 @@ def check_heads(config: DictConfig, model: Any) -> None:
         if not shares_heads(heads, key_heads, size):
             sizes = [str(n) for n in range(1, most + 1) if most % n == 0 and shares_heads(heads, key_heads, n)]
             raise CtwaError(
-                f"actor_rollout_ref.{key}={size} does not divide the model's {heads} heads of attention, with "
+                f"actor_rollout_ref.{key}={size}: so many cannot share the model's {heads} heads of attention, with "
                 f"{key_heads} of keys and values: write {' or '.join(sizes)}"
             )
 
@@ -155,7 +162,7 @@ def check_positions(config: DictConfig, model: Any, longest: int, what: str) -> 
         what: allows as many.
     """
     text = model if model is None else model.get_text_config()
-    own = config.actor_rollout_ref.model.get("override_config") or {}
+    own = _own(config)
     most = own.get("max_position_embeddings") or getattr(text, "max_position_embeddings", None)
     rope = getattr(text, "rope_parameters", None) or {}
     is_stretched = rope.get("rope_type", "default") != "default" or "rope_scaling" in own or "rope_parameters" in own

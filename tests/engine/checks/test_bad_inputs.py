@@ -208,6 +208,11 @@ def test_a_value_that_may_be(override: str) -> None:
     assert mistakes("train", override) == {}
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_joins_the_ray_at_an_address(command: str) -> None:
+    assert settled(command, "ray_kwargs.ray_init.address=auto").ray_kwargs.ray_init.address == "auto"
+
+
 UNKNOWN = [
     (f"+{OPTIM}.learning_rate=1e-5", f"{OPTIM}.lr"),
     ("+learning_rate=1e-5", f"{OPTIM}.lr"),

@@ -6,7 +6,17 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, FalconConfig, GPT2Config, LlamaConfig, PretrainedConfig
+from omegaconf import OmegaConf
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    FalconConfig,
+    GPT2Config,
+    LlamaConfig,
+    MambaConfig,
+    PretrainedConfig,
+)
 from transformers.integrations import flash_attention
 
 from ctwa.capacity.shape import shares_heads
@@ -53,12 +63,21 @@ def test_the_rule_is_verls(heads: tuple[int, int], monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("model", "values", "sentence"),
     [
-        (llama(9, 3), {SERVERS: 2}, r"size=2 does not divide the model's 9 heads of attention, with 3 of .*: write 1$"),
-        (llama(12, 2), {SERVERS: 8}, r"tensor_model_parallel_size=8 does not .*: write 1 or 2 or 4$"),
-        (llama(12, 2), {ROWS: 8}, r"ulysses_sequence_parallel_size=8 does not .*: write 1 or 2 or 4$"),
-        (llama(12, 3), {f"{ACTOR}.fsdp_config.ulysses_sequence_parallel_size": 4}, r"size=4 .* write 1$"),
+        (
+            llama(9, 3),
+            {SERVERS: 2},
+            r"size=2: so many cannot share the model's 9 heads of attention, with 3 .*: write 1$",
+        ),
+        (llama(12, 2), {SERVERS: 8}, r"tensor_model_parallel_size=8: so many .*: write 1 or 2 or 4$"),
+        (llama(12, 2), {ROWS: 8}, r"ulysses_sequence_parallel_size=8: so many .*: write 1 or 2 or 4$"),
+        (llama(12, 3), {f"{ACTOR}.fsdp_config.ulysses_sequence_parallel_size": 4}, r"size=4: .* write 1$"),
         (GPT2Config(n_head=4, n_embd=8), {}, r"has no num_key_value_heads .*: write \+\+.*num_key_value_heads=4$"),
         (FalconConfig(), {}, r"has no num_key_value_heads in its config\.json, .*num_key_value_heads=1$"),
+        (
+            MambaConfig(),
+            {},
+            r"has no num_attention_heads in its config\.json, .*: give a transformer$",
+        ),
     ],
     ids=_id,
 )
@@ -80,3 +99,23 @@ def test_heads_that_cannot_be_shared(changed: Changed, model: Any, values: dict[
 )
 def test_heads_that_can(changed: Changed, model: Any, values: dict[str, Any]) -> None:
     check_heads(changed({"trainer.n_gpus_per_node": 8} | values), model)
+
+
+@pytest.mark.parametrize(
+    ("name", "loader"),
+    [("gpt2", AutoModelForCausalLM), ("gpt_neox", AutoModelForCausalLM), ("blip-2", AutoModelForImageTextToText)],
+)
+def test_with_what_is_to_be_written_verl_loads_the_model(name: str, loader: Any, changed: Changed) -> None:
+    from verl.models.transformers.monkey_patch import apply_monkey_patch
+    from verl.utils.model import update_model_config
+
+    model = AutoConfig.for_model(name)
+    with pytest.raises(CtwaError, match=r": write \+\+") as refused:
+        check_heads(changed({}), model)
+    key, _, number = str(refused.value).partition("write ++")[2].partition("=")
+    written = changed({key: int(number)})
+    check_heads(written, model)
+
+    update_model_config(model, OmegaConf.to_container(written.actor_rollout_ref.model.override_config))
+    with torch.device("meta"):
+        apply_monkey_patch(loader.from_config(model), use_remove_padding=False)
