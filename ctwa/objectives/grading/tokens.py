@@ -56,6 +56,7 @@ _COMMANDS = {
     "infinity": "infinity", "emptyset": "emptyset", "O": "emptyset", "varnothing": "emptyset", "mathbb": "mathbb",
     "Bbb": "mathbb", "R": "mathbb", "angle": "angle", "triangle": "angle", "measuredangle": "angle",
 }  # fmt: skip
+_OF_TWO = frozenset({"frac", "binom", "dbinom", "tbinom"})
 _UNIT_COMMANDS = {
     "%": "percent", "$": "dollar", "circ": "degree", "degree": "degree", "textdegree": "degree", "euro": "euro",
     "texteuro": "euro", "pounds": "pound sterling", "textsterling": "pound sterling", "yen": "yen", "rupee": "rupee",
@@ -179,12 +180,7 @@ class _Tokenizer:
                     )
                 else:
                     tokens.append(_command(name, spaced))
-                    if name in (
-                        "frac",
-                        "binom",
-                        "dbinom",
-                        "tbinom",
-                    ):  # \frac12 and \frac1{72}: one digit is an argument
+                    if name in _OF_TWO:  # \frac12 and \frac1{72}: one digit is an argument
                         place = self._digit_arguments(text, place, tokens, depth)
             elif kind == "escaped":
                 self.brackets += {"{": 1, "}": -1}.get(content[1], 0)
