@@ -3,6 +3,8 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ctwa.objectives.completion import Completion
@@ -17,6 +19,18 @@ def reward_file(tmp_path: Path) -> Callable[..., str]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(dedent(source))
         return str(path)
+
+    return write
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Callable[[list[dict[str, Any]]], Path]:
+    """Write rows as a parquet file; gives its path."""
+
+    def write(rows: list[dict[str, Any]]) -> Path:
+        path = tmp_path / "data.parquet"
+        pq.write_table(pa.Table.from_pylist(rows), path)
+        return path
 
     return write
 
