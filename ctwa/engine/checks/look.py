@@ -207,7 +207,7 @@ def look_at_prompts(
     for key in KEYS:
         of_key = [each for each in rows if each.key == key]
         chosen = of_key[:1] + random.Random(0).sample(of_key[1:], min(NUM_RENDERED, len(of_key) - 1))
-        for each in _first_of_roles([*chosen, *of_key]) + chosen:
+        for each in {id(row): row for row in [*_first_of_roles([*chosen, *of_key]), *chosen]}.values():  # once each
             if (fault := _refusal(config, tokenizer, tools, each.row.values["prompt"])) is not None:
                 raise each.error(fault)
         tokens = [
